@@ -1,0 +1,14 @@
+"""fgmae_bench: how well do SAR (Sentinel-1) foundation models transfer?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+
+def evaluate(*args: Any, **kwargs: Any) -> Any:
+    """Probe a model of your own; see `fgmae_bench.api.evaluate`, which this forwards to without importing torch first."""
+    from fgmae_bench.api import evaluate as run
+
+    return run(*args, **kwargs)

@@ -1,0 +1,213 @@
+"""A run as data: `Data`, `Model` and `Recipe` hold what can change a number, `Execution` what may not."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from fgmae_bench.cards import Card
+from fgmae_bench.errors import BenchError
+from fgmae_bench.strict import from_plain, load_toml
+
+
+def option(text: str, default: Any = dataclasses.MISSING, *, aliases: tuple[str, ...] = (), shown: str = "", grid: bool = False) -> Any:
+    """A field that is also a flag: help `text` with its unit, other spellings, the default as `shown`, several values if `grid`."""
+    return dataclasses.field(default=default, metadata={"help": text, "aliases": aliases, "shown": shown, "grid": grid})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which samples, and how they are divided."""
+
+    dataset: str = option("dataset name, or path of a card.toml")
+    split: str | None = option("split name on the card, or a folder of lists", None, shown="from recipe and card")
+    split_seed: int = option("seed of the split and of few-label subsets", 42)
+    train_frac: float = option("share of each class's training samples, in (0, 1]", 1.0)
+    band_order: str | None = option("order of the bands in the files, such as VH,VV", None, shown="from card")
+    nb_classes: int | None = option("number of classes; checked against the label scheme", None, shown="from card")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which backbone, with which weights, fed how."""
+
+    model: str = option("backbone: a registry or timm name, or module:factory", "vit_small_patch16")
+    weights: str = option("registry name, path, or random", "fgmae", aliases=("finetune",))
+    pool: Literal["cls", "mean"] | None = option("token that becomes the feature", None, shown="cls, or mean where there is none")
+    input_size: int | None = option("side of the input, pixels", None, shown="from the backbone's contract")
+    normalizer: str | None = option("normaliser of the input", None, shown="from the backbone's contract")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRecipe:
+    """How a frozen backbone is probed."""
+
+    recipe: Literal["published", "corrected"] = option("named recipe that fills what is not given", "published")
+    probe: Literal["sgd", "lbfgs", "knn"] = option("linear probe by SGD, logistic regression, or nearest neighbours", "sgd")
+    features: Literal["stream", "cached"] | None = option(
+        "stream: a fresh random view each epoch; cached: features computed once and reused",
+        None,
+        shown="stream on a GPU or with recipe published, else cached",
+    )
+    views: int = option("cached: random views a training image; 1 = the evaluation view", 1)
+    epochs: int = option("passes over the training split", 50, shown="50, from recipe")
+    warmup_epochs: float = option("linear warm-up, epochs", 0.0, shown="0, from recipe")
+    batch_size: int = option("samples per step and process", 256, shown="256, from recipe")
+    accum_iter: int = option("batches a step; the head is fitted on all of them at once", 1)
+    lr: float | None = option("learning rate, absolute; one or several", None, shown="0.1, from recipe", grid=True)
+    blr: float | None = option("base learning rate: lr = blr x effective batch / 256, where lr is not given", None, shown="none")
+    min_lr: float = option("learning rate at the end of the cosine", 0.0)
+    weight_decay: float = option("L2 penalty; one or several (lbfgs: candidates)", 0.001, shown="0.001, from recipe", grid=True)
+    momentum: float = option("momentum of SGD", 0.9)
+    crop_scale: float = option("smallest area of a random crop, as a share of the image", 0.08, shown="0.08, from recipe")
+    knn_k: int = option("neighbours of --probe knn", 5)
+    seed: int = option("seed of initialisation, order and augmentation", 42)
+    amp: Literal["off", "bf16", "fp16"] | None = option(
+        "mixed precision of the backbone", None, shown="bf16 where the hardware has it, else off"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Where and how fast; nothing here may change a number."""
+
+    data_path: str | None = option("folder of the data", None, shown="data beside the card")
+    output_dir: str | None = option("folder of this run's log, config and checkpoints", None, shown="runs/<dataset>/<run id>")
+    log_dir: str | None = option("folder of TensorBoard events", None, shown="<output_dir>/tensorboard")
+    results_dir: str = option("folder of records and predictions", "results")
+    cache_dir: str = option("folder of indexes and feature banks", os.environ.get("FGMAE_BENCH_CACHE", "~/.cache/fgmae_bench"))
+    num_workers: int = option("threads that read and prepare images", 2)
+    device: str = option("cpu, cuda, cuda:N, or auto", "auto")
+    compile: bool = option("compile the backbone with torch.compile", False)
+    trust_data: bool = option("go on where the data contradicts its card; recorded as a note", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run: everything its entry needs."""
+
+    data: Data
+    model: Model
+    recipe: ProbeRecipe
+    execution: Execution
+
+
+PARTS = ("data", "model", "recipe", "execution")
+RECIPES: dict[str, type] = {"linear": ProbeRecipe}
+
+# Recipes of a module that hold for every dataset; a card's own table of the same name stands above them.
+NAMED_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "linear": {
+        "published": {"lr": 0.1, "weight_decay": 0.001, "epochs": 50, "warmup_epochs": 0.0, "crop_scale": 0.08},
+        "corrected": {"blr": 0.1, "weight_decay": 0.0, "epochs": 100, "warmup_epochs": 5.0, "crop_scale": 0.2},
+    },
+}
+
+
+def sections(module: str) -> dict[str, type]:
+    """The dataclasses that a module's run is composed of, by section name."""
+    return {"data": Data, "model": Model, "recipe": RECIPES[module], "execution": Execution}
+
+
+def field_sections(module: str) -> dict[str, str]:
+    """Field name -> section, for all flags of a module."""
+    return {f.name: part for part, kind in sections(module).items() for f in dataclasses.fields(kind)}
+
+
+def read_config(path: Path, module: str) -> dict[str, Any]:
+    """Flags from a `config.toml` (sections data, model, recipe, execution)."""
+    known, flat = sections(module), {}
+    for part, values in load_toml(path).items():
+        if part not in known or not isinstance(values, dict):
+            raise BenchError(f"{path}: unknown section '{part}'", "use the sections " + ", ".join(known))
+        names = {f.name for f in dataclasses.fields(known[part])}
+        for key, value in values.items():
+            if key not in names:
+                raise BenchError(f"{path}: {part}: unknown key '{key}'", "remove it")
+            flat[key] = value
+    return flat
+
+
+def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, Any] | None = None) -> list[Run]:
+    """All runs of a command: the grid over the fields that may hold several values.
+
+    Precedence: `given` (command line), `config` (file), the named recipe (the card's above the module's), the fields' defaults.
+    Raises BenchError on values of the wrong type or range.
+    """
+    explicit = {**(config or {}), **given}
+    name = explicit.get("recipe", "published")
+    named = NAMED_RECIPES[module].get(name, {}) | card.recipes.get(module, {}).get(name, {})
+    if "blr" in explicit and "lr" not in explicit:
+        named = {key: value for key, value in named.items() if key != "lr"}
+    if "lr" in explicit and "blr" not in explicit:
+        named = {key: value for key, value in named.items() if key != "blr"}
+    flat = {**named, **explicit}
+    owner = field_sections(module)
+    grid = [f.name for f in dataclasses.fields(RECIPES[module]) if f.metadata["grid"] and isinstance(flat.get(f.name), list | tuple)]
+    runs = []
+    for values in product(*(flat[key] for key in grid)):
+        point = flat | dict(zip(grid, values, strict=True))
+        parts = {
+            part: from_plain(kind, {k: v for k, v in point.items() if owner.get(k) == part}, f"{module} {part}")
+            for part, kind in sections(module).items()
+        }
+        runs.append(Run(**parts))
+    for run in runs:
+        check(run)
+    if len({run.recipe for run in runs}) != len(runs):
+        raise BenchError("the grid of --lr and --weight_decay holds a value twice", "name each value once")
+    return runs
+
+
+def check(run: Run) -> None:
+    """Raise BenchError on a value outside its range."""
+    data, recipe = run.data, run.recipe
+
+    def require(ok: bool, flag: str, value: object, todo: str) -> None:
+        if not ok:
+            raise BenchError(f"--{flag} is {value}", todo)
+
+    require(0 < data.train_frac <= 1, "train_frac", data.train_frac, "give a share in (0, 1]")
+    require(recipe.epochs >= 1, "epochs", recipe.epochs, "give 1 or more")
+    require(recipe.batch_size >= 1, "batch_size", recipe.batch_size, "give 1 or more")
+    require(recipe.accum_iter >= 1, "accum_iter", recipe.accum_iter, "give 1 or more")
+    require(recipe.views >= 1, "views", recipe.views, "give 1 or more")
+    require(recipe.knn_k >= 1, "knn_k", recipe.knn_k, "give 1 or more")
+    for flag in ("lr", "blr"):
+        value = getattr(recipe, flag)
+        require(value is None or 0 < value < float("inf"), flag, value, "give a positive number")
+    for flag in ("min_lr", "weight_decay", "warmup_epochs"):
+        require(0 <= getattr(recipe, flag) < float("inf"), flag, getattr(recipe, flag), "give zero or a positive number")
+    require(0 <= recipe.momentum < 1, "momentum", recipe.momentum, "give a number in [0, 1)")
+    require(0 < recipe.crop_scale <= 1, "crop_scale", recipe.crop_scale, "give a share in (0, 1]")
+    require(run.execution.num_workers >= 0, "num_workers", run.execution.num_workers, "give 0 or more")
+    require(run.model.input_size is None or run.model.input_size >= 1, "input_size", run.model.input_size, "give pixels, 1 or more")
+
+
+def run_hash(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
+    """SHA-256 of what can change a number: resolved Data, Model, Recipe and the `facts` of card and weights.
+
+    Batch, accumulation and world size count by their product only; paths, workers and device do not count.
+    """
+    recipe = dataclasses.asdict(run.recipe)
+    recipe["effective_batch"] = recipe.pop("batch_size") * recipe.pop("accum_iter") * world_size
+    body = {"data": dataclasses.asdict(run.data), "model": dataclasses.asdict(run.model), "recipe": recipe, "facts": facts}
+    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def run_id(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
+    """`<model>-<recipe>-<10 hex>`, safe as a file name."""
+    model = re.sub(r"[^A-Za-z0-9_.]+", "_", run.model.model).strip("._") or "model"
+    return f"{model}-{run.recipe.recipe}-{run_hash(run, facts, world_size)[:10]}"
+
+
+def to_plain(run: Run) -> dict[str, dict[str, Any]]:
+    """The run as nested dicts, as it stands in a record and, without the nulls, in `config.toml`."""
+    return {part: dataclasses.asdict(getattr(run, part)) for part in PARTS}

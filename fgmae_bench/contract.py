@@ -1,0 +1,26 @@
+"""The input contract: what a backbone was trained on, to be met by what a dataset holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+BANDS = ("VV", "VH")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputContract:
+    """Input that a backbone expects. `mean` and `std` in dB per band; `size` in pixels, 0 = the dataset's own."""
+
+    bands: tuple[str, ...] = BANDS
+    normalizer: str = "fgmae"
+    mean: tuple[float, ...] = (-12.59, -20.26)
+    std: tuple[float, ...] = (5.26, 5.91)
+    size: int = 224
+    geometry: Literal["resize_crop", "native"] = "resize_crop"
+
+
+# FGMAE, MAE and SoftCon weights for Sentinel-1: constants of the transfer code of zhu-xlab/FGMAE.
+FGMAE_CONTRACT = InputContract()
+# Statistics of raw backscatter: dB values at the dataset's own size, invalid pixels as NaN.
+RAW_CONTRACT = InputContract(normalizer="db", size=0, geometry="native")

@@ -1,0 +1,75 @@
+"""What a user is told when a run cannot go on: one line, what is wrong and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class BenchError(Exception):
+    """Bad input or usage: `what` is wrong, `todo` says what to do about it."""
+
+    def __init__(self, what: str, todo: str):
+        super().__init__(f"{what}; {todo}")
+        self.what, self.todo = what, todo
+
+
+class RunFailed(Exception):
+    """The input was fine and the run still failed, for example because its loss became non-finite."""
+
+
+def closest(name: str, choices: Iterable[str]) -> str:
+    """Sentence that offers the closest match, then all choices in order."""
+    ordered = sorted(choices)
+    folded = {choice.lower(): choice for choice in ordered}
+    match = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    hint = f"did you mean '{folded[match[0]]}'? " if match else ""
+    return f"{hint}choose from {', '.join(ordered)}"
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> BenchError:
+    """The error for a name that a registry does not hold."""
+    return BenchError(f"unknown {kind} '{name}'", closest(name, choices))
+
+
+def os_error(error: OSError, path: object) -> BenchError:
+    """Turn an operating-system error on `path` into a line a newcomer can act on."""
+    if error.errno in _DISK_FULL:
+        return BenchError(
+            f"no space left while writing {path}", "free space there or choose another folder, then run the same command again"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return BenchError(f"{path} cannot be written ({error.strerror})", "choose a folder you may write to")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return BenchError(f"{path} is in the way or lies below a file ({error.strerror})", "choose another folder")
+    return BenchError(f"{path}: {error.strerror or error}", "check the path and the disk")
+
+
+def run_entry(main: Callable[[], int | None]) -> None:
+    """Run an entry point and end the process with the exit code of the interface.
+
+    Only rank 0 says the line; `FGMAE_BENCH_DEBUG=1` shows the traceback as well.
+    """
+    try:
+        code = main() or EXIT_DONE
+    except (BenchError, RunFailed) as error:
+        if os.environ.get("FGMAE_BENCH_DEBUG") == "1":
+            traceback.print_exc()
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = EXIT_BAD_INPUT if isinstance(error, BenchError) else EXIT_FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_DONE
+    sys.exit(code)

@@ -1,0 +1,105 @@
+"""Command-line flags made from the fields of a module's dataclasses; only flags that were given are returned."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from fgmae_bench.config import read_config, sections
+from fgmae_bench.errors import BenchError, closest
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors as one BenchError line, and the closest known flag for an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing usage and exiting."""
+        raise BenchError(f"{self.prog.split('.')[-1]}: {message}", "see --help")
+
+    def parse(self, argv: list[str]) -> dict[str, Any]:
+        """Parse `argv`; a dict of the flags that were given."""
+        known, rest = self.parse_known_args(argv)
+        if rest:
+            flags = {name for action in self._actions for name in action.option_strings if "_" in name or "-" not in name[2:]}
+            if not rest[0].startswith("--"):
+                raise BenchError(f"unexpected argument '{rest[0]}'", "see --help")
+            raise BenchError(f"unknown flag '{rest[0]}'", closest(rest[0].split("=")[0].replace("-", "_").replace("__", "--", 1), flags))
+        return vars(known)
+
+
+def spellings(name: str) -> list[str]:
+    """`--snake_case` and `--kebab-case`, without repeats."""
+    return list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
+
+
+def module_parser(module: str, description: str, ignored: tuple[str, ...] = ()) -> Parser:
+    """The parser of a module's flags, in the groups data, model, recipe and execution, and `--config`.
+
+    `ignored` names flags of published command lines that mean nothing here: accepted, returned under `ignored_flags`.
+    """
+    parser = Parser(
+        prog=f"fgmae_bench.{module}",
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    for part, kind in sections(module).items():
+        group = parser.add_argument_group(part)
+        add_fields(group, kind)
+    parser.add_argument("--config", metavar="FILE", help="read flags from a config.toml; the command line stands above it")
+    for flag in ignored:
+        parser.add_argument(*spellings(flag), dest="ignored_flags", action=_Ignored, flag=flag, nargs="?", help=argparse.SUPPRESS)
+    return parser
+
+
+def add_fields(group: Any, kind: type) -> None:
+    """Add one flag for each field of the dataclass `kind`."""
+    hints = typing.get_type_hints(kind)
+    for f in dataclasses.fields(kind):
+        names = [spelling for name in (f.name, *f.metadata["aliases"]) for spelling in spellings(name)]
+        shown = f.metadata["shown"] or ("required" if f.default is dataclasses.MISSING else str(f.default))
+        text = f"{f.metadata['help']} (default: {shown})".replace("%", "%%") if shown != "required" else f.metadata["help"] + " (required)"
+        hint = _plain(hints[f.name])
+        if hint is bool:
+            group.add_argument(*names, dest=f.name, action="store_true", help=text)
+        elif get_origin(hint) is Literal:
+            group.add_argument(*names, dest=f.name, metavar="{" + ",".join(get_args(hint)) + "}", help=text)
+        else:
+            many = "+" if f.metadata["grid"] else None
+            group.add_argument(*names, dest=f.name, type=hint, nargs=many, metavar=f.name.upper(), help=text)
+
+
+def parse_run(
+    module: str, description: str, argv: list[str], ignored: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """(given, config, ignored flags) of a command line; `given` holds only what was typed."""
+    given = module_parser(module, description, ignored).parse(argv)
+    skipped = tuple(given.pop("ignored_flags", ()))
+    config = read_config(Path(given.pop("config")), module) if "config" in given else {}
+    if "dataset" not in {**config, **given}:
+        raise BenchError("--dataset is missing", "name a dataset, for example --dataset eurosat")
+    return given, config, skipped
+
+
+def _plain(hint: Any) -> Any:
+    """X of `X | None`."""
+    if get_origin(hint) in (typing.Union, types.UnionType):
+        return next(option for option in get_args(hint) if option is not type(None))
+    return hint
+
+
+class _Ignored(argparse.Action):
+    """Collects the names of accepted flags that mean nothing here."""
+
+    def __init__(self, *args: Any, flag: str, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.flag = flag
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Remember the flag."""
+        namespace.ignored_flags = (*getattr(namespace, "ignored_flags", ()), self.flag)

@@ -1,0 +1,107 @@
+"""Immutable records: one JSON a run, carrying the hash of its own body, checked against a published schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fgmae_bench.errors import BenchError
+from fgmae_bench.files import replacing
+
+SCHEMA_VERSION = 1
+Record = dict[str, Any]
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a record, as shipped in the package."""
+    loaded: dict[str, Any] = json.loads(resources.files("fgmae_bench").joinpath("record.schema.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def body_sha256(record: Record) -> str:
+    """SHA-256 of the canonical body: keys sorted, no spaces, UTF-8, without the field `sha256` itself."""
+    body = {key: value for key, value in record.items() if key != "sha256"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def seal(record: Record) -> Record:
+    """The record with its body hash; raises ValueError when it does not fit the schema (an error of ours, not the user's)."""
+    sealed = {**record, "sha256": body_sha256(record)}
+    problem = problem_of(sealed)
+    if problem:
+        raise ValueError(f"record does not fit its schema: {problem}")
+    return sealed
+
+
+def problem_of(record: Any) -> str | None:
+    """What is wrong with a record, in one line, or None."""
+    import jsonschema
+
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(record))
+    if error is not None:
+        place = "/".join(map(str, error.absolute_path)) or "record"
+        return f"{place}: {error.message[:200]}"
+    return None if record["sha256"] == body_sha256(record) else "sha256 does not match the body: the file was edited"
+
+
+def record_path(results_dir: Path, record_or_parts: Record | tuple[str, str, str]) -> Path:
+    """`records/<dataset>/<protocol>/<run_id>.json` below `results_dir`; parts are (dataset, protocol, run_id)."""
+    if isinstance(record_or_parts, tuple):
+        dataset, protocol, run_id = record_or_parts
+    else:
+        dataset, protocol, run_id = record_or_parts["dataset"]["name"], record_or_parts["protocol"], record_or_parts["run_id"]
+    return results_dir / "records" / dataset / protocol / f"{run_id}.json"
+
+
+def read_record(path: Path) -> Record:
+    """Load and check one record; raises BenchError naming the file and the fault."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path}: not a readable record ({error})", "remove it and run again") from error
+    problem = problem_of(record)
+    if problem:
+        raise BenchError(f"{path}: {problem}", "remove it and run again")
+    return dict(record)
+
+
+def store(record: Record, results_dir: Path) -> Path:
+    """Put a sealed record under its final name; a record that is already there stays as it is. Returns the path."""
+    path = record_path(results_dir, record)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        if path.exists():
+            temporary.write_bytes(path.read_bytes())
+    return path
+
+
+def all_records(results_dir: Path) -> tuple[list[tuple[Path, Record]], list[str]]:
+    """(readable records with their paths in path order, one line for each file that is not a valid record)."""
+    good: list[tuple[Path, Record]] = []
+    bad: list[str] = []
+    for path in sorted((results_dir / "records").glob("*/*/*.json")):
+        try:
+            record = read_record(path)
+            if path != record_path(results_dir, record):
+                raise BenchError(f"{path}: name or folder does not match the run inside", "restore its name")
+            good.append((path, record))
+        except BenchError as error:
+            bad.append(str(error))
+    return good, bad
+
+
+def note(code: str, text: str) -> dict[str, str]:
+    """One note of a record: a code to count by and the sentence to show."""
+    return {"code": code, "text": text}
+
+
+def relative(path: Path) -> str:
+    """A path as it may stand in a record: relative to the working directory where it lies below it."""
+    return os.path.relpath(path) if Path(path).resolve().is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,85 @@
+"""Every metric as a numpy function of sufficient statistics or stored scores: computed once, over the whole split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def confusion_matrix(targets: NDArray[Any], predictions: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
+    """Counts (K, K), rows = reference, columns = prediction. Raises ValueError on labels outside [0, K)."""
+    targets, predictions = np.asarray(targets, np.int64), np.asarray(predictions, np.int64)
+    if targets.shape != predictions.shape:
+        raise ValueError(f"{targets.shape} targets and {predictions.shape} predictions")
+    for labels in (targets, predictions):
+        if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
+            raise ValueError(f"label outside [0, {num_classes})")
+    return np.bincount(targets * num_classes + predictions, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def cross_entropy(logits: NDArray[Any], targets: NDArray[Any]) -> float | None:
+    """Mean of -log softmax(logits)[target] in float64; None for an empty split or a non-finite result."""
+    if len(targets) == 0:
+        return None
+    z = np.asarray(logits, np.float64)
+    z = z - z.max(axis=1, keepdims=True)
+    loss = (np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), targets]).mean()
+    return float(loss) if np.isfinite(loss) else None
+
+
+def single_label(confusion: NDArray[Any]) -> dict[str, float | None]:
+    """`oa`, `aa`, `kappa`, `f1_macro` of a confusion matrix (K, K), all fractions.
+
+    `aa` and `f1_macro` average over the classes that have reference samples; a class that is never predicted has F1 0.
+    Kappa: Cohen 1960; undefined (None) where chance agreement is 1. Everything is None for an empty matrix.
+    """
+    c = np.asarray(confusion, np.float64)
+    total, hits, reference, predicted = c.sum(), np.diag(c), c.sum(axis=1), c.sum(axis=0)
+    if total == 0:
+        return dict.fromkeys(("oa", "aa", "kappa", "f1_macro"))
+    scored = reference > 0
+    oa = hits.sum() / total
+    chance = (reference * predicted).sum() / total**2
+    f1 = 2 * hits[scored] / (reference + predicted)[scored]
+    return {
+        "oa": float(oa),
+        "aa": float((hits[scored] / reference[scored]).mean()),
+        "kappa": float((oa - chance) / (1 - chance)) if chance < 1 else None,
+        "f1_macro": float(f1.mean()),
+    }
+
+
+def per_class(confusion: NDArray[Any], classes: tuple[str, ...]) -> dict[str, dict[str, float | int | None]]:
+    """Accuracy (recall), precision, F1 and support of each class; undefined is None."""
+    c = np.asarray(confusion, np.float64)
+    hits, reference, predicted = np.diag(c), c.sum(axis=1), c.sum(axis=0)
+
+    def ratio(a: float, b: float) -> float | None:
+        return float(a / b) if b > 0 else None
+
+    return {
+        name: {
+            "accuracy": ratio(hits[k], reference[k]),
+            "precision": ratio(hits[k], predicted[k]),
+            "f1": ratio(2 * hits[k], reference[k] + predicted[k]) if reference[k] else None,
+            "support": int(reference[k]),
+        }
+        for k, name in enumerate(classes)
+    }
+
+
+def classes_scored(confusion: NDArray[Any], classes: tuple[str, ...]) -> list[str]:
+    """Names of the classes that have reference samples."""
+    return [name for name, count in zip(classes, np.asarray(confusion).sum(axis=1), strict=True) if count > 0]
+
+
+def oa_aa_bound(reference: NDArray[Any]) -> float:
+    """Largest possible |OA - AA| for reference counts per class: half of sum |p_k - 1/K| over the K classes present.
+
+    OA - AA = sum_k (p_k - 1/K) a_k with each class accuracy a_k in [0, 1], and the coefficients add up to 0.
+    """
+    counts = np.asarray(reference, np.float64)
+    shares = counts[counts > 0] / counts.sum()
+    return float(np.abs(shares - 1 / len(shares)).sum() / 2)

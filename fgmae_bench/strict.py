@@ -1,0 +1,85 @@
+"""Plain data (TOML, JSON) to frozen dataclasses, refusing every key and type that the class does not name."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from fgmae_bench.errors import BenchError, closest
+
+T = TypeVar("T")
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """Parse a TOML file; raises BenchError naming the file when it is missing or malformed."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BenchError(f"{path}: not valid TOML ({error})", "correct the file") from error
+    except OSError as error:
+        raise BenchError(f"{path}: cannot be read ({error.strerror})", "check the path") from error
+
+
+def from_plain(kind: type[T], value: Any, where: str) -> T:
+    """Build the frozen dataclass `kind` from a dict; `where` names the file and key path in errors.
+
+    Raises BenchError on unknown keys (with the closest known one), missing keys and wrong types.
+    """
+    if not isinstance(value, dict):
+        raise BenchError(f"{where} is not a table", f"give {', '.join(f.name for f in dataclasses.fields(kind))}")  # type: ignore[arg-type]
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.init and not f.metadata.get("derived")}  # type: ignore[arg-type]
+    for key in value:
+        if key not in fields:
+            raise BenchError(f"{where}: unknown key '{key}'", closest(key, fields))
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in value:
+            raise BenchError(f"{where}: key '{name}' is missing", "add it")
+    return kind(**{key: convert(hints[key], item, f"{where}: {key}") for key, item in value.items()})
+
+
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """Check `value` against a type hint and turn lists into tuples and tables into dataclasses."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(arguments, value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise BenchError(f"{where} is {value!r}", closest(str(value), map(str, arguments)))
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise BenchError(f"{where} is {value!r}", "give a list")
+        return tuple(convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise BenchError(f"{where} is {value!r}", "give a table")
+        return {key: convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return from_plain(hint, value, where)  # type: ignore[arg-type]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise BenchError(f"{where} is {value!r}", f"give a value of type {hint.__name__}")
+    return value
+
+
+def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in arguments:
+        return None
+    problem: BenchError | None = None
+    for option in arguments:
+        if option is type(None):
+            continue
+        try:
+            return convert(option, value, where)
+        except BenchError as error:
+            problem = error
+    raise problem or BenchError(f"{where} is {value!r}", "remove it")
