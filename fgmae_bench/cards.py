@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fgmae_bench.errors import BenchError, unknown
+from fgmae_bench.errors import BenchError, closest, unknown
 from fgmae_bench.strict import from_plain, load_toml
 
 REPOSITORY_CARDS = Path(__file__).resolve().parent.parent / "datasets"
@@ -118,30 +119,44 @@ def load_card(dataset: str) -> Card:
 
 
 def _check(card: Card) -> None:
-    def refuse(what: str, todo: str) -> BenchError:
-        return BenchError(f"{card.path}: {what}", todo)
-
-    if len(set(card.classes)) != len(card.classes) or len(card.classes) < 2:
-        raise refuse("classes must be two or more different names", "correct the list")
-    if sorted(card.signal.bands) != ["VH", "VV"]:
-        raise refuse(f"signal.bands is {list(card.signal.bands)}", 'give ["VV", "VH"] or ["VH", "VV"], in the order of the files')
-    if len(card.signal.size) != 2 or min(card.signal.size) < 2:
-        raise refuse(f"signal.size is {list(card.signal.size)}", "give height and width in pixels")
-    if not 0 <= card.signal.max_invalid_fraction < 1:
-        raise refuse("signal.max_invalid_fraction is outside [0, 1)", "correct it")
+    """Raise BenchError on what the types alone cannot rule out."""
+    require = _Requirement(card.path)
+    require(re.fullmatch(r"[a-z0-9_]+", card.name), f"name '{card.name}'", "use lower-case letters, digits and _")
+    require(len(set(card.classes)) == len(card.classes) >= 2, "classes", "give two or more different names")
+    _check_signal(card.signal, require)
     for name in (card.default_split, card.recommended_split):
-        if name not in card.splits:
-            raise refuse(f"split '{name}' is not defined", f"define [splits.{name}] or name one of {', '.join(sorted(card.splits))}")
+        require(name in card.splits, f"split '{name}' is not defined", f"define [splits.{name}], or {closest(name, card.splits)}")
     for name, split in card.splits.items():
-        if split.kind == "lists":
-            if not {"train", "test"} <= set(split.files) <= {"train", "val", "test"}:
-                raise refuse(f"splits.{name}.files must name train and test, val at will", "correct the table")
-        elif split.train is None or not (split.train > 0 and split.val >= 0 and split.train + split.val < 1):
-            raise refuse(f"splits.{name}: fractions leave no train or no test", "give train > 0, val >= 0 and train + val < 1")
-        if split.kind == "spatial" and (split.block_km is None or split.buffer_m is None):
-            raise refuse(f"splits.{name} is spatial without block_km and buffer_m", "add both")
+        _check_split(split, f"splits.{name}", require)
     if card.counts and card.counts.per_class:
-        if set(card.counts.per_class) != set(card.classes):
-            raise refuse("counts.per_class does not name exactly the classes", "correct the table")
-        if sum(card.counts.per_class.values()) != card.counts.total:
-            raise refuse("counts.per_class does not add up to counts.total", "correct the numbers")
+        counts = card.counts.per_class
+        require(set(counts) == set(card.classes), "counts.per_class does not name exactly the classes", "correct the table")
+        require(sum(counts.values()) == card.counts.total, "counts.per_class does not add up to counts.total", "correct the numbers")
+
+
+def _check_signal(signal: Signal, require: _Requirement) -> None:
+    require(sorted(signal.bands) == ["VH", "VV"], f"signal.bands is {list(signal.bands)}", "give VV and VH in the order of the files")
+    require(len(signal.size) == 2 and min(signal.size) >= 2, f"signal.size is {list(signal.size)}", "give height and width in pixels")
+    require(0 <= signal.max_invalid_fraction < 1, "signal.max_invalid_fraction is outside [0, 1)", "correct it")
+
+
+def _check_split(split: Split, where: str, require: _Requirement) -> None:
+    if split.kind == "lists":
+        require({"train", "test"} <= set(split.files) <= {"train", "val", "test"}, f"{where}.files", "name train and test, val at will")
+        return
+    train = split.train or 0.0
+    require(train > 0 and split.val >= 0 and train + split.val < 1, f"{where}: fractions", "give train > 0, val >= 0 and train + val < 1")
+    if split.kind == "spatial":
+        require(split.block_km and split.buffer_m is not None, f"{where}: block_km or buffer_m is missing", "add both")
+
+
+class _Requirement:
+    """Raises BenchError naming the card's file where a condition does not hold."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __call__(self, ok: object, what: str, todo: str) -> None:
+        """Check one condition."""
+        if not ok:
+            raise BenchError(f"{self.path}: {what}", todo)

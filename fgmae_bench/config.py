@@ -154,7 +154,7 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
     runs = []
     for values in product(*(flat[key] for key in grid)):
         point = flat | dict(zip(grid, values, strict=True))
-        parts = {
+        parts: dict[str, Any] = {
             part: from_plain(kind, {k: v for k, v in point.items() if owner.get(k) == part}, f"{module} {part}")
             for part, kind in sections(module).items()
         }

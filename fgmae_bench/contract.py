@@ -17,6 +17,7 @@ class InputContract:
     mean: tuple[float, ...] = (-12.59, -20.26)
     std: tuple[float, ...] = (5.26, 5.91)
     size: int = 224
+    calibration: str = "sigma0"  # of the pre-training data; cannot be seen in pixels
     geometry: Literal["resize_crop", "native"] = "resize_crop"
 
 

@@ -1,0 +1,221 @@
+"""Backbones: the FGMAE architectures, any timm model, backscatter statistics, or a factory of the user's; images to features."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from fgmae_bench.config import Model
+from fgmae_bench.contract import FGMAE_CONTRACT, RAW_CONTRACT, InputContract
+from fgmae_bench.errors import BenchError, closest, unknown
+from fgmae_bench.normalizers import NORMALIZERS
+
+# FGMAE's names -> timm's: pre-norm, LayerNorm eps 1e-6, qkv bias, MLP ratio 4 (arXiv 2310.18653 and its code).
+FGMAE_ARCHITECTURES = {
+    "vit_small_patch16": "vit_small_patch16_224",
+    "vit_base_patch16": "vit_base_patch16_224",
+    "vit_large_patch16": "vit_large_patch16_224",
+    "vit_huge_patch14": "vit_huge_patch14_224",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsReport:
+    """Where weights came from and what became of each key of their file."""
+
+    source: str
+    sha256: str | None
+    used: int
+    dropped: int
+    missing: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A frozen feature extractor: `module` maps (B, 2, S, S) to (B, feature_dim). `lowers_precision` where autocast may apply."""
+
+    module: nn.Module
+    name: str
+    pool: str
+    feature_dim: int
+    contract: InputContract
+    weights: WeightsReport
+    lowers_precision: bool = True
+
+    @property
+    def params(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.module.parameters())
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the class, the pooling and every tensor: what the feature bank knows the backbone by."""
+        digest = hashlib.sha256(f"{self.name}\0{self.pool}\0{type(self.module).__qualname__}".encode())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+class TokenPool(nn.Module):
+    """A ViT whose feature is the CLS token or the mean of the patch tokens, after the final norm."""
+
+    def __init__(self, vit: VisionTransformer, pool: str):
+        super().__init__()
+        self.vit, self.pool = vit, pool
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 2, S, S) to (B, D)."""
+        tokens = self.vit.forward_features(images)  # (B, prefix + patches, D)
+        return tokens[:, 0] if self.pool == "cls" else tokens[:, self.vit.num_prefix_tokens :].mean(1)
+
+
+class PooledMap(nn.Module):
+    """A module of any kind whose feature map (B, D, h, w) is averaged; (B, D) passes through."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 2, S, S) to (B, D)."""
+        out = self.inner(images)
+        if not isinstance(out, Tensor) or out.dim() not in (2, 4):
+            raise BenchError(f"{type(self.inner).__name__} returned {_shape(out)}", "return (B, D) features or a (B, D, h, w) map")
+        return out.mean((2, 3)) if out.dim() == 4 else out
+
+
+class BackscatterStats(nn.Module):
+    """The null baseline: mean, deviation and quantiles of VV, VH and VV - VH in dB, (B, 2, H, W) to (B, 21). Ignores NaN."""
+
+    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+    feature_dim = 3 * (2 + len(levels))
+
+    def forward(self, backscatter_db: Tensor) -> Tensor:
+        """Per channel: mean, population deviation, then the quantiles (linear interpolation)."""
+        vv, vh = backscatter_db[:, 0].flatten(1), backscatter_db[:, 1].flatten(1)
+        channels = torch.stack([vv, vh, vv - vh], dim=1).double()  # (B, 3, H*W)
+        mean = channels.nanmean(-1)
+        deviation = (channels - mean[..., None]).square().nanmean(-1).sqrt()
+        levels = torch.tensor(self.levels, dtype=channels.dtype, device=channels.device)
+        quantiles = channels.nanquantile(levels, dim=-1).permute(1, 2, 0)  # (B, 3, Q)
+        return torch.cat([mean[..., None], deviation[..., None], quantiles], dim=-1).flatten(1).float()
+
+
+def build_backbone(model: Model, seed: int) -> Backbone:
+    """The backbone that `model` names, in evaluation mode and frozen. Random weights are drawn from `seed`.
+
+    Raises BenchError on an unknown name, an input size the patches do not divide, a pool that is not there.
+    """
+    if model.weights != "random" and model.model != "backscatter_stats":
+        raise BenchError(f"--weights {model.weights}: reading checkpoints is not part of this version", "use --weights random")
+    contract = resolve_contract(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module, pool, feature_dim = _build(model, contract)
+    module.eval().requires_grad_(False)
+    statistics = isinstance(module, BackscatterStats)
+    report = WeightsReport(source="none" if statistics else "random", sha256=None, used=0, dropped=0, missing=0)
+    return Backbone(
+        module=module, name=model.model, pool=pool, feature_dim=feature_dim, contract=contract, weights=report,
+        lowers_precision=not statistics,
+    )  # fmt: skip
+
+
+def resolve_contract(model: Model) -> InputContract:
+    """The contract of the backbone, with `--normalizer` and `--input_size` laid over it."""
+    if model.model == "backscatter_stats":
+        if model.normalizer not in (None, "db") or model.input_size is not None:
+            raise BenchError("backscatter_stats takes raw dB at the dataset's size", "leave out --normalizer and --input_size")
+        return RAW_CONTRACT
+    if model.normalizer is not None and model.normalizer not in NORMALIZERS:
+        raise unknown("normalizer", model.normalizer, NORMALIZERS)
+    return dataclasses.replace(
+        FGMAE_CONTRACT,
+        normalizer=model.normalizer or FGMAE_CONTRACT.normalizer,
+        size=model.input_size or FGMAE_CONTRACT.size,
+    )
+
+
+def architecture(model_name: str) -> Callable[..., nn.Module] | None:
+    """The timm entry point behind a model name, None for `backscatter_stats`; raises BenchError with the closest names."""
+    if model_name == "backscatter_stats":
+        return None
+    timm_name = FGMAE_ARCHITECTURES.get(model_name, model_name)
+    if not timm.is_model(timm_name):
+        names = [*FGMAE_ARCHITECTURES, "backscatter_stats", *timm.list_models()]
+        hint = closest(model_name, names).split("?")[0]
+        hint = f"{hint}? " if hint.startswith("did") else ""
+        ours = ", ".join([*FGMAE_ARCHITECTURES, "backscatter_stats"])
+        raise BenchError(f"unknown model '{model_name}'", f"{hint}choose from {ours}, any timm name, or module:factory")
+    return timm.model_entrypoint(timm_name)
+
+
+def _build(model: Model, contract: InputContract) -> tuple[nn.Module, str, int]:
+    """(module, pool, feature dimension)."""
+    if model.model == "backscatter_stats":
+        return BackscatterStats(), "none", BackscatterStats.feature_dim
+    if ":" in model.model:
+        module: nn.Module = PooledMap(_from_factory(model.model))
+        return module, "own", _measured_dim(module, contract)
+    entry = architecture(model.model)
+    assert entry is not None
+    timm_name = FGMAE_ARCHITECTURES.get(model.model, model.model)
+    try:
+        inner = timm.create_model(timm_name, in_chans=2, num_classes=0, img_size=contract.size)
+    except TypeError:
+        inner = timm.create_model(timm_name, in_chans=2, num_classes=0)  # convolutional: no img_size to state
+    except AssertionError as error:
+        raise BenchError(f"{model.model} cannot be built at {contract.size} px ({error})", "choose another --input_size") from error
+    if not isinstance(inner, VisionTransformer):
+        if model.pool == "cls":
+            raise BenchError(f"{model.model} has no CLS token", "use --pool mean")
+        module = PooledMap(inner)
+        return module, "mean", _measured_dim(module, contract)
+    patch = inner.patch_embed.patch_size[0]
+    if contract.size % patch:
+        good = contract.size // patch * patch
+        raise BenchError(f"--input_size {contract.size} is not divisible by the patch of {patch} px", f"use --input_size {good or patch}")
+    pool = model.pool or "cls"
+    if pool == "cls" and inner.cls_token is None:
+        raise BenchError(f"{model.model} has no CLS token", "use --pool mean")
+    inner.fc_norm = nn.Identity()
+    return TokenPool(inner, pool), pool, inner.num_features
+
+
+def _from_factory(spec: str) -> nn.Module:
+    """The module that `package.module:factory` returns when called without arguments."""
+    module_name, _, factory_name = spec.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError) as error:
+        raise BenchError(f"--model {spec}: {error}", "give module:factory, importable from the working directory") from error
+    made = factory if isinstance(factory, nn.Module) else factory()
+    if not isinstance(made, nn.Module):
+        source = inspect.getsourcefile(factory) if callable(factory) else spec
+        raise BenchError(f"--model {spec} made {type(made).__name__}, no nn.Module", f"mend the factory in {source}")
+    return made
+
+
+def _measured_dim(module: nn.Module, contract: InputContract) -> int:
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            out = module(torch.zeros(2, len(contract.bands), contract.size, contract.size))
+    except RuntimeError as error:
+        raise BenchError(f"the backbone does not take (B, 2, {contract.size}, {contract.size}) ({error})", "take two channels") from error
+    module.train(was_training)
+    return int(out.shape[1])
+
+
+def _shape(out: object) -> str:
+    return f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__

@@ -1,0 +1,147 @@
+"""The index of a dataset on disk: which samples there are, their classes, and a signature that changes with any file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fgmae_bench.cards import Card
+from fgmae_bench.errors import BenchError, closest
+
+TIFF = (".tif", ".tiff")
+SIDECARS = (".aux.xml", ".ovr", ".xml", "thumbs.db", "desktop.ini")
+MARKER = "SYNTHETIC.json"  # what a synthetic world leaves at its root
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Samples of one dataset in the order of sorted files. `files` are relative to `root`; `labels` (N,) index the card's classes."""
+
+    root: Path
+    files: tuple[str, ...]
+    labels: NDArray[np.int64]
+    signature: str  # of names, sizes and modification times
+    synthetic: str | None  # fingerprint of the synthetic world, None for data without its marker
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Sample ids: the relative path without its ending, such as `River/River_12`."""
+        return tuple(os.path.splitext(file)[0] for file in self.files)
+
+    def path(self, row: int) -> Path:
+        """Path of one sample."""
+        return self.root / self.files[row]
+
+
+def ids_sha256(ids: tuple[str, ...] | list[str]) -> str:
+    """SHA-256 of sample ids, one a line, in their order."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
+def class_folders(card: Card, root: Path) -> Index:
+    """Index of `<root>/<Class>/<file>.tif`. One wrapping folder, as archives leave it, is stepped into.
+
+    Lists and stats every file, so that a replaced file is noticed. Raises BenchError naming what is missing or too much.
+    """
+    root = _step_in(card, root)
+    folders = {entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name)}
+    for name in sorted(folders - set(card.classes)):
+        raise BenchError(f"{root / name}: '{name}' is no class of {card.title}", closest(name, card.classes))
+    digest, files, labels = hashlib.sha256(), [], []
+    for name in sorted(card.classes):
+        found = sorted(_images(root / name)) if name in folders else []
+        if not found:
+            raise BenchError(f"{root / name}: class folder without images", f"complete the data: {card.origin.get}")
+        for file, size, modified in found:
+            digest.update(f"{name}/{file}\0{size}\0{modified}\n".encode())
+            files.append(f"{name}/{file}")
+        labels += [card.classes.index(name)] * len(found)
+    marker = read_marker(root)
+    index = Index(
+        root=root, files=tuple(files), labels=np.array(labels, np.int64), signature=digest.hexdigest(),
+        synthetic=marker["fingerprint"] if marker else card.synthetic,
+    )  # fmt: skip
+    if len(set(index.ids)) != len(index.ids):
+        raise BenchError(f"{root}: two files differ in their ending only", "keep one of each")
+    return index
+
+
+# On-disk layouts by the name that a card gives; a new layout is a function and its line here.
+LAYOUTS = {"class_folders": class_folders}
+
+
+def build_index(card: Card, root: Path) -> Index:
+    """Index of the data of `card` at `root`; raises BenchError with the command that gets the data when it is not there."""
+    get = card.origin.get or f"see {card.origin.url}"
+    if card.layout not in LAYOUTS:
+        raise BenchError(f"{card.path}: unknown layout '{card.layout}'", closest(card.layout, LAYOUTS))
+    if not root.is_dir():
+        raise BenchError(f"{card.title}: no data at {root}", f"get it with: {get}")
+    if not any(root.iterdir()):
+        raise BenchError(f"{card.title}: {root} is empty", f"get the data with: {get}")
+    return LAYOUTS[card.layout](card, root)
+
+
+def check_counts(card: Card, index: Index) -> str | None:
+    """What the data contradicts of the counts of its card (or of its synthetic world's marker), or None."""
+    marker = read_marker(index.root)
+    expected = marker["counts"] if marker else (card.counts.per_class if card.counts else {})
+    source = MARKER if marker else "the card"
+    found = np.bincount(index.labels, minlength=len(card.classes))
+    for name, count in zip(card.classes, found, strict=True):
+        if expected and expected.get(name) != count:
+            return f"{index.root / name} holds {count} images where {source} says {expected.get(name, 0)}"
+    if not expected and card.counts and card.counts.total != len(index.files):
+        return f"{index.root} holds {len(index.files)} images where {source} says {card.counts.total}"
+    return None
+
+
+def read_marker(root: Path) -> dict[str, Any] | None:
+    """The marker of a synthetic world, or None for a folder without one. Raises BenchError on a broken marker."""
+    path = root / MARKER
+    if not path.exists():
+        return None
+    try:
+        marker = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(marker["fingerprint"], str) and isinstance(marker["counts"], dict):
+            return dict(marker)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"{path}: broken marker of a synthetic world ({error})", "write the world again with prepare synth") from error
+    raise BenchError(f"{path}: broken marker of a synthetic world", "write the world again with prepare synth")
+
+
+def _step_in(card: Card, root: Path) -> Path:
+    """The folder that holds the class folders: `root`, or the only folder in it, twice at most."""
+    for _ in range(3):
+        inside = [entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name)]
+        if set(inside) & set(card.classes):
+            return root
+        if len(inside) != 1:
+            break
+        root = root / inside[0]
+    raise BenchError(f"{root}: none of the class folders of {card.title} is there", f"expected {', '.join(sorted(card.classes)[:3])}, …")
+
+
+def _images(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """(name, bytes, modification time in ns) of each TIFF in a class folder; other files are refused, sidecars skipped."""
+    for entry in os.scandir(folder):
+        name = entry.name.lower()
+        if _hidden(entry.name) or name.endswith(SIDECARS):
+            continue
+        if not name.endswith(TIFF):
+            raise BenchError(f"{folder / entry.name} is not a TIFF file", "move it out of the class folder")
+        status = entry.stat()
+        yield entry.name, status.st_size, status.st_mtime_ns
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX"))

@@ -1,0 +1,156 @@
+"""Which samples train, select and test: stratified, spatial and list splits, and nested few-label subsets."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fgmae_bench.cards import Card, Split
+from fgmae_bench.config import Data
+from fgmae_bench.data.index import Index
+from fgmae_bench.data.spatial import spatial_parts
+from fgmae_bench.errors import BenchError, unknown
+from fgmae_bench.randomness import keyed_order
+
+PARTS = ("train", "val", "test")
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Row numbers of the index for each part, in the order of the split; `val` may be empty. `left_out` counts the rest."""
+
+    train: Rows
+    val: Rows
+    test: Rows
+    leaky: bool
+    left_out: int = 0
+
+
+def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
+    """The split that `data` names: one of the card's, or a folder of lists. Raises BenchError where it cannot be made."""
+    name = data.split or card.default_split
+    if name in card.splits:
+        split = card.splits[name]
+        folder = index.root if split.kind == "lists" else None
+        if split.kind == "lists" and not (index.root / split.files["train"]).is_file():
+            folder = next((place for place in (index.root.parent, card.path.parent) if (place / split.files["train"]).is_file()), None)
+        if split.kind == "lists" and folder is None:
+            raise BenchError(f"split '{name}' needs {split.files['train']}", f"put the lists into {index.root} ({split.origin})")
+    elif os.path.isdir(name):
+        folder = Path(name)
+        split = Split(kind="lists", files=_list_files(folder))
+    else:
+        raise unknown("split", name, [*card.splits, "<folder of lists>"])
+    if split.kind == "stratified":
+        parts = stratified(index, split, data.split_seed, card.classes)
+    elif split.kind == "spatial":
+        parts = _spatial(index, split, data.split_seed, cache)
+    else:
+        assert folder is not None
+        parts = _from_lists(index, split, folder)
+    _refuse_empty_classes(card, index, parts, name)
+    return parts
+
+
+def stratified(index: Index, split: Split, seed: int, classes: tuple[str, ...]) -> Parts:
+    """scikit-learn's `train_test_split` over the sorted files, stratified; a second call divides the rest into val and test."""
+    from sklearn.model_selection import train_test_split
+
+    assert split.train is not None
+    rows = np.arange(len(index.files))
+    counts = np.bincount(index.labels, minlength=len(classes))
+    needed = 3 if split.val else 2
+    if counts.min() < needed:
+        name = classes[int(counts.argmin())]
+        raise BenchError(f"class '{name}' is too small to split ({counts.min()} images)", f"give each class at least {needed} images")
+    try:
+        train, rest = train_test_split(rows, train_size=split.train, stratify=index.labels, random_state=seed)
+        if not split.val:
+            return Parts(train=train, val=rows[:0], test=rest, leaky=split.leaky)
+        share = split.val / (1 - split.train)
+        val, test = train_test_split(rest, train_size=share, stratify=index.labels[rest], random_state=seed)
+    except ValueError as error:
+        raise BenchError(f"the data is too small to split ({error})", "give more images a class") from error
+    return Parts(train=train, val=val, test=test, leaky=split.leaky)
+
+
+def few_labels(index: Index, rows: Rows, fraction: float, seed: int) -> Rows:
+    """The first ceil(fraction x n) samples of each class in an order keyed by (seed, sample id); keeps the order of `rows`.
+
+    Subsets are nested: a smaller fraction is contained in a larger one. Nothing is drawn twice.
+    """
+    if fraction >= 1:
+        return rows
+    chosen: set[str] = set()
+    for label in np.unique(index.labels[rows]):
+        ids = [index.ids[row] for row in rows[index.labels[rows] == label]]
+        chosen.update(keyed_order(seed, "few_labels", ids)[: math.ceil(round(fraction * len(ids), 9))])
+    return rows[[index.ids[row] in chosen for row in rows]]
+
+
+def _spatial(index: Index, split: Split, seed: int, cache: Path) -> Parts:
+    assert split.train is not None
+    assert split.block_km is not None
+    assert split.buffer_m is not None
+    parts = spatial_parts(
+        index, cache, train=split.train, val=split.val, block_km=split.block_km, buffer_m=split.buffer_m, seed=seed
+    )  # fmt: skip
+    kept = sum(map(len, parts))
+    return Parts(train=parts[0], val=parts[1], test=parts[2], leaky=split.leaky, left_out=len(index.files) - kept)
+
+
+def _list_files(folder: Path) -> dict[str, str]:
+    """The one .txt or .csv file for each part whose name contains the part's name."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".txt", ".csv"))
+    files: dict[str, str] = {}
+    for part in PARTS:
+        found = [name for name in names if part in name.lower()]
+        if len(found) > 1:
+            raise BenchError(f"{folder} holds several lists for {part}: {', '.join(found)}", "keep one")
+        if found:
+            files[part] = found[0]
+    for part in ("train", "test"):
+        if part not in files:
+            raise BenchError(f"{folder} holds no list for {part}", f"add {part}.txt with one file name a line")
+    return files
+
+
+def _from_lists(index: Index, split: Split, folder: Path) -> Parts:
+    """Parts from lists of file names; the ending is ignored (.jpg for .tif), a class folder before the name is optional."""
+    by_stem = {os.path.basename(sample): row for row, sample in enumerate(index.ids)}
+    by_id = {sample: row for row, sample in enumerate(index.ids)}
+    parts, seen = {}, dict[int, str]()
+    for part in PARTS:
+        rows, absent = [], []
+        lines = (folder / split.files[part]).read_text(encoding="utf-8").split() if part in split.files else []
+        for line in lines:
+            sample = os.path.splitext(line.strip().removeprefix("./"))[0]
+            row = by_id.get(sample, by_stem.get(os.path.basename(sample)))
+            if row is None:
+                absent.append(line)
+            elif row in seen:
+                raise BenchError(f"{folder / split.files[part]}: {line} is already in {seen[row]}", "list each sample once")
+            else:
+                rows.append(row)
+                seen[row] = part
+        if absent:
+            what = f"{folder / split.files[part]} names {len(absent)} of {len(lines)} images that are not in the data, first {absent[0]}"
+            raise BenchError(what, "complete the data or correct the list")
+        parts[part] = np.array(rows, np.int64)
+    return Parts(**parts, leaky=split.leaky, left_out=len(index.files) - len(seen))
+
+
+def _refuse_empty_classes(card: Card, index: Index, parts: Parts, name: str) -> None:
+    for part in ("train", "test"):
+        if len(getattr(parts, part)) == 0:
+            raise BenchError(f"split '{name}' leaves no {part} samples", "choose another split")
+    missing = set(range(len(card.classes))) - set(index.labels[parts.train].tolist())
+    if missing:
+        names = ", ".join(card.classes[k] for k in sorted(missing))
+        raise BenchError(f"split '{name}' leaves no training samples of {names}", "give these classes more images, or choose another split")

@@ -1,0 +1,63 @@
+"""Which device computes, and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fgmae_bench.errors import BenchError
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is cuda where there is one, else cpu. Raises BenchError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BenchError(f"unknown device '{name}'", "choose from auto, cpu, cuda, cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise BenchError(f"device '{name}' is not supported", "choose from auto, cpu, cuda, cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BenchError(f"--device {name}: this machine or this build of torch has no CUDA device", "use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BenchError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices", "use a smaller number")
+    return device
+
+
+def resolve_amp(amp: str | None, device: torch.device) -> str:
+    """`off`, `bf16` or `fp16`; by default bf16 where the hardware has it. fp16 is refused on a CPU."""
+    if amp is None:
+        return "bf16" if has_bf16(device) else "off"
+    if amp == "fp16" and device.type == "cpu":
+        raise BenchError("--amp fp16 on a CPU", "use --amp bf16 or off")
+    return amp
+
+
+def has_bf16(device: torch.device) -> bool:
+    """True where bfloat16 products are native: by the GPU's own word, or the CPU's feature flags."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpuinfo = Path("/proc/cpuinfo")
+    features = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & features)
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the GPU, or of the CPU as the system states it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def autocast(amp: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The autocast context of a precision; nothing for `off`."""
+    if amp == "off":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if amp == "bf16" else torch.float16)

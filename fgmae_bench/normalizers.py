@@ -1,0 +1,112 @@
+"""Normalisers: backscatter in dB to the range a backbone was trained on, per image, ignoring invalid pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fgmae_bench.contract import InputContract
+from fgmae_bench.errors import unknown
+
+Images = NDArray[np.float32]  # (B, 2, H, W) dB, bands in the contract's order
+Valid = NDArray[np.bool_] | None  # (B, 2, H, W), None when every pixel is valid
+QUANTILES = (0.01, 0.99)
+
+
+def row_quantiles(values: NDArray[np.float32], quantiles: tuple[float, ...]) -> NDArray[np.float32]:
+    """Quantiles (R, Q) of each row of `values` (R, n), linear interpolation, bit-identical to `np.quantile` row by row.
+
+    One vectorised sort of all rows replaces a call of `np.quantile` for each. The interpolation follows numpy 2's order of
+    operations for float32 input: position in float64, differences and products in float32.
+    """
+    last = values.shape[1] - 1
+    ordered = np.sort(values, axis=1)
+    result = np.empty((len(values), len(quantiles)), np.float32)
+    for i, quantile in enumerate(quantiles):
+        below = math.floor(last * quantile)
+        t = last * quantile - below
+        low, high = ordered[:, below], ordered[:, min(below + 1, last)]
+        result[:, i] = high - (high - low) * np.float32(1 - t) if t >= 0.5 else low + (high - low) * np.float32(t)
+    return result
+
+
+def clip_to_quantiles(images: Images, valid: Valid, joint: bool) -> Images:
+    """Each image clipped to its own [1 %, 99 %] quantiles: per band, or over both bands when `joint`."""
+    batch, bands = images.shape[:2]
+    rows = images.reshape(batch, 1, -1) if joint else images.reshape(batch, bands, -1)
+    flat = rows.reshape(-1, rows.shape[-1])
+    if valid is None:
+        limits = row_quantiles(flat, QUANTILES)
+    else:
+        kept = valid.reshape(flat.shape)
+        limits = np.stack([row_quantiles(row[keep][None], QUANTILES)[0] for row, keep in zip(flat, kept, strict=True)])
+    limits = limits.reshape(batch, rows.shape[1], 2, 1, 1)
+    return np.clip(images, limits[:, :, 0], limits[:, :, 1])
+
+
+def _to_bytes(images: Images, contract: InputContract) -> NDArray[np.uint8]:
+    """(x - (m - 2s)) / (4s) x 255, clipped to [0, 255], truncated to uint8: the window m - 2s .. m + 2s of the transfer code."""
+    scaled = images
+    for band, (mean, std) in enumerate(zip(contract.mean, contract.std, strict=True)):
+        low, high = mean - 2 * std, mean + 2 * std
+        plane = scaled[:, band]
+        plane -= np.float32(low)
+        plane /= np.float32(high - low)
+        plane *= np.float32(255.0)
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
+
+
+def fgmae(images: Images, valid: Valid, contract: InputContract) -> NDArray[np.uint8]:
+    """The published input of FGMAE's transfer code: quantile clip per band, then eight bits. Source: zhu-xlab/FGMAE."""
+    return _filled(_to_bytes(clip_to_quantiles(images, valid, joint=False), contract), valid, 127)
+
+
+def fgmae_joint(images: Images, valid: Valid, contract: InputContract) -> NDArray[np.uint8]:
+    """As `fgmae` with one clip shared by both bands, as in FGMAE's pre-training."""
+    return _filled(_to_bytes(clip_to_quantiles(images, valid, joint=True), contract), valid, 127)
+
+
+def zscore(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """(x - mean) / std per band, nothing clipped."""
+    mean, std = (np.array(v, np.float32)[None, :, None, None] for v in (contract.mean, contract.std))
+    return _filled((images - mean) / std, valid, 0.0)
+
+
+def clip25(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """Clip to [-25, 0] dB, then x / 25 + 1: the DFC2020 baseline's input; saturates a fifth of VH, kept for parity."""
+    mean = np.array(contract.mean, np.float32)[None, :, None, None]
+    return _filled(np.clip(images, -25, 0) / np.float32(25) + np.float32(1), valid, np.clip(mean, -25, 0) / np.float32(25) + np.float32(1))
+
+
+def db(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """Plain dB, invalid pixels as NaN: for statistics, not for networks."""
+    return _filled(images, valid, np.nan)
+
+
+NORMALIZERS: dict[str, Callable[[Images, Valid, InputContract], NDArray[np.uint8] | Images]] = {
+    "fgmae": fgmae,
+    "fgmae_joint": fgmae_joint,
+    "zscore": zscore,
+    "clip25": clip25,
+    "db": db,
+}  # fmt: skip
+
+
+def normalize(images: Images, valid: Valid, contract: InputContract) -> NDArray[np.uint8] | Images:
+    """Images in the contract's range: uint8 for the FGMAE family (0..255 stands for [0, 1]), float32 otherwise.
+
+    Invalid pixels get the band mean after normalisation. Raises BenchError on an unknown normaliser.
+    """
+    if contract.normalizer not in NORMALIZERS:
+        raise unknown("normalizer", contract.normalizer, NORMALIZERS)
+    return NORMALIZERS[contract.normalizer](images, valid, contract)
+
+
+def _filled(images: Any, valid: Valid, fill: float | NDArray[np.float32]) -> Any:
+    if valid is not None:
+        images[~valid] = np.broadcast_to(np.asarray(fill, images.dtype), images.shape)[~valid]
+    return images

@@ -1,0 +1,93 @@
+"""What a table is made of: rows of records that differ by seed only, the values of their cells, and notes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fgmae_bench.records import Record
+from fgmae_bench.report.published import Published
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """A remark on a row: a code to count by and the sentence to show."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Mean and sample standard deviation (ddof = 1) over `n` > 1 seeds."""
+
+    mean: float
+    std: float
+    n: int
+
+
+Value = None | bool | int | float | str | Spread | tuple[Note, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of a table. Without records it shows what was `planned` (settings by name) and what was published."""
+
+    label: str
+    dataset: str  # the card's title
+    records: tuple[Record, ...] = ()
+    planned: dict[str, Any] = field(default_factory=dict)
+    published: Published | None = None
+    deltas: dict[str, float] = field(default_factory=dict)  # metric -> measured - published, where the two may be compared
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def synthetic(self) -> bool:
+        """True when the row was measured on a generated world."""
+        return any(record["dataset"]["synthetic"] for record in self.records)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One experiment's table, ready for any format. `figures` maps a metric to its picture's file name."""
+
+    name: str
+    title: str
+    protocol: str
+    expect: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    planned_runs: int
+    measured_runs: int
+    figures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def records(self) -> list[Record]:
+        """The records of all rows, in row order."""
+        return [record for row in self.rows for record in row.records]
+
+
+def summary(values: Iterable[float | None]) -> float | Spread | None:
+    """The value of one seed, the spread of several; None where there is none or one of them is undefined."""
+    found = list(values)
+    known = [float(value) for value in found if value is not None]
+    if not known or len(known) < len(found):
+        return None
+    if len(known) == 1:
+        return known[0]
+    return Spread(mean=statistics.fmean(known), std=statistics.stdev(known), n=len(known))
+
+
+def shared(values: Iterable[Any]) -> Any:
+    """The value that all agree on; different ones as text, joined in order of appearance; None where there is none."""
+    found = list(dict.fromkeys(value for value in values if value is not None))
+    if len(found) <= 1:
+        return found[0] if found else None
+    return ", ".join(map(str, found))
+
+
+def unique(notes: Iterable[Note]) -> tuple[Note, ...]:
+    """The notes without repeats, in order of appearance."""
+    return tuple(dict.fromkeys(notes))

@@ -1,0 +1,143 @@
+"""From an experiment and the records to the rows of its table: what may share a row, in which order, beside which number."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fgmae_bench.experiments import Experiment, PlannedRun, matches
+from fgmae_bench.records import Record
+from fgmae_bench.report.columns import effective_batch
+from fgmae_bench.report.compare import differences, statement
+from fgmae_bench.report.published import Published, title_of
+from fgmae_bench.report.row import Note, Row, Table, unique
+
+SYNTHETIC = Note(code="synthetic", text="Synthetic data: a generated world, not measurements of Sentinel-1.")
+DATASET_FACTS = (
+    "name", "card_version", "split", "split_seed", "eval_split", "sample_ids_sha256",
+    "label_scheme", "band_order", "units", "calibration", "synthetic",
+)  # fmt: skip
+
+
+def build(experiment: Experiment, records: list[Record], published: list[list[Published]]) -> Table:
+    """The table of an experiment; `published` holds the published rows of each planned run."""
+    rows: list[Row] = []
+    measured = 0
+    for run, beside in zip(experiment.runs, published, strict=True):
+        fitting = [record for record in records if matches(experiment, run, record)]
+        measured += bool(fitting)
+        rows += _rows_of(experiment, run, fitting, beside)
+    return Table(
+        name=experiment.name,
+        title=experiment.title,
+        protocol=experiment.protocol,
+        expect=experiment.expect,
+        columns=experiment.layout.columns,
+        rows=tuple(rows),
+        planned_runs=len(experiment.runs),
+        measured_runs=measured,
+    )
+
+
+def _rows_of(experiment: Experiment, run: PlannedRun, records: list[Record], published: list[Published]) -> list[Row]:
+    """Rows of one planned run: measured beside the first published row, further published rows, then synthetic ones.
+
+    A synthetic row never shares a line with a published number, so where only synthetic records exist, that number keeps its own.
+    """
+    genuine = [record for record in records if not record["dataset"]["synthetic"]]
+    synthetic = [record for record in records if record["dataset"]["synthetic"]]
+    first = published[0] if published else None
+    title = title_of(str({**experiment.common, **run.flags}["dataset"]))
+    rows = [_measured(label, group, first) for label, group in _labelled(run.label, genuine)]
+    if not genuine and (first or not synthetic):
+        rows.append(Row(label=run.label, dataset=title, planned=planned(experiment, run), published=first, notes=_statement(first)))
+    rows += [Row(label=run.label, dataset=title, published=other, notes=_statement(other)) for other in published[1:]]
+    return rows + [_measured(label, group, None) for label, group in _labelled(run.label, synthetic)]
+
+
+def _measured(label: str, group: tuple[Record, ...], published: Published | None) -> Row:
+    """A row of records that differ by seed only, beside a published row where there is one."""
+    deltas, comparison = differences(group, published) if published else ({}, ())
+    synthetic = group[0]["dataset"]["synthetic"]
+    remarks = [Note(code=note["code"], text=note["text"]) for record in group for note in record["notes"]]
+    if synthetic and all(note.code != "synthetic" for note in remarks):
+        remarks.insert(0, SYNTHETIC)
+    return Row(
+        label=label,
+        dataset=title_of(group[0]["dataset"]["name"]),
+        records=group,
+        published=published,
+        deltas=deltas,
+        notes=unique([*remarks, *_statement(published), *comparison]),
+    )
+
+
+def _statement(published: Published | None) -> tuple[Note, ...]:
+    return statement(published) if published else ()
+
+
+def settings(record: Record) -> dict[str, Any]:
+    """Everything of a record that can change a number, seed of the recipe left out, as one flat dict."""
+    config, dataset = record["config"], record["dataset"]
+    flat = {name: value for part in ("data", "model", "recipe") for name, value in config[part].items()}
+    flat.pop("seed", None)
+    flat |= {f"dataset {name}": dataset[name] for name in DATASET_FACTS}
+    flat |= {f"fact {name}": value for name, value in config.get("facts", {}).items()}
+    flat |= {"protocol": record["protocol"], "recipe": record["recipe"], "status": record["status"]}
+    flat |= {"effective batch": effective_batch(record), "weights sha256": record["model"]["weights"]["sha256"]}
+    return flat
+
+
+def groups(records: list[Record]) -> list[tuple[Record, ...]]:
+    """Records that differ by seed only, together; ordered by lr, weight decay and run ids, seeds in order within a group.
+
+    Where a seed comes twice, something unseen differs too: each of those records stands alone.
+    """
+    by_key: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda each: (each["config"]["recipe"].get("seed") or 0, each["run_id"])):
+        by_key.setdefault(json.dumps(settings(record), sort_keys=True), []).append(record)
+    found: list[tuple[Record, ...]] = []
+    for together in by_key.values():
+        seeds = {record["config"]["recipe"].get("seed") for record in together}
+        found += [tuple(together)] if len(seeds) == len(together) else [(record,) for record in together]
+    return sorted(found, key=_order)
+
+
+def _order(group: tuple[Record, ...]) -> tuple[Any, ...]:
+    recipe = group[0]["config"]["recipe"]
+    numbers = [recipe.get(name) for name in ("lr", "weight_decay")]
+    return (*[(value is None, value or 0.0) for value in numbers], [record["run_id"] for record in group])
+
+
+def _labelled(label: str, records: list[Record]) -> list[tuple[str, tuple[Record, ...]]]:
+    """The groups with labels that tell them apart."""
+    found = groups(records)
+    labels = distinct([label] * len(found), [group[0] for group in found])
+    return list(zip(labels, found, strict=True))
+
+
+def distinct(labels: list[str], records: list[Record]) -> list[str]:
+    """The labels, with the settings added in which records of equal label differ (facts only where no plain setting differs)."""
+    told = [settings(record) for record in records]
+    result = []
+    for label, own in zip(labels, told, strict=True):
+        rivals = [other for same, other in zip(labels, told, strict=True) if same == label]
+        differing = [name for name in own if any(other.get(name) != own[name] for other in rivals)]
+        plain = [name for name in differing if " " not in name] or differing
+        result.append(label + (f" ({', '.join(f'{name} {_short(own[name])}' for name in plain)})" if plain else ""))
+    return result
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text if len(text) <= 16 else text[:12] + "…"
+
+
+def planned(experiment: Experiment, run: PlannedRun) -> dict[str, Any]:
+    """The settings that a planned run states, by column name; several values as text."""
+    flags = {"recipe": "published", **experiment.common, **run.flags}
+    stated = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in flags.items()}
+    stated["world_size"] = run.nproc_per_node
+    if "batch_size" in flags:
+        stated["effective_batch"] = flags["batch_size"] * flags.get("accum_iter", 1) * run.nproc_per_node
+    return stated

@@ -1,0 +1,105 @@
+"""Views: the one place where a dataset's bands and units meet a backbone's input contract, and where geometry happens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fgmae_bench.cards import Card
+from fgmae_bench.contract import InputContract
+from fgmae_bench.data.raster import Chip
+from fgmae_bench.errors import BenchError
+from fgmae_bench.normalizers import normalize
+from fgmae_bench.randomness import generator
+
+Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """A keyed random view: crop of at least `crop_scale` of the area, then a horizontal flip half of the time."""
+
+    seed: int
+    epoch: int
+    crop_scale: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How raw chips become input of a backbone. `order` picks the file's bands in the contract's order."""
+
+    contract: InputContract
+    order: tuple[int, ...]
+
+    def batch(self, chips: list[Chip], ids: list[str], augmentation: Augmentation | None = None) -> NDArray[Any]:
+        """Chips to (B, 2, S, S): the evaluation view, or a random view of each when `augmentation` is given."""
+        images = np.stack([chip.db for chip in chips])[:, list(self.order)]
+        valid = None
+        if any(chip.valid is not None for chip in chips):
+            ones = np.ones(images.shape[1:], bool)
+            valid = np.stack([ones if chip.valid is None else chip.valid[list(self.order)] for chip in chips])
+        normalized = normalize(images, valid, self.contract)
+        if self.contract.geometry == "native":
+            return normalized
+        size = self.contract.size
+        if augmentation is None:
+            return np.stack([evaluation_geometry(image, size) for image in normalized])
+        return np.stack([random_geometry(image, size, augmentation, id) for image, id in zip(normalized, ids, strict=True)])
+
+
+def make_view(card: Card, contract: InputContract, band_order: str | None) -> View:
+    """The view that reconciles a card with a contract; raises BenchError where they cannot meet.
+
+    `band_order` overrules the card's statement about the order of the bands in the files.
+    """
+    held = tuple(part.strip().upper() for part in band_order.split(",")) if band_order else card.signal.bands
+    if sorted(held) != sorted(contract.bands):
+        raise BenchError(f"--band_order is {band_order}", f"give {','.join(contract.bands)} or {','.join(contract.bands[::-1])}")
+    if card.signal.units != "dB":
+        raise BenchError(f"{card.title} is stated in {card.signal.units}, the backbone expects dB", "convert the data to dB")
+    return View(contract=contract, order=tuple(held.index(band) for band in contract.bands))
+
+
+def evaluation_geometry(image: NDArray[Any], size: int) -> NDArray[Any]:
+    """Resize to round(size x 8/7) and take the centre (C, size, size); OpenCV, bilinear, on the normalised image (C, H, W)."""
+    side = round(size * 8 / 7)
+    resized = cv2.resize(_channels_last(image), (side, side), interpolation=cv2.INTER_LINEAR)
+    start = round((side - size) / 2)
+    return np.ascontiguousarray(resized[start : start + size, start : start + size].transpose(2, 0, 1))
+
+
+def random_geometry(image: NDArray[Any], size: int, augmentation: Augmentation, sample: str) -> NDArray[Any]:
+    """A random resized crop and flip (C, size, size) of an image (C, H, W), keyed by seed, epoch and sample."""
+    draw = generator(augmentation.seed, "view", augmentation.epoch, sample)
+    top, left, height, width = random_box(draw, image.shape[1], image.shape[2], augmentation.crop_scale)
+    crop = _channels_last(image[:, top : top + height, left : left + width])
+    view = cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR)
+    if draw.random() < 0.5:
+        view = view[:, ::-1]
+    return np.ascontiguousarray(view.transpose(2, 0, 1))
+
+
+def random_box(draw: np.random.Generator, height: int, width: int, smallest: float) -> Box:
+    """The crop of torchvision's RandomResizedCrop: area share U(smallest, 1), log-uniform aspect 3/4..4/3, ten tries.
+
+    Falls back to the largest centre crop within the aspect range, as there.
+    """
+    areas = height * width * draw.uniform(smallest, 1, 10)
+    ratios = np.exp(draw.uniform(math.log(3 / 4), math.log(4 / 3), 10))
+    offsets = draw.random((10, 2))
+    for area, ratio, (down, right) in zip(areas, ratios, offsets, strict=True):
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w
+    shape = width / height
+    w, h = (width, round(width / (3 / 4))) if shape < 3 / 4 else (round(height * 4 / 3), height) if shape > 4 / 3 else (width, height)
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _channels_last(image: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(image.transpose(1, 2, 0))
