@@ -8,6 +8,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import timm
 import torch
@@ -28,6 +29,9 @@ FGMAE_ARCHITECTURES = {
 }
 
 
+Pool = Literal["cls", "mean"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeightsReport:
     """Where weights came from and what became of each key of their file."""
@@ -45,7 +49,7 @@ class Backbone:
 
     module: nn.Module
     name: str
-    pool: str
+    pool: Pool | None  # None: the module's own
     feature_dim: int
     contract: InputContract
     weights: WeightsReport
@@ -68,7 +72,7 @@ class Backbone:
 class TokenPool(nn.Module):
     """A ViT whose feature is the CLS token or the mean of the patch tokens, after the final norm."""
 
-    def __init__(self, vit: VisionTransformer, pool: str):
+    def __init__(self, vit: VisionTransformer, pool: Pool):
         super().__init__()
         self.vit, self.pool = vit, pool
 
@@ -130,6 +134,19 @@ def build_backbone(model: Model, seed: int) -> Backbone:
     )  # fmt: skip
 
 
+def wrap_module(module: nn.Module, model: Model) -> Backbone:
+    """A module of the user's as a frozen backbone under the contract that `model` states; (B, 2, S, S) to (B, D) or a map."""
+    contract = resolve_contract(model)
+    pooled = PooledMap(module)
+    dim = _measured_dim(pooled, contract)
+    pooled.eval().requires_grad_(False)
+    backbone = Backbone(
+        module=pooled, name=model.model, pool=None, feature_dim=dim, contract=contract,
+        weights=WeightsReport(source="module", sha256=None, used=len(module.state_dict()), dropped=0, missing=0),
+    )  # fmt: skip
+    return dataclasses.replace(backbone, weights=dataclasses.replace(backbone.weights, sha256=backbone.fingerprint()))
+
+
 def resolve_contract(model: Model) -> InputContract:
     """The contract of the backbone, with `--normalizer` and `--input_size` laid over it."""
     if model.model == "backscatter_stats":
@@ -159,13 +176,13 @@ def architecture(model_name: str) -> Callable[..., nn.Module] | None:
     return timm.model_entrypoint(timm_name)
 
 
-def _build(model: Model, contract: InputContract) -> tuple[nn.Module, str, int]:
+def _build(model: Model, contract: InputContract) -> tuple[nn.Module, Pool | None, int]:
     """(module, pool, feature dimension)."""
     if model.model == "backscatter_stats":
-        return BackscatterStats(), "none", BackscatterStats.feature_dim
+        return BackscatterStats(), None, BackscatterStats.feature_dim
     if ":" in model.model:
         module: nn.Module = PooledMap(_from_factory(model.model))
-        return module, "own", _measured_dim(module, contract)
+        return module, None, _measured_dim(module, contract)
     entry = architecture(model.model)
     assert entry is not None
     timm_name = FGMAE_ARCHITECTURES.get(model.model, model.model)
@@ -184,7 +201,7 @@ def _build(model: Model, contract: InputContract) -> tuple[nn.Module, str, int]:
     if contract.size % patch:
         good = contract.size // patch * patch
         raise BenchError(f"--input_size {contract.size} is not divisible by the patch of {patch} px", f"use --input_size {good or patch}")
-    pool = model.pool or "cls"
+    pool: Pool = model.pool or "cls"
     if pool == "cls" and inner.cls_token is None:
         raise BenchError(f"{model.model} has no CLS token", "use --pool mean")
     inner.fc_norm = nn.Identity()

@@ -66,6 +66,7 @@ class ProbeRecipe:
     min_lr: float = option("learning rate at the end of the cosine", 0.0)
     weight_decay: float = option("L2 penalty; one or several (lbfgs: candidates)", 0.001, shown="0.001, from recipe", grid=True)
     momentum: float = option("momentum of SGD", 0.9)
+    penalties: tuple[float, ...] = option("lbfgs: candidates of the L2 penalty", (), shown="1e-6 to 1, half decades")
     crop_scale: float = option("smallest area of a random crop, as a share of the image", 0.08, shown="0.08, from recipe")
     knn_k: int = option("neighbours of --probe knn", 5)
     seed: int = option("seed of initialisation, order and augmentation", 42)
@@ -99,6 +100,8 @@ class Run:
     execution: Execution
 
 
+SGD_ONLY = ("lr", "blr", "min_lr", "warmup_epochs", "weight_decay", "epochs", "batch_size", "accum_iter", "momentum", "crop_scale")
+PENALTIES = tuple(10 ** (power / 2) for power in range(-12, 1))  # of lbfgs, when none are given
 PARTS = ("data", "model", "recipe", "execution")
 RECIPES: dict[str, type] = {"linear": ProbeRecipe}
 
@@ -150,6 +153,8 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
         named = {key: value for key, value in named.items() if key != "blr"}
     flat = {**named, **explicit}
     owner = field_sections(module)
+    if flat.get("probe", "sgd") != "sgd":
+        flat = _closed_form(flat, explicit)
     grid = [f.name for f in dataclasses.fields(RECIPES[module]) if f.metadata["grid"] and isinstance(flat.get(f.name), list | tuple)]
     runs = []
     for values in product(*(flat[key] for key in grid)):
@@ -164,6 +169,18 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
     if len({run.recipe for run in runs}) != len(runs):
         raise BenchError("the grid of --lr and --weight_decay holds a value twice", "name each value once")
     return runs
+
+
+def _closed_form(flat: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
+    """Flags of a probe that is fitted, not trained: what belongs to SGD is set aside, so that it cannot tell runs apart.
+
+    `--weight_decay` of `lbfgs` names the candidates of its penalty.
+    """
+    kept = {key: value for key, value in flat.items() if key not in SGD_ONLY}
+    if kept["probe"] == "lbfgs" and "penalties" not in kept:
+        given = explicit.get("weight_decay", PENALTIES)
+        kept["penalties"] = list(given) if isinstance(given, list | tuple) else [given]
+    return kept | {"weight_decay": 0.0, "epochs": 1}
 
 
 def check(run: Run) -> None:
@@ -183,6 +200,8 @@ def check(run: Run) -> None:
     for flag in ("lr", "blr"):
         value = getattr(recipe, flag)
         require(value is None or 0 < value < float("inf"), flag, value, "give a positive number")
+    for penalty in recipe.penalties:
+        require(0 <= penalty < float("inf"), "penalties", penalty, "give zero or a positive number")
     for flag in ("min_lr", "weight_decay", "warmup_epochs"):
         require(0 <= getattr(recipe, flag) < float("inf"), flag, getattr(recipe, flag), "give zero or a positive number")
     require(0 <= recipe.momentum < 1, "momentum", recipe.momentum, "give a number in [0, 1)")

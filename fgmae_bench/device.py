@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -29,7 +29,10 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_amp(amp: str | None, device: torch.device) -> str:
+Precision = Literal["off", "bf16", "fp16"]
+
+
+def resolve_amp(amp: Precision | None, device: torch.device) -> Precision:
     """`off`, `bf16` or `fp16`; by default bf16 where the hardware has it. fp16 is refused on a CPU."""
     if amp is None:
         return "bf16" if has_bf16(device) else "off"
@@ -56,7 +59,7 @@ def device_name(device: torch.device) -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def autocast(amp: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def autocast(amp: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """The autocast context of a precision; nothing for `off`."""
     if amp == "off":
         return contextlib.nullcontext()

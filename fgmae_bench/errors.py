@@ -48,6 +48,8 @@ def os_error(error: OSError, path: object) -> BenchError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return BenchError(f"{path} cannot be written ({error.strerror})", "choose a folder you may write to")
+    if error.errno == errno.ENOENT:
+        return BenchError(f"{path} cannot be made here", "choose another folder")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return BenchError(f"{path} is in the way or lies below a file ({error.strerror})", "choose another folder")
     return BenchError(f"{path}: {error.strerror or error}", "check the path and the disk")

@@ -109,13 +109,15 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
     config = record["config"]
     recipe, planned = config["recipe"], flags.get("batch_size")
     if planned is not None:
-        effective = recipe["batch_size"] * recipe["accum_iter"] * record["environment"]["world_size"]
+        effective = recipe.get("batch_size", 1) * recipe.get("accum_iter", 1) * record["environment"]["world_size"]
         if planned * flags.get("accum_iter", 1) * run.nproc_per_node != effective:
             return False
     for name, value in flags.items():
         if name in ("batch_size", "accum_iter", "recipe") or owner[name] == "execution":
             continue
-        measured = record["dataset"]["name"] if name == "dataset" else config[owner[name]][name]
+        measured = config[owner[name]].get(name)
+        if name == "dataset" and measured != value:
+            measured = record["dataset"]["name"]
         if measured not in (value if isinstance(value, list) else [value]):
             return False
     return True

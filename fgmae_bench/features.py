@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from fgmae_bench.backbones import Backbone
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.raster import Chip, read_chip
-from fgmae_bench.device import autocast
-from fgmae_bench.errors import RunFailed, os_error
+from fgmae_bench.device import Precision, autocast
+from fgmae_bench.distributed import World
+from fgmae_bench.errors import BenchError, RunFailed, os_error
 from fgmae_bench.files import write_json
 from fgmae_bench.views import Augmentation, View
 
@@ -41,8 +42,9 @@ class Extractor:
     backbone: Backbone
     view: View
     device: torch.device
-    amp: str
+    amp: Precision
     workers: int
+    world: World
 
     @property
     def batch_size(self) -> int:
@@ -66,31 +68,42 @@ def extract(
 
     Reading and view run in threads ahead of the forward pass. Images with too many invalid pixels are not usable.
     """
-    precision = extractor.amp if extractor.backbone.lowers_precision else "off"
-    chunks = [rows[i : i + extractor.batch_size] for i in range(0, len(rows), extractor.batch_size)]
-    prepared = _ahead(lambda chunk: _prepare(extractor, chunk, augmentation), chunks, extractor.workers)
-    module = extractor.backbone.module
+    world = extractor.world
+    step = extractor.batch_size * world.size
+    chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
+    prepared = _ahead(lambda chunk: _prepare(extractor, chunk[world.rank :: world.size], augmentation), chunks, extractor.workers)
     for chunk in chunks:
         start = time.perf_counter()
-        batch, usable = next(prepared)
+        batch, usable = world.together(lambda: next(prepared))
         waited = time.perf_counter()
-        with torch.inference_mode(), autocast(precision, extractor.device):
-            images = torch.from_numpy(batch).to(extractor.device, non_blocking=True)
-            images = images.float().div_(255) if images.dtype == torch.uint8 else images
-            features = module(images).float().cpu().numpy()
-        done = time.perf_counter()
+        features = world.interleaved(_forward(extractor, batch), len(chunk))
+        usable = world.interleaved(usable[:, None], len(chunk))[:, 0]
         spent.images += len(chunk)
         spent.wait_seconds += waited - start
-        spent.forward_seconds += done - waited
-        if not np.isfinite(features[usable]).all():
-            bad = extractor.dataset.index.ids[chunk[usable][~np.isfinite(features[usable]).all(1)][0]]
+        spent.forward_seconds += time.perf_counter() - waited
+        finite = np.isfinite(features).all(axis=1)
+        if not finite[usable].all():
+            bad = extractor.dataset.index.ids[chunk[usable & ~finite][0]]
             raise RunFailed(f"the backbone's features of {bad} are not finite; try --amp off, or verify the weights")
         yield chunk, features, usable
+
+
+def _forward(extractor: Extractor, batch: NDArray[Any]) -> Features:
+    """Features (n, D) of a prepared batch (n, 2, S, S); uint8 input is brought to [0, 1] on the device."""
+    if not len(batch):
+        return np.zeros((0, extractor.backbone.feature_dim), np.float32)
+    with torch.inference_mode(), autocast(extractor.amp, extractor.device):
+        images = torch.from_numpy(batch).to(extractor.device, non_blocking=True)
+        images = images.float().div_(255) if images.dtype == torch.uint8 else images
+        features: Features = extractor.backbone.module(images).float().cpu().numpy()
+    return features
 
 
 def _prepare(extractor: Extractor, rows: Rows, augmentation: Augmentation | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Read and view a batch: (B, 2, S, S) and which images are usable."""
     dataset = extractor.dataset
+    if not len(rows):
+        return np.zeros((0, 0), np.uint8), np.zeros(0, bool)
     chips: list[Chip] = [read_chip(dataset.index.path(row), dataset.card) for row in rows]
     usable = np.array([chip.invalid_fraction <= dataset.card.signal.max_invalid_fraction for chip in chips])
     return extractor.view.batch(chips, [dataset.index.ids[row] for row in rows], augmentation), usable
@@ -144,7 +157,7 @@ def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[st
     return {
         "format": 1, "backbone": extractor.backbone.fingerprint(), "contract": asdict(extractor.backbone.contract),
         "band_order": list(extractor.view.order), "view": asdict(augmentation) if augmentation else "evaluation",
-        "files": index.signature, "root": hashlib.sha256(str(index.root.resolve()).encode()).hexdigest(),
+        "files": index.signature,
         "max_invalid_fraction": extractor.dataset.card.signal.max_invalid_fraction, "nodata": list(extractor.dataset.card.signal.nodata),
         "amp": extractor.amp, "device": extractor.device.type, "torch": torch.__version__,
     }  # fmt: skip
@@ -168,21 +181,46 @@ def fill_bank(
     key = bank_key(extractor, augmentation)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     folder, count = cache / "features" / name, len(extractor.dataset.index.files)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "lock"):
-            _allocate(folder / "features.f32", count * extractor.backbone.feature_dim * 4)
-            _allocate(folder / "marks.u32", count * 4)
-            write_json(folder / "made_of.json", key)
-            bank = Bank(folder, count, extractor.backbone.feature_dim)
-            bank.marks[bank.damaged()] = ABSENT
-            missing = np.sort(rows[bank.marks[rows] == ABSENT])
-            step(len(rows) - len(missing))
-            for chunk, features, usable in extract(extractor, missing, augmentation, spent):
+    bank: Bank | None = None
+    world = extractor.world
+    with _writing(folder, world):
+        if world.rank == 0:
+            bank = _create(folder, key, count, extractor.backbone.feature_dim)
+        missing = world.broadcast(None if bank is None else np.sort(rows[bank.marks[rows] == ABSENT]))
+        step(len(rows) - len(missing))
+        for chunk, features, usable in extract(extractor, missing, augmentation, spent):
+            if bank is not None:
                 bank.put(chunk, features, usable)
-                step(len(chunk))
+            step(len(chunk))
+        world.barrier()
+    if bank is None:
+        if not (folder / "marks.u32").exists():
+            raise BenchError(f"{folder} is not there on every machine", "give a --cache_dir that all processes share")
+        bank = Bank(folder, count, extractor.backbone.feature_dim)
+    return bank
+
+
+@contextmanager
+def _writing(folder: Path, world: World) -> Iterator[None]:
+    """Rank 0 holds the bank's lock; errors of the operating system become one line."""
+    try:
+        if world.rank:
+            yield
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder / "lock"):
+                yield
     except OSError as error:
         raise os_error(error, folder) from error
+
+
+def _create(folder: Path, key: dict[str, Any], count: int, dim: int) -> Bank:
+    """The bank in `folder`, made if need be, without its damaged rows."""
+    _allocate(folder / "features.f32", count * dim * 4)
+    _allocate(folder / "marks.u32", count * 4)
+    write_json(folder / "made_of.json", key)
+    bank = Bank(folder, count, dim)
+    bank.marks[bank.damaged()] = ABSENT
     return bank
 
 

@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         """Parse `argv`; a dict of the flags that were given."""
         known, rest = self.parse_known_args(argv)
         if rest:
-            flags = {name for action in self._actions for name in action.option_strings if "_" in name or "-" not in name[2:]}
+            flags = {name for action in self._actions for name in action.option_strings if "-" not in name[2:]} - {"-h", "--help"}
             if not rest[0].startswith("--"):
                 raise BenchError(f"unexpected argument '{rest[0]}'", "see --help")
             raise BenchError(f"unknown flag '{rest[0]}'", closest(rest[0].split("=")[0].replace("-", "_").replace("__", "--", 1), flags))
@@ -70,8 +70,11 @@ def add_fields(group: Any, kind: type) -> None:
         elif get_origin(hint) is Literal:
             group.add_argument(*names, dest=f.name, metavar="{" + ",".join(get_args(hint)) + "}", help=text)
         else:
-            many = "+" if f.metadata["grid"] else None
-            group.add_argument(*names, dest=f.name, type=hint, nargs=many, metavar=f.name.upper(), help=text)
+            several = get_origin(hint) is tuple
+            many = "+" if f.metadata["grid"] or several else None
+            group.add_argument(
+                *names, dest=f.name, type=get_args(hint)[0] if several else hint, nargs=many, metavar=f.name.upper(), help=text
+            )
 
 
 def parse_run(

@@ -48,7 +48,10 @@ def problem_of(record: Any) -> str | None:
     if error is not None:
         place = "/".join(map(str, error.absolute_path)) or "record"
         return f"{place}: {error.message[:200]}"
-    return None if record["sha256"] == body_sha256(record) else "sha256 does not match the body: the file was edited"
+    try:
+        return None if record["sha256"] == body_sha256(record) else "sha256 does not match the body: the file was edited"
+    except ValueError as error:
+        return f"the body cannot be hashed ({error})"
 
 
 def record_path(results_dir: Path, record_or_parts: Record | tuple[str, str, str]) -> Path:
@@ -63,8 +66,8 @@ def record_path(results_dir: Path, record_or_parts: Record | tuple[str, str, str
 def read_record(path: Path) -> Record:
     """Load and check one record; raises BenchError naming the file and the fault."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
         raise BenchError(f"{path}: not a readable record ({error})", "remove it and run again") from error
     problem = problem_of(record)
     if problem:
@@ -86,11 +89,11 @@ def all_records(results_dir: Path) -> tuple[list[tuple[Path, Record]], list[str]
     """(readable records with their paths in path order, one line for each file that is not a valid record)."""
     good: list[tuple[Path, Record]] = []
     bad: list[str] = []
-    for path in sorted((results_dir / "records").glob("*/*/*.json")):
+    for path in sorted((results_dir / "records").rglob("*.json")):
         try:
             record = read_record(path)
             if path != record_path(results_dir, record):
-                raise BenchError(f"{path}: name or folder does not match the run inside", "restore its name")
+                raise BenchError(f"{path}: name or folder does not match the run inside", "restore it")
             good.append((path, record))
         except BenchError as error:
             bad.append(str(error))
@@ -100,6 +103,10 @@ def all_records(results_dir: Path) -> tuple[list[tuple[Path, Record]], list[str]
 def note(code: str, text: str) -> dict[str, str]:
     """One note of a record: a code to count by and the sentence to show."""
     return {"code": code, "text": text}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def relative(path: Path) -> str:

@@ -19,14 +19,18 @@ def confusion_matrix(targets: NDArray[Any], predictions: NDArray[Any], num_class
     return np.bincount(targets * num_classes + predictions, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def cross_entropy(logits: NDArray[Any], targets: NDArray[Any]) -> float | None:
-    """Mean of -log softmax(logits)[target] in float64; None for an empty split or a non-finite result."""
+def cross_entropy(logits: NDArray[Any], targets: NDArray[Any]) -> float:
+    """Mean of -log softmax(logits)[target] in float64, NaN for an empty split."""
     if len(targets) == 0:
-        return None
+        return float("nan")
     z = np.asarray(logits, np.float64)
     z = z - z.max(axis=1, keepdims=True)
-    loss = (np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), targets]).mean()
-    return float(loss) if np.isfinite(loss) else None
+    return float((np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), targets]).mean())
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where it is undefined: records hold neither NaN nor infinity."""
+    return value if np.isfinite(value) else None
 
 
 def single_label(confusion: NDArray[Any]) -> dict[str, float | None]:

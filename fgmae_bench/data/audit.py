@@ -98,11 +98,11 @@ def recognise_units(s: Statistics) -> tuple[str, tuple[str, ...]]:
     power, half of it in amplitude).
     """
     high, low = max(s.median), min(s.median)
-    if s.negative > 0.5 and -35 < low and high < 3 and s.maximum < 45:
+    if s.negative > 0.5 and low > -35 and high < 3 and s.maximum < 45:
         return "dB", (f"{s.negative:.0%} of the values are negative", f"medians {low:.1f} and {high:.1f}")
     if s.negative > 0:
         return "ambiguous", (f"{s.negative:.1%} of the values are negative", f"medians {low:.3g} and {high:.3g}")
-    if s.whole > 0.99 and 0 <= s.minimum and s.maximum <= 255 and s.maximum > 1:
+    if s.whole > 0.99 and s.minimum >= 0 and s.maximum <= 255 and s.maximum > 1:
         return "eight_bit", ("whole numbers", f"range {s.minimum:g} to {s.maximum:g}")
     ratio = max(s.ratio, 1 / s.ratio) if s.ratio else np.inf
     votes = {

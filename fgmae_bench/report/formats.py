@@ -79,7 +79,7 @@ def markdown(table: Table) -> str:
 def _markdown_cell(name: str, row: Row, numbers: dict[Note, int]) -> str:
     value = COLUMNS[name].value(row)
     if isinstance(value, tuple) and value:
-        return " ".join(f"[^{number}]" for number in dict.fromkeys(numbers[note] for note in value))
+        return " ".join(f"[^{number}]" for number in sorted({numbers[note] for note in value}))
     return escaped(readable(COLUMNS[name], value))
 
 
@@ -123,11 +123,19 @@ FORMATS: dict[str, Callable[[Table], str]] = {"md": markdown, "csv": comma_separ
 
 def index(tables: list[Table], formats: list[str], unused: list[str]) -> str:
     """The list of all tables in Markdown; `unused` names the runs whose records belong to none of them."""
-    lines = ["# Tables", "", "Made from the records; not to be edited.", "", _line(["table", "measured runs", "records", "files"])]
-    lines.append(_line(["---"] * 4))
+    lines = [
+        "# Tables",
+        "",
+        "Made from the records; not to be edited.",
+        "",
+        _line(["table", "measured runs", "records", "of them synthetic", "files"]),
+    ]
+    lines.append(_line(["---"] * 5))
     for table in tables:
         files = " ".join(f"[{ending}]({table.name}.{ending})" for ending in formats)
-        lines.append(_line([escaped(table.title), f"{table.measured_runs} of {table.planned_runs}", str(len(table.records)), files]))
+        synthetic = sum(record["dataset"]["synthetic"] for record in table.records)
+        measured = f"{table.measured_runs} of {table.planned_runs}"
+        lines.append(_line([escaped(table.title), measured, str(len(table.records)), str(synthetic), files]))
     if not any(table.records for table in tables):
         lines += ["", NO_RECORDS]
     if unused:

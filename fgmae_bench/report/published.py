@@ -121,6 +121,8 @@ def impossible_pair(published: Published) -> float | None:
 
     The shares are the card's; they hold for a stratified split. See `scores.oa_aa_bound`.
     """
+    import numpy as np
+
     from fgmae_bench.scores import oa_aa_bound
 
     oa, aa, card = published.value("oa"), published.value("aa"), card_titled(published.dataset)
@@ -129,7 +131,7 @@ def impossible_pair(published: Published) -> float | None:
         return None
     if split not in card.splits or card.splits[split].kind != "stratified":
         return None
-    bound = oa_aa_bound(list(card.counts.per_class.values()))  # type: ignore[arg-type]
+    bound = oa_aa_bound(np.array(list(card.counts.per_class.values())))
     return bound if abs(oa - aa) > bound + ROUNDING else None
 
 

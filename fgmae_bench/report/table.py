@@ -82,6 +82,8 @@ def settings(record: Record) -> dict[str, Any]:
     flat = {name: value for part in ("data", "model", "recipe") for name, value in config[part].items()}
     flat.pop("seed", None)
     flat |= {f"dataset {name}": dataset[name] for name in DATASET_FACTS}
+    ids = flat.pop("dataset sample_ids_sha256")
+    flat |= {f"ids of {split}": digest for split, digest in ids.items()}
     flat |= {f"fact {name}": value for name, value in config.get("facts", {}).items()}
     flat |= {"protocol": record["protocol"], "recipe": record["recipe"], "status": record["status"]}
     flat |= {"effective batch": effective_batch(record), "weights sha256": record["model"]["weights"]["sha256"]}
@@ -110,10 +112,11 @@ def _order(group: tuple[Record, ...]) -> tuple[Any, ...]:
 
 
 def _labelled(label: str, records: list[Record]) -> list[tuple[str, tuple[Record, ...]]]:
-    """The groups with labels that tell them apart."""
+    """The groups with labels that tell them apart: by their settings or, where these read the same, by run id."""
     found = groups(records)
     labels = distinct([label] * len(found), [group[0] for group in found])
-    return list(zip(labels, found, strict=True))
+    pairs = zip(labels, found, strict=True)
+    return [(text if labels.count(text) == 1 else f"{text} {group[0]['run_id'][-10:]}", group) for text, group in pairs]
 
 
 def distinct(labels: list[str], records: list[Record]) -> list[str]:
@@ -130,7 +133,7 @@ def distinct(labels: list[str], records: list[Record]) -> list[str]:
 
 def _short(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return text if len(text) <= 16 else text[:12] + "…"
+    return text if len(text) <= 24 else "…" + text[-12:]
 
 
 def planned(experiment: Experiment, run: PlannedRun) -> dict[str, Any]:

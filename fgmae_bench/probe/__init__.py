@@ -1,0 +1,1 @@
+"""The probe engine: many heads on one stream of frozen features."""

@@ -1,0 +1,128 @@
+"""The shipped experiments load, name published rows that exist, and every mistake in a file is named by file and key path."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from make_records import make_record
+
+from fgmae_bench.errors import BenchError
+from fgmae_bench.experiments import load_experiment, load_experiments, matches
+from fgmae_bench.report.columns import check_columns
+from fgmae_bench.report.figures import check_curves
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHIPPED = sorted((REPOSITORY / "experiments").rglob("*.toml"))
+GOOD = """
+title = "Test"
+module = "linear"
+protocol = "linear_probe"
+[common]
+dataset = "eurosat"
+[layout]
+columns = ["run", "oa"]
+[[runs]]
+label = "a"
+flags = { lr = 0.1 }
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+def test_there_are_shipped_experiments():
+    assert [path.name for path in SHIPPED].count("eurosat_linear.toml") == 1
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_experiment_loads_with_known_columns_and_curves(path):
+    experiment = load_experiment(path)
+    check_columns(experiment)
+    check_curves(experiment)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_published_clauses_single_out_one_row_of_the_csv(path):
+    with open(REPOSITORY / "results/published/published_results.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for run in load_experiment(path).runs:
+        for wanted in run.published:
+            fitting = [
+                row for row in rows if row["table"] == wanted.table and all(row[key] == str(value) for key, value in wanted.where.items())
+            ]
+            assert len(fitting) == 1, (run.label, wanted)
+
+
+def test_good_file_loads(tmp_path):
+    experiment = load_experiment(write(tmp_path, GOOD))
+    assert experiment.name == "mine"
+    assert experiment.runs[0].flags == {"lr": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('title = "Test"', 'titel = "Test"', ["titel", "did you mean 'title'"]),
+        ('title = "Test"', "title = 3", ["title is 3"]),
+        ('module = "linear"', 'module = "lineer"', ["lineer", "linear"]),
+        ("lr = 0.1", "learning_rate = 0.1", ["runs[0].flags", "unknown flag 'learning_rate'"]),
+        ("lr = 0.1", 'lr = "big"', ["runs[0].flags.lr", "'big'"]),
+        ("lr = 0.1", "epochs = [1, 2]", ["runs[0].flags.epochs"]),
+        ("lr = 0.1", "lr = [0.1, true]", ["runs[0].flags.lr", "True"]),
+        ('dataset = "eurosat"', 'dataset = "eurosat"\nepoch = 3', ["common", "'epoch'", "did you mean 'epochs'"]),
+        ('dataset = "eurosat"', "", ["runs[0]", "no dataset"]),
+        ('label = "a"', "", ["runs[0]", "label"]),
+        ('label = "a"', 'label = "a"\nnproc_per_node = 0', ["runs[0].nproc_per_node"]),
+        ('columns = ["run", "oa"]', 'columns = "run"', ["layout", "columns"]),
+    ],
+)
+def test_mistake_is_named_with_file_and_key_path(tmp_path, old, new, named):
+    path = write(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(BenchError) as caught:
+        load_experiment(path)
+    for part in [str(path), *named]:
+        assert part in str(caught.value)
+
+
+def test_repeated_label_and_empty_runs_are_named(tmp_path):
+    with pytest.raises(BenchError, match=r"mine\.toml: runs\[1\]\.label repeats runs\[0\]"):
+        load_experiment(write(tmp_path, GOOD + '[[runs]]\nlabel = "a"\n'))
+    without_runs = GOOD.split("[[runs]]")[0].replace('title = "Test"', 'title = "Test"\nruns = []')
+    with pytest.raises(BenchError, match=r"mine\.toml: runs is empty"):
+        load_experiment(write(tmp_path, without_runs))
+
+
+def test_missing_folder_is_bad_input(tmp_path):
+    with pytest.raises(BenchError, match="nowhere is not a folder"):
+        load_experiments(tmp_path / "nowhere")
+
+
+def test_unknown_column_and_curve_are_named_with_the_closest(tmp_path):
+    experiment = load_experiment(write(tmp_path, GOOD.replace('["run", "oa"]', '["run", "publised_oa"]\ncurves = ["los"]')))
+    with pytest.raises(BenchError, match=r"mine\.toml: layout\.columns\[1\]: unknown column 'publised_oa'; did you mean 'published_oa'"):
+        check_columns(experiment)
+    with pytest.raises(BenchError, match=r"mine\.toml: layout\.curves\[0\]: unknown metric 'los'; did you mean 'loss'"):
+        check_curves(experiment)
+
+
+def test_record_matches_its_planned_run_by_effective_batch_and_stated_flags():
+    experiment = load_experiment(REPOSITORY / "experiments/eurosat_linear.toml")
+    first, second = experiment.runs[:2]
+    assert matches(experiment, first, make_record())
+    assert matches(experiment, first, make_record(batch_size=32, world_size=1))
+    assert not matches(experiment, second, make_record())
+    for other in (
+        make_record(lr=0.2),
+        make_record(epochs=49),
+        make_record(recipe="corrected"),
+        make_record(protocol="knn"),
+        make_record(split="spatial"),
+        make_record(model="vit_base_patch16"),
+        make_record(dataset="terramesh_chips"),
+    ):
+        assert not matches(experiment, first, other)
