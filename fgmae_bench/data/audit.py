@@ -83,8 +83,8 @@ def measure(chips: list[Chip], bands: tuple[str, ...]) -> Statistics:
     median = np.nanmedian(np.array(medians), axis=0)
     return Statistics(
         images=len(chips), bands=bands, median=tuple(map(float, median)), first_minus_second=float(np.nanmedian(differences)),
-        ratio=float(np.nanmedian(ratios)), negative=float((pooled < 0).mean()), whole=float((pooled == np.round(pooled)).mean()),
-        minimum=float(pooled.min()), maximum=float(pooled.max()), local_variation=float(np.nanmedian(variations)),
+        ratio=_median(ratios), negative=float((pooled < 0).mean()), whole=float((pooled == np.round(pooled)).mean()),
+        minimum=float(pooled.min()), maximum=float(pooled.max()), local_variation=_median(variations),
         invalid=1 - len(pooled) / total,
     )  # fmt: skip
 
@@ -151,6 +151,12 @@ def audit(card: Card, index: Index, band_order: tuple[str, ...] | None = None) -
 def calibration_note(card: Card) -> str:
     """What can be said of the calibration: only what the card states."""
     return f"calibration is {card.signal.calibration} by the card's statement; pixels cannot show it"
+
+
+def _median(values: list[Any]) -> float:
+    """Median of the finite values, NaN without any."""
+    finite = np.asarray(values)[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else float("nan")
 
 
 def _local_variation(band: NDArray[np.float64]) -> Any:

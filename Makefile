@@ -1,0 +1,42 @@
+# make demo, make test, make bench, make env: each builds what it needs into .venv first.
+FGMAE_BENCH_PYTHON ?= python3
+PY := .venv/bin/python
+DEMO := demo
+WORLD := $(DEMO)/eurosat
+DEMO_RUN := $(PY) -m fgmae_bench.linear --dataset eurosat --data_path $(WORLD) --weights random --features cached \
+	--epochs 50 --batch_size 64 --lr 0.1 0.5 --results_dir $(DEMO)/results --cache_dir $(DEMO)/cache
+
+.PHONY: env demo test lint bench clean-demo
+
+env: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(FGMAE_BENCH_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(FGMAE_BENCH_PYTHON) is older than Python 3.11; set FGMAE_BENCH_PYTHON to a newer one" >&2; exit 2; }
+	test -x $(PY) || $(FGMAE_BENCH_PYTHON) -m venv .venv
+	@echo "installing into .venv (torch included: about 5 GB, some minutes)"
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: env
+	$(PY) -m fgmae_bench.prepare synth eurosat --data_path $(WORLD) --per_class 60
+	$(DEMO_RUN) --model vit_small_patch16 --output_dir $(DEMO)/runs/vit_small_patch16
+	$(DEMO_RUN) --model backscatter_stats --output_dir $(DEMO)/runs/backscatter_stats
+	$(PY) -m fgmae_bench.report --results_dir $(DEMO)/results --experiments experiments/demo --print
+
+lint: env
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+test: lint
+	$(PY) -m pytest -n 2
+
+bench: env
+	$(PY) experiments/speed/views.py
+	$(PY) experiments/speed/cached_probe.py
+	$(PY) experiments/speed/memory.py
+	$(PY) experiments/speed/startup.py
+
+clean-demo:
+	rm -rf $(DEMO)

@@ -1,0 +1,47 @@
+"""Anonymous memory of a cached probe over a small and an eight times larger world, each in a process of its own.
+
+  python experiments/speed/memory.py
+Expected: flat; what grows are file names and the logits of the test split, well under 1 KB an image.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from fgmae_bench.worlds.eurosat import write_eurosat
+
+SIZES = (100, 800)  # images a class
+
+
+def peak(world: Path, scratch: Path, tag: str) -> int:
+    """Peak anonymous bytes of one run, as its record states them."""
+    results = scratch / f"results-{tag}"
+    flags = {
+        "--dataset": "eurosat", "--data_path": world, "--model": "vit_tiny_patch16_224", "--input_size": 32, "--weights": "random",
+        "--features": "cached", "--epochs": 20, "--batch_size": 64, "--cache_dir": scratch / f"cache-{tag}",
+        "--results_dir": results, "--output_dir": scratch / f"run-{tag}", "--device": "cpu",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "fgmae_bench.linear", *(str(part) for pair in flags.items() for part in pair)]
+    subprocess.run(command, check=True, capture_output=True)
+    record = json.loads(next(results.glob("records/*/*/*.json")).read_text())
+    return int(record["timing"]["peak_anonymous_memory_bytes"])
+
+
+def main() -> None:
+    """Run both sizes and print bytes and bytes an image."""
+    with tempfile.TemporaryDirectory() as folder:
+        scratch, peaks = Path(folder), []
+        for size in SIZES:
+            write_eurosat(scratch / f"world{size}", per_class=size)
+            peaks.append(peak(scratch / f"world{size}", scratch, str(size)))
+            print(f"{10 * size:>6} images: peak anonymous memory {peaks[-1] / 2**20:7.1f} MiB")
+    grown = (peaks[1] - peaks[0]) / (10 * (SIZES[1] - SIZES[0]))
+    print(f"growth {grown:.0f} bytes an image (features alone would be 768, decoded images 32,768)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Hold a folder of Sentinel-1 images against a card, or against none: units, band order, statistics, a contact sheet.
+
+python -m fgmae_bench.prepare inspect eurosat --data_path DIR
+python -m fgmae_bench.prepare inspect DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fgmae_bench.cards import Card, load_card
+from fgmae_bench.contract import BANDS
+from fgmae_bench.data.audit import MIN_IMAGES, UNITS, Statistics, calibration_note, judge, measure, recognise_units
+from fgmae_bench.data.gather import Found, find_images, read_image
+from fgmae_bench.data.index import build_index, check_counts
+from fgmae_bench.data.raster import Chip
+from fgmae_bench.errors import BenchError
+from fgmae_bench.flags import spellings
+from fgmae_bench.prepare.contact_sheet import fair_share, write_contact_sheet
+from fgmae_bench.progress import Progress
+from fgmae_bench.randomness import keyed_order
+
+LIMIT = 600
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of the command."""
+    parser.add_argument("what", help="a dataset's name, a card's path, or a folder of images")
+    parser.add_argument(*spellings("data_path"), dest="data_path", metavar="DIR", help="folder of the data (default: data beside the card)")
+    parser.add_argument("--out", metavar="PNG", help="contact sheet (default: inspect/<name>.png)")
+    parser.add_argument("--limit", type=int, metavar="N", help=f"images read at most, evenly over the classes (default: {LIMIT})")
+
+
+def main(given: dict[str, Any]) -> None:
+    """Print the statistics and the verdict, write the contact sheet; a refusal ends as bad input."""
+    limit = given.get("limit", LIMIT)
+    if limit < 1:
+        raise BenchError(f"--limit is {limit}", "give 1 or more")
+    what = given["what"]
+    as_folder = Path(what).is_dir() and not (Path(what) / "card.toml").is_file() and "data_path" not in given
+    card = None if as_folder else load_card(what)
+    root = Path(what) if card is None else Path(given.get("data_path") or card.data_path)
+    name = root.resolve().name if card is None else card.name
+    images, skipped, facts = _images(card, root)
+    chips, broken = _read(images, limit)
+    for line in [*facts, *(f"skipped  {line}" for line in _few(skipped)), *(f"unusable {line}" for line in _few(broken))]:
+        print(line)
+    if not chips:
+        raise BenchError(f"{root}: no readable image of two bands", "give a folder of two-band TIFFs, or of VV and VH files in pairs")
+    bands = card.signal.bands if card else BANDS
+    statistics = measure([chip for _, chip in chips], bands)
+    units, cues = recognise_units(statistics)
+    _print_bands(chips, bands)
+    _print_groups(chips)
+    order = [bands.index(band) for band in BANDS]
+    groups: dict[str, list[Chip]] = {}
+    for image, chip in chips:
+        kept = Chip(db=chip.db[order], valid=None if chip.valid is None else chip.valid[order], synthetic=chip.synthetic)
+        groups.setdefault(image.group, []).append(kept)
+    synthetic = any(chip.synthetic for _, chip in chips)
+    out = Path(given.get("out") or Path("inspect") / f"{name}.png")
+    write_contact_sheet(out, f"{card.title if card else name}{' (synthetic data)' if synthetic else ''}", groups, units == "dB")
+    _print_verdict(card, statistics, units, cues, root)
+    print(f"contact sheet: {out}")
+    if synthetic:
+        print("synthetic data: made by fgmae_bench, no real scene")
+    if card and (refusal := judge(card, statistics, str(root)).refusal):
+        raise refusal
+
+
+def _images(card: Card | None, root: Path) -> tuple[list[Found], list[str], list[str]]:
+    """(images, lines on skipped files, facts to print)."""
+    if card is None:
+        if not root.is_dir():
+            raise BenchError(f"{root} is not a folder", "give a folder, or the name of a dataset")
+        images, skipped = find_images(root)
+        return images, skipped, [f"{root}: {len(images)} images, no card"]
+    index = build_index(card, root)
+    images = [
+        Found(sample, card.classes[label], (index.path(i),)) for i, (sample, label) in enumerate(zip(index.ids, index.labels, strict=True))
+    ]
+    contradiction = check_counts(card, index)
+    counts = f"counts   contradicted: {contradiction}" if contradiction else "counts   as stated"
+    return images, [], [f"{card.title} at {index.root}: {len(images)} images in {len(card.classes)} classes", counts]
+
+
+def _read(images: list[Found], limit: int) -> tuple[list[tuple[Found, Chip]], list[str]]:
+    """(up to `limit` images with their pixels, evenly over the groups in keyed order; a line for each broken file)."""
+    by_group: dict[str, list[Found]] = {}
+    for image in images:
+        by_group.setdefault(image.group, []).append(image)
+    share = fair_share(limit, len(by_group))
+    wanted: set[str] = set()
+    for members in by_group.values():
+        wanted.update(keyed_order(0, "inspect", [image.name for image in members])[:share])
+    chips, broken = [], []
+    with Progress("reading", min(len(wanted), len(images)), "images") as progress:
+        for image in images:
+            if image.name not in wanted:
+                continue
+            try:
+                chips.append((image, read_image(image)))
+            except BenchError as error:
+                broken.append(str(error))
+            progress.step()
+    return chips, broken
+
+
+def _few(lines: list[str], most: int = 5) -> Iterable[str]:
+    return [*lines[:most], *([f"… and {len(lines) - most} more"] if len(lines) > most else [])]
+
+
+def _values(chips: list[tuple[Found, Chip]], band: int) -> Any:
+    return np.concatenate([c.db[band][... if c.valid is None else c.valid[band]].ravel() for _, c in chips])
+
+
+def _print_bands(chips: list[tuple[Found, Chip]], bands: tuple[str, ...]) -> None:
+    print(f"{'band':<6}{'mean':>9}{'std':>9}{'min':>9}{'1 %':>9}{'median':>9}{'99 %':>9}{'max':>9}{'invalid':>9}")
+    for k, band in enumerate(bands):
+        values = _values(chips, k).astype(np.float64)
+        low, middle, high = np.quantile(values, (0.01, 0.5, 0.99))
+        numbers = (values.mean(), values.std(), values.min(), low, middle, high, values.max())
+        invalid = 1 - len(values) / sum(c.db[k].size for _, c in chips)
+        print(f"{band:<6}" + "".join(f"{number:>9.3g}" for number in numbers) + f"{invalid:>9.2%}")
+
+
+def _print_groups(chips: list[tuple[Found, Chip]]) -> None:
+    print(f"{'class':<26}{'images':>8}{'mean VV':>9}{'mean VH':>9}{'std VV':>9}{'std VH':>9}{'VV-VH':>9}{'invalid':>9}")
+    groups: dict[str, list[tuple[Found, Chip]]] = {}
+    for image, chip in chips:
+        groups.setdefault(image.group, []).append((image, chip))
+    for group, members in sorted(groups.items()):
+        first, second = (_values(members, k).astype(np.float64) for k in (0, 1))
+        difference = np.median([np.median(c.db[0]) - np.median(c.db[1]) for _, c in members])
+        invalid = 1 - (len(first) + len(second)) / sum(c.db.size for _, c in members)
+        numbers = (first.mean(), second.mean(), first.std(), second.std(), difference)
+        print(f"{group[:25]:<26}{len(members):>8}" + "".join(f"{number:>9.3g}" for number in numbers) + f"{invalid:>9.2%}")
+
+
+def _print_verdict(card: Card | None, s: Statistics, units: str, cues: tuple[str, ...], root: Path) -> None:
+    few = "" if s.images >= MIN_IMAGES else f" ({s.images} images: too few for a verdict, at least {MIN_IMAGES} are needed)"
+    print(f"units    {UNITS[units]}{few}: {', '.join(cues)}")
+    if units == "dB":
+        print(f"bands    median of {s.bands[0]}-{s.bands[1]} is {s.first_minus_second:.1f} dB{few}")
+    if card:
+        verdict = judge(card, s, str(root))
+        print("verdict  " + (f"refused: {verdict.refusal.what}" if verdict.refusal else f"agrees with the card {card.name}"))
+        for warning in verdict.warnings:
+            print(f"warning  {warning['text']}")
+        print(f"note     {calibration_note(card)}")

@@ -1,0 +1,78 @@
+"""What several test files share: a small synthetic EuroSAT, the genuine samples beside the checkout, and arrays cut from both."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from fgmae_bench.cards import load_card
+from fgmae_bench.data.index import build_index
+from fgmae_bench.worlds.eurosat import write_eurosat
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+PER_CLASS = 12
+
+
+def _shared(*parts):
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{path} is absent: it lies beside the checkout and is not part of the repository")
+    return path
+
+
+@pytest.fixture(scope="session")
+def card():
+    return load_card("eurosat")
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Root of a synthetic EuroSAT of 12 images a class."""
+    root = tmp_path_factory.mktemp("world") / "eurosat"
+    write_eurosat(root, per_class=PER_CLASS, seed=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def index(card, world):
+    return build_index(card, world)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Folder of the shared tables, or skip."""
+    return _shared("data")
+
+
+@pytest.fixture(scope="session")
+def realdata():
+    """Folder of the genuine samples, or skip."""
+    return _shared("realdata")
+
+
+@pytest.fixture(scope="session")
+def chips_root():
+    """43 genuine chips in EuroSAT-SAR's layout, or skip."""
+    return _shared("realdata", "eurosat_layout_chips")
+
+
+@pytest.fixture(scope="session")
+def chips(chips_root):
+    """The genuine chips (43, 2, 64, 64) dB, in sorted order."""
+    return np.stack([_pixels(path) for path in sorted(chips_root.rglob("*.tif"))])
+
+
+@pytest.fixture(scope="session")
+def scenes(realdata):
+    """Other genuine pixels by origin, each (2, H, W) float32 dB, VV first: BigEarthNet v1 and v2, TerraMesh, SSL4EO-S12."""
+    pairs = [path for root in ("bigearthnet_s1_v1", "bigearthnet_v2_rico_hdl", "ssl4eo_s12_s1") for path in (realdata / root).rglob("*VV.tif")]
+    found = {path.parent.name: np.concatenate([_pixels(path), _pixels(path.with_name(path.name.replace("VV", "VH")))]) for path in sorted(pairs)}
+    found |= {path.stem: _pixels(path) for path in sorted((realdata / "terramesh_s1rtc" / "S1RTC").glob("*.tif"))}
+    assert len(found) == 4 + 1 + 1 + 3
+    return found
+
+
+def _pixels(path):
+    with rasterio.open(path) as source:
+        return source.read().astype(np.float32)
