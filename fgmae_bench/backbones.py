@@ -54,6 +54,7 @@ class Backbone:
     contract: InputContract
     weights: WeightsReport
     lowers_precision: bool = True
+    custom: bool = False  # a module of the user's
 
     @property
     def params(self) -> int:
@@ -61,12 +62,22 @@ class Backbone:
         return sum(p.numel() for p in self.module.parameters())
 
     def fingerprint(self) -> str:
-        """SHA-256 of the class, the pooling and every tensor: what the feature bank knows the backbone by."""
-        digest = hashlib.sha256(f"{self.name}\0{self.pool}\0{type(self.module).__qualname__}".encode())
+        """SHA-256 of the structure, the pooling and every tensor: what the feature bank knows the backbone by."""
+        digest = hashlib.sha256(f"{self.name}\0{self.pool}\0{self.module!r}".encode())
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def behaviour(self) -> list[float] | None:
+        """Features of one fixed image, rounded, for a module of the user's: its code may change where its tensors do not."""
+        if not self.custom:
+            return None
+        size = self.contract.size
+        with torch.inference_mode():
+            ramp = torch.linspace(0, 1, 2 * size * size).view(1, 2, size, size)
+            features = self.module(ramp.to(next(self.module.parameters(), ramp).device))
+        return [float(f"{value:.2e}") for value in features[0, :64].float().cpu()]
 
 
 class TokenPool(nn.Module):
@@ -130,7 +141,7 @@ def build_backbone(model: Model, seed: int) -> Backbone:
     report = WeightsReport(source="none" if statistics else "random", sha256=None, used=0, dropped=0, missing=0)
     return Backbone(
         module=module, name=model.model, pool=pool, feature_dim=feature_dim, contract=contract, weights=report,
-        lowers_precision=not statistics,
+        lowers_precision=not statistics, custom=":" in model.model,
     )  # fmt: skip
 
 
@@ -142,7 +153,7 @@ def wrap_module(module: nn.Module, model: Model) -> Backbone:
     pooled.eval().requires_grad_(False)
     backbone = Backbone(
         module=pooled, name=model.model, pool=None, feature_dim=dim, contract=contract,
-        weights=WeightsReport(source="module", sha256=None, used=len(module.state_dict()), dropped=0, missing=0),
+        weights=WeightsReport(source="module", sha256=None, used=len(module.state_dict()), dropped=0, missing=0), custom=True,
     )  # fmt: skip
     return dataclasses.replace(backbone, weights=dataclasses.replace(backbone.weights, sha256=backbone.fingerprint()))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fgmae_bench.cards import Card
-from fgmae_bench.errors import BenchError
+from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.strict import from_plain, load_toml
 
 
@@ -87,6 +87,11 @@ class Execution:
     num_workers: int = option("threads that read and prepare images", 2)
     device: str = option("cpu, cuda, cuda:N, or auto", "auto")
     compile: bool = option("compile the backbone with torch.compile", False)
+    resume: str | None = option(
+        "auto: go on from the checkpoint in the output folder; or a path", None, shown="auto where one is this run's"
+    )
+    eval: bool = option("score the checkpoint that --resume names on the test split, and record nothing", False)
+    legacy_metrics: bool = option("also print what per-batch averages, as in the reference code, would say", False)
     trust_data: bool = option("go on where the data contradicts its card; recorded as a note", False)
 
 
@@ -153,6 +158,9 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
         named = {key: value for key, value in named.items() if key != "blr"}
     flat = {**named, **explicit}
     owner = field_sections(module)
+    for key in flat:
+        if key not in owner:
+            raise BenchError(f"{module}: unknown flag '{key}'", closest(key, owner))
     if flat.get("probe", "sgd") != "sgd":
         flat = _closed_form(flat, explicit)
     grid = [f.name for f in dataclasses.fields(RECIPES[module]) if f.metadata["grid"] and isinstance(flat.get(f.name), list | tuple)]

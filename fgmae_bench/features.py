@@ -155,7 +155,8 @@ def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[st
     """What a bank is made of: weights, contract, view, samples and their files, precision, device type, versions."""
     index = extractor.dataset.index
     return {
-        "format": 1, "backbone": extractor.backbone.fingerprint(), "contract": asdict(extractor.backbone.contract),
+        "format": 1, "backbone": extractor.backbone.fingerprint(), "behaviour": extractor.backbone.behaviour(),
+        "contract": asdict(extractor.backbone.contract),
         "band_order": list(extractor.view.order), "view": asdict(augmentation) if augmentation else "evaluation",
         "files": index.signature,
         "max_invalid_fraction": extractor.dataset.card.signal.max_invalid_fraction, "nodata": list(extractor.dataset.card.signal.nodata),

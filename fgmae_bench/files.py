@@ -15,12 +15,14 @@ from fgmae_bench.errors import BenchError, os_error
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` on success, remove it otherwise.
+    """Yield a temporary path beside `path`; rename it to `path` on success, remove it otherwise, with the folders made for it.
 
     Raises BenchError when the folder cannot be written or the disk is full.
     """
     temporary: Path | None = None
+    made: list[Path] = []
     try:
+        made = missing_folders(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
         os.close(handle)
@@ -30,12 +32,25 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-        temporary = None
+        temporary, made = None, []
     except OSError as error:
         raise os_error(error, path) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        remove_empty(made)
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """`folder` and the folders above it that are not there, innermost first."""
+    return [place for place in [folder, *folder.parents] if not place.exists()]
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those of `folders` (innermost first) that are there and empty."""
+    for place in folders:
+        with contextlib.suppress(OSError):
+            place.rmdir()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -58,10 +73,9 @@ def require_writable(folder: Path) -> None:
     """Raise BenchError unless a file can be made in `folder`; leaves nothing behind, new folders included."""
     made: list[Path] = []
     try:
-        missing = [place for place in [folder, *folder.parents] if not place.exists()]
-        for place in reversed(missing):
+        made = missing_folders(folder)
+        for place in reversed(made):
             place.mkdir(exist_ok=True)
-            made.append(place)
         if not folder.is_dir():
             raise BenchError(f"{folder} is not a folder", "choose another folder")
         with tempfile.TemporaryFile(dir=folder):
@@ -69,9 +83,7 @@ def require_writable(folder: Path) -> None:
     except OSError as error:
         raise os_error(error, folder) from error
     finally:
-        for place in reversed(made):
-            with contextlib.suppress(OSError):
-                place.rmdir()
+        remove_empty(made)
 
 
 def _umask() -> int:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import Any
 
 from fgmae_bench.cards import load_card
 from fgmae_bench.config import compose
 from fgmae_bench.errors import run_entry
 from fgmae_bench.flags import parse_run
-from fgmae_bench.records import Record, note
+from fgmae_bench.records import note
 
 # Flags of published command lines that mean nothing here.
 IGNORED = ("fine_tune", "dist_eval", "is_slurm_job", "pin_mem", "cls_token")
@@ -35,20 +36,34 @@ def main() -> None:
         logging.getLogger("fgmae_bench").warning("%s means nothing for a probe and is ignored", flags)
         notes = [note("ignored_flag", f"{flag} means nothing for a probe and was ignored") for flag in flags.split(", ")]
 
+    if runs[0].execution.eval:
+        from fgmae_bench.probe.engine import evaluate_checkpoint
+
+        scored = evaluate_checkpoint(runs, card)
+        if rank0:
+            print(line(f"{scored['run_id']} after epoch {scored['epochs']}", scored["test"]))
+            if runs[0].execution.legacy_metrics:
+                print(legacy_line(scored["legacy"]))
+        return
+
     from fgmae_bench.probe.engine import run_probe
 
-    records = run_probe(runs, card, notes)
-    if rank0:
-        for record in records:
-            print(summary(record))
+    for record in run_probe(runs, card, notes):
+        if rank0:
+            mark = "  [synthetic data]" if record["dataset"]["synthetic"] else ""
+            print(line(record["run_id"], record["metrics"]["test"]) + f"  n_test {record['dataset']['n_test']}{mark}")
+            if runs[0].execution.legacy_metrics and record["metrics"]["legacy"]:
+                print(legacy_line(record["metrics"]["legacy"]))
 
 
-def summary(record: Record) -> str:
-    """One line of scores; synthetic data says so."""
-    test = record["metrics"]["test"]
-    values = "  ".join(f"{name} {value:.4f}" for name, value in test.items() if isinstance(value, float))
-    mark = "  [synthetic data]" if record["dataset"]["synthetic"] else ""
-    return f"{record['run_id']}  {values}  n_test {record['dataset']['n_test']}{mark}"
+def line(name: str, metrics: dict[str, Any]) -> str:
+    """One line of scores."""
+    return "  ".join([name, *(f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float))])
+
+
+def legacy_line(legacy: dict[str, Any]) -> str:
+    """What the reference code would have printed."""
+    return line(f"  per-batch averages (batches of {legacy['batch_size']}), not to be reported", legacy)
 
 
 if __name__ == "__main__":

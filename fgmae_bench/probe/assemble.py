@@ -43,7 +43,7 @@ def assemble(
         "metrics": {
             "final": outcome.final, "best": outcome.best, "test": outcome.test,
             "per_class": scores.per_class(outcome.confusion, classes), "confusion": outcome.confusion.tolist(),
-            "classes_scored": scores.classes_scored(outcome.confusion, classes), "legacy": None, "intervals": None,
+            "classes_scored": scores.classes_scored(outcome.confusion, classes), "legacy": outcome.legacy, "intervals": None,
         },
         "predictions": predictions, "history": outcome.history, "environment": environment, "timing": timing,
         "notes": [*dataset.notes, *outcome.notes, *notes],

@@ -23,7 +23,9 @@ class Outcome:
     test: dict[str, Any] = field(default_factory=dict)
     confusion: NDArray[np.int64] | None = None
     logits: NDArray[np.float32] | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
+    legacy: dict[str, Any] | None = None
+    legacy_curve: list[dict[str, Any]] = field(default_factory=list)
+    fitted: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # parameters of a probe without epochs
     notes: list[dict[str, str]] = field(default_factory=list)
     diverged: bool = False
 

@@ -73,6 +73,19 @@ class HeadGrid:
             "running_mean": self.running_mean.clone(), "running_var": self.running_var.clone(),
         }  # fmt: skip
 
+    def velocity(self, g: int) -> dict[str, Tensor]:
+        """Copies of one head's momentum: `weight` (C, D), `bias` (C,)."""
+        columns = slice(g * self.classes, (g + 1) * self.classes)
+        return {"weight": self.velocity_w[:, columns].T.contiguous().clone(), "bias": self.velocity_b[columns].clone()}
+
+    def put(self, g: int, head: dict[str, Tensor], velocity: dict[str, Tensor]) -> None:
+        """Set one head, its momentum, and the standardisation that all share."""
+        columns = slice(g * self.classes, (g + 1) * self.classes)
+        self.weight[:, columns], self.bias[columns] = head["weight"].T, head["bias"]
+        self.velocity_w[:, columns], self.velocity_b[columns] = velocity["weight"].T, velocity["bias"]
+        self.running_mean.copy_(head["running_mean"])
+        self.running_var.copy_(head["running_var"])
+
     def _standardised_batch(self, features: Tensor) -> Tensor:
         mean = features.mean(0)
         centred = features - mean

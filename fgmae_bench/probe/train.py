@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fgmae_bench import scores
 from fgmae_bench.config import ProbeRecipe
-from fgmae_bench.features import Bank, Extractor, Features, Rows, Spent, extract
+from fgmae_bench.features import Bank, Features, Rows, extract
 from fgmae_bench.optim import cosine
+from fgmae_bench.probe.checkpoint import HeadState
+from fgmae_bench.probe.materials import Materials
 from fgmae_bench.probe.outcome import SELECTION, Outcome, evaluate_logits
 from fgmae_bench.probe.sgd import HeadGrid, head_logits
 from fgmae_bench.randomness import generator, key
@@ -22,86 +24,141 @@ from fgmae_bench.records import note
 from fgmae_bench.views import Augmentation
 
 CHUNK = 8192  # rows of a bank that are in memory at once
+LEGACY_EVERY = 10  # the reference evaluates every tenth epoch and the last
 Batches = Iterator[tuple[Features, Rows]]
+OnEpoch = Callable[[int, dict[str, Any]], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Materials:
-    """What the heads are fitted on: labels by row, train rows, and the banks of the evaluation view by part."""
+class GridFit:
+    """A grid of heads (recipes that differ in lr and weight decay only) on its way through the epochs."""
 
-    labels: NDArray[np.int64]
-    train: Rows
-    evaluation: dict[str, tuple[Bank, Rows]]
-    train_banks: tuple[Bank, ...]  # cached: one for each view; empty in stream mode
-    extractor: Extractor
-    spent: Spent
+    def __init__(self, materials: Materials, recipes: dict[str, ProbeRecipe], effective_batch: int, classes: int, dim: int):
+        self.materials, self.ids, self.recipes = materials, list(recipes), list(recipes.values())
+        self.recipe, self.batch = self.recipes[0], effective_batch
+        self.heads = HeadGrid.start(dim, classes, len(recipes), key(self.recipe.seed, "head") % 2**63)
+        self.decay = torch.tensor([r.weight_decay for r in self.recipes], dtype=torch.float32)
+        self.outcomes = [Outcome() for _ in recipes]
+        self.best: list[dict[str, torch.Tensor]] = [{} for _ in recipes]
+        self.selects = "val" in materials.evaluation
+        self.done = [0] * len(recipes)  # completed epochs of each head
 
+    def resume(self, states: dict[str, HeadState]) -> None:
+        """Put heads where their checkpoints left them; heads without one start at the beginning."""
+        for g, id in enumerate(self.ids):
+            if id in states:
+                state = states[id]
+                self.done[g], self.best[g] = state.epochs, state.best_head
+                self.outcomes[g].best, self.outcomes[g].history = state.best, list(state.history)
+                self.outcomes[g].legacy_curve = list(state.legacy)
+        for g in sorted(range(len(self.ids)), key=lambda g: -self.done[g]):  # the one furthest back sets the standardisation
+            if self.ids[g] in states:
+                self.heads.put(g, states[self.ids[g]].head, states[self.ids[g]].velocity)
+        if min(self.done) == 0:
+            fresh = HeadGrid.start(len(self.heads.running_mean), self.heads.classes, 1, 0)
+            self.heads.running_mean, self.heads.running_var = fresh.running_mean, fresh.running_var
 
-def fit_sgd(
-    materials: Materials, recipes: list[ProbeRecipe], effective_batch: int, classes: int, dim: int,
-    on_epoch: Callable[[int, dict[str, Any]], None],
-) -> list[Outcome]:  # fmt: skip
-    """Fit all recipes (they differ in lr and weight decay only) together; `on_epoch(g, history entry)` is told of each epoch."""
-    recipe = recipes[0]
-    heads = HeadGrid.start(dim, classes, len(recipes), key(recipe.seed, "head") % 2**63)
-    decay = torch.tensor([r.weight_decay for r in recipes], dtype=torch.float32)
-    selects = "val" in materials.evaluation
-    watched = "val" if selects else "test"
-    outcomes = [Outcome() for _ in recipes]
-    best = [(-math.inf, -math.inf)] * len(recipes)
-    steps = len(materials.train) // effective_batch
-    for epoch in range(recipe.epochs):
+    def run(self, on_epoch: OnEpoch, after_epoch: Callable[[int], None]) -> list[Outcome]:
+        """Train the remaining epochs; `on_epoch(g, entry)` is told of each head's epoch, `after_epoch(epochs)` once for all."""
+        for epoch in range(min(self.done), self.recipe.epochs):
+            ahead = {g: (self.heads.head(g), self.heads.velocity(g)) for g, done in enumerate(self.done) if done > epoch}
+            losses, lr, seconds, images = self._train(epoch)
+            shared = (self.heads.running_mean.clone(), self.heads.running_var.clone())
+            for g, (head, velocity) in ahead.items():
+                self.heads.put(g, head, velocity)
+            self.heads.running_mean, self.heads.running_var = shared
+            self._evaluate(epoch, losses, lr, seconds, images, on_epoch)
+            after_epoch(epoch + 1)
+        for g in range(len(self.ids)):
+            self._finish(g)
+        return self.outcomes
+
+    def state(self, g: int) -> HeadState:
+        """Where head `g` stands."""
+        outcome = self.outcomes[g]
+        return HeadState(
+            run_id=self.ids[g], epochs=self.done[g], head=self.heads.head(g), velocity=self.heads.velocity(g), best_head=self.best[g],
+            best=outcome.best, history=outcome.history, legacy=outcome.legacy_curve,
+        )  # fmt: skip
+
+    def _train(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor, float, int]:
+        """One epoch of steps: (mean loss (G,), last rates (G,), seconds, images)."""
         start = time.perf_counter()
-        losses, seen, lr = torch.zeros(len(recipes)), 0, torch.zeros(len(recipes))
-        for i, (features, rows) in enumerate(_batches(materials, recipe, epoch, effective_batch)):
-            lr = _rates(recipes, epoch + i / steps)
-            targets = torch.from_numpy(materials.labels[rows])
-            losses += heads.step(torch.from_numpy(features), targets, lr, decay, recipe.momentum)
+        losses, seen, lr = torch.zeros(len(self.ids)), 0, torch.zeros(len(self.ids))
+        steps = len(self.materials.train) // self.batch
+        for i, (features, rows) in enumerate(_batches(self.materials, self.recipe, epoch, self.batch)):
+            lr = _rates(self.recipes, epoch + i / steps)
+            targets = torch.from_numpy(self.materials.labels[rows])
+            losses += self.heads.step(torch.from_numpy(features), targets, lr, self.decay, self.recipe.momentum)
             seen += 1
-        seconds = time.perf_counter() - start
-        for g, logits in enumerate(_all_logits(heads, *materials.evaluation[watched])):
-            metrics, _ = evaluate_logits(logits, materials.labels[materials.evaluation[watched][1]])
+        return losses / max(seen, 1), lr, time.perf_counter() - start, seen * self.batch
+
+    def _evaluate(
+        self, epoch: int, losses: torch.Tensor, lr: torch.Tensor, seconds: float, images: int, on_epoch: OnEpoch
+    ) -> None:  # fmt: skip
+        bank, rows = self.materials.evaluation["val" if self.selects else "test"]
+        targets = self.materials.labels[rows]
+        for g, logits in enumerate(_all_logits(self.heads, bank, rows)):
+            if self.done[g] > epoch:
+                continue
+            metrics, _ = evaluate_logits(logits, targets)
+            outcome = self.outcomes[g]
             entry = {
-                "epoch": epoch, "lr": float(lr[g]), "train_loss": _finite(losses[g] / max(seen, 1)), "val": metrics,
-                "seconds": seconds, "images_per_second": seen * effective_batch / seconds,
+                "epoch": epoch, "lr": float(lr[g]), "train_loss": _finite(losses[g]), "val": metrics,
+                "seconds": seconds, "images_per_second": images / seconds,
             }  # fmt: skip
-            outcomes[g].history.append(entry)
+            outcome.history.append(entry)
+            if epoch % LEGACY_EVERY == 0 or epoch + 1 == self.recipe.epochs:
+                outcome.legacy_curve.append({"epoch": epoch, **scores.legacy_single_label(logits, targets, self.recipe.batch_size)})
+            if self.selects and _rank(metrics) > _rank(outcome.best):
+                outcome.best, self.best[g] = {"epoch": epoch, **metrics}, self.heads.head(g)
+            self.done[g] = epoch + 1
             on_epoch(g, entry)
-            rank = (metrics[SELECTION], -metrics["loss"] if metrics["loss"] is not None else -math.inf)
-            if selects and rank > best[g]:
-                best[g], outcomes[g].best, outcomes[g].parameters = rank, {"epoch": epoch, **metrics}, heads.head(g)
-    for g, outcome in enumerate(outcomes):
-        _finish(outcome, heads.head(g), materials, selects)
-    return outcomes
+
+    def _finish(self, g: int) -> None:
+        """Final and test scores: without a val split the last epoch is both; with one, the best epoch on val is tested once."""
+        outcome = self.outcomes[g]
+        outcome.final = dict(outcome.history[-1]["val"])
+        chosen = self.best[g] or self.heads.head(g)
+        bank, rows = self.materials.evaluation["test"]
+        outcome.logits = logits_of(chosen, bank, rows)
+        outcome.test, outcome.confusion = evaluate_logits(outcome.logits, self.materials.labels[rows])
+        outcome.legacy = legacy_of(outcome, self.materials.labels[rows], self.recipe.batch_size)
+        bad = next((e["epoch"] for e in outcome.history if e["train_loss"] is None or e["val"]["loss"] is None), None)
+        if bad is not None:
+            outcome.diverged = True
+            outcome.notes.append(note("diverged", f"the loss became non-finite in epoch {bad}"))
 
 
-def _finish(outcome: Outcome, last: dict[str, torch.Tensor], materials: Materials, selects: bool) -> None:
-    """Final and test scores: without a val split the last epoch is both; with one, the best epoch on val is tested once."""
-    outcome.final = dict(outcome.history[-1]["val"])
-    chosen = outcome.parameters if selects and outcome.parameters else last
-    bank, rows = materials.evaluation["test"]
-    chunks = [head_logits(chosen, torch.from_numpy(bank.features[part])).numpy() for part in _chunks(rows)]
-    outcome.logits = np.concatenate(chunks)
-    outcome.test, outcome.confusion = evaluate_logits(outcome.logits, materials.labels[rows])
-    outcome.parameters = {"last": last, "best": outcome.parameters} if selects else {"last": last}
-    bad = next((entry["epoch"] for entry in outcome.history if entry["train_loss"] is None or entry["val"]["loss"] is None), None)
-    if bad is not None:
-        outcome.diverged = True
-        outcome.notes.append(note("diverged", f"the loss became non-finite in epoch {bad}"))
+def logits_of(head: dict[str, torch.Tensor], bank: Bank, rows: Rows) -> NDArray[np.float32]:
+    """Evaluation logits (N, C) of one head over rows of a bank."""
+    return np.concatenate([head_logits(head, torch.from_numpy(bank.features[part])).numpy() for part in _chunks(rows)])
 
 
-def _rates(recipes: list[ProbeRecipe], progress: float) -> torch.Tensor:
-    """Learning rate (G,) at a fractional epoch."""
-    rates = [
-        cosine(progress, peak=r.lr or 0.0, floor=r.min_lr, warmup=r.warmup_epochs, total=r.epochs)
-        for r in recipes
-    ]  # fmt: skip
-    return torch.tensor(rates, dtype=torch.float32)
+def legacy_of(outcome: Outcome, targets: NDArray[np.int64], batch_size: int) -> dict[str, Any]:
+    """What per-batch averaging would have printed of the test split, and the maximum over the reference's sparse evaluations."""
+    assert outcome.logits is not None
+    values: dict[str, Any] = dict(scores.legacy_single_label(outcome.logits, targets, batch_size))
+    for name in ("oa", "aa"):
+        values[f"{name}_max"] = max((entry[name] for entry in outcome.legacy_curve), default=None)
+    return {"batch_size": batch_size, **{k: scores.finite(v) if isinstance(v, float) else v for k, v in values.items()}}
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> Rows:
     """The order of an epoch, keyed by seed and epoch alone."""
     return generator(seed, "order", epoch).permutation(count)
+
+
+def _rank(metrics: dict[str, Any] | None) -> tuple[float, float]:
+    """What the best epoch is chosen by: accuracy, then loss."""
+    if metrics is None:
+        return (-math.inf, -math.inf)
+    return (metrics[SELECTION], -metrics["loss"] if metrics["loss"] is not None else -math.inf)
+
+
+def _rates(recipes: list[ProbeRecipe], progress: float) -> torch.Tensor:
+    """Learning rate (G,) at a fractional epoch."""
+    rates = [cosine(progress, peak=r.lr or 0.0, floor=r.min_lr, warmup=r.warmup_epochs, total=r.epochs) for r in recipes]
+    return torch.tensor(rates, dtype=torch.float32)
 
 
 def _batches(materials: Materials, recipe: ProbeRecipe, epoch: int, size: int) -> Batches:
@@ -112,6 +169,7 @@ def _batches(materials: Materials, recipe: ProbeRecipe, epoch: int, size: int) -
         for i in range(0, len(rows) - size + 1, size):
             yield bank.features[rows[i : i + size]], rows[i : i + size]
         return
+    rows = rows[: len(rows) // size * size]  # what would be dropped need not be computed
     augmentation = Augmentation(seed=recipe.seed, epoch=epoch, crop_scale=recipe.crop_scale)
     waiting: list[Features] = []
     waiting_rows: list[Rows] = []

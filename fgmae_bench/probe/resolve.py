@@ -1,0 +1,106 @@
+"""A grid of runs made definite: everything that card, contract and hardware decide filled in, and each run its id."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from fgmae_bench.backbones import build_backbone, wrap_module
+from fgmae_bench.cards import Card
+from fgmae_bench.config import ProbeRecipe, Run, run_id
+from fgmae_bench.data.dataset import Dataset, open_dataset
+from fgmae_bench.device import Precision, resolve_amp
+from fgmae_bench.distributed import World
+from fgmae_bench.errors import BenchError
+from fgmae_bench.features import Extractor
+from fgmae_bench.optim import base_lr, scaled_lr
+from fgmae_bench.views import make_view
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A resolved grid: runs that differ in lr and weight decay only, on one dataset, backbone and device."""
+
+    runs: dict[str, Run]  # by run id
+    dataset: Dataset
+    extractor: Extractor
+    cache: Path
+    effective_batch: int
+    places: dict[str, tuple[Path, Path]]  # (output folder, TensorBoard folder) of each run
+    notes: list[dict[str, str]]
+
+
+def resolve(
+    runs: list[Run], card: Card, notes: list[dict[str, str]], world: World, device: torch.device, module: nn.Module | None
+) -> Probe:  # fmt: skip
+    """Fill in everything that card, contract and hardware decide, and give each run its id."""
+    first = runs[0]
+    name = first.data.split or (card.recommended_split if first.recipe.recipe == "corrected" else card.default_split)
+    data = dataclasses.replace(first.data, split=name)
+    cache = Path(first.execution.cache_dir).expanduser()
+    dataset = world.together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))
+    backbone = wrap_module(module, first.model) if module is not None else build_backbone(first.model, first.recipe.seed)
+    view = make_view(card, backbone.contract, first.data.band_order)
+    held = (
+        ",".join(part.strip().upper() for part in first.data.band_order.split(","))
+        if first.data.band_order
+        else ",".join(card.signal.bands)
+    )
+    data = dataclasses.replace(data, band_order=held, nb_classes=len(card.classes))
+    model = dataclasses.replace(
+        first.model, pool=backbone.pool,
+        input_size=backbone.contract.size or None, normalizer=backbone.contract.normalizer,
+    )  # fmt: skip
+    amp: Precision = resolve_amp(first.recipe.amp, device) if backbone.lowers_precision else "off"
+    batch = first.recipe.batch_size * first.recipe.accum_iter * world.size
+    facts = dataset.facts | {"weights": [backbone.weights.source, backbone.weights.sha256]}
+    resolved: dict[str, Run] = {}
+    for run in runs:
+        recipe = _resolved_recipe(run, amp, batch, device.type)
+        whole = Run(data=data, model=model, recipe=recipe, execution=run.execution)
+        resolved[run_id(whole, facts, world.size)] = whole
+    if first.recipe.probe == "sgd" and batch > len(dataset.parts.train):
+        what = f"effective batch {batch} is larger than the training split ({len(dataset.parts.train)} images)"
+        raise BenchError(what, f"use --batch_size {max(1, len(dataset.parts.train) // world.size)} or less")
+    backbone.module.to(device)
+    if first.execution.compile:
+        backbone.module.compile()
+    extractor = Extractor(
+        dataset=dataset, backbone=backbone, view=view, device=device, amp=amp, workers=first.execution.num_workers, world=world
+    )
+    dataset = dataclasses.replace(dataset, facts=facts)
+    places = {id: _places(card, run, id, len(resolved)) for id, run in resolved.items()}
+    return Probe(
+        runs=resolved, dataset=dataset, extractor=extractor, cache=cache, effective_batch=batch, places=places, notes=notes
+    )  # fmt: skip
+
+
+def _resolved_recipe(run: Run, amp: Precision, batch: int, device_type: str) -> ProbeRecipe:
+    recipe = run.recipe
+    if recipe.probe != "sgd":
+        if recipe.features == "stream":
+            raise BenchError(f"--features stream with --probe {recipe.probe}", "use --features cached")
+        return dataclasses.replace(recipe, amp=amp, features="cached")
+    stream = recipe.features is None and recipe.views == 1 and (device_type == "cuda" or recipe.recipe == "published")
+    features: Literal["stream", "cached"] = recipe.features or ("stream" if stream else "cached")
+    if features == "stream" and recipe.views != 1:
+        raise BenchError("--views with --features stream", "leave out --views: stream draws a fresh view each epoch")
+    lr = recipe.lr if recipe.lr is not None else scaled_lr(recipe.blr or 0.1, batch)
+    return dataclasses.replace(recipe, amp=amp, features=features, lr=lr, blr=base_lr(lr, batch))
+
+
+def _places(card: Card, run: Run, id: str, grid: int) -> tuple[Path, Path]:
+    """(output folder, TensorBoard folder) of a run; a grid has one sub-folder a run."""
+    execution = run.execution
+    if execution.output_dir is None:
+        folder = Path("runs") / card.name / id
+    else:
+        folder = Path(execution.output_dir) / id if grid > 1 else Path(execution.output_dir)
+    if execution.log_dir is None:
+        return folder, folder / "tensorboard"
+    return folder, Path(execution.log_dir) / id if grid > 1 else Path(execution.log_dir)
