@@ -225,7 +225,10 @@ def run_hash(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
     """
     recipe = dataclasses.asdict(run.recipe)
     recipe["effective_batch"] = recipe.pop("batch_size") * recipe.pop("accum_iter") * world_size
-    body = {"data": dataclasses.asdict(run.data), "model": dataclasses.asdict(run.model), "recipe": recipe, "facts": facts}
+    # These three may be paths; the facts name what they stand for: card, samples of each part, content of the weights.
+    data = {key: value for key, value in dataclasses.asdict(run.data).items() if key not in ("dataset", "split")}
+    model = {key: value for key, value in dataclasses.asdict(run.model).items() if key != "weights"}
+    body = {"data": data, "model": model, "recipe": recipe, "facts": facts}
     return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ from fgmae_bench.scores import (
     confusion_matrix,
     cross_entropy,
     finite,
+    legacy_single_label,
     oa_aa_bound,
     per_class,
     single_label,
@@ -209,3 +210,28 @@ def test_logits_of_a_diverged_head_have_no_loss_and_no_crash():
     assert got["loss"] is None
     assert confusion.sum() == 4
     assert confusion[1, 1] == 1
+
+
+# --- what the reference code prints
+
+
+def test_legacy_scores_are_the_size_weighted_averages_of_batches():
+    rng = np.random.default_rng(2)
+    logits, targets = rng.normal(0, 1, (203, K)).astype(np.float32), rng.integers(0, K, 203)
+    logits[np.arange(203), targets] += 1
+    batches = [(targets[i : i + 16], logits[i : i + 16]) for i in range(0, 203, 16)]
+    sizes = [len(t) for t, _ in batches]
+    recalls = [metrics.recall_score(t, z.argmax(1), labels=range(K), average="macro", zero_division=0) for t, z in batches]
+    got = legacy_single_label(logits, targets, 16)
+    assert got["aa"] == pytest.approx(np.average(recalls, weights=sizes))
+    assert got["oa"] == pytest.approx(metrics.accuracy_score(targets, logits.argmax(1)))
+    assert got["loss"] == pytest.approx(np.mean([cross_entropy(z, t) for t, z in batches]))
+    assert got["aa"] < single_label(confusion_matrix(targets, logits.argmax(1), K))["aa"]
+
+
+@pytest.mark.parametrize(("batch", "ratio"), [(4, 0.343), (8, 0.568), (16, 0.810), (32, 0.962), (64, 0.998)])
+def test_legacy_average_loses_the_share_of_aa_that_the_notes_lost(batch, ratio):
+    """On EuroSAT's 5,400 test images in random order, for a perfect predictor; AA itself is 1."""
+    shares = np.array(list(load_card("eurosat").counts.per_class.values())) // 5
+    targets = np.random.default_rng(0).permutation(np.repeat(np.arange(10), shares))
+    assert legacy_single_label(np.eye(10)[targets], targets, batch)["aa"] == pytest.approx(ratio, abs=0.012)

@@ -63,8 +63,10 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
     notes += _split_notes(run.data.split or card.default_split, parts)
     if synthetic:
         notes.append(note("synthetic", "synthetic data: the numbers say nothing about real scenes"))
+    name = run.data.split or card.default_split
     facts = {
-        "card": card.name, "card_version": card.version, "synthetic": index.synthetic or ("tagged" if tagged else None),
+        "card": card.name, "split": name if name in card.splits else "lists", "card_version": card.version,
+        "synthetic": index.synthetic or ("tagged" if tagged else None),
         "samples_sha256": {part: ids_sha256([index.ids[row] for row in getattr(parts, part)]) for part in ("train", "val", "test")},
     }  # fmt: skip
     return Dataset(card=card, index=index, parts=parts, synthetic=synthetic, facts=facts, notes=tuple(notes))

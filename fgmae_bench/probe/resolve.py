@@ -58,7 +58,7 @@ def resolve(
     )  # fmt: skip
     amp: Precision = resolve_amp(first.recipe.amp, device) if backbone.lowers_precision else "off"
     batch = first.recipe.batch_size * first.recipe.accum_iter * world.size
-    facts = dataset.facts | {"weights": [backbone.weights.source, backbone.weights.sha256]}
+    facts = dataset.facts | {"weights": backbone.weights.sha256 or backbone.weights.source}
     resolved: dict[str, Run] = {}
     for run in runs:
         recipe = _resolved_recipe(run, amp, batch, device.type)

@@ -67,7 +67,7 @@ COLUMNS: dict[str, Column] = {
     "run": Column(value=lambda row: row.label),
     "run_id": _each(lambda record: record["run_id"]),
     "model": _each(lambda record: record["model"]["name"], planned="model"),
-    "weights": _config("model", "weights"),
+    "weights": _each(lambda record: record["model"]["weights"]["source"], planned="weights"),
     "recipe": _each(lambda record: record["recipe"], planned="recipe"),
     "probe": _config("recipe", "probe"),
     "features": _config("recipe", "features"),

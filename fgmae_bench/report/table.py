@@ -80,7 +80,8 @@ def settings(record: Record) -> dict[str, Any]:
     """Everything of a record that can change a number, seed of the recipe left out, as one flat dict."""
     config, dataset = record["config"], record["dataset"]
     flat = {name: value for part in ("data", "model", "recipe") for name, value in config[part].items()}
-    flat.pop("seed", None)
+    for name in ("seed", "blr", "weights"):  # blr follows from lr; the weights stand below by their content
+        flat.pop(name, None)
     flat |= {f"dataset {name}": dataset[name] for name in DATASET_FACTS}
     ids = flat.pop("dataset sample_ids_sha256")
     flat |= {f"ids of {split}": digest for split, digest in ids.items()}

@@ -1,0 +1,51 @@
+"""One process at a time: an exclusive lock on a file, held while it is written and given up by the kernel when its holder dies."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from io import FileIO
+from pathlib import Path
+
+from fgmae_bench.errors import os_error
+
+log = logging.getLogger("fgmae_bench")
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[FileIO]:
+    """Yield `path`, made empty where absent, open for reading and writing, unbuffered and locked against other processes.
+
+    Waits for the holder and says so. The holder may rename or remove the file: whoever waited then gets the new one.
+    Raises BenchError when the file cannot be made or the file system has no locks.
+    """
+    try:
+        stream = _acquire(path)
+    except OSError as error:
+        raise os_error(error, path) from error
+    with stream:
+        yield stream
+
+
+def _acquire(path: Path) -> FileIO:
+    while True:
+        stream = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process is at work on %s; waiting for it", path)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        if _still_at(path, stream):
+            return stream
+        stream.close()
+
+
+def _still_at(path: Path, stream: FileIO) -> bool:
+    """Whether `path` still names the open file."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
