@@ -8,6 +8,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import timm
@@ -15,10 +16,13 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from fgmae_bench.checkpoints.load import load_backbone
+from fgmae_bench.checkpoints.registry import WEIGHTS, default_cache, locate
 from fgmae_bench.config import Model
 from fgmae_bench.contract import FGMAE_CONTRACT, RAW_CONTRACT, InputContract
 from fgmae_bench.errors import BenchError, closest, unknown
 from fgmae_bench.normalizers import NORMALIZERS
+from fgmae_bench.records import note
 
 # FGMAE's names -> timm's: pre-norm, LayerNorm eps 1e-6, qkv bias, MLP ratio 4 (arXiv 2310.18653 and its code).
 FGMAE_ARCHITECTURES = {
@@ -55,6 +59,7 @@ class Backbone:
     weights: WeightsReport
     lowers_precision: bool = True
     custom: bool = False  # a module of the user's
+    notes: tuple[dict[str, str], ...] = ()
 
     @property
     def params(self) -> int:
@@ -125,24 +130,54 @@ class BackscatterStats(nn.Module):
         return torch.cat([mean[..., None], deviation[..., None], quantiles], dim=-1).flatten(1).float()
 
 
-def build_backbone(model: Model, seed: int) -> Backbone:
-    """The backbone that `model` names, in evaluation mode and frozen. Random weights are drawn from `seed`.
+def build_backbone(model: Model, seed: int, cache: Path | None = None) -> Backbone:
+    """The backbone that `model` names with its weights, in evaluation mode and frozen; `cache` is where fetched weights lie.
 
-    Raises BenchError on an unknown name, an input size the patches do not divide, a pool that is not there.
+    Random weights are drawn from `seed`. Raises BenchError on an unknown name, weights that are not here or do not fit, an
+    input size the patches do not divide, a pool that is not there.
     """
-    if model.weights != "random" and model.model != "backscatter_stats":
-        raise BenchError(f"--weights {model.weights}: reading checkpoints is not part of this version", "use --weights random")
     contract = resolve_contract(model)
+    file = None if model.model == "backscatter_stats" else find_weights_file(model, cache or default_cache())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module, pool, feature_dim = _build(model, contract)
-    module.eval().requires_grad_(False)
+    weights = WeightsReport(source="random", sha256=None, used=0, dropped=0, missing=0)
+    notes: tuple[dict[str, str], ...] = ()
     statistics = isinstance(module, BackscatterStats)
-    report = WeightsReport(source="none" if statistics else "random", sha256=None, used=0, dropped=0, missing=0)
+    if statistics:
+        weights = dataclasses.replace(weights, source="none")
+    elif file is not None:
+        weights, notes = _load(module, model, file)
+    module.eval().requires_grad_(False)
     return Backbone(
-        module=module, name=model.model, pool=pool, feature_dim=feature_dim, contract=contract, weights=report,
-        lowers_precision=not statistics, custom=":" in model.model,
+        module=module, name=model.model, pool=pool, feature_dim=feature_dim, contract=contract, weights=weights,
+        lowers_precision=not statistics, custom=":" in model.model, notes=notes,
     )  # fmt: skip
+
+
+def find_weights_file(model: Model, cache: Path) -> Path | None:
+    """The file that `--weights` means: None for `random`, a registered name's fetched file, or a path."""
+    if model.weights == "random":
+        return None
+    if model.weights in WEIGHTS:
+        return locate(model.weights, model.model, cache)
+    path = Path(model.weights).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix or "/" in model.weights:
+        raise BenchError(f"--weights {model.weights}: no such file", f"give a checkpoint, or one of random, {', '.join(sorted(WEIGHTS))}")
+    raise unknown("weights", model.weights, ["random", *WEIGHTS])
+
+
+def _load(module: nn.Module, model: Model, file: Path) -> tuple[WeightsReport, tuple[dict[str, str], ...]]:
+    """Load a checkpoint into a ViT: (what became of its keys, notes for the record)."""
+    if not isinstance(module, TokenPool):
+        raise BenchError(f"--weights {model.weights}: checkpoints are read for ViTs, {model.model} is none", "use --weights random")
+    report = load_backbone(module.vit, file)
+    source = model.weights if model.weights in WEIGHTS else file.name
+    dropped = sum(report.dropped.values())
+    weights = WeightsReport(source=source, sha256=report.sha256, used=report.used, dropped=dropped, missing=report.missing)
+    return weights, tuple(note("weights", text) for text in report.notes)
 
 
 def wrap_module(module: nn.Module, model: Model) -> Backbone:

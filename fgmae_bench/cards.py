@@ -61,6 +61,17 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Download:
+    """The archive on the hub that holds the data; `sha256` may be empty, the hub states its own."""
+
+    repo: str
+    file: str
+    revision: str = "main"
+    sha256: str = ""
+    repo_type: Literal["model", "dataset"] = "dataset"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """One dataset. `path` is the file it was read from; the folder beside it named `data` is the default data path."""
 
@@ -78,6 +89,7 @@ class Card:
     origin: Origin
     recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # module -> recipe name -> flags
     counts: Counts | None = None
+    download: Download | None = None
     synthetic: str | None = None  # None for genuine data, else what made it
     notes: tuple[str, ...] = ()
     path: Path = field(default=Path(), metadata={"derived": True})

@@ -90,6 +90,7 @@ class Execution:
     resume: str | None = option(
         "auto: go on from the checkpoint in the output folder; or a path", None, shown="auto where one is this run's"
     )
+    checkpoint_seconds: float = option("seconds between checkpoints, each at the end of an epoch", 10.0)
     eval: bool = option("score the checkpoint that --resume names on the test split, and record nothing", False)
     legacy_metrics: bool = option("also print what per-batch averages, as in the reference code, would say", False)
     trust_data: bool = option("go on where the data contradicts its card; recorded as a note", False)
@@ -214,6 +215,7 @@ def check(run: Run) -> None:
         require(0 <= getattr(recipe, flag) < float("inf"), flag, getattr(recipe, flag), "give zero or a positive number")
     require(0 <= recipe.momentum < 1, "momentum", recipe.momentum, "give a number in [0, 1)")
     require(0 < recipe.crop_scale <= 1, "crop_scale", recipe.crop_scale, "give a share in (0, 1]")
+    require(run.execution.checkpoint_seconds >= 0, "checkpoint_seconds", run.execution.checkpoint_seconds, "give seconds, 0 or more")
     require(run.execution.num_workers >= 0, "num_workers", run.execution.num_workers, "give 0 or more")
     require(run.model.input_size is None or run.model.input_size >= 1, "input_size", run.model.input_size, "give pixels, 1 or more")
 

@@ -80,8 +80,10 @@ def ask(source: HubFile) -> Remote:
         response.close()
         headers = response.headers
         if "x-linked-etag" in headers or not response.has_redirect_location:
-            size = headers.get("x-linked-size") or (None if response.is_redirect else headers.get("content-length"))
-            return Remote(url=start, etag=_etag(headers), size=int(size) if size else None, commit=headers.get("x-repo-commit"))
+            length = None if response.has_redirect_location else headers.get("content-length")
+            size = headers.get("x-linked-size") or length or ""
+            known = int(size) if size.isdecimal() else None
+            return Remote(url=start, etag=_etag(headers), size=known, commit=headers.get("x-repo-commit"))
         url = urljoin(url, headers["location"])
     raise BenchError(f"the hub redirects {source} in circles", "check the repository's name")
 
@@ -135,6 +137,7 @@ def _attempt(method: str, url: str, headers: dict[str, str], with_token: bool) -
     from fgmae_bench import __version__
 
     token = get_token() if with_token else None
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every address, a storage host's signature included
     sent = {"user-agent": f"fgmae_bench/{__version__}", **headers, **({"authorization": f"Bearer {token}"} if token else {})}
     try:
         client = get_session()

@@ -38,12 +38,12 @@ def _acquire(path: Path) -> FileIO:
         except BlockingIOError:
             log.info("another process is at work on %s; waiting for it", path)
             fcntl.flock(stream, fcntl.LOCK_EX)
-        if _still_at(path, stream):
+        if still_at(path, stream):
             return stream
         stream.close()
 
 
-def _still_at(path: Path, stream: FileIO) -> bool:
+def still_at(path: Path, stream: FileIO) -> bool:
     """Whether `path` still names the open file."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(stream.fileno()))

@@ -27,7 +27,10 @@ from commands import (
     spawn,
 )
 
+from fgmae_bench.cards import load_card
 from fgmae_bench.worlds.eurosat import write_eurosat
+
+GET = load_card("eurosat").origin.get
 
 # --- the folder of the data
 
@@ -35,11 +38,12 @@ from fgmae_bench.worlds.eurosat import write_eurosat
 def test_without_data_the_bare_command_names_the_command_that_gets_it(tmp_path):
     card = edited_card(tmp_path / "card.toml")
     line = refused("--dataset", card, "--device", "cpu", cwd=tmp_path, run=lambda *flags, cwd: call("linear", *flags, cwd=cwd))
-    assert line.startswith("error: EuroSAT-SAR: no data at data; get it with: hf download wangyi111/EuroSAT-SAR")
+    assert line == f"error: EuroSAT-SAR: no data at data; get it with: {GET}"
+    assert "EuroSAT-SAR.zip" in GET or "prepare download" in GET
 
 
 def test_missing_folder(tmp_path):
-    assert "no data at nowhere; get it with: hf download" in refused("nowhere", cwd=tmp_path)
+    assert f"no data at nowhere; get it with: {GET}" in refused("nowhere", cwd=tmp_path)
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):
@@ -49,7 +53,7 @@ def test_a_file_where_the_folder_should_be(tmp_path):
 
 def test_empty_folder(tmp_path):
     (tmp_path / "data").mkdir()
-    assert "EuroSAT-SAR: data is empty; get the data with: hf download" in refused("data", cwd=tmp_path)
+    assert f"EuroSAT-SAR: data is empty; get the data with: {GET}" in refused("data", cwd=tmp_path)
 
 
 def test_folder_of_something_else(tmp_path):
@@ -70,7 +74,7 @@ def test_class_folder_without_images(tmp_path, gone):
         path.unlink()
     if gone:
         folder.rmdir()
-    assert "world/River: class folder without images; complete the data: hf download" in refused("world", cwd=tmp_path)
+    assert f"world/River: class folder without images; complete the data: {GET}" in refused("world", cwd=tmp_path)
 
 
 def test_class_too_small_to_split(tmp_path):
@@ -172,7 +176,6 @@ def test_bad_file_is_named(tmp_path, spoil, fault):
 
 def unsampled(root):
     """A training image that the check against the card does not look at, for the reference split."""
-    from fgmae_bench.cards import load_card
     from fgmae_bench.data.audit import sample_rows
     from fgmae_bench.data.index import build_index
 
@@ -394,10 +397,12 @@ def test_bad_value(tmp_path, flags, fault):
     assert fault in refused(shared_world(5), *flags, cwd=tmp_path)
 
 
-@pytest.mark.parametrize("weights", ["fgmea", "ssl4eo_mae"])
-def test_unknown_weights_offer_the_closest(tmp_path, weights):
-    line = refused(shared_world(5), "--model", "vit_tiny_patch16_224", "--input_size", "32", "--weights", weights, cwd=tmp_path)
-    assert f"unknown weights '{weights}'; did you mean" in line
+@pytest.mark.parametrize(("weights", "closest"), [("fgmea", "fgmae"), ("Radnom", "random")])
+@pytest.mark.parametrize("flag", ["--weights", "--finetune"])
+def test_unknown_weights_offer_the_closest(tmp_path, flag, weights, closest):
+    line = refused(shared_world(5), "--model", "vit_tiny_patch16_224", "--input_size", "32", flag, weights, cwd=tmp_path)
+    assert f"unknown weights '{weights}'" in line
+    assert f"did you mean '{closest}'?" in line
 
 
 def test_cuda_without_one(tmp_path):
@@ -551,6 +556,13 @@ def test_full_disk_while_a_run_is_saved(tmp_path, limit, place):
     assert listing(tmp_path) == before
 
 
+def test_full_disk_leaves_an_earlier_run_in_the_same_folders_as_it_was(tmp_path):
+    assert linear(shared_world(5), cwd=tmp_path).code == 0
+    before = listing(tmp_path)
+    assert "checkpoint-last.pth" in said(full(1000, "--lr", 0.3, cwd=tmp_path))
+    assert listing(tmp_path) == before
+
+
 def test_full_disk_when_the_record_is_stored_costs_no_training(tmp_path):
     """Results get nothing; the finished training stays as a checkpoint, from which the same command goes on to the same numbers."""
     import torch
@@ -583,15 +595,15 @@ def test_full_disk_while_the_spatial_split_is_saved(tmp_path):
 
 
 
-@pytest.mark.parametrize("flag", ["--cache_dir", "--results_dir", "--output_dir"])
-def test_file_system_without_space(tmp_path, flag):
+@pytest.mark.parametrize(("flag", "filled"), [("--cache_dir", 12288), ("--results_dir", 12288), ("--output_dir", 12288), ("--log_dir", 16384)])
+def test_file_system_without_space(tmp_path, flag, filled):
     """A real one of 16 KiB, where this user may mount it; one name space a command, so that nothing needs to be unmounted."""
     small = tmp_path / "small"
     small.mkdir()
     mount = f"mount -t tmpfs -o size=16k tmpfs {small}"
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("this user may not mount a file system")
-    filler = f"head -c 12288 /dev/zero > {small}/filler"
+    filler = f"head -c {filled} /dev/zero > {small}/filler"
     flags = ["--dataset", "eurosat", "--data_path", str(shared_world(5)), *STATISTICS, *FOLDERS, flag, str(small / "new")]
     script = f'{mount} && {filler} && {{ "$@"; code=$?; find {small} -mindepth 1 | sort; exit $code; }}'
     command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-m", "fgmae_bench.linear", *flags]
@@ -631,15 +643,15 @@ def test_unreadable_record_under_the_final_name(tmp_path, spoil, fault):
     assert line.endswith("; remove it and run again")
 
 
-def test_an_interrupted_run_leaves_nothing_and_says_so(tmp_path, monkeypatch):
-    from fgmae_bench.probe import engine
+def test_a_run_that_is_interrupted_before_anything_is_trained_leaves_nothing_and_says_so(tmp_path, monkeypatch):
+    from fgmae_bench.probe.folder import RunFolder
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
     warm(tmp_path)
     before = listing(tmp_path)
-    monkeypatch.setattr(engine, "assemble", lambda *_, **__: interrupt())
+    monkeypatch.setattr(RunFolder, "save_state", interrupt)
     done = linear(shared_world(5), cwd=tmp_path)
     assert (done.code, done.err) == (130, "interrupted\n")
     assert listing(tmp_path) == before

@@ -203,7 +203,6 @@ def test_share_of_invalid_pixels_must_leave_some(write):
         load_card(str(write('dtype = "float32"', 'dtype = "float32"\nmax_invalid_fraction = 1.0')))
 
 
-@pytest.mark.xfail(strict=True, reason="config.compose drops keys of a card's recipe that are no flag, in silence")
 def test_mistake_in_a_recipe_of_a_card_is_named_when_it_is_used(write):
     card = load_card(str(write("lr = 0.5", "learning_rate = 0.5")))
     with pytest.raises(BenchError, match="learning_rate"):

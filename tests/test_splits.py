@@ -1,6 +1,7 @@
 """Splits against scikit-learn, great circles and plain arithmetic: sizes, order, buffers, nesting, and lists as they are published."""
 
 import dataclasses
+import hashlib
 import math
 import os
 from fractions import Fraction
@@ -12,8 +13,9 @@ from rasterio.warp import transform
 from sklearn.model_selection import train_test_split
 
 from fgmae_bench.cards import load_card
-from fgmae_bench.config import Data
+from fgmae_bench.config import Data, compose
 from fgmae_bench.data import spatial
+from fgmae_bench.data.dataset import open_dataset
 from fgmae_bench.data.index import Index, build_index
 from fgmae_bench.data.spatial import block_numbers, chip_centres, spatial_parts
 from fgmae_bench.data.splits import few_labels, make_split
@@ -184,12 +186,19 @@ def test_blocks_are_not_torn_apart(in_country):
     assert min(map(len, held)) >= 2
 
 
-def test_a_block_is_at_most_its_diagonal_wide(country):
-    centres = country[1]
-    for block_km in (5, 20):
-        blocks = block_numbers(centres, block_km)
-        widest = max(haversine_m(centres[blocks == b], centres[blocks == b]).max() for b in np.unique(blocks))
-        assert 0.4 * block_km * 1000 < widest <= 1.05 * math.sqrt(2) * block_km * 1000
+@pytest.mark.parametrize("latitude", [0, 41, 65])
+def test_blocks_are_as_wide_as_they_are_high_at_every_latitude(latitude):
+    """In degrees a block gets wider towards the poles; in kilometres it does not."""
+    rng = np.random.default_rng(0)
+    centres = np.stack([rng.uniform(10, 10.6, 4000), latitude + rng.uniform(0, 0.4, 4000)], axis=1)
+    blocks = block_numbers(centres, 10)
+    wide, high = [], []
+    for b in np.unique(blocks):
+        (west, south), (east, north) = centres[blocks == b].min(0), centres[blocks == b].max(0)
+        wide.append(haversine_m(np.array([[west, south]]), np.array([[east, south]])).item())
+        high.append(haversine_m(np.array([[west, south]]), np.array([[west, north]])).item())
+    assert max(wide) == pytest.approx(10_000, rel=0.05)
+    assert max(high) == pytest.approx(10_000, rel=0.05)
 
 
 def test_every_class_comes_near_its_shares(in_country):
@@ -397,3 +406,20 @@ def test_one_missing_list_of_three_is_an_error_in_words(card, index, world):
             make_split(card, index, data("copernicus"), world)
     finally:
         (world.parent / "eurosat-train.txt").unlink()
+
+
+def test_facts_of_a_run_name_the_samples_of_each_part(card, world, tmp_path):
+    """The id of a run counts the samples, in their order, and not the name of the split or the path of its lists."""
+
+    def facts(**flags):
+        (run,) = compose("linear", {"dataset": "eurosat", "data_path": str(world)} | flags, card)
+        return open_dataset(card, run, tmp_path).facts["samples_sha256"]
+
+    plain = facts()
+    assert plain == facts(split="reference")
+    for flags in ({"split": "random_60_20_20"}, {"split_seed": 1}, {"train_frac": 0.5}):
+        assert facts(**flags)["train"] != plain["train"], flags
+    assert facts(train_frac=0.5)["test"] == plain["test"]
+    index = build_index(card, world)
+    train, _ = train_test_split(np.arange(120), train_size=0.8, stratify=index.labels, random_state=42)
+    assert plain["train"] == hashlib.sha256("\n".join(index.files[row].removesuffix(".tif") for row in train).encode()).hexdigest()

@@ -79,15 +79,20 @@ def class_folders(card: Card, root: Path) -> Index:
 LAYOUTS = {"class_folders": class_folders}
 
 
-def build_index(card: Card, root: Path) -> Index:
-    """Index of the data of `card` at `root`; raises BenchError with the command that gets the data when it is not there."""
+def require_data(card: Card, root: Path) -> None:
+    """Raise BenchError with the command that gets the data when there is none at `root`."""
     get = card.origin.get or f"see {card.origin.url}"
-    if card.layout not in LAYOUTS:
-        raise BenchError(f"{card.path}: unknown layout '{card.layout}'", closest(card.layout, LAYOUTS))
     if not root.is_dir():
         raise BenchError(f"{card.title}: no data at {root}", f"get it with: {get}")
     if not any(root.iterdir()):
         raise BenchError(f"{card.title}: {root} is empty", f"get the data with: {get}")
+
+
+def build_index(card: Card, root: Path) -> Index:
+    """Index of the data of `card` at `root`; raises BenchError where it is not there or not in the card's layout."""
+    if card.layout not in LAYOUTS:
+        raise BenchError(f"{card.path}: unknown layout '{card.layout}'", closest(card.layout, LAYOUTS))
+    require_data(card, root)
     return LAYOUTS[card.layout](card, root)
 
 

@@ -16,6 +16,7 @@ from fgmae_bench.flags import Parser
 
 # Command -> what it does; each is a module of this package with `add_flags(parser)` and `main(given)`.
 COMMANDS = {
+    "download": "get a dataset from the hub: resumable, verified, unpacked safely",
     "synth": "write a synthetic world in a dataset's true on-disk layout",
     "inspect": "hold a folder of Sentinel-1 images against a card; statistics and a contact sheet",
 }

@@ -31,13 +31,14 @@ class HeadState:
     best: dict[str, Any] | None
     history: list[dict[str, Any]]
     legacy: list[dict[str, Any]]
+    threads: int  # the number of threads changes the last bits
 
 
 def save_state(path: Path, state: HeadState, classes: tuple[str, ...]) -> None:
     """Write a checkpoint by rename; raises BenchError when the disk is full."""
     content = {
         "format": FORMAT, "run_id": state.run_id, "epochs": state.epochs, "head": state.head, "velocity": state.velocity,
-        "best_head": state.best_head, "classes": list(classes),
+        "best_head": state.best_head, "classes": list(classes), "threads": state.threads,
         "curve": json.dumps({"best": state.best, "history": state.history, "legacy": state.legacy}),
     }  # fmt: skip
     save_tensors(path, content)
@@ -62,6 +63,7 @@ def load_state(path: Path) -> HeadState:
         return HeadState(
             run_id=content["run_id"], epochs=content["epochs"], head=content["head"], velocity=content["velocity"],
             best_head=content["best_head"], best=curve["best"], history=curve["history"], legacy=curve["legacy"],
+            threads=content["threads"],
         )  # fmt: skip
     except BenchError:
         raise

@@ -35,7 +35,6 @@ from fgmae_bench.progress import Progress
 from fgmae_bench.records import Record, note, read_record, record_path, store
 
 log = logging.getLogger("fgmae_bench")
-SECONDS_BETWEEN_CHECKPOINTS = 10.0
 
 
 def run_probe(runs: list[Run], card: Card, notes: list[dict[str, str]], module: nn.Module | None = None) -> list[Record]:
@@ -97,6 +96,10 @@ def _run_pending(probe: Probe, results: Path, start: float) -> dict[str, Record]
     for place in places if world.rank == 0 else [Path.cwd()] * len(places):
         world.together(lambda place=place: require_writable(place))  # type: ignore[misc]
     states = world.broadcast(world.together(lambda: _states(probe)))
+    for state in states.values():
+        if state.threads != torch.get_num_threads():
+            log.info("using %d threads, as before the interruption, so that the result stays the same", state.threads)
+            torch.set_num_threads(state.threads)
     with _taking_back(folders):
         featuring = time.perf_counter()
         materials = gather_materials(probe, first, spent, memory)
@@ -179,7 +182,7 @@ def _fit(
 
         def after_epoch(epochs: int) -> None:
             nonlocal saved
-            if folders and (epochs == first.recipe.epochs or time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS):
+            if folders and (epochs == first.recipe.epochs or time.monotonic() - saved >= first.execution.checkpoint_seconds):
                 for g, id in enumerate(fit.ids):
                     folders[id].save_state(fit.state(g), classes)
                 saved = time.monotonic()

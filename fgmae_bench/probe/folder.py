@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from fgmae_bench.errors import os_error
+from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.files import missing_folders, remove_empty, replacing, write_bytes, write_text
 from fgmae_bench.probe.checkpoint import BEST, LAST, HeadState, save_state, save_tensors
+from fgmae_bench.probe.events import EventFile
 
 SECONDS_BETWEEN_LOGS = 1.0
 
@@ -28,12 +29,12 @@ class RunFolder:
     def __init__(self, folder: Path, log_dir: Path):
         self.folder, self.log_dir = folder, log_dir
         self.lines: list[str] = []
-        self.made: list[Path] = []
+        self.replaced: dict[Path, bytes | None] = {}  # what stood under the name of each file that this run writes
         self.new_folders = {place: missing_folders(place) for place in (folder, log_dir)}
-        self.earlier_events = self._own_events()
         self.last_written = -SECONDS_BETWEEN_LOGS
-        self.events: Any = None
+        self.events: EventFile | None = None
         self.resumed_at = 0
+        self.trained = False  # True once there is a checkpoint of this run to go on from
 
     def epoch(self, entry: dict[str, Any]) -> None:
         """Log one epoch: a JSON line with all keys, and TensorBoard scalars."""
@@ -41,12 +42,8 @@ class RunFolder:
         self.lines.append(json.dumps(flat, allow_nan=False))
         try:
             if self.events is None:
-                from torch.utils.tensorboard.writer import SummaryWriter
-
-                self.events = SummaryWriter(str(self.log_dir), purge_step=self.resumed_at or None)
-            for key, value in flat.items():
-                if key != "epoch" and value is not None:
-                    self.events.add_scalar(key.replace("_", "/", 1) if key.startswith(("val_", "train_")) else key, value, entry["epoch"])
+                self.events = EventFile(self.log_dir, first_step=self.resumed_at)
+            self.events.scalars({_tag(key): value for key, value in flat.items() if key != "epoch" and value is not None}, entry["epoch"])
         except OSError as error:
             raise os_error(error, self.log_dir) from error
         if time.monotonic() - self.last_written >= SECONDS_BETWEEN_LOGS:
@@ -60,19 +57,20 @@ class RunFolder:
     def go_on(self, history: list[dict[str, Any]]) -> None:
         """Take up the log of an interrupted run where its checkpoint left it."""
         self.lines = [json.dumps(flatten(entry), allow_nan=False) for entry in history]
-        self.resumed_at = len(history)
+        self.resumed_at, self.trained = len(history), True
 
     def save_state(self, state: HeadState, classes: tuple[str, ...]) -> None:
         """Keep where the head stands, and the best head where a val split selects."""
-        self.made += [self.folder / LAST, self.folder / BEST]
+        self._remember(LAST, BEST)
         save_state(self.folder / LAST, state, classes)
         if state.best_head:
             content = {"format": 1, "run_id": state.run_id, "epoch": (state.best or {})["epoch"], "head": state.best_head}
             save_tensors(self.folder / BEST, content | {"classes": list(classes)})
+        self.trained = True
 
     def save_fitted(self, run_id: str, parameters: dict[str, NDArray[np.float64]], classes: tuple[str, ...]) -> None:
         """Keep the parameters of a probe that was fitted without epochs."""
-        self.made.append(self.folder / LAST)
+        self._remember(LAST)
         head = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in parameters.items()}
         save_tensors(self.folder / LAST, {"format": 1, "run_id": run_id, "head": head, "classes": list(classes)})
 
@@ -81,16 +79,13 @@ class RunFolder:
         self.write_log()
         sections = {part: {k: v for k, v in values.items() if v is not None} for part, values in config.items() if part != "facts"}
         self._text("config.toml", "# Runs this run again: --config FILE\n" + tomli_w.dumps(sections))
-        try:
-            if self.events is not None:
-                self.events.close()
-        except OSError as error:
-            raise os_error(error, self.log_dir) from error
+        if self.events is not None:
+            self.events.close()
 
     def copy_in(self, source: Path, name: str) -> None:
         """Put a copy of a result file into the folder: a link where the file system allows it."""
         path = self.folder / name
-        self.made.append(path)
+        self._remember(name)
         if path.exists() and path.samefile(source):
             return
         with replacing(path) as temporary:
@@ -101,32 +96,39 @@ class RunFolder:
                 shutil.copyfile(source, temporary)
 
     def abandon(self) -> None:
-        """Take back what this run wrote: its files, and the folders that were not there before."""
+        """Take back what this run wrote: its files, for which an earlier run's return, and the folders that were not there before."""
         if self.events is not None:
-            try:
-                self.events.close()
-            except OSError:
-                self.events = None  # its disk is full; the file goes below
-        for path in [*self.made, *(self._own_events() - self.earlier_events)]:
-            path.unlink(missing_ok=True)
+            self.events.discard()
+        for path, earlier in self.replaced.items():
+            if earlier is None:
+                path.unlink(missing_ok=True)
+            elif path.read_bytes() != earlier:
+                with contextlib.suppress(BenchError):  # the disk is full; what failed first is what is told
+                    write_bytes(path, earlier)
         for place, new in self.new_folders.items():
             if new:
                 shutil.rmtree(place, ignore_errors=True)
         for new in self.new_folders.values():
             remove_empty(new)
 
-    def _own_events(self) -> set[Path]:
-        """TensorBoard files in `log_dir` that this process wrote."""
-        return set(self.log_dir.glob(f"events.out.tfevents.*.{os.getpid()}.*"))
+    def _remember(self, *names: str) -> None:
+        for path in (self.folder / name for name in names):
+            if path not in self.replaced:
+                self.replaced[path] = path.read_bytes() if path.is_file() else None
 
     def _text(self, name: str, text: str) -> None:
-        self.made.append(self.folder / name)
+        self._remember(name)
         write_text(self.folder / name, text)
 
 
 def flatten(entry: dict[str, Any]) -> dict[str, Any]:
     """A history entry as one flat line: the evaluation split's metrics with the prefix `val_`."""
     return {key: value for key, value in entry.items() if key != "val"} | {f"val_{key}": value for key, value in entry["val"].items()}
+
+
+def _tag(key: str) -> str:
+    """`val_f1_macro` as TensorBoard groups it: `val/f1_macro`."""
+    return key.replace("_", "/", 1) if key.startswith(("val_", "train_")) else key
 
 
 def write_predictions(

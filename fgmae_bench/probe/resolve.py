@@ -10,15 +10,17 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fgmae_bench.backbones import build_backbone, wrap_module
+from fgmae_bench.backbones import Backbone, build_backbone, find_weights_file, wrap_module
 from fgmae_bench.cards import Card
 from fgmae_bench.config import ProbeRecipe, Run, run_id
-from fgmae_bench.data.dataset import Dataset, open_dataset
+from fgmae_bench.data.dataset import Dataset, data_root, open_dataset
+from fgmae_bench.data.index import require_data
 from fgmae_bench.device import Precision, resolve_amp
 from fgmae_bench.distributed import World
 from fgmae_bench.errors import BenchError
 from fgmae_bench.features import Extractor
 from fgmae_bench.optim import base_lr, scaled_lr
+from fgmae_bench.records import note
 from fgmae_bench.views import make_view
 
 
@@ -43,8 +45,14 @@ def resolve(
     name = first.data.split or (card.recommended_split if first.recipe.recipe == "corrected" else card.default_split)
     data = dataclasses.replace(first.data, split=name)
     cache = Path(first.execution.cache_dir).expanduser()
+    if module is None:
+        world.together(lambda: require_present(card, first, cache))
     dataset = world.together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))
-    backbone = wrap_module(module, first.model) if module is not None else build_backbone(first.model, first.recipe.seed)
+    backbone = (
+        wrap_module(module, first.model)
+        if module is not None
+        else world.together(lambda: build_backbone(first.model, first.recipe.seed, cache))
+    )
     view = make_view(card, backbone.contract, first.data.band_order)
     held = (
         ",".join(part.strip().upper() for part in first.data.band_order.split(","))
@@ -76,8 +84,23 @@ def resolve(
     dataset = dataclasses.replace(dataset, facts=facts)
     places = {id: _places(card, run, id, len(resolved)) for id, run in resolved.items()}
     return Probe(
-        runs=resolved, dataset=dataset, extractor=extractor, cache=cache, effective_batch=batch, places=places, notes=notes
+        runs=resolved, dataset=dataset, extractor=extractor, cache=cache, effective_batch=batch, places=places,
+        notes=[*notes, *backbone.notes, *_calibration_notes(card, backbone)],
     )  # fmt: skip
+
+
+def require_present(card: Card, run: Run, cache: Path) -> None:
+    """Raise one BenchError that names everything that is not here, data and weights, with the commands that get it."""
+    problems = []
+    for look in (lambda: require_data(card, data_root(card, run)), lambda: find_weights_file(run.model, cache)):
+        try:
+            look()
+        except BenchError as error:
+            problems.append(error)
+    if len(problems) == 2 and problems[1].todo.startswith("get them with"):
+        raise BenchError(f"{problems[0].what}, and {problems[1].what}", f"{problems[0].todo}  and  {problems[1].todo}")
+    if problems:
+        raise problems[0]
 
 
 def _resolved_recipe(run: Run, amp: Precision, batch: int, device_type: str) -> ProbeRecipe:
@@ -104,3 +127,11 @@ def _places(card: Card, run: Run, id: str, grid: int) -> tuple[Path, Path]:
     if execution.log_dir is None:
         return folder, folder / "tensorboard"
     return folder, Path(execution.log_dir) / id if grid > 1 else Path(execution.log_dir)
+
+
+def _calibration_notes(card: Card, backbone: Backbone) -> list[dict[str, str]]:
+    """A note where pre-trained weights saw another calibration than the card states; pixels cannot show it."""
+    held, trained = card.signal.calibration, backbone.contract.calibration
+    if backbone.weights.sha256 is None or held in (trained, "unstated"):
+        return []
+    return [note("calibration_mismatch", f"the data is stated as {held}, the weights were trained on {trained}")]

@@ -77,7 +77,7 @@ class GridFit:
         outcome = self.outcomes[g]
         return HeadState(
             run_id=self.ids[g], epochs=self.done[g], head=self.heads.head(g), velocity=self.heads.velocity(g), best_head=self.best[g],
-            best=outcome.best, history=outcome.history, legacy=outcome.legacy_curve,
+            best=outcome.best, history=outcome.history, legacy=outcome.legacy_curve, threads=torch.get_num_threads(),
         )  # fmt: skip
 
     def _train(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor, float, int]:

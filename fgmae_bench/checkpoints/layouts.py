@@ -1,0 +1,141 @@
+"""How checkpoints are laid out, as rules: entries that wrap a state dict, prefixes of its keys, keys that no backbone needs."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fgmae_bench.checkpoints.inert import Array, Namespace
+from fgmae_bench.checkpoints.opcodes import Refused, shown
+
+# Entries that hold the state dict, the first that is there; `teacher` before `student`, as DINO evaluates it.
+WRAPPERS = (
+    "state_dict", "model_state_dict", "model_state", "model", "teacher", "student", "network", "net", "module", "backbone", "encoder",
+    "weights", "params",
+)  # fmt: skip
+# Prefixes of the backbone's keys, longest first; the first with an anchor below it.
+PREFIXES = (
+    "module.base_encoder.", "module.encoder_q.", "module.backbone.", "module.encoder.", "module.model.", "model.backbone.",
+    "model.encoder.", "base_encoder.", "encoder_q.", "backbone.", "encoder.", "network.", "model.", "module.",
+)  # fmt: skip
+ANCHORS = ("patch_embed.proj.weight", "conv1.weight")  # first layer of a ViT, of a ResNet
+# Rule -> keys that are left out, after the prefix or beside it.
+DROP_RULES = {
+    "decoder": r"decoder_.*|decoder\..*|mask_token",
+    "hog": r"hog\..*",
+    "head": r"(head|heads|fc|classifier|fc_norm)\..*",
+    "queue": r"queue.*",
+    "momentum_encoder": r"(momentum_encoder|encoder_k)\..*",
+    "projector": r"(projector|projection_head|predictor)\..*",
+}
+NO_TENSOR = "no_tensor"  # the rule of entries of the state dict that are no tensors
+HEAD = r"(head|heads|fc|classifier)\..*"
+SCALARS = (bool, int, float, str, bytes, type(None))
+MAX_WRAPPERS, MAX_NESTING, MAX_ENTRIES = 3, 8, 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A flat state dict (tensors, arrays and other values) and the text of what stood around it."""
+
+    values: dict[str, Any]
+    wrapper: str
+    others: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def find_state(root: Any) -> Found:
+    """Peel wrappers off, at most three, and join nested keys by dots. Raises Refused where `root` is no mapping."""
+    wrappers: list[str] = []
+    others: dict[str, str] = {}
+    notes: list[str] = []
+    while len(wrappers) < MAX_WRAPPERS:
+        if not isinstance(root, dict):
+            raise Refused(f"it holds {described(root)} where a mapping of names to tensors is expected")
+        present = [name for name in WRAPPERS if _holds_tensors(dict.get(root, name))]
+        if not present:
+            break
+        if len(present) > 1:
+            notes.append(f"'{present[0]}' is read, not {', '.join(present[1:])}")
+        wrappers.append(present[0])
+        others |= dict(_texts((name, value) for name, value in dict.items(root) if name != present[0]))
+        root = root[present[0]]
+    values: dict[str, Any] = {}
+    for name, value in _flat(root, "", set(), 0):
+        if name in values:
+            raise Refused(f"it holds {shown(name)} twice")
+        values[name] = value
+    return Found(values=values, wrapper=".".join(wrappers), others=others, notes=tuple(notes))
+
+
+def prefix_of(names: Collection[str]) -> str:
+    """The prefix below which the backbone lies, "" for a bare state dict."""
+    for prefix in PREFIXES:
+        if any(prefix + anchor in names for anchor in ANCHORS):
+            return prefix
+    return ""
+
+
+def drop_rule(name: str) -> str | None:
+    """Name of the rule that leaves this key out, None for a key of the backbone or an unknown one."""
+    bare = re.sub(r"^(module|model|network)\.", "", name)
+    return next((rule for rule, pattern in DROP_RULES.items() if re.fullmatch(pattern, bare)), None)
+
+
+def is_head(name: str) -> bool:
+    """Whether the key belongs to a classifier, which is never taken from a checkpoint."""
+    return re.fullmatch(HEAD, name) is not None
+
+
+def described(value: Any) -> str:
+    """One short printable line for a value of a file: scalars as they are, anything else by its kind."""
+    if isinstance(value, SCALARS):
+        return shown(value, 60)
+    if isinstance(value, list | tuple) and len(value) <= 8 and all(isinstance(part, SCALARS) for part in value):
+        return shown("[" + ", ".join(shown(part, 20) for part in value) + "]", 60)
+    tensor = value.tensor if isinstance(value, Array) else value
+    if isinstance(tensor, Tensor):
+        return f"tensor {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+    if isinstance(value, dict | list | tuple):
+        return f"{'mapping' if isinstance(value, dict) else 'list'} of {len(value)}"
+    return "namespace" if isinstance(value, Namespace) else "something else"
+
+
+def _texts(items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, str]]:
+    """(name, text) of entries beside the state dict; a namespace or small mapping of scalars one line a value."""
+    for name, value in items:
+        inner = value.values if isinstance(value, Namespace) else value if name == "metadata" else None
+        if isinstance(inner, dict):
+            yield from ((f"{shown(name, 40)}.{shown(key, 40)}", described(part)) for key, part in dict.items(inner))
+        else:
+            yield shown(name, 40), described(value)
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether a mapping holds tensors, itself or one to three mappings further in."""
+    level = [value]
+    for _ in range(MAX_WRAPPERS + 1):
+        parts = (part for mapping in level if isinstance(mapping, dict) for part in dict.values(mapping))
+        level = list(itertools.islice(parts, MAX_ENTRIES))
+        if any(isinstance(part, Tensor | Array) for part in level):
+            return True
+    return False
+
+
+def _flat(mapping: dict[Any, Any], prefix: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of all values that are no mappings; refuses a mapping met twice."""
+    if id(mapping) in seen or depth > MAX_NESTING:
+        raise Refused("its mappings hold each other or nest too deeply")
+    seen.add(id(mapping))
+    for key, value in dict.items(mapping):
+        if not isinstance(key, str | int):
+            raise Refused("its state dict has keys that are no text")
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.", seen, depth + 1)
+        else:
+            yield f"{prefix}{key}", value

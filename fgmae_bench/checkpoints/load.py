@@ -1,0 +1,154 @@
+"""A checkpoint into a timm VisionTransformer: every key of the file used, dropped by a named rule, or the reason to stop."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from fgmae_bench.checkpoints.layouts import NO_TENSOR, drop_rule, is_head
+from fgmae_bench.checkpoints.opcodes import shown
+from fgmae_bench.checkpoints.reader import State, read_state
+from fgmae_bench.checkpoints.shapes import geometry, named_widths
+from fgmae_bench.errors import BenchError
+
+LISTED = 5  # keys named in a message
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+WHICH = "give the checkpoint of this model, or name the model of this checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What became of each key: `used` + sum of `dropped` is all of the file; `missing` are keys of the model's own head."""
+
+    used: int
+    dropped: dict[str, int]
+    missing: int
+    sha256: str
+    interpolated: bool
+    notes: tuple[str, ...]
+
+
+def load_backbone(vit: VisionTransformer, path: Path) -> LoadReport:
+    """Load the backbone's weights from `path` into `vit`, which is changed only when all is well; its head stays as it is.
+
+    Raises BenchError on an unreadable file, another geometry, unknown or missing keys, numbers that are not finite.
+    """
+    tensors, report = account(vit, read_state(path))
+    vit.load_state_dict(tensors, strict=False)  # strictness is account's: only a head may be missing
+    return report
+
+
+def account(vit: VisionTransformer, state: State) -> tuple[dict[str, Tensor], LoadReport]:
+    """(float32 tensors for `vit`, what became of each key). `vit` is only looked at and may lie on the meta device.
+
+    Tensors that are not used are neither copied nor read. Raises BenchError as `load_backbone`.
+    """
+    model = vit.state_dict()
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.items() if not is_head(name)}
+    _require_geometry(state, wanted)
+    used, dropped = _sorted_keys(state, wanted)
+    _require_all(state, used, wanted)
+    tensors, cast, interpolated = {}, Counter[str](), False
+    for name in used:
+        tensor = _finite(state, name)
+        if name == "pos_embed" and tuple(tensor.shape) != wanted[name]:
+            prefix_tokens = 0 if vit.no_embed_class else vit.num_prefix_tokens
+            tensor = resize_pos_embed(tensor, vit.patch_embed.grid_size, prefix_tokens, wanted[name], state.path)
+            interpolated = True
+        if tuple(tensor.shape) != wanted[name]:
+            raise BenchError(f"{state.path}: {name} is {tuple(tensor.shape)}, the model wants {wanted[name]}", WHICH)
+        tensors[name] = tensor
+        if state.tensors[name].dtype is not torch.float32:
+            cast[_dtype(state.tensors[name])] += 1
+    notes = [*state.notes, *(f"{count} tensors of {dtype} cast to float32" for dtype, count in sorted(cast.items()))]
+    if interpolated:
+        before, after = state.tensors["pos_embed"].shape[1], wanted["pos_embed"][1]
+        notes.append(f"pos_embed interpolated from {before} to {after} tokens (bicubic)")
+    missing = len(model) - len(wanted)
+    return tensors, LoadReport(
+        used=len(used), dropped=dropped, missing=missing, sha256=state.sha256, interpolated=interpolated, notes=tuple(notes)
+    )
+
+
+def resize_pos_embed(embed: Tensor, grid: Sequence[int], prefix_tokens: int, wanted: Sequence[int], path: Path) -> Tensor:
+    """(1, prefix + n*n, D) to (1, prefix + h*w, D): bicubic without antialiasing, prefix tokens kept.
+
+    MAE's `interpolate_pos_embed` (facebookresearch/mae, util/pos_embed.py). Raises BenchError where the old grid is no square.
+    """
+    side = math.isqrt(max(embed.shape[1] - prefix_tokens, 0)) if embed.dim() == 3 else 0
+    if embed.dim() != 3 or side < 1 or embed.shape[0] != 1 or side * side + prefix_tokens != embed.shape[1] or embed.shape[2] != wanted[2]:
+        grid_text = f"is no square grid behind {prefix_tokens} token(s), the model wants {tuple(wanted)}"
+        raise BenchError(f"{path}: pos_embed {tuple(embed.shape)} {grid_text}", WHICH)
+    kept, patches = embed[:, :prefix_tokens], embed[:, prefix_tokens:]
+    square = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, D, n, n)
+    resized = interpolate(square, size=tuple(grid), mode="bicubic", align_corners=False)
+    return torch.cat([kept, resized.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+def _require_geometry(state: State, wanted: dict[str, tuple[int, ...]]) -> None:
+    """Name the cause where file and model are different architectures."""
+    found, model = geometry({name: tensor.shape for name, tensor in state.tensors.items()}), geometry(wanted)
+    if found is None or model is None or found == model:
+        return
+    if found.dim != model.dim:
+        cause = f"is {found.dim} wide{named_widths(found.dim)}, the model {model.dim}{named_widths(model.dim)}"
+    elif found.patch != model.patch:
+        cause = f"has patches of {found.patch} pixels, the model {model.patch}"
+    elif found.channels != model.channels:
+        cause = f"takes {found.channels} channels, the model {model.channels}"
+    else:
+        cause = f"has {found.depth} blocks, the model {model.depth}"
+    raise BenchError(f"{state.path} {cause}", WHICH)
+
+
+def _sorted_keys(state: State, wanted: dict[str, tuple[int, ...]]) -> tuple[list[str], dict[str, int]]:
+    """(used keys, count a drop rule). Raises BenchError that lists the keys which are neither."""
+    used = [name for name in state.tensors if name in wanted]
+    unknown, dropped = [], Counter[str]()
+    for name in [*(name for name in state.tensors if name not in wanted), *state.outside]:
+        if (rule := drop_rule(name)) is not None:
+            dropped[rule] += 1
+        else:
+            unknown.append(name)
+    if unknown:
+        raise BenchError(f"{state.path} has {len(unknown)} keys that the model does not know: {_listed(unknown)}", WHICH)
+    if state.plain:
+        dropped[NO_TENSOR] += len(state.plain)
+    return used, dict(dropped)
+
+
+def _require_all(state: State, used: list[str], wanted: dict[str, tuple[int, ...]]) -> None:
+    """Raise BenchError that lists the keys of the model which the file lacks."""
+    missing = [name for name in wanted if name not in set(used)]
+    if not missing:
+        return
+    tuned = "norm.weight" in missing and "fc_norm.weight" in state.tensors
+    hint = " (its final norm is fc_norm: fine-tuned with mean pooling)" if tuned else ""
+    raise BenchError(f"{state.path} lacks {len(missing)} keys of the model: {_listed(missing)}{hint}", WHICH)
+
+
+def _finite(state: State, name: str) -> Tensor:
+    """A tensor of the file in float32; raises BenchError on other kinds of numbers and on NaN or infinity."""
+    if state.tensors[name].dtype not in FLOATS:
+        raise BenchError(f"{state.path}: {name} holds {_dtype(state.tensors[name])}", "give weights as floating-point numbers")
+    weights = state.tensors[name].float()
+    if weights.numel() and not torch.stack(torch.aminmax(weights)).isfinite().all():  # NaN wins both; without a temporary copy
+        raise BenchError(f"{state.path}: {name} holds NaN or infinity", "its training has diverged or the file is damaged; get another one")
+    return weights
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _listed(names: list[str]) -> str:
+    more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(shown(name) for name in names[:LISTED]) + more

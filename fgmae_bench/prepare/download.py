@@ -1,0 +1,125 @@
+"""Fetch a dataset from the hub, verify and unpack it; after a kill at any moment the same command goes on.
+
+python -m fgmae_bench.prepare download eurosat
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fgmae_bench.archive import unpack
+from fgmae_bench.cards import Card, Download, load_card
+from fgmae_bench.checksums import note_path
+from fgmae_bench.data.index import build_index, check_counts
+from fgmae_bench.errors import BenchError, os_error
+from fgmae_bench.flags import spellings
+from fgmae_bench.hub import fetch
+from fgmae_bench.hub_http import HubFile
+from fgmae_bench.locks import locked
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of the command."""
+    parser.add_argument("dataset", metavar="DATASET", help="a dataset's name, or a card's path")
+    parser.add_argument(*spellings("data_path"), metavar="DIR", help="new folder of the data (default: data beside the card)")
+    parser.add_argument(*spellings("keep_archive"), action="store_true", help="keep the archive, it lies beside the folder")
+
+
+def main(given: dict[str, Any]) -> None:
+    """Fetch, unpack into a temporary folder, rename; print what lies where and the command that comes next."""
+    card = load_card(given["dataset"])
+    if card.download is None:
+        raise BenchError(f"{card.title} cannot be downloaded by this command", f"get it with: {card.origin.get or card.origin.url}")
+    data = Path(given.get("data_path") or card.data_path)
+    _require_new(card, data)
+    archive = data.resolve().parent / Path(card.download.file).name
+    with _alone(data.resolve()):
+        if not _holds_anything(data):  # else another process has done it while this one waited
+            fetched = fetch(_hub_file(card.download), archive, sha256=card.download.sha256 or None)
+            print(f"{archive.name}: {fetched.transferred} bytes transferred, sha256 {fetched.sha256}")
+            _unpack(archive, data)
+        line = _contents(card, data)
+        if not given.get("keep_archive"):
+            archive.unlink(missing_ok=True)
+            note_path(archive).unlink(missing_ok=True)
+    print(f"{line}; next: python -m fgmae_bench.prepare inspect {given['dataset']} --data_path {data}")
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Keep other downloads to `place` waiting; the lock's file and folders that stay empty are taken away."""
+    guard = place.with_name(f"{place.name}.download.partial")
+    made = [folder for folder in place.parents if not folder.exists()]
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise os_error(error, place) from error
+    with locked(guard):
+        try:
+            yield
+        finally:
+            guard.unlink(missing_ok=True)
+            for folder in made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+
+def _hub_file(download: Download) -> HubFile:
+    return HubFile(repo=download.repo, file=download.file, revision=download.revision, repo_type=download.repo_type)
+
+
+def _require_new(card: Card, data: Path) -> None:
+    """Raise BenchError unless `data` is absent or an empty folder."""
+    if data.exists() and not data.is_dir():
+        raise BenchError(f"{data} is not a folder", "choose another folder with --data_path")
+    if _holds_anything(data):
+        todo = f"look at it with: python -m fgmae_bench.prepare inspect {card.name} --data_path {data}, or choose another folder"
+        raise BenchError(f"{data} is not empty, nothing was downloaded", todo)
+
+
+def _holds_anything(data: Path) -> bool:
+    return data.is_dir() and any(data.iterdir())
+
+
+def _unpack(archive: Path, data: Path) -> None:
+    """Unpack beside `data`, then rename."""
+    place = data.resolve()
+    _remove_stale(place)
+    partial = place.with_name(f"{place.name}.partial-{os.getpid()}")
+    unpack(archive, partial)
+    try:
+        partial.replace(place)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise os_error(error, data) from error
+
+
+def _remove_stale(place: Path) -> None:
+    """Remove the temporary folders of processes that are dead."""
+    for folder in place.parent.glob(f"{place.name}.partial-*"):
+        number = folder.name.rpartition("-")[2]
+        if number.isdecimal() and (int(number) == os.getpid() or not _alive(int(number))):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+    return True
+
+
+def _contents(card: Card, data: Path) -> str:
+    """What was unpacked, held against the card; raises BenchError when it is not laid out as the card says."""
+    index = build_index(card, data)
+    contradiction = check_counts(card, index)
+    counts = f"but {contradiction}" if contradiction else "as the card says"
+    return f"{len(index.files)} images in {len(card.classes)} classes at {index.root}, {counts}"

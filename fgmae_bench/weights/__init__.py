@@ -1,0 +1,1 @@
+"""Commands on checkpoints; see `python -m fgmae_bench.weights --help`."""

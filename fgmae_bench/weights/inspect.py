@@ -1,0 +1,105 @@
+"""`python -m fgmae_bench.weights inspect FILE [--model NAME]`: what a checkpoint holds; nothing in it is executed.
+
+With --model, also what that model would use, drop and miss, by the same rules as a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fgmae_bench.checkpoints.shapes import geometry
+
+if TYPE_CHECKING:
+    from fgmae_bench.checkpoints.load import LoadReport
+    from fgmae_bench.checkpoints.reader import State
+
+OTHERS_SHOWN = 40
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `weights inspect`."""
+    parser.add_argument("file", metavar="FILE", help="a .pth, .pt, .pkl or .safetensors file")
+    parser.add_argument("--model", metavar="NAME", help="hold the file against this model: vit_small_patch16, ... or any timm ViT")
+
+
+def main(given: dict[str, Any]) -> None:
+    """Print the account; nothing before the file has been read and, with --model, matched."""
+    from fgmae_bench.checkpoints.reader import read_state  # here, so that --help does not wait for torch
+
+    state = read_state(Path(given["file"]))
+    report = _report(given["model"], state) if "model" in given else None
+    for line in [*_facts(state), "", *_groups(state), *([] if report is None else ["", *_account(given["model"], report)])]:
+        print(line)
+
+
+def _facts(state: State) -> Iterator[str]:
+    guess = geometry({name: tensor.shape for name, tensor in state.tensors.items()})
+    yield f"file          {state.path}"
+    yield f"format        {state.format}, {state.bytes:,} bytes"
+    yield f"sha256        {state.sha256}"
+    yield f"wrapper       {state.wrapper or 'none'}"
+    yield f"prefix        {_safe(state.prefix) or 'none'}"
+    yield f"architecture  {f'{guess.name}, {guess.channels} channels' if guess else 'no Vision Transformer of timm'}"
+    yield f"tensors       {len(state.tensors) + len(state.outside)}"
+    for note in state.notes:
+        yield f"note          {note}"
+    texts = [*state.others.items(), *((f"{_safe(name)} (in the state dict)", text) for name, text in state.plain.items())]
+    for name, text in texts[:OTHERS_SHOWN]:
+        yield f"beside        {name}: {text}"
+    if len(texts) > OTHERS_SHOWN:
+        yield f"beside        and {len(texts) - OTHERS_SHOWN} more"
+
+
+def _groups(state: State) -> Iterator[str]:
+    """One line a group of keys that differ in their numbers only: rule, count, pattern, shape, dtype."""
+    from fgmae_bench.checkpoints.layouts import drop_rule
+
+    groups: dict[tuple[str, str, tuple[int, ...], str], int] = {}
+    entries = [(name, tensor, "backbone") for name, tensor in state.tensors.items()]
+    entries += [(name, tensor, "unknown") for name, tensor in state.outside.items()]
+    for name, tensor, otherwise in entries:
+        rule = drop_rule(name) or otherwise
+        group = (rule, re.sub(r"\.\d+\.", ".*.", _safe(name)), tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        groups[group] = groups.get(group, 0) + 1
+    rows = [("rule", "keys", "pattern", "shape", "dtype")]
+    rows += [(rule, str(count), pattern, str(shape), dtype) for (rule, pattern, shape, dtype), count in groups.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _account(model: str, report: LoadReport) -> Iterator[str]:
+    dropped = ", ".join(f"{rule} {count}" for rule, count in report.dropped.items()) or "none"
+    yield f"{model}: {report.used} keys used, {sum(report.dropped.values())} dropped ({dropped}), {report.missing} missing"
+    for note in report.notes:
+        yield f"note          {note}"
+
+
+def _report(model: str, state: State) -> LoadReport:
+    """The account against a model without memory for its weights."""
+    import timm
+    import torch
+    from timm.models.vision_transformer import VisionTransformer
+
+    from fgmae_bench.backbones import FGMAE_ARCHITECTURES, architecture
+    from fgmae_bench.checkpoints.load import account
+    from fgmae_bench.errors import BenchError
+
+    architecture(model)  # an unknown name ends here
+    name = FGMAE_ARCHITECTURES.get(model, model)
+    is_vit = timm.is_model(name)
+    with torch.device("meta"):
+        vit = timm.create_model(name, pretrained=False, in_chans=2, num_classes=0) if is_vit else None
+    if not isinstance(vit, VisionTransformer):
+        raise BenchError(f"{model} is no Vision Transformer of timm", "leave out --model")
+    return account(vit, state)[1]
+
+
+def _safe(name: str) -> str:
+    from fgmae_bench.checkpoints.opcodes import shown
+
+    return shown(name)
