@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import types
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
@@ -29,6 +31,27 @@ class Parser(argparse.ArgumentParser):
                 raise BenchError(f"unexpected argument '{rest[0]}'", "see --help")
             raise BenchError(f"unknown flag '{rest[0]}'", closest(rest[0].split("=")[0].replace("-", "_").replace("__", "--", 1), flags))
         return vars(known)
+
+
+def dispatch(package: str, commands: dict[str, str], doc: str, argv: list[str], say: Callable[[str], object]) -> None:
+    """Hand a command line to one of a package's commands: modules with `add_flags(parser)` and `main(given)`.
+
+    `commands` maps names to what they do. Raises BenchError on an unknown command.
+    """
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
+        lines = "\n".join(f"  {command:<9} {text}" for command, text in commands.items())
+        say(f"{doc}\ncommands (each has its own --help):\n{lines}")
+        return
+    if name not in commands:
+        raise BenchError(f"unknown command '{name}'", closest(name, commands))
+    command = importlib.import_module(f"{package}.{name}")
+    parser = Parser(
+        prog=f"{package} {name}", description=command.__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter, argument_default=argparse.SUPPRESS,
+    )  # fmt: skip
+    command.add_flags(parser)
+    command.main(parser.parse(argv[1:]))
 
 
 def spellings(name: str) -> list[str]:
