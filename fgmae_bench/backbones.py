@@ -9,18 +9,18 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from fgmae_bench.checkpoints.load import load_backbone
 from fgmae_bench.checkpoints.registry import WEIGHTS, default_cache, locate
 from fgmae_bench.config import Model
 from fgmae_bench.contract import FGMAE_CONTRACT, RAW_CONTRACT, InputContract
 from fgmae_bench.errors import BenchError, closest, unknown
+from fgmae_bench.extractors import BackscatterStats, Pool, PooledMap, TokenPool
 from fgmae_bench.normalizers import NORMALIZERS
 from fgmae_bench.records import note
 
@@ -31,9 +31,6 @@ FGMAE_ARCHITECTURES = {
     "vit_large_patch16": "vit_large_patch16_224",
     "vit_huge_patch14": "vit_huge_patch14_224",
 }
-
-
-Pool = Literal["cls", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +71,7 @@ class Backbone:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def behaviour(self) -> list[float] | None:
+    def behaviour(self) -> list[str] | None:
         """Features of one fixed image, rounded, for a module of the user's: its code may change where its tensors do not."""
         if not self.custom:
             return None
@@ -82,52 +79,7 @@ class Backbone:
         with torch.inference_mode():
             ramp = torch.linspace(0, 1, 2 * size * size).view(1, 2, size, size)
             features = self.module(ramp.to(next(self.module.parameters(), ramp).device))
-        return [float(f"{value:.2e}") for value in features[0, :64].float().cpu()]
-
-
-class TokenPool(nn.Module):
-    """A ViT whose feature is the CLS token or the mean of the patch tokens, after the final norm."""
-
-    def __init__(self, vit: VisionTransformer, pool: Pool):
-        super().__init__()
-        self.vit, self.pool = vit, pool
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 2, S, S) to (B, D)."""
-        tokens = self.vit.forward_features(images)  # (B, prefix + patches, D)
-        return tokens[:, 0] if self.pool == "cls" else tokens[:, self.vit.num_prefix_tokens :].mean(1)
-
-
-class PooledMap(nn.Module):
-    """A module of any kind whose feature map (B, D, h, w) is averaged; (B, D) passes through."""
-
-    def __init__(self, inner: nn.Module):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 2, S, S) to (B, D)."""
-        out = self.inner(images)
-        if not isinstance(out, Tensor) or out.dim() not in (2, 4):
-            raise BenchError(f"{type(self.inner).__name__} returned {_shape(out)}", "return (B, D) features or a (B, D, h, w) map")
-        return out.mean((2, 3)) if out.dim() == 4 else out
-
-
-class BackscatterStats(nn.Module):
-    """The null baseline: mean, deviation and quantiles of VV, VH and VV - VH in dB, (B, 2, H, W) to (B, 21). Ignores NaN."""
-
-    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
-    feature_dim = 3 * (2 + len(levels))
-
-    def forward(self, backscatter_db: Tensor) -> Tensor:
-        """Per channel: mean, population deviation, then the quantiles (linear interpolation)."""
-        vv, vh = backscatter_db[:, 0].flatten(1), backscatter_db[:, 1].flatten(1)
-        channels = torch.stack([vv, vh, vv - vh], dim=1).double()  # (B, 3, H*W)
-        mean = channels.nanmean(-1)
-        deviation = (channels - mean[..., None]).square().nanmean(-1).sqrt()
-        levels = torch.tensor(self.levels, dtype=channels.dtype, device=channels.device)
-        quantiles = channels.nanquantile(levels, dim=-1).permute(1, 2, 0)  # (B, 3, Q)
-        return torch.cat([mean[..., None], deviation[..., None], quantiles], dim=-1).flatten(1).float()
+        return [f"{value:.2e}" for value in features[0, :64].float().cpu()]  # text: NaN is told later, with the image's name
 
 
 def build_backbone(model: Model, seed: int, cache: Path | None = None) -> Backbone:
@@ -138,7 +90,7 @@ def build_backbone(model: Model, seed: int, cache: Path | None = None) -> Backbo
     """
     contract = resolve_contract(model)
     file = None if model.model == "backscatter_stats" else find_weights_file(model, cache or default_cache())
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         module, pool, feature_dim = _build(model, contract)
     weights = WeightsReport(source="random", sha256=None, used=0, dropped=0, missing=0)
@@ -149,10 +101,11 @@ def build_backbone(model: Model, seed: int, cache: Path | None = None) -> Backbo
     elif file is not None:
         weights, notes = _load(module, model, file)
     module.eval().requires_grad_(False)
-    return Backbone(
+    backbone = Backbone(
         module=module, name=model.model, pool=pool, feature_dim=feature_dim, contract=contract, weights=weights,
         lowers_precision=not statistics, custom=":" in model.model, notes=notes,
     )  # fmt: skip
+    return _known_by_behaviour(backbone) if backbone.custom else backbone
 
 
 def find_weights_file(model: Model, cache: Path) -> Path | None:
@@ -186,11 +139,16 @@ def wrap_module(module: nn.Module, model: Model) -> Backbone:
     pooled = PooledMap(module)
     dim = _measured_dim(pooled, contract)
     pooled.eval().requires_grad_(False)
-    backbone = Backbone(
-        module=pooled, name=model.model, pool=None, feature_dim=dim, contract=contract,
-        weights=WeightsReport(source="module", sha256=None, used=len(module.state_dict()), dropped=0, missing=0), custom=True,
-    )  # fmt: skip
-    return dataclasses.replace(backbone, weights=dataclasses.replace(backbone.weights, sha256=backbone.fingerprint()))
+    weights = WeightsReport(source="module", sha256=None, used=len(module.state_dict()), dropped=0, missing=0)
+    return _known_by_behaviour(
+        Backbone(module=pooled, name=model.model, pool=None, feature_dim=dim, contract=contract, weights=weights, custom=True)
+    )
+
+
+def _known_by_behaviour(backbone: Backbone) -> Backbone:
+    """A user's module with a hash of its tensors and of what it does to a fixed image: its code is not ours to version."""
+    known = hashlib.sha256(f"{backbone.fingerprint()} {backbone.behaviour()}".encode()).hexdigest()
+    return dataclasses.replace(backbone, weights=dataclasses.replace(backbone.weights, sha256=known))
 
 
 def resolve_contract(model: Model) -> InputContract:
@@ -250,7 +208,6 @@ def _build(model: Model, contract: InputContract) -> tuple[nn.Module, Pool | Non
     pool: Pool = model.pool or "cls"
     if pool == "cls" and inner.cls_token is None:
         raise BenchError(f"{model.model} has no CLS token", "use --pool mean")
-    inner.fc_norm = nn.Identity()
     return TokenPool(inner, pool), pool, inner.num_features
 
 
@@ -278,7 +235,3 @@ def _measured_dim(module: nn.Module, contract: InputContract) -> int:
         raise BenchError(f"the backbone does not take (B, 2, {contract.size}, {contract.size}) ({error})", "take two channels") from error
     module.train(was_training)
     return int(out.shape[1])
-
-
-def _shape(out: object) -> str:
-    return f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__

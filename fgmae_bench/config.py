@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fgmae_bench.cards import Card
-from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.errors import BenchError, closest, unknown
 from fgmae_bench.strict import from_plain, load_toml
 
 
@@ -152,12 +152,14 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
     """
     explicit = {**(config or {}), **given}
     name = explicit.get("recipe", "published")
-    named = NAMED_RECIPES[module].get(name, {}) | card.recipes.get(module, {}).get(name, {})
-    if "blr" in explicit and "lr" not in explicit:
-        named = {key: value for key, value in named.items() if key != "lr"}
-    if "lr" in explicit and "blr" not in explicit:
-        named = {key: value for key, value in named.items() if key != "blr"}
-    flat = {**named, **explicit}
+    if not isinstance(name, str) or name not in NAMED_RECIPES[module]:
+        raise unknown("recipe", str(name), NAMED_RECIPES[module])
+    flat: dict[str, Any] = {}
+    for layer in (NAMED_RECIPES[module][name], card.recipes.get(module, {}).get(name, {}), config or {}, given):
+        for rate, other in (("lr", "blr"), ("blr", "lr")):  # the nearest layer that names either decides
+            if rate in layer and other not in layer:
+                flat.pop(other, None)
+        flat |= layer
     owner = field_sections(module)
     for key in flat:
         if key not in owner:

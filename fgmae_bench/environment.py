@@ -15,17 +15,15 @@ import numpy as np
 SOURCE = Path(__file__).resolve().parent.parent
 
 
-def describe(device: Any, world_size: int) -> dict[str, Any]:
+def describe(device: str, device_name: str, world_size: int) -> dict[str, Any]:
     """The record's `environment`."""
     import timm
     import torch
 
-    from fgmae_bench.device import device_name
-
     commit, dirty = git_state()
     return {
         "python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__, "numpy": np.__version__,
-        "platform": platform.platform(), "device": device.type, "device_name": device_name(device), "world_size": world_size,
+        "platform": platform.platform(), "device": device, "device_name": device_name, "world_size": world_size,
         "threads": torch.get_num_threads(), "git_commit": commit, "git_dirty": dirty, "command": command(),
     }  # fmt: skip
 

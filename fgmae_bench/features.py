@@ -1,19 +1,12 @@
-"""The bank: features of a frozen backbone, computed once, memory-mapped, found again by what they were made of."""
+"""Features of a frozen backbone: images read and viewed ahead in threads, forwarded in batches, gathered over processes."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,13 +18,11 @@ from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.raster import Chip, read_chip
 from fgmae_bench.device import Precision, autocast
 from fgmae_bench.distributed import World
-from fgmae_bench.errors import BenchError, RunFailed, os_error
-from fgmae_bench.files import write_json
+from fgmae_bench.errors import RunFailed
 from fgmae_bench.views import Augmentation, View
 
 Rows = NDArray[np.int64]
 Features = NDArray[np.float32]  # (N, D)
-ABSENT, LEFT_OUT, FIRST_CHECKSUM = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,118 +117,3 @@ def _ahead(work: Callable[[Rows], Any], chunks: list[Rows], workers: int) -> Ite
         finally:
             for future in waiting:
                 future.cancel()
-
-
-class Bank:
-    """Features of one dataset under one backbone, view and precision; rows are filled on demand and checked by checksum."""
-
-    def __init__(self, folder: Path, count: int, dim: int):
-        self.folder = folder
-        self.features: Features = np.memmap(folder / "features.f32", np.float32, "r+", shape=(count, dim))
-        self.marks: NDArray[np.uint32] = np.memmap(folder / "marks.u32", np.uint32, "r+", shape=(count,))
-
-    def damaged(self) -> Rows:
-        """Rows whose stored features do not match their checksum: torn by a crash, or changed since."""
-        rows = np.flatnonzero(self.marks >= FIRST_CHECKSUM)
-        return rows[[self.marks[row] != _checksum(self.features[row]) for row in rows]] if len(rows) else rows
-
-    def put(self, rows: Rows, features: Features, usable: NDArray[np.bool_]) -> None:
-        """Store features first, then the checksums that make them count."""
-        self.features[rows] = np.where(usable[:, None], features, 0)
-        self.marks[rows] = [_checksum(row) if ok else LEFT_OUT for row, ok in zip(self.features[rows], usable, strict=True)]
-
-    def usable(self, rows: Rows) -> Rows:
-        """`rows` without the images that were left out for their invalid pixels."""
-        return rows[self.marks[rows] != LEFT_OUT]
-
-
-def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[str, Any]:
-    """What a bank is made of: weights, contract, view, samples and their files, precision, device type, versions."""
-    index = extractor.dataset.index
-    return {
-        "format": 1, "backbone": extractor.backbone.fingerprint(), "behaviour": extractor.backbone.behaviour(),
-        "contract": asdict(extractor.backbone.contract),
-        "band_order": list(extractor.view.order), "view": asdict(augmentation) if augmentation else "evaluation",
-        "files": index.signature,
-        "max_invalid_fraction": extractor.dataset.card.signal.max_invalid_fraction, "nodata": list(extractor.dataset.card.signal.nodata),
-        "amp": extractor.amp, "device": extractor.device.type, "torch": torch.__version__,
-    }  # fmt: skip
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; a process that dies lets go of it."""
-    with open(path, "a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def fill_bank(
-    extractor: Extractor, rows: Rows, cache: Path, augmentation: Augmentation | None, spent: Spent, step: Callable[[int], object]
-) -> Bank:
-    """The bank that holds `rows`, computing what is missing or damaged; `step` is called with the number of images done.
-
-    Two processes never compute the same bank at once. Raises BenchError when the cache folder cannot be written or is full.
-    """
-    key = bank_key(extractor, augmentation)
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    folder, count = cache / "features" / name, len(extractor.dataset.index.files)
-    bank: Bank | None = None
-    world = extractor.world
-    with _writing(folder, world):
-        if world.rank == 0:
-            bank = _create(folder, key, count, extractor.backbone.feature_dim)
-        missing = world.broadcast(None if bank is None else np.sort(rows[bank.marks[rows] == ABSENT]))
-        step(len(rows) - len(missing))
-        for chunk, features, usable in extract(extractor, missing, augmentation, spent):
-            if bank is not None:
-                bank.put(chunk, features, usable)
-            step(len(chunk))
-        world.barrier()
-    if bank is None:
-        if not (folder / "marks.u32").exists():
-            raise BenchError(f"{folder} is not there on every machine", "give a --cache_dir that all processes share")
-        bank = Bank(folder, count, extractor.backbone.feature_dim)
-    return bank
-
-
-@contextmanager
-def _writing(folder: Path, world: World) -> Iterator[None]:
-    """Rank 0 holds the bank's lock; errors of the operating system become one line."""
-    try:
-        if world.rank:
-            yield
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder / "lock"):
-                yield
-    except OSError as error:
-        raise os_error(error, folder) from error
-
-
-def _create(folder: Path, key: dict[str, Any], count: int, dim: int) -> Bank:
-    """The bank in `folder`, made if need be, without its damaged rows."""
-    _allocate(folder / "features.f32", count * dim * 4)
-    _allocate(folder / "marks.u32", count * 4)
-    write_json(folder / "made_of.json", key)
-    bank = Bank(folder, count, dim)
-    bank.marks[bank.damaged()] = ABSENT
-    return bank
-
-
-def _allocate(path: Path, size: int) -> None:
-    """Make a file of `size` bytes with its blocks reserved, so that a full disk is an error here and no crash later."""
-    if path.exists() and path.stat().st_size == size:
-        return
-    path.unlink(missing_ok=True)
-    temporary = path.with_suffix(".partial")
-    try:
-        with open(temporary, "wb") as handle:
-            os.posix_fallocate(handle.fileno(), 0, size)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _checksum(row: NDArray[np.float32]) -> int:
-    return max(zlib.crc32(row.tobytes()), FIRST_CHECKSUM)

@@ -37,7 +37,7 @@ def main() -> None:
         notes = [note("ignored_flag", f"{flag} means nothing for a probe and was ignored") for flag in flags.split(", ")]
 
     if runs[0].execution.eval:
-        from fgmae_bench.probe.engine import evaluate_checkpoint
+        from fgmae_bench.probe.resume import evaluate_checkpoint
 
         scored = evaluate_checkpoint(runs, card)
         if rank0:

@@ -1,5 +1,6 @@
 """What several test files share: a small synthetic EuroSAT, the genuine samples beside the checkout, and arrays cut from both."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,11 @@ from fgmae_bench.worlds.eurosat import write_eurosat
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PER_CLASS = 12
+
+
+def pytest_configure(config):
+    """Before torch is loaded: tensors of tests are so small that threads only wait for one another."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def _shared(*parts):
@@ -66,8 +72,12 @@ def chips(chips_root):
 @pytest.fixture(scope="session")
 def scenes(realdata):
     """Other genuine pixels by origin, each (2, H, W) float32 dB, VV first: BigEarthNet v1 and v2, TerraMesh, SSL4EO-S12."""
-    pairs = [path for root in ("bigearthnet_s1_v1", "bigearthnet_v2_rico_hdl", "ssl4eo_s12_s1") for path in (realdata / root).rglob("*VV.tif")]
-    found = {path.parent.name: np.concatenate([_pixels(path), _pixels(path.with_name(path.name.replace("VV", "VH")))]) for path in sorted(pairs)}
+    pairs = [
+        path for root in ("bigearthnet_s1_v1", "bigearthnet_v2_rico_hdl", "ssl4eo_s12_s1") for path in (realdata / root).rglob("*VV.tif")
+    ]
+    found = {
+        path.parent.name: np.concatenate([_pixels(path), _pixels(path.with_name(path.name.replace("VV", "VH")))]) for path in sorted(pairs)
+    }
     found |= {path.stem: _pixels(path) for path in sorted((realdata / "terramesh_s1rtc" / "S1RTC").glob("*.tif"))}
     assert len(found) == 4 + 1 + 1 + 3
     return found

@@ -38,7 +38,8 @@ GET = load_card("eurosat").origin.get
 def test_without_data_the_bare_command_names_the_command_that_gets_it(tmp_path):
     card = edited_card(tmp_path / "card.toml")
     line = refused("--dataset", card, "--device", "cpu", cwd=tmp_path, run=lambda *flags, cwd: call("linear", *flags, cwd=cwd))
-    assert line == f"error: EuroSAT-SAR: no data at data; get it with: {GET}"
+    assert line.startswith("error: EuroSAT-SAR: no data at data")
+    assert f"; get it with: {GET}" in line
     assert "EuroSAT-SAR.zip" in GET or "prepare download" in GET
 
 
@@ -78,7 +79,9 @@ def test_class_folder_without_images(tmp_path, gone):
 
 
 def test_class_too_small_to_split(tmp_path):
-    write_eurosat(tmp_path / "world", per_class={name.name: 1 if name.name == "River" else 6 for name in shared_world(5).iterdir() if name.is_dir()})
+    write_eurosat(
+        tmp_path / "world", per_class={name.name: 1 if name.name == "River" else 6 for name in shared_world(5).iterdir() if name.is_dir()}
+    )
     assert "class 'River' is too small to split (1 images); give each class at least 2 images" in refused("world", cwd=tmp_path)
     assert "give each class at least 3 images" in refused("world", "--split", "random_60_20_20", cwd=tmp_path)
 
@@ -163,7 +166,9 @@ FILE_FAULTS = {
     _text: "cannot be read as a TIFF",
     _folder: "cannot be read as a TIFF",
 }
-FAULTS = pytest.mark.parametrize(("spoil", "fault"), FILE_FAULTS.items(), ids=lambda value: getattr(value, "__name__", "").strip("_") or None)
+FAULTS = pytest.mark.parametrize(
+    ("spoil", "fault"), FILE_FAULTS.items(), ids=lambda value: getattr(value, "__name__", "").strip("_") or None
+)
 
 
 @FAULTS
@@ -188,7 +193,7 @@ def unsampled(root):
 def test_bad_file_outside_the_sample_is_named_when_it_is_read(tmp_path, spoil, features):
     path = unsampled(small_world(tmp_path, 12))
     spoil(path)
-    assert str(path.relative_to(tmp_path)) in refused("world", "--features", features, cwd=tmp_path, cache_filled=features == "stream")
+    assert str(path.relative_to(tmp_path)) in refused("world", "--features", features, cwd=tmp_path, cache_filled=True)
 
 
 def test_file_that_is_no_tiff_by_name(tmp_path):
@@ -304,14 +309,18 @@ def test_a_count_that_the_data_contradicts(tmp_path, marked):
     if not marked:
         (world / "SYNTHETIC.json").unlink()
     line = refused("world", cwd=tmp_path)
-    expected = "world/River holds 4 images where SYNTHETIC.json says 5" if marked else "world/AnnualCrop holds 5 images where the card says 3000"
+    expected = (
+        "world/River holds 4 images where SYNTHETIC.json says 5" if marked else "world/AnnualCrop holds 5 images where the card says 3000"
+    )
     assert expected in line
     done = linear("world", "--trust_data", cwd=tmp_path)
     assert done.code == 0, done.err
     assert f"by --trust_data: {expected}" in [note["text"] for note in only_record(tmp_path / "results")["notes"]]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"fingerprint": "a"}', '{"fingerprint": 3, "counts": {}}', '{"fingerprint": "a", "counts": []}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"fingerprint": "a"}', '{"fingerprint": 3, "counts": {}}', '{"fingerprint": "a", "counts": []}', "\xff"]
+)
 def test_broken_marker_of_a_synthetic_world(tmp_path, text):
     (small_world(tmp_path) / "SYNTHETIC.json").write_bytes(text.encode("latin-1"))
     assert "world/SYNTHETIC.json: broken marker of a synthetic world" in refused("world", cwd=tmp_path)
@@ -320,7 +329,9 @@ def test_broken_marker_of_a_synthetic_world(tmp_path, text):
 @pytest.mark.parametrize(("given", "code"), [(10, 0), (11, 0), (9, 2), (12, 2), (0, 2)])
 def test_number_of_classes_is_that_of_the_label_scheme(tmp_path, given, code):
     if code:
-        assert f"--nb_classes is {given}, label scheme eurosat10 has 10; give 10" in refused(shared_world(5), "--nb_classes", given, cwd=tmp_path)
+        assert f"--nb_classes is {given}, label scheme eurosat10 has 10; give 10" in refused(
+            shared_world(5), "--nb_classes", given, cwd=tmp_path
+        )
         return
     done = linear(shared_world(5), "--nb_classes", given, cwd=tmp_path)
     assert done.code == 0, done.err
@@ -344,7 +355,10 @@ def test_number_of_classes_is_that_of_the_label_scheme(tmp_path, given, code):
         (("--model", "resnet18", "--pool", "cls"), "resnet18 has no CLS token; use --pool mean"),
         (("--model", "no_such_module:make"), "--model no_such_module:make: No module named 'no_such_module'"),
         (("--model", "math:nothing"), "--model math:nothing: module 'math' has no attribute 'nothing'"),
-        (("--model", "vit_tiny_patch16_224", "--input_size", "50"), "--input_size 50 is not divisible by the patch of 16 px; use --input_size 48"),
+        (
+            ("--model", "vit_tiny_patch16_224", "--input_size", "50"),
+            "--input_size 50 is not divisible by the patch of 16 px; use --input_size 48",
+        ),
         (("--input_size", "32"), "backscatter_stats takes raw dB"),
         (("--model", "vit_tiny_patch16_224", "--normalizer", "zscor"), "unknown normalizer 'zscor'; did you mean 'zscore'?"),
         (("--split", "referense"), "unknown split 'referense'; did you mean 'reference'?"),
@@ -417,8 +431,8 @@ def test_cuda_without_one(tmp_path):
 
 
 def test_more_neighbours_than_samples(tmp_path):
-    line = refused(shared_world(5), "--probe", "knn", "--knn_k", "41", cwd=tmp_path, cache_filled=True)
-    assert "--knn_k is 41, the training split holds 40; give a smaller k" in line
+    line = refused(shared_world(5), "--probe", "knn", "--knn_k", "41", cwd=tmp_path)
+    assert "--knn_k is 41, the training split holds 40 images; give a smaller k" in line
 
 
 def test_no_dataset_named(tmp_path):
@@ -593,9 +607,9 @@ def test_full_disk_while_the_spatial_split_is_saved(tmp_path):
     assert listing(tmp_path) == before
 
 
-
-
-@pytest.mark.parametrize(("flag", "filled"), [("--cache_dir", 12288), ("--results_dir", 12288), ("--output_dir", 12288), ("--log_dir", 16384)])
+@pytest.mark.parametrize(
+    ("flag", "filled"), [("--cache_dir", 12288), ("--results_dir", 12288), ("--output_dir", 12288), ("--log_dir", 16384)]
+)
 def test_file_system_without_space(tmp_path, flag, filled):
     """A real one of 16 KiB, where this user may mount it; one name space a command, so that nothing needs to be unmounted."""
     small = tmp_path / "small"

@@ -55,7 +55,16 @@ def test_recipe_named_in_the_file_is_followed_and_the_command_line_stands_above_
 
 def test_published_recipe_of_eurosat_is_the_protocols(card):
     recipe = one(card).recipe
-    got = (recipe.lr, recipe.weight_decay, recipe.epochs, recipe.warmup_epochs, recipe.min_lr, recipe.batch_size, recipe.crop_scale, recipe.momentum)
+    got = (
+        recipe.lr,
+        recipe.weight_decay,
+        recipe.epochs,
+        recipe.warmup_epochs,
+        recipe.min_lr,
+        recipe.batch_size,
+        recipe.crop_scale,
+        recipe.momentum,
+    )
     assert got == (0.1, 0.001, 50, 0, 0, 256, 0.08, 0.9)
     assert (recipe.recipe, recipe.seed, recipe.accum_iter) == ("published", 42, 1)
 
@@ -144,19 +153,16 @@ def test_explicit_lr_is_absolute_even_beside_a_blr(card):
     assert one(card, {"lr": 0.7, "blr": 0.2}).recipe.lr == 0.7
 
 
-@pytest.mark.xfail(strict=True, reason="config.compose lets an lr of the file stand above a blr of the command line")
 def test_blr_of_the_command_line_stands_above_an_lr_of_the_file(card):
     """config.toml of a finished run holds both."""
     assert one(card, {"blr": 0.2}, {"lr": 0.4, "blr": 0.4}).recipe.lr is None
 
 
-@pytest.mark.xfail(strict=True, reason="config.compose keeps the module's lr beside a blr of the card's recipe, and lr wins")
 def test_blr_of_a_cards_recipe_stands_above_the_modules_lr(bare):
     card = dataclasses.replace(bare, recipes={"linear": {"published": {"blr": 0.3}}})
     assert one(card).recipe.lr is None
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="config.compose looks the list up in a dict")
 def test_recipe_that_is_a_list_is_an_error_in_words(card):
     with pytest.raises(BenchError, match="recipe"):
         one(card, {}, {"recipe": ["published"]})
@@ -278,7 +284,9 @@ def test_run_id_is_model_recipe_and_ten_hex_digits():
     assert re.fullmatch(r"[0-9a-f]{64}", run_hash(run, FACTS))
 
 
-@pytest.mark.parametrize(("model", "stem"), [("my.pkg:make", "my.pkg_make"), ("../../etc:x", "etc_x"), ("a b/c", "a_b_c"), (":::", "model")])
+@pytest.mark.parametrize(
+    ("model", "stem"), [("my.pkg:make", "my.pkg_make"), ("../../etc:x", "etc_x"), ("a b/c", "a_b_c"), (":::", "model")]
+)
 def test_run_id_is_safe_as_a_file_name(model, stem):
     run = a_run()
     run = dataclasses.replace(run, model=dataclasses.replace(run.model, model=model))

@@ -12,12 +12,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fgmae_bench"
 # Rooms by floor, lowest first; a package stands for its modules unless they are named. A new room gets its line here.
 FLOORS = {
     0: "errors files strict cards config contract experiments records scores randomness flags progress environment "
-    "archive checksums hub hub_http locks labels legacy intervals",
-    1: "data views normalizers optim distributed device checkpoints accumulate",
-    2: "backbones heads upernet",
-    3: "features",
-    4: "probe train worlds suite",
-    5: "linear finetune segment ablate api prepare weights report suite.__main__",
+    "archive checksums hub hub_http locks",
+    1: "data views normalizers optim distributed device checkpoints extractors",
+    2: "backbones",
+    3: "features bank",
+    4: "probe worlds",
+    5: "linear api prepare weights report",
 }
 LEVEL = {f"fgmae_bench.{room}": floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 ENTRIES = {"fgmae_bench.linear", "fgmae_bench.finetune", "fgmae_bench.segment", "fgmae_bench.ablate"}
@@ -71,12 +71,6 @@ def is_entry(name):
     return name in ENTRIES or name.endswith(".__main__")
 
 
-def flawed(names):
-    """Parameters, with the imports that are known to be wrong marked as such."""
-    reason = "environment.describe imports device: the name of the device is its caller's to give"
-    return [pytest.param(n, marks=pytest.mark.xfail(strict=True, reason=reason)) if n == "fgmae_bench.environment" else n for n in names]
-
-
 FLOOR_0 = sorted(name for name in MODULES if level(name) == 0)
 
 
@@ -109,13 +103,13 @@ def test_every_module_has_a_floor(name):
     assert level(name) is not None, f"give {name} its floor in FLOORS"
 
 
-@pytest.mark.parametrize("name", flawed(sorted(set(MODULES) - {"fgmae_bench"})))
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"fgmae_bench"}))
 def test_no_module_imports_from_above(name):
     above = {other for other in ours(imports(name)) if level(other) is not None and level(name) is not None and level(other) > level(name)}
     assert not above, f"{name} imports from above: {sorted(above)}"
 
 
-@pytest.mark.parametrize("name", flawed(FLOOR_0))
+@pytest.mark.parametrize("name", FLOOR_0)
 def test_floor_0_imports_no_torch_and_nothing_above(name):
     found = imports(name, module_level_only=True)
     assert not {item for item in found if item.split(".")[0] in HEAVY}

@@ -123,7 +123,9 @@ def test_the_log_holds_one_line_an_epoch_with_the_values_of_the_record(plain):
     history = plain.record["history"]
     assert [line["epoch"] for line in lines] == [entry["epoch"] for entry in history] == [0, 1]
     for line, entry in zip(lines, history, strict=True):
-        assert line == {key: value for key, value in entry.items() if key != "val"} | {f"val_{key}": value for key, value in entry["val"].items()}
+        assert line == {key: value for key, value in entry.items() if key != "val"} | {
+            f"val_{key}": value for key, value in entry["val"].items()
+        }
         assert set(entry["val"]) == {"loss", "oa", "aa", "kappa", "f1_macro"}
     assert history[0]["val"] != history[1]["val"]
 
@@ -270,7 +272,9 @@ def test_paths_workers_and_spelling_tell_no_runs_apart(plain, tmp_path):
     flags = [flag.replace("_", "-") if flag.startswith("--") else flag for flag in ("--dataset", "eurosat", *TINY_VIT, *FOLDERS)]
     assert "--batch-size" in flags
     flags[flags.index("--weights")] = "--finetune"
-    done = call("linear", *flags, "--data-path", plain.data, "--num-workers", 0, "--results-dir", "elsewhere", "--device", "cpu", cwd=tmp_path)
+    done = call(
+        "linear", *flags, "--data-path", plain.data, "--num-workers", 0, "--results-dir", "elsewhere", "--device", "cpu", cwd=tmp_path
+    )
     assert done.code == 0, done.err
     record = only_record(tmp_path / "elsewhere")
     assert record["run_id"] == plain.record["run_id"]
@@ -366,7 +370,10 @@ def test_a_run_of_a_grid_repeats_from_its_own_config_into_its_own_folder(tmp_pat
 def test_few_labels_halve_the_training_split(plain, tmp_path):
     record = Run(tmp_path, "--train_frac", 0.5).record
     assert record["dataset"]["n_train"] == 50  # ceil(9.6 / 2) = 5 of each class
-    assert (record["dataset"]["n_test"], record["dataset"]["sample_ids_sha256"]["test"]) == (24, plain.record["dataset"]["sample_ids_sha256"]["test"])
+    assert (record["dataset"]["n_test"], record["dataset"]["sample_ids_sha256"]["test"]) == (
+        24,
+        plain.record["dataset"]["sample_ids_sha256"]["test"],
+    )
     assert record["dataset"]["sample_ids_sha256"]["train"] != plain.record["dataset"]["sample_ids_sha256"]["train"]
 
 
@@ -428,7 +435,9 @@ def test_streamed_features_are_fresh_views_and_recorded(plain, tmp_path):
     assert run.record["config"]["recipe"]["features"] == "stream"
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 1
     views = Run(tmp_path / "cache", "--views", 2, backbone=TINY_VIT).record
-    assert [entry["train_loss"] for entry in run.record["history"]] == pytest.approx([entry["train_loss"] for entry in views["history"]], abs=1e-4)
+    assert [entry["train_loss"] for entry in run.record["history"]] == pytest.approx(
+        [entry["train_loss"] for entry in views["history"]], abs=1e-4
+    )
     assert run.record["history"][0]["train_loss"] != plain.record["history"][0]["train_loss"]
 
 
@@ -479,7 +488,9 @@ def test_another_world_is_another_run(tmp_path):
 def test_genuine_chips_run_under_their_own_card(tmp_path):
     chips = genuine("eurosat_layout_chips")
     record = Run(tmp_path, data=chips, dataset="terramesh_chips", backbone=TINY_VIT).record
-    assert record["dataset"] | {"synthetic": False, "calibration": "gamma0_rtc", "n_train": 34, "n_val": 0, "n_test": 9} == record["dataset"]
+    assert (
+        record["dataset"] | {"synthetic": False, "calibration": "gamma0_rtc", "n_train": 34, "n_val": 0, "n_test": 9} == record["dataset"]
+    )
     assert {"leaky_split", "test_is_val"} <= set(codes(record))
     assert "synthetic" not in codes(record)
     assert len(record["metrics"]["confusion"]) == 4

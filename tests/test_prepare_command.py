@@ -26,9 +26,14 @@ def test_a_world_is_written_once_and_another_one_not_over_it(tmp_path):
     first = prepare("synth", "eurosat", "--per_class", 2, "--data_path", "w", cwd=tmp_path)
     assert "20 synthetic images (no real data) written to w" in first.out
     before = listing(tmp_path)
-    assert "20 synthetic images (no real data) already lie in w" in prepare("synth", "eurosat", "--per_class", 2, "--out", "w", cwd=tmp_path).out
+    assert (
+        "20 synthetic images (no real data) already lie in w"
+        in prepare("synth", "eurosat", "--per_class", 2, "--out", "w", cwd=tmp_path).out
+    )
     assert listing(tmp_path) == before
-    assert "w is not empty; choose another folder or remove it" in refused("synth", "eurosat", "--per_class", 3, "--out", "w", cwd=tmp_path, run=prepare)
+    assert "w is not empty; choose another folder or remove it" in refused(
+        "synth", "eurosat", "--per_class", 3, "--out", "w", cwd=tmp_path, run=prepare
+    )
     assert "is not empty" in refused("synth", "eurosat", "--per_class", 2, "--seed", 1, "--out", "w", cwd=tmp_path, run=prepare)
 
 

@@ -34,7 +34,7 @@ def made_index(counts, root="/nowhere"):
     names = load_card("eurosat").classes
     files = [f"{name}/{name}_{i}.tif" for name, n in zip(names, counts, strict=False) for i in sorted(range(1, n + 1), key=str)]
     labels = np.repeat(np.arange(len(counts)), counts)
-    return Index(root=root, files=tuple(files), labels=labels, signature="0" * 64, synthetic=None)
+    return Index(root=root, files=tuple(files), labels=labels, stamps=np.zeros(len(files), np.uint64), synthetic=None)
 
 
 def as_walked(root):
@@ -112,7 +112,9 @@ def test_split_seed_that_scikit_learn_cannot_take_is_named_and_not_blamed_on_the
         make_split(card, index, data("reference", split_seed=-1), world)
 
 
-@pytest.mark.parametrize(("split", "counts", "name"), [("reference", [9, 9, 1] + [9] * 7, "HerbaceousVegetation"), ("random_60_20_20", [9] * 9 + [2], "SeaLake")])
+@pytest.mark.parametrize(
+    ("split", "counts", "name"), [("reference", [9, 9, 1] + [9] * 7, "HerbaceousVegetation"), ("random_60_20_20", [9] * 9 + [2], "SeaLake")]
+)
 def test_class_too_small_to_split_is_named(card, split, counts, name):
     with pytest.raises(BenchError, match=f"class '{name}' is too small"):
         make_split(card, made_index(counts), data(split), "unused")
@@ -232,11 +234,11 @@ def test_spatial_split_of_files_works_through_make_split(card, index, tmp_path):
     assert min(len(parts.train), len(parts.val), len(parts.test)) > 5
 
 
-def test_chips_without_georeference_have_no_spatial_split(card, chips_root, tmp_path):
+def test_chips_without_georeference_have_no_spatial_split(tmp_path):
     flat = tmp_path / "flat.tif"
     with rasterio.open(flat, "w", driver="GTiff", dtype="float32", count=2, height=64, width=64) as target:
         target.write(np.zeros((2, 64, 64), np.float32))
-    index = Index(root=tmp_path, files=("flat.tif",), labels=np.zeros(1, np.int64), signature="1" * 64, synthetic=None)
+    index = Index(root=tmp_path, files=("flat.tif",), labels=np.zeros(1, np.int64), stamps=np.zeros(1, np.uint64), synthetic=None)
     with pytest.raises(BenchError, match=r"flat\.tif has no georeference"):
         chip_centres(index, tmp_path)
 
@@ -332,7 +334,9 @@ def test_lists_without_val_have_an_empty_val(listed):
     assert (len(parts.train), len(parts.val), len(parts.test)) == (3, 0, 3)
 
 
-@pytest.mark.parametrize(("train", "test"), [(SIX[:3], [*SIX[3:], SIX[0]]), ([*SIX[:3], SIX[1]], SIX[3:]), ([*SIX[:3], "Forest/Forest_1.jpg"], SIX[3:])])
+@pytest.mark.parametrize(
+    ("train", "test"), [(SIX[:3], [*SIX[3:], SIX[0]]), ([*SIX[:3], SIX[1]], SIX[3:]), ([*SIX[:3], "Forest/Forest_1.jpg"], SIX[3:])]
+)
 def test_sample_listed_twice_is_refused(listed, train, test):
     card, index, folder = listed
     write_lists(folder, train=train, test=test)
@@ -349,7 +353,13 @@ def test_absent_names_are_counted_and_the_first_is_named(listed):
 
 def test_bare_name_that_two_classes_hold_is_refused_and_not_given_to_the_last(tmp_path):
     card = dataclasses.replace(load_card("eurosat"), classes=("A", "B"), counts=None)
-    index = Index(root=tmp_path, files=("A/1.tif", "A/2.tif", "B/1.tif", "B/2.tif"), labels=np.array([0, 0, 1, 1]), signature="", synthetic=None)
+    index = Index(
+        root=tmp_path,
+        files=("A/1.tif", "A/2.tif", "B/1.tif", "B/2.tif"),
+        labels=np.array([0, 0, 1, 1]),
+        stamps=np.zeros(4, np.uint64),
+        synthetic=None,
+    )
     write_lists(tmp_path, train=["1.jpg"], test=["B/2.jpg"])
     with pytest.raises(BenchError, match=r"1\.jpg.*several"):
         make_split(card, index, data(str(tmp_path)), tmp_path)
@@ -382,7 +392,11 @@ def test_two_lists_for_one_part_are_refused(listed):
 def test_published_lists_are_found_beside_the_images(card, world, index):
     """Copernicus-Bench's EuroSAT-S1 lists go by .jpg names; they lie in the data folder or beside it."""
     stems = [sample.split("/")[1] + ".jpg" for sample in index.ids]
-    parts = {"train": [s for s in stems if "_2." in s or "_3." in s], "val": [s for s in stems if "_4." in s], "test": [s for s in stems if "_5." in s]}
+    parts = {
+        "train": [s for s in stems if "_2." in s or "_3." in s],
+        "val": [s for s in stems if "_4." in s],
+        "test": [s for s in stems if "_5." in s],
+    }
     try:
         write_lists(world.parent, **parts)
         made = make_split(card, index, data("copernicus"), world)

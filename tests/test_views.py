@@ -272,7 +272,12 @@ def test_random_crops_are_distributed_as_torchvisions(boxes):
     for name, of in quantities.items():
         ours, theirs = of(boxes[0]), of(boxes[1])
         assert ks_2samp(ours, theirs).statistic < limit, name
-        np.testing.assert_allclose(np.quantile(ours, (0.1, 0.5, 0.9)), np.quantile(theirs, (0.1, 0.5, 0.9)), atol=max(0.02 * np.ptp(theirs), name in ("down", "right")), err_msg=name)
+        np.testing.assert_allclose(
+            np.quantile(ours, (0.1, 0.5, 0.9)),
+            np.quantile(theirs, (0.1, 0.5, 0.9)),
+            atol=max(0.02 * np.ptp(theirs), name in ("down", "right")),
+            err_msg=name,
+        )
     share = quantities["share"](boxes[0])
     counts = np.histogram(share, bins=4, range=(0.08, 0.72))[0]  # uniform where any aspect fits
     np.testing.assert_allclose(counts, counts.mean(), rtol=0.08)
@@ -448,7 +453,9 @@ def test_chip_without_invalid_pixels_has_no_mask(card, tmp_path):
     np.testing.assert_array_equal(read.db, synthetic(1)[0])
 
 
-@pytest.mark.parametrize(("fill", "complaint"), [(np.nan, "no valid pixel"), (-99.0, "no valid pixel"), (0.0, "no valid pixel"), (-7.0, "constant")])
+@pytest.mark.parametrize(
+    ("fill", "complaint"), [(np.nan, "no valid pixel"), (-99.0, "no valid pixel"), (0.0, "no valid pixel"), (-7.0, "constant")]
+)
 def test_an_empty_band_is_an_error_that_names_the_file(card, tmp_path, fill, complaint):
     db = synthetic(1)[0]
     db[1] = fill

@@ -58,8 +58,6 @@ def fit_logistic(
 
 def fit_knn(train: tuple[Matrix, Labels], parts: dict[str, tuple[Matrix, Labels]], classes: int, k: int) -> Fitted:
     """k nearest training samples by cosine; logits are shares of votes, so ties go to the first class, as in scikit-learn."""
-    if k > len(train[1]):
-        raise BenchError(f"--knn_k is {k}, the training split holds {len(train[1])}", "give a smaller k")
     reference = _unit(train[0])
     logits = {}
     for part, (x, _) in parts.items():
@@ -93,6 +91,8 @@ def _logistic(features: Matrix, labels: Labels, penalty: float) -> _Logistic:
     from sklearn.linear_model import LogisticRegression
 
     strength = 1 / (max(penalty, 1e-12) * len(labels))
+    if len(np.unique(labels)) == 2:
+        strength *= 2  # scikit-learn's binary form penalises the difference of the two logits, twice their own squares
     model = LogisticRegression(C=strength, solver="lbfgs", max_iter=MAX_ITERATIONS, tol=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -17,20 +17,20 @@ from torch import nn
 
 from fgmae_bench.cards import Card
 from fgmae_bench.config import Run
-from fgmae_bench.device import resolve_device
+from fgmae_bench.device import device_name, resolve_device
 from fgmae_bench.distributed import join_world, leave_world
 from fgmae_bench.environment import MemoryPeak, describe, now
-from fgmae_bench.errors import BenchError
 from fgmae_bench.features import Spent
-from fgmae_bench.files import require_writable
+from fgmae_bench.files import missing_folders, remove_empty, require_writable
 from fgmae_bench.probe.assemble import PROTOCOLS, assemble
-from fgmae_bench.probe.checkpoint import LAST, HeadState, load_state
+from fgmae_bench.probe.checkpoint import HeadState
 from fgmae_bench.probe.closed import fit_knn, fit_logistic
 from fgmae_bench.probe.folder import RunFolder, write_predictions
 from fgmae_bench.probe.materials import Materials, gather_materials
 from fgmae_bench.probe.outcome import Outcome, evaluate_logits
 from fgmae_bench.probe.resolve import Probe, resolve
-from fgmae_bench.probe.train import GridFit, legacy_of, logits_of
+from fgmae_bench.probe.resume import find_states
+from fgmae_bench.probe.train import GridFit
 from fgmae_bench.progress import Progress
 from fgmae_bench.records import Record, note, read_record, record_path, store
 
@@ -61,32 +61,6 @@ def run_probe(runs: list[Run], card: Card, notes: list[dict[str, str]], module: 
         leave_world()
 
 
-def evaluate_checkpoint(runs: list[Run], card: Card) -> dict[str, Any]:
-    """Scores of the checkpoint that `--resume` names over the test split (`test`, `legacy`); nothing is recorded."""
-    if len(runs) != 1:
-        raise BenchError("--eval scores one checkpoint", "give one --lr and one --weight_decay")
-    world, device = join_world(resolve_device(runs[0].execution.device))
-    try:
-        probe = resolve(runs, card, [], world, device, None)
-        (id, run), (folder, _) = next(iter(probe.runs.items())), next(iter(probe.places.values()))
-        named = run.execution.resume
-        state = world.together(lambda: load_state(folder / LAST if named in (None, "auto") else Path(str(named))))
-        _require_same_run(state, id, folder)
-        materials = gather_materials(dataclasses.replace(probe, runs={id: run}), run, Spent(), MemoryPeak(), parts=("test",))
-        bank, rows = materials.evaluation["test"]
-        outcome = Outcome(logits=logits_of(state.best_head or state.head, bank, rows), legacy_curve=state.legacy)
-        assert outcome.logits is not None
-        test, _ = evaluate_logits(outcome.logits, materials.labels[rows])
-        return {
-            "run_id": id,
-            "epochs": state.epochs,
-            "test": test,
-            "legacy": legacy_of(outcome, materials.labels[rows], run.recipe.batch_size),
-        }
-    finally:
-        leave_world()
-
-
 def _run_pending(probe: Probe, results: Path, start: float) -> dict[str, Record]:
     """Fit and record the runs that have no record yet."""
     world, memory, spent = probe.extractor.world, MemoryPeak(), Spent()
@@ -95,7 +69,7 @@ def _run_pending(probe: Probe, results: Path, start: float) -> dict[str, Record]
     places = [results, probe.cache, *(place for id in probe.runs for place in probe.places[id])]
     for place in places if world.rank == 0 else [Path.cwd()] * len(places):
         world.together(lambda place=place: require_writable(place))  # type: ignore[misc]
-    states = world.broadcast(world.together(lambda: _states(probe)))
+    states = world.broadcast(world.together(lambda: find_states(probe)))
     for state in states.values():
         if state.threads != torch.get_num_threads():
             log.info("using %d threads, as before the interruption, so that the result stays the same", state.threads)
@@ -108,7 +82,7 @@ def _run_pending(probe: Probe, results: Path, start: float) -> dict[str, Record]
         fitted = time.perf_counter()
         records: dict[str, Record] | None = None
         if world.rank == 0:
-            environment = describe(probe.extractor.device, world.size)
+            environment = describe(probe.extractor.device.type, device_name(probe.extractor.device), world.size)
             timing = _timing(spent, memory, total=fitted - start, features=fitting - featuring, fitting=fitted - fitting)
             notes = probe.notes + _pass_notes(probe, materials)
             records = {
@@ -118,31 +92,6 @@ def _run_pending(probe: Probe, results: Path, start: float) -> dict[str, Record]
     return world.broadcast(records)
 
 
-def _states(probe: Probe) -> dict[str, HeadState]:
-    """Checkpoints to go on from, by run id. A checkpoint of another run is refused when `--resume` was given, else passed over."""
-    states: dict[str, HeadState] = {}
-    for id, run in probe.runs.items():
-        folder, named = probe.places[id][0], run.execution.resume
-        if run.recipe.probe != "sgd":
-            continue
-        path = folder / LAST if named in (None, "auto") else Path(str(named))
-        if named in (None, "auto") and not path.exists():
-            continue
-        state = load_state(path)
-        if named is not None:
-            _require_same_run(state, id, path)
-        if state.run_id == id:
-            log.info("%s goes on after epoch %d of %d", id, state.epochs, run.recipe.epochs)
-            states[id] = state
-    return states
-
-
-def _require_same_run(state: HeadState, id: str, path: Path) -> None:
-    if state.run_id != id:
-        what = f"{path} belongs to {state.run_id}, this is {id}: model, data, batch or recipe differ"
-        raise BenchError(what, "repeat the flags of that run, or choose another --output_dir")
-
-
 @contextlib.contextmanager
 def _taking_back(folders: dict[str, RunFolder]) -> Iterator[None]:
     """Leave nothing of a run that fails, unless it left a checkpoint to go on from."""
@@ -150,7 +99,7 @@ def _taking_back(folders: dict[str, RunFolder]) -> Iterator[None]:
         yield
     except BaseException:
         for folder in folders.values():
-            if not (folder.folder / LAST).exists():
+            if not folder.trained:
                 folder.abandon()
         raise
 
@@ -222,6 +171,7 @@ def _record(
     counts = {part: len(materials.evaluation[part][1]) if part in materials.evaluation else 0 for part in ("val", "test")}
     assert outcome.logits is not None
     predictions = results / "predictions" / f"{id}.safetensors"
+    made = missing_folders(predictions.parent)
     try:
         write_predictions(predictions, outcome.logits, materials.labels[rows], [dataset.index.ids[r] for r in rows], dataset.card.classes)
         described = {"sha256": hashlib.sha256(predictions.read_bytes()).hexdigest(), "file": f"predictions/{id}.safetensors"}
@@ -229,16 +179,23 @@ def _record(
             probe.runs[id], id, dataset, probe.extractor.backbone, outcome, counts={"train": len(materials.train), **counts},
             predictions=described, environment=environment, timing=timing, created=now(), notes=notes,
         )  # fmt: skip
-        folder.finish(record["config"])
+        folder.finish(_repeatable(record["config"], probe.places[id]))
         if outcome.fitted:
             folder.save_fitted(id, outcome.fitted, dataset.card.classes)
         folder.copy_in(predictions, "predictions-test.safetensors")
         stored = store(record, results)
     except BaseException:
         predictions.unlink(missing_ok=True)
+        remove_empty(made)
         raise
     folder.copy_in(stored, "record.json")
     return read_record(stored)
+
+
+def _repeatable(config: dict[str, Any], places: tuple[Path, Path]) -> dict[str, Any]:
+    """The run's configuration with its own folders: a run of a grid repeats into its sub-folder, not into the grid's."""
+    execution = config["execution"] | {"output_dir": str(places[0]), "log_dir": str(places[1])}
+    return config | {"execution": execution}
 
 
 def _timing(spent: Spent, memory: MemoryPeak, *, total: float, features: float, fitting: float) -> dict[str, Any]:

@@ -75,6 +75,9 @@ def resolve(
     if first.recipe.probe == "sgd" and batch > len(dataset.parts.train):
         what = f"effective batch {batch} is larger than the training split ({len(dataset.parts.train)} images)"
         raise BenchError(what, f"use --batch_size {max(1, len(dataset.parts.train) // world.size)} or less")
+    if first.recipe.probe == "knn" and first.recipe.knn_k > len(dataset.parts.train):
+        what = f"--knn_k is {first.recipe.knn_k}, the training split holds {len(dataset.parts.train)} images"
+        raise BenchError(what, "give a smaller k")
     backbone.module.to(device)
     if first.execution.compile:
         backbone.module.compile()

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from fgmae_bench import scores
+from fgmae_bench.bank import Bank
 from fgmae_bench.config import ProbeRecipe
-from fgmae_bench.features import Bank, Features, Rows, extract
+from fgmae_bench.features import Features, Rows, extract
 from fgmae_bench.optim import cosine
 from fgmae_bench.probe.checkpoint import HeadState
 from fgmae_bench.probe.materials import Materials
@@ -68,8 +69,10 @@ class GridFit:
             self.heads.running_mean, self.heads.running_var = shared
             self._evaluate(epoch, losses, lr, seconds, images, on_epoch)
             after_epoch(epoch + 1)
-        for g in range(len(self.ids)):
-            self._finish(g)
+        bank, rows = self.materials.evaluation["test"]
+        tested = (logits_of(best, bank, rows) for best in self.best) if self.selects else _all_logits(self.heads, bank, rows)
+        for outcome, logits in zip(self.outcomes, tested, strict=True):
+            self._finish(outcome, logits)
         return self.outcomes
 
     def state(self, g: int) -> HeadState:
@@ -114,15 +117,13 @@ class GridFit:
             self.done[g] = epoch + 1
             on_epoch(g, entry)
 
-    def _finish(self, g: int) -> None:
+    def _finish(self, outcome: Outcome, logits: NDArray[np.float32]) -> None:
         """Final and test scores: without a val split the last epoch is both; with one, the best epoch on val is tested once."""
-        outcome = self.outcomes[g]
-        outcome.final = dict(outcome.history[-1]["val"])
-        chosen = self.best[g] or self.heads.head(g)
-        bank, rows = self.materials.evaluation["test"]
-        outcome.logits = logits_of(chosen, bank, rows)
-        outcome.test, outcome.confusion = evaluate_logits(outcome.logits, self.materials.labels[rows])
-        outcome.legacy = legacy_of(outcome, self.materials.labels[rows], self.recipe.batch_size)
+        targets = self.materials.labels[self.materials.evaluation["test"][1]]
+        outcome.logits = logits
+        outcome.test, outcome.confusion = evaluate_logits(logits, targets)
+        outcome.final = dict(outcome.history[-1]["val"]) if self.selects else dict(outcome.test)
+        outcome.legacy = legacy_of(outcome, targets, self.recipe.batch_size)
         bad = next((e["epoch"] for e in outcome.history if e["train_loss"] is None or e["val"]["loss"] is None), None)
         if bad is not None:
             outcome.diverged = True
@@ -173,9 +174,9 @@ def _batches(materials: Materials, recipe: ProbeRecipe, epoch: int, size: int) -
     augmentation = Augmentation(seed=recipe.seed, epoch=epoch, crop_scale=recipe.crop_scale)
     waiting: list[Features] = []
     waiting_rows: list[Rows] = []
-    for chunk, features, usable in extract(materials.extractor, rows, augmentation, materials.spent):
-        waiting.append(features[usable])
-        waiting_rows.append(chunk[usable])
+    for chunk, features, _ in extract(materials.extractor, rows, augmentation, materials.spent):
+        waiting.append(features)
+        waiting_rows.append(chunk)
         if sum(map(len, waiting)) >= size:
             x, r = np.concatenate(waiting), np.concatenate(waiting_rows)
             full = len(x) // size * size

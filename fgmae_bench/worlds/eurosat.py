@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from fgmae_bench import __version__
 from fgmae_bench.errors import BenchError, os_error, unknown
-from fgmae_bench.files import write_json
+from fgmae_bench.files import missing_folders, remove_empty, write_json
 from fgmae_bench.randomness import generator
 from fgmae_bench.worlds.scene import (
     Array,
@@ -243,7 +243,9 @@ def _counts(per_class: int | dict[str, int], classes: tuple[str, ...] | None) ->
 def _appearing(root: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `root`; it becomes `root` on success and is removed otherwise."""
     partial = root.with_name(f"{root.name}.partial-{os.getpid()}")
+    made: list[Path] = []
     try:
+        made = missing_folders(root.parent)
         if root.exists() and any(root.iterdir()):
             raise BenchError(f"{root} is not empty", "choose another folder or remove it")
         partial.mkdir(parents=True)
@@ -253,3 +255,4 @@ def _appearing(root: Path) -> Iterator[Path]:
         raise os_error(error, root) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        remove_empty(made)
