@@ -1,0 +1,23 @@
+"""Puts the cards of `datasets/` into the wheel, where `fgmae_bench.cards` finds them when there is no repository around it."""
+
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+
+class BuildWithCards(build_py):
+    """build_py that also copies `datasets/*/card.toml` to `fgmae_bench/_cards/`."""
+
+    def run(self) -> None:
+        """Build, then copy."""
+        super().run()
+        if self.editable_mode:
+            return
+        for card in sorted(Path(__file__).resolve().parent.glob("datasets/*/card.toml")):
+            target = Path(self.build_lib) / "fgmae_bench" / "_cards" / card.parent.name
+            target.mkdir(parents=True, exist_ok=True)
+            self.copy_file(str(card), str(target / "card.toml"))
+
+
+setup(cmdclass={"build_py": BuildWithCards})
