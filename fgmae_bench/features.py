@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fgmae_bench.backbones import Backbone
 from fgmae_bench.data.dataset import Dataset
-from fgmae_bench.data.raster import Chip, read_chip
+from fgmae_bench.data.raster import Chip
 from fgmae_bench.device import Precision, autocast
 from fgmae_bench.distributed import World
 from fgmae_bench.errors import RunFailed
@@ -101,7 +101,7 @@ def _prepare(extractor: Extractor, rows: Rows, augmentation: Augmentation | None
     dataset = extractor.dataset
     if not len(rows):
         return np.zeros((0, 0), np.uint8), np.zeros(0, bool)
-    chips: list[Chip] = [read_chip(dataset.index.path(row), dataset.card) for row in rows]
+    chips: list[Chip] = [dataset.index.read(row, dataset.card) for row in rows]
     usable = np.array([chip.invalid_fraction <= dataset.card.signal.max_invalid_fraction for chip in chips])
     return extractor.view.batch(chips, [dataset.index.ids[row] for row in rows], augmentation), usable
 

@@ -13,7 +13,6 @@ import rasterio
 import torch
 from torch import nn
 
-from fgmae_bench import features
 from fgmae_bench.backbones import build_backbone, wrap_module
 from fgmae_bench.bank import bank_key, fill_bank
 from fgmae_bench.config import Model, compose
@@ -425,12 +424,14 @@ def test_threads_that_fill_one_bank_at_once_share_the_work(card, world, cache):
     assert sorted(counts) == [0, 0, 120]
 
 
-def test_reading_stays_a_few_batches_ahead(extractor, monkeypatch):
+def test_reading_stays_a_few_batches_ahead(extractor):
     """Memory does not grow with the number of rows: behind a slow backbone reading waits."""
     index, read = extractor.dataset.index, []
-    long = dataclasses.replace(index, files=index.files * 4, labels=np.tile(index.labels, 4), stamps=np.tile(index.stamps, 4))
+    long = dataclasses.replace(
+        index, files=index.files * 4, labels=np.tile(index.labels, 4), stamps=np.tile(index.stamps, 4),
+        reader=lambda path, card: read.append(path) or read_chip(path, card),
+    )  # fmt: skip
     made = dataclasses.replace(extractor, dataset=dataclasses.replace(extractor.dataset, index=long))
-    monkeypatch.setattr(features, "read_chip", lambda path, card: read.append(path) or read_chip(path, card))
     batches = extract(made, np.arange(480), None, Spent())
     next(batches)
     before = -1

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fgmae_bench.cards import Card
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.raster import Chip, read_chip
+from fgmae_bench.data.raster import Chip
 from fgmae_bench.errors import BenchError
 from fgmae_bench.randomness import generator
 from fgmae_bench.records import note
@@ -143,7 +143,7 @@ def judge(card: Card, statistics: Statistics, where: str, band_order: tuple[str,
 
 def audit(card: Card, index: Index, band_order: tuple[str, ...] | None = None) -> tuple[Verdict, bool]:
     """(verdict over a sample of the data, True where a sampled file carries the synthetic tag)."""
-    chips = [read_chip(index.path(row), card) for row in sample_rows(index)]
+    chips = [index.read(row, card) for row in sample_rows(index)]
     where = str(index.root)
     return judge(card, measure(chips, card.signal.bands), where, band_order), any(chip.synthetic for chip in chips)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.cards import Card
+from fgmae_bench.data.raster import Chip, read_chip
 from fgmae_bench.errors import BenchError, closest
 
 TIFF = (".tif", ".tiff")
@@ -22,15 +23,28 @@ SIDECARS = (".aux.xml", ".ovr", ".xml", "thumbs.db", "desktop.ini")
 MARKER = "SYNTHETIC.json"  # what a synthetic world leaves at its root
 
 
+Reader = Callable[[Path, Card], Chip]
+
+
+def read_file(path: Path, card: Card) -> Chip:
+    """The usual reader: one two-band TIFF a sample."""
+    return read_chip(path, card)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Samples of one dataset in the order of sorted files. `files` are relative to `root`; `labels` (N,) index the card's classes."""
+    """Samples of one dataset in the order of sorted files.
+
+    `files` are relative to `root`. `labels` index the card's classes: (N,) for single-label datasets, multi-hot (N, C) else.
+    """
 
     root: Path
     files: tuple[str, ...]
     labels: NDArray[np.int64]
     stamps: NDArray[np.uint64]  # (N,) hash of each file's size and modification time
     synthetic: str | None  # fingerprint of the synthetic world, None for data without its marker
+    groups: tuple[str, ...] | None = None  # tile or scene of each sample, where it is known
+    reader: Reader = read_file  # how the pixels of one sample are read
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -41,6 +55,10 @@ class Index:
     def signature(self) -> str:
         """SHA-256 of names and stamps: changes with any file."""
         return hashlib.sha256("\n".join(self.files).encode() + self.stamps.tobytes()).hexdigest()
+
+    def read(self, row: int, card: Card) -> Chip:
+        """Pixels of one sample, held against the card."""
+        return self.reader(self.path(row), card)
 
     def path(self, row: int) -> Path:
         """Path of one sample."""

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from fgmae_bench.cards import Card
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.raster import read_chip
 from fgmae_bench.files import replacing
 
 
@@ -30,7 +29,7 @@ def usable_images(card: Card, index: Index, cache: Path, workers: int, step: Cal
             return kept
 
     def within(row: int) -> bool:
-        usable = read_chip(index.path(row), card).invalid_fraction <= limit
+        usable = index.read(row, card).invalid_fraction <= limit
         step(1)
         return usable
 
