@@ -66,7 +66,8 @@ def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[st
     return {
         "format": 1, "backbone": extractor.backbone.fingerprint(), "behaviour": extractor.backbone.behaviour(),
         "contract": asdict(extractor.backbone.contract),
-        "band_order": list(extractor.view.order), "view": asdict(augmentation) if augmentation else "evaluation",
+        "band_order": list(extractor.view.order), "input_resize": extractor.view.input_resize,
+        "view": asdict(augmentation) if augmentation else "evaluation",
         "root": str(index.root.resolve()), "samples": ids_sha256(index.ids),
         "max_invalid_fraction": extractor.dataset.card.signal.max_invalid_fraction, "nodata": list(extractor.dataset.card.signal.nodata),
         "amp": extractor.amp, "device": extractor.device.type, "torch": torch.__version__,

@@ -25,6 +25,7 @@ class Signal:
     size: tuple[int, ...]  # (height, width) in pixels
     dtype: str
     nodata: tuple[float, ...] = ()  # values that mean "no measurement", beside NaN, infinities and runs of exact 0
+    input_resize: int | None = None  # side that images are brought to first (cubic, in the card's units), as the published data was
     max_invalid_fraction: float = 0.5  # an image with a larger share of invalid pixels is left out and counted
 
 
@@ -32,7 +33,7 @@ class Signal:
 class Split:
     """How samples are divided. `train` and `val` are fractions, the rest is test; `leaky` where neighbours are torn apart."""
 
-    kind: Literal["stratified", "spatial", "lists"]
+    kind: Literal["stratified", "spatial", "lists", "random", "tile"]
     train: float | None = None
     val: float = 0.0
     leaky: bool = False

@@ -31,10 +31,14 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How raw chips become input of a backbone. `order` picks the file's bands in the contract's order."""
+    """How raw chips become input of a backbone.
+
+    `order` picks the file's bands in the contract's order; `input_resize` is the card's step before everything else.
+    """
 
     contract: InputContract
     order: tuple[int, ...]
+    input_resize: int | None = None
 
     def batch(self, chips: list[Chip], ids: list[str], augmentation: Augmentation | None = None) -> NDArray[Any]:
         """Chips to (B, 2, S, S): the evaluation view, or a random view of each when `augmentation` is given."""
@@ -43,6 +47,8 @@ class View:
         if any(chip.valid is not None for chip in chips):
             ones = np.ones(images.shape[1:], bool)
             valid = np.stack([ones if chip.valid is None else chip.valid[list(self.order)] for chip in chips])
+        if self.input_resize and self.contract.geometry != "native":
+            images, valid = resized_db(images, valid, self.input_resize)
         normalized = normalize(images, valid, self.contract)
         if self.contract.geometry == "native":
             return normalized
@@ -62,7 +68,29 @@ def make_view(card: Card, contract: InputContract, band_order: str | None) -> Vi
         raise BenchError(f"--band_order is {band_order}", f"give {','.join(contract.bands)} or {','.join(contract.bands[::-1])}")
     if card.signal.units != "dB":
         raise BenchError(f"{card.title} is stated in {card.signal.units}, the backbone expects dB", "convert the data to dB")
-    return View(contract=contract, order=tuple(held.index(band) for band in contract.bands))
+    return View(contract=contract, order=tuple(held.index(band) for band in contract.bands), input_resize=card.signal.input_resize)
+
+
+def resized_db(
+    images: NDArray[np.float32], valid: NDArray[np.bool_] | None, side: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    """Images (B, 2, H, W) dB and their masks at (side, side): OpenCV's cubic, per band, before quantiles.
+
+    Invalid pixels take their band's median first, so that they do not spread; every pixel one of them touched is invalid.
+    """
+    if valid is not None:
+        images = images.copy()
+        for image, mask in zip(images, valid, strict=True):
+            for band, kept in zip(image, mask, strict=True):
+                band[~kept] = np.median(band[kept])
+    resized = np.asarray([_resized(image, side, cv2.INTER_CUBIC) for image in images], np.float32)
+    if valid is None:
+        return resized, None
+    return resized, np.asarray([_resized((~mask).astype(np.float32), side, cv2.INTER_LINEAR) for mask in valid]) == 0
+
+
+def _resized(image: NDArray[Any], side: int, interpolation: int) -> NDArray[Any]:
+    return cv2.resize(_channels_last(image), (side, side), interpolation=interpolation).transpose(2, 0, 1)
 
 
 def evaluation_geometry(image: NDArray[Any], size: int) -> NDArray[Any]:

@@ -19,6 +19,7 @@ from fgmae_bench.optim import cosine
 from fgmae_bench.probe.closed import fit_knn, fit_logistic
 from fgmae_bench.probe.materials import Materials
 from fgmae_bench.probe.sgd import HeadGrid, head_logits
+from fgmae_bench.probe.tasks import TASKS
 from fgmae_bench.probe.train import GridFit, epoch_order
 
 DIM, CLASSES, BATCH = 24, 5, 32
@@ -64,7 +65,7 @@ def train(grid, data, settings, momentum=0.9):
     dtype = grid.weight.dtype
     return torch.stack(
         [
-            grid.step(x, y, torch.tensor(rates(i, lrs), dtype=dtype), torch.tensor(decays, dtype=dtype), momentum)
+            grid.step(x, y, torch.tensor(rates(i, lrs), dtype=dtype), torch.tensor(decays, dtype=dtype), momentum, TASKS["single_label"].error)
             for i, (x, y) in enumerate(data)
         ]
     )
@@ -206,7 +207,7 @@ def materials(train_x, train_y, parts):
 
 def fit(made, recipes, batch=BATCH):
     named = {str(g): recipe for g, recipe in enumerate(recipes)}
-    return GridFit(made, named, batch, CLASSES, DIM).run(lambda g, entry: None, lambda epochs: None)
+    return GridFit(made, named, batch, CLASSES, DIM, TASKS["single_label"]).run(lambda g, entry: None, lambda epochs: None)
 
 
 def recipe(**changes):
@@ -221,7 +222,7 @@ def test_epochs_are_whole_batches_in_keyed_order_under_the_schedule_of_each_iter
     test = clusters(150, seed=1)
     made = materials(x, y, {"test": test})
     (outcome,) = fit(made, [recipe()])
-    grid = GridFit(made, {"a": recipe()}, BATCH, CLASSES, DIM).heads
+    grid = GridFit(made, {"a": recipe()}, BATCH, CLASSES, DIM, TASKS["single_label"]).heads
     head = reference_head(grid)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9, weight_decay=0.001)
     for epoch in range(4):
@@ -295,7 +296,7 @@ def test_diverged_head_is_noted_and_the_others_are_not():
     assert (calm.diverged, wild.diverged) == (False, True)
     assert [note["code"] for note in wild.notes] == ["diverged"]
     assert wild.test["loss"] is None
-    assert wild.confusion.sum() == 90
+    assert len(wild.targets) == len(wild.logits) == 90
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ class Verdict:
 def sample_rows(index: Index, count: int = SAMPLED) -> NDArray[np.int64]:
     """Up to `count` row numbers, evenly over the classes, by a fixed key."""
     order = generator(0, "audit", len(index.files)).permutation(len(index.files))
+    if index.labels.ndim == 2:
+        return np.sort(order[:count])
     rank = np.empty(len(order), np.int64)
     for label in np.unique(index.labels):
         rows = order[index.labels[order] == label]

@@ -40,9 +40,10 @@ class Index:
 
     root: Path
     files: tuple[str, ...]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     stamps: NDArray[np.uint64]  # (N,) hash of each file's size and modification time
     synthetic: str | None  # fingerprint of the synthetic world, None for data without its marker
+    left_out: int = 0  # samples on disk that no run uses, such as patches with none of the classes
     groups: tuple[str, ...] | None = None  # tile or scene of each sample, where it is known
     reader: Reader = read_file  # how the pixels of one sample are read
 
@@ -122,8 +123,11 @@ def build_index(card: Card, root: Path) -> Index:
 def check_counts(card: Card, index: Index) -> str | None:
     """What the data contradicts of the counts of its card (or of its synthetic world's marker), or None."""
     marker = read_marker(index.root)
-    expected = marker["counts"] if marker else (card.counts.per_class if card.counts else {})
     source = MARKER if marker else "the card"
+    if index.labels.ndim == 2:
+        on_disk, total = len(index.files) + index.left_out, sum(marker["counts"].values()) if marker else card.counts and card.counts.total
+        return None if total in (None, on_disk) else f"{index.root} holds {on_disk} images where {source} says {total}"
+    expected = marker["counts"] if marker else (card.counts.per_class if card.counts else {})
     found = np.bincount(index.labels, minlength=len(card.classes))
     for name, count in zip(card.classes, found, strict=True):
         if expected and expected.get(name) != count:

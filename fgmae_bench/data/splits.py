@@ -81,13 +81,15 @@ def stratified(index: Index, split: Split, seed: int, classes: tuple[str, ...]) 
 def few_labels(index: Index, rows: Rows, fraction: float, seed: int) -> Rows:
     """The first ceil(fraction x n) samples of each class in an order keyed by (seed, sample id); keeps the order of `rows`.
 
-    Subsets are nested: a smaller fraction is contained in a larger one. Nothing is drawn twice.
+    Multi-label samples belong to several classes and count as one group. Subsets are nested: a smaller fraction is contained
+    in a larger one. Nothing is drawn twice.
     """
     if fraction >= 1:
         return rows
     chosen: set[str] = set()
-    for label in np.unique(index.labels[rows]):
-        ids = [index.ids[row] for row in rows[index.labels[rows] == label]]
+    label_of = index.labels if index.labels.ndim == 1 else np.zeros(len(index.files), np.int64)
+    for label in np.unique(label_of[rows]):
+        ids = [index.ids[row] for row in rows[label_of[rows] == label]]
         chosen.update(keyed_order(seed, "few_labels", ids)[: max(1, math.ceil(round(fraction * len(ids), 9)))])
     return rows[[index.ids[row] in chosen for row in rows]]
 
@@ -163,6 +165,8 @@ def _refuse_empty_classes(card: Card, index: Index, parts: Parts, name: str) -> 
     for part in ("train", "test"):
         if len(getattr(parts, part)) == 0:
             raise BenchError(f"split '{name}' leaves no {part} samples", "choose another split")
+    if index.labels.ndim == 2:
+        return
     missing = set(range(len(card.classes))) - set(index.labels[parts.train].tolist())
     if missing:
         names = ", ".join(card.classes[k] for k in sorted(missing))

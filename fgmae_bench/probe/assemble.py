@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from fgmae_bench import scores
 from fgmae_bench.backbones import Backbone
 from fgmae_bench.config import Run, to_plain
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.probe.outcome import Outcome
+from fgmae_bench.probe.tasks import TASKS
 from fgmae_bench.records import Record, seal
 
 PROTOCOLS = {"sgd": "linear_probe", "lbfgs": "logistic_regression", "knn": "knn"}
@@ -22,7 +22,10 @@ def assemble(
 ) -> Record:  # fmt: skip
     """The sealed record of one run. `counts` are the samples really used in each part."""
     card, classes = dataset.card, dataset.card.classes
-    assert outcome.confusion is not None
+    assert outcome.logits is not None
+    assert outcome.targets is not None
+    task = TASKS[card.task]
+    confusion = task.confusion(outcome.logits, outcome.targets)
     scheme = card.label_scheme
     trainable = 0 if run.recipe.probe == "knn" else (backbone.feature_dim + 1) * len(classes)
     return seal({
@@ -42,8 +45,9 @@ def assemble(
         "config": {**to_plain(run), "facts": dataset.facts},
         "metrics": {
             "final": outcome.final, "best": outcome.best, "test": outcome.test,
-            "per_class": scores.per_class(outcome.confusion, classes), "confusion": outcome.confusion.tolist(),
-            "classes_scored": scores.classes_scored(outcome.confusion, classes), "legacy": outcome.legacy, "intervals": None,
+            "per_class": task.per_class(outcome.logits, outcome.targets, classes),
+            **({} if confusion is None else {"confusion": confusion.tolist()}),
+            "classes_scored": task.classes_scored(outcome.targets, classes), "legacy": outcome.legacy, "intervals": None,
         },
         "predictions": predictions, "history": outcome.history, "environment": environment, "timing": timing,
         "notes": [*dataset.notes, *outcome.notes, *notes],

@@ -27,9 +27,10 @@ from fgmae_bench.probe.checkpoint import HeadState
 from fgmae_bench.probe.closed import fit_knn, fit_logistic
 from fgmae_bench.probe.folder import RunFolder, write_predictions
 from fgmae_bench.probe.materials import Materials, gather_materials
-from fgmae_bench.probe.outcome import Outcome, evaluate_logits
+from fgmae_bench.probe.outcome import Outcome
 from fgmae_bench.probe.resolve import Probe, resolve
 from fgmae_bench.probe.resume import find_states
+from fgmae_bench.probe.tasks import TASKS, Task
 from fgmae_bench.probe.train import GridFit
 from fgmae_bench.progress import Progress
 from fgmae_bench.records import Record, note, read_record, record_path, store
@@ -109,12 +110,14 @@ def _fit(
 ) -> list[Outcome]:  # fmt: skip
     classes = probe.dataset.card.classes
     if first.recipe.probe != "sgd":
-        outcome = _fit_closed(first, materials, len(classes))
+        outcome = _fit_closed(first, materials, len(classes), TASKS[probe.dataset.card.task])
         for folder in folders.values():
             folder.epoch(outcome.history[0])
         return [outcome]
     recipes = {id: run.recipe for id, run in probe.runs.items()}
-    fit = GridFit(materials, recipes, probe.effective_batch, len(classes), probe.extractor.backbone.feature_dim)
+    fit = GridFit(
+        materials, recipes, probe.effective_batch, len(classes), probe.extractor.backbone.feature_dim, TASKS[probe.dataset.card.task]
+    )
     fit.resume(states)
     for id, folder in folders.items():
         if id in states:
@@ -139,7 +142,7 @@ def _fit(
         return fit.run(on_epoch, after_epoch)
 
 
-def _fit_closed(run: Run, materials: Materials, classes: int) -> Outcome:
+def _fit_closed(run: Run, materials: Materials, classes: int, task: Task) -> Outcome:
     """Logistic regression or nearest neighbours on the bank."""
     start = time.perf_counter()
     bank = materials.train_banks[0]
@@ -150,9 +153,10 @@ def _fit_closed(run: Run, materials: Materials, classes: int) -> Outcome:
     else:
         fitted = fit_knn(train, parts, classes, run.recipe.knn_k)
     outcome = Outcome(logits=fitted.logits["test"], notes=list(fitted.notes), fitted=fitted.parameters)
-    outcome.test, outcome.confusion = evaluate_logits(fitted.logits["test"], parts["test"][1])
+    outcome.targets = parts["test"][1]
+    outcome.test = task.evaluate(fitted.logits["test"], outcome.targets)
     watched = "val" if "val" in parts else "test"
-    outcome.final, _ = evaluate_logits(fitted.logits[watched], parts[watched][1])
+    outcome.final = task.evaluate(fitted.logits[watched], parts[watched][1])
     seconds = time.perf_counter() - start
     outcome.history.append({
         "epoch": 0, "lr": None, "train_loss": None, "val": dict(outcome.final), "seconds": seconds,

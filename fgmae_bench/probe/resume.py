@@ -16,8 +16,9 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.features import Spent
 from fgmae_bench.probe.checkpoint import LAST, HeadState, load_state
 from fgmae_bench.probe.materials import gather_materials
-from fgmae_bench.probe.outcome import Outcome, evaluate_logits
+from fgmae_bench.probe.outcome import Outcome
 from fgmae_bench.probe.resolve import Probe, resolve
+from fgmae_bench.probe.tasks import TASKS
 from fgmae_bench.probe.train import legacy_of, logits_of
 
 log = logging.getLogger("fgmae_bench")
@@ -63,12 +64,13 @@ def evaluate_checkpoint(runs: list[Run], card: Card) -> dict[str, Any]:
         bank, rows = materials.evaluation["test"]
         outcome = Outcome(logits=logits_of(state.best_head or state.head, bank, rows), legacy_curve=state.legacy)
         assert outcome.logits is not None
-        test, _ = evaluate_logits(outcome.logits, materials.labels[rows])
+        task, targets = TASKS[card.task], materials.labels[rows]
+        test = task.evaluate(outcome.logits, targets)
         return {
             "run_id": id,
             "epochs": state.epochs,
             "test": test,
-            "legacy": legacy_of(outcome, materials.labels[rows], run.recipe.batch_size),
+            "legacy": legacy_of(outcome, targets, run.recipe.batch_size, task),
         }
     finally:
         leave_world()

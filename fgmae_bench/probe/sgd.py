@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 BN_EPS = 1e-6  # BatchNorm1d(affine=False, eps=1e-6) of the reference's head
 BN_MOMENTUM = 0.1
+LossAndError = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # see `fgmae_bench.probe.tasks`
 INIT_STD = 0.01  # truncated normal, as for MAE's probing heads
 
 
@@ -41,21 +43,17 @@ class HeadGrid:
             running_mean=torch.zeros(dim), running_var=torch.ones(dim), heads=heads, classes=classes,
         )  # fmt: skip
 
-    def step(self, features: Tensor, targets: Tensor, lr: Tensor, weight_decay: Tensor, momentum: float) -> Tensor:
-        """One step of SGD on cross-entropy: features (B, D), targets (B,), lr and weight_decay (G,). Losses (G,) before the step.
+    def step(self, features: Tensor, targets: Tensor, lr: Tensor, weight_decay: Tensor, momentum: float, error: LossAndError) -> Tensor:
+        """One step of SGD: features (B, D), targets of the task, lr and weight_decay (G,). Losses (G,) before the step.
 
         The update is torch.optim.SGD's: v = momentum v + (g + wd w), w = w - lr v.
         """
         x = self._standardised_batch(features)
-        batch = len(x)
-        logits = (x @ self.weight + self.bias).view(batch, self.heads, self.classes)
-        log_p = logits.log_softmax(-1)
-        index = targets.view(-1, 1, 1).expand(batch, self.heads, 1)
-        loss = -log_p.gather(-1, index).mean(dim=0)[:, 0]
-        error = log_p.exp_().scatter_add_(-1, index, torch.full_like(index, -1, dtype=x.dtype)).view(batch, -1) / batch
+        loss, gradient = error((x @ self.weight + self.bias).view(len(x), self.heads, self.classes), targets)
+        flat = gradient.reshape(len(x), -1)
         rate, decay = lr.repeat_interleave(self.classes), weight_decay.repeat_interleave(self.classes)
-        self.velocity_w.mul_(momentum).add_(x.T @ error).addcmul_(self.weight, decay)
-        self.velocity_b.mul_(momentum).add_(error.sum(0)).addcmul_(self.bias, decay)
+        self.velocity_w.mul_(momentum).add_(x.T @ flat).addcmul_(self.weight, decay)
+        self.velocity_b.mul_(momentum).add_(flat.sum(0)).addcmul_(self.bias, decay)
         self.weight.sub_(rate * self.velocity_w)
         self.bias.sub_(rate * self.velocity_b)
         return loss

@@ -18,8 +18,9 @@ from fgmae_bench.features import Features, Rows, extract
 from fgmae_bench.optim import cosine
 from fgmae_bench.probe.checkpoint import HeadState
 from fgmae_bench.probe.materials import Materials
-from fgmae_bench.probe.outcome import SELECTION, Outcome, evaluate_logits
+from fgmae_bench.probe.outcome import Outcome
 from fgmae_bench.probe.sgd import HeadGrid, head_logits
+from fgmae_bench.probe.tasks import Task
 from fgmae_bench.randomness import generator, key
 from fgmae_bench.records import note
 from fgmae_bench.views import Augmentation
@@ -33,9 +34,11 @@ OnEpoch = Callable[[int, dict[str, Any]], None]
 class GridFit:
     """A grid of heads (recipes that differ in lr and weight decay only) on its way through the epochs."""
 
-    def __init__(self, materials: Materials, recipes: dict[str, ProbeRecipe], effective_batch: int, classes: int, dim: int):
+    def __init__(
+        self, materials: Materials, recipes: dict[str, ProbeRecipe], effective_batch: int, classes: int, dim: int, task: Task
+    ):  # fmt: skip
         self.materials, self.ids, self.recipes = materials, list(recipes), list(recipes.values())
-        self.recipe, self.batch = self.recipes[0], effective_batch
+        self.recipe, self.batch, self.task = self.recipes[0], effective_batch, task
         self.heads = HeadGrid.start(dim, classes, len(recipes), key(self.recipe.seed, "head") % 2**63)
         self.decay = torch.tensor([r.weight_decay for r in self.recipes], dtype=torch.float32)
         self.outcomes = [Outcome() for _ in recipes]
@@ -91,7 +94,7 @@ class GridFit:
         for i, (features, rows) in enumerate(_batches(self.materials, self.recipe, epoch, self.batch)):
             lr = _rates(self.recipes, epoch + i / steps)
             targets = torch.from_numpy(self.materials.labels[rows])
-            losses += self.heads.step(torch.from_numpy(features), targets, lr, self.decay, self.recipe.momentum)
+            losses += self.heads.step(torch.from_numpy(features), targets, lr, self.decay, self.recipe.momentum, self.task.error)
             seen += 1
         return losses / max(seen, 1), lr, time.perf_counter() - start, seen * self.batch
 
@@ -103,7 +106,7 @@ class GridFit:
         for g, logits in enumerate(_all_logits(self.heads, bank, rows)):
             if self.done[g] > epoch:
                 continue
-            metrics, _ = evaluate_logits(logits, targets)
+            metrics = self.task.evaluate(logits, targets)
             outcome = self.outcomes[g]
             entry = {
                 "epoch": epoch, "lr": float(lr[g]), "train_loss": _finite(losses[g]), "val": metrics,
@@ -111,19 +114,25 @@ class GridFit:
             }  # fmt: skip
             outcome.history.append(entry)
             if epoch % LEGACY_EVERY == 0 or epoch + 1 == self.recipe.epochs:
-                outcome.legacy_curve.append({"epoch": epoch, **scores.legacy_single_label(logits, targets, self.recipe.batch_size)})
-            if self.selects and _rank(metrics) > _rank(outcome.best):
+                outcome.legacy_curve.append({"epoch": epoch, **self.task.legacy(logits, targets, self.recipe.batch_size)})
+            if self.selects and self._rank(metrics) > self._rank(outcome.best):
                 outcome.best, self.best[g] = {"epoch": epoch, **metrics}, self.heads.head(g)
             self.done[g] = epoch + 1
             on_epoch(g, entry)
 
+    def _rank(self, metrics: dict[str, Any] | None) -> tuple[float, float]:
+        """What the best epoch is chosen by: the task's metric, then loss."""
+        if metrics is None or metrics[self.task.selection] is None:
+            return (-math.inf, -math.inf)
+        return (metrics[self.task.selection], -metrics["loss"] if metrics["loss"] is not None else -math.inf)
+
     def _finish(self, outcome: Outcome, logits: NDArray[np.float32]) -> None:
         """Final and test scores: without a val split the last epoch is both; with one, the best epoch on val is tested once."""
         targets = self.materials.labels[self.materials.evaluation["test"][1]]
-        outcome.logits = logits
-        outcome.test, outcome.confusion = evaluate_logits(logits, targets)
+        outcome.logits, outcome.targets = logits, targets
+        outcome.test = self.task.evaluate(logits, targets)
         outcome.final = dict(outcome.history[-1]["val"]) if self.selects else dict(outcome.test)
-        outcome.legacy = legacy_of(outcome, targets, self.recipe.batch_size)
+        outcome.legacy = legacy_of(outcome, targets, self.recipe.batch_size, self.task)
         bad = next((e["epoch"] for e in outcome.history if e["train_loss"] is None or e["val"]["loss"] is None), None)
         if bad is not None:
             outcome.diverged = True
@@ -135,25 +144,19 @@ def logits_of(head: dict[str, torch.Tensor], bank: Bank, rows: Rows) -> NDArray[
     return np.concatenate([head_logits(head, torch.from_numpy(bank.features[part])).numpy() for part in _chunks(rows)])
 
 
-def legacy_of(outcome: Outcome, targets: NDArray[np.int64], batch_size: int) -> dict[str, Any]:
+def legacy_of(outcome: Outcome, targets: NDArray[Any], batch_size: int, task: Task) -> dict[str, Any]:
     """What per-batch averaging would have printed of the test split, and the maximum over the reference's sparse evaluations."""
     assert outcome.logits is not None
-    values: dict[str, Any] = dict(scores.legacy_single_label(outcome.logits, targets, batch_size))
-    for name in ("oa", "aa"):
-        values[f"{name}_max"] = max((entry[name] for entry in outcome.legacy_curve), default=None)
+    values: dict[str, Any] = dict(task.legacy(outcome.logits, targets, batch_size))
+    for name in [name for name in values if name != "loss"]:
+        seen = [entry[name] for entry in outcome.legacy_curve if entry.get(name) is not None]
+        values[f"{name}_max"] = max(seen, default=None)
     return {"batch_size": batch_size, **{k: scores.finite(v) if isinstance(v, float) else v for k, v in values.items()}}
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> Rows:
     """The order of an epoch, keyed by seed and epoch alone."""
     return generator(seed, "order", epoch).permutation(count)
-
-
-def _rank(metrics: dict[str, Any] | None) -> tuple[float, float]:
-    """What the best epoch is chosen by: accuracy, then loss."""
-    if metrics is None:
-        return (-math.inf, -math.inf)
-    return (metrics[SELECTION], -metrics["loss"] if metrics["loss"] is not None else -math.inf)
 
 
 def _rates(recipes: list[ProbeRecipe], progress: float) -> torch.Tensor:
