@@ -81,7 +81,8 @@ def classes_scored(targets: NDArray[Any], classes: tuple[str, ...]) -> list[str]
 def legacy_multi_label(logits: NDArray[Any], targets: NDArray[Any], batch_size: int) -> dict[str, float | None]:
     """What averaging over batches prints: each metric of each batch, weighted by its size.
 
-    As torchmetrics does, classes without positives in a batch are left out of its macro AP and count 0 in its macro F1.
+    Classes without positives in a batch are left out of its macro AP, which is what inflated the published numbers, and count
+    0 in its macro F1, as in torchmetrics.
     """
     totals: dict[str, float] = {}
     weights: dict[str, int] = {}

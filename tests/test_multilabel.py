@@ -73,13 +73,14 @@ def test_per_batch_macro_map_is_inflated_and_macro_f1_is_not(batch_size: int, le
 
 
 def test_legacy_equals_torchmetrics_batch_by_batch() -> None:
+    """But for macro AP: torchmetrics of today counts a class without positives as 0, the published numbers left it out."""
     from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
 
     logits, y = sample(256, 7, seed=5)
     p, targets = torch.from_numpy(1 / (1 + np.exp(-logits))), torch.from_numpy(y.astype(np.int64))
     legacy = multi.legacy_multi_label(logits, y, 16)
     for name, function, average in (
-        ("map_micro", multilabel_average_precision, "micro"), ("map_macro", multilabel_average_precision, "macro"),
+        ("map_micro", multilabel_average_precision, "micro"),
         ("f1_micro", multilabel_f1_score, "micro"), ("f1_macro", multilabel_f1_score, "macro"),
     ):  # fmt: skip
         values = [float(function(p[i : i + 16], targets[i : i + 16], num_labels=7, average=average)) for i in range(0, 256, 16)]

@@ -1,0 +1,1 @@
+"""BigEarthNet as it is published: names, labels, files and the table of its patches."""
