@@ -35,6 +35,7 @@ test: lint
 bench: env
 	$(PY) experiments/speed/views.py
 	$(PY) experiments/speed/cached_probe.py
+	$(PY) experiments/speed/stream_epoch.py
 	$(PY) experiments/speed/memory.py
 	$(PY) experiments/speed/startup.py
 

@@ -33,6 +33,9 @@ def differences(records: tuple[Record, ...], published: Published) -> tuple[dict
     measured = [record["metrics"]["legacy" if legacy else "test"] for record in records]
     if any(values is None for values in measured):
         return {}, (NO_LEGACY,)
+    if legacy and any(values.get("batch_size", published.batch_per_process) != published.batch_per_process for values in measured):
+        text = f"No difference shown: the published per-batch averages are of batches of {published.batch_per_process}."
+        return {}, (Note(code="other_batch", text=text),)
     found = {}
     for metric, value in published.metrics:
         seeds = [values.get(metric) for values in measured]

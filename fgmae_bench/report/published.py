@@ -33,6 +33,7 @@ class Published:
     metrics: tuple[tuple[str, float], ...]
     definition: str  # how the metrics were averaged, in the words of the table
     remark: str
+    batch_per_process: int | None = None  # what per-batch averages were averaged over
 
     def value(self, metric: str) -> float | None:
         """The published number, None where there is none."""
@@ -102,6 +103,7 @@ def to_published(row: dict[str, str], where: str) -> Published:
         metrics=tuple(metrics),
         definition=row["metric_definition"],
         remark=row["remark"],
+        batch_per_process=int(row["batch_per_process"]) if (row.get("batch_per_process") or "").isdigit() else None,
     )
 
 
