@@ -21,6 +21,9 @@ AXES = {
     "aa": "average accuracy over classes (fraction)",
     "kappa": "Cohen's kappa (1 = perfect)",
     "f1_macro": "F1, mean over classes (fraction)",
+    "map_micro": "average precision, all labels together (fraction)",
+    "map_macro": "average precision, mean over classes (fraction)",
+    "f1_micro": "F1, all labels together (fraction)",
 }
 MAX_CURVES = 12
 # Okabe & Ito 2008, without the yellow that vanishes on white; beyond these, markers tell curves apart.
