@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 from torch import nn
@@ -16,7 +17,7 @@ PROBES = {"linear_probe": "sgd", "logistic_regression": "lbfgs", "knn": "knn"}
 
 def evaluate(
     model: nn.Module,
-    dataset: str,
+    dataset: str | os.PathLike[str],
     protocol: Literal["linear_probe", "logistic_regression", "knn"] = "linear_probe",
     *,
     name: str,
@@ -43,8 +44,12 @@ def evaluate(
 
     if protocol not in PROBES:
         raise unknown("protocol", protocol, PROBES)
+    if flags.get("eval"):
+        raise BenchError("evaluate(eval=True)", "score a checkpoint with python -m fgmae_bench.linear --eval")
+    dataset = os.fspath(dataset)
     given = {
-        **flags, "dataset": dataset, "probe": PROBES[protocol], "model": name, "weights": "module",
+        **{key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in flags.items()},
+        "dataset": dataset, "probe": PROBES[protocol], "model": name, "weights": "module",
         "input_size": input_size, "normalizer": normalizer,
     }  # fmt: skip
     card = load_card(dataset)

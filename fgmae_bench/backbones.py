@@ -89,15 +89,15 @@ def build_backbone(model: Model, seed: int, cache: Path | None = None) -> Backbo
     input size the patches do not divide, a pool that is not there.
     """
     contract = resolve_contract(model)
-    file = None if model.model == "backscatter_stats" else find_weights_file(model, cache or default_cache())
+    file = find_weights_file(model, cache or default_cache())
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         module, pool, feature_dim = _build(model, contract)
     weights = WeightsReport(source="random", sha256=None, used=0, dropped=0, missing=0)
     notes: tuple[dict[str, str], ...] = ()
     statistics = isinstance(module, BackscatterStats)
-    if statistics:
-        weights = dataclasses.replace(weights, source="none")
+    if statistics or ":" in model.model:
+        weights = dataclasses.replace(weights, source="none" if statistics else "module")
     elif file is not None:
         weights, notes = _load(module, model, file)
     module.eval().requires_grad_(False)
@@ -109,8 +109,8 @@ def build_backbone(model: Model, seed: int, cache: Path | None = None) -> Backbo
 
 
 def find_weights_file(model: Model, cache: Path) -> Path | None:
-    """The file that `--weights` means: None for `random`, a registered name's fetched file, or a path."""
-    if model.weights == "random":
+    """The file that `--weights` means: a registered name's fetched file or a path; None for `random` and where none are loaded."""
+    if model.weights == "random" or model.model == "backscatter_stats" or ":" in model.model:
         return None
     if model.weights in WEIGHTS:
         return locate(model.weights, model.model, cache)

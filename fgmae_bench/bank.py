@@ -70,7 +70,7 @@ def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[st
         "view": asdict(augmentation) if augmentation else "evaluation",
         "root": str(index.root.resolve()), "samples": ids_sha256(index.ids),
         "max_invalid_fraction": extractor.dataset.card.signal.max_invalid_fraction, "nodata": list(extractor.dataset.card.signal.nodata),
-        "amp": extractor.amp, "device": extractor.device.type, "torch": torch.__version__,
+        "amp": extractor.amp, "compiled": extractor.compiled, "device": extractor.device.type, "torch": torch.__version__,
         "timm": timm.__version__, "opencv": cv2.__version__,
     }  # fmt: skip
 

@@ -39,7 +39,11 @@ class Split:
     leaky: bool = False
     block_km: float | None = None  # spatial: side of a block
     buffer_m: float | None = None  # spatial: chips nearer than this to another split's chip are left out
+    block_patches: int | None = None  # tile: side of the blocks that tiles are cut into; None keeps tiles whole
+    buffer_patches: int | None = None  # tile: patches left out between two parts
     files: dict[str, str] = field(default_factory=dict)  # lists: split name to file name
+    absent_tolerance: float = 0.0  # lists: share of a list's names that the data may lack
+    counts: dict[str, int] = field(default_factory=dict)  # lists: published sizes of train, val, test, and what is excluded
     origin: str = ""
 
 
@@ -161,6 +165,8 @@ def _check_split(split: Split, where: str, require: _Requirement) -> None:
     require(train > 0 and split.val >= 0 and train + split.val < 1, f"{where}: fractions", "give train > 0, val >= 0 and train + val < 1")
     if split.kind == "spatial":
         require(split.block_km and split.buffer_m is not None, f"{where}: block_km or buffer_m is missing", "add both")
+    if split.kind == "tile":
+        require(split.buffer_patches is not None, f"{where}: buffer_patches is missing", "add it")
 
 
 class _Requirement:

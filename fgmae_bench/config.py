@@ -86,7 +86,7 @@ class Execution:
     cache_dir: str = option("folder of indexes and feature banks", os.environ.get("FGMAE_BENCH_CACHE", "~/.cache/fgmae_bench"))
     num_workers: int = option("threads that read and prepare images", 2)
     device: str = option("cpu, cuda, cuda:N, or auto", "auto")
-    compile: bool = option("compile the backbone with torch.compile", False)
+    compile: bool = option("compile the backbone with torch.compile; changes the last bits, noted in the record", False)
     resume: str | None = option(
         "auto: go on from the checkpoint in the output folder; or a path", None, shown="auto where one is this run's"
     )
@@ -207,6 +207,7 @@ def check(run: Run) -> None:
     require(recipe.batch_size >= 1, "batch_size", recipe.batch_size, "give 1 or more")
     require(recipe.accum_iter >= 1, "accum_iter", recipe.accum_iter, "give 1 or more")
     require(recipe.views >= 1, "views", recipe.views, "give 1 or more")
+    require(0 <= recipe.seed < 2**32, "seed", recipe.seed, "give a number from 0 to 4294967295")
     require(recipe.knn_k >= 1, "knn_k", recipe.knn_k, "give 1 or more")
     for flag in ("lr", "blr"):
         value = getattr(recipe, flag)

@@ -8,6 +8,11 @@ from typing import Literal
 BANDS = ("VV", "VH")
 
 
+def parse_bands(text: str) -> tuple[str, ...]:
+    """`"vh, vv"` to `("VH", "VV")`."""
+    return tuple(part.strip().upper() for part in text.split(","))
+
+
 @dataclass(frozen=True, kw_only=True)
 class InputContract:
     """Input that a backbone expects. `mean` and `std` in dB per band; `size` in pixels, 0 = the dataset's own."""

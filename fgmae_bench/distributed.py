@@ -57,6 +57,11 @@ class World:
             raise BenchError(what, todo)
         return result  # type: ignore[return-value]
 
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """Do `work` on rank 0 first, then on the others, which find what it left in the cache folder."""
+        first = self.together(lambda: work() if self.rank == 0 else None)
+        return self.together(lambda: work() if self.rank else first)  # type: ignore[return-value]
+
     def broadcast(self, value: T | None) -> T:
         """Rank 0's value on every rank."""
         if self.size == 1:

@@ -28,6 +28,7 @@ class PlannedRun:
     label: str
     flags: dict[str, Any] = field(default_factory=dict)
     nproc_per_node: int = 1
+    weights_files: tuple[str, ...] = ()  # names of files that hold the same weights as the flag `weights` names
     published: tuple[PublishedRow, ...] = ()
 
 
@@ -118,6 +119,8 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
         measured = config[owner[name]].get(name)
         if name == "dataset" and measured != value:
             measured = record["dataset"]["name"]
+        if name == "weights" and record["model"]["weights"]["source"] in run.weights_files:
+            continue
         if measured not in (value if isinstance(value, list) else [value]):
             return False
     return True

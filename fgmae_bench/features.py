@@ -36,6 +36,7 @@ class Extractor:
     amp: Precision
     workers: int
     world: World
+    compiled: bool = False
 
     @property
     def batch_size(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,28 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        remove_empty(made)
+
+
+@contextlib.contextmanager
+def appearing(root: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `root`; it becomes `root` on success and is removed otherwise.
+
+    Raises BenchError when `root` holds anything, when the place cannot be written or the disk is full.
+    """
+    partial = root.with_name(f"{root.name}.partial-{os.getpid()}")
+    made: list[Path] = []
+    try:
+        made = missing_folders(root.parent)
+        if root.exists() and any(root.iterdir()):
+            raise BenchError(f"{root} is not empty", "choose another folder or remove it")
+        partial.mkdir(parents=True)
+        yield partial
+        partial.replace(root)
+    except OSError as error:
+        raise os_error(error, root) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
         remove_empty(made)
 
 

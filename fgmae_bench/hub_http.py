@@ -120,7 +120,7 @@ def _send(source: HubFile, method: str, url: str, start: str, offset: int = 0) -
         if status < 400 or status == 416:
             return response
         response.close()
-        wait_s = _wait_s(response, pause_s)
+        wait_s = retry_after_s(response, pause_s)
         if (status != 429 and status < 500) or pause_s is None or wait_s > MAX_WAIT_S:
             break
         log.info("the hub answers %d for %s; again in %.0f s", status, source.file, wait_s)
@@ -160,14 +160,14 @@ def _refusal(source: HubFile, response: Response) -> BenchError:
         todo = "it is private, gated or does not exist: check its name, or log in with: hf auth login"
         return BenchError(f"the hub refuses {where} ({status})", todo)
     if status == 429 or status >= 500:
-        wait_s = _wait_s(response, None)
+        wait_s = retry_after_s(response, None)
         return BenchError(
             f"the hub answers {status} for {where}", f"run the same command again {f'in {wait_s:.0f} s' if wait_s else 'later'}"
         )
     return BenchError(f"the hub answers {status} for {where}", "check repository, file and revision")
 
 
-def _wait_s(response: Response, pause_s: float | None) -> float:
+def retry_after_s(response: Response, pause_s: float | None) -> float:
     """Seconds of the Retry-After header (a number or a date), else `pause_s`."""
     text = response.headers.get("retry-after", "").strip()
     if text.isdecimal():

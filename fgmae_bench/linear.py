@@ -20,7 +20,10 @@ from fgmae_bench.flags import parse_run
 from fgmae_bench.records import note
 
 # Flags of published command lines that mean nothing here.
-IGNORED = ("fine_tune", "dist_eval", "is_slurm_job", "pin_mem", "cls_token")
+IGNORED = (
+    "fine_tune", "dist_eval", "is_slurm_job", "pin_mem", "no_pin_mem", "cls_token",
+    "mixup", "cutmix", "smoothing", "drop_path", "layer_decay", "clip_grad",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -41,7 +44,7 @@ def main() -> None:
 
         scored = evaluate_checkpoint(runs, card)
         if rank0:
-            print(line(f"{scored['run_id']} after epoch {scored['epochs']}", scored["test"]))
+            print(line(f"{scored['run_id']} {scored['which']}", scored["test"]))
             if runs[0].execution.legacy_metrics:
                 print(legacy_line(scored["legacy"]))
         return

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.cards import Card
-from fgmae_bench.contract import InputContract
+from fgmae_bench.contract import InputContract, parse_bands
 from fgmae_bench.data.raster import Chip
 from fgmae_bench.errors import BenchError
 from fgmae_bench.normalizers import normalize
@@ -42,6 +42,18 @@ class View:
 
     def batch(self, chips: list[Chip], ids: list[str], augmentation: Augmentation | None = None) -> NDArray[Any]:
         """Chips to (B, 2, S, S): the evaluation view, or a random view of each when `augmentation` is given."""
+        if self.contract.geometry == "native":
+            return self.before_geometry(chips)
+        size, views = self.contract.size, []
+        for chip, id in zip(chips, ids, strict=True):  # one by one: an image and its view stay in the processor's cache
+            image = self.before_geometry([chip])[0]
+            views.append(evaluation_geometry(image, size) if augmentation is None else random_geometry(image, size, augmentation, id))
+        return np.stack(views)
+
+    def before_geometry(self, chips: list[Chip]) -> NDArray[Any]:
+        """Chips to (B, 2, H, W) in the contract's range. Raises BenchError for packed input that was made for another view."""
+        if any(chip.ready is not None for chip in chips):
+            return np.stack([self._ready(chip) for chip in chips])
         images = np.stack([chip.db for chip in chips])[:, list(self.order)]
         valid = None
         if any(chip.valid is not None for chip in chips):
@@ -49,13 +61,23 @@ class View:
             valid = np.stack([ones if chip.valid is None else chip.valid[list(self.order)] for chip in chips])
         if self.input_resize and self.contract.geometry != "native":
             images, valid = resized_db(images, valid, self.input_resize)
-        normalized = normalize(images, valid, self.contract)
-        if self.contract.geometry == "native":
-            return normalized
-        size = self.contract.size
-        if augmentation is None:
-            return np.stack([evaluation_geometry(image, size) for image in normalized])
-        return np.stack([random_geometry(image, size, augmentation, id) for image, id in zip(normalized, ids, strict=True)])
+        return normalize(images, valid, self.contract)
+
+    def _ready(self, chip: Chip) -> NDArray[np.uint8]:
+        if chip.ready is None:
+            raise BenchError("packed input and backscatter are mixed", "give one kind of data")
+        held, wanted = made_of(chip.ready.contract, chip.ready.input_resize), made_of(self.contract, self.input_resize)
+        if held != wanted:
+            told = [f"{name} of {bands} (mean {mean}, std {std}, resize {side})" for name, bands, mean, std, side in (held, wanted)]
+            raise BenchError(f"the pack holds input made by {told[0]}, the backbone expects {told[1]}", "use a float32 pack, or the files")
+        if chip.ready.order != self.order:
+            raise BenchError("--band_order cannot change a uint8 pack", "leave it out, or pack again with it")
+        return chip.ready.image
+
+
+def made_of(contract: InputContract, input_resize: int | None) -> tuple[object, ...]:
+    """All that decides a chip's input before its geometry."""
+    return contract.normalizer, ",".join(contract.bands), contract.mean, contract.std, input_resize
 
 
 def make_view(card: Card, contract: InputContract, band_order: str | None) -> View:
@@ -63,7 +85,7 @@ def make_view(card: Card, contract: InputContract, band_order: str | None) -> Vi
 
     `band_order` overrules the card's statement about the order of the bands in the files.
     """
-    held = tuple(part.strip().upper() for part in band_order.split(",")) if band_order else card.signal.bands
+    held = parse_bands(band_order) if band_order else card.signal.bands
     if sorted(held) != sorted(contract.bands):
         raise BenchError(f"--band_order is {band_order}", f"give {','.join(contract.bands)} or {','.join(contract.bands[::-1])}")
     if card.signal.units != "dB":
@@ -83,14 +105,18 @@ def resized_db(
         for image, mask in zip(images, valid, strict=True):
             for band, kept in zip(image, mask, strict=True):
                 band[~kept] = np.median(band[kept])
-    resized = np.asarray([_resized(image, side, cv2.INTER_CUBIC) for image in images], np.float32)
+    resized = np.stack([_by_band(image, side, cv2.INTER_CUBIC) for image in images])
     if valid is None:
         return resized, None
-    return resized, np.asarray([_resized((~mask).astype(np.float32), side, cv2.INTER_LINEAR) for mask in valid]) == 0
+    return resized, np.stack([_by_band((~mask).astype(np.float32), side, cv2.INTER_LINEAR) for mask in valid]) == 0
 
 
-def _resized(image: NDArray[Any], side: int, interpolation: int) -> NDArray[Any]:
-    return cv2.resize(_channels_last(image), (side, side), interpolation=interpolation).transpose(2, 0, 1)
+def _by_band(image: NDArray[Any], side: int, interpolation: int) -> NDArray[Any]:
+    """(C, side, side) of an image (C, H, W). For floats, OpenCV's last bits depend on how many bands it resizes together."""
+    resized = np.empty((len(image), side, side), image.dtype)
+    for band, target in zip(image, resized, strict=True):
+        cv2.resize(band, (side, side), dst=target, interpolation=interpolation)
+    return resized
 
 
 def evaluation_geometry(image: NDArray[Any], size: int) -> NDArray[Any]:
@@ -105,8 +131,14 @@ def random_geometry(image: NDArray[Any], size: int, augmentation: Augmentation, 
     """A random resized crop and flip (C, size, size) of an image (C, H, W), keyed by seed, epoch and sample."""
     draw = generator(augmentation.seed, "view", augmentation.epoch, sample)
     top, left, height, width = random_box(draw, image.shape[1], image.shape[2], augmentation.crop_scale)
-    crop = _channels_last(image[:, top : top + height, left : left + width])
-    view = cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR)
+    crop = image[:, top : top + height, left : left + width]
+    if crop.dtype == np.uint8:  # by band: the same bytes as together, without a change of layout
+        view = _by_band(crop, size, cv2.INTER_LINEAR)
+        if draw.random() < 0.5:
+            for band in view:
+                cv2.flip(band, 1, dst=band)
+        return view
+    view = cv2.resize(_channels_last(crop), (size, size), interpolation=cv2.INTER_LINEAR)
     if draw.random() < 0.5:
         view = view[:, ::-1]
     return np.ascontiguousarray(view.transpose(2, 0, 1))

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fgmae_bench"
 # Rooms by floor, lowest first; a package stands for its modules unless they are named. A new room gets its line here.
 FLOORS = {
     0: "errors files strict cards config contract experiments records scores randomness flags progress environment "
-    "archive checksums hub hub_http locks",
+    "archive checksums hub hub_http locks scores_multilabel",
     1: "data views normalizers optim distributed device checkpoints extractors",
     2: "backbones",
     3: "features bank",

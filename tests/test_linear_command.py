@@ -10,7 +10,6 @@ import pytest
 import torch
 from commands import (
     FOLDERS,
-    STATISTICS,
     TINY_VIT,
     call,
     codes,
@@ -442,7 +441,7 @@ def test_streamed_features_are_fresh_views_and_recorded(plain, tmp_path):
 
 
 def test_streaming_is_the_default_of_the_published_recipe(tmp_path):
-    flags = [flag for flag in STATISTICS if flag not in ("--features", "cached")]
+    flags = [flag for flag in TINY_VIT if flag not in ("--features", "cached")]
     assert Run(tmp_path, backbone=tuple(flags), data=shared_world(5)).record["config"]["recipe"]["features"] == "stream"
     other = Run(tmp_path / "cache", "--recipe", "corrected", "--split", "reference", backbone=tuple(flags), data=shared_world(5)).record
     assert other["config"]["recipe"]["features"] == "cached"

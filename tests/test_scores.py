@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics
 
 from fgmae_bench.cards import load_card
-from fgmae_bench.probe.outcome import assert_bound, evaluate_logits
+from fgmae_bench.probe.tasks import TASKS, assert_bound
 from fgmae_bench.scores import (
     classes_scored,
     confusion_matrix,
@@ -196,7 +196,8 @@ def test_classes_without_samples_do_not_widen_the_bound():
 def test_logits_are_scored_over_the_whole_split():
     rng = np.random.default_rng(1)
     logits, targets = rng.normal(0, 1, (300, K)).astype(np.float32), rng.integers(0, K, 300)
-    got, confusion = evaluate_logits(logits, targets)
+    task = TASKS["single_label"]
+    got, confusion = task.evaluate(logits, targets), task.confusion(logits, targets)
     np.testing.assert_array_equal(confusion, metrics.confusion_matrix(targets, logits.argmax(1), labels=range(K)))
     assert got["oa"] == pytest.approx(metrics.accuracy_score(targets, logits.argmax(1)))
     assert set(got) == {"loss", "oa", "aa", "kappa", "f1_macro"}
@@ -206,7 +207,8 @@ def test_logits_of_a_diverged_head_have_no_loss_and_no_crash():
     logits = np.full((4, 3), np.nan, np.float32)
     logits[0] = [0, 1, 0]
     with np.errstate(all="ignore"):
-        got, confusion = evaluate_logits(logits, np.array([1, 0, 1, 2]))
+        task, targets = TASKS["single_label"], np.array([1, 0, 1, 2])
+        got, confusion = task.evaluate(logits, targets), task.confusion(logits, targets)
     assert got["loss"] is None
     assert confusion.sum() == 4
     assert confusion[1, 1] == 1

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fgmae_bench.cards import Card
 from fgmae_bench.config import Run
+from fgmae_bench.contract import parse_bands
 from fgmae_bench.data.audit import audit
 from fgmae_bench.data.index import Index, build_index, check_counts, ids_sha256
-from fgmae_bench.data.splits import Parts, few_labels, make_split
+from fgmae_bench.data.splits import PARTS, Parts, few_labels, make_split
+from fgmae_bench.data.usable import usable_images
 from fgmae_bench.errors import BenchError
+from fgmae_bench.progress import Progress
 from fgmae_bench.records import note
 
 log = logging.getLogger("fgmae_bench")
@@ -46,40 +53,71 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
     Raises BenchError when data is missing or contradicts its card; with `--trust_data` contradictions become notes.
     """
     index = build_index(card, data_root(card, run))
-    check_classes(card, run.data.nb_classes)
-    notes: list[dict[str, str]] = []
+    notes: list[dict[str, str]] = check_classes(card, run.data.nb_classes)
     trust = run.execution.trust_data
     contradiction = check_counts(card, index)
     if contradiction:
         _refuse(BenchError(contradiction, "complete the data, correct the card, or pass --trust_data"), trust, notes)
-    order = tuple(part.strip().upper() for part in run.data.band_order.split(",")) if run.data.band_order else None
+    order = parse_bands(run.data.band_order) if run.data.band_order else None
     parts = make_split(card, index, run.data, cache)
     verdict, tagged = audit(card, index, order)
     if verdict.refusal:
         _refuse(verdict.refusal, trust, notes)
     notes += verdict.warnings
-    parts = dataclasses.replace(parts, train=few_labels(index, parts.train, run.data.train_frac, run.data.split_seed))
     synthetic = bool(index.synthetic) or tagged
-    notes += _split_notes(run.data.split or card.default_split, parts)
+    name = run.data.split or card.default_split
+    notes += _split_notes(name, parts)
     if synthetic:
         notes.append(note("synthetic", "synthetic data: the numbers say nothing about real scenes"))
-    name = run.data.split or card.default_split
     facts = {
         "card": card.name, "split": name if name in card.splits else "lists", "card_version": card.version,
         "synthetic": index.synthetic or ("tagged" if tagged else None),
-        "samples_sha256": {part: ids_sha256([index.ids[row] for row in getattr(parts, part)]) for part in ("train", "val", "test")},
     }  # fmt: skip
+    few = few_labels(index, parts.train, run.data.train_frac, run.data.split_seed)
+    parts = dataclasses.replace(parts, train=few)
     return Dataset(card=card, index=index, parts=parts, synthetic=synthetic, facts=facts, notes=tuple(notes))
 
 
-def check_classes(card: Card, given: int | None) -> None:
-    """Hold `--nb_classes` against the label scheme: K + 1 (class 0 counted) warns, anything else is refused."""
+def only_usable(dataset: Dataset, run: Run, cache: Path) -> Dataset:
+    """The dataset without images that have too many invalid pixels, and with the hashes of the samples that are really used.
+
+    Reads every file once, ever: a broken one is named here, before anything is computed. Raises BenchError when a part or a
+    class of it is left without images.
+    """
+    card, index = dataset.card, dataset.index
+    with Progress("checking pixels", len(index.files), "images", show=os.environ.get("RANK", "0") == "0") as progress:
+        usable = usable_images(card, index, cache, run.execution.num_workers, progress.step)
+    kept = {part: rows[usable[rows]] for part, rows in ((name, getattr(dataset.parts, name)) for name in PARTS)}
+    _refuse_emptied(dataset, kept)
+    parts = dataclasses.replace(dataset.parts, **kept)
+    left_out = sum(len(getattr(dataset.parts, part)) - len(kept[part]) for part in PARTS)
+    share = card.signal.max_invalid_fraction
+    text = f"{left_out} images with more than {share:.0%} invalid pixels were left out"
+    notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []))
+    facts = dataset.facts | {"samples_sha256": {part: ids_sha256([index.ids[row] for row in kept[part]]) for part in PARTS}}
+    return dataclasses.replace(dataset, parts=parts, notes=notes, facts=facts)
+
+
+def _refuse_emptied(dataset: Dataset, kept: dict[str, NDArray[np.int64]]) -> None:
+    parts, labels = dataset.parts, dataset.index.labels
+    for part in PARTS:
+        if len(getattr(parts, part)) and not len(kept[part]):
+            raise BenchError(f"every image of the {part} split has too many invalid pixels", "look at the data with prepare inspect")
+    if labels.ndim == 1:
+        for label in sorted(set(labels[parts.train].tolist()) - set(labels[kept["train"]].tolist())):
+            what = f"every training image of class '{dataset.card.classes[label]}' has too many invalid pixels"
+            raise BenchError(what, "look at the data with prepare inspect")
+
+
+def check_classes(card: Card, given: int | None) -> list[dict[str, str]]:
+    """Hold `--nb_classes` against the label scheme: K + 1 (class 0 counted) warns and leaves a note, anything else is refused."""
     expected = len(card.classes)
     if given in (None, expected):
-        return
+        return []
     if given == expected + 1:
-        log.warning("--nb_classes %d counts a class 0 that %s does not have: %d outputs are used", given, card.label_scheme, expected)
-        return
+        text = f"--nb_classes {given} counts a class 0 that {card.label_scheme} does not have: {expected} outputs are used"
+        log.warning(text)
+        return [note("nb_classes", text)]
     raise BenchError(f"--nb_classes is {given}, label scheme {card.label_scheme} has {expected}", f"give {expected} or leave the flag out")
 
 

@@ -10,7 +10,7 @@ from fgmae_bench.config import Run, to_plain
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.probe.outcome import Outcome
 from fgmae_bench.probe.tasks import TASKS
-from fgmae_bench.records import Record, seal
+from fgmae_bench.records import SCHEMA_VERSION, Record, seal
 
 PROTOCOLS = {"sgd": "linear_probe", "lbfgs": "logistic_regression", "knn": "knn"}
 
@@ -29,7 +29,8 @@ def assemble(
     scheme = card.label_scheme
     trainable = 0 if run.recipe.probe == "knn" else (backbone.feature_dim + 1) * len(classes)
     return seal({
-        "schema": 1, "run_id": run_id, "created": created, "protocol": PROTOCOLS[run.recipe.probe], "recipe": run.recipe.recipe,
+        "schema": SCHEMA_VERSION, "run_id": run_id, "created": created, "protocol": PROTOCOLS[run.recipe.probe],
+        "recipe": run.recipe.recipe,
         "status": "diverged" if outcome.diverged else "done",
         "dataset": {
             "name": card.name, "card_version": card.version, "split": run.data.split, "split_seed": run.data.split_seed,

@@ -57,6 +57,8 @@ def load_state(path: Path) -> HeadState:
         raise BenchError(f"no checkpoint at {path}", "give the path of a checkpoint-last.pth, or leave out --resume")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if "curve" not in content and "head" in content:
+            raise BenchError(f"{path} is of a probe that was fitted at once", "leave out --resume: there is nothing to go on with")
         if content["format"] != FORMAT:
             raise BenchError(f"{path} is of checkpoint format {content['format']}", f"this version reads format {FORMAT}")
         curve = json.loads(content["curve"])

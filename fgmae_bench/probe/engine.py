@@ -85,7 +85,7 @@ def _run_pending(probe: Probe, results: Path, start: float) -> dict[str, Record]
         if world.rank == 0:
             environment = describe(probe.extractor.device.type, device_name(probe.extractor.device), world.size)
             timing = _timing(spent, memory, total=fitted - start, features=fitting - featuring, fitting=fitted - fitting)
-            notes = probe.notes + _pass_notes(probe, materials)
+            notes = probe.notes + _pass_notes(probe)
             records = {
                 id: _record(probe, id, outcome, folders[id], results, environment, timing, notes, materials)
                 for id, outcome in zip(probe.runs, outcomes, strict=True)
@@ -213,15 +213,11 @@ def _timing(spent: Spent, memory: MemoryPeak, *, total: float, features: float, 
     }  # fmt: skip
 
 
-def _pass_notes(probe: Probe, materials: Materials) -> list[dict[str, str]]:
-    """Notes on what was shared or left out."""
+def _pass_notes(probe: Probe) -> list[dict[str, str]]:
+    """Notes on how the runs were computed."""
     notes = []
     if len(probe.runs) > 1:
         notes.append(note("shared_pass", f"{len(probe.runs)} runs were fitted in one pass; its time stands in each record"))
-    parts = probe.dataset.parts
-    kept = len(materials.train) + sum(len(rows) for _, rows in materials.evaluation.values())
-    dropped = len(parts.train) + len(parts.val) + len(parts.test) - kept
-    if dropped:
-        share = probe.dataset.card.signal.max_invalid_fraction
-        notes.append(note("invalid_left_out", f"{dropped} images with more than {share:.0%} invalid pixels were left out"))
+    if next(iter(probe.runs.values())).execution.compile:
+        notes.append(note("compiled", "the backbone was compiled: features differ from eager ones in their last bits, in bf16 visibly"))
     return notes

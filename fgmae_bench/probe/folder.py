@@ -105,9 +105,6 @@ class RunFolder:
             elif path.read_bytes() != earlier:
                 with contextlib.suppress(BenchError):  # the disk is full; what failed first is what is told
                     write_bytes(path, earlier)
-        for place, new in self.new_folders.items():
-            if new:
-                shutil.rmtree(place, ignore_errors=True)
         for new in self.new_folders.values():
             remove_empty(new)
 

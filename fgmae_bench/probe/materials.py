@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from fgmae_bench.bank import Bank, fill_bank
 from fgmae_bench.config import Run
-from fgmae_bench.data.usable import usable_images
 from fgmae_bench.environment import MemoryPeak
 from fgmae_bench.features import Extractor, Rows, Spent
 from fgmae_bench.probe.resolve import Probe
@@ -49,7 +48,7 @@ def gather_materials(
             _filled(probe, train, Augmentation(seed=recipe.seed, epoch=v, crop_scale=recipe.crop_scale), spent, memory, f"view {v}")
             for v in views
         )  # fmt: skip
-    train = train_banks[0].usable(train) if train_banks else _usable(probe, train)
+    train = train_banks[0].usable(train) if train_banks else train
     evaluation = {part: (bank, bank.usable(rows)) for part, rows in evaluated.items()}
     return Materials(
         labels=probe.dataset.index.labels, train=train, evaluation=evaluation, train_banks=train_banks, extractor=extractor, spent=spent
@@ -64,20 +63,3 @@ def _filled(probe: Probe, rows: Rows, augmentation: Augmentation | None, spent: 
             memory.look()
 
         return fill_bank(probe.extractor, rows, probe.cache, augmentation, spent, step)
-
-
-def _usable(probe: Probe, rows: Rows) -> Rows:
-    """Rows to stream whose images have enough valid pixels; every file is read once for it, ever."""
-    if not len(rows):
-        return rows
-    extractor = probe.extractor
-    dataset, world = extractor.dataset, extractor.world
-    with Progress("checking pixels", len(dataset.index.files), "images", show=world.rank == 0) as progress:
-
-        def look() -> NDArray[np.bool_] | None:
-            if world.rank:
-                return None
-            return usable_images(dataset.card, dataset.index, probe.cache, extractor.workers, progress.step)
-
-        usable = world.broadcast(world.together(look))
-    return rows[usable[rows]]

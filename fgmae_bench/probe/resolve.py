@@ -12,13 +12,15 @@ from torch import nn
 
 from fgmae_bench.backbones import Backbone, build_backbone, find_weights_file, wrap_module
 from fgmae_bench.cards import Card
-from fgmae_bench.config import ProbeRecipe, Run, run_id
-from fgmae_bench.data.dataset import Dataset, data_root, open_dataset
+from fgmae_bench.config import Model, ProbeRecipe, Run, run_id
+from fgmae_bench.contract import parse_bands
+from fgmae_bench.data.dataset import Dataset, data_root, only_usable, open_dataset
 from fgmae_bench.data.index import require_data
 from fgmae_bench.device import Precision, resolve_amp
 from fgmae_bench.distributed import World
 from fgmae_bench.errors import BenchError
 from fgmae_bench.features import Extractor
+from fgmae_bench.files import require_writable
 from fgmae_bench.optim import base_lr, scaled_lr
 from fgmae_bench.records import note
 from fgmae_bench.views import make_view
@@ -48,48 +50,61 @@ def resolve(
     if module is None:
         world.together(lambda: require_present(card, first, cache))
     dataset = world.together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))
-    backbone = (
-        wrap_module(module, first.model)
-        if module is not None
-        else world.together(lambda: build_backbone(first.model, first.recipe.seed, cache))
+    backbone = world.together(
+        lambda: wrap_module(module, first.model) if module is not None else build_backbone(first.model, first.recipe.seed, cache)
     )
     view = make_view(card, backbone.contract, first.data.band_order)
-    held = (
-        ",".join(part.strip().upper() for part in first.data.band_order.split(","))
-        if first.data.band_order
-        else ",".join(card.signal.bands)
-    )
-    data = dataclasses.replace(data, band_order=held, nb_classes=len(card.classes))
-    model = dataclasses.replace(
-        first.model, pool=backbone.pool,
-        input_size=backbone.contract.size or None, normalizer=backbone.contract.normalizer,
-    )  # fmt: skip
+    held = parse_bands(first.data.band_order) if first.data.band_order else card.signal.bands
+    data = dataclasses.replace(data, band_order=",".join(held), nb_classes=len(card.classes))
     amp: Precision = resolve_amp(first.recipe.amp, device) if backbone.lowers_precision else "off"
     batch = first.recipe.batch_size * first.recipe.accum_iter * world.size
+    _require_enough(first, len(dataset.parts.train), batch, world.size)
+    model = _resolved_model(first, backbone)
+    whole = [
+        Run(data=data, model=model, recipe=_resolved_recipe(r, backbone, amp, batch, device.type), execution=r.execution) for r in runs
+    ]
+    world.together(lambda: _require_places(first, cache) if world.rank == 0 else None)
+    dataset = world.in_turn(lambda: only_usable(dataset, first, cache))
+    _require_enough(first, len(dataset.parts.train), batch, world.size)
     facts = dataset.facts | {"weights": backbone.weights.sha256 or backbone.weights.source}
-    resolved: dict[str, Run] = {}
-    for run in runs:
-        recipe = _resolved_recipe(run, amp, batch, device.type)
-        whole = Run(data=data, model=model, recipe=recipe, execution=run.execution)
-        resolved[run_id(whole, facts, world.size)] = whole
-    if first.recipe.probe == "sgd" and batch > len(dataset.parts.train):
-        what = f"effective batch {batch} is larger than the training split ({len(dataset.parts.train)} images)"
-        raise BenchError(what, f"use --batch_size {max(1, len(dataset.parts.train) // world.size)} or less")
-    if first.recipe.probe == "knn" and first.recipe.knn_k > len(dataset.parts.train):
-        what = f"--knn_k is {first.recipe.knn_k}, the training split holds {len(dataset.parts.train)} images"
-        raise BenchError(what, "give a smaller k")
+    resolved = {run_id(run, facts, world.size): run for run in whole}
     backbone.module.to(device)
     if first.execution.compile:
         backbone.module.compile()
     extractor = Extractor(
-        dataset=dataset, backbone=backbone, view=view, device=device, amp=amp, workers=first.execution.num_workers, world=world
-    )
-    dataset = dataclasses.replace(dataset, facts=facts)
-    places = {id: _places(card, run, id, len(resolved)) for id, run in resolved.items()}
+        dataset=dataset, backbone=backbone, view=view, device=device, amp=amp, workers=first.execution.num_workers, world=world,
+        compiled=first.execution.compile,
+    )  # fmt: skip
     return Probe(
-        runs=resolved, dataset=dataset, extractor=extractor, cache=cache, effective_batch=batch, places=places,
+        runs=resolved, dataset=dataclasses.replace(dataset, facts=facts), extractor=extractor, cache=cache, effective_batch=batch,
+        places={id: _places(card, run, id, len(resolved)) for id, run in resolved.items()},
         notes=[*notes, *backbone.notes, *_calibration_notes(card, backbone)],
     )  # fmt: skip
+
+
+def _require_places(run: Run, cache: Path) -> None:
+    """Raise BenchError for a folder that cannot be written, before any work is done."""
+    execution = run.execution
+    for place in (str(cache), execution.results_dir, execution.output_dir, execution.log_dir):
+        if place is not None:
+            require_writable(Path(place))
+
+
+def _require_enough(run: Run, train: int, batch: int, processes: int) -> None:
+    """Raise BenchError where the training split is too small for the batch or the neighbours."""
+    recipe = run.recipe
+    if recipe.probe == "sgd" and batch > train:
+        what = f"effective batch {batch} is larger than the training split ({train} images)"
+        raise BenchError(what, f"use --batch_size {max(1, train // processes // recipe.accum_iter)} or less")
+    if recipe.probe == "knn" and recipe.knn_k > train:
+        raise BenchError(f"--knn_k is {recipe.knn_k}, the training split holds {train} images", "give a smaller k")
+
+
+def _resolved_model(run: Run, backbone: Backbone) -> Model:
+    weights = backbone.weights.source if backbone.weights.source in ("none", "module") else run.model.weights
+    return dataclasses.replace(
+        run.model, weights=weights, pool=backbone.pool, input_size=backbone.contract.size or None, normalizer=backbone.contract.normalizer
+    )
 
 
 def require_present(card: Card, run: Run, cache: Path) -> None:
@@ -106,18 +121,26 @@ def require_present(card: Card, run: Run, cache: Path) -> None:
         raise problems[0]
 
 
-def _resolved_recipe(run: Run, amp: Precision, batch: int, device_type: str) -> ProbeRecipe:
+def _resolved_recipe(run: Run, backbone: Backbone, amp: Precision, batch: int, device_type: str) -> ProbeRecipe:
+    """The recipe with its gaps filled and what cannot change its numbers set to one value."""
     recipe = run.recipe
+    native = backbone.contract.geometry == "native"
+    if native and (recipe.features == "stream" or recipe.views > 1):
+        raise BenchError(f"{backbone.name} sees no random views", "leave out --features stream and --views")
     if recipe.probe != "sgd":
-        if recipe.features == "stream":
-            raise BenchError(f"--features stream with --probe {recipe.probe}", "use --features cached")
+        if recipe.features == "stream" or recipe.views > 1:
+            raise BenchError(f"--probe {recipe.probe} is fitted on the evaluation view", "leave out --features stream and --views")
         return dataclasses.replace(recipe, amp=amp, features="cached")
-    stream = recipe.features is None and recipe.views == 1 and (device_type == "cuda" or recipe.recipe == "published")
+    wanted = recipe.features is None and recipe.views == 1 and not native
+    stream = wanted and (device_type == "cuda" or recipe.recipe == "published")
     features: Literal["stream", "cached"] = recipe.features or ("stream" if stream else "cached")
     if features == "stream" and recipe.views != 1:
         raise BenchError("--views with --features stream", "leave out --views: stream draws a fresh view each epoch")
     lr = recipe.lr if recipe.lr is not None else scaled_lr(recipe.blr or 0.1, batch)
-    return dataclasses.replace(recipe, amp=amp, features=features, lr=lr, blr=base_lr(lr, batch))
+    crop_scale = 1.0 if features == "cached" and recipe.views == 1 else recipe.crop_scale
+    return dataclasses.replace(
+        recipe, amp=amp, features=features, lr=lr, blr=base_lr(lr, batch), crop_scale=crop_scale, knn_k=5, penalties=()
+    )
 
 
 def _places(card: Card, run: Run, id: str, grid: int) -> tuple[Path, Path]:

@@ -34,7 +34,13 @@ def find_states(probe: Probe) -> dict[str, HeadState]:
         path = folder / LAST if named in (None, "auto") else Path(str(named))
         if named in (None, "auto") and not path.exists():
             continue
-        state = load_state(path)
+        try:
+            state = load_state(path)
+        except BenchError as error:
+            if named is not None:
+                raise
+            log.warning("%s; it is passed over", error.what)
+            continue
         if named is not None:
             _require_same_run(state, id, path)
         if state.run_id == id:
@@ -51,6 +57,8 @@ def _require_same_run(state: HeadState, id: str, path: Path) -> None:
 
 def evaluate_checkpoint(runs: list[Run], card: Card) -> dict[str, Any]:
     """Scores of the checkpoint that `--resume` names over the test split (`test`, `legacy`); nothing is recorded."""
+    if runs[0].recipe.probe != "sgd":
+        raise BenchError(f"--eval with --probe {runs[0].recipe.probe}", "score checkpoints of --probe sgd")
     if len(runs) != 1:
         raise BenchError("--eval scores one checkpoint", "give one --lr and one --weight_decay")
     world, device = join_world(resolve_device(runs[0].execution.device))
@@ -62,13 +70,13 @@ def evaluate_checkpoint(runs: list[Run], card: Card) -> dict[str, Any]:
         _require_same_run(state, id, folder)
         materials = gather_materials(dataclasses.replace(probe, runs={id: run}), run, Spent(), MemoryPeak(), parts=("test",))
         bank, rows = materials.evaluation["test"]
-        outcome = Outcome(logits=logits_of(state.best_head or state.head, bank, rows), legacy_curve=state.legacy)
+        outcome = Outcome(logits=logits_of(state.best_head or state.head, bank, rows), legacy_curve=state.legacy, best=state.best)
         assert outcome.logits is not None
         task, targets = TASKS[card.task], materials.labels[rows]
         test = task.evaluate(outcome.logits, targets)
         return {
             "run_id": id,
-            "epochs": state.epochs,
+            "which": f"best on val, epoch {state.best['epoch'] + 1}" if state.best else f"after epoch {state.epochs}",
             "test": test,
             "legacy": legacy_of(outcome, targets, run.recipe.batch_size, task),
         }

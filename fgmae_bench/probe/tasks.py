@@ -52,10 +52,15 @@ def _confusion(logits: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.int64]
 def _evaluate_single(logits: NDArray[Any], targets: NDArray[Any]) -> Metrics:
     confusion = _confusion(logits, targets)
     metrics = {"loss": scores.finite(scores.cross_entropy(logits, targets)), **scores.single_label(confusion)}
-    if metrics["oa"] is not None and metrics["aa"] is not None:
+    assert_bound(metrics, confusion)
+    return metrics
+
+
+def assert_bound(metrics: Metrics, confusion: NDArray[Any]) -> None:
+    """OA and AA of one confusion matrix cannot be further apart than its class shares allow."""
+    if metrics["oa"] is not None:
         bound = scores.oa_aa_bound(confusion.sum(axis=1))
         assert abs(metrics["oa"] - metrics["aa"]) <= bound + 1e-9, "OA and AA contradict each other"
-    return metrics
 
 
 def _evaluate_multi(logits: NDArray[Any], targets: NDArray[Any]) -> Metrics:

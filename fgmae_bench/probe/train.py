@@ -96,7 +96,8 @@ class GridFit:
             targets = torch.from_numpy(self.materials.labels[rows])
             losses += self.heads.step(torch.from_numpy(features), targets, lr, self.decay, self.recipe.momentum, self.task.error)
             seen += 1
-        return losses / max(seen, 1), lr, time.perf_counter() - start, seen * self.batch
+        assert seen, "no batch was trained on"  # resolve refuses a batch larger than the split
+        return losses / seen, lr, time.perf_counter() - start, seen * self.batch
 
     def _evaluate(
         self, epoch: int, losses: torch.Tensor, lr: torch.Tensor, seconds: float, images: int, on_epoch: OnEpoch
@@ -109,7 +110,7 @@ class GridFit:
             metrics = self.task.evaluate(logits, targets)
             outcome = self.outcomes[g]
             entry = {
-                "epoch": epoch, "lr": float(lr[g]), "train_loss": _finite(losses[g]), "val": metrics,
+                "epoch": epoch, "lr": self._rate(g, epoch, images), "train_loss": _finite(losses[g]), "val": metrics,
                 "seconds": seconds, "images_per_second": images / seconds,
             }  # fmt: skip
             outcome.history.append(entry)
@@ -119,6 +120,11 @@ class GridFit:
                 outcome.best, self.best[g] = {"epoch": epoch, **metrics}, self.heads.head(g)
             self.done[g] = epoch + 1
             on_epoch(g, entry)
+
+    def _rate(self, g: int, epoch: int, images: int) -> float:
+        """Learning rate of the last step of an epoch, in float64."""
+        steps = len(self.materials.train) // self.batch
+        return _rate(self.recipes[g], epoch + (images // self.batch - 1) / steps)
 
     def _rank(self, metrics: dict[str, Any] | None) -> tuple[float, float]:
         """What the best epoch is chosen by: the task's metric, then loss."""
@@ -145,10 +151,13 @@ def logits_of(head: dict[str, torch.Tensor], bank: Bank, rows: Rows) -> NDArray[
 
 
 def legacy_of(outcome: Outcome, targets: NDArray[Any], batch_size: int, task: Task) -> dict[str, Any]:
-    """What per-batch averaging would have printed of the test split, and the maximum over the reference's sparse evaluations."""
+    """What per-batch averaging would have printed of the test split, and the maximum over the reference's sparse evaluations.
+
+    Without a val split the evaluations were of the test split, as in the reference; with one there is no such maximum.
+    """
     assert outcome.logits is not None
     values: dict[str, Any] = dict(task.legacy(outcome.logits, targets, batch_size))
-    for name in [name for name in values if name != "loss"]:
+    for name in [name for name in values if name != "loss"] if outcome.best is None else []:
         seen = [entry[name] for entry in outcome.legacy_curve if entry.get(name) is not None]
         values[f"{name}_max"] = max(seen, default=None)
     return {"batch_size": batch_size, **{k: scores.finite(v) if isinstance(v, float) else v for k, v in values.items()}}
@@ -161,8 +170,11 @@ def epoch_order(seed: int, epoch: int, count: int) -> Rows:
 
 def _rates(recipes: list[ProbeRecipe], progress: float) -> torch.Tensor:
     """Learning rate (G,) at a fractional epoch."""
-    rates = [cosine(progress, peak=r.lr or 0.0, floor=r.min_lr, warmup=r.warmup_epochs, total=r.epochs) for r in recipes]
-    return torch.tensor(rates, dtype=torch.float32)
+    return torch.tensor([_rate(recipe, progress) for recipe in recipes], dtype=torch.float32)
+
+
+def _rate(recipe: ProbeRecipe, progress: float) -> float:
+    return cosine(progress, peak=recipe.lr or 0.0, floor=recipe.min_lr, warmup=recipe.warmup_epochs, total=recipe.epochs)
 
 
 def _batches(materials: Materials, recipe: ProbeRecipe, epoch: int, size: int) -> Batches:
