@@ -41,7 +41,7 @@ def run(root: Path, place: Path, **changes: object) -> dict:
     return run_probe(compose("linear", given, card), card, [])[0]
 
 
-def parts(index):  # noqa: ANN001, ANN201
+def parts(index):
     return stratified(index, load_card("eurosat").splits["reference"], 42, load_card("eurosat").classes)
 
 
