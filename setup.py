@@ -1,4 +1,4 @@
-"""Puts the cards of `datasets/` into the wheel, where `fgmae_bench.cards` finds them when there is no repository around it."""
+"""Puts the cards of `datasets/` and their tables into the wheel: what `fgmae_bench.cards` finds without a repository around it."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithCards(build_py):
-    """build_py that also copies `datasets/*/card.toml` to `fgmae_bench/_cards/`."""
+    """build_py that also copies `datasets/*/card.toml` and `*.csv` to `fgmae_bench/_cards/`."""
 
     def run(self) -> None:
         """Build, then copy."""
@@ -17,7 +17,8 @@ class BuildWithCards(build_py):
         for card in sorted(Path(__file__).resolve().parent.glob("datasets/*/card.toml")):
             target = Path(self.build_lib) / "fgmae_bench" / "_cards" / card.parent.name
             target.mkdir(parents=True, exist_ok=True)
-            self.copy_file(str(card), str(target / "card.toml"))
+            for file in (card, *sorted(card.parent.glob("*.csv"))):
+                self.copy_file(str(file), str(target / file.name))
 
 
 setup(cmdclass={"build_py": BuildWithCards})

@@ -8,7 +8,7 @@ import pytest
 import rasterio
 
 from fgmae_bench.cards import load_card
-from fgmae_bench.data.index import build_index
+from fgmae_bench.data.layouts import build_index
 from fgmae_bench.worlds.eurosat import write_eurosat
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -183,7 +183,7 @@ def test_bad_file_is_named(tmp_path, spoil, fault):
 def unsampled(root):
     """A training image that the check against the card does not look at, for the reference split."""
     from fgmae_bench.data.audit import sample_rows
-    from fgmae_bench.data.index import build_index
+    from fgmae_bench.data.layouts import build_index
 
     index = build_index(load_card("eurosat"), root)
     return index.path(sorted(set(range(len(index.files))) - set(sample_rows(index)))[-1])

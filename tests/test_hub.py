@@ -22,7 +22,7 @@ from fgmae_bench.cards import load_card
 from fgmae_bench.checkpoints import registry
 from fgmae_bench.checkpoints.registry import WEIGHTS, find_weights, locate, weights_folder
 from fgmae_bench.checksums import read_pins
-from fgmae_bench.data.index import build_index
+from fgmae_bench.data.layouts import build_index
 from fgmae_bench.errors import BenchError
 from fgmae_bench.hub import HubFile, adopt, fetch
 from fgmae_bench.locks import locked

@@ -65,7 +65,9 @@ def train(grid, data, settings, momentum=0.9):
     dtype = grid.weight.dtype
     return torch.stack(
         [
-            grid.step(x, y, torch.tensor(rates(i, lrs), dtype=dtype), torch.tensor(decays, dtype=dtype), momentum, TASKS["single_label"].error)
+            grid.step(
+                x, y, torch.tensor(rates(i, lrs), dtype=dtype), torch.tensor(decays, dtype=dtype), momentum, TASKS["single_label"].error
+            )
             for i, (x, y) in enumerate(data)
         ]
     )

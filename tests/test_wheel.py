@@ -23,6 +23,7 @@ def test_wheel_carries_every_card_and_the_schema(tmp_path: Path, monkeypatch: py
         names = archive.namelist()
         archive.extractall(tmp_path / "installed")
     assert "fgmae_bench/record.schema.json" in names
+    assert "fgmae_bench/_cards/bigearthnet/labels.csv" in names
     assert not [name for name in names if name.startswith(("datasets/", "tests/"))]
     expected = cards.card_names()
     monkeypatch.setattr(cards, "REPOSITORY_CARDS", tmp_path / "nowhere")

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from fgmae_bench.cards import load_card
 from fgmae_bench.config import compose
 from fgmae_bench.contract import FGMAE_CONTRACT
-from fgmae_bench.data.index import build_index
+from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.splits import stratified
 from fgmae_bench.device import autocast, resolve_amp, resolve_device
 from fgmae_bench.probe.engine import run_probe

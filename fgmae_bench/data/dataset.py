@@ -16,7 +16,8 @@ from fgmae_bench.cards import Card
 from fgmae_bench.config import Run
 from fgmae_bench.contract import parse_bands
 from fgmae_bench.data.audit import audit
-from fgmae_bench.data.index import Index, build_index, check_counts, ids_sha256
+from fgmae_bench.data.index import Index, check_counts, ids_sha256, require_data
+from fgmae_bench.data.packs.read import is_pack, open_index
 from fgmae_bench.data.splits import PARTS, Parts, few_labels, make_split
 from fgmae_bench.data.usable import usable_images
 from fgmae_bench.errors import BenchError
@@ -52,13 +53,16 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
 
     Raises BenchError when data is missing or contradicts its card; with `--trust_data` contradictions become notes.
     """
-    index = build_index(card, data_root(card, run))
+    order = parse_bands(run.data.band_order) if run.data.band_order else None
+    root = data_root(card, run)
+    if not is_pack(root):
+        require_data(card, root)
+    index = open_index(card, root, order)
     notes: list[dict[str, str]] = check_classes(card, run.data.nb_classes)
     trust = run.execution.trust_data
     contradiction = check_counts(card, index)
     if contradiction:
         _refuse(BenchError(contradiction, "complete the data, correct the card, or pass --trust_data"), trust, notes)
-    order = parse_bands(run.data.band_order) if run.data.band_order else None
     parts = make_split(card, index, run.data, cache)
     verdict, tagged = audit(card, index, order)
     if verdict.refusal:

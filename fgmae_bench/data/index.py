@@ -45,6 +45,7 @@ class Index:
     synthetic: str | None  # fingerprint of the synthetic world, None for data without its marker
     left_out: int = 0  # samples on disk that no run uses, such as patches with none of the classes
     groups: tuple[str, ...] | None = None  # tile or scene of each sample, where it is known
+    aliases: tuple[str, ...] | None = None  # another name of each sample, such as its S2 partner's, that lists may use
     reader: Reader = read_file  # how the pixels of one sample are read
 
     @cached_property
@@ -99,10 +100,6 @@ def class_folders(card: Card, root: Path) -> Index:
     return index
 
 
-# On-disk layouts by the name that a card gives; a new layout is a function and its line here.
-LAYOUTS = {"class_folders": class_folders}
-
-
 def require_data(card: Card, root: Path) -> None:
     """Raise BenchError with the command that gets the data when there is none at `root`."""
     get = card.origin.get or f"see {card.origin.url}"
@@ -110,14 +107,6 @@ def require_data(card: Card, root: Path) -> None:
         raise BenchError(f"{card.title}: no data at {root}", f"get it with: {get}")
     if not any(root.iterdir()):
         raise BenchError(f"{card.title}: {root} is empty", f"get the data with: {get}")
-
-
-def build_index(card: Card, root: Path) -> Index:
-    """Index of the data of `card` at `root`; raises BenchError where it is not there or not in the card's layout."""
-    if card.layout not in LAYOUTS:
-        raise BenchError(f"{card.path}: unknown layout '{card.layout}'", closest(card.layout, LAYOUTS))
-    require_data(card, root)
-    return LAYOUTS[card.layout](card, root)
 
 
 def check_counts(card: Card, index: Index) -> str | None:
@@ -171,7 +160,12 @@ def _images(folder: Path) -> Iterator[tuple[str, int, int]]:
             continue
         if not name.endswith(TIFF):
             raise BenchError(f"{folder / entry.name} is not a TIFF file", "move it out of the class folder")
-        status = entry.stat()
+        try:
+            status = entry.stat()
+        except OSError as error:
+            raise BenchError(f"{folder / entry.name} cannot be read ({error.strerror})", "mend or remove it") from error
+        if not entry.is_file():
+            raise BenchError(f"{folder / entry.name} is not a file", "move it out of the class folder")
         yield entry.name, status.st_size, status.st_mtime_ns
 
 

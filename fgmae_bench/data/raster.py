@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from fgmae_bench.cards import Card, Signal
+from fgmae_bench.contract import InputContract
+from fgmae_bench.data.tiff import read_plain
 from fgmae_bench.errors import BenchError
 
 SYNTHETIC_TAG = "FGMAE_BENCH_SYNTHETIC"
@@ -22,12 +24,29 @@ warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # a chip wi
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ready:
+    """What the view of `contract` makes of a chip before its geometry, kept in a pack: `image` (2, H, W) uint8.
+
+    `order` and `input_resize` are those of the view that made it.
+    """
+
+    image: NDArray[np.uint8]
+    contract: InputContract
+    order: tuple[int, ...]
+    input_resize: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chip:
-    """Backscatter `db` (2, H, W) float32 in file order of the bands and units of the card; `valid` (2, H, W), None when all are."""
+    """Backscatter `db` (2, H, W) float32 in file order of the bands and units of the card; `valid` (2, H, W), None when all are.
+
+    Where `ready` is given, `db` is a thumbnail read back from eight bits: enough to tell units and band order by.
+    """
 
     db: NDArray[np.float32]
     valid: NDArray[np.bool_] | None
     synthetic: bool
+    ready: Ready | None = None
 
     @property
     def invalid_fraction(self) -> float:
@@ -40,6 +59,18 @@ def read_chip(path: Path, card: Card) -> Chip:
 
     Raises BenchError naming the file: not a TIFF, truncated, wrong bands or size, no valid pixel, a constant band.
     """
+    plain = read_plain(path)
+    if plain is not None and plain.db.shape == (len(card.signal.bands), *card.signal.size):
+        db, nodata, synthetic = plain.db, list(plain.nodata), SYNTHETIC_TAG.encode() in plain.metadata
+    else:
+        db, nodata, synthetic = _read_with_gdal(path, card)
+    valid = valid_mask(db, card.signal, nodata)
+    _refuse_empty(path, db, valid)
+    return Chip(db=db, valid=None if valid.all() else valid, synthetic=synthetic)
+
+
+def _read_with_gdal(path: Path, card: Card) -> tuple[NDArray[np.float32], list[float], bool]:
+    """(pixels (2, H, W), declared nodata values, whether it is tagged as synthetic); errors as of `read_chip`."""
     try:
         with rasterio.Env(**GDAL), rasterio.open(path) as source:
             if source.driver != "GTiff":
@@ -55,11 +86,9 @@ def read_chip(path: Path, card: Card) -> Chip:
             nodata = [value for value in source.nodatavals if value is not None]
             synthetic = SYNTHETIC_TAG in source.tags()
     except RasterioError as error:
-        reason = str(error.__cause__ or error).replace(str(path), "file").strip("'")
+        reason = str(error.__cause__ or error).replace(f"'{path}'", "it").replace(str(path), "it")
         raise BenchError(f"{path} cannot be read as a TIFF ({reason[:160]})", "replace the file, or verify the download") from error
-    valid = valid_mask(db, card.signal, nodata)
-    _refuse_empty(path, db, valid)
-    return Chip(db=db, valid=None if valid.all() else valid, synthetic=synthetic)
+    return db, nodata, synthetic
 
 
 def valid_mask(db: NDArray[np.float32], signal: Signal, nodata: list[float] | None = None) -> NDArray[np.bool_]:

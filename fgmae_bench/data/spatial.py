@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -73,10 +74,13 @@ def block_numbers(centres: NDArray[np.float64], block_km: float) -> NDArray[np.i
     return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def deal_blocks(blocks: NDArray[np.int64], labels: NDArray[np.int64], shares: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
-    """Part (N,) of each sample: blocks, largest first in a keyed order, go where the labels they hold are missed most."""
-    histogram = np.zeros((blocks.max() + 1, labels.max() + 1))
-    np.add.at(histogram, (blocks, labels), 1)
+def deal_blocks(blocks: NDArray[np.int64], labels: NDArray[Any], shares: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
+    """Part (N,) of each sample: blocks, largest first in a keyed order, go where the labels they hold are missed most.
+
+    `labels` are class numbers (N,), or how much of each class a sample holds (N, C).
+    """
+    histogram = np.zeros((blocks.max() + 1, labels.shape[1] if labels.ndim == 2 else labels.max() + 1))
+    np.add.at(histogram, blocks if labels.ndim == 2 else (blocks, labels), labels if labels.ndim == 2 else 1)
     order = generator(seed, "spatial_blocks").permutation(len(histogram))
     order = order[np.argsort(-histogram[order].sum(axis=1), kind="stable")]
     missing = shares[:, None] * histogram.sum(axis=0)[None, :]  # (parts, classes)

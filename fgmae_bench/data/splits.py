@@ -1,7 +1,10 @@
-"""Which samples train, select and test: stratified, spatial and list splits, and nested few-label subsets."""
+"""Which samples train, select and test: stratified, spatial, tile, random and list splits, and nested few-label subsets."""
 
 from __future__ import annotations
 
+import bz2
+import json
+import logging
 import math
 import os
 from dataclasses import dataclass
@@ -13,12 +16,15 @@ from numpy.typing import NDArray
 from fgmae_bench.cards import Card, Split
 from fgmae_bench.config import Data
 from fgmae_bench.data.index import Index
+from fgmae_bench.data.multilabel_splits import random_parts, tile_parts
 from fgmae_bench.data.spatial import spatial_parts
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.randomness import keyed_order
 
 PARTS = ("train", "val", "test")
 Rows = NDArray[np.int64]
+
+log = logging.getLogger("fgmae_bench")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +46,15 @@ def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
         folder = _published_lists(card, index, split, name) if split.kind == "lists" else None
     elif os.path.isdir(name):
         folder = Path(name)
-        split = Split(kind="lists", files=_list_files(folder))
+        split = Split(kind="lists", files=_list_files(folder), leaky=_said_leaky(folder))
     else:
         raise unknown("split", name, [*card.splits, "<folder of lists>"])
     if split.kind == "stratified":
         parts = stratified(index, split, data.split_seed, card.classes)
     elif split.kind == "spatial":
         parts = _spatial(index, split, data.split_seed, cache)
+    elif split.kind in ("random", "tile"):
+        parts = _by_name(index, split, data.split_seed)
     else:
         assert folder is not None
         parts = _from_lists(index, split, folder)
@@ -105,14 +113,57 @@ def _spatial(index: Index, split: Split, seed: int, cache: Path) -> Parts:
     return Parts(train=parts[0], val=parts[1], test=parts[2], leaky=split.leaky, left_out=len(index.files) - kept)
 
 
+def _by_name(index: Index, split: Split, seed: int) -> Parts:
+    """Multi-label parts from what the ids say: at random, or by tile and cell."""
+    from fgmae_bench.data.bigearthnet.official import Named, grid_of_names
+
+    assert split.train is not None
+    fractions = (split.train, split.val, 1 - split.train - split.val)
+    if split.kind == "random":
+        part = random_parts(index.ids, fractions=fractions, seed=seed)
+    else:
+        grid = grid_of_names([Named(s2=None, s1=os.path.basename(name)) for name in index.ids])
+        part = tile_parts(
+            grid, index.labels, fractions=fractions, seed=seed, block=split.block_patches, buffer=split.buffer_patches or 0
+        )  # fmt: skip
+    rows = [np.flatnonzero(part == number) for number in range(3)]
+    return Parts(train=rows[0], val=rows[1], test=rows[2], leaky=split.leaky, left_out=len(index.files) - sum(map(len, rows)))
+
+
 def _published_lists(card: Card, index: Index, split: Split, name: str) -> Path:
-    """The folder that holds the lists of one of the card's splits: the data, the folder around it, or the card's."""
-    places = (index.root, index.root.parent, card.path.parent)
-    folder = next((place for place in places if (place / split.files["train"]).is_file()), index.root)
-    absent = [file for file in split.files.values() if not (folder / file).is_file()]
+    """The folder that holds the lists of one of the card's splits: the data, `splits` in it, the folder around it, or the card's."""
+    places = (index.root, index.root / "splits", index.root.parent, card.path.parent)
+    folder = next((place for place in places if _list_file(place, split.files["train"])), index.root)
+    absent = [file for file in split.files.values() if not _list_file(folder, file)]
     if absent:
         raise BenchError(f"split '{name}' needs {', '.join(absent)}", f"put the lists into {folder} ({split.origin})")
     return folder
+
+
+def _list_file(folder: Path, name: str) -> Path | None:
+    """A list that lies in a folder as it is or, where its name ends in .bz2, unpacked."""
+    return next((path for path in (folder / name, folder / name.removesuffix(".bz2")) if path.is_file()), None)
+
+
+def _said_leaky(folder: Path) -> bool:
+    """Whether the `split.json` that `prepare split` leaves beside lists calls them leaky; lists without it are not judged."""
+    path = folder / "split.json"
+    if not path.is_file():
+        return False
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["leaky"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"{path} is broken ({error})", "make the split again with prepare split") from error
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a list that hold anything."""
+    try:
+        content = path.read_bytes()
+        text = (bz2.decompress(content) if path.suffix == ".bz2" else content).decode("utf-8")
+    except (OSError, ValueError, EOFError) as error:
+        raise BenchError(f"{path} cannot be read as a list ({error})", "replace the file") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _list_files(folder: Path) -> dict[str, str]:
@@ -132,33 +183,49 @@ def _list_files(folder: Path) -> dict[str, str]:
 
 
 def _from_lists(index: Index, split: Split, folder: Path) -> Parts:
-    """Parts from lists of file names; the ending is ignored (.jpg for .tif), a class folder before the name is optional."""
-    by_id = {sample: row for row, sample in enumerate(index.ids)}
-    by_stem: dict[str, list[int]] = {}
-    for sample, row in by_id.items():
-        by_stem.setdefault(os.path.basename(sample), []).append(row)
+    """Parts from lists of file names; the ending is ignored (.jpg for .tif), a class folder before the name is optional.
+
+    A line may hold several names of one sample, separated by a comma. Raises BenchError on samples that are listed twice, and
+    where the data lacks more than the split's tolerance of a list.
+    """
+    rows_of = _names(index)
     parts, seen = {}, dict[int, str]()
     for part in PARTS:
-        rows, absent = [], []
-        lines = (folder / split.files[part]).read_text(encoding="utf-8").split() if part in split.files else []
+        path = _list_file(folder, split.files[part]) if part in split.files else None
+        lines, rows, absent = _lines(path) if path else [], [], []
         for line in lines:
-            sample = os.path.splitext(line.strip().removeprefix("./"))[0]
-            found = [by_id[sample]] if sample in by_id else by_stem.get(os.path.basename(sample), [])
+            found = next(filter(None, (_rows(rows_of, name) for name in line.split(","))), [])
+            if len(found) > 1:
+                raise BenchError(f"{path}: {line} is in several class folders", "write <class>/<file> in the lists")
             if not found:
                 absent.append(line)
-                continue
-            if len(found) > 1:
-                raise BenchError(f"{folder / split.files[part]}: {line} is in several class folders", "write <class>/<file> in the lists")
-            row = found[0]
-            if row in seen:
-                raise BenchError(f"{folder / split.files[part]}: {line} is already in {seen[row]}", "list each sample once")
-            rows.append(row)
-            seen[row] = part
-        if absent:
-            what = f"{folder / split.files[part]} names {len(absent)} of {len(lines)} images that are not in the data, first {absent[0]}"
+            elif found[0] in seen:
+                raise BenchError(f"{path}: {line} is already in {seen[found[0]]}", "list each sample once")
+            else:
+                rows.append(found[0])
+                seen[found[0]] = part
+        if len(absent) > split.absent_tolerance * len(lines):
+            what = f"{path} names {len(absent)} of {len(lines)} images that are not in the data, first {absent[0]}"
             raise BenchError(what, "complete the data or correct the list")
+        if absent:
+            log.warning("%s names %d of %d images that are not in the data; they are left out", path, len(absent), len(lines))
         parts[part] = np.array(rows, np.int64)
     return Parts(**parts, leaky=split.leaky, left_out=len(index.files) - len(seen))
+
+
+def _names(index: Index) -> dict[str, list[int]]:
+    """Rows by each name that a list may use: the whole id, its last part, or an alias."""
+    rows: dict[str, list[int]] = {}
+    for row, sample in enumerate(index.ids):
+        for name in {sample, os.path.basename(sample), index.aliases[row] if index.aliases else sample}:
+            rows.setdefault(name, []).append(row)
+    return rows
+
+
+def _rows(rows_of: dict[str, list[int]], name: str) -> list[int]:
+    """Rows that a name in a list means: as it stands without its ending, else its last part."""
+    sample = os.path.splitext(name.strip().removeprefix("./"))[0]
+    return rows_of.get(sample) or rows_of.get(os.path.basename(sample), [])
 
 
 def _refuse_empty_classes(card: Card, index: Index, parts: Parts, name: str) -> None:

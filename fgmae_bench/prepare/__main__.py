@@ -16,6 +16,10 @@ from fgmae_bench.flags import dispatch
 COMMANDS = {
     "download": "get a dataset from the hub: resumable, verified, unpacked safely",
     "synth": "write a synthetic world in a dataset's true on-disk layout",
+    "index": "one row a patch of BigEarthNet: names, scene, time, place, labels, flags; links to the products",
+    "pack": "pack a dataset into one LMDB, resumable at any moment",
+    "verify": "read a pack again and compare it with its source",
+    "split": "divide BigEarthNet: published lists, at random, or disjoint on the ground; and how much each leaks",
     "inspect": "hold a folder of Sentinel-1 images against a card; statistics and a contact sheet",
 }
 

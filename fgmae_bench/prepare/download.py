@@ -16,7 +16,8 @@ from typing import Any
 from fgmae_bench.archive import unpack
 from fgmae_bench.cards import Card, Download, load_card
 from fgmae_bench.checksums import note_path
-from fgmae_bench.data.index import build_index, check_counts
+from fgmae_bench.data.index import check_counts
+from fgmae_bench.data.layouts import build_index
 from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.flags import spellings
 from fgmae_bench.hub import fetch

@@ -17,7 +17,8 @@ from fgmae_bench.cards import Card, load_card
 from fgmae_bench.contract import BANDS
 from fgmae_bench.data.audit import MIN_IMAGES, UNITS, Statistics, calibration_note, judge, measure, recognise_units
 from fgmae_bench.data.gather import Found, find_images, read_image
-from fgmae_bench.data.index import build_index, check_counts
+from fgmae_bench.data.index import check_counts
+from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.raster import Chip
 from fgmae_bench.errors import BenchError
 from fgmae_bench.flags import spellings

@@ -1,16 +1,31 @@
-"""`python -m fgmae_bench.prepare synth eurosat --per_class 40 --data_path datasets/eurosat-synthetic/data`: write a synthetic dataset."""
+"""Write a synthetic dataset in the true on-disk layout.
+
+python -m fgmae_bench.prepare synth eurosat --per_class 40 --data_path datasets/eurosat-synthetic/data
+python -m fgmae_bench.prepare synth bigearthnet --patches 600 --data_path datasets/bigearthnet-synthetic/data
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.errors import unknown
+from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.flags import spellings
 
-PER_CLASS, SEED = 40, 0
+SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """How a world is asked for: the flag that says how much of it, and what writes it: (folder, how much, seed) to (images, new)."""
+
+    flag: str
+    default: int
+    unit: str
+    write: Callable[[Path, int, int], tuple[int, bool]]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +33,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     paths = [spelling for name in ("data_path", "output_dir", "out") for spelling in spellings(name)]
     parser.add_argument("world", metavar="WORLD", help=f"what to write: {', '.join(sorted(WORLDS))}")
     parser.add_argument(*paths, dest="data_path", metavar="FOLDER", help="new folder (default: datasets/<WORLD>-synthetic/data)")
-    parser.add_argument(*spellings("per_class"), type=int, metavar="IMAGES", help=f"images a class (default: {PER_CLASS})")
+    for name, world in WORLDS.items():
+        text = f"{world.unit}, for {name} (default: {world.default})"
+        parser.add_argument(*spellings(world.flag), type=int, metavar=world.unit.split()[0].upper(), help=text)
     parser.add_argument("--seed", type=int, metavar="SEED", help=f"another seed gives another world (default: {SEED})")
 
 
@@ -27,8 +44,12 @@ def main(given: dict[str, Any]) -> None:
     name = given["world"]
     if name not in WORLDS:
         raise unknown("world", name, WORLDS)
+    world = WORLDS[name]
+    for other in WORLDS.values():
+        if other.flag in given and other.flag != world.flag:
+            raise BenchError(f"--{other.flag} means nothing for {name}", f"say --{world.flag}: {world.unit}")
     data_path = Path(given.get("data_path", Path("datasets") / f"{name}-synthetic" / "data"))
-    images, written = WORLDS[name](data_path, given.get("per_class", PER_CLASS), given.get("seed", SEED))
+    images, written = world.write(data_path, given.get(world.flag, world.default), given.get("seed", SEED))
     state = "written to" if written else "already lie in"
     following = f"python -m fgmae_bench.linear --dataset {name} --data_path {data_path} --weights random --features cached"
     print(f"{images} synthetic images (no real data) {state} {data_path}; next: {following}")
@@ -43,4 +64,16 @@ def _eurosat(data_path: Path, per_class: int, seed: int) -> tuple[int, bool]:
     return sum(marker["counts"].values()), marker != before
 
 
-WORLDS: dict[str, Callable[[Path, int, int], tuple[int, bool]]] = {"eurosat": _eurosat}
+def _bigearthnet(data_path: Path, patches: int, seed: int) -> tuple[int, bool]:
+    """(patches, whether they were written now)."""
+    from fgmae_bench.worlds.bigearthnet import read_marker, write_bigearthnet
+
+    before = read_marker(data_path)
+    marker = write_bigearthnet(data_path, patches=patches, seed=seed, progress=True)
+    return marker["counts"]["patches"], marker != before
+
+
+WORLDS = {
+    "eurosat": World(flag="per_class", default=40, unit="images a class", write=_eurosat),
+    "bigearthnet": World(flag="patches", default=600, unit="patches in all", write=_bigearthnet),
+}

@@ -16,6 +16,7 @@ from fgmae_bench.config import Model, ProbeRecipe, Run, run_id
 from fgmae_bench.contract import parse_bands
 from fgmae_bench.data.dataset import Dataset, data_root, only_usable, open_dataset
 from fgmae_bench.data.index import require_data
+from fgmae_bench.data.packs.read import is_pack
 from fgmae_bench.device import Precision, resolve_amp
 from fgmae_bench.distributed import World
 from fgmae_bench.errors import BenchError
@@ -110,7 +111,8 @@ def _resolved_model(run: Run, backbone: Backbone) -> Model:
 def require_present(card: Card, run: Run, cache: Path) -> None:
     """Raise one BenchError that names everything that is not here, data and weights, with the commands that get it."""
     problems = []
-    for look in (lambda: require_data(card, data_root(card, run)), lambda: find_weights_file(run.model, cache)):
+    root = data_root(card, run)
+    for look in (lambda: None if is_pack(root) else require_data(card, root), lambda: find_weights_file(run.model, cache)):
         try:
             look()
         except BenchError as error:

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
-SIZE = 64  # pixels on a side of an image
+SIZE = 64  # pixels on a side of an image, unless a world says otherwise
 MARGIN = 4  # pixels painted around an image and cut off by the sensor, so that its impulse response has no border
-CANVAS = SIZE + 2 * MARGIN
+CANVAS = SIZE + 2 * MARGIN  # side of the painted ground; functions take another one as `canvas`
 
 NOISE_FLOOR_DB = (-22.0, -26.0)  # VV, VH; noise-equivalent sigma0 of IW GRD
 # Weights of the averaged looks: IW GRDH averages 5 looks that overlap, worth 4.4 independent ones (Sentinel-1 Product
@@ -32,11 +32,21 @@ COVERS = {
     "roof": (-7.0, -14.0),
     "asphalt": (-16.5, -23.5),
     "water": (-25.5, -32.0),
+    "paddy": (-14.5, -21.5),
+    "conifers": (-10.4, -16.0),
+    "scrub": (-11.0, -17.0),
+    "heath": (-12.9, -18.3),
+    "marsh": (-11.4, -19.4),
+    "bog": (-13.2, -19.0),
+    "mudflat": (-15.5, -24.5),
+    "sand": (-18.0, -25.0),
+    "rock": (-10.0, -17.8),
+    "bare": (-14.0, -22.5),
 }
 
 
 def observe(rng: np.random.Generator, backscatter_db: Array) -> Array:
-    """What the sensor records of a ground (2, CANVAS, CANVAS) of sigma0 in dB, VV and VH: (2, SIZE, SIZE) float32 in dB.
+    """What the sensor records of a ground (2, H, W) of sigma0 in dB, VV and VH: float32 in dB, smaller by MARGIN on every side.
 
     Scatterers are a circular complex Gaussian field, thermal noise adds to their power, the impulse response correlates
     neighbours, and the looks are averaged in intensity; VV and VH speckle are independent.
@@ -45,10 +55,11 @@ def observe(rng: np.random.Generator, backscatter_db: Array) -> Array:
     power = np.power(10, backscatter_db / 10) + floor  # (2, H, W)
     amplitude = np.sqrt(power / 2).transpose(1, 2, 0)[..., None]  # (H, W, 2, 1), of the real and of the imaginary part
     looks = len(LOOK_WEIGHTS)
-    signal = rng.standard_normal((CANVAS, CANVAS, 2, 2 * looks), dtype=np.float32) * amplitude
+    height, width = backscatter_db.shape[1:]
+    signal = rng.standard_normal((height, width, 2, 2 * looks), dtype=np.float32) * amplitude
     kernel = _response()
-    focused = cv2.sepFilter2D(signal.reshape(CANVAS, CANVAS, -1), -1, kernel, kernel)[MARGIN:-MARGIN, MARGIN:-MARGIN]
-    intensity = np.square(focused).reshape(SIZE, SIZE, 2, 2 * looks) @ np.repeat(LOOK_WEIGHTS, 2)  # (SIZE, SIZE, 2)
+    focused = cv2.sepFilter2D(signal.reshape(height, width, -1), -1, kernel, kernel)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    intensity = np.square(focused, out=focused).reshape(*focused.shape[:2], 2, 2 * looks) @ np.repeat(LOOK_WEIGHTS, 2)  # (h, w, 2)
     return np.ascontiguousarray(10 * np.log10(intensity.transpose(2, 0, 1)), dtype=np.float32)
 
 
@@ -59,48 +70,53 @@ def _response() -> Array:
     return (kernel / np.sqrt(np.square(kernel).sum())).astype(np.float32)
 
 
-def smooth(rng: np.random.Generator, scale: float) -> Array:
+def smooth(rng: np.random.Generator, scale: float, canvas: int = CANVAS) -> Array:
     """Gaussian texture (H, W) of zero mean and unit variance, correlated over about `scale` pixels."""
-    field = cv2.GaussianBlur(rng.standard_normal((CANVAS, CANVAS), dtype=np.float32), (0, 0), scale)
+    field = cv2.GaussianBlur(rng.standard_normal((canvas, canvas), dtype=np.float32), (0, 0), scale)
     return (field - field.mean()) / field.std()
 
 
-def axes(angle: float, centre: tuple[float, float] = (CANVAS / 2, CANVAS / 2)) -> tuple[Array, Array]:
-    """Pixel coordinates (H, W) along and across a direction of `angle` radians through `centre`."""
-    y, x = np.mgrid[:CANVAS, :CANVAS].astype(np.float32)
-    x, y = x - centre[0], y - centre[1]
+def axes(angle: float, centre: tuple[float, float] | None = None, canvas: int = CANVAS) -> tuple[Array, Array]:
+    """Pixel coordinates (H, W) along and across a direction of `angle` radians through `centre`, by default the middle."""
+    middle = centre or (canvas / 2, canvas / 2)
+    y, x = np.mgrid[:canvas, :canvas].astype(np.float32)
+    x, y = x - middle[0], y - middle[1]
     return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
 
 
-def fields(rng: np.random.Generator, count: int, angle: float, stretch: float) -> NDArray[np.int64]:
+def fields(rng: np.random.Generator, count: int, angle: float, stretch: float, canvas: int = CANVAS) -> NDArray[np.int64]:
     """Field numbers (H, W): `count` polygons, `stretch` times longer along `angle` than across."""
-    along, across = axes(angle)
-    half = CANVAS * 0.7
+    along, across = axes(angle, canvas=canvas)
+    half = canvas * 0.7
     seeds = rng.uniform(-half, half, (count, 2)).astype(np.float32)
-    distance = np.abs(along[..., None] - seeds[:, 0]) / stretch + np.abs(across[..., None] - seeds[:, 1])
-    return np.argmin(distance, axis=-1)
+    number, nearest = np.zeros(along.shape, np.int64), np.full(along.shape, np.inf, np.float32)
+    for place, (seed_along, seed_across) in enumerate(seeds):
+        distance = np.abs(along - seed_along) / np.float32(stretch) + np.abs(across - seed_across)
+        number[distance < nearest] = place
+        np.minimum(nearest, distance, out=nearest)
+    return number
 
 
-def meander(rng: np.random.Generator, bend: float) -> Array:
+def meander(rng: np.random.Generator, bend: float, canvas: int = CANVAS) -> Array:
     """Signed distance (H, W) in pixels to a line through the image that swings by about `bend` pixels; 0 is straight."""
-    centre = rng.uniform(0.3, 0.7, 2) * CANVAS
-    along, across = axes(rng.uniform(0, np.pi), (centre[0], centre[1]))
-    period = rng.uniform(0.8, 1.6) * CANVAS
+    centre = rng.uniform(0.3, 0.7, 2) * canvas
+    along, across = axes(rng.uniform(0, np.pi), (centre[0], centre[1]), canvas)
+    period = rng.uniform(0.8, 1.6) * canvas
     return across - bend * np.sin(2 * np.pi * along / period + rng.uniform(0, 2 * np.pi)).astype(np.float32)
 
 
-def rows(angle: float, period: float) -> Array:
+def rows(angle: float, period: float, canvas: int = CANVAS) -> Array:
     """Sinusoidal rows (H, W) between -1 and 1, `period` pixels apart."""
-    return np.sin(2 * np.pi * axes(angle)[1] / period)
+    return np.sin(2 * np.pi * axes(angle, canvas=canvas)[1] / period)
 
 
-def points(rng: np.random.Generator, count: int, where: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+def points(rng: np.random.Generator, count: int, where: NDArray[np.bool_] | None = None, canvas: int = CANVAS) -> NDArray[np.bool_]:
     """Mask (H, W) of `count` single pixels drawn anywhere or inside the mask `where`; fewer where they coincide."""
-    allowed = np.arange(CANVAS * CANVAS) if where is None else np.flatnonzero(where)
-    mask = np.zeros(CANVAS * CANVAS, bool)
+    allowed = np.arange(canvas * canvas) if where is None else np.flatnonzero(where)
+    mask = np.zeros(canvas * canvas, bool)
     if len(allowed):
         mask[rng.choice(allowed, count)] = True
-    return mask.reshape(CANVAS, CANVAS)
+    return mask.reshape(canvas, canvas)
 
 
 def level(rng: np.random.Generator, cover: str, spread: float = 0.7) -> Array:
@@ -115,32 +131,32 @@ def both(texture_db: Array, vh: float = 1.0) -> Array:
     return np.stack([texture_db, vh * texture_db]).astype(np.float32)
 
 
-def farmland(rng: np.random.Generator, contrast: float) -> Array:
+def farmland(rng: np.random.Generator, contrast: float, canvas: int = CANVAS) -> Array:
     """Fields of one size and direction, each with a level of its own and some with tillage rows."""
     angle = rng.uniform(0, np.pi)
-    number = fields(rng, int(rng.integers(4, 16)), angle, rng.uniform(1, 3))
+    number = fields(rng, int(rng.integers(4, 16)), angle, rng.uniform(1, 3), canvas)
     levels = rng.normal(0, contrast, (2, number.max() + 1)).astype(np.float32)
     levels[1] = 0.7 * levels[0] + 0.5 * levels[1]
     tilled = rng.random(number.max() + 1) < 0.3
-    tillage = rng.uniform(0.3, 1.2) * rows(angle, rng.uniform(4, 8)) * tilled[number]
-    return level(rng, "crop") + levels[:, number] + both(tillage + 0.4 * smooth(rng, 3), 0.6)
+    tillage = rng.uniform(0.3, 1.2) * rows(angle, rng.uniform(4, 8), canvas) * tilled[number]
+    return level(rng, "crop") + levels[:, number] + both(tillage + 0.4 * smooth(rng, 3, canvas), 0.6)
 
 
-def forest(rng: np.random.Generator) -> Array:
+def forest(rng: np.random.Generator, canvas: int = CANVAS) -> Array:
     """A closed canopy: fine texture, with stands of other ages."""
-    canopy = rng.uniform(0.4, 0.9) * smooth(rng, rng.uniform(2, 3)) + rng.uniform(0, 0.6) * smooth(rng, 12)
+    canopy = rng.uniform(0.4, 0.9) * smooth(rng, rng.uniform(2, 3), canvas) + rng.uniform(0, 0.6) * smooth(rng, 12, canvas)
     return level(rng, "forest") + both(canopy)
 
 
-def pasture(rng: np.random.Generator) -> Array:
+def pasture(rng: np.random.Generator, canvas: int = CANVAS) -> Array:
     """Even grassland, here and there a hedge."""
-    ground = level(rng, "grass") + both(rng.uniform(0.3, 0.9) * smooth(rng, rng.uniform(5, 10)))
+    ground = level(rng, "grass") + both(rng.uniform(0.3, 0.9) * smooth(rng, rng.uniform(5, 10), canvas))
     for _ in range(rng.integers(0, 4)):
-        ground = np.where(np.abs(meander(rng, 0)) < 1, level(rng, "forest"), ground)
+        ground = np.where(np.abs(meander(rng, 0, canvas)) < 1, level(rng, "forest"), ground)
     return ground
 
 
-def water(rng: np.random.Generator) -> Array:
+def water(rng: np.random.Generator, canvas: int = CANVAS) -> Array:
     """Water under wind: rougher is brighter in VV, with streaks."""
     wind = np.array([rng.gamma(1.5, 1.2), 0], np.float32)[:, None, None]
-    return level(rng, "water", 1.2) + wind + both(rng.uniform(0.2, 1.2) * smooth(rng, rng.uniform(4, 12)), 0.4)
+    return level(rng, "water", 1.2) + wind + both(rng.uniform(0.2, 1.2) * smooth(rng, rng.uniform(4, 12), canvas), 0.4)

@@ -8,7 +8,9 @@ from datetime import datetime, timedelta
 
 from fgmae_bench.errors import BenchError
 
-_S1 = re.compile(r"(?P<scene>S1[A-D]_IW_GRDH_1SDV_(?P<date>\d{8})T(?P<time>\d{6}))_(?P<tile>\d{1,2}[A-Z]{3})_(?P<col>\d{1,3})_(?P<row>\d{1,3})")
+_S1 = re.compile(
+    r"(?P<scene>S1[A-D]_IW_GRDH_1SDV_(?P<date>\d{8})T(?P<time>\d{6}))_(?P<tile>\d{1,2}[A-Z]{3})_(?P<col>\d{1,3})_(?P<row>\d{1,3})"
+)
 _S1_SCENE = re.compile(r"S1[A-D]_IW_GRDH_1SDV_\d{8}T\d{6}")
 _S1_PRODUCT = re.compile(r"S1[A-D]_IW_GRDH_1SDV_\d{8}T\d{6}_\d{8}T\d{6}_\d{6}_[0-9A-F]{6}_[0-9A-F]{4}")
 _S2 = re.compile(

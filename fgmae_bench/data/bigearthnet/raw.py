@@ -1,0 +1,65 @@
+"""The layout `bigearthnet_v1`: the raw archive, one folder a patch, as the index that runs work with."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fgmae_bench.cards import Card
+from fgmae_bench.data.bigearthnet.labels import CLASSES, order_of, reorder
+from fgmae_bench.data.bigearthnet.patch import read_patch
+from fgmae_bench.data.bigearthnet.scan import list_patches, patch_root, problems, scan
+from fgmae_bench.data.bigearthnet.table import INDEX_FILE, read_table
+from fgmae_bench.data.index import Index, read_marker
+from fgmae_bench.errors import BenchError
+
+log = logging.getLogger("fgmae_bench")
+
+
+def bigearthnet_v1(card: Card, root: Path) -> Index:
+    """Index of `<root>/<S1>/<S1>_{VV,VH}.tif` with `<S1>_labels_metadata.json`; an only folder around them is stepped into.
+
+    Samples are the whole patches with at least one of the 19 classes, ids their S1 names, groups their tiles, labels (N, 19)
+    multi-hot in the card's order. What `index.parquet` says of unchanged patches is taken over, the others are read.
+    Raises BenchError where no sample is left or the card's classes are not the 19.
+    """
+    order = order_of(card)
+    root = patch_root(root)
+    table = patch_table(root, card.signal.size)
+    broken = problems(table)
+    if broken:
+        log.warning("%d broken patches are left out, the first: %s; `prepare index` lists them", len(broken), broken[0])
+    whole = table.filter(pc.and_(pc.is_null(table["problem"]), pc.invert(pc.fill_null(table["no_19_class"], True))))
+    if not len(whole):
+        raise BenchError(f"{root}: no whole patch with one of the 19 classes is there", f"get the data: {card.origin.get}")
+    marker = read_marker(root)
+    return Index(
+        root=root, files=tuple(whole["s1_name"].to_pylist()), labels=reorder(hot_labels(whole), "original", order),
+        stamps=whole["stamp"].to_numpy(), synthetic=marker["fingerprint"] if marker else card.synthetic,
+        groups=tuple(whole["tile"].to_pylist()), reader=read_patch,
+        left_out=len(table) - len(whole), aliases=tuple(whole["s2_name"].to_pylist()),
+    )  # fmt: skip
+
+
+def patch_table(root: Path, size: tuple[int, ...]) -> pa.Table:
+    """The patch table of a folder of patches: `index.parquet` in it where that is there and current, else completed in memory."""
+    path = root / INDEX_FILE
+    known = read_table(path) if path.is_file() else None
+    if known is not None:
+        names, stamps = list_patches(root)
+        if known["s1_name"].to_pylist() == names and np.array_equal(known["stamp"].to_numpy(), stamps):
+            return known
+    state = "is not there" if known is None else "is not that of the files"
+    log.info("%s %s: patches are read now; `prepare index` keeps what they say", path, state)
+    return scan(root, size, [] if known is None else [known])
+
+
+def hot_labels(table: pa.Table) -> NDArray[np.uint8]:
+    """(N, 19) multi-hot labels of a table without null labels, original order."""
+    flat = table["labels_19"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, np.uint8).reshape(-1, CLASSES)

@@ -1,0 +1,103 @@
+"""The patch table: one row a patch, as Parquet or CSV."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from fgmae_bench.data.bigearthnet.labels import CLASSES, nomenclature
+from fgmae_bench.errors import BenchError
+from fgmae_bench.files import replacing
+
+FORMAT = "bigearthnet_s1_v1/1"  # changes when a row made before must not be taken over
+INDEX_FILE = "index.parquet"
+FORMATS = ("parquet", "csv")
+
+# Times are UTC, corners metres in the projection `epsg`, sizes bytes. Null: not known (no lists given) or not readable (see problem).
+SCHEMA = pa.schema(
+    [
+        ("s1_name", pa.string()),
+        ("s2_name", pa.string()),  # corresponding_s2_patch, the name that the official lists use
+        ("scene", pa.string()),  # scene_source: the product without .SAFE
+        ("acquisition_time", pa.string()),
+        ("orbit_direction", pa.string()),  # derived from the hour of acquisition, not stated by the publishers
+        ("tile", pa.string()),
+        ("row", pa.int16()),  # southwards, the second number of the name
+        ("col", pa.int16()),  # eastwards, the first number of the name
+        ("ulx", pa.float64()),
+        ("uly", pa.float64()),
+        ("lrx", pa.float64()),
+        ("lry", pa.float64()),  # `lly` in the published files
+        ("epsg", pa.int32()),
+        ("labels_43", pa.list_(pa.string())),
+        ("labels_19", pa.list_(pa.uint8(), CLASSES)),  # zeros and ones in the original order
+        ("snow", pa.bool_()),
+        ("cloud_shadow", pa.bool_()),
+        ("no_19_class", pa.bool_()),
+        ("vv_bytes", pa.int64()),
+        ("vh_bytes", pa.int64()),
+        ("json_bytes", pa.int64()),
+        ("stamp", pa.uint64()),  # hash of sizes and modification times of the three files
+        ("problem", pa.string()),  # null where the patch is whole
+    ],
+    metadata={"format": FORMAT, "label_order": "original", "classes": json.dumps(nomenclature("original").classes_19)},
+)
+SEPARATORS = {"labels_43": "; ", "labels_19": " "}  # of lists in CSV; no class name holds a semicolon
+
+
+def from_rows(rows: list[dict[str, Any]]) -> pa.Table:
+    """A table of rows; columns that a row lacks are null."""
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def read_table(path: Path) -> pa.Table:
+    """A patch table from Parquet or CSV, by the file's ending. Raises BenchError where it is none or of another version."""
+    try:
+        if path.suffix == ".csv":
+            return _from_csv(path)
+        table = pq.read_table(path, memory_map=False)
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise BenchError(f"{path} cannot be read as a patch table ({reason})", "remove it and run prepare index again") from error
+    kept = (table.schema.metadata or {}).get(b"format", b"").decode()
+    if kept != FORMAT or not table.schema.equals(SCHEMA):
+        raise BenchError(f"{path} is no patch table of format {FORMAT}", "remove it and run prepare index again")
+    return table
+
+
+def write_table(path: Path, table: pa.Table, form: str = "parquet") -> None:
+    """Write a table by rename as `parquet` or `csv`."""
+    with replacing(path) as temporary:
+        if form == "csv":
+            pyarrow.csv.write_csv(_flat(table), temporary)
+        else:
+            pq.write_table(table, temporary, compression="zstd")
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    """The table with each list as one text."""
+    for name, separator in SEPARATORS.items():
+        texts = pc.binary_join(table[name].cast(pa.list_(pa.string())), separator)
+        table = table.set_column(table.schema.get_field_index(name), name, texts)
+    return table
+
+
+def _from_csv(path: Path) -> pa.Table:
+    types = {field.name: pa.string() if field.name in SEPARATORS else field.type for field in SCHEMA}
+    options = pyarrow.csv.ConvertOptions(
+        column_types=types, include_columns=list(types), strings_can_be_null=True, quoted_strings_can_be_null=False
+    )
+    table = pyarrow.csv.read_csv(path, convert_options=options)
+    columns = []
+    for field in SCHEMA:
+        column = table[field.name]
+        if field.name in SEPARATORS:
+            column = pc.split_pattern(column, SEPARATORS[field.name]).cast(pa.list_(field.type.value_type)).cast(field.type)
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=SCHEMA)

@@ -1,0 +1,20 @@
+"""On-disk layouts by the name that a card gives; a new layout is a reader and its line here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fgmae_bench.cards import Card
+from fgmae_bench.data.bigearthnet.raw import bigearthnet_v1
+from fgmae_bench.data.index import Index, class_folders, require_data
+from fgmae_bench.errors import BenchError, closest
+
+LAYOUTS = {"class_folders": class_folders, "bigearthnet_v1": bigearthnet_v1}
+
+
+def build_index(card: Card, root: Path) -> Index:
+    """Index of the data of `card` at `root`; raises BenchError where it is not there or not in the card's layout."""
+    if card.layout not in LAYOUTS:
+        raise BenchError(f"{card.path}: unknown layout '{card.layout}'", closest(card.layout, LAYOUTS))
+    require_data(card, root)
+    return LAYOUTS[card.layout](card, root)

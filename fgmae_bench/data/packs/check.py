@@ -1,0 +1,67 @@
+"""A pack re-read: every value against its checksum, and against the source bit by bit where that is at hand."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fgmae_bench.cards import Card
+from fgmae_bench.data.index import Index
+from fgmae_bench.data.packs.format import LABELS, META, Encoder, Meta, sample_keys
+from fgmae_bench.data.packs.read import checked_labels, open_pack
+from fgmae_bench.data.packs.store import environment, get, stamp_of
+from fgmae_bench.data.packs.write import encoded
+from fgmae_bench.errors import BenchError
+from fgmae_bench.views import make_view
+
+SHOWN = 3  # faults that are named, the others are counted
+Step = Callable[[int], object]
+
+
+def check_values(card: Card, root: Path, meta: Meta, step: Step) -> Index:
+    """The index of our pack at `root` once every value has its checksum; raises BenchError naming those that have not."""
+    root = root.resolve()
+    index, stamp = open_pack(card, root), stamp_of(root)
+    sums = checked_labels(root, stamp, meta, card).crc32
+    keys, faults, at = sample_keys(index), [], 0
+    with environment(root, stamp).begin(buffers=True) as reading:
+        for key, value in reading.cursor():
+            name = bytes(key)
+            if name in (META, LABELS):
+                continue
+            if name != keys[at][0]:
+                raise BenchError(f"{root}: {name.decode(errors='replace')} is not among the samples that it states", "write the pack again")
+            if zlib.crc32(value) != sums[keys[at][1]]:
+                faults.append(name.decode())
+            at += 1
+            step(1)
+    _refuse(faults, f"of {len(keys)} values of {root} do not have their checksum")
+    for row in range(len(keys)) if len(keys) < 1000 else range(0, len(keys), len(keys) // 1000):
+        index.read(row, card)
+    return index
+
+
+def check_source(card: Card, packed: Index, meta: Meta, source: Index, workers: int, step: Step) -> None:
+    """Raise BenchError unless the pack holds exactly the samples, labels, groups and pixels of `source`."""
+    if packed.ids != source.ids:
+        missing, extra = len(set(source.ids) - set(packed.ids)), len(set(packed.ids) - set(source.ids))
+        what = f"{packed.root} lacks {missing} samples of {source.root} and has {extra} that are not there"
+        raise BenchError(what, "write the pack again")
+    if not np.array_equal(packed.labels, source.labels) or (packed.groups, packed.aliases) != (source.groups, source.aliases):
+        raise BenchError(f"{packed.root}: labels or groups are not those of {source.root}", "write the pack again")
+    view = make_view(card, meta.contract.contract(), ",".join(meta.bands)) if meta.contract else None
+    encoder = Encoder(card=card, reader=source.reader, bands=meta.bands, view=view)
+    stamp, faults = stamp_of(packed.root), []
+    for keys, values in encoded(source, sample_keys(source), encoder, workers):
+        faults += [key.decode() for (key, _), (value, _) in zip(keys, values, strict=True) if get(packed.root, stamp, key) != value]
+        step(len(keys))
+    _refuse(faults, f"of {len(packed.files)} samples of {packed.root} are not those of {source.root}")
+
+
+def _refuse(faults: list[str], what: str) -> None:
+    if faults:
+        named = ", ".join(faults[:SHOWN]) + (", …" if len(faults) > SHOWN else "")
+        raise BenchError(f"{len(faults)} {what}: {named}", "write the pack again, or restore it")

@@ -1,0 +1,132 @@
+"""A pack that is being written: whole batches are committed in the order of keys, and what a killed process left is taken up."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import shutil
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from fgmae_bench.data.packs.format import LABELS, META, PROGRESS, Meta, meta_bytes
+from fgmae_bench.data.packs.store import data_file, require_whole
+from fgmae_bench.errors import BenchError
+
+FIRST_MAP_BYTES = 256 << 20
+TAGGED = "tagged"  # `synthetic` of a pack whose files, not whose index, say that they are synthetic
+Keys = list[tuple[bytes, int]]  # (key, row of the index) in the order of keys
+
+log = logging.getLogger("fgmae_bench")
+
+
+@dataclass
+class Partial:
+    """`done` keys from the first on are committed; `checksums` (N,) is the CRC-32 of their values in the order of keys."""
+
+    folder: Path
+    environment: lmdb.Environment
+    meta: Meta
+    checksums: NDArray[np.uint32]
+    done: int = 0
+
+    def commit(self, items: list[tuple[bytes, bytes]], drop: bytes | None = None) -> None:
+        """Put `items` and delete the key `drop` in one transaction; the map grows when it is full."""
+        while True:
+            try:
+                with self.environment.begin(write=True) as writing:
+                    for key, value in items:
+                        writing.put(key, value)
+                    if drop is not None:
+                        writing.delete(drop)
+                return
+            except lmdb.MapFullError:
+                self.environment.set_mapsize(2 * self.environment.info()["map_size"])
+
+    def add(self, keys: Keys, encoded: list[tuple[bytes, bool]]) -> None:
+        """Commit one batch of (value, tagged as synthetic)."""
+        items = [(key, value) for (key, _), (value, _) in zip(keys, encoded, strict=True)]
+        if self.meta.synthetic is None and any(tagged for _, tagged in encoded):
+            self.meta = dataclasses.replace(self.meta, synthetic=TAGGED)
+            items.append((PROGRESS, meta_bytes(self.meta)))
+        self.checksums[self.done : self.done + len(keys)] = [zlib.crc32(value) for value, _ in encoded]
+        self.commit(items)
+        self.done += len(keys)
+
+
+@contextlib.contextmanager
+def partial_pack(folder: Path, meta: Meta, keys: Keys) -> Iterator[Partial]:
+    """What an earlier process left of the same pack in `folder`, else a new one; closed at the end."""
+    partial = _resumed(folder, meta, keys)
+    if partial is None:
+        if folder.exists():
+            log.info("%s is of another source or damaged; starting anew", folder)
+            shutil.rmtree(folder)
+        folder.mkdir()
+        partial = Partial(folder, _environment(folder), meta, np.zeros(len(keys), np.uint32))
+        partial.commit([(PROGRESS, meta_bytes(meta))])
+    try:
+        yield partial
+    finally:
+        partial.environment.close()
+
+
+def same_facts(held: bytes, meta: Meta) -> bool:
+    """Whether a pack's `__meta__` states what `meta` does, but for a tag that only the files carry."""
+    return _untagged(json.loads(held)) == _untagged(json.loads(meta_bytes(meta)))
+
+
+def _untagged(facts: dict[str, Any]) -> dict[str, Any]:
+    return {**facts, "synthetic": None} if facts.get("synthetic") == TAGGED else facts
+
+
+def _environment(folder: Path) -> lmdb.Environment:
+    """For writing, under our own lock instead of LMDB's, which waits for ever."""
+    return lmdb.open(str(folder), map_size=max(FIRST_MAP_BYTES, 2 * _held_bytes(folder)), lock=False, readahead=False, metasync=False)
+
+
+def _held_bytes(folder: Path) -> int:
+    path = data_file(folder) if folder.is_dir() else folder
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _resumed(folder: Path, meta: Meta, keys: Keys) -> Partial | None:
+    """The partial pack in `folder` if it is whole, states the same facts and holds exactly a beginning of `keys`."""
+    if not _held_bytes(folder):
+        return None
+    try:
+        require_whole(folder)
+    except BenchError:
+        return None
+    environment = _environment(folder)
+    partial = Partial(folder, environment, meta, np.zeros(len(keys), np.uint32))
+    if _take_up(partial, keys):
+        return partial
+    environment.close()
+    return None
+
+
+def _take_up(partial: Partial, keys: Keys) -> bool:
+    """Count and checksum the committed values; False when they are not a beginning of `keys` or of another source."""
+    with partial.environment.begin() as reading:
+        held = reading.get(PROGRESS) or reading.get(META)
+        if held is None or not same_facts(held, partial.meta):
+            return False
+        if json.loads(held)["synthetic"] == TAGGED:
+            partial.meta = dataclasses.replace(partial.meta, synthetic=TAGGED)
+        for key, value in reading.cursor():
+            if key in (PROGRESS, META, LABELS):
+                continue
+            if partial.done == len(keys) or key != keys[partial.done][0]:
+                return False
+            partial.checksums[partial.done] = zlib.crc32(value)
+            partial.done += 1
+    return True

@@ -1,0 +1,158 @@
+"""Reading a pack as an index: our own packs with all that they state held against the card; packs of others by `legacy`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fgmae_bench.cards import Card
+from fgmae_bench.contract import InputContract
+from fgmae_bench.data.index import Index, ids_sha256
+from fgmae_bench.data.layouts import build_index
+from fgmae_bench.data.packs.format import FORMAT, LABELS, META, Labels, Meta, bands_of, decode_value, ids_of, read_labels
+from fgmae_bench.data.packs.legacy import open_foreign
+from fgmae_bench.data.packs.store import Stamp, environment, get, number_of, stamp_of
+from fgmae_bench.data.raster import Chip, Ready, valid_mask
+from fgmae_bench.errors import BenchError
+from fgmae_bench.strict import from_plain
+
+Order = tuple[str, ...]
+
+
+def is_pack(root: Path) -> bool:
+    """Whether `root` is meant as a pack: a folder with `data.mdb`, or anything that is named `.lmdb` or `.mdb`."""
+    return (root / "data.mdb").exists() or (root.exists() and root.suffix in (".lmdb", ".mdb"))
+
+
+def open_index(card: Card, root: Path, band_order: Order | None = None) -> Index:
+    """The index of a dataset, be it a pack or in its own layout. `band_order` as in `open_pack`."""
+    return open_pack(card, root, band_order) if is_pack(root) else build_index(card, root)
+
+
+def open_pack(card: Card, root: Path, band_order: Order | None = None) -> Index:
+    """Index of a pack: ours, rico-hdl's or one of the legacy formats; chips have the bands in the order of the card.
+
+    With `band_order`, what the user states of the source's files, chips have that order instead, as if read from the files;
+    it must be what our pack states. Raises BenchError: not LMDB, cut short, another format, card, class order or count.
+    """
+    root = root.resolve()
+    stamp = stamp_of(root)
+    held = get(root, stamp, META)
+    if held is None:
+        return open_foreign(card, root, stamp, band_order)
+    meta = parse_meta(held, root)
+    _require_card(meta, card, root)
+    if band_order and band_order != meta.bands:
+        raise BenchError(f"{root} names its bands, packed from files in the order {','.join(meta.bands)}", "leave --band_order out")
+    labels = checked_labels(root, stamp, meta, card)
+    return Index(
+        root=root, files=labels.files, labels=labels.labels, stamps=labels.stamps ^ number_of(stamp), synthetic=meta.synthetic,
+        left_out=meta.left_out, groups=labels.groups, aliases=labels.aliases,
+        reader=PackReader(root, stamp, meta, band_order or card.signal.bands),
+    )  # fmt: skip
+
+
+def parse_meta(held: bytes, root: Path) -> Meta:
+    """The facts under `__meta__`; raises BenchError when they are damaged or of a format that is not known here."""
+    try:
+        facts = json.loads(held)
+        found = facts["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"{root}: __meta__ is damaged", "write the pack again") from error
+    if found != FORMAT:
+        raise BenchError(f"{root} is a pack of format {found}, this version reads format {FORMAT}", "write the pack again, or update")
+    return from_plain(Meta, facts, f"{root}: __meta__")
+
+
+def _require_card(meta: Meta, card: Card, root: Path) -> None:
+    """Raise BenchError unless the pack was written for this card."""
+    if meta.card != card.name:
+        raise BenchError(f"{root} is a pack of {meta.card}, not of {card.name}", f"pass --dataset {meta.card}, or give another pack")
+    if meta.classes != card.classes or meta.label_scheme != card.label_scheme:
+        what = f"{root} states {_told(meta.classes, meta.label_scheme)}, the card {_told(card.classes, card.label_scheme)}"
+        raise BenchError(what, "its labels would mean other classes: write the pack again for this card")
+    if meta.card_version != card.version:
+        what = f"{root} was written for version {meta.card_version} of the card {card.name}, which is at {card.version}"
+        raise BenchError(what, "write the pack again")
+    if meta.units != card.signal.units:
+        raise BenchError(f"{root} holds {meta.units}, the card states {card.signal.units}", "write the pack again for this card")
+
+
+def _told(classes: tuple[str, ...], scheme: str) -> str:
+    return f"{len(classes)} classes in the order {', '.join(classes[:3])}, … by {scheme}"
+
+
+def checked_labels(root: Path, stamp: Stamp, meta: Meta, card: Card) -> Labels:
+    """The labels, held against the facts and the card. Raises BenchError where they disagree."""
+    labels = read_labels(get(root, stamp, LABELS), f"{root}: __labels__")
+    held = environment(root, stamp).stat()["entries"] - 2
+    if not held == len(labels.files) == meta.count:
+        what = f"{root} holds {held} samples and {len(labels.files)} labels where it states {meta.count}"
+        raise BenchError(what, "write the pack again, or restore it")
+    if ids_sha256(ids_of(labels.files)) != meta.sample_ids_sha256:
+        raise BenchError(f"{root}: the names of its samples are not those that it states", "write the pack again, or restore it")
+    shape = labels.labels.shape
+    multi = card.task == "multi_label"
+    top = 2 if multi else len(card.classes)
+    if shape[1:] != ((len(card.classes),) if multi else ()) or labels.labels.min() < 0 or labels.labels.max() >= top:
+        raise BenchError(f"{root}: its labels {shape} are none of {len(card.classes)} classes of {card.title}", "write the pack again")
+    return labels
+
+
+@dataclass(frozen=True)
+class PackReader:
+    """Reads one sample of our pack; safe in threads and, forked or spawned, in other processes. `order` is that of the bands."""
+
+    root: Path
+    stamp: Stamp
+    meta: Meta
+    order: Order
+
+    def __call__(self, path: Path, card: Card) -> Chip:
+        """The chip at `path`, which is the pack's folder and the sample's file name."""
+        key = os.path.splitext(path.relative_to(self.root).as_posix())[0]
+        value = get(self.root, self.stamp, key.encode())
+        if value is None:
+            raise BenchError(f"{self.root} holds no sample {key}", "write the pack again, or restore it")
+        tensors = decode_value(value, str(path))
+        valid = tensors.get("valid")
+        if valid is not None:
+            valid = valid[[self.meta.bands.index(band) for band in self.order]]
+        return self._ready(tensors, valid, path) if self.meta.contract else self._backscatter(tensors, valid, path, card)
+
+    def _backscatter(self, tensors: dict[str, NDArray[Any]], valid: NDArray[np.bool_] | None, path: Path, card: Card) -> Chip:
+        db = bands_of(tensors, self.order, str(path))
+        if db.shape[1:] != tuple(card.signal.size):
+            raise BenchError(f"{path} is {db.shape[1]}x{db.shape[2]} pixels, not as {card.title} states", "write the pack again")
+        kept = valid_mask(db, card.signal) if valid is None else valid
+        return Chip(db=db, valid=None if kept.all() else kept, synthetic=self.meta.synthetic is not None)
+
+    def _ready(self, tensors: dict[str, NDArray[Any]], valid: NDArray[np.bool_] | None, path: Path) -> Chip:
+        assert self.meta.contract is not None
+        contract, image = self.meta.contract.contract(), tensors.get("input")
+        if image is None or image.dtype != np.uint8 or image.ndim != 3 or len(image) != len(self.order):
+            raise BenchError(f"{path}: holds {sorted(tensors)}, not an input of eight bits", "write the pack again")
+        order = tuple(self.order.index(band) for band in contract.bands)
+        ready = Ready(image=image, contract=contract, order=order, input_resize=self.meta.contract.input_resize)
+        return Chip(db=_read_back(image, contract, order, valid), valid=valid, synthetic=self.meta.synthetic is not None, ready=ready)
+
+
+def _read_back(image: NDArray[np.uint8], contract: InputContract, order: Order | tuple[int, ...], valid: NDArray[np.bool_] | None) -> Any:
+    """Backscatter (2, h, w) float32 in dB that eight bits (m - 2s .. m + 2s) stand for, in file order.
+
+    As large as `valid` where that is given, else every fourth pixel: enough to tell units and band order by.
+    """
+    if valid is None:
+        image = image[:, ::4, ::4]
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (contract.mean, contract.std))
+    db = (image * (4 * std / np.float32(255)) + (mean - 2 * std))[np.argsort(order)]
+    if valid is not None and valid.shape != db.shape:
+        db = np.stack([cv2.resize(plane, valid.shape[:0:-1], interpolation=cv2.INTER_NEAREST) for plane in db])
+    return db
