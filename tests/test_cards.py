@@ -8,7 +8,8 @@ import pytest
 
 from fgmae_bench.cards import card_names, load_card
 from fgmae_bench.config import NAMED_RECIPES, compose
-from fgmae_bench.data.layouts import LAYOUTS, build_index, check_counts
+from fgmae_bench.data.index import check_counts
+from fgmae_bench.data.layouts import LAYOUTS, build_index
 from fgmae_bench.errors import BenchError
 
 MINIMAL = """
