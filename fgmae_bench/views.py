@@ -46,7 +46,7 @@ class View:
             return self.before_geometry(chips)
         size, views = self.contract.size, []
         for chip, id in zip(chips, ids, strict=True):  # one by one: an image and its view stay in the processor's cache
-            image = self.before_geometry([chip])[0]
+            image = self.before_geometry([chip])[0] if chip.ready is None else self._ready(chip)
             views.append(evaluation_geometry(image, size) if augmentation is None else random_geometry(image, size, augmentation, id))
         return np.stack(views)
 
@@ -54,7 +54,8 @@ class View:
         """Chips to (B, 2, H, W) in the contract's range. Raises BenchError for packed input that was made for another view."""
         if any(chip.ready is not None for chip in chips):
             return np.stack([self._ready(chip) for chip in chips])
-        images = np.stack([chip.db for chip in chips])[:, list(self.order)]
+        images = chips[0].db[None] if len(chips) == 1 else np.stack([chip.db for chip in chips])
+        images = images if self.order == (0, 1) else images[:, list(self.order)]
         valid = None
         if any(chip.valid is not None for chip in chips):
             ones = np.ones(images.shape[1:], bool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ class PackReader:
 
     def __call__(self, path: Path, card: Card) -> Chip:
         """The chip at `path`, which is the pack's folder and the sample's file name."""
-        key = os.path.splitext(path.relative_to(self.root).as_posix())[0]
+        key = os.path.splitext(str(path)[len(str(self.root)) + 1 :])[0]
         value = get(self.root, self.stamp, key.encode())
         if value is None:
             raise BenchError(f"{self.root} holds no sample {key}", "write the pack again, or restore it")
@@ -135,24 +136,41 @@ class PackReader:
         return Chip(db=db, valid=None if kept.all() else kept, synthetic=self.meta.synthetic is not None)
 
     def _ready(self, tensors: dict[str, NDArray[Any]], valid: NDArray[np.bool_] | None, path: Path) -> Chip:
-        assert self.meta.contract is not None
-        contract, image = self.meta.contract.contract(), tensors.get("input")
+        image = tensors.get("input")
         if image is None or image.dtype != np.uint8 or image.ndim != 3 or len(image) != len(self.order):
             raise BenchError(f"{path}: holds {sorted(tensors)}, not an input of eight bits", "write the pack again")
+        like = self._ready_for
+        ready = Ready(image=image, contract=like.contract, order=like.order, input_resize=like.input_resize)
+        return Chip(db=like.read_back(image, valid), valid=valid, synthetic=self.meta.synthetic is not None, ready=ready)
+
+    @cached_property
+    def _ready_for(self) -> _ReadyFor:
+        assert self.meta.contract is not None
+        contract = self.meta.contract.contract()
+        mean, std = (np.array(values, np.float32)[:, None, None] for values in (contract.mean, contract.std))
         order = tuple(self.order.index(band) for band in contract.bands)
-        ready = Ready(image=image, contract=contract, order=order, input_resize=self.meta.contract.input_resize)
-        return Chip(db=_read_back(image, contract, order, valid), valid=valid, synthetic=self.meta.synthetic is not None, ready=ready)
+        return _ReadyFor(
+            contract=contract, order=order, input_resize=self.meta.contract.input_resize, low=mean - 2 * std, step=4 * std / np.float32(255)
+        )  # fmt: skip
 
 
-def _read_back(image: NDArray[np.uint8], contract: InputContract, order: Order | tuple[int, ...], valid: NDArray[np.bool_] | None) -> Any:
-    """Backscatter (2, h, w) float32 in dB that eight bits (m - 2s .. m + 2s) stand for, in file order.
+@dataclass(frozen=True, kw_only=True)
+class _ReadyFor:
+    """What the samples of a uint8 pack have in common; `low` and `step` (2, 1, 1) in dB undo the eight bits."""
 
-    As large as `valid` where that is given, else every fourth pixel: enough to tell units and band order by.
-    """
-    if valid is None:
-        image = image[:, ::4, ::4]
-    mean, std = (np.array(values, np.float32)[:, None, None] for values in (contract.mean, contract.std))
-    db = (image * (4 * std / np.float32(255)) + (mean - 2 * std))[np.argsort(order)]
-    if valid is not None and valid.shape != db.shape:
-        db = np.stack([cv2.resize(plane, valid.shape[:0:-1], interpolation=cv2.INTER_NEAREST) for plane in db])
-    return db
+    contract: InputContract
+    order: tuple[int, ...]
+    input_resize: int | None
+    low: NDArray[np.float32]
+    step: NDArray[np.float32]
+
+    def read_back(self, image: NDArray[np.uint8], valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+        """Backscatter (2, h, w) in dB that the bytes (m - 2s .. m + 2s) stand for, in file order.
+
+        As large as `valid` where that is given, else every fourth pixel: enough to tell units and band order by.
+        """
+        seen = image[:, ::4, ::4] if valid is None else image
+        db: NDArray[np.float32] = (seen * self.step + self.low)[[self.order.index(band) for band in range(len(image))]]
+        if valid is not None and valid.shape != db.shape:
+            db = np.stack([cv2.resize(plane, valid.shape[:0:-1], interpolation=cv2.INTER_NEAREST) for plane in db])
+        return db
