@@ -1,7 +1,7 @@
 """Anonymous memory of a cached probe over a small and an eight times larger world, each in a process of its own.
 
   python experiments/speed/memory.py
-Expected: nearly flat; what grows are names, ids and the logits of the test split, about 1 KB an image.
+Expected: nearly flat; what grows are names, ids, stamps and the logits of the test split, 1 to 2 KB an image.
 """
 
 from __future__ import annotations
