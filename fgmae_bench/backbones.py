@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -82,17 +83,17 @@ class Backbone:
         return [f"{value:.2e}" for value in features[0, :64].float().cpu()]  # text: NaN is told later, with the image's name
 
 
-def build_backbone(model: Model, seed: int, cache: Path | None = None) -> Backbone:
+def build_backbone(model: Model, seed: int, cache: Path | None = None, *, drop_path: float = 0.0) -> Backbone:
     """The backbone that `model` names with its weights, in evaluation mode and frozen; `cache` is where fetched weights lie.
 
-    Random weights are drawn from `seed`. Raises BenchError on an unknown name, weights that are not here or do not fit, an
-    input size the patches do not divide, a pool that is not there.
+    Random weights are drawn from `seed`; `drop_path` is the rate of stochastic depth when it is trained. Raises BenchError on
+    an unknown name, weights that are not here or do not fit, an input size the patches do not divide, a pool that is not there.
     """
     contract = resolve_contract(model)
     file = find_weights_file(model, cache or default_cache())
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        module, pool, feature_dim = _build(model, contract)
+        module, pool, feature_dim = _build(model, contract, drop_path)
     weights = WeightsReport(source="random", sha256=None, used=0, dropped=0, missing=0)
     notes: tuple[dict[str, str], ...] = ()
     statistics = isinstance(module, BackscatterStats)
@@ -180,7 +181,7 @@ def architecture(model_name: str) -> Callable[..., nn.Module] | None:
     return timm.model_entrypoint(timm_name)
 
 
-def _build(model: Model, contract: InputContract) -> tuple[nn.Module, Pool | None, int]:
+def _build(model: Model, contract: InputContract, drop_path: float) -> tuple[nn.Module, Pool | None, int]:
     """(module, pool, feature dimension)."""
     if model.model == "backscatter_stats":
         return BackscatterStats(), None, BackscatterStats.feature_dim
@@ -190,10 +191,11 @@ def _build(model: Model, contract: InputContract) -> tuple[nn.Module, Pool | Non
     entry = architecture(model.model)
     assert entry is not None
     timm_name = FGMAE_ARCHITECTURES.get(model.model, model.model)
+    more: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     try:
-        inner = timm.create_model(timm_name, in_chans=2, num_classes=0, img_size=contract.size)
+        inner = timm.create_model(timm_name, in_chans=2, num_classes=0, img_size=contract.size, **more)
     except TypeError:
-        inner = timm.create_model(timm_name, in_chans=2, num_classes=0)  # convolutional: no img_size to state
+        inner = timm.create_model(timm_name, in_chans=2, num_classes=0, **more)  # convolutional: no img_size to state
     except AssertionError as error:
         raise BenchError(f"{model.model} cannot be built at {contract.size} px ({error})", "choose another --input_size") from error
     if not isinstance(inner, VisionTransformer):

@@ -14,12 +14,9 @@ from typing import Any, Literal
 
 from fgmae_bench.cards import Card
 from fgmae_bench.errors import BenchError, closest, unknown
+from fgmae_bench.options import option
+from fgmae_bench.recipes import ANY, NAMED_RECIPES, NEVER_PUBLISHED, PENALTIES, RANGES, RECIPES, SGD_ONLY
 from fgmae_bench.strict import from_plain, load_toml
-
-
-def option(text: str, default: Any = dataclasses.MISSING, *, aliases: tuple[str, ...] = (), shown: str = "", grid: bool = False) -> Any:
-    """A field that is also a flag: help `text` with its unit, other spellings, the default as `shown`, several values if `grid`."""
-    return dataclasses.field(default=default, metadata={"help": text, "aliases": aliases, "shown": shown, "grid": grid})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,36 +43,6 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeRecipe:
-    """How a frozen backbone is probed."""
-
-    recipe: Literal["published", "corrected"] = option("named recipe that fills what is not given", "published")
-    probe: Literal["sgd", "lbfgs", "knn"] = option("linear probe by SGD, logistic regression, or nearest neighbours", "sgd")
-    features: Literal["stream", "cached"] | None = option(
-        "stream: a fresh random view each epoch; cached: features computed once and reused",
-        None,
-        shown="stream on a GPU or with recipe published, else cached",
-    )
-    views: int = option("cached: random views a training image; 1 = the evaluation view", 1)
-    epochs: int = option("passes over the training split", 50, shown="50, from recipe")
-    warmup_epochs: float = option("linear warm-up, epochs", 0.0, shown="0, from recipe")
-    batch_size: int = option("samples per step and process", 256, shown="256, from recipe")
-    accum_iter: int = option("batches a step; the head is fitted on all of them at once", 1)
-    lr: float | None = option("learning rate, absolute; one or several", None, shown="0.1, from recipe", grid=True)
-    blr: float | None = option("base learning rate: lr = blr x effective batch / 256, where lr is not given", None, shown="none")
-    min_lr: float = option("learning rate at the end of the cosine", 0.0)
-    weight_decay: float = option("L2 penalty; one or several (lbfgs: candidates)", 0.001, shown="0.001, from recipe", grid=True)
-    momentum: float = option("momentum of SGD", 0.9)
-    penalties: tuple[float, ...] = option("lbfgs: candidates of the L2 penalty", (), shown="1e-6 to 1, half decades")
-    crop_scale: float = option("smallest area of a random crop, as a share of the image", 0.08, shown="0.08, from recipe")
-    knn_k: int = option("neighbours of --probe knn", 5)
-    seed: int = option("seed of initialisation, order and augmentation", 42)
-    amp: Literal["off", "bf16", "fp16"] | None = option(
-        "mixed precision of the backbone", None, shown="bf16 where the hardware has it, else off"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Execution:
     """Where and how fast; nothing here may change a number."""
 
@@ -97,32 +64,34 @@ class Execution:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainExecution(Execution):
+    """Where and how fast a model is trained."""
+
+    checkpoint_seconds: float = option("seconds between checkpoints; SIGTERM and SIGINT save one as well", 300.0)
+    grad_checkpointing: bool = option("recompute activations in the backward pass: less memory, more time", False)
+    deterministic: bool = option("deterministic kernels on a GPU: slower, the same bits again", False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One run: everything its entry needs."""
 
     data: Data
     model: Model
-    recipe: ProbeRecipe
+    recipe: Any  # the module's own: see `fgmae_bench.recipes`
     execution: Execution
 
 
-SGD_ONLY = ("lr", "blr", "min_lr", "warmup_epochs", "weight_decay", "epochs", "batch_size", "accum_iter", "momentum", "crop_scale")
-PENALTIES = tuple(10 ** (power / 2) for power in range(-12, 1))  # of lbfgs, when none are given
 PARTS = ("data", "model", "recipe", "execution")
-RECIPES: dict[str, type] = {"linear": ProbeRecipe}
-
-# Recipes of a module that hold for every dataset; a card's own table of the same name stands above them.
-NAMED_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "linear": {
-        "published": {"lr": 0.1, "weight_decay": 0.001, "epochs": 50, "warmup_epochs": 0.0, "crop_scale": 0.08},
-        "corrected": {"blr": 0.1, "weight_decay": 0.0, "epochs": 100, "warmup_epochs": 5.0, "crop_scale": 0.2},
-    },
+SECTIONS: dict[str, dict[str, type]] = {
+    "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": Execution},
+    "finetune": {"data": Data, "model": Model, "recipe": RECIPES["finetune"], "execution": TrainExecution},
 }
 
 
 def sections(module: str) -> dict[str, type]:
     """The dataclasses that a module's run is composed of, by section name."""
-    return {"data": Data, "model": Model, "recipe": RECIPES[module], "execution": Execution}
+    return SECTIONS[module]
 
 
 def field_sections(module: str) -> dict[str, str]:
@@ -155,7 +124,9 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
     if not isinstance(name, str) or name not in NAMED_RECIPES[module]:
         raise unknown("recipe", str(name), NAMED_RECIPES[module])
     flat: dict[str, Any] = {}
-    for layer in (NAMED_RECIPES[module][name], card.recipes.get(module, {}).get(name, {}), config or {}, given):
+    model = str(explicit.get("model", Model.model))
+    named = (for_model(NAMED_RECIPES[module][name], model), for_model(card.recipes.get(module, {}).get(name, {}), model))
+    for layer in (*named, config or {}, given):
         for rate, other in (("lr", "blr"), ("blr", "lr")):  # the nearest layer that names either decides
             if rate in layer and other not in layer:
                 flat.pop(other, None)
@@ -166,6 +137,8 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
             raise BenchError(f"{module}: unknown flag '{key}'", closest(key, owner))
     if flat.get("probe", "sgd") != "sgd":
         flat = _closed_form(flat, explicit)
+    if name == "published" and any(explicit.get(flag) for flag in NEVER_PUBLISHED if flag in owner):
+        flat |= {"recipe": "corrected", "split": flat.get("split", card.default_split)}
     grid = [f.name for f in dataclasses.fields(RECIPES[module]) if f.metadata["grid"] and isinstance(flat.get(f.name), list | tuple)]
     runs = []
     for values in product(*(flat[key] for key in grid)):
@@ -182,6 +155,11 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
     return runs
 
 
+def for_model(recipe: dict[str, Any], model: str) -> dict[str, Any]:
+    """A named recipe's flags for one model: those of its table `by_model` stand above the others."""
+    return {key: value for key, value in recipe.items() if key != "by_model"} | recipe.get("by_model", {}).get(model, {})
+
+
 def _closed_form(flat: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
     """Flags of a probe that is fitted, not trained: what belongs to SGD is set aside, so that it cannot tell runs apart.
 
@@ -195,32 +173,13 @@ def _closed_form(flat: dict[str, Any], explicit: dict[str, Any]) -> dict[str, An
 
 
 def check(run: Run) -> None:
-    """Raise BenchError on a value outside its range."""
-    data, recipe = run.data, run.recipe
-
-    def require(ok: bool, flag: str, value: object, todo: str) -> None:
-        if not ok:
-            raise BenchError(f"--{flag} is {value}", todo)
-
-    require(0 < data.train_frac <= 1, "train_frac", data.train_frac, "give a share in (0, 1]")
-    require(recipe.epochs >= 1, "epochs", recipe.epochs, "give 1 or more")
-    require(recipe.batch_size >= 1, "batch_size", recipe.batch_size, "give 1 or more")
-    require(recipe.accum_iter >= 1, "accum_iter", recipe.accum_iter, "give 1 or more")
-    require(recipe.views >= 1, "views", recipe.views, "give 1 or more")
-    require(0 <= recipe.seed < 2**32, "seed", recipe.seed, "give a number from 0 to 4294967295")
-    require(recipe.knn_k >= 1, "knn_k", recipe.knn_k, "give 1 or more")
-    for flag in ("lr", "blr"):
-        value = getattr(recipe, flag)
-        require(value is None or 0 < value < float("inf"), flag, value, "give a positive number")
-    for penalty in recipe.penalties:
-        require(0 <= penalty < float("inf"), "penalties", penalty, "give zero or a positive number")
-    for flag in ("min_lr", "weight_decay", "warmup_epochs"):
-        require(0 <= getattr(recipe, flag) < float("inf"), flag, getattr(recipe, flag), "give zero or a positive number")
-    require(0 <= recipe.momentum < 1, "momentum", recipe.momentum, "give a number in [0, 1)")
-    require(0 < recipe.crop_scale <= 1, "crop_scale", recipe.crop_scale, "give a share in (0, 1]")
-    require(run.execution.checkpoint_seconds >= 0, "checkpoint_seconds", run.execution.checkpoint_seconds, "give seconds, 0 or more")
-    require(run.execution.num_workers >= 0, "num_workers", run.execution.num_workers, "give 0 or more")
-    require(run.model.input_size is None or run.model.input_size >= 1, "input_size", run.model.input_size, "give pixels, 1 or more")
+    """Raise BenchError on a value outside its range (see `fgmae_bench.recipes.RANGES`)."""
+    for part in PARTS:
+        for name, value in vars(getattr(run, part)).items():
+            for item in value if isinstance(value, tuple) else (value,):
+                fits, todo = RANGES.get(name, ANY)
+                if item is not None and not fits(item):
+                    raise BenchError(f"--{name} is {item}", todo)
 
 
 def run_hash(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:

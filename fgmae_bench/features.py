@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +13,12 @@ from numpy.typing import NDArray
 
 from fgmae_bench.backbones import Backbone
 from fgmae_bench.data.dataset import Dataset
-from fgmae_bench.data.raster import Chip
 from fgmae_bench.device import Precision, autocast
 from fgmae_bench.distributed import World
 from fgmae_bench.errors import RunFailed
+from fgmae_bench.loader import Rows, ahead, read_view
 from fgmae_bench.views import Augmentation, View
 
-Rows = NDArray[np.int64]
 Features = NDArray[np.float32]  # (N, D)
 
 
@@ -69,7 +66,8 @@ def extract(
     world = extractor.world
     step = extractor.batch_size * world.size
     chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
-    prepared = _ahead(lambda chunk: _prepare(extractor, chunk[world.rank :: world.size], augmentation), chunks, extractor.workers)
+    mine = [chunk[world.rank :: world.size] for chunk in chunks]
+    prepared = ahead(lambda part: read_view(extractor.dataset, extractor.view, part, augmentation), mine, extractor.workers)
     for chunk in chunks:
         start = time.perf_counter()
         batch, usable = world.together(lambda: next(prepared))
@@ -95,32 +93,3 @@ def _forward(extractor: Extractor, batch: NDArray[Any]) -> Features:
         images = images.float().div_(255) if images.dtype == torch.uint8 else images
         features: Features = extractor.backbone.module(images).float().cpu().numpy()
     return features
-
-
-def _prepare(extractor: Extractor, rows: Rows, augmentation: Augmentation | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Read and view a batch: (B, 2, S, S) and which images are usable."""
-    dataset = extractor.dataset
-    if not len(rows):
-        return np.zeros((0, 0), np.uint8), np.zeros(0, bool)
-    chips: list[Chip] = [dataset.index.read(row, dataset.card) for row in rows]
-    usable = np.array([chip.invalid_fraction <= dataset.card.signal.max_invalid_fraction for chip in chips])
-    return extractor.view.batch(chips, [dataset.index.ids[row] for row in rows], augmentation), usable
-
-
-def _ahead(work: Callable[[Rows], Any], chunks: list[Rows], workers: int) -> Iterator[Any]:
-    """Results of `work` over chunks in order, computed by threads a few chunks ahead."""
-    if workers == 0:
-        yield from map(work, chunks)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Any] = deque()
-        try:
-            for chunk in chunks:
-                waiting.append(pool.submit(work, chunk))
-                if len(waiting) > workers + 1:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -7,7 +7,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.config import Data, Execution, Model, ProbeRecipe, Run, run_hash, run_id, to_plain
+from fgmae_bench.config import Data, Execution, Model, Run, run_hash, run_id, to_plain
+from fgmae_bench.recipes import ProbeRecipe
 from fgmae_bench.records import Record, seal, store
 
 PARAMS = {"vit_small_patch16": (21_590_000, 384), "vit_base_patch16": (85_650_000, 768)}

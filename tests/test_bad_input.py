@@ -374,11 +374,11 @@ def test_number_of_classes_is_that_of_the_label_scheme(tmp_path, given, code):
         (("--lr", "0.1", "-0.1"), "--lr is -0.1; give a positive number"),
         (("--lr", "fast"), "'fast'"),
         (("--blr", "-1"), "--blr is -1.0; give a positive number"),
-        (("--weight_decay", "-1"), "--weight_decay is -1.0; give zero or a positive number"),
+        (("--weight_decay", "-1"), "--weight_decay is -1.0; give zero or more"),
         (("--epochs", "0"), "--epochs is 0; give 1 or more"),
         (("--epochs", "-3"), "--epochs is -3; give 1 or more"),
         (("--epochs", "two"), "'two'"),
-        (("--warmup_epochs", "-1"), "--warmup_epochs is -1.0; give zero or a positive number"),
+        (("--warmup_epochs", "-1"), "--warmup_epochs is -1.0; give zero or more"),
         (("--batch_size", "0"), "--batch_size is 0; give 1 or more"),
         (("--batch_size", "41"), "effective batch 41 is larger than the training split (40 images); use --batch_size 40 or less"),
         (("--accum_iter", "3"), "effective batch 48 is larger than the training split (40 images)"),
@@ -400,7 +400,7 @@ def test_number_of_classes_is_that_of_the_label_scheme(tmp_path, given, code):
             "--probe lbfgs is fitted on the evaluation view; leave out --features stream",
         ),
         (("--seed", "-1"), "--seed is -1; give a number from 0 to 4294967295"),
-        (("--num_workers", "-1"), "--num_workers is -1; give 0 or more"),
+        (("--num_workers", "-1"), "--num_workers is -1; give zero or more"),
         (("--split_seed", "-1"), "--split_seed is -1; "),
         (("--split_seed", "4294967296"), "--split_seed is 4294967296; "),
         (("--device", "tpu"), "unknown device 'tpu'; choose from auto, cpu, cuda"),
@@ -675,14 +675,14 @@ def test_unreadable_record_under_the_final_name(tmp_path, spoil, fault):
 
 
 def test_a_run_that_is_interrupted_before_anything_is_trained_leaves_nothing_and_says_so(tmp_path, monkeypatch):
-    from fgmae_bench.probe.folder import RunFolder
+    from fgmae_bench.runs.folder import RunFolder
 
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     warm(tmp_path)
     before = listing(tmp_path)
-    monkeypatch.setattr(RunFolder, "save_state", interrupt)
+    monkeypatch.setattr(RunFolder, "save", interrupt)
     done = linear(shared_world(5), cwd=tmp_path)
     assert (done.code, done.err) == (130, "interrupted\n")
     assert listing(tmp_path) == before

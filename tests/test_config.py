@@ -8,10 +8,11 @@ import shlex
 import pytest
 
 from fgmae_bench.cards import load_card
-from fgmae_bench.config import NAMED_RECIPES, Data, Execution, Model, ProbeRecipe, Run, compose, read_config, run_hash, run_id, to_plain
+from fgmae_bench.config import Data, Execution, Model, Run, compose, read_config, run_hash, run_id, to_plain
 from fgmae_bench.errors import BenchError
 from fgmae_bench.flags import parse_run
 from fgmae_bench.optim import base_lr, scaled_lr
+from fgmae_bench.recipes import NAMED_RECIPES, ProbeRecipe
 
 FACTS = {"card": "eurosat", "card_version": 1, "synthetic": None, "weights": ["random", None]}
 

@@ -12,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from fgmae_bench import scores_multilabel as multi
 from fgmae_bench.probe.closed import fit_knn, fit_logistic
 from fgmae_bench.probe.sgd import HeadGrid
-from fgmae_bench.probe.tasks import TASKS
+from fgmae_bench.runs.tasks import TASKS
 
 
 def sample(n: int = 700, classes: int = 7, seed: int = 0, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:

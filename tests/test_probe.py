@@ -13,14 +13,15 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from fgmae_bench.config import Model, ProbeRecipe
+from fgmae_bench.config import Model
 from fgmae_bench.errors import BenchError
 from fgmae_bench.optim import cosine
 from fgmae_bench.probe.closed import fit_knn, fit_logistic
 from fgmae_bench.probe.materials import Materials
 from fgmae_bench.probe.sgd import HeadGrid, head_logits
-from fgmae_bench.probe.tasks import TASKS
 from fgmae_bench.probe.train import GridFit, epoch_order
+from fgmae_bench.recipes import ProbeRecipe
+from fgmae_bench.runs.tasks import TASKS
 
 DIM, CLASSES, BATCH = 24, 5, 32
 GRID = [(0.1, 0.001), (0.1, 0.0), (0.03, 0.01), (1.0, 0.0)]

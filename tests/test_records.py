@@ -13,8 +13,8 @@ from make_records import make_record
 
 from fgmae_bench.errors import BenchError, RunFailed, closest, os_error, run_entry
 from fgmae_bench.files import replacing, require_writable, write_json, write_text
-from fgmae_bench.probe.folder import RunFolder, write_predictions
 from fgmae_bench.records import all_records, body_sha256, problem_of, read_record, record_path, schema, seal, store
+from fgmae_bench.runs.folder import RunFolder, write_predictions
 
 
 @pytest.fixture

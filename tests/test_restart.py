@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +73,8 @@ def test_heads_of_a_grid_that_stopped_at_different_epochs_catch_up(world: Path, 
     from fgmae_bench.config import compose
     from fgmae_bench.probe import checkpoint
     from fgmae_bench.probe.engine import run_probe
-    from fgmae_bench.probe.folder import RunFolder
+    from fgmae_bench.runs.folder import RunFolder
+    from fgmae_bench.runs.tensors import LAST
 
     card = load_card("eurosat")
 
@@ -86,19 +88,19 @@ def test_heads_of_a_grid_that_stopped_at_different_epochs_catch_up(world: Path, 
 
     expected = [essence(record) for record in run(tmp_path / "whole")]
     saves = 0
-    real = RunFolder.save_state
+    real = RunFolder.save
 
-    def dying(self: RunFolder, state: checkpoint.HeadState, classes: tuple[str, ...]) -> None:
+    def dying(self: RunFolder, name: str, content: dict[str, Any], **how: bool) -> None:
         nonlocal saves
-        saves += 1
+        saves += name == LAST
         if saves == 8:  # in the third epoch, after the first head was saved
             raise KeyboardInterrupt
-        real(self, state, classes)
+        real(self, name, content, **how)
 
-    monkeypatch.setattr(RunFolder, "save_state", dying)
+    monkeypatch.setattr(RunFolder, "save", dying)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "torn")
-    monkeypatch.setattr(RunFolder, "save_state", real)
+    monkeypatch.setattr(RunFolder, "save", real)
     epochs = {checkpoint.load_state(path).epochs for path in (tmp_path / "torn").rglob("checkpoint-last.pth")}
     assert epochs == {2, 3}
     assert [essence(record) for record in run(tmp_path / "torn")] == expected

@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics
 
 from fgmae_bench.cards import load_card
-from fgmae_bench.probe.tasks import TASKS, assert_bound
+from fgmae_bench.runs.tasks import TASKS, assert_bound
 from fgmae_bench.scores import (
     classes_scored,
     confusion_matrix,

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.files import write_bytes
+from fgmae_bench.runs.folder import RunFolder
+from fgmae_bench.runs.tensors import BEST, LAST, load_tensors, unreadable
 
 FORMAT = 1
-LAST, BEST = "checkpoint-last.pth", "checkpoint-best.pth"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,29 +34,29 @@ class HeadState:
     threads: int  # the number of threads changes the last bits
 
 
-def save_state(path: Path, state: HeadState, classes: tuple[str, ...]) -> None:
-    """Write a checkpoint by rename; raises BenchError when the disk is full."""
+def save_state(folder: RunFolder, state: HeadState, classes: tuple[str, ...]) -> None:
+    """Keep where the head stands, and the best head where a val split selects, each by rename."""
     content = {
         "format": FORMAT, "run_id": state.run_id, "epochs": state.epochs, "head": state.head, "velocity": state.velocity,
         "best_head": state.best_head, "classes": list(classes), "threads": state.threads,
         "curve": json.dumps({"best": state.best, "history": state.history, "legacy": state.legacy}),
     }  # fmt: skip
-    save_tensors(path, content)
+    folder.save(LAST, content)
+    if state.best_head:
+        best = {"format": FORMAT, "run_id": state.run_id, "epoch": (state.best or {})["epoch"], "head": state.best_head}
+        folder.save(BEST, best | {"classes": list(classes)})
 
 
-def save_tensors(path: Path, content: dict[str, Any]) -> None:
-    """torch.save by rename; through memory, so that a full disk is an error of the operating system."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_bytes(path, buffer.getvalue())
+def save_fitted(folder: RunFolder, run_id: str, parameters: dict[str, NDArray[np.float64]], classes: tuple[str, ...]) -> None:
+    """Keep the parameters of a probe that was fitted without epochs."""
+    head = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in parameters.items()}
+    folder.save(LAST, {"format": FORMAT, "run_id": run_id, "head": head, "classes": list(classes)}, resumable=False)
 
 
 def load_state(path: Path) -> HeadState:
     """Read a checkpoint of a probe; raises BenchError when it is not there, damaged, or something else."""
-    if not path.is_file():
-        raise BenchError(f"no checkpoint at {path}", "give the path of a checkpoint-last.pth, or leave out --resume")
+    content = load_tensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
         if "curve" not in content and "head" in content:
             raise BenchError(f"{path} is of a probe that was fitted at once", "leave out --resume: there is nothing to go on with")
         if content["format"] != FORMAT:
@@ -67,8 +67,5 @@ def load_state(path: Path) -> HeadState:
             best_head=content["best_head"], best=curve["best"], history=curve["history"], legacy=curve["legacy"],
             threads=content["threads"],
         )  # fmt: skip
-    except BenchError:
-        raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError, UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise BenchError(f"{path} is no readable checkpoint of a probe ({reason})", "remove it, or give another") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise unreadable(path, error) from error

@@ -22,20 +22,21 @@ from fgmae_bench.distributed import join_world, leave_world
 from fgmae_bench.environment import MemoryPeak, describe, now
 from fgmae_bench.features import Spent
 from fgmae_bench.files import missing_folders, remove_empty, require_writable
-from fgmae_bench.probe.assemble import PROTOCOLS, assemble
-from fgmae_bench.probe.checkpoint import HeadState
+from fgmae_bench.probe.checkpoint import HeadState, save_fitted, save_state
 from fgmae_bench.probe.closed import fit_knn, fit_logistic
-from fgmae_bench.probe.folder import RunFolder, write_predictions
 from fgmae_bench.probe.materials import Materials, gather_materials
-from fgmae_bench.probe.outcome import Outcome
 from fgmae_bench.probe.resolve import Probe, resolve
 from fgmae_bench.probe.resume import find_states
-from fgmae_bench.probe.tasks import TASKS, Task
 from fgmae_bench.probe.train import GridFit
 from fgmae_bench.progress import Progress
 from fgmae_bench.records import Record, note, read_record, record_path, store
+from fgmae_bench.runs.assemble import Params, assemble, classification_metrics
+from fgmae_bench.runs.folder import RunFolder, write_predictions
+from fgmae_bench.runs.outcome import Outcome
+from fgmae_bench.runs.tasks import TASKS, Task
 
 log = logging.getLogger("fgmae_bench")
+PROTOCOLS = {"sgd": "linear_probe", "lbfgs": "logistic_regression", "knn": "knn"}
 
 
 def run_probe(runs: list[Run], card: Card, notes: list[dict[str, str]], module: nn.Module | None = None) -> list[Record]:
@@ -136,7 +137,7 @@ def _fit(
             nonlocal saved
             if folders and (epochs == first.recipe.epochs or time.monotonic() - saved >= first.execution.checkpoint_seconds):
                 for g, id in enumerate(fit.ids):
-                    folders[id].save_state(fit.state(g), classes)
+                    save_state(folders[id], fit.state(g), classes)
                 saved = time.monotonic()
 
         return fit.run(on_epoch, after_epoch)
@@ -170,7 +171,7 @@ def _record(
     timing: dict[str, Any], notes: list[dict[str, str]], materials: Materials,
 ) -> Record:  # fmt: skip
     """Write everything of one run; its record comes last."""
-    dataset = probe.dataset
+    dataset, backbone = probe.dataset, probe.extractor.backbone
     rows = materials.evaluation["test"][1]
     counts = {part: len(materials.evaluation[part][1]) if part in materials.evaluation else 0 for part in ("val", "test")}
     assert outcome.logits is not None
@@ -179,13 +180,17 @@ def _record(
     try:
         write_predictions(predictions, outcome.logits, materials.labels[rows], [dataset.index.ids[r] for r in rows], dataset.card.classes)
         described = {"sha256": hashlib.sha256(predictions.read_bytes()).hexdigest(), "file": f"predictions/{id}.safetensors"}
+        trainable = 0 if probe.runs[id].recipe.probe == "knn" else (backbone.feature_dim + 1) * len(dataset.card.classes)
         record = assemble(
-            probe.runs[id], id, dataset, probe.extractor.backbone, outcome, counts={"train": len(materials.train), **counts},
-            predictions=described, environment=environment, timing=timing, created=now(), notes=notes,
+            probe.runs[id], id, dataset, backbone, protocol=PROTOCOLS[probe.runs[id].recipe.probe],
+            params=Params(backbone.params + trainable, trainable),
+            metrics=classification_metrics(outcome, TASKS[dataset.card.task], dataset.card.classes),
+            counts={"train": len(materials.train), **counts}, history=outcome.history, predictions=described, environment=environment,
+            timing=timing, created=now(), notes=[*outcome.notes, *notes], diverged=outcome.diverged,
         )  # fmt: skip
         folder.finish(_repeatable(record["config"], probe.places[id]))
         if outcome.fitted:
-            folder.save_fitted(id, outcome.fitted, dataset.card.classes)
+            save_fitted(folder, id, outcome.fitted, dataset.card.classes)
         folder.copy_in(predictions, "predictions-test.safetensors")
         stored = store(record, results)
     except BaseException:

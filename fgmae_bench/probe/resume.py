@@ -14,12 +14,13 @@ from fgmae_bench.distributed import join_world, leave_world
 from fgmae_bench.environment import MemoryPeak
 from fgmae_bench.errors import BenchError
 from fgmae_bench.features import Spent
-from fgmae_bench.probe.checkpoint import LAST, HeadState, load_state
+from fgmae_bench.probe.checkpoint import HeadState, load_state
 from fgmae_bench.probe.materials import gather_materials
-from fgmae_bench.probe.outcome import Outcome
 from fgmae_bench.probe.resolve import Probe, resolve
-from fgmae_bench.probe.tasks import TASKS
 from fgmae_bench.probe.train import legacy_of, logits_of
+from fgmae_bench.runs.outcome import Outcome
+from fgmae_bench.runs.tasks import TASKS
+from fgmae_bench.runs.tensors import LAST
 
 log = logging.getLogger("fgmae_bench")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 BN_EPS = 1e-6  # BatchNorm1d(affine=False, eps=1e-6) of the reference's head
 BN_MOMENTUM = 0.1
-LossAndError = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # see `fgmae_bench.probe.tasks`
+LossAndError = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # see `fgmae_bench.runs.tasks`
 INIT_STD = 0.01  # truncated normal, as for MAE's probing heads
 
 

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from fgmae_bench import scores
 from fgmae_bench.bank import Bank
-from fgmae_bench.config import ProbeRecipe
 from fgmae_bench.features import Features, Rows, extract
 from fgmae_bench.optim import cosine
 from fgmae_bench.probe.checkpoint import HeadState
 from fgmae_bench.probe.materials import Materials
-from fgmae_bench.probe.outcome import Outcome
 from fgmae_bench.probe.sgd import HeadGrid, head_logits
-from fgmae_bench.probe.tasks import Task
 from fgmae_bench.randomness import generator, key
+from fgmae_bench.recipes import ProbeRecipe
 from fgmae_bench.records import note
+from fgmae_bench.runs.outcome import Outcome
+from fgmae_bench.runs.tasks import Task
 from fgmae_bench.views import Augmentation
 
 CHUNK = 8192  # rows of a bank that are in memory at once

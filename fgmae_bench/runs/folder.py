@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import tomli_w
-import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.files import missing_folders, remove_empty, replacing, write_bytes, write_text
-from fgmae_bench.probe.checkpoint import BEST, LAST, HeadState, save_state, save_tensors
-from fgmae_bench.probe.events import EventFile
+from fgmae_bench.runs.events import EventFile
+from fgmae_bench.runs.tensors import save_tensors
 
 SECONDS_BETWEEN_LOGS = 1.0
 
@@ -59,20 +58,12 @@ class RunFolder:
         self.lines = [json.dumps(flatten(entry), allow_nan=False) for entry in history]
         self.resumed_at, self.trained = len(history), True
 
-    def save_state(self, state: HeadState, classes: tuple[str, ...]) -> None:
-        """Keep where the head stands, and the best head where a val split selects."""
-        self._remember(LAST, BEST)
-        save_state(self.folder / LAST, state, classes)
-        if state.best_head:
-            content = {"format": 1, "run_id": state.run_id, "epoch": (state.best or {})["epoch"], "head": state.best_head}
-            save_tensors(self.folder / BEST, content | {"classes": list(classes)})
-        self.trained = True
-
-    def save_fitted(self, run_id: str, parameters: dict[str, NDArray[np.float64]], classes: tuple[str, ...]) -> None:
-        """Keep the parameters of a probe that was fitted without epochs."""
-        self._remember(LAST)
-        head = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in parameters.items()}
-        save_tensors(self.folder / LAST, {"format": 1, "run_id": run_id, "head": head, "classes": list(classes)})
+    def save(self, name: str, content: dict[str, Any], *, resumable: bool = True) -> None:
+        """Keep a checkpoint file; from then on, where it is `resumable`, a failed run leaves it to go on from."""
+        if not resumable:
+            self._remember(name)
+        save_tensors(self.folder / name, content)
+        self.trained = self.trained or resumable
 
     def finish(self, config: dict[str, Any]) -> None:
         """Write log and config and close the events."""

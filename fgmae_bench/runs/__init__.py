@@ -1,0 +1,1 @@
+"""What every kind of run shares: its folder, its tasks and scores, and how it becomes a record."""
