@@ -27,13 +27,14 @@ class Signal:
     nodata: tuple[float, ...] = ()  # values that mean "no measurement", beside NaN, infinities and runs of exact 0
     input_resize: int | None = None  # side that images are brought to first (cubic, in the card's units), as the published data was
     max_invalid_fraction: float = 0.5  # an image with a larger share of invalid pixels is left out and counted
+    folder: str = ""  # layouts with label maps: the kind of folder that the images are in
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """How samples are divided. `train` and `val` are fractions, the rest is test; `leaky` where neighbours are torn apart."""
 
-    kind: Literal["stratified", "spatial", "lists", "random", "tile"]
+    kind: Literal["stratified", "spatial", "lists", "random", "tile", "groups", "everything", "stated"]
     train: float | None = None
     val: float = 0.0
     leaky: bool = False
@@ -44,6 +45,7 @@ class Split:
     files: dict[str, str] = field(default_factory=dict)  # lists: split name to file name
     absent_tolerance: float = 0.0  # lists: share of a list's names that the data may lack
     counts: dict[str, int] = field(default_factory=dict)  # lists: published sizes of train, val, test, and what is excluded
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # groups: patterns such as `ROIs1158_spring/s1_63` by part
     origin: str = ""
 
 
@@ -53,6 +55,21 @@ class Counts:
 
     total: int
     per_class: dict[str, int] = field(default_factory=dict)
+    per_collection: dict[str, int] = field(default_factory=dict)  # of those parts of the dataset that are there at all
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFile:
+    """Where one source of label maps is: `band` (from 1) of the `bands` of the files in `folder`.
+
+    `codes` and `colours`, by code, define a source that is the card's own; without them the source is a known one.
+    """
+
+    folder: str
+    bands: int = 1
+    band: int = 1
+    codes: dict[str, str] = field(default_factory=dict)
+    colours: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +112,10 @@ class Card:
     recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # module -> recipe name -> flags
     counts: Counts | None = None
     download: Download | None = None
+    label_sources: dict[str, LabelFile] = field(default_factory=dict)  # segmentation: label maps that the data holds
+    label_schemes: tuple[str, ...] = ()  # segmentation: schemes that make sense here; `label_scheme` is the usual one
+    label_source: str = ""  # segmentation: the usual source
+    broken: tuple[str, ...] = ()  # samples that are known to be damaged: left out and counted
     synthetic: str | None = None  # None for genuine data, else what made it
     notes: tuple[str, ...] = ()
     path: Path = field(default=Path(), metadata={"derived": True})
@@ -145,6 +166,10 @@ def _check(card: Card) -> None:
         require(name in card.splits, f"split '{name}' is not defined", f"define [splits.{name}], or {closest(name, card.splits)}")
     for name, split in card.splits.items():
         _check_split(split, f"splits.{name}", require)
+    if card.task == "segmentation":
+        source = card.label_source
+        require(source in card.label_sources, f"label_source '{source}'", f"define [label_sources.{source or 'NAME'}]")
+        require(card.label_scheme in card.label_schemes, f"label_scheme '{card.label_scheme}'", "name it in label_schemes too")
     if card.counts and card.counts.per_class:
         counts = card.counts.per_class
         require(set(counts) == set(card.classes), "counts.per_class does not name exactly the classes", "correct the table")
@@ -160,6 +185,10 @@ def _check_signal(signal: Signal, require: _Requirement) -> None:
 def _check_split(split: Split, where: str, require: _Requirement) -> None:
     if split.kind == "lists":
         require({"train", "test"} <= set(split.files) <= {"train", "val", "test"}, f"{where}.files", "name train and test, val at will")
+        return
+    if split.kind == "groups":
+        require({"train", "test"} <= set(split.groups) <= {"train", "val", "test"}, f"{where}.groups", "name train and test, val at will")
+    if split.kind in ("groups", "everything", "stated"):
         return
     train = split.train or 0.0
     require(train > 0 and split.val >= 0 and train + split.val < 1, f"{where}: fractions", "give train > 0, val >= 0 and train + val < 1")

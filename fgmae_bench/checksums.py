@@ -23,6 +23,15 @@ def is_sha256(text: str | None) -> bool:
     return text is not None and _SHA256.fullmatch(text) is not None
 
 
+def name_hash(file: str) -> str | None:
+    """The first 8 hex digits of the SHA-256 that a torch-hub style name ends in (`...-4d95315b.pth`), None without them.
+
+    Eight decimal digits are taken for a date.
+    """
+    found = re.search(r"-([0-9a-f]{8})\.(pth|pt|bin|safetensors)$", file)
+    return found[1] if found and not found[1].isdecimal() else None
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, hex; raises BenchError when it cannot be read."""
     try:

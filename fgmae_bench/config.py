@@ -79,7 +79,7 @@ class Run:
     data: Data
     model: Model
     recipe: Any  # the module's own: see `fgmae_bench.recipes`
-    execution: Execution
+    execution: Any  # Execution, or the module's own
 
 
 PARTS = ("data", "model", "recipe", "execution")
@@ -124,9 +124,7 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
     if not isinstance(name, str) or name not in NAMED_RECIPES[module]:
         raise unknown("recipe", str(name), NAMED_RECIPES[module])
     flat: dict[str, Any] = {}
-    model = str(explicit.get("model", Model.model))
-    named = (for_model(NAMED_RECIPES[module][name], model), for_model(card.recipes.get(module, {}).get(name, {}), model))
-    for layer in (*named, config or {}, given):
+    for layer in (*named_recipe(module, name, card, str(explicit.get("model", Model.model))), config or {}, given):
         for rate, other in (("lr", "blr"), ("blr", "lr")):  # the nearest layer that names either decides
             if rate in layer and other not in layer:
                 flat.pop(other, None)
@@ -155,9 +153,12 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
     return runs
 
 
-def for_model(recipe: dict[str, Any], model: str) -> dict[str, Any]:
-    """A named recipe's flags for one model: those of its table `by_model` stand above the others."""
-    return {key: value for key, value in recipe.items() if key != "by_model"} | recipe.get("by_model", {}).get(model, {})
+def named_recipe(module: str, name: str, card: Card, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Flags of a named recipe: (the module's, the card's); those of a table `by_model` stand above the others of theirs."""
+    def flags(layer: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in layer.items() if key != "by_model"} | layer.get("by_model", {}).get(model, {})
+
+    return flags(NAMED_RECIPES[module][name]), flags(card.recipes.get(module, {}).get(name, {}))
 
 
 def _closed_form(flat: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:

@@ -70,6 +70,12 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]  # type: ignore[return-value]
 
+    def same_buffers(self, module: torch.nn.Module) -> None:
+        """Give every rank rank 0's buffers, such as running statistics of a batch norm that each process keeps for itself."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
+
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.size > 1:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import typing
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -89,38 +91,59 @@ def load_experiments(folder: Path) -> list[Experiment]:
 
 
 def check_flags(module: str, flags: dict[str, Any], where: str) -> None:
-    """Raise BenchError where a flag is unknown to the module or its value has the wrong type."""
-    owner = field_sections(module)
+    """Raise BenchError where a flag is unknown to the module, a value has the wrong type, or a grid is empty or holds a value twice."""
+    hints = flag_types(module)
     for name, value in flags.items():
-        if name not in owner:
-            raise BenchError(f"{where}: unknown flag '{name}'", closest(name, owner))
-        kind = sections(module)[owner[name]]
-        hint = typing.get_type_hints(kind)[name]
-        grid = next(f for f in dataclasses.fields(kind) if f.name == name).metadata["grid"]
-        for item in value if grid and isinstance(value, list) else [value]:
-            convert(hint, item, f"{where}.{name}")
+        if name not in hints:
+            raise BenchError(f"{where}: unknown flag '{name}'", closest(name, hints))
+        items = [convert(hints[name], item, f"{where}.{name}") for item in choices(hints[name], value)]
+        if not items:
+            raise BenchError(f"{where}.{name} is an empty grid", "give at least one value")
+        for i, item in enumerate(items):
+            if item in items[:i]:
+                raise BenchError(f"{where}.{name} holds {item!r} twice", "name each value once")
+
+
+@cache
+def flag_types(module: str) -> dict[str, Any]:
+    """Flag -> type of one value, for all flags of a module."""
+    return {name: hint for kind in sections(module).values() for name, hint in typing.get_type_hints(kind).items()}
+
+
+def choices(hint: Any, value: Any) -> list[Any]:
+    """The values that a flag takes one after the other: a list is a grid, unless the flag itself holds a list."""
+    return value if isinstance(value, list) and typing.get_origin(hint) is not tuple else [value]
 
 
 def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> bool:
-    """True when a record belongs to a planned run: protocol, effective batch and every flag that the run states agree."""
+    """True when a record belongs to a planned run: protocol, effective batch and every flag that the run states agree.
+
+    Weights do not tell apart backbones that load none.
+    """
     flags = {**experiment.common, **run.flags}
-    owner = field_sections(experiment.module)
-    if record["protocol"] != experiment.protocol or record["recipe"] != flags.get("recipe", "published"):
+    owner, hints = field_sections(experiment.module), flag_types(experiment.module)
+    stated = {name: choices(hints[name], value) for name, value in flags.items()}
+    if record["protocol"] != experiment.protocol or record["recipe"] not in stated.get("recipe", ["published"]):
         return False
-    config = record["config"]
-    recipe, planned = config["recipe"], flags.get("batch_size")
-    if planned is not None:
-        effective = recipe.get("batch_size", 1) * recipe.get("accum_iter", 1) * record["environment"]["world_size"]
-        if planned * flags.get("accum_iter", 1) * run.nproc_per_node != effective:
+    config, weights = record["config"], record["model"]["weights"]["source"]
+    if "batch_size" in stated:
+        batches = {batch * accum for batch, accum in product(stated["batch_size"], stated.get("accum_iter", [1]))}
+        if effective_batch(record) not in {batch * run.nproc_per_node for batch in batches}:
             return False
-    for name, value in flags.items():
+    for name, values in stated.items():
         if name in ("batch_size", "accum_iter", "recipe") or owner[name] == "execution":
             continue
         measured = config[owner[name]].get(name)
-        if name == "dataset" and measured != value:
+        if name == "dataset" and measured not in values:
             measured = record["dataset"]["name"]
-        if name == "weights" and record["model"]["weights"]["source"] in run.weights_files:
+        if name == "weights" and weights in ("none", "module", *run.weights_files):
             continue
-        if measured not in (value if isinstance(value, list) else [value]):
+        if measured not in values:
             return False
     return True
+
+
+def effective_batch(record: dict[str, Any]) -> int:
+    """Samples a step: batch, accumulation and processes together."""
+    recipe = record["config"]["recipe"]
+    return int(recipe.get("batch_size", 1) * recipe.get("accum_iter", 1) * record["environment"]["world_size"])

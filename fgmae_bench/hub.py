@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from fgmae_bench.checksums import PINS, noted, read_pins, sha256_of, write_note, write_pin
+from fgmae_bench.checksums import PINS, name_hash, noted, read_pins, sha256_of, write_note, write_pin
 from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.files import write_json
 from fgmae_bench.hub_http import AGAIN, HubFile, Remote, Unreachable, ask, chunks, opened
@@ -44,8 +44,8 @@ class Fetched:
 def fetch(source: HubFile, target: Path, *, sha256: str | None = None, pins: Path | None = None) -> Fetched:
     """Bring `source` to `target` and verify it; an interrupted fetch goes on where it stopped, a finished one transfers nothing.
 
-    The content must have the SHA-256 that is given, pinned in `pins` (default: a file beside the target) and stated by the hub; where
-    none of them is known it is pinned, and said so. Raises BenchError on a refusal, wrong content, no network or a full disk.
+    The content must have the SHA-256 that is given, pinned in `pins` (default: a file beside the target) and stated by the hub, and
+    begin as a torch-hub style name says; where none is known it is pinned, and where nothing vouches that is said. Raises BenchError on a refusal, wrong content, no network or a full disk.
     """
     pins = pins or target.parent / PINS
     claims = {"expected": sha256, f"pinned in {pins}": read_pins(pins).get(str(source))}
@@ -105,7 +105,12 @@ def _agreed(source: HubFile, claims: dict[str, str | None]) -> str | None:
     if len(set(known.values())) > 1:
         said = ", ".join(f"{sha256} is {who}" for who, sha256 in known.items())
         raise BenchError(f"{source}: the SHA-256 is in doubt: {said}", "find out which is right; remove the file or the pin that is not")
-    return next(iter(known.values()), None)
+    agreed = next(iter(known.values()), None)
+    begins = name_hash(source.file)
+    if agreed and begins and not agreed.startswith(begins):
+        said = f"{agreed} is {next(iter(known))}, its name says {begins}..."
+        raise BenchError(f"{source}: the SHA-256 is in doubt: {said}", "find out which is right; remove the file or the pin that is not")
+    return agreed
 
 
 def _verified_in_place(source: HubFile, target: Path, expected: str | None) -> str:
@@ -224,9 +229,17 @@ def _settle(source: HubFile, target: Path, stream: FileIO, expected: str | None,
         _discard(target)
         todo = "run the same command again; where it stays so, the source holds other content"
         raise BenchError(f"{target.name}: wrong bytes came, SHA-256 {digest} instead of {expected}", todo)
+    begins = name_hash(source.file)
+    if begins and not digest.startswith(begins):
+        _discard(target)
+        todo = "run the same command again; where it stays so, the source holds other content"
+        raise BenchError(f"{target.name}: wrong bytes came, SHA-256 {digest}, its name says {begins}...", todo)
     if expected is None:
         write_pin(pins, str(source), digest)
-        log.warning("nothing vouches for %s: its SHA-256 %s is now pinned in %s", source, digest, pins)
+        if begins:
+            log.info("%s: 8 digits in its name vouch for it; its SHA-256 %s is now pinned in %s", source, digest, pins)
+        else:
+            log.warning("nothing vouches for %s: its SHA-256 %s is now pinned in %s", source, digest, pins)
     try:
         os.fsync(stream.fileno())
         os.replace(_partial(target), target)

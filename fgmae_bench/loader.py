@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ def read_view(
     return view.batch(chips, [dataset.index.ids[row] for row in rows], augmentation), usable
 
 
-def ahead(work: Callable[[T], R], chunks: Iterable[T], workers: int) -> Iterator[R]:
+def ahead(work: Callable[[T], R], chunks: Iterable[T], workers: int) -> Generator[R, None, None]:
     """Results of `work` over chunks in order, computed by threads a few chunks ahead."""
     if workers == 0:
         yield from map(work, chunks)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
-from fgmae_bench.errors import os_error
+from fgmae_bench.errors import BenchError, os_error
+from fgmae_bench.files import missing_folders, remove_empty
 
 log = logging.getLogger("fgmae_bench")
 
@@ -49,3 +50,27 @@ def still_at(path: Path, stream: FileIO) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(stream.fileno()))
     except FileNotFoundError:
         return False
+
+
+@contextlib.contextmanager
+def held(path: Path | None, what: str, todo: str) -> Iterator[None]:
+    """Hold the lock of `path` (nothing for None), and remove the file at the end; raises BenchError(what, todo) where it is held."""
+    if path is None:
+        yield
+        return
+    made = missing_folders(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
+    except OSError as error:
+        raise os_error(error, path) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BenchError(what, todo) from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            remove_empty(made)

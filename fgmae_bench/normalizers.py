@@ -88,11 +88,33 @@ def db(images: Images, valid: Valid, contract: InputContract) -> Images:
     return _filled(images.copy(), valid, np.nan)
 
 
+def decibels(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """Plain dB with invalid pixels at the band mean: for networks whose publishers normalise nothing."""
+    return _filled(images.copy(), valid, np.array(contract.mean, np.float32)[None, :, None, None])
+
+
+def croma(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """Mean +- 2 deviations of each image's own valid pixels, by band, to [0, 1]: CROMA's input (README of antofuller/CROMA).
+
+    There the statistics are those of a batch; here those of the image, so that no image changes another's features. A band
+    without contrast becomes 0.5, as do invalid pixels.
+    """
+    kept = np.isfinite(images) if valid is None else valid
+    counts = np.maximum(kept.sum((2, 3), keepdims=True), 1)
+    mean = np.where(kept, images, 0).sum((2, 3), keepdims=True, dtype=np.float64) / counts
+    squares = np.square(np.where(kept, images - mean, 0)).sum((2, 3), keepdims=True, dtype=np.float64)
+    reach = 4 * np.sqrt(squares / counts)
+    scaled = np.divide(images - mean, reach, out=np.zeros(images.shape, np.float64), where=kept & (reach > 0))
+    return _filled(np.clip(scaled + 0.5, 0, 1).astype(np.float32), valid, 0.5)
+
+
 NORMALIZERS: dict[str, Callable[[Images, Valid, InputContract], NDArray[np.uint8] | Images]] = {
     "fgmae": fgmae,
     "fgmae_joint": fgmae_joint,
     "zscore": zscore,
     "clip25": clip25,
+    "decibels": decibels,
+    "croma": croma,
     "db": db,
 }  # fmt: skip
 

@@ -1,4 +1,7 @@
-"""Learning-rate schedules as functions of progress, and the rule that ties the rate to the batch."""
+"""Learning-rate schedules as functions of progress, and the rule that ties the rate to the batch.
+
+`progress`, `warmup` and `total` share one unit, epochs or steps, and may be fractional.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,28 @@ import math
 
 
 def cosine(progress: float, *, peak: float, floor: float, warmup: float, total: float) -> float:
-    """Learning rate at `progress` (in epochs, fractional): linear warm-up from 0, then half a cosine from `peak` to `floor`.
+    """Learning rate at `progress`: linear warm-up from 0, then half a cosine from `peak` to `floor`.
 
     The schedule of MAE (util/lr_sched.py), evaluated for each iteration.
     """
     if progress < warmup:
         return peak * progress / warmup
-    share = min(1.0, (progress - warmup) / (total - warmup)) if total > warmup else 1.0
-    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * share))
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * _share(progress, warmup, total)))
+
+
+def poly(progress: float, *, peak: float, floor: float, warmup: float, total: float) -> float:
+    """Learning rate at `progress`: linear warm-up from 0, then (1 - share)^0.9 from `peak` to `floor` (DeepLab, arXiv 1606.00915)."""
+    if progress < warmup:
+        return peak * progress / warmup
+    return floor + (peak - floor) * (1 - _share(progress, warmup, total)) ** 0.9
+
+
+SCHEDULES = {"cosine": cosine, "poly": poly}
+
+
+def _share(progress: float, warmup: float, total: float) -> float:
+    """How much of the decay has passed, in [0, 1]."""
+    return min(1.0, (progress - warmup) / (total - warmup)) if total > warmup else 1.0
 
 
 def scaled_lr(blr: float, effective_batch: int) -> float:

@@ -22,11 +22,15 @@ Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """A keyed random view: crop of at least `crop_scale` of the area, then a horizontal flip half of the time."""
+    """A keyed random view: crop of at least `crop_scale` of the area, then a horizontal flip half of the time.
+
+    With `vflip` a vertical flip half of the time as well.
+    """
 
     seed: int
     epoch: int
     crop_scale: float
+    vflip: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,13 +139,18 @@ def random_geometry(image: NDArray[Any], size: int, augmentation: Augmentation, 
     crop = image[:, top : top + height, left : left + width]
     if crop.dtype == np.uint8:  # by band: the same bytes as together, without a change of layout
         view = _by_band(crop, size, cv2.INTER_LINEAR)
-        if draw.random() < 0.5:
+        mirrored = draw.random() < 0.5
+        for band in view if mirrored else ():
+            cv2.flip(band, 1, dst=band)
+        if augmentation.vflip and draw.random() < 0.5:
             for band in view:
-                cv2.flip(band, 1, dst=band)
+                cv2.flip(band, 0, dst=band)
         return view
     view = cv2.resize(_channels_last(crop), (size, size), interpolation=cv2.INTER_LINEAR)
     if draw.random() < 0.5:
         view = view[:, ::-1]
+    if augmentation.vflip and draw.random() < 0.5:
+        view = view[::-1]
     return np.ascontiguousarray(view.transpose(2, 0, 1))
 
 

@@ -19,7 +19,8 @@ from fgmae_bench.optim import cosine
 from fgmae_bench.probe.closed import fit_knn, fit_logistic
 from fgmae_bench.probe.materials import Materials
 from fgmae_bench.probe.sgd import HeadGrid, head_logits
-from fgmae_bench.probe.train import GridFit, epoch_order
+from fgmae_bench.probe.train import GridFit
+from fgmae_bench.randomness import epoch_order
 from fgmae_bench.recipes import ProbeRecipe
 from fgmae_bench.runs.tasks import TASKS
 

@@ -178,7 +178,9 @@ def _record(
     predictions = results / "predictions" / f"{id}.safetensors"
     made = missing_folders(predictions.parent)
     try:
-        write_predictions(predictions, outcome.logits, materials.labels[rows], [dataset.index.ids[r] for r in rows], dataset.card.classes)
+        groups = dataset.index.groups and [dataset.index.groups[r] for r in rows]
+        ids = [dataset.index.ids[r] for r in rows]
+        write_predictions(predictions, outcome.logits, materials.labels[rows], ids, dataset.card.classes, groups)
         described = {"sha256": hashlib.sha256(predictions.read_bytes()).hexdigest(), "file": f"predictions/{id}.safetensors"}
         trainable = 0 if probe.runs[id].recipe.probe == "knn" else (backbone.feature_dim + 1) * len(dataset.card.classes)
         record = assemble(

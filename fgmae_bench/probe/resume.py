@@ -17,8 +17,9 @@ from fgmae_bench.features import Spent
 from fgmae_bench.probe.checkpoint import HeadState, load_state
 from fgmae_bench.probe.materials import gather_materials
 from fgmae_bench.probe.resolve import Probe, resolve
-from fgmae_bench.probe.train import legacy_of, logits_of
+from fgmae_bench.probe.train import logits_of
 from fgmae_bench.runs.outcome import Outcome
+from fgmae_bench.runs.selection import legacy_of
 from fgmae_bench.runs.tasks import TASKS
 from fgmae_bench.runs.tensors import LAST
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,22 +10,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fgmae_bench import scores
 from fgmae_bench.bank import Bank
 from fgmae_bench.features import Features, Rows, extract
 from fgmae_bench.optim import cosine
 from fgmae_bench.probe.checkpoint import HeadState
 from fgmae_bench.probe.materials import Materials
 from fgmae_bench.probe.sgd import HeadGrid, head_logits
-from fgmae_bench.randomness import generator, key
+from fgmae_bench.randomness import epoch_order, key
 from fgmae_bench.recipes import ProbeRecipe
 from fgmae_bench.records import note
 from fgmae_bench.runs.outcome import Outcome
+from fgmae_bench.runs.selection import legacy_of, rank, seen_by_reference
 from fgmae_bench.runs.tasks import Task
 from fgmae_bench.views import Augmentation
 
 CHUNK = 8192  # rows of a bank that are in memory at once
-LEGACY_EVERY = 10  # the reference evaluates every tenth epoch and the last
 Batches = Iterator[tuple[Features, Rows]]
 OnEpoch = Callable[[int, dict[str, Any]], None]
 
@@ -114,9 +112,9 @@ class GridFit:
                 "seconds": seconds, "images_per_second": images / seconds,
             }  # fmt: skip
             outcome.history.append(entry)
-            if epoch % LEGACY_EVERY == 0 or epoch + 1 == self.recipe.epochs:
+            if seen_by_reference(epoch, self.recipe.epochs):
                 outcome.legacy_curve.append({"epoch": epoch, **self.task.legacy(logits, targets, self.recipe.batch_size)})
-            if self.selects and self._rank(metrics) > self._rank(outcome.best):
+            if self.selects and rank(metrics, self.task.selection) > rank(outcome.best, self.task.selection):
                 outcome.best, self.best[g] = {"epoch": epoch, **metrics}, self.heads.head(g)
             self.done[g] = epoch + 1
             on_epoch(g, entry)
@@ -125,12 +123,6 @@ class GridFit:
         """Learning rate of the last step of an epoch, in float64."""
         steps = len(self.materials.train) // self.batch
         return _rate(self.recipes[g], epoch + (images // self.batch - 1) / steps)
-
-    def _rank(self, metrics: dict[str, Any] | None) -> tuple[float, float]:
-        """What the best epoch is chosen by: the task's metric, then loss."""
-        if metrics is None or metrics[self.task.selection] is None:
-            return (-math.inf, -math.inf)
-        return (metrics[self.task.selection], -metrics["loss"] if metrics["loss"] is not None else -math.inf)
 
     def _finish(self, outcome: Outcome, logits: NDArray[np.float32]) -> None:
         """Final and test scores: without a val split the last epoch is both; with one, the best epoch on val is tested once."""
@@ -148,24 +140,6 @@ class GridFit:
 def logits_of(head: dict[str, torch.Tensor], bank: Bank, rows: Rows) -> NDArray[np.float32]:
     """Evaluation logits (N, C) of one head over rows of a bank."""
     return np.concatenate([head_logits(head, torch.from_numpy(bank.features[part])).numpy() for part in _chunks(rows)])
-
-
-def legacy_of(outcome: Outcome, targets: NDArray[Any], batch_size: int, task: Task) -> dict[str, Any]:
-    """What per-batch averaging would have printed of the test split, and the maximum over the reference's sparse evaluations.
-
-    Without a val split the evaluations were of the test split, as in the reference; with one there is no such maximum.
-    """
-    assert outcome.logits is not None
-    values: dict[str, Any] = dict(task.legacy(outcome.logits, targets, batch_size))
-    for name in [name for name in values if name != "loss"] if outcome.best is None else []:
-        seen = [entry[name] for entry in outcome.legacy_curve if entry.get(name) is not None]
-        values[f"{name}_max"] = max(seen, default=None)
-    return {"batch_size": batch_size, **{k: scores.finite(v) if isinstance(v, float) else v for k, v in values.items()}}
-
-
-def epoch_order(seed: int, epoch: int, count: int) -> Rows:
-    """The order of an epoch, keyed by seed and epoch alone."""
-    return generator(seed, "order", epoch).permutation(count)
 
 
 def _rates(recipes: list[ProbeRecipe], progress: float) -> torch.Tensor:

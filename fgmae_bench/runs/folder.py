@@ -65,6 +65,10 @@ class RunFolder:
         save_tensors(self.folder / name, content)
         self.trained = self.trained or resumable
 
+    def alias(self, name: str, other: str) -> None:
+        """Let `other` name the same file as `name`: by a link, or a copy where the file system has none."""
+        self._place(self.folder / name, self.folder / other)
+
     def finish(self, config: dict[str, Any]) -> None:
         """Write log and config and close the events."""
         self.write_log()
@@ -79,6 +83,10 @@ class RunFolder:
         self._remember(name)
         if path.exists() and path.samefile(source):
             return
+        self._place(source, path)
+
+    @staticmethod
+    def _place(source: Path, path: Path) -> None:
         with replacing(path) as temporary:
             temporary.unlink()
             try:
@@ -120,11 +128,16 @@ def _tag(key: str) -> str:
 
 
 def write_predictions(
-    path: Path, logits: NDArray[np.float32], targets: NDArray[np.int64], ids: list[str], classes: tuple[str, ...]
-) -> None:
-    """`logits` (N, C) float32 and `targets` (N,) int64 with the sample ids, as safetensors under its final name by rename."""
+    path: Path, logits: NDArray[np.float32], targets: NDArray[np.int64], ids: list[str], classes: tuple[str, ...],
+    groups: list[str] | None = None,
+) -> None:  # fmt: skip
+    """`logits` (N, C) float32 and `targets` (N,) int64 with the sample ids, as safetensors under its final name by rename.
+
+    `groups` names the tile or scene of each sample, where it is known.
+    """
     tensors: dict[str, NDArray[Any]] = {"logits": np.ascontiguousarray(logits, np.float32), "targets": np.ascontiguousarray(targets)}
-    write_bytes(path, _ordered(save(tensors, {"ids": json.dumps(ids), "classes": json.dumps(classes)})))
+    lists = {"ids": ids, "classes": classes, **({} if groups is None else {"groups": groups})}
+    write_bytes(path, _ordered(save(tensors, {name: json.dumps(values) for name, values in lists.items()})))
 
 
 def _ordered(content: bytes) -> bytes:

@@ -1,0 +1,1 @@
+"""The one training loop for everything that back-propagates further than a head."""

@@ -1,0 +1,48 @@
+"""What the training loop is told of a task: how its batches are read, its loss, and its scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fgmae_bench.loader import Rows
+
+Metrics = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class Scored:
+    """One evaluation of a part of the split: `metrics`, and what predictions and confusion are made from."""
+
+    metrics: Metrics
+    outputs: NDArray[Any]  # logits (N, C), or one confusion matrix an image (N, K, K)
+    targets: NDArray[Any] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+class Job(Protocol):
+    """One task on one dataset and model. Only the process's share of rows is read; evaluation is collective."""
+
+    model: nn.Module
+    train: Rows
+    selection: str  # the metric that selects the best epoch
+    unused_parameters: bool  # True where a forward pass may leave trainable parameters without a gradient
+
+    def read(self, rows: Rows, epoch: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Training view of rows: images (B, 2, S, S) and targets. Called from threads."""
+        ...
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of a micro-batch."""
+        ...
+
+    def mix(self, images: Tensor, targets: Tensor, place: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Images and targets with what mixes samples of a batch, if anything; `place` keys its randomness."""
+        ...
+
+    def evaluate(self, part: str) -> Scored:
+        """Scores of `val` or `test`, the same on every process."""
+        ...

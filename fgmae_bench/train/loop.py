@@ -1,0 +1,214 @@
+"""The training loop: steps of accumulated micro-batches, evaluated and saved at set places, the same on any number of processes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fgmae_bench.device import Precision, autocast
+from fgmae_bench.distributed import World
+from fgmae_bench.errors import BenchError, RunFailed
+from fgmae_bench.loader import Rows, ahead
+from fgmae_bench.randomness import key
+from fgmae_bench.recipes import TrainRecipe
+from fgmae_bench.train.groups import param_groups
+from fgmae_bench.train.job import Job
+from fgmae_bench.train.plan import Plan
+
+log = logging.getLogger("fgmae_bench")
+STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 20}  # a look waits for the device
+
+
+@dataclass
+class Period:
+    """What is summed since the last evaluation."""
+
+    loss: float = 0.0
+    steps: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Loop:
+    """A model on its way through the steps of a plan. `stop` is asked at every look; `step` counts completed steps."""
+
+    job: Job
+    plan: Plan
+    recipe: TrainRecipe
+    world: World
+    device: torch.device
+    amp: Precision
+    workers: int
+    stop: Callable[[], bool]
+    told: Callable[[int], object] = lambda steps: None  # of progress
+    step: int = 0
+    period: Period = field(default_factory=Period)
+
+    def __post_init__(self) -> None:
+        recipe, model = self.recipe, self.job.model
+        self.dtype = next(model.parameters()).dtype
+        sgd = recipe.optimizer == "sgd"
+        groups = param_groups(model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay, decay_all=sgd)
+        if sgd:
+            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum)
+        else:
+            self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999))
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
+        self.parallel: nn.Module = model
+        if self.world.size > 1:
+            self.parallel = DistributedDataParallel(
+                model, device_ids=[self.device] if self.device.type == "cuda" else None, gradient_as_bucket_view=True,
+                find_unused_parameters=self.job.unused_parameters,
+            )  # fmt: skip
+
+    def tensors(self) -> dict[str, Any]:
+        """States of model, optimiser and scaler."""
+        return {"model": self.job.model.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def restore(self, tensors: dict[str, Any], step: int, period: dict[str, float]) -> None:
+        """Go on after `step` steps; raises BenchError where the tensors are not this model's."""
+        try:
+            self.job.model.load_state_dict(tensors["model"])
+            self.optimizer.load_state_dict(tensors["optimizer"])
+            self.scaler.load_state_dict(tensors["scaler"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0][:160]
+            raise BenchError(f"the checkpoint does not fit the model ({reason})", "start again, or choose another --output_dir") from error
+        self.step = step
+        self.period = Period(period["loss"], int(period["steps"]), int(period["images"]), period["seconds"], period["waited"])
+
+    def run(self, after_period: Callable[[], None], save: Callable[[], None], due: Callable[[], bool]) -> None:
+        """Train to the end of the plan.
+
+        `after_period` evaluates; `save` is called where rank 0 finds it `due` and before an interruption, never after a
+        non-finite loss. Raises KeyboardInterrupt when asked to stop and RunFailed for a non-finite loss.
+        """
+        while self.step < self.plan.total:
+            self._run_period(save, due)
+            after_period()
+            self.period = Period()
+            if self._agree(due() and self.world.rank == 0):
+                save()
+            if self._agree(self.stop()):
+                save()
+                raise KeyboardInterrupt
+
+    def _run_period(self, save: Callable[[], None], due: Callable[[], bool]) -> None:
+        """Steps up to the next evaluation."""
+        last = self.step + 1
+        while not self.plan.evaluated_after(last):
+            last += 1
+        places = [(s, m, rows) for s in range(self.step, last) for m, rows in enumerate(self.plan.micro_steps(s, self.world.rank))]
+        read = ahead(lambda place: self._read(place[0], place[2]), places, self.workers)
+        look = STEPS_BETWEEN_LOOKS[self.device.type]
+        with contextlib.ExitStack() as stack:
+            stack.callback(read.close)
+            losses: list[Tensor] = []
+            started = time.perf_counter()
+            while self.step < last:
+                losses.append(self._step(read))
+                self.step += 1
+                if self.step % look == 0 or self.step == last:
+                    stop, wanted = self._look(losses, due)
+                    losses = []
+                    now = time.perf_counter()
+                    self.period.seconds += now - started
+                    started = now
+                    if self.step < last and (stop or wanted):
+                        save()
+                        started = time.perf_counter()
+                    if stop and self.step < last:
+                        raise KeyboardInterrupt
+
+    def _read(self, step: int, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Images and targets of a micro-batch, in a loader thread."""
+        try:
+            images, targets = self.job.read(self.job.train[rows], step // self.plan.steps_per_epoch)
+        except BenchError as error:
+            if self.world.rank:
+                log.error("error: %s", error)  # rank 0 does not see it
+            raise
+        pinned = self.device.type == "cuda"
+        tensors = torch.from_numpy(images), torch.from_numpy(targets)
+        return (tensors[0].pin_memory(), tensors[1].pin_memory()) if pinned else tensors
+
+    def _step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        """One step of the optimiser over all its micro-batches; their mean loss on this process."""
+        count = len(self.plan.micro_steps(self.step, self.world.rank))
+        rate = self.plan.rate(self.step, self.recipe)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.parallel.train()
+        for micro in range(count):
+            waiting = time.perf_counter()
+            images, targets = next(batches)
+            self.period.waited += time.perf_counter() - waiting
+            with self._sync(last=micro + 1 == count):
+                loss = self._loss(images, targets, micro)
+                self.scaler.scale(loss / count).backward()
+            total += loss.detach().double() / count
+            self.period.images += len(images) * self.world.size
+        if self.recipe.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.job.model.parameters(), self.recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def _loss(self, images: Tensor, targets: Tensor, micro: int) -> Tensor:
+        """Loss of one micro-batch; what is random in the forward pass is keyed by seed, step, process and micro-batch."""
+        torch.manual_seed(key(self.recipe.seed, "forward", self.step, micro, self.world.rank) % 2**63)
+        moved = images.to(self.device, non_blocking=True)
+        moved = moved.to(self.dtype).div_(255) if images.dtype == torch.uint8 else moved.to(self.dtype)
+        mixed, labels = self.job.mix(moved, targets.to(self.device, non_blocking=True), (self.step, micro, self.world.rank))
+        with autocast(self.amp, self.device):
+            return self.job.loss(self.parallel(mixed), labels)
+
+    def _sync(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients are exchanged in the backward pass of a step's last micro-batch only."""
+        if isinstance(self.parallel, DistributedDataParallel) and not last:
+            return self.parallel.no_sync()
+        return contextlib.nullcontext()
+
+    def _look(self, losses: list[Tensor], due: Callable[[], bool]) -> tuple[bool, bool]:
+        """Exchange what every process must know: the losses, (whether any was asked to stop, whether rank 0 wants to save)."""
+        flags = torch.tensor([float(bool(self.stop())), float(self.world.rank == 0 and due())], dtype=torch.float64, device=self.device)
+        told = torch.cat([torch.stack(losses) / self.world.size, flags])
+        if self.world.size > 1:
+            dist.all_reduce(told)
+        *means, stop, wanted = told.tolist()
+        for i, loss in enumerate(means):
+            if not math.isfinite(loss):
+                step = self.step - len(means) + i
+                epoch = step // self.plan.steps_per_epoch
+                raise NonFinite(f"the loss became {loss} in step {step + 1} (epoch {epoch}) at lr {self.plan.rate(step, self.recipe):.3g}")
+        self.period.loss += sum(means)
+        self.period.steps += len(means)
+        self.told(len(means))
+        return stop > 0, wanted > 0
+
+    def _agree(self, mine: bool) -> bool:
+        """True on every process when it is on any."""
+        if self.world.size == 1:
+            return mine
+        told = torch.tensor(float(mine), device=self.device)
+        dist.all_reduce(told)
+        return bool(told.item())
+
+
+class NonFinite(RunFailed):
+    """The loss is no number any more."""

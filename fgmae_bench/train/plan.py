@@ -1,0 +1,74 @@
+"""How a training run is divided: which samples each step and process takes, when the rate changes, when it is evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fgmae_bench.errors import BenchError
+from fgmae_bench.loader import Rows
+from fgmae_bench.optim import SCHEDULES
+from fgmae_bench.randomness import epoch_order
+from fgmae_bench.recipes import TrainRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """`total` steps of up to `accum` micro-batches of `batch` samples a process; an epoch drops its last incomplete micro-batch only."""
+
+    samples: int  # of the training split
+    batch: int
+    accum: int
+    world: int
+    total: int
+    period: int  # steps between evaluations
+    warmup: float  # steps
+    seed: int
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches an epoch, over all processes at once."""
+        return self.samples // (self.batch * self.world)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps an epoch; the last may hold fewer micro-batches than the others."""
+        return -(-self.micro_batches // self.accum)
+
+    def micro_steps(self, step: int, rank: int) -> list[Rows]:
+        """Positions in the training split of the micro-batches that `rank` takes in a step, in the epoch's keyed order."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        order = epoch_order(self.seed, epoch, self.samples)
+        size = self.batch * self.world
+        first, last = index * self.accum, min((index + 1) * self.accum, self.micro_batches)
+        share = order[first * size : last * size][rank :: self.world]
+        return [share[i : i + self.batch] for i in range(0, len(share), self.batch)]
+
+    def progress(self, step: int) -> float:
+        """Where a step begins, counted in steps of equal numbers of samples."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        return epoch * self.steps_per_epoch + index * self.accum * self.steps_per_epoch / self.micro_batches
+
+    def rate(self, step: int, recipe: TrainRecipe) -> float:
+        """Learning rate of a step."""
+        schedule = SCHEDULES[recipe.schedule]
+        return schedule(self.progress(step), peak=recipe.lr or 0.0, floor=recipe.min_lr, warmup=self.warmup, total=self.total)
+
+    def evaluated_after(self, step: int) -> bool:
+        """True when the split is evaluated after `step` completed steps."""
+        return step % self.period == 0 or step == self.total
+
+
+def make_plan(recipe: TrainRecipe, samples: int, world: int) -> Plan:
+    """The plan of a recipe on `samples` training samples; raises BenchError where a batch does not fit into them."""
+    size = recipe.batch_size * world
+    if size > samples:
+        what = f"a batch of {recipe.batch_size} on {world} processes is larger than the training split ({samples} images)"
+        raise BenchError(what, f"use --batch_size {max(1, samples // world)} or less")
+    epoch = -(-(samples // size) // recipe.accum_iter)
+    every = recipe.eval_every or (max(1, recipe.max_steps // 10) if recipe.max_steps else 1)
+    total = (recipe.max_steps or recipe.epochs * epoch) * recipe.budget
+    warmup = (recipe.warmup_steps if recipe.warmup_steps is not None else recipe.warmup_epochs * epoch) * recipe.budget
+    return Plan(
+        samples=samples, batch=recipe.batch_size, accum=recipe.accum_iter, world=world, total=total,
+        period=every if recipe.max_steps else every * epoch, warmup=warmup, seed=recipe.seed,
+    )  # fmt: skip

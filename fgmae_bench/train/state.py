@@ -1,0 +1,109 @@
+"""Where a training run stands, as checkpoint files that `torch.load(weights_only=True)` reads, and how it is found again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fgmae_bench.errors import BenchError
+from fgmae_bench.runs.folder import RunFolder
+from fgmae_bench.runs.tensors import BEST, LAST, load_tensors, unreadable
+
+FORMAT = 1
+KEPT = 3  # resumable checkpoints that stay, the newest among them under the name LAST as well
+STEPS = re.compile(r"checkpoint-(\d{8})\.pth")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """One run after `step` steps. `tensors` are the states of model, optimiser and scaler; the rest is plain.
+
+    `period` holds what is summed since the last evaluation; `threads` is kept because it changes the last bits.
+    """
+
+    run_id: str
+    step: int
+    tensors: dict[str, Any]
+    best: dict[str, Any] | None
+    history: list[dict[str, Any]]
+    legacy: list[dict[str, Any]]
+    period: dict[str, float]
+    threads: int
+
+
+def save_state(folder: RunFolder, state: TrainState) -> None:
+    """Keep a state under its step's name and as the last one; older ones than the newest three go."""
+    curve = {"best": state.best, "history": state.history, "legacy": state.legacy, "period": state.period}
+    name = f"checkpoint-{state.step:08d}.pth"
+    folder.save(name, {
+        "format": FORMAT, "kind": "train", "run_id": state.run_id, "step": state.step, "threads": state.threads,
+        "curve": json.dumps(curve), **state.tensors,
+    })  # fmt: skip
+    folder.alias(name, LAST)
+    for path in numbered(folder.folder)[KEPT:]:
+        path.unlink(missing_ok=True)
+
+
+def save_best(folder: RunFolder, run_id: str, epoch: int, model: dict[str, Any], classes: tuple[str, ...]) -> None:
+    """Keep the model of the best epoch on val."""
+    folder.save(BEST, {"format": FORMAT, "kind": "best", "run_id": run_id, "epoch": epoch, "classes": list(classes), "model": model})
+
+
+def numbered(folder: Path) -> list[Path]:
+    """Checkpoints by step, newest first."""
+    return sorted((path for path in folder.glob("checkpoint-*.pth") if STEPS.fullmatch(path.name)), reverse=True)
+
+
+def load_state(path: Path) -> TrainState:
+    """Read a checkpoint of a training run; raises BenchError when it is not there, damaged, or something else."""
+    content = load_tensors(path)
+    try:
+        if content.get("kind") != "train":
+            raise BenchError(f"{path} is no checkpoint to go on training from", "give a checkpoint-last.pth of finetune or segment")
+        if content["format"] != FORMAT:
+            raise BenchError(f"{path} is of checkpoint format {content['format']}", f"this version reads format {FORMAT}")
+        curve = json.loads(content["curve"])
+        return TrainState(
+            run_id=content["run_id"], step=content["step"], threads=content["threads"],
+            tensors={name: content[name] for name in ("model", "optimizer", "scaler")},
+            best=curve["best"], history=curve["history"], legacy=curve["legacy"], period=curve["period"],
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise unreadable(path, error) from error
+
+
+def find_state(run_id: str, folder: Path, named: str | None) -> TrainState | None:
+    """The state that `--resume` means: the newest readable one of this run in its folder, or that of a path.
+
+    Raises BenchError for a named file that cannot be read, and for another run's checkpoint where `--resume` was given.
+    """
+    log = logging.getLogger("fgmae_bench")
+    if named not in (None, "auto"):
+        state = load_state(Path(str(named)))
+        _require_same_run(state, run_id, Path(str(named)))
+        return state
+    candidates = [path for path in (folder / LAST, *numbered(folder)) if path.exists()]
+    for path in candidates:
+        try:
+            state = load_state(path)
+        except BenchError as error:
+            log.warning("%s; it is passed over", error.what)
+            continue
+        if state.run_id == run_id:
+            return state
+        if named == "auto":
+            _require_same_run(state, run_id, path)
+        return None
+    if candidates and named == "auto":
+        raise BenchError(f"no checkpoint in {folder} can be read", "remove them to start again, or leave out --resume")
+    return None
+
+
+def _require_same_run(state: TrainState, run_id: str, path: Path) -> None:
+    if state.run_id != run_id:
+        what = f"{path} belongs to {state.run_id}, this is {run_id}: model, data, batch or recipe differ"
+        raise BenchError(what, "repeat the flags of that run, or choose another --output_dir")
