@@ -2,9 +2,6 @@
 FGMAE_BENCH_PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := demo
-WORLD := $(DEMO)/eurosat
-DEMO_RUN := $(PY) -m fgmae_bench.linear --dataset eurosat --data_path $(WORLD) --weights random --features cached \
-	--epochs 50 --batch_size 64 --lr 0.1 0.5 --results_dir $(DEMO)/results --cache_dir $(DEMO)/cache
 
 .PHONY: env demo test lint bench clean-demo
 
@@ -19,9 +16,9 @@ env: .venv/.ready
 	@touch $@
 
 demo: env
-	$(PY) -m fgmae_bench.prepare synth eurosat --data_path $(WORLD) --per_class 60
-	$(DEMO_RUN) --model vit_small_patch16 --output_dir $(DEMO)/runs/vit_small_patch16
-	$(DEMO_RUN) --model backscatter_stats --output_dir $(DEMO)/runs/backscatter_stats
+	$(PY) -m fgmae_bench.prepare synth eurosat --data_path $(DEMO)/eurosat --per_class 40
+	$(PY) -m fgmae_bench.prepare synth bigearthnet --data_path $(DEMO)/bigearthnet --patches 400
+	$(PY) -m fgmae_bench.suite run --max_parallel 2 experiments/demo/*.toml
 	$(PY) -m fgmae_bench.report --results_dir $(DEMO)/results --experiments experiments/demo --print
 
 lint: env

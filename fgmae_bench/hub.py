@@ -45,7 +45,8 @@ def fetch(source: HubFile, target: Path, *, sha256: str | None = None, pins: Pat
     """Bring `source` to `target` and verify it; an interrupted fetch goes on where it stopped, a finished one transfers nothing.
 
     The content must have the SHA-256 that is given, pinned in `pins` (default: a file beside the target) and stated by the hub, and
-    begin as a torch-hub style name says; where none is known it is pinned, and where nothing vouches that is said. Raises BenchError on a refusal, wrong content, no network or a full disk.
+    begin as a torch-hub style name says; where none is known it is pinned, and where nothing vouches that is said. Raises
+    BenchError on a refusal, wrong content, no network or a full disk.
     """
     pins = pins or target.parent / PINS
     claims = {"expected": sha256, f"pinned in {pins}": read_pins(pins).get(str(source))}

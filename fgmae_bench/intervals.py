@@ -46,11 +46,11 @@ def single_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Sequ
 
 
 def segmentation_units(confusion: NDArray[Any], groups: Sequence[str] | None = None) -> Units:
-    """Units of a segmentation split: one confusion matrix an image (N, K, K)."""
-    n, k, _ = confusion.shape
+    """Units of a segmentation split: one confusion matrix an image (N, K, C), columns as in `scores_segmentation`."""
+    n, k, columns = confusion.shape
     unit, count = _unit_numbers(n, groups)
-    sums = np.zeros((count, k * k))
-    np.add.at(sums, unit, confusion.reshape(n, k * k))
+    sums = np.zeros((count, k * columns))
+    np.add.at(sums, unit, confusion.reshape(n, k * columns))
     return Units(count=count, grouped=groups is not None, measure=_of_confusion(sums, k, segmentation_metrics))
 
 
@@ -79,9 +79,7 @@ def multi_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Seque
 
     exact, own = multi_label(logits, targets), measure(np.ones((1, count), np.float32))
     shift = {name: np.nan if value is None else value - float(own[name][0]) for name, value in exact.items()}
-    return Units(
-        count=count, grouped=groups is not None, measure=lambda weights: {k: v + shift[k] for k, v in measure(weights).items()}
-    )
+    return Units(count=count, grouped=groups is not None, measure=lambda weights: {k: v + shift[k] for k, v in measure(weights).items()})
 
 
 def single_label_metrics(c: NDArray[np.float64]) -> Metrics:
@@ -94,16 +92,16 @@ def single_label_metrics(c: NDArray[np.float64]) -> Metrics:
 
 
 def segmentation_metrics(c: NDArray[np.float64]) -> Metrics:
-    """mIoU and its kin of many confusion matrices (B, K, K) at once, defined as in the records."""
+    """`scores_segmentation.segmentation` of many confusion matrices (B, K, C) at once."""
     hits, reference, predicted, total = _marginals(c)
     iou = _ratio(hits, reference + predicted - hits)
     return {
         "miou": _mean(np.where(reference > 0, iou, np.nan)),
+        "miou_union": _mean(iou),
+        "miou_all": np.where(total > 0, np.nan_to_num(iou).mean(1), np.nan),
         "oa": _ratio(hits.sum(1), total),
         "aa": _mean(_ratio(hits, reference)),
         "fwiou": _ratio((reference * np.nan_to_num(iou)).sum(1), total),
-        "miou_union": _mean(iou),
-        "miou_all": np.nan_to_num(iou).mean(1),
     }
 
 
@@ -189,7 +187,7 @@ def _of_confusion(
     sums: NDArray[Any], k: int, metrics: Callable[[NDArray[np.float64]], Metrics]
 ) -> Callable[[NDArray[np.float32]], Metrics]:  # fmt: skip
     exact = sums.astype(np.float32) if sums.sum() < 2**22 else sums.astype(np.float64)
-    return lambda weights: metrics((weights @ exact).astype(np.float64).reshape(-1, k, k))
+    return lambda weights: metrics((weights @ exact).astype(np.float64).reshape(len(weights), k, -1))
 
 
 def _level_counts(p: NDArray[np.float64], y: NDArray[np.bool_], unit: NDArray[np.int64], count: int) -> tuple[NDArray[np.float32], ...]:
@@ -213,7 +211,8 @@ def _weighted_ap(positive: NDArray[np.float32], every: NDArray[np.float32]) -> N
 
 
 def _marginals(c: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    return np.einsum("bkk->bk", c), c.sum(2), c.sum(1), c.sum((1, 2))
+    k = c.shape[1]  # a further column holds what was predicted as a class that the reference does not have
+    return np.einsum("bkk->bk", c[:, :, :k]), c.sum(2), c.sum(1)[:, :k], c.sum((1, 2))
 
 
 def _ratio(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

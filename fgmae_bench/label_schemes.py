@@ -116,6 +116,10 @@ class LabelMap:
             table[code] = self.scheme.ids[self.source.name].get(code, IGNORE)
         return table
 
+    @cached_property
+    def _translation(self) -> bytes:
+        return self._marked.tobytes()
+
     def __call__(self, codes: Codes) -> TrainIds:
         """Training ids of codes. TypeError for anything but codes; BenchError for another source's and for unknown codes."""
         if not isinstance(codes, Codes):
@@ -123,10 +127,10 @@ class LabelMap:
         if codes.source.name != self.source.name:
             what = f"the map of {self.source.name} labels was given {codes.source.name} labels"
             raise BenchError(what, f"map them by a scheme for {codes.source.name}")
-        ids = np.take(self._marked, codes.values, mode="clip")
-        if (ids == _REFUSED).any():
+        mapped = bytearray(np.ascontiguousarray(codes.values)).translate(self._translation)  # as numpy's take, in half the time
+        if _REFUSED in mapped:
             raise _outside(codes.values, self.source, "labels")
-        return TrainIds(values=ids, scheme=self.scheme)
+        return TrainIds(values=np.frombuffer(mapped, np.uint8).reshape(codes.values.shape), scheme=self.scheme)
 
     def counts(self, histogram: NDArray[np.integer]) -> NDArray[np.int64]:
         """Pixels (…, K) of each class from pixels (…, 256) of each code."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fgmae_bench.errors import BenchError
+from fgmae_bench.fast_schema import Fits, compiled
 from fgmae_bench.files import replacing
 
 SCHEMA_VERSION = 1
@@ -22,6 +23,11 @@ def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a record, as shipped in the package."""
     loaded: dict[str, Any] = json.loads(resources.files("fgmae_bench").joinpath("record.schema.json").read_text(encoding="utf-8"))
     return loaded
+
+
+@cache
+def _fits() -> Fits:
+    return compiled(schema())
 
 
 def body_sha256(record: Record) -> str:
@@ -42,12 +48,13 @@ def seal(record: Record) -> Record:
 
 def problem_of(record: Any) -> str | None:
     """What is wrong with a record, in one line, or None."""
-    import jsonschema
+    if not _fits()(record):
+        import jsonschema
 
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(record))
-    if error is not None:
-        place = "/".join(map(str, error.absolute_path)) or "record"
-        return f"{place}: {error.message[:200]}"
+        error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(record))
+        if error is not None:
+            place = "/".join(map(str, error.absolute_path)) or "record"
+            return f"{place}: {error.message[:200]}"
     try:
         return None if record["sha256"] == body_sha256(record) else "sha256 does not match the body: the file was edited"
     except ValueError as error:

@@ -20,7 +20,7 @@ LISTS = {"patches_with_seasonal_snow": 61_707, "patches_with_cloud_and_shadow": 
 def official(realdata):
     """Names of each published list."""
     folder = realdata / "official_lists"
-    return {stem: lists.read_names(lists.find_list(folder, stem)) for stem in (*OFFICIAL, *LISTS)}
+    return {stem: lists.s2_names(lists.find_list(folder, stem)) for stem in (*OFFICIAL, *LISTS)}
 
 
 def test_s1_name_carries_scene_time_tile_column_and_row():

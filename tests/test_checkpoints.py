@@ -608,7 +608,7 @@ REFUSALS = {
     ),
     "an unknown command": (("inspekt", "w"), "did you mean 'inspect'?"),
     "a text to inspect": (("inspect", "there"), "there is a text file that begins 'text'"),
-    "no Vision Transformer": (("inspect", "w.pth", "--model", "resnet18"), "resnet18 is no Vision Transformer"),
+    "a ResNet for a ViT's file": (("inspect", "w.pth", "--model", "resnet18"), "keys that the model does not know: cls_token"),
     "an unknown model to inspect": (("inspect", "w.pth", "--model", "vit_smal_patch16"), "did you mean 'vit_small_patch16'?"),
 }
 
@@ -637,7 +637,7 @@ def test_the_command_knows_every_layout():
 
 
 def test_help_of_each_command_names_its_flags(tmp_path):
-    assert {"synth", "inspect"} <= set(COMMANDS)
+    assert {"list", "fetch", "verify", "inspect", "convert", "synth"} == set(COMMANDS)
     for command in COMMANDS:
         result = weights_command(command, "--help", cwd=tmp_path)
         assert (result.code, result.err) == (0, "")

@@ -72,7 +72,11 @@ def test_good_file_loads(tmp_path):
         ('module = "linear"', 'module = "lineer"', ["lineer", "linear"]),
         ("lr = 0.1", "learning_rate = 0.1", ["runs[0].flags", "unknown flag 'learning_rate'"]),
         ("lr = 0.1", 'lr = "big"', ["runs[0].flags.lr", "'big'"]),
-        ("lr = 0.1", "epochs = [1, 2]", ["runs[0].flags.epochs"]),
+        ("lr = 0.1", "epochs = []", ["runs[0].flags.epochs is an empty grid"]),
+        ("lr = 0.1", "epochs = [1, 1]", ["runs[0].flags.epochs holds 1 twice"]),
+        ("lr = 0.1", "lr = [1, 1.0]", ["runs[0].flags.lr holds 1.0 twice"]),
+        ("lr = 0.1", 'model = ["vit_small_patch16", 3]', ["runs[0].flags.model", "3"]),
+        ('dataset = "eurosat"', "dataset = []", ["common.dataset is an empty grid"]),
         ("lr = 0.1", "lr = [0.1, true]", ["runs[0].flags.lr", "True"]),
         ('dataset = "eurosat"', 'dataset = "eurosat"\nepoch = 3', ["common", "'epoch'", "did you mean 'epochs'"]),
         ('dataset = "eurosat"', "", ["runs[0]", "no dataset"]),
@@ -126,3 +130,21 @@ def test_record_matches_its_planned_run_by_effective_batch_and_stated_flags():
         make_record(dataset="terramesh_chips"),
     ):
         assert not matches(experiment, first, other)
+
+
+def test_a_list_of_any_flag_matches_each_of_its_values(tmp_path):
+    grid = "flags = { lr = 0.1, batch_size = [16, 32], seed = [1, 2], model = ['vit_small_patch16', 'vit_base_patch16'] }"
+    experiment = load_experiment(write(tmp_path, GOOD.replace("flags = { lr = 0.1 }", grid)))
+    run = experiment.runs[0]
+    assert matches(experiment, run, make_record(seed=1, world_size=1))
+    assert matches(experiment, run, make_record(seed=2, batch_size=32, world_size=1, model="vit_base_patch16"))
+    assert not matches(experiment, run, make_record(seed=3, world_size=1))
+    assert not matches(experiment, run, make_record(seed=1, batch_size=64, world_size=1))
+
+
+def test_weights_do_not_tell_apart_backbones_that_load_none(tmp_path):
+    experiment = load_experiment(write(tmp_path, GOOD.replace("lr = 0.1", "weights = 'random'")))
+    record = make_record()
+    assert not matches(experiment, experiment.runs[0], record)
+    record["model"]["weights"]["source"] = "none"
+    assert matches(experiment, experiment.runs[0], record)

@@ -12,13 +12,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fgmae_bench"
 # Rooms by floor, lowest first; a package stands for its modules unless they are named. A new room gets its line here.
 FLOORS = {
     0: "errors files strict cards config contract experiments records scores randomness flags progress environment "
-    "archive checksums hub hub_http locks scores_multilabel options recipes",
-    1: "data views loader normalizers optim distributed device checkpoints extractors",
-    2: "backbones",
+    "archive checksums hub hub_http locks scores_multilabel scores_segmentation intervals significance fast_schema options recipes "
+    "label_schemes label_cards label_defects",
+    1: "data views loader normalizers optim distributed device checkpoints extractors sync_bn taps segmentation_views sliding",
+    2: "backbones heads",
     3: "features bank",
     4: "runs",
-    5: "probe train worlds",
-    6: "linear api prepare weights report",
+    5: "probe train worlds suite",
+    6: "command linear finetune api prepare weights report suite.__main__ suite.plan suite.run suite.status suite.flags",
 }
 LEVEL = {f"fgmae_bench.{room}": floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 ENTRIES = {"fgmae_bench.linear", "fgmae_bench.finetune", "fgmae_bench.segment", "fgmae_bench.ablate"}

@@ -31,6 +31,7 @@ from fgmae_bench.weights import fetch as fetch_command
 from fgmae_bench.weights import list as list_command
 from fgmae_bench.worlds.eurosat import write_eurosat
 
+ENTRIES = sum(map(len, WEIGHTS.values()))
 SIZE = 3_000_000
 CONTENT = np.random.default_rng(0).bytes(SIZE)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -185,6 +186,33 @@ def test_pinned_content_is_demanded_the_next_time(hub, target):
     target.unlink()
     hub.files["owner/name/weights.pth"] = CONTENT[::-1]
     assert f"instead of {SHA256}" in error_of(lambda: fetch(FILE, target))
+
+
+def test_digits_in_the_name_vouch_where_nobody_else_does(hub, target, caplog):
+    hub.lfs = False
+    named = HubFile(repo="owner/name", file=f"weights-{SHA256[:8]}.pth", revision=COMMIT)
+    hub.files[f"owner/name/{named.file}"] = CONTENT
+    with caplog.at_level(logging.INFO):
+        assert fetch(named, target).sha256 == SHA256
+    assert "8 digits in its name vouch for it" in caplog.text
+    assert "nothing vouches" not in caplog.text
+    assert read_pins(target.parent / "sha256.lock.toml") == {str(named): SHA256}
+
+
+@pytest.mark.parametrize("lfs", [False, True])
+def test_content_against_the_digits_in_its_name_is_refused(hub, target, lfs):
+    hub.lfs = lfs
+    named = HubFile(repo="owner/name", file="weights-deadbeef.pth", revision=COMMIT)
+    hub.files[f"owner/name/{named.file}"] = CONTENT
+    assert "its name says deadbeef..." in error_of(lambda: fetch(named, target))
+    assert not target.exists()
+    assert hub.sent == (0 if lfs else SIZE)
+
+
+def test_a_date_in_a_name_is_no_hash(hub, target):
+    dated = HubFile(repo="owner/name", file="weights-20231101.pth", revision=COMMIT)
+    hub.files[f"owner/name/{dated.file}"] = CONTENT
+    assert fetch(dated, target).sha256 == SHA256
 
 
 @pytest.mark.parametrize("text", ["[sha256]\nx = 3", "[sha256]\nx = 'abc'", "sha256 = 3", "[sha256"])
@@ -435,12 +463,11 @@ def published(hub):
 
 
 def test_registry_is_complete_and_pinned():
+    for name in ("fgmae", "fgmae-full", "ssl4eo-mae", "ssl4eo-mae-full"):
+        assert set(WEIGHTS[name]) == {"vit_small_patch16", "vit_base_patch16", "vit_large_patch16", "vit_huge_patch14"}
     for models in WEIGHTS.values():
-        assert set(models) == {"vit_small_patch16", "vit_base_patch16", "vit_large_patch16", "vit_huge_patch14"}
-        for entry in models.values():
-            assert len(entry.hub.revision) == 40
-            assert entry.hub.file.startswith("B2_")
-    assert len({entry.hub for models in WEIGHTS.values() for entry in models.values()}) == 8
+        assert all(len(entry.hub.revision) == 40 for entry in models.values())
+    assert len({entry.hub for models in WEIGHTS.values() for entry in models.values()}) == ENTRIES
 
 
 def test_absent_weights_name_the_command_that_gets_them(tmp_path, monkeypatch):
@@ -501,8 +528,8 @@ def test_weights_list_shows_every_file_and_which_are_local(hub, published, tmp_p
     capsys.readouterr()
     list_command.main({"cache_dir": str(tmp_path)})
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 8
-    assert [str(tmp_path) in line for line in lines[1:]] == [True] + [False] * 7
+    assert len(lines) == 1 + ENTRIES
+    assert [str(tmp_path) in line for line in lines[1:]] == [True] + [False] * (ENTRIES - 1)
     assert all(entry.hub.file in line for line, entry in zip(lines[1:], [e for m in WEIGHTS.values() for e in m.values()], strict=True))
 
 

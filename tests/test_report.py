@@ -20,8 +20,9 @@ from fgmae_bench.report import __main__ as entry
 from fgmae_bench.report import figures, published
 from fgmae_bench.report.columns import COLUMNS
 from fgmae_bench.report.compare import statement
-from fgmae_bench.report.formats import comma_separated, escaped, markdown
+from fgmae_bench.report.markdown import escaped, markdown
 from fgmae_bench.report.row import Note, Row, Table
+from fgmae_bench.report.spreadsheet import comma_separated
 from fgmae_bench.report.table import build
 
 REPOSITORY = Path(__file__).resolve().parent.parent

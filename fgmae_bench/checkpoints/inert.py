@@ -25,9 +25,13 @@ class Namespace:
     """argparse.Namespace as its values alone: nothing in it can be called, and no attribute of it can be replaced."""
 
     __slots__ = ("values",)
+    values: dict[Any, Any]
 
-    def __init__(self) -> None:
-        self.values: dict[Any, Any] = {}
+    def __new__(cls) -> Namespace:
+        """Empty: an unpickler calls no `__init__`, and sets no state where there are no arguments."""
+        made = super().__new__(cls)
+        made.values = {}
+        return made
 
     def __setstate__(self, state: Any) -> None:
         if type(state) is not dict:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fgmae_bench.checkpoints.inert import Array, Namespace
@@ -23,7 +24,7 @@ PREFIXES = (
     "module.base_encoder.", "module.encoder_q.", "module.backbone.", "module.encoder.", "module.model.", "model.backbone.",
     "model.encoder.", "base_encoder.", "encoder_q.", "backbone.", "encoder.", "network.", "model.", "module.",
 )  # fmt: skip
-ANCHORS = ("patch_embed.proj.weight", "conv1.weight")  # first layer of a ViT, of a ResNet
+ANCHORS = ("patch_embed.proj.weight", "conv1.weight", "conv1.0.weight")  # first layer of a ViT, of a ResNet, of a deep stem
 # Rule -> keys that are left out, after the prefix or beside it.
 DROP_RULES = {
     "decoder": r"decoder_.*|decoder\..*|mask_token",
@@ -32,6 +33,7 @@ DROP_RULES = {
     "queue": r"queue.*",
     "momentum_encoder": r"(momentum_encoder|encoder_k)\..*",
     "projector": r"(projector|projection_head|predictor)\..*",
+    "other_modality": r"(s2_encoder|s2_GAP_FFN|joint_encoder)\..*",
 }
 NO_TENSOR = "no_tensor"  # the rule of entries of the state dict that are no tensors
 HEAD = r"(head|heads|fc|classifier)\..*"
@@ -49,8 +51,11 @@ class Found:
     notes: tuple[str, ...]
 
 
-def find_state(root: Any) -> Found:
-    """Peel wrappers off, at most three, and join nested keys by dots. Raises Refused where `root` is no mapping."""
+def find_state(root: Any, *, numbers: bool = False) -> Found:
+    """Peel wrappers off, at most three, and join nested keys by dots. Raises Refused where `root` is no mapping.
+
+    With `numbers`, mappings of lists of numbers count as state dicts where none holds tensors.
+    """
     wrappers: list[str] = []
     others: dict[str, str] = {}
     notes: list[str] = []
@@ -58,6 +63,8 @@ def find_state(root: Any) -> Found:
         if not isinstance(root, dict):
             raise Refused(f"it holds {described(root)} where a mapping of names to tensors is expected")
         present = [name for name in WRAPPERS if _holds_tensors(dict.get(root, name))]
+        if not present and numbers and not _holds_tensors(root):
+            present = [name for name in WRAPPERS if isinstance(held := dict.get(root, name), dict) and _holds_numbers(held)]
         if not present:
             break
         if len(present) > 1:
@@ -74,11 +81,24 @@ def find_state(root: Any) -> Found:
 
 
 def prefix_of(names: Collection[str]) -> str:
-    """The prefix below which the backbone lies, "" for a bare state dict."""
+    """The prefix below which the backbone lies, "" for a bare state dict; without an anchor only one that all keys carry."""
     for prefix in PREFIXES:
         if any(prefix + anchor in names for anchor in ANCHORS):
             return prefix
-    return ""
+    if any(anchor in names for anchor in ANCHORS):
+        return ""
+    return next((prefix for prefix in PREFIXES if names and all(name.startswith(prefix) for name in names)), "")
+
+
+def layout_of(wrapper: str, prefix: str, rules: Collection[str]) -> str:
+    """What kind of file it is, by what stands around the backbone: moco, croma, full (with HOG layer), mae (decoder) or encoder."""
+    if "queue" in rules or "momentum_encoder" in rules or "encoder_q" in prefix:
+        return "moco"
+    if "other_modality" in rules:
+        return "croma"
+    if "hog" in rules:
+        return "full"
+    return "mae" if "decoder" in rules and wrapper else "encoder"
 
 
 def drop_rule(name: str) -> str | None:
@@ -125,6 +145,31 @@ def _holds_tensors(value: Any) -> bool:
         if any(isinstance(part, Tensor | Array) for part in level):
             return True
     return False
+
+
+def _holds_numbers(mapping: dict[Any, Any]) -> bool:
+    return any(isinstance(part, list | tuple) and as_tensor(part) is not None for part in dict.values(mapping))
+
+
+def as_tensor(value: Any) -> Tensor | None:
+    """A number, or a rectangle of nested lists of numbers or of arrays of one shape, as a tensor; None for anything else.
+
+    Floating-point numbers become float32, whole ones int64.
+    """
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        return torch.tensor(value, dtype=torch.float32 if isinstance(value, float) else torch.int64)
+    if isinstance(value, Array):
+        return value.tensor
+    if not isinstance(value, list | tuple) or not value:
+        return None
+    if all(isinstance(part, float | int) and not isinstance(part, bool) for part in value):
+        whole = all(isinstance(part, int) for part in value)
+        return torch.tensor(list(value), dtype=torch.int64 if whole else torch.float32)
+    parts = [part if isinstance(part, Tensor) else as_tensor(part) for part in value]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or len({part.shape for part in known}) > 1:
+        return None
+    return torch.stack([part.float() if any(p.is_floating_point() for p in known) else part for part in known])
 
 
 def _flat(mapping: dict[Any, Any], prefix: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:

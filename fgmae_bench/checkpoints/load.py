@@ -1,8 +1,9 @@
-"""A checkpoint into a timm VisionTransformer: every key of the file used, dropped by a named rule, or the reason to stop."""
+"""A checkpoint into a backbone: every key of the file used, dropped by a named rule, or the reason to stop."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from fgmae_bench.checkpoints.layouts import NO_TENSOR, drop_rule, is_head
@@ -21,6 +22,7 @@ from fgmae_bench.errors import BenchError
 
 LISTED = 5  # keys named in a message
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+COMPUTED = r"(.*\.)?num_batches_tracked|attn_bias"  # buffers that evaluation does not need from a file
 WHICH = "give the checkpoint of this model, or name the model of this checkpoint"
 
 
@@ -36,46 +38,67 @@ class LoadReport:
     notes: tuple[str, ...]
 
 
-def load_backbone(vit: VisionTransformer, path: Path) -> LoadReport:
-    """Load the backbone's weights from `path` into `vit`, which is changed only when all is well; its head stays as it is.
+def load_backbone(module: nn.Module, path: Path) -> LoadReport:
+    """Load the backbone's weights from `path` into `module`, which is changed only when all is well; its head stays as it is.
 
     Raises BenchError on an unreadable file, another geometry, unknown or missing keys, numbers that are not finite.
     """
-    tensors, report = account(vit, read_state(path))
-    vit.load_state_dict(tensors, strict=False)  # strictness is account's: only a head may be missing
+    return load_state(module, read_state(path))
+
+
+def load_state(module: nn.Module, state: State, optional: str = "") -> LoadReport:
+    """`load_backbone` of a state that was read before."""
+    tensors, report = account(module, state, optional)
+    module.load_state_dict(tensors, strict=False)  # strictness is account's: only a head or a computed buffer may be missing
     return report
 
 
-def account(vit: VisionTransformer, state: State) -> tuple[dict[str, Tensor], LoadReport]:
-    """(float32 tensors for `vit`, what became of each key). `vit` is only looked at and may lie on the meta device.
+def account(module: nn.Module, state: State, optional: str = "") -> tuple[dict[str, Tensor], LoadReport]:
+    """(tensors for `module`, float32 where they are weights; what became of each key). `module` may lie on the meta device.
 
-    Tensors that are not used are neither copied nor read. Raises BenchError as `load_backbone`.
+    `optional`: pattern of the keys that a file may lack. Tensors that are not used are neither copied nor read. Raises
+    BenchError as `load_backbone`.
     """
-    model = vit.state_dict()
+    model = module.state_dict()
     wanted = {name: tuple(tensor.shape) for name, tensor in model.items() if not is_head(name)}
     _require_geometry(state, wanted)
     used, dropped = _sorted_keys(state, wanted)
-    _require_all(state, used, wanted)
+    _require_all(state, used, [name for name in wanted if not re.fullmatch(f"{COMPUTED}|{optional}" if optional else COMPUTED, name)])
     tensors, cast, interpolated = {}, Counter[str](), False
     for name in used:
+        if not model[name].is_floating_point():
+            tensors[name] = _of_shape(state, name, state.tensors[name], wanted[name])
+            continue
         tensor = _finite(state, name)
         if name == "pos_embed" and tuple(tensor.shape) != wanted[name]:
-            prefix_tokens = 0 if vit.no_embed_class else vit.num_prefix_tokens
-            tensor = resize_pos_embed(tensor, vit.patch_embed.grid_size, prefix_tokens, wanted[name], state.path)
+            tensor = _resized(module, tensor, wanted[name], state.path)
             interpolated = True
-        if tuple(tensor.shape) != wanted[name]:
-            raise BenchError(f"{state.path}: {name} is {tuple(tensor.shape)}, the model wants {wanted[name]}", WHICH)
-        tensors[name] = tensor
+        tensors[name] = _of_shape(state, name, tensor, wanted[name])
         if state.tensors[name].dtype is not torch.float32:
             cast[_dtype(state.tensors[name])] += 1
     notes = [*state.notes, *(f"{count} tensors of {dtype} cast to float32" for dtype, count in sorted(cast.items()))]
     if interpolated:
         before, after = state.tensors["pos_embed"].shape[1], wanted["pos_embed"][1]
         notes.append(f"pos_embed interpolated from {before} to {after} tokens (bicubic)")
-    missing = len(model) - len(wanted)
+    missing = len(model) - len(used)
     return tensors, LoadReport(
         used=len(used), dropped=dropped, missing=missing, sha256=state.sha256, interpolated=interpolated, notes=tuple(notes)
     )
+
+
+def _of_shape(state: State, name: str, tensor: Tensor, wanted: tuple[int, ...]) -> Tensor:
+    if tuple(tensor.shape) != wanted:
+        raise BenchError(f"{state.path}: {name} is {tuple(tensor.shape)}, the model wants {wanted}", WHICH)
+    return tensor
+
+
+def _resized(module: nn.Module, embed: Tensor, wanted: tuple[int, ...], path: Path) -> Tensor:
+    """The position embedding on the model's grid; torchgeo's transformers have one CLS token and a square grid."""
+    if isinstance(module, VisionTransformer):
+        prefix_tokens = 0 if module.no_embed_class else module.num_prefix_tokens
+        return resize_pos_embed(embed, module.patch_embed.grid_size, prefix_tokens, wanted, path)
+    side = math.isqrt(wanted[1] - 1)
+    return resize_pos_embed(embed, (side, side), 1, wanted, path)
 
 
 def resize_pos_embed(embed: Tensor, grid: Sequence[int], prefix_tokens: int, wanted: Sequence[int], path: Path) -> Tensor:
@@ -95,6 +118,9 @@ def resize_pos_embed(embed: Tensor, grid: Sequence[int], prefix_tokens: int, wan
 
 def _require_geometry(state: State, wanted: dict[str, tuple[int, ...]]) -> None:
     """Name the cause where file and model are different architectures."""
+    first, stem = state.tensors.get("conv1.weight"), wanted.get("conv1.weight", ())
+    if first is not None and first.dim() == len(stem) == 4 and first.shape[1] != stem[1]:
+        raise BenchError(f"{state.path} takes {first.shape[1]} channels, the model {stem[1]}", WHICH)
     found, model = geometry({name: tensor.shape for name, tensor in state.tensors.items()}), geometry(wanted)
     if found is None or model is None or found == model:
         return
@@ -125,9 +151,10 @@ def _sorted_keys(state: State, wanted: dict[str, tuple[int, ...]]) -> tuple[list
     return used, dict(dropped)
 
 
-def _require_all(state: State, used: list[str], wanted: dict[str, tuple[int, ...]]) -> None:
+def _require_all(state: State, used: list[str], wanted: list[str]) -> None:
     """Raise BenchError that lists the keys of the model which the file lacks."""
-    missing = [name for name in wanted if name not in set(used)]
+    present = set(used)
+    missing = [name for name in wanted if name not in present]
     if not missing:
         return
     tuned = "norm.weight" in missing and "fc_norm.weight" in state.tensors

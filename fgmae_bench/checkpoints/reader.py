@@ -10,7 +10,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class State:
     """The state dict of a file. `tensors` keep the file's dtype and, where the format allows, lie in the mapped file.
 
     `tensors`: without `prefix`; `outside`: keys that do not carry it, in full; `plain`: values that are no tensors, as text;
-    `others`: what stands beside the state dict, as text.
+    `others`: what stands beside the state dict, as text; `metadata`: texts of an entry of that name, whole; `mended`: names of
+    tensors that the file holds as something else, and as what.
     """
 
     path: Path
@@ -62,10 +63,12 @@ class State:
     plain: dict[str, str]
     others: dict[str, str]
     notes: tuple[str, ...]
+    metadata: dict[str, str] = field(default_factory=dict)
+    mended: dict[str, str] = field(default_factory=dict)
 
 
-def read_state(path: Path) -> State:
-    """The tensors of a checkpoint file and what was peeled off around them.
+def read_state(path: Path, *, repair: bool = False) -> State:
+    """The tensors of a checkpoint file and what was peeled off around them; `repair` makes tensors of lists and numbers too.
 
     Raises BenchError, naming the file, on anything that is not tensors, numpy arrays, plain containers or an
     argparse.Namespace, on damage, and where no tensors are found.
@@ -73,8 +76,16 @@ def read_state(path: Path) -> State:
     kind = file_format(path)
     with _refusing(path):
         root = FORMATS[kind](path)
-        found = layouts.find_state(root)
-        named = {name: _tensor(value) for name, value in found.values.items() if isinstance(value, Tensor | Array)}
+        found = layouts.find_state(root, numbers=repair)
+        named, mended = {}, {}
+        for name, value in found.values.items():
+            if isinstance(value, Tensor | Array):
+                named[name] = _tensor(value)
+                if isinstance(value, Array):
+                    mended[name] = "numpy array"
+            elif repair and (made := layouts.as_tensor(value)) is not None:
+                named[name] = made
+                mended[name] = "list" if isinstance(value, list | tuple) else "number"
         _require_in_file(named, path.stat().st_size)
         prefix = layouts.prefix_of(named)
         digest = sha256_of(path)
@@ -86,7 +97,7 @@ def read_state(path: Path) -> State:
         wrapper="" if kind == "safetensors" else found.wrapper,
         tensors={name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)},
         outside={name: tensor for name, tensor in named.items() if not name.startswith(prefix)},
-        plain=plain, others=found.others, notes=found.notes,
+        plain=plain, others=found.others, notes=found.notes, metadata=_metadata(root), mended=mended,
     )  # fmt: skip
 
 
@@ -208,6 +219,12 @@ def _tensor(value: Tensor | Array) -> Tensor:
     if type(tensor) is not Tensor or tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise Refused("it holds a tensor that is not plain and dense")
     return tensor
+
+
+def _metadata(root: Any) -> dict[str, str]:
+    """Texts of the entry `metadata` beside the state dict."""
+    held = dict.get(root, "metadata") if isinstance(root, dict) else None
+    return {key: text for key, text in dict.items(held) if type(key) is type(text) is str} if isinstance(held, dict) else {}
 
 
 def _require_in_file(tensors: dict[str, Tensor], size: int) -> None:

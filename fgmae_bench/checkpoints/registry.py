@@ -1,4 +1,4 @@
-"""Named weights: which published file belongs to which model, and where it lies once it was fetched."""
+"""Named weights: which published file belongs to which model, what it was trained on, and where it lies once it was fetched."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from fgmae_bench.checkpoints.manifest import SHIPPED, Entry, StatedContract, read_manifest, user_manifest
 from fgmae_bench.checksums import PINS, noted
+from fgmae_bench.contract import InputContract
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.hub import Fetched, adopt, fetch
 from fgmae_bench.hub_http import HubFile
@@ -14,51 +16,69 @@ from fgmae_bench.hub_http import HubFile
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A published checkpoint. `sha256` None: the hub's own is compared; `size` is in bytes, None where it was never seen."""
+    """A published checkpoint. `sha256` None: the hub's own is compared; `entry` is all that the manifest says of it."""
 
     hub: HubFile
-    licence: str
-    sha256: str | None = None
-    size: int | None = None
+    contract: InputContract
+    entry: Entry
+
+    @property
+    def licence(self) -> str:
+        """Licence of the weights."""
+        return self.entry.licence
+
+    @property
+    def sha256(self) -> str | None:
+        """SHA-256 where it is known."""
+        return self.entry.sha256
 
 
-# Revisions: torchgeo's ViT weights (SENTINEL1_GRD_FGMAE, SENTINEL1_GRD_MAE); encoders without decoder, as bare state dicts.
-FGMAE_REPO, FGMAE_REVISION = "wangyi111/FGMAE", "24dd3077d7a99ecd454eaec7adb83d045d7fa122"
-SSL4EO_REPO, SSL4EO_REVISION = "wangyi111/SSL4EO-S12", "75c72195d35201dc1fb210818993518c25da566b"
+Registry = dict[str, dict[str, Published]]  # name of the weights -> model -> file
 
 
-def _fgmae(file: str) -> Published:
-    return Published(hub=HubFile(repo=FGMAE_REPO, file=file, revision=FGMAE_REVISION), licence="CC-BY-4.0")
+def _registry(entries: tuple[Entry, ...], contracts: dict[str, StatedContract]) -> Registry:
+    named: Registry = {}
+    for entry in entries:
+        hub = HubFile(repo=entry.repo, file=entry.file, revision=entry.revision)
+        named.setdefault(entry.name, {})[entry.model] = Published(hub=hub, contract=contracts[entry.contract].contract(), entry=entry)
+    return named
 
 
-def _ssl4eo(file: str) -> Published:
-    return Published(hub=HubFile(repo=SSL4EO_REPO, file=file, revision=SSL4EO_REVISION), licence="not stated here; see the repository")
+_SHIPPED = read_manifest(SHIPPED, {})
+WEIGHTS: Registry = _registry(_SHIPPED.weights, _SHIPPED.contracts)
 
 
-# Name of the weights -> model -> file.
-WEIGHTS: dict[str, dict[str, Published]] = {
-    "fgmae": {
-        "vit_small_patch16": _fgmae("B2_vits16_fgmae_ep99_enc.pth"),
-        "vit_base_patch16": _fgmae("B2_vitb16_fgmae_ep99_enc.pth"),
-        "vit_large_patch16": _fgmae("B2_vitl16_fgmae_ep99_enc.pth"),
-        "vit_huge_patch14": _fgmae("B2_vith14_fgmae_ep399_enc.pth"),
-    },
-    "ssl4eo-mae": {
-        "vit_small_patch16": _ssl4eo("B2_vits16_mae_ep99_enc.pth"),
-        "vit_base_patch16": _ssl4eo("B2_vitb16_mae_ep99_enc.pth"),
-        "vit_large_patch16": _ssl4eo("B2_vitl16_mae_ep99_enc.pth"),
-        "vit_huge_patch14": _ssl4eo("B2_vith14_mae_ep199_enc.pth"),
-    },
-}
+def registered() -> Registry:
+    """All known weights: the shipped ones, and above them those of the user's file."""
+    path = user_manifest()
+    if path is None:
+        return WEIGHTS
+    own = read_manifest(path, _SHIPPED.contracts)
+    theirs = _registry(own.weights, {**_SHIPPED.contracts, **own.contracts})
+    return {name: {**WEIGHTS.get(name, {}), **theirs.get(name, {})} for name in [*WEIGHTS, *(n for n in theirs if n not in WEIGHTS)]}
+
+
+def stated_contracts() -> dict[str, StatedContract]:
+    """The named contracts of the shipped manifest and of the user's."""
+    path = user_manifest()
+    return {**_SHIPPED.contracts, **(read_manifest(path, _SHIPPED.contracts).contracts if path else {})}
 
 
 def published(name: str, model: str) -> Published:
     """The entry of weights `name` for `model`; raises BenchError with the choices."""
-    if name not in WEIGHTS:
-        raise unknown("weights", name, WEIGHTS)
-    if model not in WEIGHTS[name]:
-        raise unknown(f"model of weights {name}:", model, WEIGHTS[name])
-    return WEIGHTS[name][model]
+    known = registered()
+    if name not in known:
+        raise unknown("weights", name, known)
+    if model not in known[name]:
+        raise unknown(f"model of weights {name}:", model, known[name])
+    return known[name][model]
+
+
+def by_file(path: Path, sha256: str | None = None) -> Published | None:
+    """The entry that a file is, by its SHA-256 or by its published name; None where it is none."""
+    entries = [entry for models in registered().values() for entry in models.values()]
+    same = [entry for entry in entries if sha256 and entry.sha256 == sha256]
+    return next(iter(same or [entry for entry in entries if Path(entry.hub.file).name == path.name]), None)
 
 
 def default_cache() -> Path:

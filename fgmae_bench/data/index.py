@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from fgmae_bench.cards import Card
 from fgmae_bench.data.raster import Chip, read_chip
 from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.label_schemes import Codes
 
 TIFF = (".tif", ".tiff")
 SIDECARS = (".aux.xml", ".ovr", ".xml", "thumbs.db", "desktop.ini")
@@ -31,11 +33,26 @@ def read_file(path: Path, card: Card) -> Chip:
     return read_chip(path, card)
 
 
+class LabelMaps(Protocol):
+    """Label maps of segmentation data: files beside the images, or values of a pack."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the label sources that every sample, or some of them, have."""
+
+    def has(self, row: int, source: str) -> bool:
+        """Whether a sample has labels of a source."""
+
+    def codes(self, row: int, source: str) -> Codes:
+        """Labels (H, W) of one sample as its source's codes. Raises BenchError where there are none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Index:
     """Samples of one dataset in the order of sorted files.
 
-    `files` are relative to `root`. `labels` index the card's classes: (N,) for single-label datasets, multi-hot (N, C) else.
+    `files` are relative to `root`. `labels` index the card's classes: (N,) for single-label datasets, multi-hot (N, C) for
+    multi-label ones, (N, 0) for segmentation, whose label maps are read by `codes`.
     """
 
     root: Path
@@ -46,12 +63,16 @@ class Index:
     left_out: int = 0  # samples on disk that no run uses, such as patches with none of the classes
     groups: tuple[str, ...] | None = None  # tile or scene of each sample, where it is known
     aliases: tuple[str, ...] | None = None  # another name of each sample, such as its S2 partner's, that lists may use
+    parts: tuple[str, ...] | None = None  # train, val or test, where the data itself says so of each sample
     reader: Reader = read_file  # how the pixels of one sample are read
+    names: tuple[str, ...] | None = None  # sample ids where they are not the files without their endings
+    maps: LabelMaps | None = None  # label maps of segmentation data
+    size: tuple[int, int] | None = None  # (height, width) of the images where a synthetic world has made them smaller than the card's
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """Sample ids: the relative path without its ending, such as `River/River_12`."""
-        return tuple(os.path.splitext(file)[0] for file in self.files)
+        return self.names or tuple(os.path.splitext(file)[0] for file in self.files)
 
     @cached_property
     def signature(self) -> str:
@@ -61,6 +82,12 @@ class Index:
     def read(self, row: int, card: Card) -> Chip:
         """Pixels of one sample, held against the card."""
         return self.reader(self.path(row), card)
+
+    def codes(self, row: int, source: str) -> Codes:
+        """Labels (H, W) of one sample, as codes of one of the card's label sources."""
+        if self.maps is None:
+            raise BenchError(f"{self.root} holds no label maps", "segmentation needs a dataset whose card names label sources")
+        return self.maps.codes(row, source)
 
     def path(self, row: int) -> Path:
         """Path of one sample."""
@@ -114,6 +141,8 @@ def check_counts(card: Card, index: Index) -> str | None:
     marker = read_marker(index.root)
     source = MARKER if marker else "the card"
     if index.labels.ndim == 2:
+        if not marker and card.counts and card.counts.per_collection:
+            return _collections(card.counts.per_collection, index)
         on_disk, total = len(index.files) + index.left_out, sum(marker["counts"].values()) if marker else card.counts and card.counts.total
         return None if total in (None, on_disk) else f"{index.root} holds {on_disk} images where {source} says {total}"
     expected = marker["counts"] if marker else (card.counts.per_class if card.counts else {})
@@ -123,6 +152,15 @@ def check_counts(card: Card, index: Index) -> str | None:
             return f"{index.root / name} holds {count} images where {source} says {expected.get(name, 0)}"
     if not expected and card.counts and card.counts.total != len(index.files):
         return f"{index.root} holds {len(index.files)} images where {source} says {card.counts.total}"
+    return None
+
+
+def _collections(stated: dict[str, int], index: Index) -> str | None:
+    """What the data contradicts of the sizes of its collections, the first part of each id; collections that lack are no fault."""
+    found = Counter(name.partition("/")[0] for name in index.ids)
+    for name, count in stated.items():
+        if found[name] not in (0, count):
+            return f"{index.root} holds {found[name]} images of {name} where the card says {count}"
     return None
 
 

@@ -6,10 +6,18 @@ from pathlib import Path
 
 from fgmae_bench.cards import Card
 from fgmae_bench.data.bigearthnet.raw import bigearthnet_v1
+from fgmae_bench.data.bigearthnet.raw_v2 import bigearthnet_v2
+from fgmae_bench.data.dfc.layout import paired_folders, rois
 from fgmae_bench.data.index import Index, class_folders, require_data
 from fgmae_bench.errors import BenchError, closest
 
-LAYOUTS = {"class_folders": class_folders, "bigearthnet_v1": bigearthnet_v1}
+LAYOUTS = {
+    "class_folders": class_folders,
+    "bigearthnet_v1": bigearthnet_v1,
+    "rois": rois,
+    "paired_folders": paired_folders,
+    "bigearthnet_v2": bigearthnet_v2,
+}
 
 
 def build_index(card: Card, root: Path) -> Index:

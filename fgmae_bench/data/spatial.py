@@ -23,12 +23,18 @@ Rows = NDArray[np.int64]
 
 
 def chip_centres(index: Index, cache: Path) -> NDArray[np.float64]:
-    """Longitude and latitude (N, 2) in degrees of each chip's centre; read once and kept in the cache folder."""
+    """Longitude and latitude (N, 2) in degrees of each chip's centre; read once and kept in the cache folder.
+
+    Raises BenchError where a sample is no file of its own, as in packs, or a file has no georeference.
+    """
     path = cache / "index" / f"centres-{index.signature[:32]}.npy"
     if path.exists():
         centres: NDArray[np.float64] = np.load(path, allow_pickle=False)
         if centres.shape == (len(index.files), 2):
             return centres
+    if not index.path(0).is_file():
+        what = f"{index.root} holds no georeferenced file a sample, which a spatial split reads"
+        raise BenchError(what, "give the files with --data_path, or a folder of lists with --split DIR")
     with rasterio.Env(**GDAL), ThreadPoolExecutor(4) as pool:
         centres = np.array(list(pool.map(_centre, map(index.path, range(len(index.files))))))
     with replacing(path) as temporary, open(temporary, "wb") as stream:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
 import json
 import logging
 import math
@@ -15,9 +14,11 @@ from numpy.typing import NDArray
 
 from fgmae_bench.cards import Card, Split
 from fgmae_bench.config import Data
+from fgmae_bench.data.dfc.parts import group_parts
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.multilabel_splits import random_parts, tile_parts
 from fgmae_bench.data.spatial import spatial_parts
+from fgmae_bench.data.text_lists import read_lines
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.randomness import keyed_order
 
@@ -53,6 +54,10 @@ def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
         parts = stratified(index, split, data.split_seed, card.classes)
     elif split.kind == "spatial":
         parts = _spatial(index, split, data.split_seed, cache)
+    elif split.kind == "stated":
+        parts = _stated(index, split, name)
+    elif split.kind in ("groups", "everything"):
+        parts = _by_group(index, split)
     elif split.kind in ("random", "tile"):
         parts = _by_name(index, split, data.split_seed)
     else:
@@ -115,7 +120,8 @@ def _spatial(index: Index, split: Split, seed: int, cache: Path) -> Parts:
 
 def _by_name(index: Index, split: Split, seed: int) -> Parts:
     """Multi-label parts from what the ids say: at random, or by tile and cell."""
-    from fgmae_bench.data.bigearthnet.official import Named, grid_of_names
+    from fgmae_bench.data.bigearthnet.lists import Named
+    from fgmae_bench.data.bigearthnet.official import grid_of_names
 
     assert split.train is not None
     fractions = (split.train, split.val, 1 - split.train - split.val)
@@ -130,13 +136,34 @@ def _by_name(index: Index, split: Split, seed: int) -> Parts:
     return Parts(train=rows[0], val=rows[1], test=rows[2], leaky=split.leaky, left_out=len(index.files) - sum(map(len, rows)))
 
 
+def _stated(index: Index, split: Split, name: str) -> Parts:
+    """Parts as the data itself says them."""
+    if index.parts is None:
+        todo = "give the raw data, a pack written from it, or a folder of lists with --split DIR"
+        raise BenchError(f"{index.root} does not say in which part of split '{name}' its samples are", todo)
+    said = np.array(index.parts)
+    rows = {part: np.flatnonzero(said == part) for part in PARTS}
+    return Parts(**rows, leaky=split.leaky, left_out=len(said) - sum(map(len, rows.values())))
+
+
+def _by_group(index: Index, split: Split) -> Parts:
+    """Parts by the groups of the samples; with `everything` each sample is trained on and scored, which measures the fit alone."""
+    rows = np.arange(len(index.files))
+    if split.kind == "everything":
+        return Parts(train=rows, val=rows[:0], test=rows, leaky=split.leaky)
+    parts = group_parts(index, split)
+    return Parts(**parts, leaky=split.leaky, left_out=len(rows) - sum(map(len, parts.values())))
+
+
 def _published_lists(card: Card, index: Index, split: Split, name: str) -> Path:
-    """The folder that holds the lists of one of the card's splits: the data, `splits` in it, the folder around it, or the card's."""
-    places = (index.root, index.root / "splits", index.root.parent, card.path.parent)
+    """The folder that holds the lists of one of the card's splits: the data, the folder around it, `splits` in both, or the card's."""
+    places = (index.root, index.root / "splits", index.root.parent, index.root.parent / "splits", card.path.parent)
     folder = next((place for place in places if _list_file(place, split.files["train"])), index.root)
     absent = [file for file in split.files.values() if not _list_file(folder, file)]
     if absent:
-        raise BenchError(f"split '{name}' needs {', '.join(absent)}", f"put the lists into {folder} ({split.origin})")
+        place = folder if folder.is_dir() and not (folder / "data.mdb").exists() else folder.parent
+        todo = f"put the lists into {place} ({split.origin}), or name the folder that holds them with --split DIR"
+        raise BenchError(f"split '{name}' needs {', '.join(absent)}", todo)
     return folder
 
 
@@ -156,19 +183,9 @@ def _said_leaky(folder: Path) -> bool:
         raise BenchError(f"{path} is broken ({error})", "make the split again with prepare split") from error
 
 
-def _lines(path: Path) -> list[str]:
-    """Lines of a list that hold anything."""
-    try:
-        content = path.read_bytes()
-        text = (bz2.decompress(content) if path.suffix == ".bz2" else content).decode("utf-8")
-    except (OSError, ValueError, EOFError) as error:
-        raise BenchError(f"{path} cannot be read as a list ({error})", "replace the file") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
 def _list_files(folder: Path) -> dict[str, str]:
     """The one .txt or .csv file for each part whose name contains the part's name."""
-    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".txt", ".csv"))
+    names = sorted(path.name for path in folder.iterdir() if path.name.removesuffix(".bz2").endswith((".txt", ".csv")))
     files: dict[str, str] = {}
     for part in PARTS:
         found = [name for name in names if part in name.lower()]
@@ -192,7 +209,7 @@ def _from_lists(index: Index, split: Split, folder: Path) -> Parts:
     parts, seen = {}, dict[int, str]()
     for part in PARTS:
         path = _list_file(folder, split.files[part]) if part in split.files else None
-        lines, rows, absent = _lines(path) if path else [], [], []
+        lines, rows, absent = [line for _, line in read_lines(path)] if path else [], [], []
         for line in lines:
             found = next(filter(None, (_rows(rows_of, name) for name in line.split(","))), [])
             if len(found) > 1:

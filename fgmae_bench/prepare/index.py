@@ -1,5 +1,7 @@
 """`python -m fgmae_bench.prepare index bigearthnet --data_path RAW --lists LISTS`: one row a patch, from the raw files.
 
+Of bigearthnet_v2, whose metadata tables state labels, split and covered patches, `--lists` means nothing.
+
 A killed command goes on where it stopped; a second one reads only what changed. Broken patches are listed with their reason.
 """
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 log = logging.getLogger("fgmae_bench")
-LAYOUTS = ("bigearthnet_v1",)  # of cards that this command knows
+LAYOUTS = {"bigearthnet_v1": 1, "bigearthnet_v2": 2}  # of cards that this command knows -> version of the dataset
 FORMATS = ("parquet", "csv")
 CATALOGUE = "https://catalogue.dataspace.copernicus.eu/odata/v1"
 RATE = 2.0
@@ -46,11 +48,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def main(given: dict[str, Any]) -> None:
     """Index, write the table, say what is in it; then the links, if they are asked for."""
     from fgmae_bench.data.bigearthnet.catalogue import normal_base, write_links
-    from fgmae_bench.data.bigearthnet.scan import patch_root
+    from fgmae_bench.data.bigearthnet.scan import patch_root, scene_root
 
     card = load_card(given["dataset"])
     if card.layout not in LAYOUTS:
         raise BenchError(f"{card.title} has layout '{card.layout}', which needs no index", f"prepare index knows {', '.join(LAYOUTS)}")
+    version = LAYOUTS[card.layout]
+    for name in ("lists", "links", "catalogue", "rate") if version == 2 else ():
+        if name in given:
+            raise BenchError(f"--{name} means nothing for {card.title}: its tables name snow and cloud, but no products", "leave it out")
     out, form = _target(given)
     lists = _folder(given["lists"], "--lists") if "lists" in given else None
     workers = given.get("workers", len(os.sched_getaffinity(0)))
@@ -59,7 +65,7 @@ def main(given: dict[str, Any]) -> None:
         raise BenchError(f"--workers is {workers} and --rate is {rate:g}", "give 1 or more, and more than 0")
     catalogue = normal_base(given.get("catalogue", CATALOGUE))
     data = _folder(given.get("data_path", card.data_path), "--data_path", f"get the data: {card.origin.get}")
-    root = patch_root(data)
+    root = (patch_root if version == 1 else scene_root)(data)
     table = build(card, root, out or root / f"index.{form}", form, lists=lists, workers=workers, strict=given.get("strict", False))
     _say(table, out or root / f"index.{form}", lists)
     if "links" in given:
@@ -72,12 +78,17 @@ def main(given: dict[str, Any]) -> None:
 def build(card: Card, root: Path, out: Path, form: str, *, lists: Path | None = None, workers: int = 1, strict: bool = False) -> pa.Table:
     """The patch table of `root`, written to `out` by rename; finished batches lie in `<out>.parts` until then.
 
+    A table of a synthetic world carries the world's fingerprint.
+
     Raises BenchError where `out` cannot be written, a list is missing, or, when `strict`, a patch is broken.
     """
     from fgmae_bench.data.bigearthnet.lists import flag
+    from fgmae_bench.data.bigearthnet.raw_v2 import completed
     from fgmae_bench.data.bigearthnet.scan import PARTS, scan
-    from fgmae_bench.data.bigearthnet.table import INDEX_FILE, read_table, write_table
+    from fgmae_bench.data.bigearthnet.table import INDEX_FILE, mark_synthetic, read_table, write_table
+    from fgmae_bench.data.index import read_marker
 
+    version, marker = LAYOUTS[card.layout], read_marker(root)
     parts = out.with_name(f"{out.name}{PARTS}")
     lock = out.with_name(f".{out.name}.lock")
     try:
@@ -87,9 +98,11 @@ def build(card: Card, root: Path, out: Path, form: str, *, lists: Path | None = 
     with locked(lock):
         try:
             sources = {path for path in (root / INDEX_FILE, out) if path.is_file() and path.suffix == ".parquet"}
-            known = [read_table(path) for path in [*sorted(sources), *sorted(parts.glob("[!.]*.parquet"))]]
-            table = scan(root, card.signal.size, known, parts=parts, workers=workers, strict=strict)
+            known = [read_table(path, version) for path in [*sorted(sources), *sorted(parts.glob("[!.]*.parquet"))]]
+            table = scan(root, card.signal.size, known, version=version, parts=parts, workers=workers, strict=strict)
             table = flag(table, lists) if lists else table
+            table = completed(table, root) if version == 2 else table
+            table = mark_synthetic(table, marker["fingerprint"]) if marker else table
             for leftover in out.parent.glob(f".{out.name}.*.partial"):
                 leftover.unlink()
             write_table(out, table, form)
@@ -111,6 +124,9 @@ def _say(table: pa.Table, out: Path, lists: Path | None) -> None:
     known = table["snow"].null_count < len(table)
     flags = f"{counts['snow']} under seasonal snow, {counts['cloud_shadow']} under cloud or shadow" if known else "snow and cloud unknown"
     print(f"{len(table)} patches in {out}: {counts['no_19_class']} with none of the 19 classes, {flags}, {len(broken)} broken")
+    if "split" in table.column_names:
+        said = {item["values"]: item["counts"] for item in pc.value_counts(table["split"]).to_pylist()}
+        print(f"{', '.join(f'{said.get(part, 0)} {part}' for part in ('train', 'val', 'test'))}, {said.get(None, 0)} in no metadata table")
     _list("broken patches", broken)
     if lists:
         _list("patches whose labels contradict the list of those with none of the 19 classes", contradictions(table, lists))

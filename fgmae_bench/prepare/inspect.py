@@ -1,13 +1,14 @@
-"""Hold a folder of Sentinel-1 images against a card, or against none: units, band order, statistics, a contact sheet.
+"""Hold a folder or a pack of Sentinel-1 images against a card, or against none: units, band order, statistics, a contact sheet.
 
 python -m fgmae_bench.prepare inspect eurosat --data_path DIR
+python -m fgmae_bench.prepare inspect eurosat-float32.lmdb
 python -m fgmae_bench.prepare inspect DIR
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,24 @@ from fgmae_bench.contract import BANDS
 from fgmae_bench.data.audit import MIN_IMAGES, UNITS, Statistics, calibration_note, judge, measure, recognise_units
 from fgmae_bench.data.gather import Found, find_images, read_image
 from fgmae_bench.data.index import check_counts
-from fgmae_bench.data.layouts import build_index
+from fgmae_bench.data.packs.format import META
+from fgmae_bench.data.packs.read import is_pack, open_index, parse_meta
+from fgmae_bench.data.packs.store import get, stamp_of
 from fgmae_bench.data.raster import Chip
 from fgmae_bench.errors import BenchError
 from fgmae_bench.flags import spellings
 from fgmae_bench.prepare.contact_sheet import fair_share, write_contact_sheet
+from fgmae_bench.prepare.inspect_labels import report_labels
 from fgmae_bench.progress import Progress
 from fgmae_bench.randomness import keyed_order
 
 LIMIT = 600
+GROUPED = {"single_label": "class", "multi_label": "tile", "segmentation": "folder"}  # what images are grouped by, by task
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    parser.add_argument("what", help="a dataset's name, a card's path, or a folder of images")
+    parser.add_argument("what", help="a dataset's name, a card's path, a pack, or a folder of images")
     parser.add_argument(*spellings("data_path"), dest="data_path", metavar="DIR", help="folder of the data (default: data beside the card)")
     parser.add_argument("--out", metavar="PNG", help="contact sheet (default: inspect/<name>.png)")
     parser.add_argument("--limit", type=int, metavar="N", help=f"images read at most, evenly over the classes (default: {LIMIT})")
@@ -43,12 +48,15 @@ def main(given: dict[str, Any]) -> None:
     if limit < 1:
         raise BenchError(f"--limit is {limit}", "give 1 or more")
     what = given["what"]
+    if "data_path" not in given and is_pack(Path(what)):
+        given = {**given, "what": card_of(Path(what)), "data_path": what}
+        what = given["what"]
     as_folder = Path(what).is_dir() and not (Path(what) / "card.toml").is_file() and "data_path" not in given
     card = None if as_folder else load_card(what)
     root = Path(what) if card is None else Path(given.get("data_path") or card.data_path)
     name = root.resolve().name if card is None else card.name
-    images, skipped, facts = _images(card, root)
-    chips, broken = _read(images, limit)
+    images, skipped, facts, read = _images(card, root)
+    chips, broken = _read(images, limit, read)
     for line in [*facts, *(f"skipped  {line}" for line in _few(skipped)), *(f"unusable {line}" for line in _few(broken))]:
         print(line)
     if not chips:
@@ -57,7 +65,7 @@ def main(given: dict[str, Any]) -> None:
     statistics = measure([chip for _, chip in chips], bands)
     units, cues = recognise_units(statistics)
     _print_bands(chips, bands)
-    _print_groups(chips)
+    _print_groups(chips, GROUPED[card.task] if card else "class")
     order = [bands.index(band) for band in BANDS]
     groups: dict[str, list[Chip]] = {}
     for image, chip in chips:
@@ -67,30 +75,45 @@ def main(given: dict[str, Any]) -> None:
     out = Path(given.get("out") or Path("inspect") / f"{name}.png")
     write_contact_sheet(out, f"{card.title if card else name}{' (synthetic data)' if synthetic else ''}", groups, units == "dB")
     _print_verdict(card, statistics, units, cues, root)
+    refusals = report_labels(card, root, out, synthetic) if card and card.task == "segmentation" else []
     print(f"contact sheet: {out}")
     if synthetic:
         print("synthetic data: made by fgmae_bench, no real scene")
     if card and (refusal := judge(card, statistics, str(root)).refusal):
         raise refusal
+    if refusals:
+        raise refusals[0]
 
 
-def _images(card: Card | None, root: Path) -> tuple[list[Found], list[str], list[str]]:
-    """(images, lines on skipped files, facts to print)."""
+def _images(card: Card | None, root: Path) -> tuple[list[Found], list[str], list[str], Callable[[Found], Chip]]:
+    """(images, lines on skipped files, facts to print, what reads an image)."""
     if card is None:
         if not root.is_dir():
             raise BenchError(f"{root} is not a folder", "give a folder, or the name of a dataset")
         images, skipped = find_images(root)
-        return images, skipped, [f"{root}: {len(images)} images, no card"]
-    index = build_index(card, root)
-    images = [
-        Found(sample, card.classes[label], (index.path(i),)) for i, (sample, label) in enumerate(zip(index.ids, index.labels, strict=True))
-    ]
+        return images, skipped, [f"{root}: {len(images)} images, no card"], read_image
+    index = open_index(card, root)
+    groups = [card.classes[label] for label in index.labels] if index.labels.ndim == 1 else index.groups or [card.name] * len(index.files)
+    images = [Found(sample, group, (index.path(row),)) for row, (sample, group) in enumerate(zip(index.ids, groups, strict=True))]
     contradiction = check_counts(card, index)
     counts = f"counts   contradicted: {contradiction}" if contradiction else "counts   as stated"
-    return images, [], [f"{card.title} at {index.root}: {len(images)} images in {len(card.classes)} classes", counts]
+    facts = [f"{card.title} at {index.root}: {len(images)} images in {len(card.classes)} classes", counts]
+    if index.path(0).is_file():
+        return images, [], facts, read_image
+    row_of = {sample: row for row, sample in enumerate(index.ids)}
+    return images, [], facts, lambda found: index.read(row_of[found.name], card)
 
 
-def _read(images: list[Found], limit: int) -> tuple[list[tuple[Found, Chip]], list[str]]:
+def card_of(pack: Path) -> str:
+    """Name of the card that a pack of ours states. Raises BenchError for a pack of others."""
+    root = pack.resolve()
+    held = get(root, stamp_of(root), META)
+    if held is None:
+        raise BenchError(f"{pack} does not say which dataset it holds", f"name it: prepare inspect DATASET --data_path {pack}")
+    return parse_meta(held, root).card
+
+
+def _read(images: list[Found], limit: int, read: Callable[[Found], Chip]) -> tuple[list[tuple[Found, Chip]], list[str]]:
     """(up to `limit` images with their pixels, evenly over the groups in keyed order; a line for each broken file)."""
     by_group: dict[str, list[Found]] = {}
     for image in images:
@@ -105,7 +128,7 @@ def _read(images: list[Found], limit: int) -> tuple[list[tuple[Found, Chip]], li
             if image.name not in wanted:
                 continue
             try:
-                chips.append((image, read_image(image)))
+                chips.append((image, read(image)))
             except BenchError as error:
                 broken.append(str(error))
             progress.step()
@@ -130,8 +153,8 @@ def _print_bands(chips: list[tuple[Found, Chip]], bands: tuple[str, ...]) -> Non
         print(f"{band:<6}" + "".join(f"{number:>9.3g}" for number in numbers) + f"{invalid:>9.2%}")
 
 
-def _print_groups(chips: list[tuple[Found, Chip]]) -> None:
-    print(f"{'class':<26}{'images':>8}{'mean VV':>9}{'mean VH':>9}{'std VV':>9}{'std VH':>9}{'VV-VH':>9}{'invalid':>9}")
+def _print_groups(chips: list[tuple[Found, Chip]], kind: str) -> None:
+    print(f"{kind:<26}{'images':>8}{'mean VV':>9}{'mean VH':>9}{'std VV':>9}{'std VH':>9}{'VV-VH':>9}{'invalid':>9}")
     groups: dict[str, list[tuple[Found, Chip]]] = {}
     for image, chip in chips:
         groups.setdefault(image.group, []).append((image, chip))

@@ -2,6 +2,7 @@
 
 python -m fgmae_bench.prepare split bigearthnet --kind official --lists LISTS --out DIR
 python -m fgmae_bench.prepare split bigearthnet --kind random --seed 1 --fractions .6 .2 .2 --index index.parquet --out DIR
+python -m fgmae_bench.prepare split bigearthnet_v2 --kind official --index index.parquet --out DIR
 python -m fgmae_bench.prepare split bigearthnet --kind tile --seed 1 --fractions .6 .2 .2 --index index.parquet --block 15 --out DIR
 
 The folder it writes is a split: --split DIR.
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
     Lists = dict[str, tuple[Named, ...]]
 
-KINDS = {"official": "the published lists", "random": "at random", "tile": "whole tiles or blocks, with a buffer"}
-LAYOUT = "bigearthnet_v1"
+KINDS = {"official": "as published, in lists or the index", "random": "at random", "tile": "whole tiles or blocks, with a buffer"}
+LAYOUTS = {"bigearthnet_v1": 1, "bigearthnet_v2": 2}  # of cards that this command knows -> version of the dataset
+PARTS = ("train", "val", "test")
 BUFFER, TOLERANCE = 1, 0.01
 
 
@@ -55,14 +57,14 @@ def main(given: dict[str, Any]) -> None:
     from fgmae_bench.data.bigearthnet.official import read_parts
     from fgmae_bench.data.multilabel_splits import adjacency
 
-    lists = read_parts(Path(given["lists"])) if given["kind"] == "official" or "index" not in given else {}
-    universe = _universe(given, lists)
+    lists = read_parts(Path(given["lists"])) if "lists" in given and (given["kind"] == "official" or "index" not in given) else {}
+    universe, synthetic = _universe(card, given, lists)
     part, absent = _parts(universe, given, lists)
     rows = [np.flatnonzero(part == number) for number in range(3)]
     touch = adjacency(universe.grid, rows[0], rows[2], universe.centres)
-    facts = _facts(card, given, universe, part, touch) | {"absent": absent}
+    facts = _facts(card, given, universe, part, touch) | {"absent": absent, "synthetic": synthetic}
     with appearing(Path(given["out"]).resolve()) as folder:
-        for name, chosen in zip(("train", "val", "test"), rows, strict=True):
+        for name, chosen in zip(PARTS, rows, strict=True):
             write_text(folder / f"{name}.txt", "".join(f"{universe.names[row].name}\n" for row in chosen))
         write_json(folder / "split.json", facts)
     print("\n".join(_said(card, facts, universe, part)))
@@ -72,11 +74,14 @@ def main(given: dict[str, Any]) -> None:
 def _check(card: Card, given: dict[str, Any]) -> None:
     """Raise BenchError on flags that are missing or mean nothing together."""
     kind = given["kind"]
-    if card.layout != LAYOUT:
-        raise BenchError(f"{card.title} is not laid out as {LAYOUT}", "its splits are made while it is read: --split NAME")
+    if card.layout not in LAYOUTS:
+        raise BenchError(f"{card.title} is not laid out as {' or '.join(LAYOUTS)}", "its splits are made while it is read: --split NAME")
     if kind not in KINDS:
         raise unknown("kind of split", kind, KINDS)
-    needed = ("lists",) if kind == "official" else ("seed", "fractions")
+    second = LAYOUTS[card.layout] == 2
+    if second and "lists" in given:
+        raise BenchError(f"--lists means nothing for {card.title}", "leave it out: its index holds the published split")
+    needed = ("index" if second else "lists",) if kind == "official" else ("seed", "fractions")
     absent = [f"--{name}" for name in needed if name not in given]
     if absent:
         raise BenchError(f"a split of kind {kind} needs {' and '.join(absent)}", "say them; nothing is chosen silently")
@@ -87,16 +92,20 @@ def _check(card: Card, given: dict[str, Any]) -> None:
         raise BenchError(f"--{name} means nothing for a split of kind {kind}", "leave it out")
 
 
-def _universe(given: dict[str, Any], lists: Lists) -> Universe:
-    """The patches, from the index where one is given, else from the names of the lists."""
+def _universe(card: Card, given: dict[str, Any], lists: Lists) -> tuple[Universe, bool]:
+    """(the patches, from the index where one is given, else from the names of the lists; whether they are of a synthetic world)."""
     from fgmae_bench.data.bigearthnet.official import read_exclusions
-    from fgmae_bench.data.bigearthnet.table import read_table
+    from fgmae_bench.data.bigearthnet.table import is_synthetic, read_table
     from fgmae_bench.data.bigearthnet.universe import from_lists, from_table
+    from fgmae_bench.data.index import MARKER
 
     exclusions = read_exclusions(Path(given["lists"])) if "lists" in given else {}
     if "index" in given:
-        return from_table(read_table(Path(given["index"])), exclusions)
-    return from_lists(lists, exclusions)
+        path = Path(given["index"])
+        table = read_table(path, LAYOUTS[card.layout])
+        return from_table(table, exclusions), is_synthetic(path, table)
+    folder = Path(given["lists"]).resolve()
+    return from_lists(lists, exclusions), any((place / MARKER).is_file() for place in (folder, folder.parent))
 
 
 def _parts(universe: Universe, given: dict[str, Any], lists: Lists) -> tuple[NDArray[np.int8], dict[str, int]]:
@@ -104,6 +113,9 @@ def _parts(universe: Universe, given: dict[str, Any], lists: Lists) -> tuple[NDA
     from fgmae_bench.data.bigearthnet.official import match
     from fgmae_bench.data.multilabel_splits import LEFT_OUT, random_parts, tile_parts
 
+    if given["kind"] == "official" and universe.stated is not None:
+        numbers = [PARTS.index(said) if not reason else LEFT_OUT for said, reason in zip(universe.stated, universe.reason, strict=True)]
+        return np.array(numbers, np.int8), {}
     if given["kind"] == "official":
         return match(universe.names, lists, given.get("tolerance", TOLERANCE))
     part = np.full(len(universe.names), LEFT_OUT, np.int8)
@@ -124,7 +136,7 @@ def _facts(card: Card, given: dict[str, Any], universe: Universe, part: NDArray[
     from fgmae_bench.data.multilabel_splits import LEFT_OUT
 
     excluded = universe.excluded()
-    counts = {name: int((part == number).sum()) for number, name in enumerate(("train", "val", "test"))}
+    counts = {name: int((part == number).sum()) for number, name in enumerate(PARTS)}
     elsewhere = sum(not reason for number, reason in zip(part, universe.reason, strict=True) if number == LEFT_OUT)
     return {
         "dataset": card.name, "kind": given["kind"],
@@ -137,8 +149,11 @@ def _facts(card: Card, given: dict[str, Any], universe: Universe, part: NDArray[
 
 def _said(card: Card, facts: dict[str, Any], universe: Universe, part: NDArray[np.int8]) -> list[str]:
     """The lines that are printed."""
-    official = card.splits["official"].counts if facts["kind"] == "official" else {}
-    lines = [f"{facts['kind']} split of {card.title}: {len(universe.names):,} patches" + _against(card.counts.total if card.counts else 0)]
+    genuine = not facts["synthetic"]
+    official = card.splits["official"].counts if genuine and facts["kind"] == "official" else {}
+    total = card.counts.total if genuine and card.counts else 0
+    lines = [] if genuine else ["synthetic data: made by fgmae_bench, no real scene"]
+    lines += [f"{facts['kind']} split of {card.title}: {len(universe.names) + universe.unlisted:,} patches" + _against(total)]
     lines += [f"  {name:<9} {count:>9,}{_against(official.get(name, 0))}" for name, count in facts["counts"].items()]
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in facts["excluded"].items()) or "no lists and no flags say why"
     lines.append(f"  excluded  {sum(facts['excluded'].values()):>9,}{_against(official.get('excluded', 0))}: {reasons}")

@@ -2,6 +2,7 @@
 
 python -m fgmae_bench.prepare synth eurosat --per_class 40 --data_path datasets/eurosat-synthetic/data
 python -m fgmae_bench.prepare synth bigearthnet --patches 600 --data_path datasets/bigearthnet-synthetic/data
+python -m fgmae_bench.prepare synth dfc2020 --tiles 96 --size 64 --data_path datasets/dfc2020-synthetic/data
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """How a world is asked for: the flag that says how much of it, and what writes it: (folder, how much, seed) to (images, new)."""
+    """How a world is asked for: the flag that says how much of it, and what writes it: (folder, how much, seed) to (images, new).
+
+    `write_sized`, of worlds whose images may be smaller than the true ones, takes pixels on a side as well.
+    """
 
     flag: str
     default: int
     unit: str
     write: Callable[[Path, int, int], tuple[int, bool]]
+    write_sized: Callable[[Path, int, int, int], tuple[int, bool]] | None = None
+    following: str = "linear --dataset {name} --data_path {data_path} --weights random --features cached"  # the command to try next
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +39,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     paths = [spelling for name in ("data_path", "output_dir", "out") for spelling in spellings(name)]
     parser.add_argument("world", metavar="WORLD", help=f"what to write: {', '.join(sorted(WORLDS))}")
     parser.add_argument(*paths, dest="data_path", metavar="FOLDER", help="new folder (default: datasets/<WORLD>-synthetic/data)")
-    for name, world in WORLDS.items():
-        text = f"{world.unit}, for {name} (default: {world.default})"
-        parser.add_argument(*spellings(world.flag), type=int, metavar=world.unit.split()[0].upper(), help=text)
+    for flag in dict.fromkeys(world.flag for world in WORLDS.values()):
+        asked = {name: world for name, world in WORLDS.items() if world.flag == flag}
+        text = ", ".join(f"{world.unit}, for {name} (default: {world.default})" for name, world in asked.items())
+        metavar = next(iter(asked.values())).unit.split()[0].upper()
+        parser.add_argument(*spellings(flag), type=int, metavar=metavar, help=text)
+    sized = ", ".join(name for name, world in WORLDS.items() if world.write_sized)
+    parser.add_argument("--size", type=int, metavar="PIXELS", help=f"pixels on a side, for {sized} (default: as in truth)")
     parser.add_argument("--seed", type=int, metavar="SEED", help=f"another seed gives another world (default: {SEED})")
 
 
@@ -49,9 +59,15 @@ def main(given: dict[str, Any]) -> None:
         if other.flag in given and other.flag != world.flag:
             raise BenchError(f"--{other.flag} means nothing for {name}", f"say --{world.flag}: {world.unit}")
     data_path = Path(given.get("data_path", Path("datasets") / f"{name}-synthetic" / "data"))
-    images, written = world.write(data_path, given.get(world.flag, world.default), given.get("seed", SEED))
+    asked = (data_path, given.get(world.flag, world.default), given.get("seed", SEED))
+    if "size" not in given:
+        images, written = world.write(*asked)
+    elif world.write_sized is None:
+        raise BenchError(f"--size means nothing for {name}", "leave it out")
+    else:
+        images, written = world.write_sized(*asked, given["size"])
     state = "written to" if written else "already lie in"
-    following = f"python -m fgmae_bench.linear --dataset {name} --data_path {data_path} --weights random --features cached"
+    following = f"python -m fgmae_bench.{world.following.format(name=name, data_path=data_path)}"
     print(f"{images} synthetic images (no real data) {state} {data_path}; next: {following}")
 
 
@@ -73,7 +89,33 @@ def _bigearthnet(data_path: Path, patches: int, seed: int) -> tuple[int, bool]:
     return marker["counts"]["patches"], marker != before
 
 
+def _bigearthnet_v2(data_path: Path, patches: int, seed: int) -> tuple[int, bool]:
+    """(patches, whether they were written now)."""
+    from fgmae_bench.worlds.bigearthnet_v2 import read_marker, write_bigearthnet_v2
+
+    before = read_marker(data_path)
+    marker = write_bigearthnet_v2(data_path, patches=patches, seed=seed, progress=True)
+    return marker["counts"]["patches"], marker != before
+
+
+def _dfc(world: str) -> Callable[..., tuple[int, bool]]:
+    """What writes one of the worlds of worlds/dfc.py: (tiles, whether they were written now)."""
+
+    def write(data_path: Path, tiles: int, seed: int, size: int | None = None) -> tuple[int, bool]:
+        from fgmae_bench.worlds.dfc import SIZE, read_marker, write_dfc
+
+        before = read_marker(data_path)
+        marker = write_dfc(data_path, world=world, tiles=tiles, seed=seed, size=SIZE if size is None else size, progress=True)
+        return sum(marker["counts"].values()), marker != before
+
+    return write
+
+
+INSPECT = "prepare inspect {name} --data_path {data_path}"
 WORLDS = {
     "eurosat": World(flag="per_class", default=40, unit="images a class", write=_eurosat),
     "bigearthnet": World(flag="patches", default=600, unit="patches in all", write=_bigearthnet),
+    "bigearthnet_v2": World(flag="patches", default=600, unit="patches in all", write=_bigearthnet_v2),
+    "dfc2020": World(flag="tiles", default=96, unit="tiles in all", write=_dfc("dfc2020"), write_sized=_dfc("dfc2020"), following=INSPECT),
+    "sen12ms": World(flag="tiles", default=96, unit="tiles in all", write=_dfc("sen12ms"), write_sized=_dfc("sen12ms"), following=INSPECT),
 }

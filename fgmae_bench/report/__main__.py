@@ -1,8 +1,10 @@
 """Regenerate all tables and figures from the records, beside the published numbers.
 
     python -m fgmae_bench.report --results_dir results --experiments experiments
+    python -m fgmae_bench.report compare RUN_A RUN_B      (see its own --help)
 
-Expected: <out>/tables/<name>.md and .csv for every experiment, an index beside them, and <out>/figures/<name>-<metric>.png.
+Expected: <out>/tables/<name>.md, .csv, .tex and .html for every experiment, an index beside them, <out>/figures/<name>-*.png and .svg,
+and the page <out>/index.html with each run's full record in <out>/runs/.
 Exit code 0; 1 when a record was broken (it is named and left out) or, with --check, when tables are stale; 2 on bad input.
 """
 
@@ -10,20 +12,23 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import sys
 from pathlib import Path
 from typing import Any
 
 from fgmae_bench.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BenchError, run_entry, unknown
 from fgmae_bench.experiments import Experiment, load_experiments
-from fgmae_bench.files import write_text
 from fgmae_bench.flags import Parser, spellings
 from fgmae_bench.records import Record, all_records
-from fgmae_bench.report import figures, published
+from fgmae_bench.report import figures, output, page, pictures, published
 from fgmae_bench.report.columns import check_columns
-from fgmae_bench.report.formats import FORMATS, NO_RECORDS, index, markdown
+from fgmae_bench.report.formats import NO_RECORDS
+from fgmae_bench.report.markdown import markdown
+from fgmae_bench.report.predictions import with_intervals
 from fgmae_bench.report.row import Table
 from fgmae_bench.report.table import build
+from fgmae_bench.report.writers import FORMATS
 
 
 def parser() -> Parser:
@@ -39,6 +44,7 @@ def parser() -> Parser:
     path("published", None, "published numbers (default: <results_dir>/published/published_results.csv, else the repository's copy)")
     choices = " ".join(FORMATS)
     made.add_argument("--formats", nargs="+", default=list(FORMATS), metavar="FORMAT", help=f"table formats (default: {choices})")
+    made.add_argument("--intervals", action="store_true", help="fill in missing test intervals from stored predictions (default: off)")
     made.add_argument("--check", action="store_true", help="write nothing; exit 1 when tables on disk are stale (default: off)")
     made.add_argument("--validate", action="store_true", help="only check every record's schema and hash (default: off)")
     made.add_argument("--print", action="store_true", help="also print the tables as Markdown (default: off)")
@@ -47,8 +53,14 @@ def parser() -> Parser:
 
 def main() -> int:
     """Run the command line; returns the exit code."""
+    if sys.argv[1:2] == ["compare"]:
+        from fgmae_bench.report import pairs
+
+        _say(pairs.main(sys.argv[2:]))
+        return EXIT_DONE
     options = parser().parse(sys.argv[1:])
     results_dir: Path = options["results_dir"]
+    gc.disable()  # records are many small objects, and none of them is ever garbage
     found, bad = all_records(results_dir)
     if options["validate"]:
         return _validate(results_dir, len(found), bad)
@@ -56,20 +68,41 @@ def main() -> int:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
     formats = list(dict.fromkeys(options["formats"]))
+    records = [record for _, record in found]
+    if options["intervals"]:
+        records, unusable = _with_intervals(records, results_dir)
+        bad += unusable
     for line in bad:
         _complain(f"left out: {line}")
-    records = [record for _, record in found]
     tables = _tables(options, records)
     out: Path = options["out"] or results_dir
-    texts = _texts(tables, formats, records, out / "tables")
+    texts = output.texts(tables, formats, records, out / "tables")
+    code = EXIT_FAILED if bad else EXIT_DONE
     if options["check"]:
-        return max(_check(texts, formats, out / "tables"), EXIT_FAILED if bad else EXIT_DONE)
-    _write(tables, texts, out)
+        lines = output.stale(texts, formats, out / "tables")
+        for line in lines:
+            _complain(line)
+        return EXIT_FAILED if lines else code
+    output.write_texts(texts, _say)
+    output.write_figures(tables, out / "figures", _say)
+    _say(str(page.write(tables, [record for _, record in found], out)))
     if options["print"]:
         _say("\n".join(map(markdown, tables)))
     if not records:
         _say(f"{results_dir}: {NO_RECORDS}")
-    return EXIT_FAILED if bad else EXIT_DONE
+    return code
+
+
+def _with_intervals(records: list[Record], results_dir: Path) -> tuple[list[Record], list[str]]:
+    """The records with test intervals, and a line for each whose predictions are of no use (it stays, without)."""
+    found, lines = [], []
+    for record in records:
+        try:
+            found.append(with_intervals(record, results_dir))
+        except BenchError as error:
+            found.append(record)
+            lines.append(f"interval of {record['run_id']}: {error}")
+    return found, lines
 
 
 def _tables(options: dict[str, Any], records: list[Record]) -> list[Table]:
@@ -88,41 +121,7 @@ def _tables(options: dict[str, Any], records: list[Record]) -> list[Table]:
 
 def _table(experiment: Experiment, records: list[Record], rows: list[dict[str, str]]) -> Table:
     table = build(experiment, records, published.for_runs(experiment, rows))
-    return dataclasses.replace(table, figures=figures.drawable(table, experiment.layout.curves))
-
-
-def _texts(tables: list[Table], formats: list[str], records: list[Record], folder: Path) -> dict[Path, str]:
-    """All text files by path: each table in each format, and the index."""
-    texts = {folder / f"{table.name}.{name}": FORMATS[name](table) for table in tables for name in formats}
-    used = {record["sha256"] for table in tables for record in table.records}
-    unused = [record["run_id"] for record in records if record["sha256"] not in used]
-    return {**texts, folder / "README.md": index(tables, formats, unused)}
-
-
-def _write(tables: list[Table], texts: dict[Path, str], out: Path) -> None:
-    """Write tables and figures; a figure of these tables that has no curves any more is removed."""
-    for path, text in texts.items():
-        write_text(path, text)
-        _say(str(path))
-    for table in tables:
-        for metric in figures.AXES:
-            path = out / "figures" / figures.file_name(table.name, metric)
-            if metric in table.figures:
-                figures.draw(table, metric, path)
-                _say(str(path))
-            elif path.is_file():
-                path.unlink()
-
-
-def _check(texts: dict[Path, str], formats: list[str], folder: Path) -> int:
-    """Name the tables on disk that differ from what the records give, and those that no experiment gives any more."""
-    stale = [path for path, text in texts.items() if not path.is_file() or path.read_bytes() != text.encode()]
-    for path in stale:
-        _complain(f"stale: {path}; write it with python -m fgmae_bench.report")
-    left = [path for name in formats for path in sorted(folder.glob(f"*.{name}")) if path not in texts]
-    for path in left:
-        _complain(f"stale: {path} belongs to no experiment; remove it")
-    return EXIT_FAILED if stale or left else EXIT_DONE
+    return dataclasses.replace(table, figures=figures.drawable(table, experiment.layout.curves), pictures=pictures.available(table))
 
 
 def _validate(results_dir: Path, good: int, bad: list[str]) -> int:

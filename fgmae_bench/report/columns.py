@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fgmae_bench.cards import card_names, load_card
 from fgmae_bench.errors import BenchError, closest
-from fgmae_bench.experiments import Experiment
+from fgmae_bench.experiments import Experiment, effective_batch
 from fgmae_bench.records import Record
-from fgmae_bench.report.row import Row, Value, shared, summary
+from fgmae_bench.report.row import Bounds, Row, Value, shared, summary
 
 Getter = Callable[[Row], Value]
+METRICS = ("oa", "aa", "kappa", "f1_macro", "map_micro", "map_macro", "f1_micro", "miou", "miou_union", "miou_all", "fwiou", "loss")
+REQUIRED = ("dataset", "recipe", "split", "leaks", "effective_batch", "seeds", "images_per_second", "memory_gib", "seconds", "remarks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +25,6 @@ class Column:
     digits: int | None = None
     signed: bool = False
     spread: bool = False
-
-
-def effective_batch(record: Record) -> int:
-    """Samples per step over all processes and accumulated batches."""
-    recipe = record["config"]["recipe"]
-    return int(recipe["batch_size"] * recipe.get("accum_iter", 1) * record["environment"]["world_size"])
 
 
 def _each(read: Callable[[Record], Any], planned: str = "") -> Column:
@@ -45,9 +42,37 @@ def _metric(name: str) -> Column:
     return Column(value=lambda row: summary(record["metrics"]["test"].get(name) for record in row.records), digits=3, spread=True)
 
 
+def _interval(name: str) -> Column:
+    """The test interval of a metric; over several seeds the means of their bounds, which is no narrower than that of their mean."""
+
+    def value(row: Row) -> Bounds | None:
+        pairs = [((record["metrics"]["intervals"] or {}).get("test") or {}).get(name) for record in row.records]
+        if not pairs or any(pair is None for pair in pairs):
+            return None
+        low, high = (sum(ends) / len(pairs) for ends in zip(*pairs, strict=True))
+        return Bounds(low=low, high=high)
+
+    return Column(value=value, digits=3)
+
+
 def _timing(name: str) -> Column:
     """A time or rate of the run."""
     return Column(value=lambda row: summary(record["timing"][name] for record in row.records), digits=1, spread=True)
+
+
+def memory_gib(record: Record) -> float | None:
+    """Peak memory in GiB: the device's where there is one, else what the process held beside files."""
+    timing = record["timing"]
+    peak = timing["peak_device_memory_bytes"] or timing["peak_anonymous_memory_bytes"]
+    return peak / 2**30 if peak else None
+
+
+def leaks(record: Record) -> bool | None:
+    """Whether the split tears neighbours apart: a note of the record says so; None for lists that no card vouches for."""
+    if any(note["code"] == "leaky_split" for note in record["notes"]):
+        return True
+    name, split = record["dataset"]["name"], record["dataset"]["split"]
+    return False if name in card_names() and split in load_card(name).splits else None
 
 
 def _published(metric: str) -> Column:
@@ -64,6 +89,7 @@ COLUMNS: dict[str, Column] = {
     "dataset": Column(value=lambda row: row.dataset + (" (synthetic)" if row.synthetic else "")),
     "synthetic": Column(value=lambda row: row.synthetic),
     "split": _each(lambda record: record["dataset"]["split"], planned="split"),
+    "leaks": _each(leaks),
     "run": Column(value=lambda row: row.label),
     "run_id": _each(lambda record: record["run_id"]),
     "model": _each(lambda record: record["model"]["name"], planned="model"),
@@ -87,25 +113,14 @@ COLUMNS: dict[str, Column] = {
     "params_total": _each(lambda record: record["model"]["params_total"]),
     "feature_dim": _each(lambda record: record["model"]["feature_dim"]),
     "seeds": Column(value=lambda row: len(row.records) or None),
-    "oa": _metric("oa"),
-    "aa": _metric("aa"),
-    "kappa": _metric("kappa"),
-    "f1_macro": _metric("f1_macro"),
-    "map_micro": _metric("map_micro"),
-    "map_macro": _metric("map_macro"),
-    "f1_micro": _metric("f1_micro"),
-    "loss": _metric("loss"),
-    "published_oa": _published("oa"),
-    "published_aa": _published("aa"),
-    "published_map_micro": _published("map_micro"),
-    "published_f1_micro": _published("f1_micro"),
-    "delta_oa": _delta("oa"),
-    "delta_map_micro": _delta("map_micro"),
-    "delta_f1_micro": _delta("f1_micro"),
-    "delta_aa": _delta("aa"),
+    **{name: _metric(name) for name in METRICS},
+    **{f"{name}_interval": _interval(name) for name in METRICS},
+    **{f"published_{name}": _published(name) for name in METRICS},
+    **{f"delta_{name}": _delta(name) for name in METRICS},
     "source": Column(value=lambda row: row.published.source if row.published else None),
     "seconds": _timing("total_seconds"),
     "images_per_second": _timing("images_per_second"),
+    "memory_gib": Column(value=lambda row: summary(map(memory_gib, row.records)), digits=2, spread=True),
     "device": _each(lambda record: record["environment"]["device_name"] or record["environment"]["device"]),
     "remarks": Column(value=lambda row: row.notes),
 }

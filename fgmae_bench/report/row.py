@@ -28,7 +28,15 @@ class Spread:
     n: int
 
 
-Value = None | bool | int | float | str | Spread | tuple[Note, ...]
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """A test interval: what the metric may be on other samples of the same kind, for the same trained head."""
+
+    low: float
+    high: float
+
+
+Value = None | bool | int | float | str | Spread | Bounds | tuple[Note, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +59,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One experiment's table, ready for any format. `figures` maps a metric to its picture's file name."""
+    """One experiment's table, ready for any format.
+
+    `figures` maps a metric to the file name of its curves; `pictures` maps what other pictures show to theirs.
+    """
 
     name: str
     title: str
@@ -62,6 +73,7 @@ class Table:
     planned_runs: int
     measured_runs: int
     figures: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, str] = field(default_factory=dict)
 
     @property
     def records(self) -> list[Record]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
-from fgmae_bench.experiments import Experiment, PlannedRun, matches
+from fgmae_bench.experiments import Experiment, PlannedRun, effective_batch, matches
 from fgmae_bench.records import Record
-from fgmae_bench.report.columns import effective_batch
 from fgmae_bench.report.compare import differences, statement
 from fgmae_bench.report.published import Published, title_of
 from fgmae_bench.report.row import Note, Row, Table, unique
@@ -23,6 +23,7 @@ def build(experiment: Experiment, records: list[Record], published: list[list[Pu
     """The table of an experiment; `published` holds the published rows of each planned run."""
     rows: list[Row] = []
     measured = 0
+    records = [record for record in records if record["protocol"] == experiment.protocol]
     for run, beside in zip(experiment.runs, published, strict=True):
         fitting = [record for record in records if matches(experiment, run, record)]
         measured += bool(fitting)
@@ -116,20 +117,30 @@ def _labelled(label: str, records: list[Record]) -> list[tuple[str, tuple[Record
     """The groups with labels that tell them apart: by their settings or, where these read the same, by run id."""
     found = groups(records)
     labels = distinct([label] * len(found), [group[0] for group in found])
-    pairs = zip(labels, found, strict=True)
-    return [(text if labels.count(text) == 1 else f"{text} {group[0]['run_id'][-10:]}", group) for text, group in pairs]
+    count = Counter(labels)
+    return [(text if count[text] == 1 else f"{text} {group[0]['run_id'][-10:]}", group) for text, group in zip(labels, found, strict=True)]
 
 
 def distinct(labels: list[str], records: list[Record]) -> list[str]:
     """The labels, with the settings added in which records of equal label differ (facts only where no plain setting differs)."""
     told = [settings(record) for record in records]
+    rivals: dict[str, list[dict[str, Any]]] = {}
+    for label, own in zip(labels, told, strict=True):
+        rivals.setdefault(label, []).append(own)
+    differing = {label: _differing(several) for label, several in rivals.items()}
     result = []
     for label, own in zip(labels, told, strict=True):
-        rivals = [other for same, other in zip(labels, told, strict=True) if same == label]
-        differing = [name for name in own if any(other.get(name) != own[name] for other in rivals)]
-        plain = [name for name in differing if " " not in name] or differing
+        names = [name for name in own if name in differing[label]]
+        plain = [name for name in names if " " not in name] or names
         result.append(label + (f" ({', '.join(f'{name} {_short(own[name])}' for name in plain)})" if plain else ""))
     return result
+
+
+def _differing(several: list[dict[str, Any]]) -> set[str]:
+    """The settings that have more than one value; an absent one is null."""
+    first = several[0]
+    names = dict.fromkeys(name for own in several for name in own)
+    return {name for name in names if any(own.get(name) != first.get(name) for own in several[1:])}
 
 
 def _short(value: object) -> str:

@@ -1,8 +1,11 @@
-"""Look at, make and fetch checkpoints.
+"""Get, verify, look at, convert and make checkpoints.
 
+python -m fgmae_bench.weights list
+python -m fgmae_bench.weights fetch fgmae --model vit_small_patch16
+python -m fgmae_bench.weights verify --required FILE
+python -m fgmae_bench.weights convert IN OUT.safetensors
 python -m fgmae_bench.weights inspect FILE --model vit_small_patch16
 python -m fgmae_bench.weights synth --model vit_small_patch16 --out FILE
-python -m fgmae_bench.weights fetch fgmae --model vit_small_patch16
 """
 
 from __future__ import annotations
@@ -15,10 +18,12 @@ from fgmae_bench.flags import dispatch
 
 # Command -> what it does; each is a module of this package with `add_flags(parser)` and `main(given)`.
 COMMANDS = {
+    "list": "published weights that can be fetched, what they were trained on, and which are here",
+    "fetch": "get published weights from the hub, a mirror or a folder, and verify them",
+    "verify": "whether checkpoints are there, whole, what they seem, fit for their models and trained",
+    "convert": "the backbone's tensors alone, mended and compared, in safetensors or a plain .pth",
     "inspect": "what a checkpoint file holds, and what a model would use of it",
     "synth": "write a random checkpoint with the published keys and shapes",
-    "fetch": "get published weights from the hub and verify them",
-    "list": "published weights that can be fetched, and which are here",
 }
 
 

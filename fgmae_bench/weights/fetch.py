@@ -2,6 +2,8 @@
 
 python -m fgmae_bench.weights fetch fgmae --model vit_small_patch16
 python -m fgmae_bench.weights fetch fgmae --model vit_small_patch16 --from DIR
+
+HF_ENDPOINT names a mirror. Names of your own: a manifest at $FGMAE_BENCH_WEIGHTS or ~/.config/fgmae_bench/weights.toml.
 """
 
 from __future__ import annotations
@@ -10,27 +12,40 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.checkpoints.registry import WEIGHTS, fetch_weights, weights_folder
-from fgmae_bench.errors import BenchError
+from fgmae_bench.checkpoints.registry import WEIGHTS, fetch_weights, registered, weights_folder
+from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.flags import spellings
 
-MODELS = sorted({model for models in WEIGHTS.values() for model in models})
 CACHE_HELP = "cache folder, files go to its `weights` (default: $FGMAE_BENCH_CACHE or ~/.cache/fgmae_bench)"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    parser.add_argument("name", metavar="NAME", help=f"which weights: {', '.join(sorted(WEIGHTS))}")
-    parser.add_argument("--model", metavar="MODEL", help=f"for which model (required): {', '.join(MODELS)}")
+    parser.add_argument("name", metavar="NAME", help=f"which weights: {', '.join(WEIGHTS)}, torchgeo:ENUM.MEMBER, or your manifest's")
+    parser.add_argument("--model", metavar="MODEL", help="for which model (required where the weights are for several)")
     parser.add_argument(*spellings("cache_dir"), metavar="DIR", help=CACHE_HELP)
     parser.add_argument("--from", dest="source", metavar="DIR", help="copy from a folder with the published file names, no download")
 
 
 def main(given: dict[str, Any]) -> None:
     """Fetch one file; print where it lies and its SHA-256."""
-    if "model" not in given:
-        raise BenchError("--model is missing", f"choose from {', '.join(MODELS)}")
+    name, model = _named(given["name"], given.get("model"))
     folder = weights_folder(Path(given["cache_dir"]) if "cache_dir" in given else None)
     source = Path(given["source"]) if "source" in given else None
-    fetched = fetch_weights(given["name"], given["model"], folder, source)
+    fetched = fetch_weights(name, model, folder, source)
     print(f"{fetched.path}\nsha256 {fetched.sha256}")
+
+
+def _named(name: str, model: str | None) -> tuple[str, str]:
+    """(registered name, model); raises BenchError where several models are meant."""
+    known = registered()
+    if name.startswith("torchgeo:"):
+        from fgmae_bench.backbones.weights import torchgeo_model, torchgeo_name  # here, so that --help does not wait for torch
+
+        model = model or torchgeo_model(name)
+        return torchgeo_name(name, model), model
+    if name not in known:
+        raise unknown("weights", name, known)
+    if model is None and len(known[name]) > 1:
+        raise BenchError("--model is missing", f"choose from {', '.join(sorted(known[name]))}")
+    return name, model or next(iter(known[name]))

@@ -23,7 +23,9 @@ OTHERS_SHOWN = 40
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `weights inspect`."""
     parser.add_argument("file", metavar="FILE", help="a .pth, .pt, .pkl or .safetensors file")
-    parser.add_argument("--model", metavar="NAME", help="hold the file against this model: vit_small_patch16, ... or any timm ViT")
+    parser.add_argument(
+        "--model", metavar="NAME", help="hold the file against this model: vit_small_patch16, resnet50 or any timm name"
+    )
 
 
 def main(given: dict[str, Any]) -> None:
@@ -81,22 +83,13 @@ def _account(model: str, report: LoadReport) -> Iterator[str]:
 
 def _report(model: str, state: State) -> LoadReport:
     """The account against a model without memory for its weights."""
-    import timm
-    import torch
-    from timm.models.vision_transformer import VisionTransformer
-
-    from fgmae_bench.backbones import FGMAE_ARCHITECTURES, architecture
+    from fgmae_bench.backbones.contracts import resolve_contract
+    from fgmae_bench.backbones.weights import empty_network
     from fgmae_bench.checkpoints.load import account
-    from fgmae_bench.errors import BenchError
+    from fgmae_bench.config import Model
 
-    architecture(model)  # an unknown name ends here
-    name = FGMAE_ARCHITECTURES.get(model, model)
-    is_vit = timm.is_model(name)
-    with torch.device("meta"):
-        vit = timm.create_model(name, pretrained=False, in_chans=2, num_classes=0) if is_vit else None
-    if not isinstance(vit, VisionTransformer):
-        raise BenchError(f"{model} is no Vision Transformer of timm", "leave out --model")
-    return account(vit, state)[1]
+    network, optional = empty_network(model, resolve_contract(Model(model=model, weights="random")).size)
+    return account(network, state, optional)[1]
 
 
 def _safe(name: str) -> str:

@@ -1,4 +1,4 @@
-"""List the published weights that have a name here, and which of them are fetched.
+"""List the published weights that have a name here, what they were trained on, and which of them are fetched.
 
 python -m fgmae_bench.weights list
 """
@@ -9,11 +9,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.checkpoints.registry import WEIGHTS, find_weights, weights_folder
+from fgmae_bench.checkpoints.registry import find_weights, registered, weights_folder
 from fgmae_bench.errors import BenchError
 from fgmae_bench.flags import spellings
 
-COLUMNS = ("name", "model", "file", "repository", "revision", "licence", "local")
+COLUMNS = ("name", "model", "file", "repository", "revision", "layout", "contract", "bands", "epochs", "data", "licence", "local")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,10 +25,14 @@ def main(given: dict[str, Any]) -> None:
     """Print one line a file."""
     folder = weights_folder(Path(given["cache_dir"]) if "cache_dir" in given else None)
     rows = [COLUMNS]
-    for name, models in WEIGHTS.items():
-        for model, entry in models.items():
-            hub = entry.hub
-            rows.append((name, model, hub.file, hub.repo, hub.revision[:10], entry.licence, _local(name, model, folder)))
+    for name, models in registered().items():
+        for model, published in models.items():
+            hub, entry = published.hub, published.entry
+            rows.append((
+                name, model, hub.file, hub.repo, hub.revision[:10], entry.layout, f"{entry.contract} {published.contract.size} px",
+                ",".join(published.contract.bands), "?" if entry.epochs is None else str(entry.epochs), entry.data, entry.licence,
+                _local(name, model, folder),
+            ))  # fmt: skip
     widths = [max(len(row[k]) for row in rows) for k in range(len(COLUMNS))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -141,12 +141,17 @@ def write_bigearthnet(root: Path, *, patches: int = 600, seed: int = 0, progress
 def write_patch(root: Path, patch: Patch, backscatter_db: Array) -> None:
     """Write the folder of one patch: (2, 120, 120) VV and VH, one file a band, and the labels."""
     folder = root / patch.s1_name
-    folder.mkdir()
+    write_bands(folder, patch, backscatter_db, WORLD)
+    (folder / f"{folder.name}_labels_metadata.json").write_text(json.dumps(metadata(patch)), encoding="utf-8")
+
+
+def write_bands(folder: Path, patch: Patch, backscatter_db: Array, world: str) -> None:
+    """Make the folder of one patch with its (2, 120, 120) VV and VH, one file a band, tagged with the name of their world."""
+    folder.mkdir(parents=True)
     x, y = patch.corner_m
     transform, crs = Affine(PIXEL_M, 0, x, 0, -PIXEL_M, y), _crs(patch.tile.zone)
     for name, band_db in zip(("VV", "VH"), backscatter_db, strict=True):
-        (folder / f"{folder.name}_{name}.tif").write_bytes(encode(band_db[None], crs=crs, transform=transform, world=WORLD))
-    (folder / f"{folder.name}_labels_metadata.json").write_text(json.dumps(metadata(patch)), encoding="utf-8")
+        (folder / f"{folder.name}_{name}.tif").write_bytes(encode(band_db[None], crs=crs, transform=transform, world=world))
 
 
 @lru_cache(maxsize=64)

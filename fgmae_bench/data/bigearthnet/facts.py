@@ -26,7 +26,7 @@ _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T(\d{2}):\d{2}:\d{2}")
 def describe(root: Path, name: str, size: tuple[int, ...]) -> dict[str, Any]:
     """Row of the patch in `root/name`; what is wrong with it stands under `problem`, its paths relative to `root`."""
     folder = root / name
-    statuses = [_status(path) for path in files_of(folder)]
+    statuses = [status_of(path) for path in files_of(folder)]
     row: dict[str, Any] = {"s1_name": name, "stamp": stamp_of(statuses)}
     row |= {f"{part}_bytes": status and status[0] for part, status in zip(("vv", "vh", "json"), statuses, strict=True)}
     try:
@@ -47,7 +47,7 @@ def files_of(folder: Path) -> tuple[Path, Path, Path]:
 
 def stamp(folder: Path) -> int:
     """Hash (64 bits) of sizes and modification times of a patch's three files."""
-    return stamp_of([_status(path) for path in files_of(folder)])
+    return stamp_of([status_of(path) for path in files_of(folder)])
 
 
 def stamp_of(statuses: list[tuple[int, int] | None]) -> int:
@@ -85,13 +85,17 @@ def read_metadata(path: Path) -> dict[str, Any]:
         parse_s2(s2_name)
     except BenchError as error:
         raise BenchError(f"{path}: corresponding_s2_patch: {error.what}", error.todo) from error
-    hour = int(match[1])
     return {
         "s2_name": s2_name, "scene": scene, "acquisition_time": time,
-        "orbit_direction": next((name for name, hours in PASSES.items() if hour in hours), None),
+        "orbit_direction": pass_of(int(match[1])),
         **facts.corners(), "epsg": facts.epsg(),
         "labels_43": labels, "labels_19": hot.tolist(), "no_19_class": not hot.any(),
     }  # fmt: skip
+
+
+def pass_of(hour: int) -> str | None:
+    """Direction of the orbit over Europe at an hour (UTC), None where it can be neither."""
+    return next((name for name, hours in PASSES.items() if hour in hours), None)
 
 
 class _Facts:
@@ -149,7 +153,8 @@ def _epsg(projection: str) -> int | None:
     return None if code is None else int(code)
 
 
-def _status(path: Path) -> tuple[int, int] | None:
+def status_of(path: Path) -> tuple[int, int] | None:
+    """(bytes, modification time in ns) of a file, None where it is not there."""
     try:
         status = os.stat(path)
     except OSError:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import bz2
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fgmae_bench.data.bigearthnet.lists import FLAG_LISTS, NO_19_LIST
-from fgmae_bench.data.bigearthnet.names import is_s1_patch, parse_s1, parse_s2
+from fgmae_bench.data.bigearthnet.lists import FLAG_LISTS, NO_19_LIST, Named, read_list
+from fgmae_bench.data.bigearthnet.names import parse_s1, parse_s2
 from fgmae_bench.data.multilabel_splits import LEFT_OUT, Grid, Part, grid_of
 from fgmae_bench.errors import BenchError
 
@@ -23,43 +21,6 @@ EXCLUSIONS = {
     "none of the 19 classes": NO_19_LIST,
 }
 ABSENT_TOLERANCE = 0.01  # share of a list's names that the data may lack
-
-
-@dataclass(frozen=True, kw_only=True)
-class Named:
-    """A patch as a list names it: by its S2 name, its S1 name, or both."""
-
-    s2: str | None
-    s1: str | None
-
-    @property
-    def name(self) -> str:
-        """The S1 name where it is known, else the S2 name."""
-        return self.s1 or self.s2 or ""
-
-
-def read_list(path: Path) -> tuple[Named, ...]:
-    """Patches of a published list, without header: `S2name`, `S2name,S1name` or `S1name` a line; `.bz2` is unpacked.
-
-    Raises BenchError naming file and line where a name is none, and on names that repeat.
-    """
-    try:
-        content = path.read_bytes()
-        text = (bz2.decompress(content) if path.suffix == ".bz2" else content).decode()
-    except (OSError, ValueError, EOFError) as error:
-        raise BenchError(f"{path}: cannot be read as a list ({error})", "replace the file") from error
-    found: dict[str, Named] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            named = _parse(line)
-        except BenchError as error:
-            raise BenchError(f"{path}, line {number}: {error.what}", error.todo) from error
-        if named.name in found:
-            raise BenchError(f"{path}, line {number}: {named.name} is listed twice", "list each patch once")
-        found[named.name] = named
-    return tuple(found.values())
 
 
 def read_parts(folder: Path) -> dict[str, tuple[Named, ...]]:
@@ -116,17 +77,6 @@ def match(
             raise BenchError(what, f"complete the data, correct the list, or raise --tolerance (now {tolerance:g})")
         part[[row for row in found if row >= 0]] = number
     return part, absent
-
-
-def _parse(line: str) -> Named:
-    """One line of a list."""
-    first, _, second = (text.strip() for text in line.partition(","))
-    if is_s1_patch(first) and not second:
-        return Named(s2=None, s1=first)
-    parse_s2(first)
-    if second:
-        parse_s1(second)
-    return Named(s2=first, s1=second or None)
 
 
 def _find(folder: Path, stem: str) -> Path | None:

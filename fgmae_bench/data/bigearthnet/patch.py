@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from fgmae_bench.cards import Card
-from fgmae_bench.data.raster import Chip, read_chip
+from fgmae_bench.data.bigearthnet.names import parse_s1
+from fgmae_bench.data.raster import SYNTHETIC_TAG, Chip, read_chip, valid_mask
+from fgmae_bench.data.tiff import read_plain
 from fgmae_bench.errors import BenchError
 
 METADATA = "_labels_metadata.json"
@@ -24,6 +26,30 @@ def read_patch(folder: Path, card: Card) -> Chip:
 
     Raises BenchError naming the file: a band that is missing, empty, truncated, of another size, constant or without valid pixels.
     """
+    chip = _read_faultless(folder, card)
+    return chip if chip is not None else _read_any(folder, card)
+
+
+def read_patch_v2(path: Path, card: Card) -> Chip:
+    """The same of v2, where patches lie in the folder of their scene: `path` is `<root>/<S1>`, the files `<root>/<scene>/<S1>/…`."""
+    return read_patch(path.parent / parse_s1(path.name).scene / path.name, card)
+
+
+def _read_faultless(folder: Path, card: Card) -> Chip | None:
+    """The chip of two plain files of which every pixel is valid, as nearly all are; None for any other."""
+    db, synthetic = np.empty((len(card.signal.bands), *card.signal.size), np.float32), False
+    for plane, band in zip(db, card.signal.bands, strict=True):
+        plain = read_plain(band_file(folder, band))
+        if plain is None or plain.nodata or plain.db.shape != (1, *plane.shape):
+            return None
+        plane[...] = plain.db[0]
+        synthetic |= SYNTHETIC_TAG.encode() in plain.metadata
+        if plane.min() == plane.max():
+            return None
+    return Chip(db=db, valid=None, synthetic=synthetic) if valid_mask(db, card.signal).all() else None
+
+
+def _read_any(folder: Path, card: Card) -> Chip:
     chips = []
     for band in card.signal.bands:
         path = band_file(folder, band)

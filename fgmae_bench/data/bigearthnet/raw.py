@@ -31,9 +31,7 @@ def bigearthnet_v1(card: Card, root: Path) -> Index:
     order = order_of(card)
     root = patch_root(root)
     table = patch_table(root, card.signal.size)
-    broken = problems(table)
-    if broken:
-        log.warning("%d broken patches are left out, the first: %s; `prepare index` lists them", len(broken), broken[0])
+    warn_of_broken(table)
     whole = table.filter(pc.and_(pc.is_null(table["problem"]), pc.invert(pc.fill_null(table["no_19_class"], True))))
     if not len(whole):
         raise BenchError(f"{root}: no whole patch with one of the 19 classes is there", f"get the data: {card.origin.get}")
@@ -46,17 +44,24 @@ def bigearthnet_v1(card: Card, root: Path) -> Index:
     )  # fmt: skip
 
 
-def patch_table(root: Path, size: tuple[int, ...]) -> pa.Table:
+def warn_of_broken(table: pa.Table) -> None:
+    """Say how many patches are broken, and which is the first."""
+    broken = problems(table)
+    if broken:
+        log.warning("%d broken patches are left out, the first: %s; `prepare index` lists them", len(broken), broken[0])
+
+
+def patch_table(root: Path, size: tuple[int, ...], version: int = 1) -> pa.Table:
     """The patch table of a folder of patches: `index.parquet` in it where that is there and current, else completed in memory."""
     path = root / INDEX_FILE
-    known = read_table(path) if path.is_file() else None
+    known = read_table(path, version) if path.is_file() else None
     if known is not None:
-        names, stamps = list_patches(root)
+        names, stamps = list_patches(root, version)
         if known["s1_name"].to_pylist() == names and np.array_equal(known["stamp"].to_numpy(), stamps):
             return known
     state = "is not there" if known is None else "is not that of the files"
     log.info("%s %s: patches are read now; `prepare index` keeps what they say", path, state)
-    return scan(root, size, [] if known is None else [known])
+    return scan(root, size, [] if known is None else [known], version=version)
 
 
 def hot_labels(table: pa.Table) -> NDArray[np.uint8]:

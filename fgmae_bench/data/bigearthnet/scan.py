@@ -20,12 +20,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fgmae_bench.data.bigearthnet.facts import describe, stamp
+from fgmae_bench.data.bigearthnet.facts_v2 import describe_v2, stamp_v2
 from fgmae_bench.data.bigearthnet.names import is_s1_patch, is_s1_scene, parse_s1
 from fgmae_bench.data.bigearthnet.table import from_rows, write_table
 from fgmae_bench.errors import BenchError
 from fgmae_bench.progress import Progress
 
 BATCH = 1024  # patches read, and kept as a part, together
+S1_FOLDER = "BigEarthNet-S1"  # what the archive of v2 calls the folder of scenes
 PARTS = ".parts"  # ending of the folder that keeps them until the table is whole
 
 
@@ -52,26 +54,57 @@ def patch_root(root: Path) -> Path:
     raise BenchError(f"{root}: no patch of BigEarthNet-S1 v1 is there", f"expected folders such as {example}")
 
 
-def list_patches(root: Path) -> tuple[list[str], NDArray[np.uint64]]:
-    """(sorted names of the folders in `root`, their stamps)."""
-    with os.scandir(root) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not _foreign(entry.name))
-    return names, np.array([stamp(root / name) for name in names], np.uint64)
+def scene_root(root: Path) -> Path:
+    """The folder that holds the scene folders of v2: `root`, `BigEarthNet-S1` in it, or the only folder in it (twice at most).
+
+    Raises BenchError where no scene is found, and where the data is v1.
+    """
+    place = root
+    for _ in range(3):
+        inside = _folders(place)
+        if any(map(is_s1_scene, inside)):
+            return place
+        if any(map(is_s1_patch, inside)):
+            raise BenchError(f"{place} holds patch folders: the layout of BigEarthNet v1", "give it to --dataset bigearthnet")
+        if S1_FOLDER not in inside and len(inside) != 1:
+            break
+        place = place / (S1_FOLDER if S1_FOLDER in inside else inside[0])
+    raise BenchError(f"{root}: no scene of BigEarthNet-S1 v2 is there", "expected folders such as S1A_IW_GRDH_1SDV_20170613T165043")
+
+
+def list_patches(root: Path, version: int = 1) -> tuple[list[str], NDArray[np.uint64]]:
+    """(sorted names of the patch folders, their stamps): in `root`, or in the scene folders there.
+
+    Raises BenchError where a patch of v2 lies in another scene's folder.
+    """
+    if version == 1:
+        names = sorted(_folders(root))
+        return names, np.array([stamp(root / name) for name in names], np.uint64)
+    names = []
+    for scene in sorted(filter(is_s1_scene, _folders(root))):
+        inside = _folders(root / scene)
+        strange = [name for name in inside if not name.startswith(f"{scene}_")]
+        if strange:
+            raise BenchError(f"{root / scene / strange[0]} is no patch of the scene that its folder names", "move it where it belongs")
+        names += inside
+    return sorted(names), np.array([stamp_v2(root, name) for name in sorted(names)], np.uint64)
 
 
 def scan(
-    root: Path, size: tuple[int, ...], known: list[pa.Table], *, parts: Path | None = None, workers: int = 1, strict: bool = False
-) -> pa.Table:
+    root: Path, size: tuple[int, ...], known: list[pa.Table], *, version: int = 1, parts: Path | None = None, workers: int = 1,
+    strict: bool = False,
+) -> pa.Table:  # fmt: skip
     """One row a patch of `root`, sorted by name. Rows of `known` tables are taken over where the patch's stamp is the same.
 
-    `parts`: folder that keeps every finished batch as a table of its own. `strict`: the first broken patch is a BenchError.
+    `version` is that of the dataset; rows of v2 lack what the tables beside the patches say. `parts`: folder that keeps every
+    finished batch as a table of its own. `strict`: the first broken patch is a BenchError.
     """
-    names, stamps = list_patches(root)
-    kept, todo = _take_over(names, stamps, known)
+    names, stamps = list_patches(root, version)
+    kept, todo = _take_over(names, stamps, [from_rows([], version), *known])
     tables = [kept]
     batches = [todo[first : first + BATCH] for first in range(0, len(todo), BATCH)]
     with _pool(min(workers, len(batches))) as pool, Progress("indexing", len(todo), "patches") as progress:
-        for batch in (pool.map if pool else map)(partial(read_batch, root, size), batches):
+        for batch in (pool.map if pool else map)(partial(read_batch, root, size, version), batches):
             if parts is not None:
                 write_table(parts / f"{hashlib.sha256(repr(batch['s1_name'].to_pylist()).encode()).hexdigest()[:16]}.parquet", batch)
             if strict:
@@ -84,9 +117,10 @@ def scan(
     return table
 
 
-def read_batch(root: Path, size: tuple[int, ...], names: list[str]) -> pa.Table:
+def read_batch(root: Path, size: tuple[int, ...], version: int, names: list[str]) -> pa.Table:
     """Rows of some patches."""
-    return from_rows([describe(root, name, size) for name in names])
+    row_of = describe if version == 1 else describe_v2
+    return from_rows([row_of(root, name, size) for name in names], version)
 
 
 def problems(table: pa.Table) -> list[str]:
@@ -108,8 +142,9 @@ def mark_twins(table: pa.Table) -> pa.Table:
     for row, (name, partner, problem) in enumerate(zip(names, table["s2_name"].to_pylist(), found, strict=True)):
         if problem is None:
             place = parse_s1(name)
-            for claim in (f"S2 patch {partner}", f"patch {place.scene} {place.tile} {place.col} {place.row}"):
-                claims.setdefault(claim, []).append(row)
+            claims.setdefault(f"patch {place.scene} {place.tile} {place.col} {place.row}", []).append(row)
+            if partner is not None:
+                claims.setdefault(f"S2 patch {partner}", []).append(row)
     for claim, rows in claims.items():
         for row in rows if len(rows) > 1 else ():
             found[row] = f"{', '.join(names[row] for row in rows)} all claim to be {claim}"
@@ -118,7 +153,7 @@ def mark_twins(table: pa.Table) -> pa.Table:
 
 def _take_over(names: list[str], stamps: NDArray[np.uint64], known: list[pa.Table]) -> tuple[pa.Table, list[str]]:
     """(rows of `known` that still hold, names of the patches that must be read); broken ones are looked at again."""
-    table = pa.concat_tables([from_rows([]), *known])
+    table = pa.concat_tables(known)
     table = table.filter(pc.is_null(table["problem"]))
     current = dict(zip(names, stamps.tolist(), strict=True))
     rows = []
@@ -153,6 +188,12 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+def _folders(root: Path) -> list[str]:
+    """Names of the folders in `root` that may be patches or scenes."""
+    with os.scandir(root) as entries:
+        return [entry.name for entry in entries if entry.is_dir() and not _foreign(entry.name)]
 
 
 def _foreign(name: str) -> bool:

@@ -12,15 +12,18 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from fgmae_bench.data.bigearthnet.labels import CLASSES, nomenclature
+from fgmae_bench.data.index import MARKER
 from fgmae_bench.errors import BenchError
 from fgmae_bench.files import replacing
 
-FORMAT = "bigearthnet_s1_v1/1"  # changes when a row made before must not be taken over
+# Version of the dataset -> format of its table, which changes when a row made before must not be taken over.
+FORMAT = {1: "bigearthnet_s1_v1/1", 2: "bigearthnet_s1_v2/1"}
 INDEX_FILE = "index.parquet"
 FORMATS = ("parquet", "csv")
 
 # Times are UTC, corners metres in the projection `epsg`, sizes bytes. Null: not known (no lists given) or not readable (see problem).
-SCHEMA = pa.schema(
+_FACTS = {"label_order": "original", "classes": json.dumps(nomenclature("original").classes_19)}
+_V1 = pa.schema(
     [
         ("s1_name", pa.string()),
         ("s2_name", pa.string()),  # corresponding_s2_patch, the name that the official lists use
@@ -46,28 +49,42 @@ SCHEMA = pa.schema(
         ("stamp", pa.uint64()),  # hash of sizes and modification times of the three files
         ("problem", pa.string()),  # null where the patch is whole
     ],
-    metadata={"format": FORMAT, "label_order": "original", "classes": json.dumps(nomenclature("original").classes_19)},
+    metadata={"format": FORMAT[1], **_FACTS},
 )
+# The second version has no file of metadata beside each patch. Null labels: the patch is in no metadata table.
+_V2 = pa.schema(
+    [
+        *(field for field in _V1 if field.name not in ("labels_43", "json_bytes")),
+        ("s2v1_name", pa.string()),  # of the S2 patch in the first version
+        ("country", pa.string()),
+        ("split", pa.string()),  # train, val or test, as the publishers divide
+    ],
+    metadata={"format": FORMAT[2], **_FACTS},
+)
+SCHEMAS = {1: _V1, 2: _V2}
 SEPARATORS = {"labels_43": "; ", "labels_19": " "}  # of lists in CSV; no class name holds a semicolon
 
 
-def from_rows(rows: list[dict[str, Any]]) -> pa.Table:
+def from_rows(rows: list[dict[str, Any]], version: int = 1) -> pa.Table:
     """A table of rows; columns that a row lacks are null."""
-    return pa.Table.from_pylist(rows, SCHEMA)
+    return pa.Table.from_pylist(rows, SCHEMAS[version])
 
 
-def read_table(path: Path) -> pa.Table:
-    """A patch table from Parquet or CSV, by the file's ending. Raises BenchError where it is none or of another version."""
+def read_table(path: Path, version: int = 1) -> pa.Table:
+    """A patch table of a version of the dataset, from Parquet or CSV by the file's ending.
+
+    Raises BenchError where it is none or of another version.
+    """
     try:
         if path.suffix == ".csv":
-            return _from_csv(path)
+            return _from_csv(path, SCHEMAS[version])
         table = pq.read_table(path, memory_map=False)
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         reason = str(error).splitlines()[0][:120]
         raise BenchError(f"{path} cannot be read as a patch table ({reason})", "remove it and run prepare index again") from error
     kept = (table.schema.metadata or {}).get(b"format", b"").decode()
-    if kept != FORMAT or not table.schema.equals(SCHEMA):
-        raise BenchError(f"{path} is no patch table of format {FORMAT}", "remove it and run prepare index again")
+    if kept != FORMAT[version] or not table.schema.equals(SCHEMAS[version]):
+        raise BenchError(f"{path} is no patch table of format {FORMAT[version]}", "remove it and run prepare index again")
     return table
 
 
@@ -80,24 +97,36 @@ def write_table(path: Path, table: pa.Table, form: str = "parquet") -> None:
             pq.write_table(table, temporary, compression="zstd")
 
 
+def mark_synthetic(table: pa.Table, fingerprint: str) -> pa.Table:
+    """The table with the fingerprint of the synthetic world that it is of; CSV does not keep it."""
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), b"synthetic": fingerprint.encode()})
+
+
+def is_synthetic(path: Path, table: pa.Table) -> bool:
+    """Whether a table read from `path` is of a synthetic world: it says so, or lies in one."""
+    return b"synthetic" in (table.schema.metadata or {}) or (path.parent / MARKER).is_file()
+
+
 def _flat(table: pa.Table) -> pa.Table:
     """The table with each list as one text."""
     for name, separator in SEPARATORS.items():
+        if name not in table.column_names:
+            continue
         texts = pc.binary_join(table[name].cast(pa.list_(pa.string())), separator)
         table = table.set_column(table.schema.get_field_index(name), name, texts)
     return table
 
 
-def _from_csv(path: Path) -> pa.Table:
-    types = {field.name: pa.string() if field.name in SEPARATORS else field.type for field in SCHEMA}
+def _from_csv(path: Path, schema: pa.Schema) -> pa.Table:
+    types = {field.name: pa.string() if field.name in SEPARATORS else field.type for field in schema}
     options = pyarrow.csv.ConvertOptions(
         column_types=types, include_columns=list(types), strings_can_be_null=True, quoted_strings_can_be_null=False
     )
     table = pyarrow.csv.read_csv(path, convert_options=options)
     columns = []
-    for field in SCHEMA:
+    for field in schema:
         column = table[field.name]
         if field.name in SEPARATORS:
             column = pc.split_pattern(column, SEPARATORS[field.name]).cast(pa.list_(field.type.value_type)).cast(field.type)
         columns.append(column)
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+    return pa.Table.from_arrays(columns, schema=schema)

@@ -10,12 +10,16 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fgmae_bench.errors import BenchError
 
 WIDTH, HEIGHT, SAMPLES = 256, 257, 277
 OFFSETS, COUNTS = (273, 324), (279, 325)  # of strips, of tiles
+PIXEL_SCALE, TIE_POINT, GEO_KEYS = 33550, 33922, 34735
+PROJECTED_CRS = 3072  # the GeoTIFF key that holds an EPSG code
 TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # the whole-number types that these tags come in
+PLACE_TYPES = {3: "H", 4: "I", 12: "d"}  # those of a place
 # Bytes of the signature -> byte order, format of (first directory), of its length, of an entry, bytes of a value kept in the entry.
 KINDS = {
     b"II*\0": ("<", 4, "I", "H", "HHI4s"),
@@ -56,13 +60,35 @@ def read_header(path: Path, size: int) -> Header:
     return header
 
 
+def read_place(path: Path) -> tuple[tuple[float, float, float, float], int] | None:
+    """((left, top, right, bottom) in metres, EPSG code) of a GeoTIFF; None where it does not say so in the usual way.
+
+    The usual way is an upper left corner, a pixel's size and a code. Source: OGC GeoTIFF 1.1, sections 7.1 and B.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            tags = _tags(_Bytes(handle), (WIDTH, HEIGHT, PIXEL_SCALE, TIE_POINT, GEO_KEYS), PLACE_TYPES)
+        finally:
+            os.close(handle)
+        column, row, _, left, top, _ = tags[TIE_POINT]
+        across, down, _ = tags[PIXEL_SCALE]
+        keys = tags[GEO_KEYS]
+        epsg = next(keys[at + 3] for at in range(4, len(keys), 4) if keys[at] == PROJECTED_CRS)
+        if (column, row) != (0, 0) or not 1024 <= epsg < 32767:
+            return None
+        return (left, top, left + across * tags[WIDTH][0], top - down * tags[HEIGHT][0]), int(epsg)
+    except (OSError, struct.error, KeyError, IndexError, ValueError, OverflowError, StopIteration):
+        return None
+
+
 class _Bytes:
     """A file of which the head was read already."""
 
     def __init__(self, handle: int):
         self.handle, self.head = handle, os.pread(handle, _HEAD_BYTES, 0)
 
-    def unpack(self, layout: str, offset: int) -> tuple[int | bytes, ...]:
+    def unpack(self, layout: str, offset: int) -> tuple[Any, ...]:
         """Values of `layout` at `offset`; struct.error beyond the end."""
         size = struct.calcsize(layout)
         piece = self.head[offset : offset + size] if offset + size <= len(self.head) else os.pread(self.handle, size, offset)
@@ -70,27 +96,33 @@ class _Bytes:
 
 
 def _parse(data: _Bytes) -> Header:
-    endian, inline, pointer, length, entry = KINDS[data.head[:4]]
-    (directory,) = data.unpack(endian + pointer, 4 if inline == 4 else 8)
-    (count,) = data.unpack(endian + length, int(directory))
-    first, step = int(directory) + struct.calcsize(endian + length), struct.calcsize(endian + entry)
-    tags: dict[int, tuple[int, ...]] = {}
-    for number in range(min(int(count), 4096)):
-        tag, kind, values, held = data.unpack(endian + entry, first + number * step)
-        if tag in (WIDTH, HEIGHT, SAMPLES, *OFFSETS, *COUNTS):
-            tags[int(tag)] = _values(data, endian, inline, int(kind), int(values), bytes(held))
+    tags = _tags(data, (WIDTH, HEIGHT, SAMPLES, *OFFSETS, *COUNTS), TYPES)
     offsets, counts = (tags[pair[0] if pair[0] in tags else pair[1]] for pair in (OFFSETS, COUNTS))
     end = max(offset + held for offset, held in zip(offsets, counts, strict=True))
     return Header(height=tags[HEIGHT][0], width=tags[WIDTH][0], bands=tags.get(SAMPLES, (1,))[0], end=end)
 
 
-def _values(data: _Bytes, endian: str, inline: int, kind: int, count: int, held: bytes) -> tuple[int, ...]:
+def _tags(data: _Bytes, wanted: tuple[int, ...], types: dict[int, str]) -> dict[int, tuple[Any, ...]]:
+    """Values of the `wanted` tags that the first directory holds; KeyError for one that is of none of `types`."""
+    endian, inline, pointer, length, entry = KINDS[data.head[:4]]
+    (directory,) = data.unpack(endian + pointer, 4 if inline == 4 else 8)
+    (count,) = data.unpack(endian + length, int(directory))
+    first, step = int(directory) + struct.calcsize(endian + length), struct.calcsize(endian + entry)
+    tags: dict[int, tuple[Any, ...]] = {}
+    for number in range(min(int(count), 4096)):
+        tag, kind, values, held = data.unpack(endian + entry, first + number * step)
+        if tag in wanted:
+            tags[int(tag)] = _values(data, endian, inline, types[kind], values, held)
+    return tags
+
+
+def _values(data: _Bytes, endian: str, inline: int, letter: str, count: int, held: bytes) -> tuple[Any, ...]:
     """The values of an entry, from the entry itself where they fit into it."""
-    layout = f"{endian}{count}{TYPES[kind]}"
+    layout = f"{endian}{count}{letter}"
     size = struct.calcsize(layout)
     if size <= inline:
         return struct.unpack(layout, held[:size])
     (offset,) = struct.unpack(endian + ("I" if inline == 4 else "Q"), held)
     if count > 1 << 20:
         raise ValueError("more strips than a patch has")
-    return tuple(int(value) for value in data.unpack(layout, offset))
+    return data.unpack(layout, offset)

@@ -50,7 +50,8 @@ def check_source(card: Card, packed: Index, meta: Meta, source: Index, workers: 
         missing, extra = len(set(source.ids) - set(packed.ids)), len(set(packed.ids) - set(source.ids))
         what = f"{packed.root} lacks {missing} samples of {source.root} and has {extra} that are not there"
         raise BenchError(what, "write the pack again")
-    if not np.array_equal(packed.labels, source.labels) or (packed.groups, packed.aliases) != (source.groups, source.aliases):
+    held, given = ((index.groups, index.aliases, index.parts) for index in (packed, source))
+    if not np.array_equal(packed.labels, source.labels) or held != given:
         raise BenchError(f"{packed.root}: labels or groups are not those of {source.root}", "write the pack again")
     view = make_view(card, meta.contract.contract(), ",".join(meta.bands)) if meta.contract else None
     encoder = Encoder(card=card, reader=source.reader, bands=meta.bands, view=view)

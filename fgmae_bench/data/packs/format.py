@@ -179,7 +179,8 @@ def labels_bytes(index: Index, checksums: NDArray[np.uint32]) -> bytes:
     tensors: dict[str, NDArray[Any]] = {
         "labels": np.ascontiguousarray(index.labels), "stamps": index.stamps, "crc32": checksums, "files": _lines(index.files),
     }  # fmt: skip
-    tensors |= {name: _lines(texts) for name, texts in (("groups", index.groups), ("aliases", index.aliases)) if texts is not None}
+    texts = {"groups": index.groups, "aliases": index.aliases, "parts": index.parts}
+    tensors |= {name: _lines(lines) for name, lines in texts.items() if lines is not None}
     return save(tensors)
 
 
@@ -193,6 +194,7 @@ class Labels:
     files: tuple[str, ...]
     groups: tuple[str, ...] | None
     aliases: tuple[str, ...] | None
+    parts: tuple[str, ...] | None
 
 
 def read_labels(value: bytes | None, where: str) -> Labels:
@@ -205,16 +207,10 @@ def read_labels(value: bytes | None, where: str) -> Labels:
         labels=tensors["labels"], stamps=tensors["stamps"], crc32=tensors["crc32"], files=_split(tensors["files"]),
         groups=_split(tensors["groups"]) if "groups" in tensors else None,
         aliases=_split(tensors["aliases"]) if "aliases" in tensors else None,
+        parts=_split(tensors["parts"]) if "parts" in tensors else None,
     )  # fmt: skip
-    counts = {
-        len(read.labels),
-        len(read.stamps),
-        len(read.crc32),
-        len(read.files),
-        len(read.groups or read.files),
-        len(read.aliases or read.files),
-    }
-    if len(counts) != 1:
+    held = (read.labels, read.stamps, read.crc32, read.files, read.groups, read.aliases, read.parts)
+    if len({len(values) for values in held if values is not None}) != 1:
         raise BenchError(f"{where}: its parts are of different lengths", "write the pack again")
     return read
 

@@ -18,6 +18,7 @@ from fgmae_bench.contract import InputContract
 from fgmae_bench.data.index import Index, ids_sha256
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.packs.format import FORMAT, LABELS, META, Labels, Meta, bands_of, decode_value, ids_of, read_labels
+from fgmae_bench.data.packs.labelled_rico import open_rico_v2, rico_patches
 from fgmae_bench.data.packs.legacy import open_foreign
 from fgmae_bench.data.packs.store import Stamp, environment, get, number_of, stamp_of
 from fgmae_bench.data.raster import Chip, Ready, valid_mask
@@ -25,6 +26,8 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.strict import from_plain
 
 Order = tuple[str, ...]
+# Layout -> what opens a rico-hdl pack with the labels that the dataset keeps in tables of its own.
+LABELS_BESIDE = {"bigearthnet_v2": open_rico_v2}
 
 
 def is_pack(root: Path) -> bool:
@@ -47,17 +50,27 @@ def open_pack(card: Card, root: Path, band_order: Order | None = None) -> Index:
     stamp = stamp_of(root)
     held = get(root, stamp, META)
     if held is None:
+        labels_beside = LABELS_BESIDE.get(card.layout)
+        patches = rico_patches(root, stamp) if labels_beside else []
+        if labels_beside and patches:
+            _refuse_order(root, band_order)
+            return labels_beside(card, root, patches)
         return open_foreign(card, root, stamp, band_order)
     meta = parse_meta(held, root)
     _require_card(meta, card, root)
-    if band_order and band_order != meta.bands:
-        raise BenchError(f"{root} names its bands, packed from files in the order {','.join(meta.bands)}", "leave --band_order out")
+    if band_order != meta.bands:
+        _refuse_order(root, band_order, f", packed from files in the order {','.join(meta.bands)}")
     labels = checked_labels(root, stamp, meta, card)
     return Index(
         root=root, files=labels.files, labels=labels.labels, stamps=labels.stamps ^ number_of(stamp), synthetic=meta.synthetic,
-        left_out=meta.left_out, groups=labels.groups, aliases=labels.aliases,
+        left_out=meta.left_out, groups=labels.groups, aliases=labels.aliases, parts=labels.parts,
         reader=PackReader(root, stamp, meta, band_order or card.signal.bands),
     )  # fmt: skip
+
+
+def _refuse_order(root: Path, band_order: Order | None, told: str = "") -> None:
+    if band_order:
+        raise BenchError(f"{root} names its bands{told}", "leave --band_order out")
 
 
 def parse_meta(held: bytes, root: Path) -> Meta:

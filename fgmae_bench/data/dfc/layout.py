@@ -1,0 +1,150 @@
+"""The layouts `rois` (SEN12MS, DFC2020) and `paired_folders` as the index that runs work with."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fgmae_bench.cards import Card
+from fgmae_bench.data.dfc.maps import map_files
+from fgmae_bench.data.dfc.scan import Tile, TileKey, scan_tiles, stamp
+from fgmae_bench.data.index import MARKER, SIDECARS, TIFF, Index, read_marker
+from fgmae_bench.data.raster import Chip, read_chip
+from fgmae_bench.errors import BenchError
+
+log = logging.getLogger("fgmae_bench")
+
+
+@dataclass(frozen=True)
+class SizedReader:
+    """Reads images of another size than the card's, as a synthetic world may have made them."""
+
+    size: tuple[int, int]
+
+    def __call__(self, path: Path, card: Card) -> Chip:
+        """One image, held against the card otherwise."""
+        return read_chip(path, dataclasses.replace(card, signal=dataclasses.replace(card.signal, size=self.size)))
+
+
+def rois(card: Card, root: Path) -> Index:
+    """Index of `<collection>/s1_<scene>/<collection>_s1_<scene>_p<N>.tif` with label maps in `lc_<scene>` and `dfc_<scene>`.
+
+    Ids are `<collection>/s1_<scene>/<name>` whatever is wrapped around, groups `<collection>/s1_<scene>`, aliases the name that
+    the published lists use. Raises BenchError naming a tile without the label that its neighbours in the folder have.
+    """
+    found = scan_tiles(root)
+    kind = card.signal.folder
+    images = found.get(kind, {})
+    if not images:
+        example = f"ROIs1158_spring/{kind}_1/ROIs1158_spring_{kind}_1_p1.tif"
+        raise BenchError(f"{root}: no Sentinel-1 tile is there", f"expected such as {example}; get the data: {card.origin.get}")
+    broken = {key for key, tile in images.items() if os.path.splitext(os.path.basename(tile.file))[0] in card.broken}
+    if broken:
+        log.warning("%d tiles that are known to be damaged are left out: %s", len(broken), ", ".join(card.broken))
+    keys = sorted(images.keys() - broken)
+    kinds = sorted({stated.folder for stated in card.label_sources.values()})
+    maps = {name: found.get(name, {}) for name in kinds}
+    _refuse_gaps(root, keys, images, maps)
+    _tell_orphans(images, maps)
+    listed = next((name for name in ("dfc", "s2") if name in kinds), "s2")
+    return _index(
+        card, root, [images[key] for key in keys],
+        names=tuple(f"{key.collection}/{kind}_{key.scene}/{images[key].name.of(kind)}" for key in keys),
+        groups=tuple(f"{key.collection}/{kind}_{key.scene}" for key in keys),
+        aliases=tuple(images[key].name.of(listed) for key in keys),
+        maps={name: [maps[name].get(key) for key in keys] for name in kinds}, left_out=len(broken),
+    )  # fmt: skip
+
+
+def paired_folders(card: Card, root: Path) -> Index:
+    """Index of `<folder of images>/<name>.tif` with label maps `<folder of labels>/<name>.tif`, folders as on the card.
+
+    Ids and groups are the names. Raises BenchError naming an image without its label map.
+    """
+    kinds = sorted({stated.folder for stated in card.label_sources.values()})
+    held = {name: _pictures(root, name) for name in (card.signal.folder, *kinds)}
+    images = held[card.signal.folder]
+    if not images:
+        raise BenchError(f"{root / card.signal.folder}: no images are there", f"get the data: {card.origin.get}")
+    for kind in kinds:
+        absent = sorted(images.keys() - held[kind].keys())
+        if absent:
+            raise BenchError(f"{root / images[absent[0]][0]} has no label map in {root / kind}", "complete the data, or remove the image")
+    names = tuple(sorted(images.keys() - set(card.broken)))
+    size, synthetic = _size(card, root)
+    maps = {kind: tuple(held[kind][name][0] for name in names) for kind in kinds}
+    return Index(
+        root=root, files=tuple(images[name][0] for name in names), labels=np.zeros((len(names), 0), np.uint8),
+        stamps=np.array([stamp(*(held[kind][name][1] for kind in held)) for name in names], np.uint64),
+        synthetic=synthetic or card.synthetic, left_out=len(images) - len(names), groups=names, names=names,
+        reader=SizedReader(size), size=size, maps=map_files(card, root, names, maps, size),
+    )  # fmt: skip
+
+
+def _index(
+    card: Card, root: Path, images: list[Tile], *, names: tuple[str, ...], groups: tuple[str, ...], aliases: tuple[str, ...],
+    maps: dict[str, list[Tile | None]], left_out: int,
+) -> Index:  # fmt: skip
+    size, synthetic = _size(card, root)
+    files = {kind: tuple(tile.file if tile else "" for tile in tiles) for kind, tiles in maps.items()}
+    stamps = [stamp(image.stat, *(tile and tile.stat for tile in of_row)) for image, *of_row in zip(images, *maps.values(), strict=True)]
+    return Index(
+        root=root, files=tuple(image.file for image in images), labels=np.zeros((len(images), 0), np.uint8),
+        stamps=np.array(stamps, np.uint64), synthetic=synthetic or card.synthetic, left_out=left_out, groups=groups,
+        aliases=aliases, names=names, reader=SizedReader(size), size=size, maps=map_files(card, root, names, files, size),
+    )  # fmt: skip
+
+
+def _refuse_gaps(root: Path, keys: Iterable[TileKey], images: dict[TileKey, Tile], maps: dict[str, dict[TileKey, Tile]]) -> None:
+    """Raise BenchError naming an image that lacks a label which others of its folder have, or that has no label at all."""
+    folders: dict[tuple[str, str], list[TileKey]] = {}
+    for key in keys:
+        folders.setdefault((key.collection, key.scene), []).append(key)
+    for members in folders.values():
+        for kind, held in maps.items():
+            lacking = [key for key in members if key not in held]
+            if 0 < len(lacking) < len(members):
+                name = images[lacking[0]]
+                what = f"{root / name.file} has no label {name.name.of(kind)}.tif ({len(lacking)} of {len(members)} tiles of its folder)"
+                raise BenchError(what, "complete the data, or remove the tile")
+        if not any(members[0] in held for held in maps.values()):
+            what = f"{root / images[members[0]].file} has no label in {' or '.join(f'{kind}_{members[0].scene}' for kind in maps)}"
+            raise BenchError(what, "put the folder of the labels beside that of the tiles, or remove the tiles")
+
+
+def _tell_orphans(images: dict[TileKey, Tile], maps: dict[str, dict[TileKey, Tile]]) -> None:
+    for kind, held in maps.items():
+        orphans = len(held.keys() - images.keys())
+        if orphans:
+            log.warning("%d label files of kind %s have no Sentinel-1 tile; they are not used", orphans, kind)
+
+
+def _pictures(root: Path, folder: str) -> dict[str, tuple[str, tuple[int, int]]]:
+    """File and (size, modification time) of each TIFF in a folder, by name without ending."""
+    found: dict[str, tuple[str, tuple[int, int]]] = {}
+    if not (root / folder).is_dir():
+        return found
+    for entry in os.scandir(root / folder):
+        stem, ending = os.path.splitext(entry.name)
+        if entry.name.startswith(".") or entry.name.lower().endswith(SIDECARS) or ending.lower() not in TIFF:
+            continue
+        status = entry.stat()
+        found[stem] = (f"{folder}/{entry.name}", (status.st_size, status.st_mtime_ns))
+    return found
+
+
+def _size(card: Card, root: Path) -> tuple[tuple[int, int], str | None]:
+    """((height, width) of the images, fingerprint of the synthetic world that `root` holds): a world's marker may state a size."""
+    marker = read_marker(root)
+    if marker is None:
+        return (card.signal.size[0], card.signal.size[1]), None
+    side = marker.get("size", card.signal.size[0])
+    if not isinstance(side, int) or side < 2:
+        raise BenchError(f"{root / MARKER}: size is {side!r}", "write the world again with prepare synth")
+    return (side, side), marker["fingerprint"]

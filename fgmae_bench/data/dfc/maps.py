@@ -1,0 +1,78 @@
+"""Label maps as files beside the images: one band of a TIFF, read as codes of its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+
+from fgmae_bench.cards import Card, LabelFile
+from fgmae_bench.data.raster import GDAL
+from fgmae_bench.errors import BenchError
+from fgmae_bench.label_cards import card_source
+from fgmae_bench.label_schemes import Codes, Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapFiles:
+    """`files` by kind of folder, row by row, relative to `root`, empty where a sample has none; `size` (height, width)."""
+
+    root: Path
+    title: str
+    names: tuple[str, ...]
+    files: Mapping[str, tuple[str, ...]]
+    stated: Mapping[str, LabelFile]
+    known: Mapping[str, Source]
+    size: tuple[int, int]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Label sources that any sample has."""
+        return tuple(name for name, stated in self.stated.items() if any(self.files[stated.folder]))
+
+    def has(self, row: int, source: str) -> bool:
+        """Whether a sample has a file with this source."""
+        return source in self.stated and bool(self.files[self.stated[source].folder][row])
+
+    def codes(self, row: int, source: str) -> Codes:
+        """Labels (H, W) of a sample. Raises BenchError naming the file: absent, broken, other bands or size, values of no code."""
+        if source not in self.stated:
+            raise BenchError(f"{self.title} has no label source '{source}'", f"choose from {', '.join(self.stated)}")
+        stated = self.stated[source]
+        file = self.files[stated.folder][row]
+        if not file:
+            what = f"{self.names[row]} has no {source} labels: its file in a folder '{stated.folder}' is not there"
+            held = ", ".join(name for name in self.sources if self.has(row, name)) or "no source"
+            raise BenchError(what, f"complete the data (there: {held}), or choose another label source or split")
+        path = self.root / file
+        return Codes.of(read_band(path, stated, self.size), self.known[source], str(path))
+
+
+def map_files(card: Card, root: Path, names: tuple[str, ...], files: Mapping[str, tuple[str, ...]], size: tuple[int, int]) -> MapFiles:
+    """Label maps of a card's sources; `files` by kind of folder."""
+    known = {name: card_source(card, name) for name in card.label_sources}
+    return MapFiles(root=root, title=card.title, names=names, files=files, stated=card.label_sources, known=known, size=size)
+
+
+def read_band(path: Path, stated: LabelFile, size: tuple[int, int]) -> NDArray[Any]:
+    """One band (H, W) of a label file, in the type of the file. Raises BenchError naming the file."""
+    try:
+        with rasterio.Env(**GDAL), rasterio.open(path) as source:
+            if source.count != stated.bands:
+                what = f"{path} has {source.count} bands, label files in '{stated.folder}' have {stated.bands}"
+                raise BenchError(what, "replace the file: it may hold another kind of labels")
+            if source.shape != size:
+                raise BenchError(f"{path} is {source.shape[0]}x{source.shape[1]} pixels, its image {size[0]}x{size[1]}", "replace the file")
+            band: NDArray[Any] = source.read(stated.band)
+    except RasterioError as error:
+        reason = str(error.__cause__ or error).replace(f"'{path}'", "it").replace(str(path), "it")
+        raise BenchError(f"{path} cannot be read as a TIFF ({reason[:160]})", "replace the file, or verify the download") from error
+    if np.dtype(band.dtype).kind not in "iu":
+        raise BenchError(f"{path} holds {band.dtype} values", "label maps hold whole numbers: replace the file")
+    return band

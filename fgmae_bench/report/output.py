@@ -1,0 +1,66 @@
+"""What the report leaves on disk: tables, index and figures; writing them, and saying which are stale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fgmae_bench.files import write_text
+from fgmae_bench.records import Record
+from fgmae_bench.report import figures, pictures
+from fgmae_bench.report.markdown import index
+from fgmae_bench.report.row import Table
+from fgmae_bench.report.writers import FORMATS
+
+KINDS = (*figures.AXES, "lr", "confusion", "few-labels")  # what the figures of a table are named by
+
+
+def texts(tables: list[Table], formats: list[str], records: list[Record], folder: Path) -> dict[Path, str]:
+    """All text files by path: each table in each format, and the index."""
+    found = {folder / f"{table.name}.{name}": FORMATS[name](table) for table in tables for name in formats}
+    used = {record["sha256"] for table in tables for record in table.records}
+    unused = [record["run_id"] for record in records if record["sha256"] not in used]
+    return {**found, folder / "README.md": index(tables, formats, unused)}
+
+
+def write_texts(found: dict[Path, str], say: Callable[[str], None]) -> None:
+    """Write every text whose file holds anything else."""
+    for path, text in found.items():
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_text(path, text)
+        say(str(path))
+
+
+def write_figures(tables: list[Table], folder: Path, say: Callable[[str], None]) -> None:
+    """Draw every figure, as PNG and SVG; one of these tables that has nothing to show any more is removed."""
+    drawn: set[Path] = set()
+
+    def done(path: Path) -> None:
+        drawn.update((path, path.with_suffix(".svg")))
+        say(str(path))
+
+    for table in tables:
+        for metric, file in table.figures.items():
+            figures.draw(table, metric, folder / file)
+            done(folder / file)
+        for caption, file in table.pictures.items():
+            pictures.draw(table, caption, folder / file)
+            done(folder / file)
+    if any(table.records for table in tables):
+        pictures.draw_across(tables, folder / pictures.ACROSS)
+        done(folder / pictures.ACROSS)
+    ours = [folder / f"{table.name}-{kind}.png" for table in tables for kind in KINDS] + [folder / pictures.ACROSS]
+    for path in (each for png in ours for each in (png, png.with_suffix(".svg"))):
+        if path not in drawn:
+            path.unlink(missing_ok=True)
+
+
+def stale(found: dict[Path, str], formats: list[str], folder: Path) -> list[str]:
+    """A line for each table on disk that differs from what the records give, and for those that no experiment gives any more."""
+    lines = [
+        f"stale: {path}; write it with python -m fgmae_bench.report"
+        for path, text in found.items()
+        if not path.is_file() or path.read_bytes() != text.encode()
+    ]
+    left = [path for name in formats for path in sorted(folder.glob(f"*.{name}")) if path not in found]
+    return lines + [f"stale: {path} belongs to no experiment; remove it" for path in left]

@@ -1,0 +1,169 @@
+"""A table's pictures beside its curves: learning rate, confusion matrices, few-label curves; and all models across datasets."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from fgmae_bench.records import Record
+from fgmae_bench.report import figures
+from fgmae_bench.report.canvas import COLOURS, MARKERS, PNG_DPI, literal, new_axes, outer_legend, save
+from fgmae_bench.report.columns import METRICS
+from fgmae_bench.report.grids import draw_matrix
+from fgmae_bench.report.row import Row, Spread, Table, summary
+
+MAX_MATRICES, MAX_CLASSES, MAX_ROWS = 4, 25, 8
+ACROSS = "models-across-datasets.png"
+Point = tuple[str, str, bool, float, float]  # model, dataset and protocol, synthetic, mean, std
+
+
+def available(table: Table) -> dict[str, str]:
+    """Caption -> file name, for the pictures that the table's records can fill."""
+    kinds = {
+        "learning rate over epochs": ("lr", any(entry["lr"] is not None for record in table.records for entry in record["history"])),
+        "confusion matrices": ("confusion", bool(confused(table))),
+        "few-label curves": ("few-labels", bool(few_label_lines(table))),
+    }
+    return {caption: f"{table.name}-{kind}.png" for caption, (kind, there) in kinds.items() if there}
+
+
+def draw(table: Table, caption: str, path: Path) -> None:
+    """Draw one of the available pictures."""
+    if caption == "confusion matrices":
+        draw_confusion(table, path)
+    elif caption == "few-label curves":
+        draw_few_labels(table, path)
+    else:
+        figures.draw(table, "lr", path)
+
+
+def main_metric(record: Record) -> str | None:
+    """The metric that a run's task is known by."""
+    test = record["metrics"]["test"]
+    return next((name for name in ("miou", "map_micro", "oa") if test.get(name) is not None), None)
+
+
+def confused(table: Table) -> list[tuple[str, Record]]:
+    """(label, record) of the rows that can show a confusion matrix: the first seed of each."""
+    found = []
+    for row in table.rows:
+        matrix = row.records[0]["metrics"].get("confusion") if row.records else None
+        if matrix and len(matrix) <= MAX_CLASSES and row.records[0]["metrics"]["per_class"]:
+            found.append((row.label + (" (synthetic)" if row.synthetic else ""), row.records[0]))
+    return found
+
+
+def draw_confusion(table: Table, path: Path) -> None:
+    """At most MAX_MATRICES confusion matrices, each row divided by its reference count."""
+    from matplotlib.figure import Figure
+
+    every = confused(table)
+    shown = every[:MAX_MATRICES]
+    size = max(len(record["metrics"]["confusion"]) for _, record in shown)
+    figure = Figure(figsize=((2.4 + 0.42 * size) * len(shown), 2.0 + 0.36 * size), dpi=PNG_DPI, layout="constrained")
+    for i, (label, record) in enumerate(shown):
+        matrix, classes = record["metrics"]["confusion"], list(record["metrics"]["per_class"])
+        shares = [[value / sum(line) if sum(line) else None for value in line] for line in matrix]
+        columns = [*classes, "other"][: len(matrix[0])]
+        axes = figure.add_subplot(1, len(shown), i + 1)
+        draw_matrix(axes, shares, classes, columns, title=label, row_title="reference", col_title="predicted")
+    left = f", {len(every) - len(shown)} of {len(every)} rows left out" if len(every) > len(shown) else ""
+    figure.suptitle(literal(f"{table.title}: shares of each reference class{left}", 120), fontsize=10)
+    save(figure, path)
+
+
+def few_label_lines(table: Table) -> dict[str, list[tuple[float, float, float]]]:
+    """Model (and source of weights) -> (train fraction, mean, std) in order, where a model was run with several fractions."""
+    lines: dict[str, dict[float, Row]] = {}
+    for row in table.rows:
+        if row.records and main_metric(row.records[0]):
+            fraction = float(row.records[0]["config"]["data"].get("train_frac", 1.0))
+            name = f"{model_name(row.records[0])}, {row.records[0]['recipe']}{' (synthetic)' if row.synthetic else ''}"
+            lines.setdefault(name, {}).setdefault(fraction, row)
+    return {
+        name: [(fraction, *_value(points[fraction])) for fraction in sorted(points)] for name, points in lines.items() if len(points) > 1
+    }
+
+
+def draw_few_labels(table: Table, path: Path) -> None:
+    """The main metric over the share of training labels, one line a model; bars are the standard deviation over seeds."""
+    figure, axes = new_axes()
+    for i, (name, points) in enumerate(list(few_label_lines(table).items())[: figures.MAX_CURVES]):
+        x, y, error = zip(*points, strict=True)
+        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 2, "markersize": 4}
+        axes.errorbar(x, y, yerror(error), label=literal(name), linewidth=1.3, **style)
+    metric = next(main_metric(record) for record in table.records)
+    axes.set_xscale("log")
+    axes.set_xlabel("share of the training labels")
+    axes.set_ylabel(figures.AXES[metric or METRICS[0]])
+    axes.set_title(literal(f"{table.title}: few labels", 60), fontsize=10)
+    outer_legend(axes)
+    save(figure, path)
+
+
+def yerror(values: tuple[float, ...]) -> list[float] | None:
+    """Bars where any seed repeats."""
+    return list(values) if any(value > 0 for value in values) else None
+
+
+def across(tables: list[Table]) -> list[Point]:
+    """Every measured row: none is picked, which would be a choice made on the test split."""
+    found = []
+    for table in tables:
+        for row in table.rows:
+            metric = main_metric(row.records[0]) if row.records else None
+            if metric:
+                found.append((model_name(row.records[0]), f"{row.dataset}, {table.protocol} ({metric})", row.synthetic, *_value(row)))
+    return sorted(found)
+
+
+def draw_across(tables: list[Table], path: Path) -> None:
+    """Models across datasets: a line a dataset and protocol, a mark a model; hollow marks are synthetic."""
+    points = thinned(across(tables))
+    places = {place: i for i, place in enumerate(sorted({point[1] for point in points}))}
+    models = sorted({point[0] for point in points})
+    figure, axes = new_axes(9, 1.6 + 0.5 * len(places))
+    for model, place, synthetic, mean, error in points:
+        i = models.index(model)
+        fill = "none" if synthetic else COLOURS[i % len(COLOURS)]
+        axes.errorbar(
+            mean, places[place], xerr=error or None, linestyle="", marker=MARKERS[i % len(MARKERS)], markersize=7,
+            color=COLOURS[i % len(COLOURS)], markerfacecolor=fill, capsize=2,
+        )  # fmt: skip
+    for i, model in enumerate(models[:24]):
+        axes.plot([], [], linestyle="", marker=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], label=literal(model))
+    if any(point[2] for point in points):
+        axes.plot([], [], linestyle="", marker="o", color="#666666", markerfacecolor="none", label="hollow: synthetic data")
+    axes.set_yticks(range(len(places)), [literal(place) for place in places])
+    axes.set_ylim(-0.6, len(places) - 0.4)
+    axes.set_xlabel("main metric of each dataset, every row of each model (fraction)")
+    axes.set_title("Models across datasets", fontsize=10)
+    outer_legend(axes)
+    save(figure, path)
+
+
+def thinned(points: list[Point]) -> list[Point]:
+    """At most MAX_ROWS rows of each model and place, the lowest and the highest among them."""
+    places: dict[tuple[str, str, bool], list[Point]] = {}
+    for point in points:
+        places.setdefault(point[:3], []).append(point)
+    found = []
+    for several in places.values():
+        last = len(several) - 1
+        kept = dict.fromkeys(round(i * last / (MAX_ROWS - 1)) for i in range(MAX_ROWS))
+        found += [several[i] for i in kept]
+    return found
+
+
+def model_name(record: Record) -> str:
+    """The backbone with the source of its weights."""
+    return f"{record['model']['name']} ({record['model']['weights']['source']})"
+
+
+def _value(row: Row) -> tuple[float, float]:
+    metric = main_metric(row.records[0]) or ""
+    value = summary(record["metrics"]["test"].get(metric) for record in row.records)
+    if isinstance(value, Spread):
+        return value.mean, value.std
+    return (math.nan if value is None else value), 0.0

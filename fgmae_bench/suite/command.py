@@ -1,0 +1,87 @@
+"""What a suite is made of: commands, each one process (or one torchrun), and the runs that a command records."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fgmae_bench.config import Run
+from fgmae_bench.experiments import Experiment, PlannedRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One run. `key` hashes what the suite knows of it beforehand: its run id needs the samples and the weights' content."""
+
+    key: str
+    run: Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One call of a module; learning rates and weight decays that it fits in one pass are points of the same command.
+
+    `flags` are complete but for the output folder, `bank` names what its features are made of, `where` is the run's key path.
+    """
+
+    key: str
+    experiment: Experiment
+    planned: PlannedRun
+    label: str
+    where: str
+    flags: dict[str, Any]
+    points: tuple[Point, ...]
+    bank: str
+    output_dir: Path
+    card_version: int
+    default_split: str
+    synthetic: bool | None  # None where the data does not say
+    needs_gpu: bool = field(default=True)
+
+    @property
+    def name(self) -> str:
+        """Names log and output folder: readable, and unlike any other's."""
+        return f"{_slug(self.label)}-{self.key[:10]}"
+
+    @property
+    def title(self) -> str:
+        """What a reader is told: experiment and run."""
+        return f"{self.experiment.name}: {self.label}"
+
+    @property
+    def processes(self) -> int:
+        """Processes that torchrun starts."""
+        return self.planned.nproc_per_node
+
+    @property
+    def results_dir(self) -> Path:
+        """Folder of records."""
+        return Path(self.points[0].run.execution.results_dir)
+
+
+def argv(command: Command, python: str = sys.executable) -> list[str]:
+    """The command line, with `python` in front."""
+    module = f"fgmae_bench.{command.experiment.module}"
+    launcher = [] if command.processes == 1 else ["torch.distributed.run", "--standalone", f"--nproc_per_node={command.processes}", "-m"]
+    words = [python, "-m", *launcher, module]
+    for name, value in (command.flags | {"output_dir": str(command.output_dir)}).items():
+        if value is True:
+            words.append(f"--{name}")
+        elif isinstance(value, list | tuple):
+            words += [f"--{name}", *map(str, value)]
+        elif value is not False:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+def shell_line(command: Command) -> str:
+    """The command as text for a shell or any scheduler."""
+    return shlex.join(argv(command, "python"))
+
+
+def _slug(label: str) -> str:
+    kept = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in label)
+    return "-".join(part for part in kept.split("-") if part)[:60]

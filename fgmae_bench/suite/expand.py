@@ -1,0 +1,159 @@
+"""From experiment files to commands: grids multiplied, every run composed and checked, nothing planned twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from fgmae_bench.cards import Card, load_card
+from fgmae_bench.config import Run, check, compose, field_sections
+from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.experiments import Experiment, PlannedRun, choices, flag_types
+from fgmae_bench.recipes import RECIPES
+from fgmae_bench.strict import convert
+from fgmae_bench.suite.command import Command, Point
+
+SYNTHETIC_MARKER = "SYNTHETIC.json"  # lies in every synthetic world
+OUTPUT_ROOT = "runs/suite"
+DECIDES_ALONE = {"seed": "recipe", "train_frac": "data", "split_seed": "data"}
+BANK_RECIPE = ("features", "views", "amp", "probe", "crop_scale")
+
+
+def expand(experiments: Iterable[Experiment], overrides: dict[str, Any] | None = None) -> list[Command]:
+    """All commands in the order of the files, those that share a feature bank brought together.
+
+    `overrides` are execution flags that stand above the files'.
+    A run that two files name stands once. Raises BenchError naming file and key path on impossible values and on a run that
+    one file names twice.
+    """
+    found: dict[str, Command] = {}
+    for experiment in experiments:
+        seen: dict[str, str] = {}
+        for i, planned in enumerate(experiment.runs):
+            for command in _commands(experiment, planned, f"{experiment.path}: runs[{i}]", overrides or {}):
+                for point in command.points:
+                    if point.key in seen:
+                        raise BenchError(f"{command.where} ({command.label}) repeats {seen[point.key]}", "name each run once")
+                    seen[point.key] = command.where.split(": ")[-1]
+                found.setdefault(command.key, command)
+    order = {bank: i for i, bank in reversed(list(enumerate(command.bank for command in found.values())))}
+    return sorted(found.values(), key=lambda command: order[command.bank])
+
+
+def _commands(experiment: Experiment, planned: PlannedRun, where: str, overrides: dict[str, Any]) -> Iterator[Command]:
+    """The commands of one `[[runs]]`: lists multiply, but for those that the module fits in one pass."""
+    flags = {**experiment.common, **planned.flags, **_known(experiment, overrides)}
+    hints, in_one_pass = flag_types(experiment.module), _in_one_pass(experiment.module)
+    grids = {name: value for name, value in flags.items() if len(choices(hints[name], value)) > 1 and name not in in_one_pass}
+    flags |= {name: value[0] for name, value in flags.items() if choices(hints[name], value) is value and len(value) == 1}
+    for values in product(*grids.values()):
+        chosen = dict(zip(grids, values, strict=True))
+        told = ", ".join(f"{name} {value}" for name, value in chosen.items())
+        label = f"{planned.label} ({told})" if told else planned.label
+        yield _command(experiment, planned, flags | chosen, label, where)
+
+
+def _command(experiment: Experiment, planned: PlannedRun, flags: dict[str, Any], label: str, where: str) -> Command:
+    try:
+        card = _card(str(flags["dataset"]))
+        root = flags.pop("output_dir", OUTPUT_ROOT)
+        log_root = flags.pop("log_dir", None)
+        runs = _composed(experiment.module, flags, card)
+    except BenchError as error:
+        raise BenchError(f"{where}.flags: {error.what}", error.todo) from error
+    place = data_place(str(flags["dataset"]), runs[0].execution.data_path)
+    points = tuple(Point(key=_key(experiment.module, card, run, place, planned.nproc_per_node), run=run) for run in runs)
+    key = points[0].key if len(points) == 1 else _sha("\n".join(sorted(point.key for point in points)))
+    first = runs[0]
+    command = Command(
+        key=key, experiment=experiment, planned=planned, label=label, where=where, flags=flags, points=points,
+        bank=_bank(card, first, place), output_dir=Path(root), card_version=card.version,
+        default_split=card.recommended_split if first.recipe.recipe == "corrected" else card.default_split,
+        synthetic=_synthetic(place), needs_gpu=not first.execution.device.startswith("cpu"),
+    )  # fmt: skip
+    more = {"log_dir": str(Path(log_root) / command.name)} if log_root else {}
+    return dataclasses.replace(command, output_dir=Path(root) / command.name, flags=flags | more)
+
+
+def _composed(module: str, flags: dict[str, Any], card: Card) -> list[Run]:
+    """The runs of a command. Flags that decide about no other are laid over runs composed once: a thousand seeds cost one."""
+    hints = flag_types(module)
+    alone = {name: convert(hints[name], flags[name], name) for name in DECIDES_ALONE if name in flags}
+    rest = {name: value for name, value in flags.items() if name not in DECIDES_ALONE}
+    made = []
+    for run in _composed_once(module, json.dumps(rest, sort_keys=True), str(card.path)):
+        parts = {
+            part: dataclasses.replace(getattr(run, part), **{name: value for name, value in alone.items() if DECIDES_ALONE[name] == part})
+            for part in ("data", "recipe")
+        }
+        made.append(dataclasses.replace(run, **parts))
+        check(made[-1])
+    return made
+
+
+@cache
+def _composed_once(module: str, flags: str, card: str) -> list[Run]:
+    return compose(module, json.loads(flags), _card(card))
+
+
+@cache
+def data_place(dataset: str, given: str | None) -> str:
+    """Absolute path of a dataset's data."""
+    return os.path.abspath(Path(given).expanduser() if given else _card(dataset).data_path)
+
+
+@cache
+def _synthetic(place: str) -> bool | None:
+    """Whether the folder is a synthetic world; None where it is not here or is a pack, which does not say it by a file."""
+    root = Path(place)
+    if (root / SYNTHETIC_MARKER).is_file():
+        return True
+    return None if not root.is_dir() or (root / "data.mdb").exists() else False
+
+
+def _key(module: str, card: Card, run: Run, place: str, processes: int) -> str:
+    """Hash of what a run means before anything is opened; batch, accumulation and processes count by their product only."""
+    recipe = dict(vars(run.recipe))
+    recipe["effective_batch"] = recipe.pop("batch_size") * recipe.pop("accum_iter") * processes
+    data = dict(vars(run.data)) | {"dataset": [card.name, card.version], "place": place}
+    return _sha(json.dumps([module, data, vars(run.model), recipe], sort_keys=True))
+
+
+def _bank(card: Card, run: Run, place: str) -> str:
+    """Hash of what a run's features are made of; a run that keeps none stands for its backbone on its data."""
+    model, recipe = vars(run.model), vars(run.recipe)
+    drawn = run.model.weights == "random" and run.model.model != "backscatter_stats" and ":" not in run.model.model
+    seed = run.recipe.seed if drawn else None  # a random backbone is drawn from it
+    return _sha(json.dumps([card.name, place, model, {name: recipe.get(name) for name in BANK_RECIPE}, seed], sort_keys=True))
+
+
+@cache
+def _card(dataset: str) -> Card:
+    return load_card(dataset)
+
+
+@cache
+def _in_one_pass(module: str) -> frozenset[str]:
+    """Flags whose lists one call of the module takes."""
+    return frozenset(f.name for f in dataclasses.fields(RECIPES[module]) if f.metadata["grid"])
+
+
+def _known(experiment: Experiment, execution: dict[str, Any]) -> dict[str, Any]:
+    """The overrides; raises BenchError for what is no execution flag of the module."""
+    owner = field_sections(experiment.module)
+    allowed = [name for name, part in owner.items() if part == "execution"]
+    for name in execution:
+        if name not in allowed:
+            raise BenchError(f"--set {name}: no execution flag of {experiment.module}", closest(name, allowed))
+    return execution
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

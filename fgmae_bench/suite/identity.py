@@ -1,0 +1,103 @@
+"""Which planned runs are recorded: decided by `experiments.matches`, fed with everything that a run is composed of."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from fgmae_bench.experiments import Experiment, PlannedRun, effective_batch, matches
+from fgmae_bench.suite.command import Command, Point
+
+# What an engine resolves to a value of its own, so that a record may differ from the plan: the rate of `blr` stands in `lr`,
+# `crop_scale`, `knn_k` and `penalties` are set to one value where they mean nothing; `features` is judged below.
+RESOLVED = ("blr", "crop_scale", "knn_k", "penalties", "nb_classes", "features")
+
+
+class Shelf:
+    """The records of a results folder, by what tells runs apart; only what decides is kept of each."""
+
+    def __init__(self, results_dir: Path):
+        self.results_dir = results_dir
+        self.seen: set[Path] = set()
+        self.by_facts: dict[tuple[Any, ...], list[tuple[Path, dict[str, Any]]]] = {}
+        self.broken: list[str] = []
+        self.models: set[str] = set()
+
+    def refresh(self) -> None:
+        """Take in the records that have appeared since."""
+        for path in sorted(set((self.results_dir / "records").glob("*/*/*.json")) - self.seen):
+            self.seen.add(path)
+            try:
+                record = _slim(json.loads(path.read_text(encoding="utf-8")))
+                key = _facts(record)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                self.broken.append(f"{path}: not a readable record")
+                continue
+            self.models.add(record["config"]["model"]["model"])
+            for rate in {key[-1], None}:
+                self.by_facts.setdefault((*key[:-1], rate), []).append((path, record))
+
+    def find(self, command: Command, point: Point) -> Path | None:
+        """Path of the record of a planned run, None where there is none."""
+        experiment, run = command.experiment, definite(command, point)
+        recipe = point.run.recipe
+        batch = recipe.batch_size * recipe.accum_iter * command.processes
+        facts = (experiment.protocol, point.run.model.model, recipe.seed, point.run.data.train_frac, batch, recipe.weight_decay, recipe.lr)
+        held = self.by_facts.get(facts, [])
+        return next((path for path, record in held if fills(experiment, run, command, point, record)), None)
+
+
+def definite(command: Command, point: Point) -> PlannedRun:
+    """The planned run with every value stated that it is composed of, defaults and named recipe included."""
+    run = point.run
+    flags = {
+        name: value
+        for part in (run.data, run.model, run.recipe)
+        for name, value in vars(part).items()
+        if value is not None and name not in RESOLVED
+    }
+    flags["split"] = run.data.split or command.default_split
+    return dataclasses.replace(command.planned, flags=flags)
+
+
+def fills(experiment: Experiment, run: PlannedRun, command: Command, point: Point, record: dict[str, Any]) -> bool:
+    """Whether a record is that of a definite run: it matches, the card is of the same version, both are synthetic or neither."""
+    dataset = record["dataset"]
+    if command.synthetic not in (None, dataset["synthetic"]) or dataset["card_version"] != command.card_version:
+        return False
+    return _same_features(point, record) and matches(dataclasses.replace(experiment, common={}), run, record)
+
+
+def _same_features(point: Point, record: dict[str, Any]) -> bool:
+    """Streamed and cached features tell runs apart; where a plan leaves them open, the published recipe means streamed ones."""
+    recipe = vars(point.run.recipe)
+    if "features" not in recipe:
+        return True
+    measured, native = record["config"]["recipe"].get("features"), record["model"]["geometry"] == "native"
+    if native or recipe["probe"] != "sgd" or recipe["views"] > 1:
+        return bool(measured == "cached")
+    planned = recipe["features"] or ("stream" if recipe["recipe"] == "published" else None)
+    return planned in (None, measured)
+
+
+def _slim(record: dict[str, Any]) -> dict[str, Any]:
+    """What decides of a record."""
+    return {
+        "protocol": record["protocol"],
+        "recipe": record["recipe"],
+        "config": {part: record["config"][part] for part in ("data", "model", "recipe")},
+        "dataset": {name: record["dataset"][name] for name in ("name", "card_version", "synthetic")},
+        "model": {"weights": {"source": record["model"]["weights"]["source"]}, "geometry": record["model"]["contract"].get("geometry")},
+        "environment": {"world_size": record["environment"]["world_size"]},
+    }
+
+
+def _facts(record: dict[str, Any]) -> tuple[Any, ...]:
+    config = record["config"]
+    recipe = config["recipe"]
+    return (
+        record["protocol"], config["model"]["model"], recipe["seed"], config["data"]["train_frac"], effective_batch(record),
+        recipe["weight_decay"], recipe["lr"],
+    )  # fmt: skip

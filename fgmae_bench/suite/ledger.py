@@ -1,0 +1,159 @@
+"""What suites leave in `<results_dir>/suite/`: receipts, claims, logs, the last failure and the Slurm job of each command."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fgmae_bench.errors import BenchError, os_error
+from fgmae_bench.files import require_writable, write_json, write_text
+from fgmae_bench.suite.command import Command, Point
+from fgmae_bench.suite.identity import Shelf
+
+
+class Ledger:
+    """The book of one results folder. Any number of suites and jobs, on any node that sees the folder, keep it together."""
+
+    def __init__(self, results_dir: Path):
+        self.results_dir, self.root = results_dir, results_dir / "suite"
+        self.shelf = Shelf(results_dir)
+        self.receipts: dict[str, Path] = {}
+
+    def refresh(self) -> None:
+        """Take in records and receipts that have appeared since; a receipt counts while its record is there."""
+        self.shelf.refresh()
+        folder = self.root / "receipts"
+        names = [name for name in (os.listdir(folder) if folder.is_dir() else []) if name.endswith(".json")]
+        for name in names:
+            if name[:-5] not in self.receipts and (receipt := _read(folder / name)):
+                self.receipts[name[:-5]] = self.results_dir / receipt["record"]
+
+    def record_of(self, command: Command, point: Point) -> Path | None:
+        """The record of a run: by receipt, else by what the records say; None where it is still to do."""
+        path = self.receipts.get(point.key)
+        if path is not None and path in self.shelf.seen and path.exists():
+            return path
+        return self.shelf.find(command, point)
+
+    def pending(self, command: Command) -> list[Point]:
+        """The runs of a command that have no record."""
+        return [point for point in command.points if self.record_of(command, point) is None]
+
+    def prepare(self) -> None:
+        """Make the folder, which git is told to ignore; raises BenchError where it cannot be written."""
+        require_writable(self.root)
+        if not (self.root / ".gitignore").exists():
+            write_text(self.root / ".gitignore", "*\n")
+        for name in ("locks", "logs"):
+            (self.root / name).mkdir(exist_ok=True)
+
+    def claim(self, points: list[Point]) -> list[int] | None:
+        """Claim runs for this process: the locked files, or None where another process holds one of them.
+
+        A lock lives as long as a process that has its file open, a child that inherited it included.
+        """
+        held: list[int] = []
+        try:
+            for key in sorted(point.key for point in points):
+                held.append(os.open(self.root / "locks" / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+                fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            release(held)
+            return None
+        except OSError as error:
+            release(held)
+            raise os_error(error, self.root / "locks") from error
+        return held
+
+    def claimed(self, points: list[Point]) -> bool:
+        """Whether some process is at work on one of the runs."""
+        if not (self.root / "locks").is_dir():
+            return False
+        present = [point for point in points if (self.root / "locks" / f"{point.key}.lock").exists()]
+        held = self.claim(present)
+        release(held or [])
+        return held is None
+
+    def log_of(self, command: Command) -> Path:
+        """The file that a command's output goes to, attempts one after the other."""
+        return self.root / "logs" / f"{command.name}.log"
+
+    def receive(self, command: Command, ids: list[str]) -> list[Point]:
+        """Write receipts for what a command says it recorded (run ids in the order of its points); the runs that have no record."""
+        self.refresh()
+        files = {path.stem: path for path in self.shelf.seen}
+        known = [files[id] for id in ids if id in files]
+        if len(known) == len(command.points):
+            for point, path in zip(command.points, known, strict=True):
+                receipt = {"run_id": path.stem, "record": str(path.relative_to(self.results_dir)), "label": command.title}
+                write_json(self.root / "receipts" / f"{point.key}.json", receipt)
+            self.refresh()
+        return self.pending(command)
+
+    def note_failure(self, command: Command, reason: str | None) -> None:
+        """Keep why a command failed for `suite status`; None takes an earlier reason back."""
+        path = self.root / "failures" / f"{command.key}.json"
+        with contextlib.suppress(BenchError):  # the disk is full; the suite says the reason itself
+            if reason is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_json(path, {"reason": reason, "log": str(self.log_of(command))})
+
+    def failure(self, command: Command) -> str | None:
+        """Why the last attempt failed, None where it did not."""
+        kept = _read(self.root / "failures" / f"{command.key}.json")
+        return str(kept["reason"]) if kept else None
+
+    def note_job(self, command: Command, job: str) -> None:
+        """Remember the Slurm job of a command."""
+        write_json(self.root / "jobs" / f"{command.key}.json", {"job": job})
+
+    def job(self, command: Command) -> str | None:
+        """The Slurm job that was last given a command."""
+        kept = _read(self.root / "jobs" / f"{command.key}.json")
+        return str(kept["job"]) if kept else None
+
+
+class Ledgers:
+    """The ledgers of all results folders that a suite's commands write to."""
+
+    def __init__(self, commands: list[Command]):
+        self.by_folder = {folder: Ledger(folder) for folder in dict.fromkeys(command.results_dir for command in commands)}
+        self.refresh()
+
+    def of(self, command: Command) -> Ledger:
+        """The ledger of a command."""
+        return self.by_folder[command.results_dir]
+
+    def refresh(self) -> None:
+        """Take in what has appeared since."""
+        for ledger in self:
+            ledger.refresh()
+
+    @property
+    def models(self) -> set[str]:
+        """Models that stand in records."""
+        return {model for ledger in self for model in ledger.shelf.models}
+
+    def __iter__(self) -> Iterator[Ledger]:
+        """All ledgers."""
+        return iter(self.by_folder.values())
+
+
+def release(held: list[int]) -> None:
+    """Give up claims."""
+    for file in held:
+        os.close(file)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return loaded if isinstance(loaded, dict) else None

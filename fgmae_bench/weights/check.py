@@ -1,0 +1,123 @@
+"""What a job wants to know of a checkpoint before it starts: it is there, it is what its name says, it opens, fits and has learnt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fgmae_bench.backbones.weights import empty_network
+from fgmae_bench.checkpoints.convert import backbone_of
+from fgmae_bench.checkpoints.layouts import layout_of
+from fgmae_bench.checkpoints.load import account
+from fgmae_bench.checkpoints.reader import State, read_state
+from fgmae_bench.checkpoints.registry import find_weights
+from fgmae_bench.checkpoints.untrained import untrained
+from fgmae_bench.checksums import PINS, name_hash, read_pins
+from fgmae_bench.errors import BenchError
+from fgmae_bench.weights.required import Required
+
+CHECKS = ("exists", "size", "hash", "opens", "layout", "keys", "trained")
+TOLERANCE = 0.02  # of sizes that a listing prints in MB
+NOT_REACHED, UNKNOWN, GOOD = "-", "unknown", "ok"
+
+
+@dataclass
+class Finding:
+    """One checkpoint: an outcome for each of CHECKS, and what is wrong."""
+
+    item: Required
+    path: Path | None = None
+    sha256: str = ""
+    outcome: dict[str, str] = field(default_factory=lambda: dict.fromkeys(CHECKS, NOT_REACHED))
+    problems: list[str] = field(default_factory=list)
+
+    def said(self, check: str, problem: str | None) -> None:
+        """Note how a check ended."""
+        self.outcome[check] = GOOD if problem is None else "FAILED"
+        if problem is not None:
+            self.problems.append(problem)
+
+
+def examine(item: Required, folder: Path) -> Finding:
+    """All checks on one checkpoint; `folder` is where fetched weights lie. What is wrong with a file is found, not raised."""
+    found = Finding(item=item)
+    try:
+        found.path = _path(item, folder)
+    except BenchError as error:
+        found.said("hash", error.what)
+        return found
+    found.said("exists", None if found.path and found.path.is_file() else _absent(item))
+    if found.path is None or not found.path.is_file():
+        return found
+    _size(found, found.path)
+    try:
+        state = read_state(found.path)
+    except BenchError as error:
+        found.said("opens", error.what)
+        return found
+    found.sha256 = state.sha256
+    found.said("opens", None)
+    _hash(found, folder)
+    try:
+        _content(found, state)
+    except BenchError as error:
+        found.said("keys", error.what)
+    return found
+
+
+def _path(item: Required, folder: Path) -> Path | None:
+    if item.path is not None or item.entry is None:
+        return item.path
+    return find_weights(item.entry.entry.name, item.entry.entry.model, folder)
+
+
+def _absent(item: Required) -> str:
+    if item.path is not None or item.entry is None:
+        return "no such file"
+    return f"not fetched: python -m fgmae_bench.weights fetch {item.entry.entry.name} --model {item.entry.entry.model}"
+
+
+def _size(found: Finding, path: Path) -> None:
+    entry, size = found.item.entry, path.stat().st_size
+    if entry and entry.entry.size is not None:
+        found.said("size", None if size == entry.entry.size else f"{size} bytes instead of {entry.entry.size}")
+    elif entry and entry.entry.about_mb is not None:
+        fits = abs(size / 1e6 / entry.entry.about_mb - 1) <= TOLERANCE
+        found.said("size", None if fits else f"{size / 1e6:.1f} MB instead of about {entry.entry.about_mb:g}")
+    else:
+        found.outcome["size"] = UNKNOWN
+
+
+def _hash(found: Finding, folder: Path) -> None:
+    """Against the list, the manifest, the pin of its first use, and the digits in its name."""
+    entry, item = found.item.entry, found.item
+    claims = [item.sha256, entry.sha256 if entry else None, name_hash(found.path.name) if found.path else None]
+    if entry and item.path is None:
+        claims.append(read_pins(folder / PINS).get(str(entry.hub)))
+    wrong = [claim for claim in claims if claim and not found.sha256.startswith(claim)]
+    if wrong:
+        found.said("hash", f"SHA-256 {found.sha256} instead of {wrong[0]}")
+    else:
+        verified = any(claims) or (entry is not None and item.path is None)  # a fetched file was held against the hub's own
+        found.outcome["hash"] = GOOD if verified else UNKNOWN
+
+
+def _content(found: Finding, state: State) -> None:
+    """Layout, keys, shapes, finite numbers, and whether they have learnt."""
+    tensors, dropped = backbone_of(state)
+    entry, layout = found.item.entry, layout_of(state.wrapper, state.prefix, dropped)
+    if entry and entry.entry.layout != "any":
+        fits = layout == entry.entry.layout
+        found.said("layout", None if fits else f"its layout is {layout} instead of {entry.entry.layout}")
+    else:
+        found.outcome["layout"] = layout
+    if found.item.model is not None:
+        network, optional = empty_network(found.item.model, entry.contract.size if entry else 224)
+        account(network, state, optional)
+        found.said("keys", None)
+    else:
+        found.outcome["keys"] = UNKNOWN
+        bad = next((n for n, t in tensors.items() if t.is_floating_point() and t.numel() and not t.isfinite().all()), None)
+        if bad is not None:
+            found.said("keys", f"{bad} holds NaN or infinity")
+    found.said("trained", untrained(tensors))

@@ -1,0 +1,190 @@
+"""What a suite means to run, what it takes for recorded, and every mistake in its files: nothing here starts a run."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import REPOSITORY, listing, said
+from make_records import make_record, store_all
+from suite_world import experiment, suite
+
+from fgmae_bench.experiments import load_experiment
+from fgmae_bench.suite.command import argv
+from fgmae_bench.suite.expand import expand
+
+STATISTICS = 'model = "backscatter_stats"'
+
+
+def commands(path):
+    return expand([load_experiment(path)])
+
+
+def test_lists_multiply_into_commands_and_rates_stay_together(tmp_path):
+    path = experiment(tmp_path, f"{STATISTICS}, seed = [1, 2], train_frac = [0.5, 1], lr = [0.1, 0.2], weight_decay = [0, 0.1]")
+    found = commands(path)
+    assert len(found) == 4
+    assert [len(command.points) for command in found] == [4] * 4
+    assert len({point.key for command in found for point in command.points}) == 16
+    words = argv(found[0])
+    assert words[words.index("--lr") : words.index("--lr") + 3] == ["--lr", "0.1", "0.2"]
+    assert words[words.index("--seed") + 1] == "1"
+
+
+def test_several_processes_start_by_torchrun(tmp_path):
+    path = experiment(tmp_path, STATISTICS)
+    path.write_text(path.read_text().replace('label = "run 0"', 'label = "run 0"\nnproc_per_node = 2'))
+    words = argv(commands(path)[0], "python")
+    assert words[:7] == ["python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fgmae_bench.linear"]
+
+
+def test_runs_that_share_a_bank_follow_each_other(tmp_path):
+    flags = ['model = "vit_small_patch16", weights = "fgmae", epochs = {}', STATISTICS + ", epochs = {}"]
+    path = experiment(tmp_path, flags[0].format(1), flags[1].format(1), flags[0].format(3), flags[1].format(3))
+    assert [command.label for command in commands(path)] == ["run 0", "run 2", "run 1", "run 3"]
+
+
+def test_a_run_that_two_files_name_is_planned_once(tmp_path):
+    first, second = experiment(tmp_path, STATISTICS), experiment(tmp_path, STATISTICS, STATISTICS + ", seed = 7", name="other")
+    assert suite("plan", first, second, cwd=tmp_path).out.endswith("2 runs in 2 commands: 0 recorded, 2 to do\n")
+
+
+def test_plan_prints_plain_commands(tmp_path):
+    result = suite("plan", "--commands", experiment(tmp_path, STATISTICS + ", trust_data = true"), cwd=tmp_path)
+    words = shlex.split(result.out)
+    assert words[:3] == ["python", "-m", "fgmae_bench.linear"]
+    assert "--trust_data" in words
+    assert words[words.index("--output_dir") + 1].startswith("runs/run-0-")
+
+
+def planned(tmp_path, flags):
+    """An experiment that the records of `make_record` may fill."""
+    path = experiment(tmp_path, flags)
+    path.write_text(path.read_text().replace('features = "cached"\n', "").replace("epochs = 2\n", "").replace('weights = "random"\n', ""))
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(("data_path", "batch_size"))]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("record", "recorded"),
+    [
+        ({}, 1),
+        ({"batch_size": 32, "world_size": 1}, 1),  # the same effective batch
+        ({"seed": 1}, 0),
+        ({"lr": 0.2}, 0),
+        ({"epochs": 49}, 0),
+        ({"weight_decay": 0.0}, 0),
+        ({"features": "cached"}, 0),  # the published recipe streams
+        ({"split": "spatial"}, 0),
+        ({"synthetic": True, "dataset": "eurosat"}, None),
+        ({"card_version": 2}, 0),
+        ({"train_frac": 0.5}, 0),
+        ({"recipe": "corrected"}, 0),
+        ({"protocol": "knn"}, 0),
+    ],
+)
+def test_a_record_counts_only_for_the_run_with_its_settings_defaults_included(tmp_path, record, recorded):
+    """The plan states batch and model only: seed, rate, epochs and split are those that it would be composed of."""
+    path = planned(tmp_path, 'model = "vit_small_patch16", batch_size = 32')
+    if recorded is None:  # genuine data, which is no synthetic world
+        (tmp_path / "genuine").mkdir()
+        path.write_text(path.read_text().replace('dataset = "eurosat"', 'dataset = "eurosat"\ndata_path = "genuine"'))
+    store_all([make_record(**record)], tmp_path / "results")
+    result = suite("plan", path, cwd=tmp_path)
+    assert f": {recorded or 0} recorded" in result.out
+
+
+def test_a_broken_record_is_named_and_does_not_count(tmp_path):
+    path = planned(tmp_path, 'model = "vit_small_patch16", batch_size = 32')
+    (stored,) = store_all([make_record()], tmp_path / "results")
+    stored.write_text(stored.read_text()[:100])
+    result = suite("plan", path, cwd=tmp_path)
+    assert "left out: " in result.out
+    assert stored.name in result.out
+    assert ": 0 recorded" in result.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ('model = "backscatter_stats", dataset = "eurosad"', ["unknown dataset 'eurosad'", "did you mean 'eurosat'"]),
+        ("learning_rate = 1", ["runs[0].flags: unknown flag 'learning_rate'"]),
+        ('model = "vit_smal_patch16"', ["runs[0].flags.model", "unknown model", "did you mean 'vit_small_patch16'"]),
+        ('weights = "fgmea"', ["runs[0].flags.weights", "did you mean 'fgmae'"]),
+        ("seed = []", ["runs[0].flags.seed is an empty grid"]),
+        ("seed = [1, 1]", ["runs[0].flags.seed holds 1 twice"]),
+        ("train_frac = 1.5", ["runs[0].flags", "--train_frac is 1.5"]),
+        ("epochs = [1, 0]", ["runs[0].flags", "--epochs is 0"]),
+        ("lr = -1", ["--lr is -1"]),
+    ],
+)
+def test_mistakes_in_a_file_are_one_line_naming_file_and_key_path(tmp_path, flags, named):
+    path = experiment(tmp_path, flags)
+    before = listing(tmp_path)
+    for command in ("plan", "run"):
+        line = said(suite(command, path, cwd=tmp_path))
+        for part in [path.name, *named]:
+            assert part in line
+    assert listing(tmp_path) == before
+
+
+def test_unknown_column_and_repeated_run_are_named(tmp_path):
+    path = experiment(tmp_path, STATISTICS, STATISTICS + ", batch_size = 8, accum_iter = 2")
+    assert "runs[1] (run 1) repeats runs[0]" in said(suite("plan", path, cwd=tmp_path))
+    path = experiment(tmp_path, STATISTICS)
+    path.write_text(path.read_text().replace('"oa"]', '"ao"]'))
+    assert "unknown column 'ao'" in said(suite("plan", path, cwd=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--only", "nobody"], "no run is named so"),
+        (["--set", "seed=3"], "no execution flag"),
+        (["--set", "nonsense"], "no FLAG=VALUE"),
+        (["--max_parallel", 0], "--max_parallel is 0"),
+        (["--timeout", 0], "--timeout is 0"),
+        (["--partition", "gpu"], "add --slurm"),
+        (["--gpu", "1"], "unknown flag '--gpu'"),
+    ],
+)
+def test_bad_flags_of_the_suite_are_one_line(tmp_path, words, named):
+    assert named in said(suite("run", experiment(tmp_path, STATISTICS), *words, cwd=tmp_path))
+
+
+def test_more_processes_than_gpus_are_refused_before_anything_runs(tmp_path):
+    path = experiment(tmp_path, STATISTICS)
+    path.write_text(path.read_text().replace('device = "cpu"\n', "").replace('label = "run 0"', 'label = "run 0"\nnproc_per_node = 2'))
+    assert "runs[0].nproc_per_node is 2, the suite has 1 GPUs" in said(suite("run", path, "--gpus", "3", cwd=tmp_path))
+
+
+def test_2000_runs_with_1000_records_plan_fast_in_little_memory_without_torch(tmp_path):
+    path = planned(tmp_path, f'model = "vit_small_patch16", batch_size = 32, seed = {list(range(2000))}')
+    store_all([make_record(seed=seed, history_epochs=10) for seed in range(1000)], tmp_path / "results")
+    code = (
+        "import resource, sys; sys.argv = ['suite', 'plan', sys.argv[1]]\n"
+        "from fgmae_bench.suite.__main__ import main\nmain()\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, 'torch' in sys.modules)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(REPOSITORY)}, check=True
+    )
+    assert time.perf_counter() - start < 60
+    *_, counts, last = done.stdout.splitlines()
+    assert counts == "2000 runs in 2000 commands: 1000 recorded, 1000 to do"
+    seconds, megabytes, torch = last.split()
+    assert float(seconds) < 2.0
+    assert float(megabytes) < 300
+    assert torch == "False"
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "experiments").rglob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_experiments_expand(path: Path) -> None:
+    assert commands(path)

@@ -1,0 +1,103 @@
+"""The suite on a real Slurm: jobs requeued and killed end with the records of an undisturbed suite."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from commands import REPOSITORY, records
+from same_run import essence
+from suite_world import experiment, started, suite
+
+TOOL = REPOSITORY.parent / "shared" / "tools" / "slurm-local"
+SLOW = 'model = "vit_tiny_patch16_224", input_size = 32, features = "stream", amp = "off", epochs = 80, checkpoint_seconds = 0'
+
+
+def ask(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, timeout=60).stdout
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    """A cluster that answers, started by the tool beside the checkout where there is none; or skip with the reason."""
+    if shutil.which("sinfo") and ask("sinfo", "-h", "-o", "%T").strip():
+        return
+    if not TOOL.exists():
+        pytest.skip("no Slurm answers here, and the tool that starts one is not beside the checkout")
+    if os.geteuid() != 0:
+        pytest.skip("no Slurm answers here, and starting one needs root")
+    try:
+        done = subprocess.run([TOOL, "up"], capture_output=True, text=True, timeout=300)
+    except subprocess.TimeoutExpired:
+        pytest.skip("Slurm could not be installed within 300 s")
+    if done.returncode:
+        pytest.skip(f"Slurm cannot be started here: {done.stderr.strip()[-200:]}")
+
+
+def by_seed(folder: Path) -> dict[int, dict]:
+    return {record["config"]["recipe"]["seed"]: essence(record) for record in records(folder)}
+
+
+def running_after_its_first_epoch(tmp_path: Path, seed: int) -> str:
+    """Job id of the run of a seed, once it runs and has a checkpoint."""
+    for _ in range(900):
+        time.sleep(0.1)
+        log = next((tmp_path / "results/suite/logs").glob(f"*seed-{seed}-*.log"), None)
+        if log and next((tmp_path / "runs").glob(f"*seed-{seed}-*/checkpoint-last.pth"), None):
+            jobs = [json.loads(path.read_text())["job"] for path in (tmp_path / "results/suite/jobs").glob(f"{log.stem[-10:]}*.json")]
+            alive = dict(line.split() for line in ask("squeue", "--me", "-h", "-r", "-o", "%i %T").splitlines())
+            if jobs and alive.get(jobs[0]) == "RUNNING":
+                return jobs[0]
+    raise AssertionError(f"seed {seed} never ran")
+
+
+def test_a_requeued_and_a_killed_job_end_with_the_undisturbed_records(tmp_path, slurm):
+    path = experiment(tmp_path, SLOW + ", seed = [1, 2, 3]")
+    process = started("run", path, "--slurm", "--retry", 2, "--max_parallel", 2, cwd=tmp_path, OMP_NUM_THREADS="1")
+    try:
+        requeued = running_after_its_first_epoch(tmp_path, 1)
+        subprocess.run(["scontrol", "requeue", requeued], check=True)
+        killed = running_after_its_first_epoch(tmp_path, 2)
+        subprocess.run(["scancel", "--signal=KILL", killed], check=True)
+        deadline = time.monotonic() + 400
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(1)
+            subprocess.run(["scontrol", "update", f"jobid={requeued}", "StartTime=now"], capture_output=True)  # not in two minutes
+        assert process.poll() == 0, process.communicate()[0]
+    finally:
+        process.kill()
+        out = process.communicate()[0]
+        subprocess.run(["scancel", "--me"], capture_output=True)
+    assert f"retried  mine: run 0 (seed 2)  Slurm job {killed} ended without a record" in out
+    logs = {seed: next((tmp_path / "results/suite/logs").glob(f"*seed-{seed}-*.log")).read_text() for seed in (1, 2)}
+    for log in logs.values():
+        assert log.count("$ python -m fgmae_bench.linear") >= 2
+        assert "goes on after epoch" in log
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    shutil.copy(path, undisturbed)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    assert suite("run", path.name, "--max_parallel", 2, cwd=undisturbed).code == 0
+    assert by_seed(tmp_path / "results") == by_seed(undisturbed / "results")
+    assert suite("run", path, "--slurm", cwd=tmp_path).out == "nothing to do: all 3 runs are recorded\n"
+
+
+def test_a_suite_that_was_stopped_waits_for_its_jobs_and_submits_none_twice(tmp_path, slurm):
+    path = experiment(tmp_path, 'model = "backscatter_stats", seed = [1, 2]')
+    process = started("run", path, "--slurm", cwd=tmp_path)
+    while not len(list((tmp_path / "results/suite/jobs").glob("*.json"))) == 2:
+        time.sleep(0.1)
+        assert process.poll() is None, process.communicate()[0]
+    time.sleep(1)
+    process.send_signal(2)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, out
+    again = suite("run", path, "--slurm", cwd=tmp_path)
+    assert again.code == 0, again
+    assert len(records(tmp_path / "results")) == 2
+    assert len(list((tmp_path / "results/suite/slurm").glob("*_submitted.pkl"))) == 2
