@@ -15,7 +15,7 @@ from typing import Any, Literal
 from fgmae_bench.cards import Card
 from fgmae_bench.errors import BenchError, closest, unknown
 from fgmae_bench.options import option
-from fgmae_bench.recipes import ANY, NAMED_RECIPES, NEVER_PUBLISHED, PENALTIES, RANGES, RECIPES, SGD_ONLY
+from fgmae_bench.recipes import ANY, EITHER, NAMED_RECIPES, NEVER_PUBLISHED, PENALTIES, RANGES, RECIPES, SGD_ONLY
 from fgmae_bench.strict import from_plain, load_toml
 
 
@@ -29,6 +29,16 @@ class Data:
     train_frac: float = option("share of each class's training samples, in (0, 1]", 1.0)
     band_order: str | None = option("order of the bands in the files, such as VH,VV", None, shown="from card")
     nb_classes: int | None = option("number of classes; checked against the label scheme", None, shown="from card")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentData(Data):
+    """Which labels stand for the pixels, in training and in evaluation."""
+
+    train_labels: str | None = option("label source of training: dfc, igbp, …", None, shown="from card")
+    train_scheme: str | None = option("label scheme of training: dfc10, dfc8, igbp17, …", None, shown="from card")
+    eval_labels: str | None = option("label source of evaluation", None, shown="as in training")
+    eval_scheme: str | None = option("label scheme of evaluation", None, shown="as in training")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +83,18 @@ class TrainExecution(Execution):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SegmentExecution(TrainExecution):
+    """Where and how fast a decoder is trained."""
+
+    strict: bool = option("refuse splits that share tiles or parts of them", False)
+    panels: int = option("test samples drawn into panels.png, 0 for none", 6)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One run: everything its entry needs."""
 
-    data: Data
+    data: Any  # Data, or the module's own
     model: Model
     recipe: Any  # the module's own: see `fgmae_bench.recipes`
     execution: Any  # Execution, or the module's own
@@ -86,7 +104,12 @@ PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {
     "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": Execution},
     "finetune": {"data": Data, "model": Model, "recipe": RECIPES["finetune"], "execution": TrainExecution},
+    "segment": {"data": SegmentData, "model": Model, "recipe": RECIPES["segment"], "execution": SegmentExecution},
 }
+MODEL_ALIASES = {
+    "seg_fgmae_s": "vit_small_patch16", "seg_fgmae_b": "vit_base_patch16", "seg_fgmae_l": "vit_large_patch16",
+    "seg_fgmae_h": "vit_huge_patch14",
+}  # fmt: skip
 
 
 def sections(module: str) -> dict[str, type]:
@@ -119,16 +142,13 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
     Precedence: `given` (command line), `config` (file), the named recipe (the card's above the module's), the fields' defaults.
     Raises BenchError on values of the wrong type or range.
     """
+    if module == "segment":
+        config, given = ({**layer, **_without_alias(layer)} for layer in (config or {}, given))
     explicit = {**(config or {}), **given}
     name = explicit.get("recipe", "published")
     if not isinstance(name, str) or name not in NAMED_RECIPES[module]:
         raise unknown("recipe", str(name), NAMED_RECIPES[module])
-    flat: dict[str, Any] = {}
-    for layer in (*named_recipe(module, name, card, str(explicit.get("model", Model.model))), config or {}, given):
-        for rate, other in (("lr", "blr"), ("blr", "lr")):  # the nearest layer that names either decides
-            if rate in layer and other not in layer:
-                flat.pop(other, None)
-        flat |= layer
+    flat = merged(*named_recipe(module, name, card, str(explicit.get("model", Model.model))), config or {}, given)
     owner = field_sections(module)
     for key in flat:
         if key not in owner:
@@ -153,8 +173,25 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
     return runs
 
 
+def _without_alias(layer: dict[str, Any]) -> dict[str, Any]:
+    """The model that a segmentation script's name for it means."""
+    return {"model": MODEL_ALIASES[layer["model"]]} if layer.get("model") in MODEL_ALIASES else {}
+
+
+def merged(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Flags of several layers, later ones above; of two fields that stand for one another the last layer that names either decides."""
+    flat: dict[str, Any] = {}
+    for layer in layers:
+        for one, other in (*EITHER, *((b, a) for a, b in EITHER)):
+            if one in layer and other not in layer:
+                flat.pop(other, None)
+        flat |= layer
+    return flat
+
+
 def named_recipe(module: str, name: str, card: Card, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Flags of a named recipe: (the module's, the card's); those of a table `by_model` stand above the others of theirs."""
+
     def flags(layer: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in layer.items() if key != "by_model"} | layer.get("by_model", {}).get(model, {})
 

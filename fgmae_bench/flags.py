@@ -89,7 +89,8 @@ def add_fields(group: Any, kind: type) -> None:
         text = f"{f.metadata['help']} (default: {shown})".replace("%", "%%") if shown != "required" else f.metadata["help"] + " (required)"
         hint = _plain(hints[f.name])
         if hint is bool:
-            group.add_argument(*names, dest=f.name, action="store_true", help=text)
+            group.add_argument(*names, dest=f.name, action="store_true", help=text + f"; --no_{f.name} for not")
+            group.add_argument(*spellings(f"no_{f.name}"), dest=f.name, action="store_false", help=argparse.SUPPRESS)
         elif get_origin(hint) is Literal:
             group.add_argument(*names, dest=f.name, metavar="{" + ",".join(get_args(hint)) + "}", help=text)
         else:

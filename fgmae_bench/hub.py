@@ -225,16 +225,12 @@ def _write_all(stream: FileIO, piece: bytes, target: Path) -> None:
 
 def _settle(source: HubFile, target: Path, stream: FileIO, expected: str | None, pins: Path) -> str:
     """Verify the complete partial file and give it its final name; wrong bytes are removed."""
-    digest = sha256_of(_partial(target))
-    if expected is not None and digest != expected:
+    digest, begins = sha256_of(_partial(target)), name_hash(source.file)
+    if not digest.startswith(expected or begins or ""):
         _discard(target)
         todo = "run the same command again; where it stays so, the source holds other content"
-        raise BenchError(f"{target.name}: wrong bytes came, SHA-256 {digest} instead of {expected}", todo)
-    begins = name_hash(source.file)
-    if begins and not digest.startswith(begins):
-        _discard(target)
-        todo = "run the same command again; where it stays so, the source holds other content"
-        raise BenchError(f"{target.name}: wrong bytes came, SHA-256 {digest}, its name says {begins}...", todo)
+        wanted = expected or f"{begins}... as its name says"
+        raise BenchError(f"{target.name}: wrong bytes came, SHA-256 {digest} instead of {wanted}", todo)
     if expected is None:
         write_pin(pins, str(source), digest)
         if begins:

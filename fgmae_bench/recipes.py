@@ -64,7 +64,6 @@ class TrainRecipe:
     clip_grad: float | None = option("largest norm of the gradient", None, shown="none")
     crop_scale: float = option("smallest area of a random crop, as a share of the image", 0.08, shown="from recipe")
     vflip: bool = option("random vertical flips beside the horizontal ones", False)
-    sync_bn: bool = option("batch norm over all processes", False, shown="from recipe")
     budget: int = option("factor on the schedule: 2 repeats a run at twice its length", 1)
     seed: int = option("seed of initialisation, order and augmentation", 42)
     amp: Literal["off", "bf16", "fp16"] | None = option("mixed precision", None, shown="bf16 where the hardware has it, else off")
@@ -78,12 +77,31 @@ class FinetuneRecipe(TrainRecipe):
     mixup: float = option("alpha of mixup, 0 for none", 0.0, shown="0, from recipe")
     cutmix: float = option("alpha of cutmix, 0 for none", 0.0, shown="0, from recipe")
     smoothing: float = option("label smoothing", 0.0, shown="0, from recipe")
+    sync_bn: bool = option("batch norm of the head over all processes", False, shown="from recipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentRecipe(TrainRecipe):
+    """How a decode head is trained on a backbone, with it or on top of it."""
+
+    head: Literal["upernet", "linear"] = option("decode head: UPerNet, or a per-pixel linear layer", "upernet")
+    freeze_backbone: bool = option("train the head alone: protocol frozen_<head>", False)
+    features: Literal["stream", "cached"] | None = option(
+        "frozen backbone: fresh random views, or features computed once", None, shown="stream, or cached on a CPU with recipe corrected"
+    )
+    augment: bool = option("random views of the training images", True)
+    fpn_dim: int = option("channels of the decoder", 256)
+    norm: Literal["batch", "group"] = option("batch norm over all processes, or group norm, in the decoder", "batch")
+    blocks: tuple[int, ...] = option("indices of the blocks that the decoder sees", (), shown="four, evenly spaced")
+    stride: int | None = option("pixels between windows over scenes larger than --input_size", None, shown="none: scenes are resized")
 
 
 SGD_ONLY = ("lr", "blr", "min_lr", "warmup_epochs", "weight_decay", "epochs", "batch_size", "accum_iter", "momentum", "crop_scale")
 PENALTIES = tuple(10 ** (power / 2) for power in range(-12, 1))  # of lbfgs, when none are given
+# Fields of which one stands for the other: the nearest layer of a run's values that names either decides.
+EITHER = (("lr", "blr"), ("max_steps", "epochs"), ("warmup_steps", "warmup_epochs"))
 NEVER_PUBLISHED = ("mixup", "cutmix")  # passed by published commands, never applied by their code: applied, the recipe is `corrected`
-RECIPES: dict[str, type] = {"linear": ProbeRecipe, "finetune": FinetuneRecipe}
+RECIPES: dict[str, type] = {"linear": ProbeRecipe, "finetune": FinetuneRecipe, "segment": SegmentRecipe}
 
 # Recipes of a module that hold for every dataset; a card's own table of the same name stands above them. A table `by_model`
 # in a recipe holds values for single models.
@@ -101,6 +119,17 @@ NAMED_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "optimizer": "adamw", "blr": 1e-3, "weight_decay": 0.05, "epochs": 50, "warmup_epochs": 5.0, "min_lr": 1e-6,
             "layer_decay": 0.75, "drop_path": 0.1, "crop_scale": 0.2, "vflip": True, "head": "linear", "pool": "mean", "sync_bn": True,
             "clip_grad": 1.0,
+        },
+    },
+    "segment": {
+        # FGMAE's paper, as quoted: AdamW with layer decay (of an unstated factor), 40k iterations of 8 tiles
+        "published": {
+            "optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.05, "max_steps": 40_000, "warmup_steps": 500, "schedule": "poly",
+            "batch_size": 8, "min_lr": 0.0, "layer_decay": 0.75, "drop_path": 0.1, "crop_scale": 0.5,
+        },
+        "corrected": {
+            "optimizer": "adamw", "blr": 1e-3, "weight_decay": 0.05, "epochs": 50, "warmup_epochs": 3.0, "schedule": "poly",
+            "batch_size": 16, "min_lr": 0.0, "layer_decay": 0.75, "drop_path": 0.1, "crop_scale": 0.25, "vflip": True, "clip_grad": 1.0,
         },
     },
 }  # fmt: skip
@@ -129,6 +158,6 @@ RANGES: dict[str, Range] = {
     "seed": ((lambda value: 0 <= value < 2**32), "give a number from 0 to 4294967295"),
     "lr": RATE, "blr": RATE, "clip_grad": RATE,
     "min_lr": AMOUNT, "weight_decay": AMOUNT, "warmup_epochs": AMOUNT, "warmup_steps": AMOUNT, "penalties": AMOUNT,
-    "mixup": AMOUNT, "cutmix": AMOUNT, "checkpoint_seconds": AMOUNT, "num_workers": AMOUNT,
+    "panels": AMOUNT, "mixup": AMOUNT, "cutmix": AMOUNT, "checkpoint_seconds": AMOUNT, "num_workers": AMOUNT,
     "momentum": BELOW_ONE, "drop_path": BELOW_ONE, "smoothing": BELOW_ONE,
 }  # fmt: skip

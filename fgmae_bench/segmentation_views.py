@@ -14,7 +14,7 @@ from fgmae_bench.data.raster import Chip
 from fgmae_bench.errors import BenchError
 from fgmae_bench.randomness import generator
 from fgmae_bench.scores_segmentation import IGNORE
-from fgmae_bench.views import View, random_box
+from fgmae_bench.views import View, random_box, whole_geometry
 
 Mask = NDArray[np.uint8]
 
@@ -41,11 +41,6 @@ def mask_invalid(mask: Mask, valid: NDArray[np.bool_] | None) -> Mask:
         return mask
     _require_same(valid, mask)
     return np.where(valid.all(axis=0), mask, np.uint8(IGNORE))
-
-
-def evaluation_image(image: NDArray[Any], size: int) -> NDArray[Any]:
-    """An image (C, H, W) at (C, size, size): as it is, or resized bilinearly; nothing is cropped away."""
-    return image if image.shape[1:] == (size, size) else _resized(image, size, cv2.INTER_LINEAR)
 
 
 def training_pair(image: NDArray[Any], mask: Mask, size: int, augmentation: JointAugmentation, sample: str) -> tuple[NDArray[Any], Mask]:
@@ -88,7 +83,7 @@ def segmentation_batch(
         label = mask_invalid(mask, chip.valid if chip.ready is None else None)
         image = view.before_geometry([chip])[0]  # (2, H, W)
         if augmentation is None:
-            image = evaluation_image(image, view.contract.size)
+            image = whole_geometry(image, view.contract.size)
         else:
             image, label = training_pair(image, label, view.contract.size, augmentation, sample)
         images.append(image)

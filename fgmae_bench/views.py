@@ -37,12 +37,14 @@ class Augmentation:
 class View:
     """How raw chips become input of a backbone.
 
-    `order` picks the file's bands in the contract's order; `input_resize` is the card's step before everything else.
+    `order` picks the file's bands in the contract's order; `input_resize` is the card's step before everything else. With `whole`
+    the evaluation view holds the whole image, for labels of every pixel, not its centre.
     """
 
     contract: InputContract
     order: tuple[int, ...]
     input_resize: int | None = None
+    whole: bool = False
 
     def batch(self, chips: list[Chip], ids: list[str], augmentation: Augmentation | None = None) -> NDArray[Any]:
         """Chips to (B, 2, S, S): the evaluation view, or a random view of each when `augmentation` is given."""
@@ -51,7 +53,10 @@ class View:
         size, views = self.contract.size, []
         for chip, id in zip(chips, ids, strict=True):  # one by one: an image and its view stay in the processor's cache
             image = self.before_geometry([chip])[0] if chip.ready is None else self._ready(chip)
-            views.append(evaluation_geometry(image, size) if augmentation is None else random_geometry(image, size, augmentation, id))
+            if augmentation is not None:
+                views.append(random_geometry(image, size, augmentation, id))
+            else:
+                views.append(whole_geometry(image, size) if self.whole else evaluation_geometry(image, size))
         return np.stack(views)
 
     def before_geometry(self, chips: list[Chip]) -> NDArray[Any]:
@@ -85,7 +90,7 @@ def made_of(contract: InputContract, input_resize: int | None) -> tuple[object, 
     return contract.normalizer, ",".join(contract.bands), contract.mean, contract.std, input_resize
 
 
-def make_view(card: Card, contract: InputContract, band_order: str | None) -> View:
+def make_view(card: Card, contract: InputContract, band_order: str | None, *, whole: bool = False) -> View:
     """The view that reconciles a card with a contract; raises BenchError where they cannot meet.
 
     `band_order` overrules the card's statement about the order of the bands in the files.
@@ -95,7 +100,8 @@ def make_view(card: Card, contract: InputContract, band_order: str | None) -> Vi
         raise BenchError(f"--band_order is {band_order}", f"give {','.join(contract.bands)} or {','.join(contract.bands[::-1])}")
     if card.signal.units != "dB":
         raise BenchError(f"{card.title} is stated in {card.signal.units}, the backbone expects dB", "convert the data to dB")
-    return View(contract=contract, order=tuple(held.index(band) for band in contract.bands), input_resize=card.signal.input_resize)
+    order = tuple(held.index(band) for band in contract.bands)
+    return View(contract=contract, order=order, input_resize=card.signal.input_resize, whole=whole)
 
 
 def resized_db(
@@ -122,6 +128,11 @@ def _by_band(image: NDArray[Any], side: int, interpolation: int) -> NDArray[Any]
     for band, target in zip(image, resized, strict=True):
         cv2.resize(band, (side, side), dst=target, interpolation=interpolation)
     return resized
+
+
+def whole_geometry(image: NDArray[Any], size: int) -> NDArray[Any]:
+    """An image (C, H, W) at (C, size, size): as it is, or resized bilinearly band by band; nothing is cropped away."""
+    return image if image.shape[1:] == (size, size) else _by_band(np.ascontiguousarray(image), size, cv2.INTER_LINEAR)
 
 
 def evaluation_geometry(image: NDArray[Any], size: int) -> NDArray[Any]:

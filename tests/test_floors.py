@@ -19,7 +19,7 @@ FLOORS = {
     3: "features bank",
     4: "runs",
     5: "probe train worlds suite",
-    6: "command linear finetune api prepare weights report suite.__main__ suite.plan suite.run suite.status suite.flags",
+    6: "command linear finetune segment api prepare weights report suite.__main__ suite.plan suite.run suite.status suite.flags",
 }
 LEVEL = {f"fgmae_bench.{room}": floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 ENTRIES = {"fgmae_bench.linear", "fgmae_bench.finetune", "fgmae_bench.segment", "fgmae_bench.ablate"}

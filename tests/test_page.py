@@ -36,7 +36,13 @@ def table_of(records: list[Record]) -> Table:
 def hostile_table() -> tuple[Table, list[Record]]:
     """A table and its record in which everything that people name holds HTML and script."""
     record = make_record(notes=(("hostile", HOSTILE),))
-    for path in (("environment", "command"), ("dataset", "split"), ("model", "weights", "source"), ("recipe",), ("environment", "device_name")):
+    for path in (
+        ("environment", "command"),
+        ("dataset", "split"),
+        ("model", "weights", "source"),
+        ("recipe",),
+        ("environment", "device_name"),
+    ):
         record = resealed(record, *path, HOSTILE)
     record = resealed(record, "metrics", "per_class", {HOSTILE: {HOSTILE: 0.5, "support": 3}, "b": {"support": 1}})
     record = resealed(record, "metrics", "confusion", [[2, 1], [0, 1]])

@@ -21,10 +21,7 @@ from test_page import HOSTILE, hostile_table, many_records, table_of
 from fgmae_bench.report import page
 
 # The pipe of the DevTools protocol lies on the descriptors 3 (in) and 4 (out).
-LAUNCH = (
-    "import os, sys; there, back = int(sys.argv[1]), int(sys.argv[2]); os.dup2(there, 3); os.dup2(back, 4); os.execvp(sys.argv[3], sys.argv[3:])"
-)
-NETWORK = ("http:", "https:", "ws:", "wss:", "ftp:")
+LAUNCH = "import os, sys; there, back = int(sys.argv[1]), int(sys.argv[2]); os.dup2(there, 3); os.dup2(back, 4); os.execvp(sys.argv[3], sys.argv[3:])"
 
 
 def chromium() -> str | None:
@@ -182,7 +179,9 @@ def click(browser, selector: str, text: str = "") -> None:
 
 
 def type_filter(browser, text: str) -> None:
-    browser.run(f"{{ const s = {TABLE}.querySelector('input[type=search]'); s.value = {json.dumps(text)}; s.dispatchEvent(new Event('input')); }}")
+    browser.run(
+        f"{{ const s = {TABLE}.querySelector('input[type=search]'); s.value = {json.dumps(text)}; s.dispatchEvent(new Event('input')); }}"
+    )
 
 
 def test_page_loads_without_errors_and_without_the_network(browser, site):
@@ -277,7 +276,9 @@ def test_curves_are_switched_hidden_and_read_by_keyboard(browser, site):
     click(browser, "#table-eurosat_linear .legend .entry", "ViT-B")
     assert browser.run(f"{TABLE}.querySelectorAll('path.curve').length") == 6
     click(browser, "#table-eurosat_linear .segments button", "learning rate")
-    assert "learning rate" in browser.run(f"{TABLE}.querySelector('svg .axis:last-of-type').textContent + {TABLE}.querySelector('.plot').ariaLabel")
+    assert "learning rate" in browser.run(
+        f"{TABLE}.querySelector('svg .axis:last-of-type').textContent + {TABLE}.querySelector('.plot').ariaLabel"
+    )
     click(browser, "#table-eurosat_linear .segments button", "OA")
     browser.run(f"{TABLE}.querySelector('.plot').focus()")
     browser.press("ArrowRight", 39)
@@ -300,7 +301,9 @@ def test_keyboard_alone_reaches_sorting_and_records(browser, site):
     browser.wait("document.getElementById('panel').open")
     assert browser.run("document.getElementById('panel').contains(document.activeElement)")
     browser.press("Escape", 27)
-    unnamed = "[...document.querySelectorAll('button, a, input, summary')].filter((e) => !e.textContent && !e.ariaLabel && !e.labels?.length)"
+    unnamed = (
+        "[...document.querySelectorAll('button, a, input, summary')].filter((e) => !e.textContent && !e.ariaLabel && !e.labels?.length)"
+    )
     assert browser.run(f"{unnamed}.length") == 0
 
 
@@ -391,6 +394,8 @@ def test_a_thousand_runs_are_usable(browser, tmp_path):
     assert browser.run("document.querySelectorAll('tbody tr').length") <= 250, "tables are shown in pages"
     start = time.monotonic()
     browser.run("document.querySelector('thead button').click()")
-    browser.run("{ const s = document.querySelectorAll('input[type=search]'); s[s.length - 1].value = 'base'; s[s.length - 1].dispatchEvent(new Event('input')); }")
+    browser.run(
+        "{ const s = document.querySelectorAll('input[type=search]'); s[s.length - 1].value = 'base'; s[s.length - 1].dispatchEvent(new Event('input')); }"
+    )
     assert time.monotonic() - start < 2
     assert browser.errors == []

@@ -11,7 +11,7 @@ from fgmae_bench.cards import load_card
 from fgmae_bench.contract import FGMAE_CONTRACT
 from fgmae_bench.data.raster import Chip
 from fgmae_bench.errors import BenchError
-from fgmae_bench.segmentation_views import JointAugmentation, evaluation_image, mask_invalid, segmentation_batch, training_pair
+from fgmae_bench.segmentation_views import JointAugmentation, whole_geometry, mask_invalid, segmentation_batch, training_pair
 from fgmae_bench.views import make_view
 
 SIZE = 64
@@ -61,7 +61,7 @@ def test_resized_masks_are_centred_as_images_are():
 def test_the_view_changes_pixels_and_is_keyed_by_seed_epoch_and_sample(crop):
     image, mask = blobs()
     base = JointAugmentation(seed=0, epoch=0, crop=crop)
-    still = evaluation_image(image, SIZE)
+    still = whole_geometry(image, SIZE)
     view, label = training_pair(image, mask, SIZE, base, "a")
     again, label_again = training_pair(image, mask, SIZE, base, "a")
     np.testing.assert_array_equal(view, again)
@@ -104,9 +104,9 @@ def test_padding_is_255_in_the_mask_and_the_mean_in_the_image():
 
 def test_evaluation_keeps_the_image_where_sizes_meet_and_resizes_the_whole_otherwise():
     image, _ = blobs()
-    assert evaluation_image(image, 96) is image
+    assert whole_geometry(image, 96) is image
     expected = np.stack([cv2.resize(band, (84, 84), interpolation=cv2.INTER_LINEAR) for band in image])
-    np.testing.assert_array_equal(evaluation_image(image, 84), expected)
+    np.testing.assert_array_equal(whole_geometry(image, 84), expected)
 
 
 def test_pixels_without_backscatter_are_not_labelled():

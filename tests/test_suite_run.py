@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -159,6 +160,29 @@ def test_suites_side_by_side_share_the_runs_and_repeat_none(tmp_path):
     assert [process.returncode for process in suites] == [0, 0, 0], said
     assert Counter((tmp_path / "started.txt").read_text().split()) == {str(seed): 1 for seed in range(12)}
     assert len(records(tmp_path / "results")) == 12
+
+
+def test_suites_killed_at_random_record_every_run_exactly_once(tmp_path):
+    """The small version of experiments/robustness/suite_kills.py."""
+    path = experiment(tmp_path, f"{STATISTICS}, seed = {list(range(8))}")
+    (tmp_path / "STUB_SECONDS").write_text("0.4")
+    dice, seen, kills = random.Random(3), dict[Path, int](), 0
+    suites = [stubbed("run", path, cwd=tmp_path) for _ in range(3)]
+    while any(process.poll() is None for process in suites):
+        time.sleep(dice.uniform(0.2, 1.0))
+        for file in (tmp_path / "results").glob("records/*/*/*.json"):
+            assert seen.setdefault(file, file.stat().st_ino) == file.stat().st_ino, "a record was written twice"
+        alive = [i for i, process in enumerate(suites) if process.poll() is None]
+        if kills < 5 and alive:
+            victim = dice.choice(alive)
+            kill(suites[victim])
+            suites[victim] = stubbed("run", path, cwd=tmp_path)
+            kills += 1
+    said = [process.communicate()[0] for process in suites]
+    assert [process.returncode for process in suites] == [0] * 3, said
+    assert kills >= 3
+    assert sorted(record["config"]["recipe"]["seed"] for record in records(tmp_path / "results")) == list(range(8))
+    assert suite("plan", path, cwd=tmp_path).out.endswith("8 recorded, 0 to do\n")
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/1").exists(), reason="needs a folder that cannot be written")

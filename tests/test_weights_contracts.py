@@ -17,6 +17,7 @@ from fgmae_bench.config import Model
 from fgmae_bench.contract import FGMAE_CONTRACT, InputContract
 from fgmae_bench.errors import BenchError
 from fgmae_bench.normalizers import normalize
+from fgmae_bench.taps import make_taps
 
 needs_torchgeo = pytest.mark.skipif(not importlib.util.find_spec("torchgeo"), reason="torchgeo is not installed")
 
@@ -186,6 +187,7 @@ def test_features_are_those_of_torchgeos_own_forward_with_the_same_weights(tmp_p
         torch.testing.assert_close(backbone.module(images), of_torchgeo(model, theirs, images))
         tokens = backbone.module.inner(images)
     assert tokens.shape[:2] == (2, backbone.feature_dim)
+    assert make_taps(backbone.module, size).dims == (backbone.feature_dim,) * 4  # what `segment` builds its head on
     assert backbone.weights.missing == (1 if model.startswith("croma") else 0)
 
 

@@ -92,9 +92,8 @@ def main() -> None:
     write_bytes(out, content)
     best, seconds = record["metrics"]["best"], record["timing"]["total_seconds"]
     print(f"{out}: {sum(tensor.numel() for tensor in weights.values())} parameters, {len(content)} bytes (synthetic data)")
-    print(
-        f"val at evaluation {best['epoch']}: micro mAP {best['map_micro']:.3f}, macro mAP {best['map_macro']:.3f}; {seconds:.0f} s of training"
-    )
+    scores = f"micro mAP {best['map_micro']:.3f}, macro mAP {best['map_macro']:.3f}"
+    print(f"best evaluation on val: number {best['epoch']}, {scores}; {seconds:.0f} s of training")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
     if not is_pack(root):
         require_data(card, root)
     index = open_index(card, root, order)
-    notes: list[dict[str, str]] = check_classes(card, run.data.nb_classes)
+    notes: list[dict[str, str]] = check_classes(len(card.classes), card.label_scheme, run.data.nb_classes)
     trust = run.execution.trust_data
     contradiction = check_counts(card, index)
     if contradiction:
@@ -113,16 +113,15 @@ def _refuse_emptied(dataset: Dataset, kept: dict[str, NDArray[np.int64]]) -> Non
             raise BenchError(what, "look at the data with prepare inspect")
 
 
-def check_classes(card: Card, given: int | None) -> list[dict[str, str]]:
-    """Hold `--nb_classes` against the label scheme: K + 1 (class 0 counted) warns and leaves a note, anything else is refused."""
-    expected = len(card.classes)
+def check_classes(expected: int, scheme: str, given: int | None) -> list[dict[str, str]]:
+    """Hold `--nb_classes` against a label scheme: K + 1 (class 0 counted) warns and leaves a note, anything else is refused."""
     if given in (None, expected):
         return []
     if given == expected + 1:
-        text = f"--nb_classes {given} counts a class 0 that {card.label_scheme} does not have: {expected} outputs are used"
+        text = f"--nb_classes {given} counts a class 0 that {scheme} does not have: {expected} outputs are used"
         log.warning(text)
         return [note("nb_classes", text)]
-    raise BenchError(f"--nb_classes is {given}, label scheme {card.label_scheme} has {expected}", f"give {expected} or leave the flag out")
+    raise BenchError(f"--nb_classes is {given}, label scheme {scheme} has {expected}", f"give {expected} or leave the flag out")
 
 
 def _refuse(error: BenchError, trust: bool, notes: list[dict[str, str]]) -> None:

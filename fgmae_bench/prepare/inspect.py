@@ -19,9 +19,6 @@ from fgmae_bench.contract import BANDS
 from fgmae_bench.data.audit import MIN_IMAGES, UNITS, Statistics, calibration_note, judge, measure, recognise_units
 from fgmae_bench.data.gather import Found, find_images, read_image
 from fgmae_bench.data.index import check_counts
-from fgmae_bench.data.packs.format import META
-from fgmae_bench.data.packs.read import is_pack, open_index, parse_meta
-from fgmae_bench.data.packs.store import get, stamp_of
 from fgmae_bench.data.raster import Chip
 from fgmae_bench.errors import BenchError
 from fgmae_bench.flags import spellings
@@ -47,6 +44,8 @@ def main(given: dict[str, Any]) -> None:
     limit = given.get("limit", LIMIT)
     if limit < 1:
         raise BenchError(f"--limit is {limit}", "give 1 or more")
+    from fgmae_bench.data.packs.read import is_pack  # here, so that --help does not wait for it
+
     what = given["what"]
     if "data_path" not in given and is_pack(Path(what)):
         given = {**given, "what": card_of(Path(what)), "data_path": what}
@@ -92,6 +91,8 @@ def _images(card: Card | None, root: Path) -> tuple[list[Found], list[str], list
             raise BenchError(f"{root} is not a folder", "give a folder, or the name of a dataset")
         images, skipped = find_images(root)
         return images, skipped, [f"{root}: {len(images)} images, no card"], read_image
+    from fgmae_bench.data.packs.read import open_index
+
     index = open_index(card, root)
     groups = [card.classes[label] for label in index.labels] if index.labels.ndim == 1 else index.groups or [card.name] * len(index.files)
     images = [Found(sample, group, (index.path(row),)) for row, (sample, group) in enumerate(zip(index.ids, groups, strict=True))]
@@ -106,6 +107,10 @@ def _images(card: Card | None, root: Path) -> tuple[list[Found], list[str], list
 
 def card_of(pack: Path) -> str:
     """Name of the card that a pack of ours states. Raises BenchError for a pack of others."""
+    from fgmae_bench.data.packs.format import META
+    from fgmae_bench.data.packs.read import parse_meta
+    from fgmae_bench.data.packs.store import get, stamp_of
+
     root = pack.resolve()
     held = get(root, stamp_of(root), META)
     if held is None:

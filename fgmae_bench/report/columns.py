@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from fgmae_bench.cards import card_names, load_card
@@ -71,8 +72,13 @@ def leaks(record: Record) -> bool | None:
     """Whether the split tears neighbours apart: a note of the record says so; None for lists that no card vouches for."""
     if any(note["code"] == "leaky_split" for note in record["notes"]):
         return True
-    name, split = record["dataset"]["name"], record["dataset"]["split"]
-    return False if name in card_names() and split in load_card(name).splits else None
+    return False if record["dataset"]["split"] in splits_of(record["dataset"]["name"]) else None
+
+
+@cache
+def splits_of(dataset: str) -> frozenset[str]:
+    """Names of the splits on a dataset's card; none where the suite has no card of that name."""
+    return frozenset(load_card(dataset).splits) if dataset in card_names() else frozenset()
 
 
 def _published(metric: str) -> Column:

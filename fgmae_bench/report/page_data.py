@@ -121,16 +121,18 @@ def other_runs(records: list[Record]) -> Table | None:
     """A table of runs that belong to no experiment, None where there are none."""
     if not records:
         return None
+    titles = {name: title_of(name) for name in {record["dataset"]["name"] for record in records}}
     rows = tuple(
         Row(
             label=record["run_id"],
-            dataset=title_of(record["dataset"]["name"]),
+            dataset=titles[record["dataset"]["name"]],
             records=(record,),
             notes=tuple(Note(code=note["code"], text=note["text"]) for note in record["notes"]),
         )
         for record in records
     )
-    scored = [name for name in COLUMNS if any(name in record["metrics"]["test"] for record in records)]
+    known = {metric for record in records for metric in record["metrics"]["test"]}
+    scored = [name for name in COLUMNS if name in known]
     return Table(
         name=OTHER_RUNS,
         title="Runs of no table",

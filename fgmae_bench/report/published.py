@@ -113,6 +113,7 @@ def card_titled(title: str) -> Card | None:
     return next((card for card in map(load_card, card_names()) if card.title == title), None)
 
 
+@cache
 def title_of(dataset: str) -> str:
     """Title of a dataset given its name; a name without a card of the suite stands for itself."""
     return load_card(dataset).title if dataset in card_names() else dataset

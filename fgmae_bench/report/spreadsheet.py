@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from fgmae_bench.report.columns import COLUMNS, REQUIRED
+from fgmae_bench.report.columns import COLUMNS
 from fgmae_bench.report.formats import shown_columns
 from fgmae_bench.report.row import Bounds, Row, Spread, Table, Value
 
@@ -13,8 +13,8 @@ from fgmae_bench.report.row import Bounds, Row, Spread, Table, Value
 def comma_separated(table: Table) -> str:
     """Empty = not known; `<name>_std` after each column that varies by seed, `_low` and `_high` for intervals, and note codes."""
     names = list(shown_columns(table))
-    names.insert(names.index("dataset") + 1, "synthetic") if "synthetic" not in names else None
-    assert set(REQUIRED) <= set(names)
+    if "synthetic" not in names:
+        names.insert(names.index("dataset") + 1, "synthetic")
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([title for name in names for title in _titles(name)] + ["codes"])
@@ -49,5 +49,5 @@ def _plain(value: Value) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
-    text = " ".join(dict.fromkeys(note.text for note in value)) if isinstance(value, tuple) else str(value)
+    text = "; ".join(dict.fromkeys(note.text.rstrip(".") for note in value)) if isinstance(value, tuple) else str(value)
     return f"'{text}" if text.lstrip()[:1] in tuple("=+-@") else text

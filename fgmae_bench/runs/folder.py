@@ -137,10 +137,10 @@ def write_predictions(
     """
     tensors: dict[str, NDArray[Any]] = {"logits": np.ascontiguousarray(logits, np.float32), "targets": np.ascontiguousarray(targets)}
     lists = {"ids": ids, "classes": classes, **({} if groups is None else {"groups": groups})}
-    write_bytes(path, _ordered(save(tensors, {name: json.dumps(values) for name, values in lists.items()})))
+    write_bytes(path, ordered(save(tensors, {name: json.dumps(values) for name, values in lists.items()})))
 
 
-def _ordered(content: bytes) -> bytes:
+def ordered(content: bytes) -> bytes:
     """A safetensors file with its header's keys sorted: the library writes metadata in random order, equal runs shall give equal bytes."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from fgmae_bench.backbones import Backbone, build_backbone, find_weights_file, wrap_module
+from fgmae_bench.backbones import Backbone, architecture, build_backbone, find_weights_file, wrap_module
 from fgmae_bench.cards import Card
-from fgmae_bench.config import Data, Model, Run
+from fgmae_bench.config import Model, Run
 from fgmae_bench.contract import parse_bands
 from fgmae_bench.data.dataset import Dataset, data_root, open_dataset
 from fgmae_bench.data.index import require_data
@@ -21,6 +23,7 @@ from fgmae_bench.distributed import World
 from fgmae_bench.errors import BenchError
 from fgmae_bench.files import require_writable
 from fgmae_bench.records import note
+from fgmae_bench.taps import fitting_size
 from fgmae_bench.views import View, make_view
 
 
@@ -28,7 +31,7 @@ from fgmae_bench.views import View, make_view
 class Setup:
     """Data and backbone of a run, with the sections `data` and `model` resolved."""
 
-    data: Data
+    data: Any  # Data, or the module's own
     model: Model
     dataset: Dataset
     backbone: Backbone
@@ -39,34 +42,51 @@ class Setup:
 
 
 def set_up(
-    first: Run, card: Card, world: World, device: torch.device, module: nn.Module | None = None, drop_path: float = 0.0
+    first: Run, card: Card, world: World, device: torch.device, module: nn.Module | None = None, *, drop_path: float = 0.0,
+    tasks: tuple[str, ...] = ("single_label", "multi_label"), classes: int | None = None,
 ) -> Setup:  # fmt: skip
     """Open the data and build the backbone of a run; `module` stands in for the backbone that it names.
 
+    `tasks` are those that the engine is for; `classes` is the number of outputs where the card does not decide it. For
+    segmentation the view holds the whole image and the input is as large as the data, where the run does not say otherwise.
     Raises BenchError for everything that is missing at once, for what contradicts the card, and for weights that do not fit.
     """
+    if card.task not in tasks:
+        entry = "fgmae_bench.segment" if card.task == "segmentation" else "fgmae_bench.linear or fgmae_bench.finetune"
+        raise BenchError(f"{card.title} is a {card.task} dataset", f"use {entry}")
     name = first.data.split or (card.recommended_split if first.recipe.recipe == "corrected" else card.default_split)
-    data = dataclasses.replace(first.data, split=name)
+    data = dataclasses.replace(first.data, split=name, nb_classes=None if classes is not None else first.data.nb_classes)
     cache = Path(first.execution.cache_dir).expanduser()
     if module is None:
         world.together(lambda: require_present(card, first, cache))
     dataset = world.together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))
+    whole = card.task == "segmentation"
+    wanted = first.model if not whole or first.model.input_size else _at_data_size(first.model, dataset)
     backbone = world.together(
-        lambda: (
-            wrap_module(module, first.model)
-            if module is not None
-            else build_backbone(first.model, first.recipe.seed, cache, drop_path=drop_path)
-        )
+        lambda: wrap_module(module, wanted) if module is not None else build_backbone(wanted, first.recipe.seed, cache, drop_path=drop_path)
     )
-    view = make_view(card, backbone.contract, first.data.band_order)
+    view = make_view(card, backbone.contract, first.data.band_order, whole=whole)
     held = parse_bands(first.data.band_order) if first.data.band_order else card.signal.bands
-    data = dataclasses.replace(data, band_order=",".join(held), nb_classes=len(card.classes))
+    data = dataclasses.replace(data, band_order=",".join(held), nb_classes=classes or len(card.classes))
     amp: Precision = resolve_amp(first.recipe.amp, device) if backbone.lowers_precision else "off"
     world.together(lambda: _require_places(first, cache) if world.rank == 0 else None)
     return Setup(
         data=data, model=_resolved_model(first, backbone), dataset=dataset, backbone=backbone, view=view, amp=amp, cache=cache,
         notes=[*backbone.notes, *_calibration_notes(card, backbone)],
     )  # fmt: skip
+
+
+def _at_data_size(model: Model, dataset: Dataset) -> Model:
+    """The model at the size of the data, or the next smaller one that its patches divide."""
+    size = min(dataset.index.size or dataset.card.signal.size)
+    entry = architecture(model.model) if ":" not in model.model else None
+    if entry is None:
+        return dataclasses.replace(model, input_size=size)
+    with torch.device("meta"):
+        built = entry()
+    embedding = getattr(built, "patch_embed", None)
+    patch = embedding.patch_size[0] if isinstance(built, VisionTransformer) and embedding is not None else 1
+    return dataclasses.replace(model, input_size=fitting_size(size, patch))
 
 
 def facts_of(dataset: Dataset, backbone: Backbone) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Iterator
@@ -129,8 +128,8 @@ def _arrays(commands: list[Command]) -> Iterator[list[Command]]:
     for command in commands:
         together.setdefault((command.processes, command.needs_gpu), []).append(command)
     for group in together.values():
-        for chunk in itertools.batched(group, LARGEST_ARRAY) if hasattr(itertools, "batched") else [group]:
-            yield list(chunk)
+        for first in range(0, len(group), LARGEST_ARRAY):
+            yield group[first : first + LARGEST_ARRAY]
 
 
 def _sbatch(jobs: list[Job], folder: str, cluster: Cluster, like: Command) -> list[str]:

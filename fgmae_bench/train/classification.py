@@ -37,7 +37,7 @@ class ClassificationJob:
     unused_parameters: bool = False
 
     def __post_init__(self) -> None:
-        self.train = self.dataset.parts.train
+        self.train, self.kept = self.dataset.parts.train, self.model
         self.task = TASKS[self.dataset.card.task]
         self.selection = self.task.selection
         mixes = self.recipe.mixup or self.recipe.cutmix

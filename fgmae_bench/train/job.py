@@ -26,10 +26,19 @@ class Scored:
 class Job(Protocol):
     """One task on one dataset and model. Only the process's share of rows is read; evaluation is collective."""
 
-    model: nn.Module
     train: Rows
     selection: str  # the metric that selects the best epoch
     unused_parameters: bool  # True where a forward pass may leave trainable parameters without a gradient
+
+    @property
+    def model(self) -> nn.Module:
+        """The whole model."""
+        ...
+
+    @property
+    def kept(self) -> nn.Module:
+        """What checkpoints hold: the model, or its part that is trained."""
+        ...
 
     def read(self, rows: Rows, epoch: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Training view of rows: images (B, 2, S, S) and targets. Called from threads."""

@@ -58,7 +58,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         recipe, model = self.recipe, self.job.model
-        self.dtype = next(model.parameters()).dtype
+        self.dtype = next(p for p in model.parameters() if p.requires_grad).dtype
         sgd = recipe.optimizer == "sgd"
         groups = param_groups(model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay, decay_all=sgd)
         if sgd:
@@ -75,12 +75,12 @@ class Loop:
 
     def tensors(self) -> dict[str, Any]:
         """States of model, optimiser and scaler."""
-        return {"model": self.job.model.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        return {"model": self.job.kept.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def restore(self, tensors: dict[str, Any], step: int, period: dict[str, float]) -> None:
         """Go on after `step` steps; raises BenchError where the tensors are not this model's."""
         try:
-            self.job.model.load_state_dict(tensors["model"])
+            self.job.kept.load_state_dict(tensors["model"])
             self.optimizer.load_state_dict(tensors["optimizer"])
             self.scaler.load_state_dict(tensors["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
@@ -163,7 +163,7 @@ class Loop:
             self.period.images += len(images) * self.world.size
         if self.recipe.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.job.model.parameters(), self.recipe.clip_grad)
+            nn.utils.clip_grad_norm_(self.job.kept.parameters(), self.recipe.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

@@ -44,7 +44,7 @@ class Prepared:
     """A run made definite, and what only its task knows.
 
     `legacy` gives what per-batch averages would say of an evaluation; `metrics` turns outcome and test scores into the record's
-    section; `write_predictions` writes the file of one run.
+    section; `write_predictions` writes the file of one run; `finish` is for pictures and the like.
     """
 
     run: Run
@@ -64,6 +64,7 @@ class Prepared:
     legacy: Callable[[Scored], dict[str, Any]]
     metrics: Callable[[Outcome, Scored], dict[str, Any]]
     write_predictions: Callable[[Path, Scored], None]
+    finish: Callable[[Path], None] = lambda folder: None  # what else belongs into the output folder
 
 
 @dataclass
@@ -176,7 +177,7 @@ class Training:
         if self.selects and better:
             self.outcome.best = {"epoch": epoch, **scored.metrics}
             if self.folder is not None:
-                save_best(self.folder, prepared.id, epoch, job.model.state_dict(), prepared.classes)
+                save_best(self.folder, prepared.id, epoch, job.kept.state_dict(), prepared.classes)
         if self.folder is not None:
             self.folder.epoch(entry)
         loop.period = Period()
@@ -187,7 +188,7 @@ class Training:
         if self.selects:
             prepared.world.barrier()
             best = prepared.world.together(lambda: load_tensors(prepared.place[0] / BEST))
-            prepared.job.model.load_state_dict(best["model"])
+            prepared.job.kept.load_state_dict(best["model"])
         if self.selects or self.last is None:
             started = time.perf_counter()
             prepared.job.model.eval()
@@ -233,6 +234,8 @@ class Training:
                 diverged=outcome.diverged, schemes=prepared.schemes,
             )  # fmt: skip
             folder.finish(record["config"])
+            if test is not None:
+                prepared.finish(folder.folder)
             if described:
                 folder.copy_in(predictions, "predictions-test.safetensors")
             stored = store(record, results)

@@ -23,9 +23,7 @@ OTHERS_SHOWN = 40
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `weights inspect`."""
     parser.add_argument("file", metavar="FILE", help="a .pth, .pt, .pkl or .safetensors file")
-    parser.add_argument(
-        "--model", metavar="NAME", help="hold the file against this model: vit_small_patch16, resnet50 or any timm name"
-    )
+    parser.add_argument("--model", metavar="NAME", help="hold the file against this model: vit_small_patch16, resnet50 or any timm name")
 
 
 def main(given: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ function tableSection(table, page) {
   const numeric = table.columns.map((_, c) => table.rows.some((row) => Array.isArray(row.cells[c])));
   const alike = [];
   table.columns.forEach((name, c) => {
-    if (name === "run" || name === "remarks") return;
+    if (name === "run" || name === "remarks" || !table.rows.length) return;
     const first = textOf(table.rows[0].cells[c]), same = table.rows.every((row) => textOf(row.cells[c]) === first);
     if (!same || (!isEmpty(first) && (page.head.columns[name][2] || table.rows.length < ALIKE_FROM))) return;
     state.hidden.add(name);
@@ -142,7 +142,7 @@ function tableSection(table, page) {
       const label = textOf(row.cells[c]);
       if (c !== run) return h("td", { class: `${attributes.class || ""}${isEmpty(label) ? " none" : ""}${label.length <= SHORT ? " short" : ""}` }, label);
       const open = row.runs.length ? h("button", { type: "button", class: "link", on: { click: () => page.open(row.runs[0], row.runs) } }, label) : label;
-      return h("th", { scope: "row", ...attributes }, h("div", {}, h("span", {}, open), row.kind === "measured" ? null : badge(row.kind)));
+      return h("th", { scope: "row", ...attributes }, h("div", {}, h("span", { class: label.length <= SHORT ? "short" : null }, open), row.kind === "measured" ? null : badge(row.kind)));
     });
     if (curves.any) cells.unshift(h("td", { class: "pick" }, curves.pick(row)));
     return h("tr", { class: row.kind }, cells);

@@ -1,0 +1,114 @@
+"""What fine-tuning and segmentation resolve alike: rates, schedules, activations, and the driver of a grid of runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fgmae_bench.cards import Card
+from fgmae_bench.config import Run, merged, named_recipe
+from fgmae_bench.device import Precision, resolve_device
+from fgmae_bench.distributed import World, join_world, leave_world
+from fgmae_bench.errors import BenchError
+from fgmae_bench.optim import base_lr, scaled_lr
+from fgmae_bench.recipes import TrainRecipe
+from fgmae_bench.records import Record, read_record, record_path
+from fgmae_bench.runs.curve_notes import lr_off_rule
+from fgmae_bench.runs.tensors import BEST, LAST, load_tensors
+from fgmae_bench.train.plan import Plan
+from fgmae_bench.train.run import Prepared, train_and_record
+
+log = logging.getLogger("fgmae_bench")
+REFERENCE_BATCH = 256  # 64 images on 4 processes, what absolute rates of published recipes were used with
+Prepare = Callable[[Run, World, torch.device], Prepared]
+
+
+def run_each(runs: list[Run], prepare: Prepare) -> list[Record]:
+    """Train each run of a grid and return the records in order; runs whose record exists are read, not repeated.
+
+    Under torchrun every rank calls this; rank 0 writes.
+    """
+    world, device = join_world(resolve_device(runs[0].execution.device))
+    try:
+        return [_one(prepare(run, world, device)) for run in runs]
+    finally:
+        leave_world()
+
+
+def score_checkpoint(runs: list[Run], prepare: Prepare) -> dict[str, Any]:
+    """Scores over the test split of the checkpoint that `--resume` names, by default the best or last of the output folder."""
+    if len(runs) != 1:
+        raise BenchError("--eval scores one checkpoint", "give one --lr")
+    world, device = join_world(resolve_device(runs[0].execution.device))
+    try:
+        prepared = prepare(runs[0], world, device)
+        named, folder = runs[0].execution.resume, prepared.place[0]
+        path = (folder / BEST if (folder / BEST).exists() else folder / LAST) if named in (None, "auto") else Path(str(named))
+        content = world.together(lambda: load_tensors(path))
+        if content.get("run_id") != prepared.id:
+            what = f"{path} belongs to {content.get('run_id')}, this is {prepared.id}: model, data, batch or recipe differ"
+            raise BenchError(what, "repeat the flags of that run")
+        prepared.job.kept.load_state_dict(content["model"])
+        prepared.job.model.eval()
+        scored = prepared.job.evaluate("test")
+        return {"run_id": prepared.id, "which": path.name, "test": scored.metrics, "legacy": prepared.legacy(scored)}
+    finally:
+        leave_world()
+
+
+def _one(prepared: Prepared) -> Record:
+    results, world = Path(prepared.run.execution.results_dir), prepared.world
+    path = record_path(results, (prepared.dataset.card.name, prepared.protocol, prepared.id))
+    done = world.broadcast(world.together(lambda: read_record(path) if world.rank == 0 and path.exists() else None))
+    if done is not None:
+        log.info("%s is recorded already: nothing to do (%s)", prepared.id, path)
+        return done
+    return train_and_record(prepared, results)
+
+
+def resolved_recipe(recipe: TrainRecipe, plan: Plan, amp: Precision) -> Any:
+    """The recipe with its gaps filled and what cannot change its numbers set to one value."""
+    effective = plan.batch * plan.accum * plan.world
+    lr = recipe.lr if recipe.lr is not None else scaled_lr(recipe.blr or 1e-3, effective)
+    by_steps = recipe.max_steps is not None
+    every = plan.period if by_steps else plan.period // plan.steps_per_epoch
+    return dataclasses.replace(
+        recipe, amp=amp, lr=lr, blr=base_lr(lr, effective), eval_every=every, epochs=1 if by_steps else recipe.epochs,
+        warmup_epochs=0.0 if recipe.warmup_steps is not None else recipe.warmup_epochs,
+    )  # fmt: skip
+
+
+def rate_notes(module: str, run: Run, card: Card, plan: Plan) -> list[dict[str, str]]:
+    """A note where the learning rate is far from what the named recipe's rule gives at this batch."""
+    named = merged(*named_recipe(module, run.recipe.recipe, card, run.model.model))
+    batch = named.get("batch_size", 64) if "max_steps" in named else REFERENCE_BATCH
+    return lr_off_rule(run.recipe.lr, plan.batch * plan.accum * plan.world, named.get("blr") or base_lr(named["lr"], batch))
+
+
+def forward_chunk(size: int, device: torch.device, batch: int) -> int:
+    """Images of `size` pixels a forward pass on a CPU, so that activations stay in its caches; 0 for the whole batch."""
+    wanted = min(32, max(8, round(8 * (224 / (size or 64)) ** 2)))
+    return wanted if device.type == "cpu" and wanted < batch else 0
+
+
+def be_deterministic(wanted: bool) -> None:
+    """Ask torch for deterministic kernels."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def checkpoint_activations(module: torch.nn.Module, name: str) -> None:
+    """Recompute activations in the backward pass; raises BenchError where the backbone called `name` does not offer it."""
+    for part in module.modules():
+        switch = getattr(part, "set_grad_checkpointing", None)
+        if callable(switch):
+            switch(True)
+            return
+    raise BenchError(f"--grad_checkpointing: {name} does not offer it", "leave it out")

@@ -1,0 +1,174 @@
+"""Segmentation as a job of the training loop: images with masks in, one confusion matrix an image out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fgmae_bench.bank import Bank
+from fgmae_bench.data.dataset import Dataset
+from fgmae_bench.device import Precision, autocast
+from fgmae_bench.distributed import World
+from fgmae_bench.label_schemes import Codes, TrainIds
+from fgmae_bench.loader import Rows, ahead
+from fgmae_bench.recipes import SegmentRecipe
+from fgmae_bench.scores import finite
+from fgmae_bench.scores_segmentation import IGNORE, image_confusion, segmentation
+from fgmae_bench.segmentation_views import JointAugmentation, segmentation_batch
+from fgmae_bench.sliding import sliding_window
+from fgmae_bench.train.classification import as_input
+from fgmae_bench.train.job import Scored
+from fgmae_bench.train.segmenter import SegmentationModel
+from fgmae_bench.views import View
+
+ToIds = Callable[[Codes], TrainIds]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """One side's labels: where they come from and how codes become class numbers."""
+
+    source: str
+    to_ids: ToIds
+    classes: tuple[str, ...]
+    colours: tuple[str, ...]
+
+
+@dataclass(kw_only=True)
+class SegmentationJob:
+    """See `fgmae_bench.train.job.Job`. `columns` places predictions in the evaluation scheme where it is another than training's.
+
+    With `bank` the model takes rows of maps that were computed once.
+    """
+
+    model: SegmentationModel
+    kept: nn.Module
+    dataset: Dataset
+    view: View
+    recipe: SegmentRecipe
+    train_labels: Labels
+    eval_labels: Labels
+    columns: NDArray[np.int64] | None
+    world: World
+    device: torch.device
+    amp: Precision
+    workers: int
+    batch_size: int
+    bank: Bank | None = None
+    unused_parameters: bool = False
+    selection: str = "miou"
+
+    def __post_init__(self) -> None:
+        self.train = self.dataset.parts.train
+
+    def read(self, rows: Rows, epoch: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Random views (B, 2, S, S), or rows of maps (B, F), and masks (B, S, S) of training ids."""
+        recipe, index = self.recipe, self.dataset.index
+        ids = [index.ids[row] for row in rows]
+        chips = [index.read(row, self.dataset.card) for row in rows]
+        masks = [self._mask(row, self.train_labels) for row in rows]
+        augmentation = None
+        if recipe.augment and self.bank is None:
+            augmentation = JointAugmentation(
+                seed=recipe.seed, epoch=epoch, crop_scale=recipe.crop_scale, vflip=recipe.vflip,
+                crop="plain" if recipe.stride else "resized",
+            )  # fmt: skip
+        images, labels = segmentation_batch(self.view, chips, masks, ids, augmentation)
+        images = images if self.bank is None else np.array(self.bank.features[rows])
+        return images, np.stack(labels)
+
+    def mix(self, images: Tensor, targets: Tensor, place: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Nothing is mixed: a mask is no share of a class."""
+        return images, targets
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy over labelled pixels, each weighing the same on whatever process it lies."""
+        logits = outputs if outputs.dtype == torch.float64 else outputs.float()
+        if logits.shape[-2:] != targets.shape[-2:]:
+            logits = nn.functional.interpolate(logits, size=targets.shape[-2:], mode="bilinear", align_corners=False)
+        flat, wanted = logits.permute(0, 2, 3, 1).flatten(0, 2), targets.flatten().long()
+        total = nn.functional.cross_entropy(flat, wanted, ignore_index=IGNORE, reduction="sum")
+        count = (wanted != IGNORE).sum().to(total.dtype)
+        if self.world.size > 1:
+            dist.all_reduce(count)
+        return total * self.world.size / count.clamp(min=1)
+
+    def evaluate(self, part: str) -> Scored:
+        """One confusion matrix an image (N, K, C), gathered over the processes, and the scores of their sum."""
+        rows = getattr(self.dataset.parts, part)
+        step = self.batch_size * self.world.size
+        chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
+        mine = [chunk[self.world.rank :: self.world.size] for chunk in chunks]
+        parts = []
+        for chunk, prepared in zip(chunks, ahead(self._prepare, mine, self.workers), strict=True):
+            parts.append(self.world.interleaved(self._count(*prepared), len(chunk)))
+        table = np.concatenate(parts)
+        classes, width = len(self.eval_labels.classes), len(self.eval_labels.classes) + (self.columns is not None)
+        confusions = table[:, : classes * width].astype(np.int64).reshape(-1, classes, width)
+        loss, pixels = table[:, -2].sum(), table[:, -1].sum()
+        comparable = self.columns is None and pixels > 0
+        return Scored(metrics={"loss": finite(loss / pixels) if comparable else None, **segmentation(confusions)}, outputs=confusions)
+
+    def predict(self, rows: Rows) -> list[NDArray[np.int64]]:
+        """Class numbers (H, W) of the evaluation scheme for each row, K where the class is not of that scheme."""
+        inputs, masks = self._prepare(rows)
+        found = [logits.argmax(0).numpy() for logits in self._logits(inputs, masks)]
+        return found if self.columns is None else [self.columns[labels] for labels in found]
+
+    def mask(self, row: int) -> NDArray[np.uint8]:
+        """Reference labels (H, W) of the evaluation scheme."""
+        return self._mask(row, self.eval_labels)
+
+    def _mask(self, row: int, labels: Labels) -> NDArray[np.uint8]:
+        return labels.to_ids(self.dataset.index.codes(row, labels.source)).values
+
+    def _prepare(self, rows: Rows) -> tuple[list[NDArray[Any]], list[NDArray[np.uint8]]]:
+        """Inputs of rows, one an image, and their masks with 255 under invalid pixels."""
+        index = self.dataset.index
+        if not len(rows):
+            return [], []
+        chips = [index.read(row, self.dataset.card) for row in rows]
+        masks = [self._mask(row, self.eval_labels) for row in rows]
+        images, labels = segmentation_batch(self.view, chips, masks, [index.ids[row] for row in rows])
+        if self.recipe.stride is not None:
+            return [self.view.before_geometry([chip])[0] for chip in chips], labels
+        return list(images if self.bank is None else self.bank.features[rows]), labels
+
+    def _count(self, inputs: list[NDArray[Any]], masks: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
+        """A row for each image: its confusion matrix, the sum of its pixels' losses, and their number."""
+        classes = len(self.eval_labels.classes)
+        width = classes + (self.columns is not None)
+        table = np.zeros((len(masks), classes * width + 2))
+        for row, mask, logits in zip(table, masks, self._logits(inputs, masks), strict=True):
+            row[:-2] = image_confusion(mask, logits.argmax(0).numpy(), classes, self.columns).ravel()
+            if self.columns is None:
+                wanted = torch.from_numpy(mask).flatten().long()
+                flat = logits.flatten(1).T
+                row[-2] = float(nn.functional.cross_entropy(flat.double(), wanted, ignore_index=IGNORE, reduction="sum"))
+            row[-1] = int((mask != IGNORE).sum())
+        return table
+
+    def _logits(self, inputs: list[NDArray[Any]], masks: list[NDArray[np.uint8]]) -> list[Tensor]:
+        """Logits (K, H, W) of each image at the size of its mask."""
+        if not masks:
+            return []
+        with torch.inference_mode(), autocast(self.amp, self.device):
+            if self.recipe.stride is not None:
+                return [self._sliding(image)[0].float().cpu() for image in inputs]
+            batch = as_input(torch.from_numpy(np.stack(inputs)), self.device, torch.float32)
+            sizes = {mask.shape for mask in masks}
+            if len(sizes) == 1:
+                return list(self.model(batch, sizes.pop()).float().cpu())
+            return [self.model(one[None], mask.shape)[0].float().cpu() for one, mask in zip(batch, masks, strict=True)]
+
+    def _sliding(self, image: NDArray[Any]) -> Tensor:
+        scene = as_input(torch.from_numpy(np.ascontiguousarray(image[None])), self.device, torch.float32)
+        window = self.view.contract.size
+        return sliding_window(self.model, scene, window=window, stride=self.recipe.stride or window)
