@@ -31,8 +31,8 @@ def compiled(schema: Any) -> Fits:
     unknown = set(schema) - set(KEYWORDS) - ANNOTATIONS
     if unknown:
         raise ValueError(f"unknown keywords {sorted(unknown)}")
-    used = dict.fromkeys(KEYWORDS[name] for name in schema if name not in ANNOTATIONS)
-    checks = [check for make in used if (check := make(schema))]
+    makers = dict.fromkeys(KEYWORDS[name] for name in schema if name not in ANNOTATIONS)
+    checks = [make(schema) for make in makers]
     if len(checks) == 1:
         return checks[0]
     return lambda value: all(check(value) for check in checks)

@@ -71,7 +71,7 @@ def multi_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Seque
 
     def measure(weights: NDArray[np.float32]) -> Metrics:
         ap = np.stack([_weighted_ap(weights @ positive, weights @ every) for positive, every in levels], axis=1)
-        tp, predicted, reference = np.split(weights @ sums, 3, axis=1)
+        tp, predicted, reference = np.split(weights.astype(np.float64) @ sums, 3, axis=1)
         f1 = _ratio(2 * tp, predicted + reference)
         f1[reference == 0] = np.nan
         total = _ratio(2 * tp.sum(1), predicted.sum(1) + reference.sum(1))

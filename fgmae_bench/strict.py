@@ -6,6 +6,7 @@ import dataclasses
 import tomllib
 import types
 import typing
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -24,6 +25,12 @@ def load_toml(path: Path) -> dict[str, Any]:
         raise BenchError(f"{path}: cannot be read ({error.strerror})", "check the path") from error
 
 
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Types of a dataclass's fields, resolved."""
+    return typing.get_type_hints(kind)
+
+
 def from_plain(kind: type[T], value: Any, where: str) -> T:
     """Build the frozen dataclass `kind` from a dict; `where` names the file and key path in errors.
 
@@ -31,7 +38,7 @@ def from_plain(kind: type[T], value: Any, where: str) -> T:
     """
     if not isinstance(value, dict):
         raise BenchError(f"{where} is not a table", f"give {', '.join(f.name for f in dataclasses.fields(kind))}")  # type: ignore[arg-type]
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init and not f.metadata.get("derived")}  # type: ignore[arg-type]
     for key in value:
         if key not in fields:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fgmae_bench.cards import card_names, load_card
-from fgmae_bench.config import NAMED_RECIPES, compose
+from fgmae_bench.config import NAMED_RECIPES, compose, field_sections, named_recipe
 from fgmae_bench.data.index import check_counts
 from fgmae_bench.data.layouts import LAYOUTS, build_index
 from fgmae_bench.errors import BenchError
@@ -81,9 +81,10 @@ def test_recipes_of_a_shipped_card_compose(name):
     card = load_card(name)
     for module, recipes in NAMED_RECIPES.items():
         for recipe in {*recipes, *card.recipes.get(module, {})}:
-            (run,) = compose(module, {"dataset": name, "recipe": recipe}, card)
-            for key, value in card.recipes.get(module, {}).get(recipe, {}).items():
-                assert getattr(run.recipe, key) == value
+            for model in ("vit_small_patch16", *card.recipes.get(module, {}).get(recipe, {}).get("by_model", {})):
+                (run,) = compose(module, {"dataset": name, "recipe": recipe, "model": model}, card)
+                for key, value in named_recipe(module, recipe, card, model)[1].items():
+                    assert getattr(getattr(run, field_sections(module)[key]), key) == value
     assert set(card.recipes) <= set(NAMED_RECIPES)
 
 

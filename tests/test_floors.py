@@ -14,7 +14,7 @@ FLOORS = {
     0: "errors files strict cards config contract experiments records scores randomness flags progress environment "
     "archive checksums hub hub_http locks scores_multilabel scores_segmentation intervals significance fast_schema options recipes "
     "label_schemes label_cards label_defects",
-    1: "data views loader normalizers optim distributed device checkpoints extractors sync_bn taps segmentation_views sliding",
+    1: "data views loader panels normalizers optim distributed device checkpoints extractors sync_bn taps segmentation_views sliding",
     2: "backbones heads",
     3: "features bank",
     4: "runs",

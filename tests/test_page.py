@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from make_records import entry, make_record, resealed, store_all
 
+from fgmae_bench.errors import BenchError
 from fgmae_bench.experiments import load_experiment
 from fgmae_bench.records import Record, seal
 from fgmae_bench.report import __main__ as report
@@ -107,6 +108,13 @@ def test_write_leaves_one_script_a_run_and_removes_its_own_only(tmp_path):
     (tmp_path / "runs/log.jsonl").write_text("{}")
     page.write([table_of(records[:1])], records[:1], tmp_path)
     assert sorted(file.name for file in (tmp_path / "runs").iterdir()) == sorted(["log.jsonl", "mine.js", f"{records[0]['run_id']}.js"])
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "runs").write_text("in the way")
+    with pytest.raises(BenchError, match="runs is in the way"):
+        page.write([], [make_record()], tmp_path)
+    assert not (tmp_path / "index.html").exists()
 
 
 def test_side_script_holds_the_whole_record():

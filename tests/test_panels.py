@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.report.panels import (
+from fgmae_bench.panels import (
     IGNORED,
     INVALID,
     OTHER,

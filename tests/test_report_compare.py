@@ -142,3 +142,15 @@ def test_missing_intervals_are_filled_in_from_predictions(two, tmp_path):
     low, high = found["test"]["oa"]
     assert low < (logits(0.9, 0).argmax(1) == TARGETS).mean() < high
     assert with_intervals(make_record(), tmp_path)["metrics"]["intervals"] is None
+
+
+def test_what_a_run_writes_is_read_with_its_groups(tmp_path):
+    from fgmae_bench.report.predictions import read_predictions
+    from fgmae_bench.runs.folder import write_predictions
+
+    record = put(tmp_path, make_record(), {"logits": logits(0.9), "targets": TARGETS})
+    path, groups = tmp_path / "x.safetensors", [f"t{i % 7}" for i in range(N)]
+    write_predictions(path, logits(0.9), TARGETS, IDS, ("a", "b", "c"), groups)
+    record = {**record, "predictions": {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "file": "x"}}
+    found = read_predictions(record, path)
+    assert (found.ids, found.groups, found.units().count) == (tuple(IDS), tuple(groups), 7)

@@ -83,7 +83,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)  # the model is too small to divide
     start = time.perf_counter()
-    print(f"synthetic EuroSAT world, {options.per_class} images a class, {options.train_frac:.0%} of the labels, {options.seeds} seeds")
+    print(f"synthetic EuroSAT world, {options.per_class} images a class, {options.train_frac:.1%} of the labels, {options.seeds} seeds")
     print(f"{'protocol':<10}{'pre-trained OA':>16}{'random OA':>12}{'difference':>12}{f'{LEVEL:.0%} interval':>22}{'seconds':>9}")
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(world=Path(folder) / "world", scratch=Path(folder), train_frac=options.train_frac)

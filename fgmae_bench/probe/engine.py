@@ -178,7 +178,7 @@ def _record(
     predictions = results / "predictions" / f"{id}.safetensors"
     made = missing_folders(predictions.parent)
     try:
-        groups = dataset.index.groups and [dataset.index.groups[r] for r in rows]
+        groups = [dataset.index.groups[r] for r in rows] if dataset.index.groups else None
         ids = [dataset.index.ids[r] for r in rows]
         write_predictions(predictions, outcome.logits, materials.labels[rows], ids, dataset.card.classes, groups)
         described = {"sha256": hashlib.sha256(predictions.read_bytes()).hexdigest(), "file": f"predictions/{id}.safetensors"}

@@ -7,6 +7,7 @@ as text only. The page asks the network for nothing, and its security policy for
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from fgmae_bench.errors import os_error
 from fgmae_bench.files import write_text
 from fgmae_bench.records import Record
 from fgmae_bench.report import page_data
@@ -33,9 +35,10 @@ def write(tables: list[Table], records: list[Record], out: Path) -> Path:
     The side scripts come first, so that the page never names one that is not there. Returns the path of the page.
     """
     names = page_data.keys(records)
-    for record in records:
-        _write_changed(out / RUNS / f"{names[record['sha256']]}.js", run_script(names[record["sha256"]], record))
-    _write_changed(out / INDEX, page(tables, records))
+    _write_scripts(out / RUNS, {names[record["sha256"]]: record for record in records})
+    text = page(tables, records)
+    if not _holds(out / INDEX, text):
+        write_text(out / INDEX, text)
     kept = set(names.values())
     for path in (out / RUNS).glob("*.js"):
         if path.stem not in kept and path.read_bytes().startswith(CALL.encode()):
@@ -113,7 +116,25 @@ def _source_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _write_changed(path: Path, text: str) -> None:
-    """Write `path` unless it holds just that."""
-    if not path.is_file() or path.read_bytes() != text.encode():
-        write_text(path, text)
+def _write_scripts(folder: Path, runs: dict[str, Record]) -> None:
+    """Write the scripts that are not there yet or hold anything else, by rename.
+
+    Without waiting for the disk, which would take seconds for 1,000 files: the next report mends what a crash has torn.
+    """
+    partial = folder / ".run.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, record in runs.items():
+            path, text = folder / f"{name}.js", run_script(name, record)
+            if not _holds(path, text):
+                partial.write_text(text, encoding="utf-8", newline="\n")
+                partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise os_error(error, folder) from error
+
+
+def _holds(path: Path, text: str) -> bool:
+    """True when the file holds just that text."""
+    return path.is_file() and path.read_bytes() == text.encode()

@@ -90,8 +90,10 @@ def _at_data_size(model: Model, dataset: Dataset) -> Model:
 
 
 def facts_of(dataset: Dataset, backbone: Backbone) -> dict[str, object]:
-    """What enters the run id beside the configuration: card, samples, content of the weights."""
-    return dataset.facts | {"weights": backbone.weights.sha256 or backbone.weights.source}
+    """What enters the run id beside the configuration: card, samples, content of the weights, and what they are fed."""
+    contract = backbone.contract
+    fed = {"bands": list(contract.bands), "mean": list(contract.mean), "std": list(contract.std)}
+    return dataset.facts | {"weights": backbone.weights.sha256 or backbone.weights.source, "input": fed}
 
 
 def _require_places(run: Run, cache: Path) -> None:

@@ -205,7 +205,7 @@ def _write_confusions(path: Path, test: Scored, dataset: Dataset, classes: tuple
 
 def _draw(job: SegmentationJob, folder: Path, count: int) -> None:
     """Panels of a fixed choice of test samples: evenly spaced ones in the order of the split."""
-    from fgmae_bench.report.panels import Panel, draw_panels
+    from fgmae_bench.panels import Panel, draw_panels
 
     rows = job.dataset.parts.test
     if not count or not len(rows):

@@ -162,7 +162,7 @@ function tableSection(table, page) {
     for (const facet of facets) facet.refresh();
     columnMenu.summary.textContent = `columns ${table.columns.length - state.hidden.size} of ${table.columns.length}`;
     const filtered = rows.length < table.rows.length;
-    count.textContent = filtered ? `${rows.length} of ${table.rows.length} rows` : `${rows.length} ${rows.length === 1 ? "row" : "rows"}`;
+    count.textContent = filtered ? `${readable(rows.length)} of ${readable(table.rows.length)} rows` : `${readable(rows.length)} ${rows.length === 1 ? "row" : "rows"}`;
     clear.hidden = !filtered && state.sort < 0;
     pages(rows.length, paged && rows.length > PAGE);
   }
@@ -178,7 +178,7 @@ function tableSection(table, page) {
     const last = Math.min(rows, state.start + PAGE);
     pager.replaceChildren(
       h("button", { type: "button", disabled: state.start === 0, on: { click: turn(-1) } }, "← Previous"),
-      h("span", { class: "muted" }, `rows ${state.start + 1} to ${last} of ${rows}`),
+      h("span", { class: "muted" }, `rows ${readable(state.start + 1)} to ${readable(last)} of ${readable(rows)}`),
       h("button", { type: "button", disabled: last === rows, on: { click: turn(1) } }, "Next →"),
     );
   }
@@ -188,8 +188,8 @@ function tableSection(table, page) {
   addEventListener("afterprint", () => render());
   const synthetic = table.rows.filter((row) => row.kind === "synthetic").length, measured = table.rows.filter((row) => row.runs.length).length;
   return h("section", { id, "aria-labelledby": `${id}-title` },
-    h("h2", { id: `${id}-title` }, table.title, synthetic ? badge("synthetic", synthetic < measured ? `${synthetic} of ${measured} measured rows ` : "") : null),
-    h("p", { class: "muted about" }, `Protocol ${table.protocol} · ${table.measured} of ${table.planned} planned runs measured`),
+    h("h2", { id: `${id}-title` }, table.title, synthetic ? badge("synthetic", synthetic < measured ? `${readable(synthetic)} of ${readable(measured)} measured rows ` : "") : null),
+    h("p", { class: "muted about" }, `Protocol ${table.protocol} · ${readable(table.measured)} of ${readable(table.planned)} planned runs measured`),
     table.expect ? h("p", { class: "about" }, h("span", { class: "muted" }, "Expected: "), table.expect) : null,
     table.explanations.map((text) => h("p", { class: "muted about" }, text)),
     alike.length ? h("p", { class: "about" }, h("span", { class: "muted" }, "The same in every row: "), alike.join(", "), ".") : null,

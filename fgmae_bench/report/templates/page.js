@@ -43,11 +43,11 @@ function summary() {
   banner.hidden = false;
   banner.append(badge("synthetic"), h("span", {}, synthetic === records
     ? "Every run here was measured on a generated world. These numbers show that the bench works; they say nothing about Sentinel-1."
-    : `${synthetic} of ${plural(records, "run")} were measured on generated worlds and are marked so. They say nothing about Sentinel-1.`));
+    : `${readable(synthetic)} of ${plural(records, "run")} were measured on generated worlds and are marked so. They say nothing about Sentinel-1.`));
 }
 
 function contents() {
-  const links = page.tables.map((table) => h("a", { href: `#table-${table.name}` }, table.title, h("span", { class: "muted" }, `${table.measured}/${table.planned}`)));
+  const links = page.tables.map((table) => h("a", { href: `#table-${table.name}` }, table.title, h("span", { class: "muted" }, `${readable(table.measured)}/${readable(table.planned)}`)));
   byId("contents").replaceChildren(...(links.length > 1 ? links : []));
 }
 
