@@ -38,7 +38,7 @@ def from_plain(kind: type[T], value: Any, where: str) -> T:
     """
     if not isinstance(value, dict):
         raise BenchError(f"{where} is not a table", f"give {', '.join(f.name for f in dataclasses.fields(kind))}")  # type: ignore[arg-type]
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init and not f.metadata.get("derived")}  # type: ignore[arg-type]
     for key in value:
         if key not in fields:

@@ -2,8 +2,8 @@
 
   python experiments/demo/pretrain.py [--out experiments/demo/demo_vit.safetensors]
 
-Expected: micro mAP .56 and macro mAP .48 on val after some minutes on two cores. What it learnt is synthetic: the file serves demos and tests.
-The same machine and libraries give the same bytes again.
+Expected: micro mAP .56 and macro mAP .48 on val, after some minutes on two cores.
+What it learnt is synthetic: the file serves demos and tests. The same machine and libraries give the same bytes again.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
   python experiments/demo/transfer.py [--seeds 5] [--per_class 200] [--train_frac 0.125]
 
-Expected: the checkpoint is ahead of random weights in both protocols, each 95 % interval above 0; under six minutes on two cores.
+Expected: OA .68 against .43 in the linear probe, .70 against .43 in fine-tuning, each 95 % interval far above 0; three minutes.
 The checkpoint has seen another world, other classes and images of another size (see pretrain.py). All data is synthetic.
 """
 
@@ -82,13 +82,13 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)  # the model is too small to divide
-    start = time.perf_counter()
     print(f"synthetic EuroSAT world, {options.per_class} images a class, {options.train_frac:.1%} of the labels, {options.seeds} seeds")
     print(f"{'protocol':<10}{'pre-trained OA':>16}{'random OA':>12}{'difference':>12}{f'{LEVEL:.0%} interval':>22}{'seconds':>9}")
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(world=Path(folder) / "world", scratch=Path(folder), train_frac=options.train_frac)
         write_eurosat(setting.world, per_class=options.per_class, seed=WORLD_SEED)
         for module in PROTOCOLS:
+            start = time.perf_counter()
             trained, untrained = ([accuracy(module, w, s, setting) for s in range(options.seeds)] for w in (options.weights, "random"))
             mean, low, high = interval([a - b for a, b in zip(trained, untrained, strict=True)])
             means = f"{statistics.fmean(trained):>16.3f}{statistics.fmean(untrained):>12.3f}{mean:>+12.3f}"

@@ -42,6 +42,10 @@ class Dataset:
         """Sample ids of a part, in the order of the split."""
         return [self.index.ids[row] for row in getattr(self.parts, part)]
 
+    def groups(self, part: str) -> list[str] | None:
+        """Tile or scene of each sample of a part, None where they are not known."""
+        return None if self.index.groups is None else [self.index.groups[row] for row in getattr(self.parts, part)]
+
 
 def data_root(card: Card, run: Run) -> Path:
     """Where the data is: `--data_path`, else beside the card."""

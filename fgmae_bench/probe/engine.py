@@ -178,7 +178,7 @@ def _record(
     predictions = results / "predictions" / f"{id}.safetensors"
     made = missing_folders(predictions.parent)
     try:
-        groups = [dataset.index.groups[r] for r in rows] if dataset.index.groups else None
+        groups = None if dataset.index.groups is None else [dataset.index.groups[row] for row in rows]
         ids = [dataset.index.ids[r] for r in rows]
         write_predictions(predictions, outcome.logits, materials.labels[rows], ids, dataset.card.classes, groups)
         described = {"sha256": hashlib.sha256(predictions.read_bytes()).hexdigest(), "file": f"predictions/{id}.safetensors"}
@@ -186,7 +186,7 @@ def _record(
         record = assemble(
             probe.runs[id], id, dataset, backbone, protocol=PROTOCOLS[probe.runs[id].recipe.probe],
             params=Params(backbone.params + trainable, trainable),
-            metrics=classification_metrics(outcome, TASKS[dataset.card.task], dataset.card.classes),
+            metrics=classification_metrics(outcome, TASKS[dataset.card.task], dataset.card.classes, groups),
             counts={"train": len(materials.train), **counts}, history=outcome.history, predictions=described, environment=environment,
             timing=timing, created=now(), notes=[*outcome.notes, *notes], diverged=outcome.diverged,
         )  # fmt: skip

@@ -6,9 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fgmae_bench.backbones import Backbone
 from fgmae_bench.config import Run, to_plain
 from fgmae_bench.data.dataset import Dataset
+from fgmae_bench.intervals import intervals
 from fgmae_bench.records import SCHEMA_VERSION, Record, seal
 from fgmae_bench.runs.outcome import Outcome
 from fgmae_bench.runs.tasks import Task
@@ -52,8 +55,8 @@ def assemble(
     })  # fmt: skip
 
 
-def classification_metrics(outcome: Outcome, task: Task, classes: tuple[str, ...]) -> dict[str, Any]:
-    """The record's `metrics` of a classification run; `outcome` holds the test split's logits and targets."""
+def classification_metrics(outcome: Outcome, task: Task, classes: tuple[str, ...], groups: list[str] | None) -> dict[str, Any]:
+    """The record's `metrics` of a classification run; `outcome` holds the test split's logits and targets, `groups` its tiles or scenes."""
     assert outcome.logits is not None
     assert outcome.targets is not None
     confusion = task.confusion(outcome.logits, outcome.targets)
@@ -61,5 +64,6 @@ def classification_metrics(outcome: Outcome, task: Task, classes: tuple[str, ...
         "final": outcome.final, "best": outcome.best, "test": outcome.test,
         "per_class": task.per_class(outcome.logits, outcome.targets, classes),
         **({} if confusion is None else {"confusion": confusion.tolist()}),
-        "classes_scored": task.classes_scored(outcome.targets, classes), "legacy": outcome.legacy, "intervals": None,
+        "classes_scored": task.classes_scored(outcome.targets, classes), "legacy": outcome.legacy,
+        "intervals": intervals(task.units(outcome.logits, outcome.targets, groups)) if np.isfinite(outcome.logits).all() else None,
     }  # fmt: skip

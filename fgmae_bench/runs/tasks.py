@@ -12,13 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fgmae_bench import scores, scores_multilabel
+from fgmae_bench.intervals import Units, multi_label_units, single_label_units
 
 Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """`error` maps logits (B, G, C) and targets to (mean loss (G,), its gradient (B, G, C)); the rest takes logits (N, C)."""
+    """`error` maps logits (B, G, C) and targets to (mean loss (G,), its gradient (B, G, C)); the rest takes logits (N, C).
+
+    `units` are what the intervals of the scores are drawn from.
+    """
 
     selection: str
     error: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -27,6 +31,7 @@ class Task:
     classes_scored: Callable[[NDArray[Any], tuple[str, ...]], list[str]]
     confusion: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.int64] | None]
     legacy: Callable[[NDArray[Any], NDArray[Any], int], Metrics]
+    units: Callable[[NDArray[Any], NDArray[Any], list[str] | None], Units]
 
 
 def _softmax_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,6 +82,7 @@ TASKS: dict[str, Task] = {
         classes_scored=lambda targets, classes: scores.classes_scored(np.diag(np.bincount(targets, minlength=len(classes))), classes),
         confusion=_confusion,
         legacy=scores.legacy_single_label,
+        units=single_label_units,
     ),
     "multi_label": Task(
         selection="map_micro",
@@ -86,5 +92,6 @@ TASKS: dict[str, Task] = {
         classes_scored=scores_multilabel.classes_scored,
         confusion=lambda logits, targets: None,
         legacy=scores_multilabel.legacy_multi_label,
+        units=multi_label_units,
     ),
 }

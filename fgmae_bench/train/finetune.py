@@ -83,14 +83,16 @@ def prepare(run: Run, card: Card, notes: list[dict[str, str]], world: World, dev
     def metrics(outcome: Outcome, test: Scored) -> dict[str, Any]:
         outcome.logits, outcome.targets = test.outputs, test.targets
         outcome.legacy = legacy_of(outcome, test.targets, batch_size, task)
-        return classification_metrics(outcome, task, card.classes)
+        return classification_metrics(outcome, task, card.classes, dataset.groups("test"))
 
     return Prepared(
         run=resolved, id=id, protocol=PROTOCOL, dataset=dataset, backbone=backbone, job=job, plan=plan, world=world, device=device,
         amp=setup.amp, place=places(card, resolved, id, grid), classes=card.classes, schemes=None,
         notes=[*notes, *setup.notes, *rate_notes("finetune", resolved, card, plan), *_notes(resolved, plan)],
         legacy=lambda scored: task.legacy(scored.outputs, scored.targets, batch_size), metrics=metrics,
-        write_predictions=lambda path, test: write_predictions(path, test.outputs, test.targets, dataset.ids("test"), card.classes),
+        write_predictions=lambda path, test: write_predictions(
+            path, test.outputs, test.targets, dataset.ids("test"), card.classes, dataset.groups("test")
+        ),
     )  # fmt: skip
 
 

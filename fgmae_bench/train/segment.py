@@ -25,6 +25,7 @@ from fgmae_bench.distributed import World
 from fgmae_bench.errors import BenchError
 from fgmae_bench.features import Extractor, Spent
 from fgmae_bench.files import write_bytes
+from fgmae_bench.intervals import intervals, segmentation_units
 from fgmae_bench.label_cards import card_map
 from fgmae_bench.label_schemes import LabelMap
 from fgmae_bench.progress import Progress
@@ -135,7 +136,7 @@ def prepare(
         classes=train_map.scheme.classes, schemes=(_named(train_map), _named(eval_map)),
         notes=[*notes, *counted, *wrong, *setup.notes, *rate_notes("segment", resolved, card, plan)],
         legacy=lambda scored: {"batch_size": plan.batch, **legacy_segmentation(scored.outputs, plan.batch)},
-        metrics=lambda outcome, test: _metrics(outcome, test, eval_map.scheme.classes, plan.batch),
+        metrics=lambda outcome, test: _metrics(outcome, test, eval_map.scheme.classes, plan.batch, dataset.groups("test")),
         write_predictions=lambda path, test: _write_confusions(path, test, dataset, eval_map.scheme.classes),
         finish=lambda folder: _draw(job, folder, execution.panels),
     )  # fmt: skip
@@ -183,7 +184,7 @@ def _maps(setup: Setup, dataset: Dataset, taps: torch.nn.Module, device: torch.d
         return fill_bank(extractor, rows, setup.cache, None, Spent(), progress.step)
 
 
-def _metrics(outcome: Outcome, test: Scored, classes: tuple[str, ...], batch: int) -> dict[str, Any]:
+def _metrics(outcome: Outcome, test: Scored, classes: tuple[str, ...], batch: int, groups: list[str] | None) -> dict[str, Any]:
     """The record's section. With another scheme in evaluation the confusion's last column counts classes that it does not have."""
     summed = total(test.outputs)
     values: dict[str, Any] = {"batch_size": batch, **legacy_segmentation(test.outputs, batch)}
@@ -191,15 +192,17 @@ def _metrics(outcome: Outcome, test: Scored, classes: tuple[str, ...], batch: in
         values[f"{name}_max"] = max((e[name] for e in outcome.legacy_curve if e.get(name) is not None), default=None)
     return {
         "final": outcome.final, "best": outcome.best, "test": outcome.test, "per_class": per_class(summed, classes),
-        "confusion": summed.tolist(), "classes_scored": classes_scored(summed, classes), "legacy": values, "intervals": None,
+        "confusion": summed.tolist(), "classes_scored": classes_scored(summed, classes), "legacy": values,
+        "intervals": intervals(segmentation_units(test.outputs, groups)),
     }  # fmt: skip
 
 
 def _write_confusions(path: Path, test: Scored, dataset: Dataset, classes: tuple[str, ...]) -> None:
     """`confusion` (N, K, C) int64, one matrix an image, with ids and groups, as safetensors by rename."""
     metadata = {"ids": json.dumps(dataset.ids("test")), "classes": json.dumps(classes)}
-    if dataset.index.groups is not None:
-        metadata["groups"] = json.dumps([dataset.index.groups[row] for row in dataset.parts.test])
+    groups = dataset.groups("test")
+    if groups is not None:
+        metadata["groups"] = json.dumps(groups)
     write_bytes(path, ordered(save({"confusion": np.ascontiguousarray(test.outputs)}, metadata)))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from fgmae_bench.cards import Card
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.packs.format import LABELS, META, Encoder, Meta, sample_keys
+from fgmae_bench.data.packs.label_maps import same_labels
 from fgmae_bench.data.packs.read import checked_labels, open_pack
 from fgmae_bench.data.packs.store import environment, get, stamp_of
 from fgmae_bench.data.packs.write import encoded
@@ -41,20 +42,23 @@ def check_values(card: Card, root: Path, meta: Meta, step: Step) -> Index:
     _refuse(faults, f"of {len(keys)} values of {root} do not have their checksum")
     for row in range(len(keys)) if len(keys) < 1000 else range(0, len(keys), len(keys) // 1000):
         index.read(row, card)
+        for source in index.maps.sources if index.maps else ():
+            if index.maps is not None and index.maps.has(row, source):
+                index.codes(row, source)
     return index
 
 
 def check_source(card: Card, packed: Index, meta: Meta, source: Index, workers: int, step: Step) -> None:
-    """Raise BenchError unless the pack holds exactly the samples, labels, groups and pixels of `source`."""
+    """Raise BenchError unless the pack holds exactly the samples, labels, groups, pixels and label maps of `source`."""
     if packed.ids != source.ids:
         missing, extra = len(set(source.ids) - set(packed.ids)), len(set(packed.ids) - set(source.ids))
         what = f"{packed.root} lacks {missing} samples of {source.root} and has {extra} that are not there"
         raise BenchError(what, "write the pack again")
-    held, given = ((index.groups, index.aliases, index.parts) for index in (packed, source))
-    if not np.array_equal(packed.labels, source.labels) or held != given:
+    held, given = ((index.groups, index.aliases, index.parts, index.size) for index in (packed, source))
+    if not np.array_equal(packed.labels, source.labels) or held != given or not same_labels(packed, source):
         raise BenchError(f"{packed.root}: labels or groups are not those of {source.root}", "write the pack again")
     view = make_view(card, meta.contract.contract(), ",".join(meta.bands)) if meta.contract else None
-    encoder = Encoder(card=card, reader=source.reader, bands=meta.bands, view=view)
+    encoder = Encoder(card=card, reader=source.reader, bands=meta.bands, view=view, maps=source.maps)
     stamp, faults = stamp_of(packed.root), []
     for keys, values in encoded(source, sample_keys(source), encoder, workers):
         faults += [key.decode() for (key, _), (value, _) in zip(keys, values, strict=True) if get(packed.root, stamp, key) != value]

@@ -1,8 +1,9 @@
-"""What a pack holds: its keys, the value of one sample, and the facts and labels beside the samples.
+"""What a pack holds: its keys, the value of one sample, and the facts beside the samples.
 
 A value is a safetensors file. `float32`: tensors `VV` and `VH` (H, W) exactly as read. `uint8`: tensor `input` (2, H, W), what
 the view of a named contract is before its geometry. `valid` (2, H, W), in the order of the source's bands, is there only
-where the pixels do not tell by themselves which of them are measurements.
+where the pixels do not tell by themselves which of them are measurements. Of segmentation data, tensors `labels.<source>` (H, W)
+uint8 hold the codes of each label source, in a uint8 pack with 255 under invalid pixels.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,14 +24,15 @@ from safetensors.numpy import save
 from fgmae_bench import __version__
 from fgmae_bench.cards import Card
 from fgmae_bench.contract import InputContract
-from fgmae_bench.data.index import Index, Reader, ids_sha256
-from fgmae_bench.data.raster import valid_mask
+from fgmae_bench.data.index import Index, LabelMaps, Reader, ids_sha256
+from fgmae_bench.data.raster import Chip, valid_mask
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views import View
 
 FORMAT = 1
 META, LABELS, PROGRESS = b"__meta__", b"__labels__", b"__packing__"
 RESERVED = "__"  # no sample id begins with it
+LABEL = "labels."  # what the name of a tensor of codes begins with
 MAX_KEY_BYTES = 511  # of LMDB
 # Of safetensors, as far as packs of ours and of others hold them.
 DTYPES = {
@@ -84,26 +85,32 @@ class Meta:
     synthetic: str | None  # fingerprint of the synthetic world, "tagged" where only the files said so
     sources_sha256: str  # of the stamps of the files that were read
     created_by: str
+    label_sources: tuple[str, ...] = ()  # of segmentation data
+    size: tuple[int, int] | None = None  # (height, width) of the images where it is not the card's
 
 
 def make_meta(card: Card, index: Index, view: View | None, bands: tuple[str, ...]) -> Meta:
-    """The facts of a pack of `index`; `view` makes it a uint8 pack."""
-    ready = None
+    """The facts of a pack of `index`; `view` makes it a uint8 pack. Raises BenchError where labels would not lie on its pixels."""
+    ready, sources = None, index.maps.sources if index.maps else ()
     if view is not None:
         c = view.contract
+        if sources and view.input_resize:
+            what = f"{card.title} is resized to {view.input_resize} pixels in a uint8 pack, its label maps are not"
+            raise BenchError(what, "write a float32 pack")
         ready = ReadyFor(bands=c.bands, normalizer=c.normalizer, mean=c.mean, std=c.std, input_resize=view.input_resize)
     return Meta(
         format=FORMAT, kind="uint8" if view else "float32", card=card.name, card_version=card.version, bands=bands,
         units=card.signal.units, contract=ready, count=len(index.files), sample_ids_sha256=ids_sha256(index.ids),
         classes=card.classes, label_scheme=card.label_scheme, groups=index.groups is not None, left_out=index.left_out,
         synthetic=index.synthetic, sources_sha256=hashlib.sha256(index.stamps.tobytes()).hexdigest(),
-        created_by=f"fgmae_bench {__version__}",
+        created_by=f"fgmae_bench {__version__}", label_sources=sources, size=index.size,
     )  # fmt: skip
 
 
 def meta_bytes(meta: Meta) -> bytes:
-    """Canonical JSON of the facts."""
-    return json.dumps(dataclasses.asdict(meta), sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+    """Canonical JSON of the facts, without those of label maps where there are none."""
+    facts = {name: value for name, value in dataclasses.asdict(meta).items() if name not in ("label_sources", "size") or value}
+    return json.dumps(facts, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
 
 
 def sample_keys(index: Index) -> list[tuple[bytes, int]]:
@@ -120,14 +127,15 @@ def sample_keys(index: Index) -> list[tuple[bytes, int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """Turns one file of the source into the value of its sample; can be sent to another process."""
+    """Turns one sample of the source into its value; can be sent to another process."""
 
     card: Card
     reader: Reader
     bands: tuple[str, ...]  # order of the bands in the files
     view: View | None
+    maps: LabelMaps | None = None
 
-    def __call__(self, path: Path) -> tuple[bytes, bool]:
+    def __call__(self, path: Path, row: int) -> tuple[bytes, bool]:
         """(value, whether the file is tagged as synthetic). Raises BenchError naming a file that cannot be read."""
         chip = self.reader(path, self.card)
         if chip.ready is not None:
@@ -140,7 +148,17 @@ class Encoder:
         else:
             tensors = {"input": np.ascontiguousarray(self.view.before_geometry([chip])[0])}
             extra = {} if chip.valid is None else {"valid": chip.valid}
-        return save({**tensors, **extra}), chip.synthetic
+        return save({**tensors, **extra, **self._labels(row, chip)}), chip.synthetic
+
+    def _labels(self, row: int, chip: Chip) -> dict[str, NDArray[np.uint8]]:
+        """Codes (H, W) of each label source that a sample has. Raises BenchError on one that is absent, broken or of another size."""
+        tensors = {}
+        for source in self.maps.sources if self.maps else ():
+            if self.maps is not None and self.maps.has(row, source):
+                codes = self.maps.codes(row, source)
+                kept = codes if self.view is None else codes.where(chip.valid)
+                tensors[LABEL + source] = np.ascontiguousarray(kept.values)
+        return tensors
 
 
 def decode_value(value: bytes, where: str) -> dict[str, NDArray[Any]]:
@@ -172,60 +190,3 @@ def bands_of(tensors: Mapping[str, NDArray[Any]], bands: tuple[str, ...], where:
     if planes[0].shape != planes[1].shape:
         raise BenchError(f"{where}: {' and '.join(bands)} differ in size", "write the pack again")
     return np.stack(planes)
-
-
-def labels_bytes(index: Index, checksums: NDArray[np.uint32]) -> bytes:
-    """The value under `__labels__`: what the index says of its samples in its order, and the CRC-32 of each value."""
-    tensors: dict[str, NDArray[Any]] = {
-        "labels": np.ascontiguousarray(index.labels), "stamps": index.stamps, "crc32": checksums, "files": _lines(index.files),
-    }  # fmt: skip
-    texts = {"groups": index.groups, "aliases": index.aliases, "parts": index.parts}
-    tensors |= {name: _lines(lines) for name, lines in texts.items() if lines is not None}
-    return save(tensors)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Labels:
-    """What `__labels__` holds, in the order of the index."""
-
-    labels: NDArray[Any]  # (N,) int64 or (N, C) uint8
-    stamps: NDArray[np.uint64]  # (N,)
-    crc32: NDArray[np.uint32]  # (N,)
-    files: tuple[str, ...]
-    groups: tuple[str, ...] | None
-    aliases: tuple[str, ...] | None
-    parts: tuple[str, ...] | None
-
-
-def read_labels(value: bytes | None, where: str) -> Labels:
-    """Raises BenchError when the value is not there or not as `labels_bytes` writes it."""
-    tensors = decode_value(value, where) if value is not None else {}
-    missing = {"labels", "stamps", "crc32", "files"} - set(tensors)
-    if missing:
-        raise BenchError(f"{where} holds no {', '.join(sorted(missing))}", "write the pack again")
-    read = Labels(
-        labels=tensors["labels"], stamps=tensors["stamps"], crc32=tensors["crc32"], files=_split(tensors["files"]),
-        groups=_split(tensors["groups"]) if "groups" in tensors else None,
-        aliases=_split(tensors["aliases"]) if "aliases" in tensors else None,
-        parts=_split(tensors["parts"]) if "parts" in tensors else None,
-    )  # fmt: skip
-    held = (read.labels, read.stamps, read.crc32, read.files, read.groups, read.aliases, read.parts)
-    if len({len(values) for values in held if values is not None}) != 1:
-        raise BenchError(f"{where}: its parts are of different lengths", "write the pack again")
-    return read
-
-
-def ids_of(files: tuple[str, ...]) -> tuple[str, ...]:
-    """Sample ids of file names, as Index makes them."""
-    return tuple(os.path.splitext(file)[0] for file in files)
-
-
-def _lines(texts: tuple[str, ...]) -> NDArray[np.uint8]:
-    """Texts as UTF-8 bytes, one a line: a hundredth of the time that JSON takes for half a million names."""
-    if any("\n" in text for text in texts):
-        raise BenchError("a name or group holds a line break", "rename it")
-    return np.frombuffer("\n".join(texts).encode(), np.uint8)
-
-
-def _split(lines: NDArray[np.uint8]) -> tuple[str, ...]:
-    return tuple(lines.tobytes().decode().split("\n"))

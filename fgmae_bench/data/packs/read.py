@@ -17,10 +17,12 @@ from fgmae_bench.cards import Card
 from fgmae_bench.contract import InputContract
 from fgmae_bench.data.index import Index, ids_sha256
 from fgmae_bench.data.layouts import build_index
-from fgmae_bench.data.packs.format import FORMAT, LABELS, META, Labels, Meta, bands_of, decode_value, ids_of, read_labels
+from fgmae_bench.data.packs.format import FORMAT, LABELS, META, Meta, bands_of, decode_value
+from fgmae_bench.data.packs.label_maps import packed_maps
 from fgmae_bench.data.packs.labelled_rico import open_rico_v2, rico_patches
 from fgmae_bench.data.packs.legacy import open_foreign
 from fgmae_bench.data.packs.store import Stamp, environment, get, number_of, stamp_of
+from fgmae_bench.data.packs.table import Labels, read_labels
 from fgmae_bench.data.raster import Chip, Ready, valid_mask
 from fgmae_bench.errors import BenchError
 from fgmae_bench.strict import from_plain
@@ -61,10 +63,11 @@ def open_pack(card: Card, root: Path, band_order: Order | None = None) -> Index:
     if band_order != meta.bands:
         _refuse_order(root, band_order, f", packed from files in the order {','.join(meta.bands)}")
     labels = checked_labels(root, stamp, meta, card)
+    reader = PackReader(root, stamp, meta, band_order or card.signal.bands, named=labels.names is not None)
     return Index(
-        root=root, files=labels.files, labels=labels.labels, stamps=labels.stamps ^ number_of(stamp), synthetic=meta.synthetic,
-        left_out=meta.left_out, groups=labels.groups, aliases=labels.aliases, parts=labels.parts,
-        reader=PackReader(root, stamp, meta, band_order or card.signal.bands),
+        root=root, files=labels.names or labels.files, labels=labels.labels, stamps=labels.stamps ^ number_of(stamp),
+        synthetic=meta.synthetic, left_out=meta.left_out, groups=labels.groups, aliases=labels.aliases, parts=labels.parts,
+        names=labels.names, reader=reader, maps=packed_maps(card, root, stamp, meta, labels), size=meta.size,
     )  # fmt: skip
 
 
@@ -110,28 +113,34 @@ def checked_labels(root: Path, stamp: Stamp, meta: Meta, card: Card) -> Labels:
     if not held == len(labels.files) == meta.count:
         what = f"{root} holds {held} samples and {len(labels.files)} labels where it states {meta.count}"
         raise BenchError(what, "write the pack again, or restore it")
-    if ids_sha256(ids_of(labels.files)) != meta.sample_ids_sha256:
+    if ids_sha256(labels.ids) != meta.sample_ids_sha256:
         raise BenchError(f"{root}: the names of its samples are not those that it states", "write the pack again, or restore it")
     shape = labels.labels.shape
     multi = card.task == "multi_label"
     top = 2 if multi else len(card.classes)
-    if shape[1:] != ((len(card.classes),) if multi else ()) or labels.labels.min() < 0 or labels.labels.max() >= top:
+    wanted = (0,) if card.task == "segmentation" else (len(card.classes),) if multi else ()
+    if shape[1:] != wanted or (labels.labels.size and (labels.labels.min() < 0 or labels.labels.max() >= top)):
         raise BenchError(f"{root}: its labels {shape} are none of {len(card.classes)} classes of {card.title}", "write the pack again")
     return labels
 
 
 @dataclass(frozen=True)
 class PackReader:
-    """Reads one sample of our pack; safe in threads and, forked or spawned, in other processes. `order` is that of the bands."""
+    """Reads one sample of our pack; safe in threads and, forked or spawned, in other processes.
+
+    `order` is that of the bands. `named`: sample ids are names of their own, not files without their endings.
+    """
 
     root: Path
     stamp: Stamp
     meta: Meta
     order: Order
+    named: bool = False
 
     def __call__(self, path: Path, card: Card) -> Chip:
-        """The chip at `path`, which is the pack's folder and the sample's file name."""
-        key = os.path.splitext(str(path)[len(str(self.root)) + 1 :])[0]
+        """The chip at `path`, which is the pack's folder and the sample's file name, or its id where it is named."""
+        name = str(path)[len(str(self.root)) + 1 :]
+        key = name if self.named else os.path.splitext(name)[0]
         value = get(self.root, self.stamp, key.encode())
         if value is None:
             raise BenchError(f"{self.root} holds no sample {key}", "write the pack again, or restore it")
@@ -143,7 +152,7 @@ class PackReader:
 
     def _backscatter(self, tensors: dict[str, NDArray[Any]], valid: NDArray[np.bool_] | None, path: Path, card: Card) -> Chip:
         db = bands_of(tensors, self.order, str(path))
-        if db.shape[1:] != tuple(card.signal.size):
+        if db.shape[1:] != (self.meta.size or tuple(card.signal.size)):
             raise BenchError(f"{path} is {db.shape[1]}x{db.shape[2]} pixels, not as {card.title} states", "write the pack again")
         kept = valid_mask(db, card.signal) if valid is None else valid
         return Chip(db=db, valid=None if kept.all() else kept, synthetic=self.meta.synthetic is not None)

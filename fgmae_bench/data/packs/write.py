@@ -20,9 +20,10 @@ import numpy as np
 
 from fgmae_bench.cards import Card
 from fgmae_bench.data.index import MARKER, Index, read_marker
-from fgmae_bench.data.packs.format import LABELS, META, PROGRESS, Encoder, Meta, labels_bytes, make_meta, meta_bytes, sample_keys
+from fgmae_bench.data.packs.format import LABELS, META, PROGRESS, Encoder, Meta, make_meta, meta_bytes, sample_keys
 from fgmae_bench.data.packs.partial import Keys, Partial, partial_pack, same_facts
 from fgmae_bench.data.packs.store import data_file, get, stamp_of, used_bytes
+from fgmae_bench.data.packs.table import labels_bytes
 from fgmae_bench.data.packs.workers import in_order
 from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.files import missing_folders, remove_empty, write_json
@@ -45,28 +46,28 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Encodes the files of one transaction; can be sent to another process."""
+    """Encodes the samples of one transaction; can be sent to another process."""
 
     encoder: Encoder
 
-    def __call__(self, paths: list[Path]) -> list[tuple[bytes, bool]]:
-        """(value, tagged as synthetic) of each file."""
-        return [self.encoder(path) for path in paths]
+    def __call__(self, samples: list[tuple[Path, int]]) -> list[tuple[bytes, bool]]:
+        """(value, tagged as synthetic) of each (file, row)."""
+        return [self.encoder(path, row) for path, row in samples]
 
 
 def write_pack(
     card: Card, index: Index, out: Path, *, view: View | None = None, bands: tuple[str, ...] | None = None, workers: int = 0,
     step: Callable[[int], object] = lambda count: None,
 ) -> Written:  # fmt: skip
-    """Pack every sample of `index` into the LMDB folder `out`; `step` is told of samples done.
+    """Pack every sample of `index`, with its label maps, into the LMDB folder `out`; `step` is told of samples done.
 
     A `view` whose contract gives eight bits makes a uint8 pack of its input before geometry. `bands` is the order of the
     files' bands (the card's by default). `workers` are processes that read; 0 reads in this one.
-    Raises BenchError: a broken image, a full disk, another writer, something else at `out`.
+    Raises BenchError: a broken image or label map, a full disk, another writer, something else at `out`.
     """
     bands = bands or card.signal.bands
     meta, keys = make_meta(card, index, view, bands), sample_keys(index)
-    encoder = Encoder(card=card, reader=index.reader, bands=bands, view=view)
+    encoder = Encoder(card=card, reader=index.reader, bands=bands, view=view, maps=index.maps)
     with _alone(out):
         if out.exists():
             _require_same(out, meta)
@@ -89,12 +90,13 @@ def encoded(
     """Yield (keys, their values) in batches, read by `workers` processes. Raises BenchError when `folder` has no room for them."""
     if not keys:
         return
-    size = len(encoder(index.path(keys[0][1]))[0])
+    first = keys[0][1]
+    size = len(encoder(index.path(first), first)[0])
     if folder is not None:
         _require_space(folder, size, len(keys))
     length = min(MOST_IN_BATCH, max(1, BATCH_BYTES // size))
     parts = [keys[at : at + length] for at in range(0, len(keys), length)]
-    tasks = ([index.path(row) for _, row in part] for part in parts)
+    tasks = ([(index.path(row), row) for _, row in part] for part in parts)
     yield from zip(parts, in_order(Batch(encoder=encoder), tasks, workers), strict=True)
 
 
