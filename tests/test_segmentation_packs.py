@@ -143,7 +143,7 @@ def test_a_sample_may_lack_a_source(tmp_path):
     packed = open_pack(card, tmp_path / "p.lmdb")
     same_codes(packed, source)
     row = packed.ids.index("ROIs1158_spring/s1_1/ROIs1158_spring_s1_1_p0")
-    with pytest.raises(BenchError, match="ROIs1158_spring_s1_1_p0 has no dfc labels.*there: igbp"):
+    with pytest.raises(BenchError, match=r"ROIs1158_spring_s1_1_p0 has no dfc labels.*there: igbp"):
         packed.codes(row, "dfc")
     with pytest.raises(BenchError, match="holds no modis labels; choose from dfc"):
         packed.codes(row, "modis")
@@ -264,7 +264,7 @@ def test_pack_and_verify_as_a_user_types_them(worlds, tmp_path):
 
 
 def test_a_run_on_a_pack_is_the_run_on_the_files(packs, tmp_path):
-    """Essence of the records; what names the data itself, the notes on its place, may differ."""
+    """The same record but for time and place, run id included; from eight bits too, as nothing here is invalid."""
     found = {}
     for name in ("dfc2020", "dfc2020-float32.lmdb", "dfc2020-uint8.lmdb"):
         folder = tmp_path / name

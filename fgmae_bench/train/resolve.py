@@ -36,7 +36,7 @@ def run_each(runs: list[Run], prepare: Prepare) -> list[Record]:
     """
     world, device = join_world(resolve_device(runs[0].execution.device))
     try:
-        return [_one(prepare(run, world, device)) for run in runs]
+        return [run_one(prepare(run, world, device)) for run in runs]
     finally:
         leave_world()
 
@@ -62,14 +62,19 @@ def score_checkpoint(runs: list[Run], prepare: Prepare) -> dict[str, Any]:
         leave_world()
 
 
-def _one(prepared: Prepared) -> Record:
-    results, world = Path(prepared.run.execution.results_dir), prepared.world
-    path = record_path(results, (prepared.dataset.card.name, prepared.protocol, prepared.id))
-    done = world.broadcast(world.together(lambda: read_record(path) if world.rank == 0 and path.exists() else None))
+def recorded(prepared: Prepared) -> Record | None:
+    """The record of a run that is done already, on every rank; None where there is none."""
+    world = prepared.world
+    path = record_path(Path(prepared.run.execution.results_dir), (prepared.dataset.card.name, prepared.protocol, prepared.id))
+    done: Record | None = world.broadcast(world.together(lambda: read_record(path) if world.rank == 0 and path.exists() else None))
     if done is not None:
         log.info("%s is recorded already: nothing to do (%s)", prepared.id, path)
-        return done
-    return train_and_record(prepared, results)
+    return done
+
+
+def run_one(prepared: Prepared) -> Record:
+    """The record of a prepared run: read where it exists, else trained."""
+    return recorded(prepared) or train_and_record(prepared, Path(prepared.run.execution.results_dir))
 
 
 def resolved_recipe(recipe: TrainRecipe, plan: Plan, amp: Precision) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from fgmae_bench.backbones import Backbone
@@ -52,11 +53,12 @@ from fgmae_bench.train.segmenter import FlatMaps, SegmentationModel, Unflattened
 
 @dataclass(frozen=True, kw_only=True)
 class Defects:
-    """Mistakes that the label ablation makes on purpose. `names` enter the run's id and its notes; nothing else sets them."""
+    """Mistakes that the ablations make on purpose. `names` enter the run's id and its notes; nothing else sets them."""
 
     names: tuple[str, ...] = ()
     train_ids: ToIds | None = None
     eval_ids: ToIds | None = None
+    extra_outputs: int = 0  # outputs that stand for no class: what they predict is wrong
     model: Callable[[SegmentationModel, Backbone], None] = lambda model, backbone: None
 
 
@@ -102,7 +104,7 @@ def prepare(
     plan = make_plan(recipe, len(dataset.parts.train), world.size)
     resolved = Run(data=_resolved_data(setup, train_map, eval_map), model=setup.model, recipe=resolved_recipe(recipe, plan, setup.amp),
                    execution=execution)  # fmt: skip
-    model, taps = build_segmenter(setup.backbone, recipe, classes)
+    model, taps = build_segmenter(setup.backbone, recipe, classes + defects.extra_outputs)
     defects.model(model, setup.backbone)
     model.to(device)
     if execution.grad_checkpointing and not recipe.freeze_backbone:
@@ -123,7 +125,7 @@ def prepare(
     job = SegmentationJob(
         model=model, kept=model.head if recipe.freeze_backbone else model, dataset=dataset, view=setup.view, recipe=resolved.recipe,
         train_labels=_labels(train_map, defects.train_ids), eval_labels=_labels(eval_map, defects.eval_ids),
-        columns=eval_columns(train_map.scheme.classes, eval_map.scheme.classes), world=world, device=device, amp=setup.amp,
+        columns=_columns(train_map, eval_map, defects.extra_outputs), world=world, device=device, amp=setup.amp,
         workers=execution.num_workers, batch_size=chunk or min(64, 4 * plan.batch), bank=bank,
         unused_parameters=not recipe.freeze_backbone,
     )  # fmt: skip
@@ -161,6 +163,14 @@ def _resolved_data(setup: Setup, train: LabelMap, evaluated: LabelMap) -> Any:
         setup.data, train_labels=train.source.name, train_scheme=train.scheme.name, eval_labels=evaluated.source.name,
         eval_scheme=evaluated.scheme.name,
     )  # fmt: skip
+
+
+def _columns(train: LabelMap, evaluated: LabelMap, extra_outputs: int) -> NDArray[np.int64] | None:
+    """Column of the confusion matrix for each output; None where they are the classes of evaluation, one for one."""
+    columns, count = eval_columns(train.scheme.classes, evaluated.scheme.classes), len(evaluated.scheme.classes)
+    if not extra_outputs:
+        return columns
+    return np.concatenate([np.arange(count) if columns is None else columns, np.full(extra_outputs, count)])
 
 
 def _named(label_map: LabelMap) -> str:

@@ -163,7 +163,7 @@ class PackReader:
             raise BenchError(f"{path}: holds {sorted(tensors)}, not an input of eight bits", "write the pack again")
         like = self._ready_for
         ready = Ready(image=image, contract=like.contract, order=like.order, input_resize=like.input_resize)
-        return Chip(db=like.read_back(image, valid), valid=valid, synthetic=self.meta.synthetic is not None, ready=ready)
+        return Chip(db=like.read_back(image, valid, whole=bool(self.meta.label_sources)), valid=valid, synthetic=self.meta.synthetic is not None, ready=ready)
 
     @cached_property
     def _ready_for(self) -> _ReadyFor:
@@ -186,12 +186,13 @@ class _ReadyFor:
     low: NDArray[np.float32]
     step: NDArray[np.float32]
 
-    def read_back(self, image: NDArray[np.uint8], valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    def read_back(self, image: NDArray[np.uint8], valid: NDArray[np.bool_] | None, *, whole: bool) -> NDArray[np.float32]:
         """Backscatter (2, h, w) in dB that the bytes (m - 2s .. m + 2s) stand for, in file order.
 
-        As large as `valid` where that is given, else every fourth pixel: enough to tell units and band order by.
+        As large as `valid` where that is given, else every fourth pixel, enough to tell units and band order by; every pixel
+        where the image is `whole`, as it is drawn beside its labels.
         """
-        seen = image[:, ::4, ::4] if valid is None else image
+        seen = image if whole or valid is not None else image[:, ::4, ::4]
         db: NDArray[np.float32] = (seen * self.step + self.low)[[self.order.index(band) for band in range(len(image))]]
         if valid is not None and valid.shape != db.shape:
             db = np.stack([cv2.resize(plane, valid.shape[:0:-1], interpolation=cv2.INTER_NEAREST) for plane in db])
