@@ -100,6 +100,7 @@ class Run:
     execution: Any  # Execution, or the module's own
 
 
+RESOLVED = "resolved"  # in a config.toml: every value that is not the field's default stands in the file
 PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {
     "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": Execution},
@@ -123,9 +124,15 @@ def field_sections(module: str) -> dict[str, str]:
 
 
 def read_config(path: Path, module: str) -> dict[str, Any]:
-    """Flags from a `config.toml` (sections data, model, recipe, execution)."""
+    """Flags from a `config.toml` (sections data, model, recipe, execution).
+
+    A file that says `resolved = true`, as runs leave it, stands for the named recipe's values too.
+    """
     known, flat = sections(module), {}
     for part, values in load_toml(path).items():
+        if part == RESOLVED and isinstance(values, bool):
+            flat[RESOLVED] = values
+            continue
         if part not in known or not isinstance(values, dict):
             raise BenchError(f"{path}: unknown section '{part}'", "use the sections " + ", ".join(known))
         names = {f.name for f in dataclasses.fields(known[part])}
@@ -144,11 +151,14 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
     """
     if module == "segment":
         config, given = ({**layer, **_without_alias(layer)} for layer in (config or {}, given))
-    explicit = {**(config or {}), **given}
+    config = dict(config or {})
+    resolved = config.pop(RESOLVED, False)
+    explicit = {**config, **given}
     name = explicit.get("recipe", "published")
     if not isinstance(name, str) or name not in NAMED_RECIPES[module]:
         raise unknown("recipe", str(name), NAMED_RECIPES[module])
-    flat = merged(*named_recipe(module, name, card, str(explicit.get("model", Model.model))), config or {}, given)
+    named = () if resolved else named_recipe(module, name, card, str(explicit.get("model", Model.model)))
+    flat = merged(*named, config, given)
     owner = field_sections(module)
     for key in flat:
         if key not in owner:

@@ -69,7 +69,8 @@ def run_entry(main: Callable[[], int | None]) -> None:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = EXIT_BAD_INPUT if isinstance(error, BenchError) else EXIT_FAILED
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -28,6 +28,7 @@ class PlannedRun:
     """A row of the table: flags of the module (a list is a grid), processes, and the published rows beside it."""
 
     label: str
+    protocol: str = ""  # where it is another than the file's
     flags: dict[str, Any] = field(default_factory=dict)
     nproc_per_node: int = 1
     weights_files: tuple[str, ...] = ()  # names of files that hold the same weights as the flag `weights` names
@@ -118,12 +119,14 @@ def choices(hint: Any, value: Any) -> list[Any]:
 def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> bool:
     """True when a record belongs to a planned run: protocol, effective batch and every flag that the run states agree.
 
-    Weights do not tell apart backbones that load none.
+    Weights do not tell apart backbones that load none. A run that an ablation made wrong on purpose belongs to none.
     """
     flags = {**experiment.common, **run.flags}
     owner, hints = field_sections(experiment.module), flag_types(experiment.module)
     stated = {name: choices(hints[name], value) for name, value in flags.items()}
-    if record["protocol"] != experiment.protocol or record["recipe"] not in stated.get("recipe", ["published"]):
+    if record["protocol"] != (run.protocol or experiment.protocol) or record["recipe"] not in stated.get("recipe", ["published"]):
+        return False
+    if record["config"].get("facts", {}).get("defects"):
         return False
     config, weights = record["config"], record["model"]["weights"]["source"]
     if "batch_size" in stated:

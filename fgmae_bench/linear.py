@@ -18,7 +18,7 @@ from fgmae_bench.records import Record
 
 # Flags of published command lines that mean nothing here.
 IGNORED = (
-    "fine_tune", "dist_eval", "is_slurm_job", "pin_mem", "no_pin_mem", "cls_token",
+    "fine_tune", "dist_eval", "is_slurm_job", "pin_mem", "no_pin_mem", "cls_token", "global_pool",
     "mixup", "cutmix", "smoothing", "drop_path", "layer_decay", "clip_grad",
 )  # fmt: skip
 

@@ -53,24 +53,34 @@ def still_at(path: Path, stream: FileIO) -> bool:
 
 
 @contextlib.contextmanager
-def held(path: Path | None, what: str, todo: str) -> Iterator[None]:
-    """Hold the lock of `path` (nothing for None), and remove the file at the end; raises BenchError(what, todo) where it is held."""
-    if path is None:
-        yield
-        return
-    made = missing_folders(path.parent)
+def held(path: Path, what: str, todo: str) -> Iterator[None]:
+    """Hold the lock of `path` and remove the file at the end; raises BenchError(what, todo) at once where another process holds it."""
+    made: list[Path] = []
     try:
+        made = missing_folders(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
+        stream = _try(path)
     except OSError as error:
         raise os_error(error, path) from error
+    if stream is None:
+        raise BenchError(what, todo)
     with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BenchError(what, todo) from None
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
             remove_empty(made)
+
+
+def _try(path: Path) -> FileIO | None:
+    """`path` open and locked, or None where another process holds it; a file that was removed meanwhile is made again."""
+    while True:
+        stream = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            return None
+        if still_at(path, stream):
+            return stream
+        stream.close()

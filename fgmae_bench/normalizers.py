@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +16,7 @@ from fgmae_bench.errors import unknown
 Images = NDArray[np.float32]  # (B, 2, H, W) dB, bands in the contract's order
 Valid = NDArray[np.bool_] | None  # (B, 2, H, W), None when every pixel is valid
 QUANTILES = (0.01, 0.99)
+LARGE = 96 * 96  # pixels of a band from which counting levels takes less time than sorting values
 
 
 def row_quantiles(values: NDArray[np.float32], quantiles: tuple[float, ...]) -> NDArray[np.float32]:
@@ -61,8 +63,38 @@ def _to_bytes(images: Images, contract: InputContract) -> NDArray[np.uint8]:
         return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
 
 
+def limit_levels(levels: NDArray[np.uint8]) -> tuple[int, int] | None:
+    """What `_to_bytes` makes of the quantiles of a plane (H, W), told from its levels alone, without sorting its values.
+
+    None where the two values that a quantile lies between are of different levels: then it must be known itself.
+    """
+    below = np.cumsum(cv2.calcHist([levels], [0], None, [256], [0, 256]).ravel(), dtype=np.int64)  # pixels up to each level
+    last = levels.size - 1
+    ranks = [math.floor(last * quantile) for quantile in QUANTILES]
+    around = np.array([min(rank + more, last) for rank in ranks for more in (0, 1)])
+    low, above_low, high, above_high = below.searchsorted(around, side="right").tolist()
+    return (low, high) if low == above_low and high == above_high else None
+
+
+def _clipped_as_levels(images: Images, contract: InputContract) -> NDArray[np.uint8]:
+    """The same bytes as of a clip per band before `_to_bytes`: each of its operations keeps the order of values, rounding included."""
+    levels = _to_bytes(images.copy(), contract)
+    for image, planes in zip(images, levels, strict=True):
+        for band, plane in enumerate(planes):
+            known = limit_levels(plane)
+            if known is None:
+                limits = np.zeros((1, len(planes), len(QUANTILES)), np.float32)
+                limits[0, band] = row_quantiles(image[band].reshape(1, -1), QUANTILES)
+                low, high = _to_bytes(limits, contract)[0, band].tolist()
+                known = low, high
+            np.clip(plane, *known, out=plane)
+    return levels
+
+
 def fgmae(images: Images, valid: Valid, contract: InputContract) -> NDArray[np.uint8]:
     """The published input of FGMAE's transfer code: quantile clip per band, then eight bits. Source: zhu-xlab/FGMAE."""
+    if valid is None and images[0, 0].size >= LARGE:
+        return _clipped_as_levels(images, contract)
     return _filled(_to_bytes(clip_to_quantiles(images, valid, joint=False), contract), valid, 127)
 
 

@@ -85,7 +85,8 @@ def draw_panels(
     from matplotlib.patches import Patch
 
     _check(panels, classes, colours)
-    figure = Figure(figsize=(2.1 * len(COLUMNS), 2.2 * len(panels) + 1.2), dpi=150, layout="constrained")
+    rows = sum(2.1 * panel.label.shape[0] / panel.label.shape[1] + 0.1 for panel in panels)  # inches, as wide as 2.1
+    figure = Figure(figsize=(2.1 * len(COLUMNS), rows + 1.2), dpi=150, layout="constrained")
     axes = figure.subplots(len(panels), len(COLUMNS), squeeze=False)
     for row, panel in zip(axes, panels, strict=True):
         for axis, picture in zip(row, _pictures(panel, colours), strict=True):

@@ -27,7 +27,7 @@ class ProbeRecipe:
     batch_size: int = option("samples per step and process", 256, shown="256, from recipe")
     accum_iter: int = option("batches a step; the head is fitted on all of them at once", 1)
     lr: float | None = option("learning rate, absolute; one or several", None, shown="0.1, from recipe", grid=True)
-    blr: float | None = option("base learning rate: lr = blr x effective batch / 256, where lr is not given", None, shown="none")
+    blr: float | None = option("base learning rate: lr = blr x effective batch / 256, where lr is not given", None, shown="from recipe")
     min_lr: float = option("learning rate at the end of the cosine", 0.0)
     weight_decay: float = option("L2 penalty; one or several (lbfgs: candidates)", 0.001, shown="0.001, from recipe", grid=True)
     momentum: float = option("momentum of SGD", 0.9)
@@ -48,11 +48,11 @@ class TrainRecipe:
     optimizer: Literal["sgd", "adamw"] = option("SGD with momentum, or AdamW", "adamw", shown="from recipe")
     epochs: int = option("passes over the training split", 50, shown="from recipe")
     max_steps: int | None = option("steps in place of --epochs", None, shown="none")
-    schedule: Literal["cosine", "poly"] = option("decay of the learning rate after warm-up", "cosine", shown="cosine, from recipe")
+    schedule: Literal["cosine", "poly"] = option("decay of the learning rate after warm-up", "cosine", shown="from recipe")
     eval_every: int | None = option("epochs, or steps with --max_steps, between evaluations", None, shown="1, or a tenth of --max_steps")
     warmup_epochs: float = option("linear warm-up, epochs", 0.0, shown="from recipe")
     warmup_steps: int | None = option("linear warm-up, steps, in place of --warmup_epochs", None, shown="none")
-    batch_size: int = option("samples per forward pass and process", 64, shown="64, from recipe")
+    batch_size: int = option("samples per forward pass and process", 64, shown="from recipe")
     accum_iter: int = option("batches whose gradients add up to one step", 1, shown="1, from recipe")
     lr: float | None = option("learning rate, absolute; one or several", None, shown="from recipe", grid=True)
     blr: float | None = option("base learning rate: lr = blr x effective batch / 256, where lr is not given", None, shown="from recipe")
@@ -61,9 +61,9 @@ class TrainRecipe:
     momentum: float = option("momentum of SGD", 0.9)
     layer_decay: float = option("factor on the learning rate from each block to the one below it, in (0, 1]", 1.0, shown="from recipe")
     drop_path: float = option("rate of stochastic depth at the last block", 0.0, shown="from recipe")
-    clip_grad: float | None = option("largest norm of the gradient", None, shown="none")
+    clip_grad: float | None = option("largest norm of the gradient, 0 for any", None, shown="from recipe")
     crop_scale: float = option("smallest area of a random crop, as a share of the image", 0.08, shown="from recipe")
-    vflip: bool = option("random vertical flips beside the horizontal ones", False)
+    vflip: bool = option("random vertical flips beside the horizontal ones", False, shown="from recipe")
     budget: int = option("factor on the schedule: 2 repeats a run at twice its length", 1)
     seed: int = option("seed of initialisation, order and augmentation", 42)
     amp: Literal["off", "bf16", "fp16"] | None = option("mixed precision", None, shown="bf16 where the hardware has it, else off")
@@ -156,7 +156,7 @@ RANGES: dict[str, Range] = {
     "epochs": COUNT, "max_steps": COUNT, "eval_every": COUNT, "batch_size": COUNT, "accum_iter": COUNT, "views": COUNT, "knn_k": COUNT,
     "input_size": _at_least(1, "pixels, "), "fpn_dim": COUNT, "stride": _at_least(1, "pixels, "), "budget": COUNT,
     "seed": ((lambda value: 0 <= value < 2**32), "give a number from 0 to 4294967295"),
-    "lr": RATE, "blr": RATE, "clip_grad": RATE,
+    "lr": RATE, "blr": RATE, "clip_grad": AMOUNT,
     "min_lr": AMOUNT, "weight_decay": AMOUNT, "warmup_epochs": AMOUNT, "warmup_steps": AMOUNT, "penalties": AMOUNT,
     "panels": AMOUNT, "mixup": AMOUNT, "cutmix": AMOUNT, "checkpoint_seconds": AMOUNT, "num_workers": AMOUNT,
     "momentum": BELOW_ONE, "drop_path": BELOW_ONE, "smoothing": BELOW_ONE,

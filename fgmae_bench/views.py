@@ -50,14 +50,16 @@ class View:
         """Chips to (B, 2, S, S): the evaluation view, or a random view of each when `augmentation` is given."""
         if self.contract.geometry == "native":
             return self.before_geometry(chips)
-        size, views = self.contract.size, []
-        for chip, id in zip(chips, ids, strict=True):  # one by one: an image and its view stay in the processor's cache
+        size, views = self.contract.size, np.empty(0)
+        for i, (chip, id) in enumerate(zip(chips, ids, strict=True)):  # one by one: an image and its view stay in the processor's cache
             image = self.before_geometry([chip])[0] if chip.ready is None else self._ready(chip)
+            if i == 0:
+                views = np.empty((len(chips), len(image), size, size), image.dtype)
             if augmentation is not None:
-                views.append(random_geometry(image, size, augmentation, id))
+                random_geometry(image, size, augmentation, id, views[i])
             else:
-                views.append(whole_geometry(image, size) if self.whole else evaluation_geometry(image, size))
-        return np.stack(views)
+                views[i] = whole_geometry(image, size) if self.whole else evaluation_geometry(image, size)
+        return views
 
     def before_geometry(self, chips: list[Chip]) -> NDArray[Any]:
         """Chips to (B, 2, H, W) in the contract's range. Raises BenchError for packed input that was made for another view."""
@@ -116,15 +118,16 @@ def resized_db(
         for image, mask in zip(images, valid, strict=True):
             for band, kept in zip(image, mask, strict=True):
                 band[~kept] = np.median(band[kept])
-    resized = np.stack([_by_band(image, side, cv2.INTER_CUBIC) for image in images])
+    bands = [_by_band(image, side, cv2.INTER_CUBIC) for image in images]
+    resized = bands[0][None] if len(bands) == 1 else np.stack(bands)
     if valid is None:
         return resized, None
     return resized, np.stack([_by_band((~mask).astype(np.float32), side, cv2.INTER_LINEAR) for mask in valid]) == 0
 
 
-def _by_band(image: NDArray[Any], side: int, interpolation: int) -> NDArray[Any]:
+def _by_band(image: NDArray[Any], side: int, interpolation: int, into: NDArray[Any] | None = None) -> NDArray[Any]:
     """(C, side, side) of an image (C, H, W). For floats, OpenCV's last bits depend on how many bands it resizes together."""
-    resized = np.empty((len(image), side, side), image.dtype)
+    resized = np.empty((len(image), side, side), image.dtype) if into is None else into
     for band, target in zip(image, resized, strict=True):
         cv2.resize(band, (side, side), dst=target, interpolation=interpolation)
     return resized
@@ -143,13 +146,16 @@ def evaluation_geometry(image: NDArray[Any], size: int) -> NDArray[Any]:
     return np.ascontiguousarray(resized[start : start + size, start : start + size].transpose(2, 0, 1))
 
 
-def random_geometry(image: NDArray[Any], size: int, augmentation: Augmentation, sample: str) -> NDArray[Any]:
-    """A random resized crop and flip (C, size, size) of an image (C, H, W), keyed by seed, epoch and sample."""
+def random_geometry(
+    image: NDArray[Any], size: int, augmentation: Augmentation, sample: str, into: NDArray[Any] | None = None
+) -> NDArray[Any]:  # fmt: skip
+    """A random resized crop and flip (C, size, size) of an image (C, H, W), keyed by seed, epoch and sample; written `into` where given."""
+    view = np.empty((len(image), size, size), image.dtype) if into is None else into
     draw = generator(augmentation.seed, "view", augmentation.epoch, sample)
     top, left, height, width = random_box(draw, image.shape[1], image.shape[2], augmentation.crop_scale)
     crop = image[:, top : top + height, left : left + width]
     if crop.dtype == np.uint8:  # by band: the same bytes as together, without a change of layout
-        view = _by_band(crop, size, cv2.INTER_LINEAR)
+        _by_band(crop, size, cv2.INTER_LINEAR, view)
         mirrored = draw.random() < 0.5
         for band in view if mirrored else ():
             cv2.flip(band, 1, dst=band)
@@ -157,12 +163,13 @@ def random_geometry(image: NDArray[Any], size: int, augmentation: Augmentation, 
             for band in view:
                 cv2.flip(band, 0, dst=band)
         return view
-    view = cv2.resize(_channels_last(crop), (size, size), interpolation=cv2.INTER_LINEAR)
+    together = cv2.resize(_channels_last(crop), (size, size), interpolation=cv2.INTER_LINEAR)
     if draw.random() < 0.5:
-        view = view[:, ::-1]
+        together = together[:, ::-1]
     if augmentation.vflip and draw.random() < 0.5:
-        view = view[::-1]
-    return np.ascontiguousarray(view.transpose(2, 0, 1))
+        together = together[::-1]
+    view[:] = together.transpose(2, 0, 1)
+    return view
 
 
 def random_box(draw: np.random.Generator, height: int, width: int, smallest: float) -> Box:

@@ -1,5 +1,6 @@
 """Fine-tuning as a user runs it: published command lines, what a run leaves, bad input, and what is said when nothing is to be done."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -80,7 +81,7 @@ def test_command_line_2_verbatim(checkpoint, tmp_path):
 
 def test_command_line_4_verbatim(checkpoint, patches, tmp_path):
     (tmp_path / checkpoint.name).symlink_to(checkpoint)
-    small = ("--data_path", patches, "--input_size", "32", "--max_steps", "1", *FOLDERS)
+    small = ("--data_path", patches, "--input_size", "32", "--max_steps", "4", *FOLDERS)
     done = call("finetune", "--dataset", "bigearthnet", *shlex.split(FOURTH), *small, cwd=tmp_path)
     assert done.code == 0, done.err
     record = only_record(tmp_path / "results")
@@ -131,8 +132,8 @@ def test_what_a_run_leaves(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(5))
     assert len({tuple(line) for line in lines}) == 1
-    numbered = sorted(path.name for path in (tmp_path / "out").glob("checkpoint-0*.pth"))
-    assert numbered == ["checkpoint-00000028.pth", "checkpoint-00000029.pth", "checkpoint-00000030.pth"]
+    numbered = sorted(path.name for path in (tmp_path / "out").glob(f"checkpoint-{record['run_id'][-10:]}-*.pth"))
+    assert [name[-12:] for name in numbered] == ["00000028.pth", "00000029.pth", "00000030.pth"]
     last = torch.load(tmp_path / "out" / "checkpoint-last.pth", weights_only=True)
     assert last["step"] == 30
     assert not (tmp_path / "out" / "checkpoint-best.pth").exists()
@@ -217,6 +218,8 @@ def test_an_absolute_rate_at_another_batch_leaves_a_note(tmp_path):
         (("--max_steps", "0"), "--max_steps is 0"),
         (("--nb_classes", "7"), "--nb_classes is 7"),
         (("--eval", "--resume", "nowhere.pth"), "no checkpoint at nowhere.pth"),
+        (("--batch_size", "1"), "one sample has no statistics; give 2 or more, or --head linear"),
+        (("--warmup_epochs", "3"), "the warm-up is 18 of 18 steps; give a longer schedule or a shorter --warmup_epochs"),
         (("--model", "resnet18", "--pool", "mean", "--layer_decay", "0.9"), "no ViT with blocks"),
     ],
 )
@@ -245,7 +248,7 @@ def test_a_truncated_checkpoint_is_refused_by_name_and_passed_over_by_auto(tmp_p
     for path in (tmp_path / "results" / "records").rglob("*.json"):
         path.unlink()
     last = tmp_path / "out" / "checkpoint-last.pth"
-    newest = sorted((tmp_path / "out").glob("checkpoint-0*.pth"))[-1]
+    newest = sorted((tmp_path / "out").glob("checkpoint-*-0*.pth"))[-1]
     content = last.read_bytes()
     for path in (last, newest):
         path.unlink()
@@ -296,6 +299,85 @@ def test_out_of_memory_names_a_batch_of_the_same_effective_size(tmp_path, monkey
     assert "out of memory at --batch_size 16; use --batch_size 8 --accum_iter 4" in done.err
     assert "Traceback" not in done.err
     assert {path for path in listing(tmp_path) if not path.startswith("cache")} == set(before)
+
+
+@pytest.mark.parametrize("flags", [("--mixup", "0.8"), ("--recipe", "corrected", "--clip_grad", "0", "--warmup_epochs", "1")])
+def test_config_toml_runs_the_same_run_again(flags, tmp_path):
+    assert finetune(shared_world(12), *flags, cwd=tmp_path).code == 0
+    again = finetune(shared_world(12), "--config", "out/config.toml", cwd=tmp_path, backbone=())
+    assert "is recorded already" in again.err
+    assert len(records(tmp_path / "results")) == 1
+
+
+def test_another_division_of_the_batch_is_another_run_where_it_matters(tmp_path):
+    for head, ids in (("bn_linear", 2), ("linear", 1)):
+        for batch, accum in (("16", "1"), ("8", "2")):
+            flags = ("--head", head, "--batch_size", batch, "--accum_iter", accum, "--epochs", "1", "--output_dir", f"{head}{batch}")
+            assert finetune(shared_world(12), *flags, "--results_dir", head, cwd=tmp_path).code == 0
+        assert len(records(tmp_path / head)) == ids
+
+
+VAL = ("--split", "random_60_20_20", "--epochs", "4", "--lr", "0.05")
+
+
+def interrupted(tmp_path, monkeypatch, step, *flags):
+    """A run that is asked to stop after a step."""
+    from fgmae_bench.train import run as module
+
+    class Stop:
+        def __bool__(self):
+            return bool(loops) and loops[0].step >= step
+
+    loops, real = [], module.Loop
+    monkeypatch.setattr(module, "Loop", lambda **how: loops.append(real(**how)) or loops[0])
+    monkeypatch.setattr(module, "listening", lambda: contextlib.nullcontext(Stop()))
+    assert finetune(shared_world(12), *flags, cwd=tmp_path).code == 130
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("step", [5, 9, 12])  # within an epoch, and at its end, before its evaluation
+def test_a_run_that_was_stopped_goes_on_in_another_folder_with_its_best_model(step, tmp_path, monkeypatch):
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert finetune(shared_world(12), *VAL, cwd=whole).code == 0
+    expected = only_record(whole / "results")
+    interrupted(tmp_path, monkeypatch, step, *VAL, "--checkpoint_seconds", "1e9")
+    (tmp_path / "out" / "checkpoint-best.pth").unlink(missing_ok=True)
+    other = ("--seed", "7", "--epochs", "2", "--output_dir", "elsewhere")
+    assert finetune(shared_world(12), *VAL, *other, cwd=tmp_path).code == 0  # its best model stands in the way
+    flags = ("--resume", "out/checkpoint-last.pth", "--output_dir", "elsewhere")
+    assert finetune(shared_world(12), *VAL, *flags, cwd=tmp_path).code == 0
+    record = json.loads((tmp_path / "elsewhere" / "record.json").read_text())
+    assert record["metrics"] == expected["metrics"]
+    assert [entry["train_loss"] for entry in record["history"]] == [entry["train_loss"] for entry in expected["history"]]
+
+
+def test_a_divergence_in_the_last_step_is_no_result(tmp_path):
+    done = finetune(shared_world(12), "--max_steps", "1", "--lr", "1e38", "--checkpoint_seconds", "0", cwd=tmp_path)
+    assert done.code == 1
+    assert only_record(tmp_path / "results")["status"] == "diverged"
+
+
+def test_one_rate_of_a_grid_that_diverges_does_not_end_the_others(tmp_path):
+    done = finetune(shared_world(12), "--lr", "1e30", "0.01", cwd=tmp_path)
+    assert done.code == 1
+    assert {record["status"] for record in records(tmp_path / "results")} == {"done", "diverged"}
+    again = finetune(shared_world(12), "--lr", "1e30", "0.01", cwd=tmp_path)
+    assert again.code == 0
+    assert "is recorded already as diverged" in again.err
+
+
+def test_steps_and_epochs_of_the_history_are_those_of_the_training(tmp_path):
+    assert finetune(shared_world(12), "--epochs", "4", "--eval_every", "2", cwd=tmp_path).code == 0
+    assert [(e["epoch"], e["step"]) for e in only_record(tmp_path / "results")["history"]] == [(1, 12), (3, 24)]
+
+
+def test_stochastic_depth_that_a_backbone_does_not_have_is_not_recorded(tmp_path):
+    flags = ("--model", "test_resnet", "--pool", "mean", "--layer_decay", "1", "--drop_path", "0.3", "--epochs", "1")
+    assert finetune(shared_world(12), *flags, cwd=tmp_path).code == 0
+    record = only_record(tmp_path / "results")
+    assert record["config"]["recipe"]["drop_path"] in (0.0, 0.3)
+    assert ("drop_path" in codes(record)) == (record["config"]["recipe"]["drop_path"] == 0.0)
 
 
 def command(place, *more):

@@ -16,10 +16,10 @@ FLOORS = {
     "label_schemes label_cards label_defects",
     1: "data views loader panels normalizers optim distributed device checkpoints extractors sync_bn taps segmentation_views sliding",
     2: "backbones heads",
-    3: "features bank",
+    3: "features bank label_bank",
     4: "runs",
     5: "probe train worlds suite",
-    6: "command linear finetune segment api prepare weights report suite.__main__ suite.plan suite.run suite.status suite.flags",
+    6: "command linear finetune segment ablate api prepare weights report suite.__main__ suite.plan suite.run suite.status suite.flags",
 }
 LEVEL = {f"fgmae_bench.{room}": floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 ENTRIES = {"fgmae_bench.linear", "fgmae_bench.finetune", "fgmae_bench.segment", "fgmae_bench.ablate"}

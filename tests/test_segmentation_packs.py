@@ -168,6 +168,23 @@ def test_labels_under_invalid_pixels_are_255_in_a_uint8_pack_alone(tmp_path):
     verify(card, tmp_path / "u.lmdb", source)
 
 
+@pytest.mark.parametrize("values", [(np.nan,), (np.inf,), (-np.inf,), (-99.0,), (0.0, 0.0), (0.0,), (-0.0, -0.0), (3.0,), ()])
+def test_validity_is_that_of_the_files(tmp_path, values):
+    """One zero is a measurement, two side by side are none; a look at the extremes must not miss either."""
+    pixels = image(7)
+    pixels[1, 40, 50 : 50 + len(values)] = values
+    tile(tmp_path / "w", "ROIs0000_test", "0", 0, 0, pixels=pixels)
+    card = load_card("dfc2020")
+    card = dataclasses.replace(card, signal=dataclasses.replace(card.signal, nodata=(-99.0,)))
+    source = build_index(card, tmp_path / "w")
+    write_pack(card, source, tmp_path / "f.lmdb")
+    ours, theirs = open_pack(card, tmp_path / "f.lmdb").read(0, card), source.read(0, card)
+    assert (ours.valid is None) == (theirs.valid is None) == (values in ((0.0,), (3.0,), ()))
+    np.testing.assert_array_equal(ours.db, theirs.db)
+    if theirs.valid is not None:
+        np.testing.assert_array_equal(ours.valid, theirs.valid)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_killed_packing_goes_on_with_its_labels(worlds, tmp_path, monkeypatch, workers):
     card = load_card("dfc2020")

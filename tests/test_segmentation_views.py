@@ -11,7 +11,7 @@ from fgmae_bench.cards import load_card
 from fgmae_bench.contract import FGMAE_CONTRACT
 from fgmae_bench.data.raster import Chip
 from fgmae_bench.errors import BenchError
-from fgmae_bench.segmentation_views import JointAugmentation, whole_geometry, mask_invalid, segmentation_batch, training_pair
+from fgmae_bench.segmentation_views import JointAugmentation, mask_invalid, segmentation_batch, training_pair, whole_geometry
 from fgmae_bench.views import make_view
 
 SIZE = 64

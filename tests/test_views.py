@@ -13,10 +13,11 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import center_crop
 
+from fgmae_bench import normalizers
 from fgmae_bench.contract import FGMAE_CONTRACT, InputContract
 from fgmae_bench.data.raster import Chip, read_chip, valid_mask
 from fgmae_bench.errors import BenchError
-from fgmae_bench.normalizers import NORMALIZERS, normalize, row_quantiles
+from fgmae_bench.normalizers import NORMALIZERS, limit_levels, normalize, row_quantiles
 from fgmae_bench.randomness import generator
 from fgmae_bench.views import Augmentation, evaluation_geometry, make_view, random_box, random_geometry
 from fgmae_bench.worlds import eurosat
@@ -128,6 +129,49 @@ def test_row_quantiles_are_numpys_bit_by_bit(n):
     expected = np.array([[np.quantile(row, level) for level in levels] for row in rows])
     assert expected.dtype == np.float32
     np.testing.assert_array_equal(row_quantiles(rows, levels), expected)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 7, 10, 11, 64, 120, 224])
+@pytest.mark.parametrize("holes", [0, 0.1])
+@pytest.mark.parametrize("large", [0, normalizers.LARGE])
+def test_a_clip_on_the_levels_is_the_clip_of_the_values(side, holes, large, monkeypatch):
+    """Speckle, ties, planes of one and of two values, tails beyond the window on either side, infinities; some of it invalid."""
+    monkeypatch.setattr(normalizers, "LARGE", large)
+    rng = np.random.default_rng(side)
+    shape = (side, side)
+    speckle = lambda mean, spread: (mean + spread * 10 * np.log10(rng.gamma(4.4, size=shape) / 4.4)).astype(np.float32)  # noqa: E731
+    planes = [speckle(-12, 1), speckle(-40, 1), speckle(5, 1), speckle(-15, 9), np.round(speckle(-12, 1)), speckle(-12, 0.01)]
+    planes += [np.full(shape, -13.3, np.float32), np.where(rng.random(shape) < 0.99, -13, -7).astype(np.float32)]
+    planes += [np.where(rng.random(shape) < 0.03, np.float32(sign * np.inf), speckle(-12, 1)) for sign in (1, -1)]
+    for first in planes:
+        for second in planes[:: 3 if side > 64 else 1]:
+            image = np.stack([first, second])
+            valid = rng.random(image.shape) >= holes
+            valid[:, 0, 0] = True
+            broken = np.where(valid, image, np.float32(np.nan))
+            with np.errstate(invalid="ignore"):  # between two infinities there is no quantile
+                got = normalize(broken[None].copy(), valid[None] if holes else None, NATIVE)[0]
+            for band in range(2):
+                pool = image[band][valid[band]]
+                with np.errstate(invalid="ignore"):
+                    limits = [np.quantile(pool, level) for level in (0.01, 0.99)]
+                if np.isfinite(limits).all():
+                    low, high = MEAN[band] - 2 * STD[band], MEAN[band] + 2 * STD[band]
+                    x = (np.clip(image[band], *limits) - np.float32(low)) / np.float32(high - low) * np.float32(255)
+                    np.testing.assert_array_equal(got[band], np.where(valid[band], np.clip(x, 0, 255).astype(np.uint8), 127))
+
+
+def test_limits_are_told_from_levels_for_most_images_and_only_where_they_are_certain(scenes):
+    """Control of the test above: both ways are taken."""
+    told = []
+    for image in [*scenes.values(), *synthetic(20)]:
+        levels = normalizers._to_bytes(image[None].copy(), NATIVE)[0]
+        limits = normalizers._to_bytes(row_quantiles(image.reshape(2, -1), (0.01, 0.99))[None], NATIVE)[0]
+        for plane, expected in zip(levels, limits.tolist(), strict=True):
+            found = limit_levels(plane)
+            told.append(found is not None)
+            assert found in (None, tuple(expected))
+    assert 0.3 < np.mean(told) < 1
 
 
 # --- the other normalisers

@@ -31,7 +31,7 @@ from fgmae_bench.probe.train import GridFit
 from fgmae_bench.progress import Progress
 from fgmae_bench.records import Record, note, read_record, record_path, store
 from fgmae_bench.runs.assemble import Params, assemble, classification_metrics
-from fgmae_bench.runs.folder import RunFolder, write_predictions
+from fgmae_bench.runs.folder import RunFolder, repeatable, write_predictions
 from fgmae_bench.runs.outcome import Outcome
 from fgmae_bench.runs.tasks import TASKS, Task
 
@@ -190,7 +190,7 @@ def _record(
             counts={"train": len(materials.train), **counts}, history=outcome.history, predictions=described, environment=environment,
             timing=timing, created=now(), notes=[*outcome.notes, *notes], diverged=outcome.diverged,
         )  # fmt: skip
-        folder.finish(_repeatable(record["config"], probe.places[id]))
+        folder.finish(repeatable(record["config"], probe.places[id]))
         if outcome.fitted:
             save_fitted(folder, id, outcome.fitted, dataset.card.classes)
         folder.copy_in(predictions, "predictions-test.safetensors")
@@ -201,12 +201,6 @@ def _record(
         raise
     folder.copy_in(stored, "record.json")
     return read_record(stored)
-
-
-def _repeatable(config: dict[str, Any], places: tuple[Path, Path]) -> dict[str, Any]:
-    """The run's configuration with its own folders: a run of a grid repeats into its sub-folder, not into the grid's."""
-    execution = config["execution"] | {"output_dir": str(places[0]), "log_dir": str(places[1])}
-    return config | {"execution": execution}
 
 
 def _timing(spent: Spent, memory: MemoryPeak, *, total: float, features: float, fitting: float) -> dict[str, Any]:

@@ -23,7 +23,8 @@ def build(experiment: Experiment, records: list[Record], published: list[list[Pu
     """The table of an experiment; `published` holds the published rows of each planned run."""
     rows: list[Row] = []
     measured = 0
-    records = [record for record in records if record["protocol"] == experiment.protocol]
+    protocols = sorted({run.protocol or experiment.protocol for run in experiment.runs})
+    records = [record for record in records if record["protocol"] in protocols]
     for run, beside in zip(experiment.runs, published, strict=True):
         fitting = [record for record in records if matches(experiment, run, record)]
         measured += bool(fitting)
@@ -31,7 +32,7 @@ def build(experiment: Experiment, records: list[Record], published: list[list[Pu
     return Table(
         name=experiment.name,
         title=experiment.title,
-        protocol=experiment.protocol,
+        protocol=", ".join(protocols),
         expect=experiment.expect,
         columns=experiment.layout.columns,
         rows=tuple(rows),

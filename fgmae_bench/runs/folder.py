@@ -42,7 +42,10 @@ class RunFolder:
         try:
             if self.events is None:
                 self.events = EventFile(self.log_dir, first_step=self.resumed_at)
-            self.events.scalars({_tag(key): value for key, value in flat.items() if key != "epoch" and value is not None}, entry["epoch"])
+            self.events.scalars(
+                {_tag(key): value for key, value in flat.items() if key not in ("epoch", "step") and value is not None},
+                entry.get("step", entry["epoch"]),
+            )
         except OSError as error:
             raise os_error(error, self.log_dir) from error
         if time.monotonic() - self.last_written >= SECONDS_BETWEEN_LOGS:
@@ -58,9 +61,14 @@ class RunFolder:
         self.lines = [json.dumps(flatten(entry), allow_nan=False) for entry in history]
         self.resumed_at, self.trained = len(history), True
 
-    def save(self, name: str, content: dict[str, Any], *, resumable: bool = True) -> None:
-        """Keep a checkpoint file; from then on, where it is `resumable`, a failed run leaves it to go on from."""
-        if not resumable:
+    def save(self, name: str, content: dict[str, Any], *, resumable: bool = True, large: bool = False) -> None:
+        """Keep a checkpoint file; from then on, where it is `resumable`, a failed run leaves it to go on from.
+
+        What stood under the name of a `large` file that is not resumable does not return when the run fails.
+        """
+        if large:
+            self.replaced.setdefault(self.folder / name, None)
+        elif not resumable:
             self._remember(name)
         save_tensors(self.folder / name, content)
         self.trained = self.trained or resumable
@@ -73,7 +81,7 @@ class RunFolder:
         """Write log and config and close the events."""
         self.write_log()
         sections = {part: {k: v for k, v in values.items() if v is not None} for part, values in config.items() if part != "facts"}
-        self._text("config.toml", "# Runs this run again: --config FILE\n" + tomli_w.dumps(sections))
+        self._text("config.toml", "# Runs this run again: --config FILE\nresolved = true\n\n" + tomli_w.dumps(sections))
         if self.events is not None:
             self.events.close()
 
@@ -115,6 +123,12 @@ class RunFolder:
     def _text(self, name: str, text: str) -> None:
         self._remember(name)
         write_text(self.folder / name, text)
+
+
+def repeatable(config: dict[str, Any], place: tuple[Path, Path]) -> dict[str, Any]:
+    """A run's configuration with its own folders: a run of a grid repeats into its sub-folder, not into the grid's."""
+    execution = config["execution"] | {"output_dir": str(place[0]), "log_dir": str(place[1])}
+    return config | {"execution": execution}
 
 
 def flatten(entry: dict[str, Any]) -> dict[str, Any]:

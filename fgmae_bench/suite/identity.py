@@ -44,7 +44,8 @@ class Shelf:
         experiment, run = command.experiment, definite(command, point)
         recipe = point.run.recipe
         batch = recipe.batch_size * recipe.accum_iter * command.processes
-        facts = (experiment.protocol, point.run.model.model, recipe.seed, point.run.data.train_frac, batch, recipe.weight_decay, recipe.lr)
+        protocol = run.protocol or experiment.protocol
+        facts = (protocol, point.run.model.model, recipe.seed, point.run.data.train_frac, batch, recipe.weight_decay, recipe.lr)
         held = self.by_facts.get(facts, [])
         return next((path for path, record in held if fills(experiment, run, command, point, record)), None)
 
@@ -56,10 +57,21 @@ def definite(command: Command, point: Point) -> PlannedRun:
         name: value
         for part in (run.data, run.model, run.recipe)
         for name, value in vars(part).items()
-        if value is not None and name not in RESOLVED
+        if value is not None and name not in {*RESOLVED, *_without_meaning(run.recipe)}
     }
     flags["split"] = run.data.split or command.default_split
     return dataclasses.replace(command.planned, flags=flags)
+
+
+def _without_meaning(recipe: Any) -> set[str]:
+    """Fields of a training recipe that its other fields set aside, so that the record holds another value."""
+    given = vars(recipe)
+    names = {"epochs"} if given.get("max_steps") is not None else set()
+    if given.get("warmup_steps") is not None:
+        names.add("warmup_epochs")
+    if given.get("freeze_backbone"):
+        names |= {"layer_decay", "drop_path"} | ({"augment"} if given["features"] != "stream" else set())
+    return names
 
 
 def fills(experiment: Experiment, run: PlannedRun, command: Command, point: Point, record: dict[str, Any]) -> bool:
@@ -76,7 +88,7 @@ def _same_features(point: Point, record: dict[str, Any]) -> bool:
     if "features" not in recipe:
         return True
     measured, native = record["config"]["recipe"].get("features"), record["model"]["geometry"] == "native"
-    if native or recipe["probe"] != "sgd" or recipe["views"] > 1:
+    if native or recipe.get("probe", "sgd") != "sgd" or recipe.get("views", 1) > 1:
         return bool(measured == "cached")
     planned = recipe["features"] or ("stream" if recipe["recipe"] == "published" else None)
     return planned in (None, measured)
@@ -87,7 +99,8 @@ def _slim(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "protocol": record["protocol"],
         "recipe": record["recipe"],
-        "config": {part: record["config"][part] for part in ("data", "model", "recipe")},
+        "config": {part: record["config"][part] for part in ("data", "model", "recipe")}
+        | {"facts": {"defects": record["config"].get("facts", {}).get("defects")}},
         "dataset": {name: record["dataset"][name] for name in ("name", "card_version", "synthetic")},
         "model": {"weights": {"source": record["model"]["weights"]["source"]}, "geometry": record["model"]["contract"].get("geometry")},
         "environment": {"world_size": record["environment"]["world_size"]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,14 +67,17 @@ class ClassificationJob:
             return nn.functional.cross_entropy(logits, soft, label_smoothing=smoothing)
         return nn.functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype) * (1 - smoothing) + 0.5 * smoothing)
 
-    def evaluate(self, part: str) -> Scored:
+    def evaluate(self, part: str, between: Callable[[], None] = lambda: None) -> Scored:
         """Logits of the whole part, every sample once, gathered over the processes, and their scores."""
         rows = getattr(self.dataset.parts, part)
         step = self.batch_size * self.world.size
         chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
         mine = [chunk[self.world.rank :: self.world.size] for chunk in chunks]
         batches = ahead(lambda some: read_view(self.dataset, self.view, some, None)[0], mine, self.workers)
-        parts = [self.world.interleaved(self._forward(batch), len(chunk)) for chunk, batch in zip(chunks, batches, strict=True)]
+        parts = []
+        for chunk, batch in zip(chunks, batches, strict=True):
+            parts.append(self.world.interleaved(self._forward(batch), len(chunk)))
+            between()
         logits, targets = np.concatenate(parts), self.dataset.index.labels[rows]
         return Scored(metrics=self.task.evaluate(logits, targets), outputs=logits, targets=targets)
 

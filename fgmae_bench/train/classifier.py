@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from fgmae_bench.backbones import Backbone
@@ -36,6 +37,11 @@ class Classifier(nn.Module):
         return self.head(self.norm(torch.cat([self.backbone(part) for part in parts])))
 
 
+def has_drop_path(module: nn.Module) -> bool:
+    """Whether any layer of a model drops its residual path at random."""
+    return any(isinstance(part, DropPath) and part.drop_prob for part in module.modules())
+
+
 def trainable(backbone: Backbone) -> Backbone:
     """The backbone with its parameters to be trained; averaged tokens get a norm of their own in place of the last block's.
 
@@ -53,5 +59,8 @@ def trainable(backbone: Backbone) -> Backbone:
             weights = dataclasses.replace(
                 weights, used=weights.used - dropped, dropped=weights.dropped + dropped, missing=weights.missing + dropped
             )
+    if isinstance(module, TokenPool):
+        module.vit.attn_pool = None  # type: ignore[assignment]
+        module.vit.head = nn.Identity()  # the feature passes through neither
     module.requires_grad_(True)
     return dataclasses.replace(backbone, weights=weights)

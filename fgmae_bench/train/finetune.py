@@ -12,6 +12,7 @@ from fgmae_bench.config import Run, run_id
 from fgmae_bench.data.dataset import only_usable
 from fgmae_bench.distributed import World
 from fgmae_bench.errors import BenchError
+from fgmae_bench.extractors import TokenPool
 from fgmae_bench.recipes import FinetuneRecipe
 from fgmae_bench.records import Record, note
 from fgmae_bench.runs.assemble import classification_metrics
@@ -26,16 +27,18 @@ from fgmae_bench.train.classification import ClassificationJob
 from fgmae_bench.train.classifier import Classifier, trainable
 from fgmae_bench.train.job import Scored
 from fgmae_bench.train.plan import Plan, make_plan
+from fgmae_bench.train.prepared import Prepared
 from fgmae_bench.train.resolve import (
     be_deterministic,
     checkpoint_activations,
+    division,
     forward_chunk,
     rate_notes,
     resolved_recipe,
     run_each,
     score_checkpoint,
+    without_idle_drop_path,
 )
-from fgmae_bench.train.run import Prepared
 
 PROTOCOL = "finetune"
 
@@ -60,6 +63,9 @@ def prepare(run: Run, card: Card, notes: list[dict[str, str]], world: World, dev
     backbone = world.together(lambda: trainable(setup.backbone))
     dataset = world.in_turn(lambda: only_usable(setup.dataset, run, setup.cache))
     plan = make_plan(recipe, len(dataset.parts.train), world.size)
+    _require_statistics(recipe, plan)
+    recipe, idle = without_idle_drop_path(recipe, backbone.module, backbone.name)
+    recipe = dataclasses.replace(recipe, sync_bn=recipe.sync_bn and recipe.head == "bn_linear" and world.size > 1)
     resolved = Run(data=setup.data, model=setup.model, recipe=resolved_recipe(recipe, plan, setup.amp), execution=execution)
     chunk = forward_chunk(backbone.contract.size, device, plan.batch)
     model = Classifier(backbone.module, backbone.feature_dim, len(card.classes), resolved.recipe, chunk).to(device)
@@ -70,12 +76,15 @@ def prepare(run: Run, card: Card, notes: list[dict[str, str]], world: World, dev
     if execution.compile:
         model.compile()
     facts = facts_of(dataset, backbone) | {"images_per_epoch": plan.micro_batches * plan.batch * plan.world}
+    if recipe.head == "bn_linear" or recipe.mixup or recipe.cutmix or recipe.drop_path:
+        facts["division"] = division(plan)
     dataset = dataclasses.replace(dataset, facts=facts)
     id = run_id(resolved, facts, world.size)
     task = TASKS[card.task]
     job = ClassificationJob(
         model=model, dataset=dataset, view=setup.view, recipe=resolved.recipe, world=world, device=device, amp=setup.amp,
         workers=execution.num_workers, batch_size=chunk or 256,
+        unused_parameters=not isinstance(backbone.module, TokenPool),
     )  # fmt: skip
     model.norm = model.norm.to(device)
     batch_size = recipe.batch_size
@@ -88,7 +97,7 @@ def prepare(run: Run, card: Card, notes: list[dict[str, str]], world: World, dev
     return Prepared(
         run=resolved, id=id, protocol=PROTOCOL, dataset=dataset, backbone=backbone, job=job, plan=plan, world=world, device=device,
         amp=setup.amp, place=places(card, resolved, id, grid), classes=card.classes, schemes=None,
-        notes=[*notes, *setup.notes, *rate_notes("finetune", resolved, card, plan), *_notes(resolved, plan)],
+        notes=[*notes, *idle, *setup.notes, *rate_notes("finetune", resolved, card, plan), *_notes(resolved, plan)],
         legacy=lambda scored: task.legacy(scored.outputs, scored.targets, batch_size), metrics=metrics,
         write_predictions=lambda path, test: write_predictions(
             path, test.outputs, test.targets, dataset.ids("test"), card.classes, dataset.groups("test")
@@ -99,6 +108,12 @@ def prepare(run: Run, card: Card, notes: list[dict[str, str]], world: World, dev
 def synchronised(norm: torch.nn.Module, dim: int) -> torch.nn.Module:
     """The same batch norm over all processes; anything else as it is."""
     return SyncBatchNorm(dim, eps=norm.eps, affine=norm.affine) if isinstance(norm, torch.nn.BatchNorm1d) else norm
+
+
+def _require_statistics(recipe: FinetuneRecipe, plan: Plan) -> None:
+    seen = plan.batch * (plan.world if recipe.sync_bn else 1)
+    if recipe.head == "bn_linear" and seen < 2:
+        raise BenchError("--head bn_linear with --batch_size 1: one sample has no statistics", "give 2 or more, or --head linear")
 
 
 def _require_even(recipe: FinetuneRecipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -52,6 +53,6 @@ class Job(Protocol):
         """Images and targets with what mixes samples of a batch, if anything; `place` keys its randomness."""
         ...
 
-    def evaluate(self, part: str) -> Scored:
-        """Scores of `val` or `test`, the same on every process."""
+    def evaluate(self, part: str, between: Callable[[], None] = lambda: None) -> Scored:
+        """Scores of `val` or `test`, the same on every process; `between` is called between batches."""
         ...

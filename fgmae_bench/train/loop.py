@@ -26,7 +26,7 @@ from fgmae_bench.train.job import Job
 from fgmae_bench.train.plan import Plan
 
 log = logging.getLogger("fgmae_bench")
-STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 20}  # a look waits for the device
+MICRO_BATCHES_BETWEEN_LOOKS = {"cpu": 1, "cuda": 20}  # a look waits for the device
 
 
 @dataclass
@@ -93,17 +93,33 @@ class Loop:
         """Train to the end of the plan.
 
         `after_period` evaluates; `save` is called where rank 0 finds it `due` and before an interruption, never after a
-        non-finite loss. Raises KeyboardInterrupt when asked to stop and RunFailed for a non-finite loss.
+        non-finite loss. A state that was saved between the last step of a period and its evaluation is evaluated first.
+        Raises KeyboardInterrupt when asked to stop and RunFailed for a non-finite loss.
         """
-        while self.step < self.plan.total:
+        while True:
+            if self.period.steps and self.plan.evaluated_after(self.step):
+                after_period()
+                self.period = Period()
+                stop = self._agree(self.stop())
+                if stop or self._agree(self.world.rank == 0 and due()):
+                    self._keep(save)
+                if stop:
+                    raise KeyboardInterrupt
+            if self.step >= self.plan.total:
+                return
             self._run_period(save, due)
-            after_period()
-            self.period = Period()
-            if self._agree(due() and self.world.rank == 0):
-                save()
-            if self._agree(self.stop()):
-                save()
-                raise KeyboardInterrupt
+
+    def ask(self, save: Callable[[], None]) -> None:
+        """Between batches of an evaluation: when any process was asked to stop, save and end."""
+        if self._agree(self.stop()):
+            self._keep(save)
+            raise KeyboardInterrupt
+
+    def warm(self) -> None:
+        """One backward pass that is thrown away: DDP orders its buckets by the first, and sums by the order of its buckets."""
+        if self.world.size > 1:
+            self._loss(*self._read(0, self.plan.micro_steps(0, self.world.rank)[0]), 0).backward()
+            self.optimizer.zero_grad(set_to_none=True)
 
     def _run_period(self, save: Callable[[], None], due: Callable[[], bool]) -> None:
         """Steps up to the next evaluation."""
@@ -112,7 +128,7 @@ class Loop:
             last += 1
         places = [(s, m, rows) for s in range(self.step, last) for m, rows in enumerate(self.plan.micro_steps(s, self.world.rank))]
         read = ahead(lambda place: self._read(place[0], place[2]), places, self.workers)
-        look = STEPS_BETWEEN_LOOKS[self.device.type]
+        look = max(1, MICRO_BATCHES_BETWEEN_LOOKS[self.device.type] // self.plan.accum)
         with contextlib.ExitStack() as stack:
             stack.callback(read.close)
             losses: list[Tensor] = []
@@ -126,11 +142,22 @@ class Loop:
                     now = time.perf_counter()
                     self.period.seconds += now - started
                     started = now
-                    if self.step < last and (stop or wanted):
-                        save()
+                    if stop or wanted:
+                        self._keep(save)
                         started = time.perf_counter()
-                    if stop and self.step < last:
+                    if stop:
                         raise KeyboardInterrupt
+
+    def _keep(self, save: Callable[[], None]) -> None:
+        """Save, unless the model is no longer made of numbers; no process goes on before it is saved."""
+        self.require_finite()
+        save()
+        self.world.barrier()
+
+    def require_finite(self) -> None:
+        """Raise NonFinite where a parameter is no number any more."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.job.kept.parameters()):
+            raise NonFinite(f"the weights became non-finite in step {self.step} at lr {self.plan.rate(self.step - 1, self.recipe):.3g}")
 
     def _read(self, step: int, rows: Rows) -> tuple[Tensor, Tensor]:
         """Images and targets of a micro-batch, in a loader thread."""
@@ -161,7 +188,7 @@ class Loop:
                 self.scaler.scale(loss / count).backward()
             total += loss.detach().double() / count
             self.period.images += len(images) * self.world.size
-        if self.recipe.clip_grad is not None:
+        if self.recipe.clip_grad:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.job.kept.parameters(), self.recipe.clip_grad)
         self.scaler.step(self.optimizer)

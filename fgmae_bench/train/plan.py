@@ -23,6 +23,7 @@ class Plan:
     period: int  # steps between evaluations
     warmup: float  # steps
     seed: int
+    by_steps: bool = False  # the schedule counts steps, not samples
 
     @property
     def micro_batches(self) -> int:
@@ -44,7 +45,9 @@ class Plan:
         return [share[i : i + self.batch] for i in range(0, len(share), self.batch)]
 
     def progress(self, step: int) -> float:
-        """Where a step begins, counted in steps of equal numbers of samples."""
+        """Where a step begins: in steps, or, for a schedule of epochs, in steps of equal numbers of samples."""
+        if self.by_steps:
+            return float(step)
         epoch, index = divmod(step, self.steps_per_epoch)
         return epoch * self.steps_per_epoch + index * self.accum * self.steps_per_epoch / self.micro_batches
 
@@ -68,7 +71,11 @@ def make_plan(recipe: TrainRecipe, samples: int, world: int) -> Plan:
     every = recipe.eval_every or (max(1, recipe.max_steps // 10) if recipe.max_steps else 1)
     total = (recipe.max_steps or recipe.epochs * epoch) * recipe.budget
     warmup = (recipe.warmup_steps if recipe.warmup_steps is not None else recipe.warmup_epochs * epoch) * recipe.budget
+    if warmup >= total:
+        given = "--warmup_steps" if recipe.warmup_steps is not None else "--warmup_epochs"
+        raise BenchError(f"the warm-up is {warmup:g} of {total} steps", f"give a longer schedule or a shorter {given}")
     return Plan(
         samples=samples, batch=recipe.batch_size, accum=recipe.accum_iter, world=world, total=total,
         period=every if recipe.max_steps else every * epoch, warmup=warmup, seed=recipe.seed,
+        by_steps=recipe.max_steps is not None,
     )  # fmt: skip

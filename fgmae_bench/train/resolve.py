@@ -17,12 +17,15 @@ from fgmae_bench.device import Precision, resolve_device
 from fgmae_bench.distributed import World, join_world, leave_world
 from fgmae_bench.errors import BenchError
 from fgmae_bench.optim import base_lr, scaled_lr
-from fgmae_bench.recipes import TrainRecipe
-from fgmae_bench.records import Record, read_record, record_path
+from fgmae_bench.recipes import NEVER_PUBLISHED, TrainRecipe
+from fgmae_bench.records import Record, note, read_record, record_path
 from fgmae_bench.runs.curve_notes import lr_off_rule
 from fgmae_bench.runs.tensors import BEST, LAST, load_tensors
+from fgmae_bench.train.classifier import has_drop_path
+from fgmae_bench.train.loop import NonFinite
 from fgmae_bench.train.plan import Plan
-from fgmae_bench.train.run import Prepared, train_and_record
+from fgmae_bench.train.prepared import Prepared
+from fgmae_bench.train.run import train_and_record
 
 log = logging.getLogger("fgmae_bench")
 REFERENCE_BATCH = 256  # 64 images on 4 processes, what absolute rates of published recipes were used with
@@ -36,7 +39,17 @@ def run_each(runs: list[Run], prepare: Prepare) -> list[Record]:
     """
     world, device = join_world(resolve_device(runs[0].execution.device))
     try:
-        return [run_one(prepare(run, world, device)) for run in runs]
+        records, failed = [], []
+        for run in runs:
+            try:
+                records.append(run_one(prepare(run, world, device)))
+            except NonFinite as error:
+                failed.append(error)
+                if len(runs) > 1:
+                    log.error("%s; the other runs go on", error)
+        if failed:
+            raise failed[0]
+        return records
     finally:
         leave_world()
 
@@ -68,7 +81,8 @@ def recorded(prepared: Prepared) -> Record | None:
     path = record_path(Path(prepared.run.execution.results_dir), (prepared.dataset.card.name, prepared.protocol, prepared.id))
     done: Record | None = world.broadcast(world.together(lambda: read_record(path) if world.rank == 0 and path.exists() else None))
     if done is not None:
-        log.info("%s is recorded already: nothing to do (%s)", prepared.id, path)
+        how = " as diverged" if done["status"] == "diverged" else ""
+        log.info("%s is recorded already%s: nothing to do (%s)", prepared.id, how, path)
     return done
 
 
@@ -83,17 +97,38 @@ def resolved_recipe(recipe: TrainRecipe, plan: Plan, amp: Precision) -> Any:
     lr = recipe.lr if recipe.lr is not None else scaled_lr(recipe.blr or 1e-3, effective)
     by_steps = recipe.max_steps is not None
     every = plan.period if by_steps else plan.period // plan.steps_per_epoch
+    without: dict[str, Any] = {"momentum": 0.9} if recipe.optimizer != "sgd" else {}
     return dataclasses.replace(
-        recipe, amp=amp, lr=lr, blr=base_lr(lr, effective), eval_every=every, epochs=1 if by_steps else recipe.epochs,
+        recipe, **without, amp=amp, lr=lr, blr=base_lr(lr, effective), eval_every=every, epochs=1 if by_steps else recipe.epochs,
         warmup_epochs=0.0 if recipe.warmup_steps is not None else recipe.warmup_epochs,
     )  # fmt: skip
 
 
 def rate_notes(module: str, run: Run, card: Card, plan: Plan) -> list[dict[str, str]]:
     """A note where the learning rate is far from what the named recipe's rule gives at this batch."""
-    named = merged(*named_recipe(module, run.recipe.recipe, card, run.model.model))
-    batch = named.get("batch_size", 64) if "max_steps" in named else REFERENCE_BATCH
-    return lr_off_rule(run.recipe.lr, plan.batch * plan.accum * plan.world, named.get("blr") or base_lr(named["lr"], batch))
+    names = [run.recipe.recipe]
+    if any(getattr(run.recipe, flag, 0) for flag in NEVER_PUBLISHED):
+        names.append("published")  # whose other values may have been kept
+    told = []
+    for name in names:
+        named = merged(*named_recipe(module, name, card, run.model.model))
+        batch = named.get("batch_size", 64) if "max_steps" in named else REFERENCE_BATCH
+        told.append(lr_off_rule(run.recipe.lr, plan.batch * plan.accum * plan.world, named.get("blr") or base_lr(named["lr"], batch)))
+    return min(told, key=len)
+
+
+def without_idle_drop_path(recipe: Any, module: torch.nn.Module, name: str) -> tuple[Any, list[dict[str, str]]]:
+    """The recipe without a drop path that the backbone called `name` does not have, and the note that says so."""
+    if not recipe.drop_path or has_drop_path(module):
+        return recipe, []
+    text = f"{name} has no stochastic depth: --drop_path {recipe.drop_path:g} is not applied"
+    log.warning(text)
+    return dataclasses.replace(recipe, drop_path=0.0), [note("drop_path", text)]
+
+
+def division(plan: Plan) -> dict[str, int]:
+    """What enters the run id where results depend on how a batch is divided: batch norm of a process, mixing, stochastic depth."""
+    return {"batch_size": plan.batch, "accum_iter": plan.accum, "processes": plan.world}
 
 
 def forward_chunk(size: int, device: torch.device, batch: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,28 +28,35 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.features import Extractor, Spent
 from fgmae_bench.files import write_bytes
 from fgmae_bench.intervals import intervals, segmentation_units
+from fgmae_bench.label_bank import label_banks
 from fgmae_bench.label_cards import card_map
 from fgmae_bench.label_schemes import LabelMap
+from fgmae_bench.panels import MAX_PANELS, Panel, draw_panels
 from fgmae_bench.progress import Progress
 from fgmae_bench.records import Record, note
 from fgmae_bench.runs.folder import ordered
 from fgmae_bench.runs.outcome import Outcome
 from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
 from fgmae_bench.scores_segmentation import classes_scored, eval_columns, legacy_segmentation, per_class, total
+from fgmae_bench.segmentation_views import mask_invalid
 from fgmae_bench.train.job import Scored
 from fgmae_bench.train.plan import make_plan
+from fgmae_bench.train.prepared import Prepared
 from fgmae_bench.train.resolve import (
     be_deterministic,
     checkpoint_activations,
+    division,
     forward_chunk,
     rate_notes,
     resolved_recipe,
     run_each,
     score_checkpoint,
+    without_idle_drop_path,
 )
-from fgmae_bench.train.run import Prepared
 from fgmae_bench.train.segmentation import Labels, SegmentationJob, ToIds
-from fgmae_bench.train.segmenter import FlatMaps, SegmentationModel, Unflattened, build_segmenter, map_shapes
+from fgmae_bench.train.segmenter import FlatMaps, FrozenTaps, SegmentationModel, Unflattened, build_segmenter, map_shapes
+
+log = logging.getLogger("fgmae_bench")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +101,8 @@ def prepare(
     train_map, eval_map = label_maps(run, card)
     classes = len(train_map.scheme.classes)
     counted = check_classes(classes, train_map.scheme.name, run.data.nb_classes)
+    if execution.panels > MAX_PANELS:
+        raise BenchError(f"--panels is {execution.panels}", f"give {MAX_PANELS} or less")
     recipe = _resolved_features(recipe, device)
     setup = set_up(run, card, world, device, drop_path=recipe.drop_path, tasks=("segmentation",), classes=classes)
     dataset = world.in_turn(lambda: only_usable(setup.dataset, run, setup.cache))
@@ -101,7 +111,10 @@ def prepare(
             dataset, train_map, eval_map, setup.cache, workers=execution.num_workers, strict=execution.strict, trust=execution.trust_data
         )
     )
+    for overlap in (found["text"] for found in dataset.notes if found["code"] == "overlapping_splits"):
+        log.warning(overlap)
     plan = make_plan(recipe, len(dataset.parts.train), world.size)
+    recipe, idle = without_idle_drop_path(recipe, setup.backbone.module, setup.backbone.name)
     resolved = Run(data=_resolved_data(setup, train_map, eval_map), model=setup.model, recipe=resolved_recipe(recipe, plan, setup.amp),
                    execution=execution)  # fmt: skip
     model, taps = build_segmenter(setup.backbone, recipe, classes + defects.extra_outputs)
@@ -110,23 +123,26 @@ def prepare(
     if execution.grad_checkpointing and not recipe.freeze_backbone:
         checkpoint_activations(setup.backbone.module, setup.backbone.name)
     chunk = forward_chunk(setup.backbone.contract.size, device, plan.batch)
-    bank = None
+    bank, codes = None, {}
     if recipe.features == "cached":
+        sources = {label_map.source.name for label_map in (train_map, eval_map)}
+        codes = world.in_turn(lambda: label_banks(dataset, sources, setup.cache, workers=execution.num_workers, show=world.rank == 0))
         bank = _maps(setup, dataset, taps, device, world, execution.num_workers)
-        model.taps = Unflattened(map_shapes(taps, setup.backbone.contract.size))
+        model.taps = Unflattened(map_shapes(taps, setup.backbone.contract.size), FrozenTaps(taps))
     if execution.compile:
         model.compile()
     samples = {part: ids_sha256([dataset.index.ids[row] for row in getattr(dataset.parts, part)]) for part in PARTS}
     facts = facts_of(dataset, setup.backbone) | {
         "samples_sha256": samples, "images_per_epoch": plan.micro_batches * plan.batch * plan.world,
         **({"defects": list(defects.names)} if defects.names else {}),
+        **({} if recipe.norm == "group" and not recipe.drop_path else {"division": division(plan)}),
     }  # fmt: skip
     dataset = dataclasses.replace(dataset, facts=facts)
     job = SegmentationJob(
         model=model, kept=model.head if recipe.freeze_backbone else model, dataset=dataset, view=setup.view, recipe=resolved.recipe,
         train_labels=_labels(train_map, defects.train_ids), eval_labels=_labels(eval_map, defects.eval_ids),
         columns=_columns(train_map, eval_map, defects.extra_outputs), world=world, device=device, amp=setup.amp,
-        workers=execution.num_workers, batch_size=chunk or min(64, 4 * plan.batch), bank=bank,
+        workers=execution.num_workers, batch_size=chunk or min(64, 4 * plan.batch), bank=bank, label_banks=codes,
         unused_parameters=not recipe.freeze_backbone,
     )  # fmt: skip
     id = run_id(resolved, facts, world.size)
@@ -136,7 +152,7 @@ def prepare(
         run=resolved, id=id, protocol=f"frozen_{recipe.head}" if recipe.freeze_backbone else "segmentation_finetune", dataset=dataset,
         backbone=setup.backbone, job=job, plan=plan, world=world, device=device, amp=setup.amp, place=place,
         classes=train_map.scheme.classes, schemes=(_named(train_map), _named(eval_map)),
-        notes=[*notes, *counted, *wrong, *setup.notes, *rate_notes("segment", resolved, card, plan)],
+        notes=[*notes, *idle, *counted, *wrong, *setup.notes, *rate_notes("segment", resolved, card, plan)],
         legacy=lambda scored: {"batch_size": plan.batch, **legacy_segmentation(scored.outputs, plan.batch)},
         metrics=lambda outcome, test: _metrics(outcome, test, eval_map.scheme.classes, plan.batch, dataset.groups("test")),
         write_predictions=lambda path, test: _write_confusions(path, test, dataset, eval_map.scheme.classes),
@@ -145,8 +161,10 @@ def prepare(
 
 
 def _resolved_features(recipe: Any, device: torch.device) -> Any:
-    """Where the maps of a frozen backbone come from."""
+    """Where the maps of a frozen backbone come from. Layer decay and drop path mean nothing to it and are set aside."""
     features = recipe.features
+    if recipe.stride is not None and not recipe.augment:
+        raise BenchError("--stride with --no_augment", "leave one out: whole scenes would be resized in training, not in evaluation")
     if not recipe.freeze_backbone:
         if features == "cached":
             raise BenchError("--features cached without --freeze_backbone", "maps are kept only of a backbone that does not change")
@@ -155,7 +173,9 @@ def _resolved_features(recipe: Any, device: torch.device) -> Any:
         features = "cached" if recipe.recipe == "corrected" and device.type == "cpu" else "stream"
     if features == "cached" and recipe.stride is not None:
         raise BenchError("--features cached with --stride", "leave out one: windows are computed as they are needed")
-    return dataclasses.replace(recipe, features=features, augment=recipe.augment and features == "stream")
+    return dataclasses.replace(
+        recipe, features=features, augment=recipe.augment and features == "stream", layer_decay=1.0, drop_path=0.0
+    )  # fmt: skip
 
 
 def _resolved_data(setup: Setup, train: LabelMap, evaluated: LabelMap) -> Any:
@@ -187,7 +207,7 @@ def _maps(setup: Setup, dataset: Dataset, taps: torch.nn.Module, device: torch.d
     """The frozen maps of every image that is used, computed once, ever."""
     module = FlatMaps(taps).to(device)
     count = sum(d * h * w for d, h, w in map_shapes(taps, setup.backbone.contract.size))
-    backbone = dataclasses.replace(setup.backbone, module=module, feature_dim=count, custom=False)
+    backbone = dataclasses.replace(setup.backbone, module=module, feature_dim=count)
     extractor = Extractor(dataset=dataset, backbone=backbone, view=setup.view, device=device, amp=setup.amp, workers=workers, world=world)
     rows = np.concatenate([getattr(dataset.parts, part) for part in PARTS])
     with Progress("feature maps", len(rows), "images", show=world.rank == 0) as progress:
@@ -218,8 +238,6 @@ def _write_confusions(path: Path, test: Scored, dataset: Dataset, classes: tuple
 
 def _draw(job: SegmentationJob, folder: Path, count: int) -> None:
     """Panels of a fixed choice of test samples: evenly spaced ones in the order of the split."""
-    from fgmae_bench.panels import Panel, draw_panels
-
     rows = job.dataset.parts.test
     if not count or not len(rows):
         return
@@ -230,7 +248,8 @@ def _draw(job: SegmentationJob, folder: Path, count: int) -> None:
         db = chip.db[list(job.view.order)]
         db = db if chip.valid is None else np.where(chip.valid[list(job.view.order)], db, np.nan)
         prediction = job.predict(np.array([row]))[0]
-        panels.append(Panel(name=job.dataset.index.ids[row], db=db, label=job.mask(int(row)), prediction=prediction))
+        label = mask_invalid(job.mask(int(row)), chip.valid)
+        panels.append(Panel(name=job.dataset.index.ids[row], db=db, label=label, prediction=prediction))
     draw_panels(
         panels, job.eval_labels.classes, job.eval_labels.colours, folder / "panels.png", title=job.dataset.card.title,
         synthetic=job.dataset.synthetic,

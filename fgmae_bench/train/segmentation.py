@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from fgmae_bench.bank import Bank
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.device import Precision, autocast
 from fgmae_bench.distributed import World
+from fgmae_bench.label_bank import LabelBank
 from fgmae_bench.label_schemes import Codes, TrainIds
 from fgmae_bench.loader import Rows, ahead
 from fgmae_bench.recipes import SegmentRecipe
@@ -45,7 +46,7 @@ class Labels:
 class SegmentationJob:
     """See `fgmae_bench.train.job.Job`. `columns` places predictions in the evaluation scheme where it is another than training's.
 
-    With `bank` the model takes rows of maps that were computed once.
+    With `bank` the model takes rows of maps that were computed once; with `label_banks` (by label source) beside it no file is read.
     """
 
     model: SegmentationModel
@@ -62,6 +63,7 @@ class SegmentationJob:
     workers: int
     batch_size: int
     bank: Bank | None = None
+    label_banks: Mapping[str, LabelBank] = field(default_factory=dict)
     unused_parameters: bool = False
     selection: str = "miou"
 
@@ -71,6 +73,8 @@ class SegmentationJob:
     def read(self, rows: Rows, epoch: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Random views (B, 2, S, S), or rows of maps (B, F), and masks (B, S, S) of training ids."""
         recipe, index = self.recipe, self.dataset.index
+        if self.bank is not None and self.train_labels.source in self.label_banks:
+            return np.array(self.bank.features[rows]), self._banked(rows, self.train_labels)
         ids = [index.ids[row] for row in rows]
         chips = [index.read(row, self.dataset.card) for row in rows]
         masks = [self._mask(row, self.train_labels) for row in rows]
@@ -100,7 +104,7 @@ class SegmentationJob:
             dist.all_reduce(count)
         return total * self.world.size / count.clamp(min=1)
 
-    def evaluate(self, part: str) -> Scored:
+    def evaluate(self, part: str, between: Callable[[], None] = lambda: None) -> Scored:
         """One confusion matrix an image (N, K, C), gathered over the processes, and the scores of their sum."""
         rows = getattr(self.dataset.parts, part)
         step = self.batch_size * self.world.size
@@ -109,6 +113,7 @@ class SegmentationJob:
         parts = []
         for chunk, prepared in zip(chunks, ahead(self._prepare, mine, self.workers), strict=True):
             parts.append(self.world.interleaved(self._count(*prepared), len(chunk)))
+            between()
         table = np.concatenate(parts)
         classes, width = len(self.eval_labels.classes), len(self.eval_labels.classes) + (self.columns is not None)
         confusions = table[:, : classes * width].astype(np.int64).reshape(-1, classes, width)
@@ -126,6 +131,10 @@ class SegmentationJob:
         """Reference labels (H, W) of the evaluation scheme."""
         return self._mask(row, self.eval_labels)
 
+    def _banked(self, rows: Rows, labels: Labels) -> NDArray[np.uint8]:
+        """Masks (B, H, W) of rows from the bank of labels, 255 under invalid pixels."""
+        return labels.to_ids(self.label_banks[labels.source].codes(rows)).values
+
     def _mask(self, row: int, labels: Labels) -> NDArray[np.uint8]:
         return labels.to_ids(self.dataset.index.codes(row, labels.source)).values
 
@@ -134,6 +143,8 @@ class SegmentationJob:
         index = self.dataset.index
         if not len(rows):
             return [], []
+        if self.bank is not None and self.eval_labels.source in self.label_banks:
+            return list(self.bank.features[rows]), list(self._banked(rows, self.eval_labels))
         chips = [index.read(row, self.dataset.card) for row in rows]
         masks = [self._mask(row, self.eval_labels) for row in rows]
         images, labels = segmentation_batch(self.view, chips, masks, [index.ids[row] for row in rows])

@@ -39,17 +39,21 @@ class FlatMaps(nn.Module):
         super().__init__()
         self.taps = taps
 
+    def extra_repr(self) -> str:
+        """The blocks that are tapped: a bank is known by this text and by the tensors, and they show in no tensor."""
+        return f"blocks={getattr(self.taps, 'blocks', None)}"
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, F)."""
         return torch.cat([level.float().flatten(1) for level in self.taps(images)], dim=1)
 
 
 class Unflattened(nn.Module):
-    """Rows of the bank back to maps of `shapes` (D, h, w)."""
+    """Rows of the bank back to maps of `shapes` (D, h, w); the taps that made them stay a part of the model, unused."""
 
-    def __init__(self, shapes: Sequence[tuple[int, int, int]]):
+    def __init__(self, shapes: Sequence[tuple[int, int, int]], made_by: FrozenTaps):
         super().__init__()
-        self.shapes = tuple(shapes)
+        self.shapes, self.made_by = tuple(shapes), made_by
 
     def forward(self, rows: Tensor) -> list[Tensor]:
         """(B, F) to maps (B, D, h, w)."""

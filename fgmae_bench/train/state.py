@@ -15,14 +15,15 @@ from fgmae_bench.runs.tensors import BEST, LAST, load_tensors, unreadable
 
 FORMAT = 1
 KEPT = 3  # resumable checkpoints that stay, the newest among them under the name LAST as well
-STEPS = re.compile(r"checkpoint-(\d{8})\.pth")
+STEPS = re.compile(r"checkpoint-([0-9a-f]{10})-(\d{8})\.pth")  # the hash of the run's id, completed steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """One run after `step` steps. `tensors` are the states of model, optimiser and scaler; the rest is plain.
+    """One run after `step` steps. `tensors` are the states of model, optimiser, scaler and the best model; the rest is plain.
 
-    `period` holds what is summed since the last evaluation; `threads` is kept because it changes the last bits.
+    `period` holds what is summed since the last evaluation, `spent` seconds of the whole run; `threads` is kept because it
+    changes the last bits.
     """
 
     run_id: str
@@ -32,30 +33,34 @@ class TrainState:
     history: list[dict[str, Any]]
     legacy: list[dict[str, Any]]
     period: dict[str, float]
+    spent: dict[str, float]
     threads: int
 
 
 def save_state(folder: RunFolder, state: TrainState) -> None:
     """Keep a state under its step's name and as the last one; older ones than the newest three go."""
-    curve = {"best": state.best, "history": state.history, "legacy": state.legacy, "period": state.period}
-    name = f"checkpoint-{state.step:08d}.pth"
+    curve = {"best": state.best, "history": state.history, "legacy": state.legacy, "period": state.period, "spent": state.spent}
+    hash = state.run_id[-10:]
+    name = f"checkpoint-{hash}-{state.step:08d}.pth"
     folder.save(name, {
         "format": FORMAT, "kind": "train", "run_id": state.run_id, "step": state.step, "threads": state.threads,
         "curve": json.dumps(curve), **state.tensors,
     })  # fmt: skip
     folder.alias(name, LAST)
-    for path in numbered(folder.folder)[KEPT:]:
+    for path in numbered(folder.folder, hash)[KEPT:]:
         path.unlink(missing_ok=True)
 
 
 def save_best(folder: RunFolder, run_id: str, epoch: int, model: dict[str, Any], classes: tuple[str, ...]) -> None:
     """Keep the model of the best epoch on val."""
-    folder.save(BEST, {"format": FORMAT, "kind": "best", "run_id": run_id, "epoch": epoch, "classes": list(classes), "model": model})
+    content = {"format": FORMAT, "kind": "best", "run_id": run_id, "epoch": epoch, "classes": list(classes), "model": model}
+    folder.save(BEST, content, resumable=False, large=True)
 
 
-def numbered(folder: Path) -> list[Path]:
-    """Checkpoints by step, newest first."""
-    return sorted((path for path in folder.glob("checkpoint-*.pth") if STEPS.fullmatch(path.name)), reverse=True)
+def numbered(folder: Path, hash: str) -> list[Path]:
+    """Checkpoints of one run by step, newest first."""
+    found = ((match, path) for path in folder.glob("checkpoint-*.pth") if (match := STEPS.fullmatch(path.name)))
+    return [path for match, path in sorted(found, key=lambda item: item[1].name, reverse=True) if match[1] == hash]
 
 
 def load_state(path: Path) -> TrainState:
@@ -69,8 +74,8 @@ def load_state(path: Path) -> TrainState:
         curve = json.loads(content["curve"])
         return TrainState(
             run_id=content["run_id"], step=content["step"], threads=content["threads"],
-            tensors={name: content[name] for name in ("model", "optimizer", "scaler")},
-            best=curve["best"], history=curve["history"], legacy=curve["legacy"], period=curve["period"],
+            tensors={name: content[name] for name in ("model", "optimizer", "scaler", "best_model")},
+            best=curve["best"], history=curve["history"], legacy=curve["legacy"], period=curve["period"], spent=curve["spent"],
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise unreadable(path, error) from error
@@ -86,7 +91,8 @@ def find_state(run_id: str, folder: Path, named: str | None) -> TrainState | Non
         state = load_state(Path(str(named)))
         _require_same_run(state, run_id, Path(str(named)))
         return state
-    candidates = [path for path in (folder / LAST, *numbered(folder)) if path.exists()]
+    candidates = [path for path in (folder / LAST, *numbered(folder, run_id[-10:])) if path.exists()]
+    other: TrainState | None = None
     for path in candidates:
         try:
             state = load_state(path)
@@ -95,10 +101,12 @@ def find_state(run_id: str, folder: Path, named: str | None) -> TrainState | Non
             continue
         if state.run_id == run_id:
             return state
+        other = state
+    if other is not None:
         if named == "auto":
-            _require_same_run(state, run_id, path)
-        return None
-    if candidates and named == "auto":
+            _require_same_run(other, run_id, folder / LAST)
+        log.warning("%s is of another run, %s; it is replaced", folder / LAST, other.run_id)
+    elif candidates and named == "auto":
         raise BenchError(f"no checkpoint in {folder} can be read", "remove them to start again, or leave out --resume")
     return None
 

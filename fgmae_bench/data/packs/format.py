@@ -14,6 +14,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -164,14 +165,19 @@ class Encoder:
 def decode_value(value: bytes, where: str) -> dict[str, NDArray[Any]]:
     """Tensors of a safetensors value by name, views of its bytes; raises BenchError naming `where` when it is damaged.
 
-    The library's own reader copies everything twice.
+    The library's own reader copies everything twice. Samples of a pack have the same head, which is parsed once.
     """
     try:
         (length,) = struct.unpack_from("<Q", value)
-        head, body = json.loads(value[8 : 8 + length]), memoryview(value)[8 + length :]
+        head, body = _parsed(value[8 : 8 + length]), memoryview(value)[8 + length :]
         return {name: _tensor(body, **facts) for name, facts in head.items() if name != "__metadata__"}
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise BenchError(f"{where}: the value is damaged ({error})", "write the pack again, or restore it") from error
+
+
+@lru_cache(maxsize=16)
+def _parsed(head: bytes) -> dict[str, Any]:
+    return dict(json.loads(head))
 
 
 def _tensor(body: memoryview, dtype: str, shape: list[int], data_offsets: list[int]) -> NDArray[Any]:

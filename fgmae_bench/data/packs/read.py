@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.cards import Card
+from fgmae_bench.cards import Card, Signal
 from fgmae_bench.contract import InputContract
 from fgmae_bench.data.index import Index, ids_sha256
 from fgmae_bench.data.layouts import build_index
@@ -124,6 +124,12 @@ def checked_labels(root: Path, stamp: Stamp, meta: Meta, card: Card) -> Labels:
     return labels
 
 
+def _plain(db: NDArray[np.float32], signal: Signal) -> bool:
+    """True where a look at the extremes tells that every pixel is valid: all finite, and no zero or nodata value between them."""
+    low, high = db.min(), db.max()
+    return bool(np.isfinite(low) and np.isfinite(high)) and not any(low <= value <= high for value in (0.0, *signal.nodata))
+
+
 @dataclass(frozen=True)
 class PackReader:
     """Reads one sample of our pack; safe in threads and, forked or spawned, in other processes.
@@ -154,8 +160,9 @@ class PackReader:
         db = bands_of(tensors, self.order, str(path))
         if db.shape[1:] != (self.meta.size or tuple(card.signal.size)):
             raise BenchError(f"{path} is {db.shape[1]}x{db.shape[2]} pixels, not as {card.title} states", "write the pack again")
-        kept = valid_mask(db, card.signal) if valid is None else valid
-        return Chip(db=db, valid=None if kept.all() else kept, synthetic=self.meta.synthetic is not None)
+        if valid is None and not _plain(db, card.signal):
+            valid = valid_mask(db, card.signal)
+        return Chip(db=db, valid=None if valid is None or valid.all() else valid, synthetic=self.meta.synthetic is not None)
 
     def _ready(self, tensors: dict[str, NDArray[Any]], valid: NDArray[np.bool_] | None, path: Path) -> Chip:
         image = tensors.get("input")
@@ -163,7 +170,8 @@ class PackReader:
             raise BenchError(f"{path}: holds {sorted(tensors)}, not an input of eight bits", "write the pack again")
         like = self._ready_for
         ready = Ready(image=image, contract=like.contract, order=like.order, input_resize=like.input_resize)
-        return Chip(db=like.read_back(image, valid, whole=bool(self.meta.label_sources)), valid=valid, synthetic=self.meta.synthetic is not None, ready=ready)
+        db = like.read_back(image, valid, whole=bool(self.meta.label_sources))
+        return Chip(db=db, valid=valid, synthetic=self.meta.synthetic is not None, ready=ready)
 
     @cached_property
     def _ready_for(self) -> _ReadyFor:

@@ -1,0 +1,34 @@
+"""What label sources, schemes and known mistakes do to a segmentation score.
+
+python -m fgmae_bench.ablate labels --dataset dfc2020 --data_path DIR
+python -m fgmae_bench.ablate traps --dataset dfc2020 --data_path DIR --freeze_backbone
+
+Expected: a model that is scored by labels mapped twice loses nearly everything, a perfect one too (mIoU .05 on DFC2020).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from fgmae_bench.ablate.asked import say
+from fgmae_bench.errors import run_entry
+from fgmae_bench.flags import dispatch
+
+# Command -> what it does; each is a module of this package with `add_flags(parser)` and `main(given)`.
+COMMANDS = {
+    "labels": "the grid of label schemes trained on and scored by, with what perfect and constant predictors reach",
+    "traps": "the mistakes of published runs, repaired one after the other, each step measured",
+}
+
+
+def main() -> None:
+    """Hand the command line to one command."""
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    dispatch("fgmae_bench.ablate", COMMANDS, __doc__ or "", sys.argv[1:], say)
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,86 @@
+"""The two sides of a cell: which labels, under which scheme, mapped once or twice; and why a pair of them cannot be run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fgmae_bench.cards import Card
+from fgmae_bench.errors import BenchError
+from fgmae_bench.label_cards import card_map, card_scheme
+from fgmae_bench.label_defects import double_table
+from fgmae_bench.label_schemes import DFC, LabelMap
+from fgmae_bench.scores_segmentation import eval_columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """Labels of a source under a scheme; `double`: DFC codes that are taken for IGBP codes, the published mistake."""
+
+    source: str
+    scheme: str
+    double: bool = False
+
+    @property
+    def name(self) -> str:
+        """As tables and figures call it."""
+        return f"{self.scheme} of {self.source}" + (", mapped twice" if self.double else "")
+
+    def map(self, card: Card) -> LabelMap:
+        """The right map. Raises BenchError where card or scheme do not know the source."""
+        return card_map(card, self.source, self.scheme)
+
+    def table(self, card: Card) -> NDArray[np.uint8]:
+        """(256,) the training id that each code ends up with, IGNORE where it has none."""
+        right = self.map(card)
+        return double_table(right.scheme) if self.double else right.table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What is trained on, and what is scored by; `reason` says why it cannot be run, None where it can."""
+
+    train: Side
+    evaluated: Side
+    reason: str | None = None
+
+
+def sides(card: Card, sources: Sequence[str], schemes: Sequence[str], *, double: bool = True) -> list[Side]:
+    """Every source under every scheme, impossible ones included, then DFC labels mapped twice where both kinds are known."""
+    found = [Side(source=source, scheme=scheme) for source in sources for scheme in schemes]
+    usual = sorted(schemes, key=lambda name: name != card.label_scheme)
+    twice = [Side(source=DFC.name, scheme=name, double=True) for name in usual if _maps_twice(card, name)]
+    return found + (twice[:1] if double and DFC.name in sources else [])
+
+
+def _maps_twice(card: Card, scheme: str) -> bool:
+    """Whether a scheme can be applied to DFC labels as if they were IGBP ones."""
+    return {"dfc", "igbp"} <= set(card_scheme(card, scheme).ids)
+
+
+def default_sources(card: Card) -> list[str]:
+    """The card's label sources that any of its schemes is defined for."""
+    defined = {source for scheme in card.label_schemes for source in card_scheme(card, scheme).ids}
+    return [source for source in card.label_sources if source in defined]
+
+
+def grid(card: Card, train: Sequence[Side], evaluated: Sequence[Side]) -> list[Cell]:
+    """Every pair in the order of the training sides; a pair that cannot be has its reason."""
+    return [Cell(train=one, evaluated=other, reason=_reason(card, one, other)) for one in train for other in evaluated]
+
+
+def _reason(card: Card, train: Side, evaluated: Side) -> str | None:
+    """Why labels of two sides cannot be held against one another."""
+    try:
+        eval_columns(train.map(card).scheme.classes, evaluated.map(card).scheme.classes)
+    except BenchError as error:
+        return error.what
+    return None
+
+
+def shared_classes(card: Card, cell: Cell) -> int:
+    """Classes that both schemes have by name."""
+    return len(set(cell.train.map(card).scheme.classes) & set(cell.evaluated.map(card).scheme.classes))

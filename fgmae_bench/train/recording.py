@@ -1,0 +1,98 @@
+"""From a finished or diverged training run to its files and its record, which comes last."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fgmae_bench.device import device_name
+from fgmae_bench.environment import MemoryPeak, describe, now
+from fgmae_bench.files import missing_folders, remove_empty
+from fgmae_bench.records import Record, read_record, store
+from fgmae_bench.runs.assemble import Params, assemble
+from fgmae_bench.runs.curve_notes import still_improving
+from fgmae_bench.runs.folder import RunFolder, repeatable
+from fgmae_bench.runs.outcome import Outcome
+from fgmae_bench.train.job import Job, Scored
+from fgmae_bench.train.prepared import Prepared
+
+
+@dataclass
+class SpentTime:
+    """Seconds of a run, interruptions left out: of steps, of waiting for data within them, of evaluation, of everything."""
+
+    trained: float = 0.0
+    waited: float = 0.0
+    evaluated: float = 0.0
+    total: float = 0.0
+
+
+def record_run(
+    prepared: Prepared, outcome: Outcome, test: Scored | None, folder: RunFolder, results: Path, spent: SpentTime, memory: MemoryPeak
+) -> Record:  # fmt: skip
+    """Write predictions, log, configuration, pictures and the record; `test` is None for a run that diverged."""
+    dataset, job = prepared.dataset, prepared.job
+    outcome.final = dict(outcome.history[-1]["val"]) if outcome.history else {}
+    outcome.test = dict(test.metrics) if test is not None else {}
+    predictions = results / "predictions" / f"{prepared.id}.safetensors"
+    made = missing_folders(predictions.parent)
+    try:
+        described = None
+        if test is not None:
+            prepared.write_predictions(predictions, test)
+            sha256 = hashlib.sha256(predictions.read_bytes()).hexdigest()
+            described = {"sha256": sha256, "file": f"predictions/{prepared.id}.safetensors"}
+        record = assemble(
+            prepared.run, prepared.id, dataset, prepared.backbone, protocol=prepared.protocol, params=_params(job),
+            metrics=prepared.metrics(outcome, test) if test is not None else _no_metrics(outcome),
+            counts={part: len(getattr(dataset.parts, part)) for part in ("train", "val", "test")}, history=outcome.history,
+            predictions=described, environment=describe(prepared.device.type, device_name(prepared.device), prepared.world.size),
+            timing=_timing(prepared, outcome, spent, memory), created=now(),
+            notes=[*outcome.notes, *still_improving(outcome.history, job.selection), *prepared.notes], diverged=outcome.diverged,
+            schemes=prepared.schemes,
+        )  # fmt: skip
+        folder.finish(repeatable(record["config"], prepared.place))
+        if test is not None:
+            prepared.finish(folder.folder)
+            folder.copy_in(predictions, "predictions-test.safetensors")
+        stored = store(record, results)
+    except BaseException:
+        predictions.unlink(missing_ok=True)
+        remove_empty(made)
+        raise
+    folder.copy_in(stored, "record.json")
+    return read_record(stored)
+
+
+def _timing(prepared: Prepared, outcome: Outcome, spent: SpentTime, memory: MemoryPeak) -> dict[str, Any]:
+    rates = [(entry["images_per_second"], entry["seconds"]) for entry in outcome.history]
+    seconds = sum(duration for _, duration in rates)
+    on_gpu = prepared.device.type == "cuda"
+    return {
+        "total_seconds": spent.total, "train_seconds": spent.trained, "eval_seconds": spent.evaluated,
+        "data_wait_fraction": min(1.0, spent.waited / spent.trained) if spent.trained else None,
+        "images_per_second": sum(rate * duration for rate, duration in rates) / seconds if seconds else None,
+        "peak_anonymous_memory_bytes": memory.bytes,
+        "peak_device_memory_bytes": torch.cuda.max_memory_allocated(prepared.device) if on_gpu else None,
+    }  # fmt: skip
+
+
+def _params(job: Job) -> Params:
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in job.model.parameters()]
+    return Params(sum(n for n, _ in counts), sum(n for n, wanted in counts if wanted))
+
+
+def _no_metrics(outcome: Outcome) -> dict[str, Any]:
+    """The record's `metrics` of a run that was never tested."""
+    return {
+        "final": outcome.final, "best": outcome.best, "test": {}, "per_class": {}, "classes_scored": [], "legacy": None, "intervals": None,
+    }  # fmt: skip
+
+
+def as_plain(spent: SpentTime) -> dict[str, float]:
+    """The seconds as a checkpoint keeps them."""
+    return asdict(spent)

@@ -1,0 +1,402 @@
+"""The ablations: references against counting by hand, pairs that cannot be, kills, shared training, and mistakes that stay inside."""
+
+import ast
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import commands
+import numpy as np
+import pytest
+import rasterio
+import torch
+from commands import REPOSITORY, call, codes, metrics, records, said
+
+from fgmae_bench.ablate.asked import asked_run
+from fgmae_bench.ablate.defects import FrozenOutput, random_position
+from fgmae_bench.ablate.matrix import filled
+from fgmae_bench.ablate.opened import opened
+from fgmae_bench.ablate.references import CODES, LabelCounts, class_counts, confusion, most_frequent, reference
+from fgmae_bench.ablate.series import REPAIRS, repair_order
+from fgmae_bench.ablate.sides import Cell, Side, grid, sides
+from fgmae_bench.ablate.traps import planned, possible, with_labels
+from fgmae_bench.backbones import build_backbone
+from fgmae_bench.cards import load_card
+from fgmae_bench.config import Model
+from fgmae_bench.errors import BenchError
+from fgmae_bench.experiments import Experiment, Layout, PlannedRun, matches
+from fgmae_bench.scores_segmentation import segmentation
+from fgmae_bench.worlds.dfc import write_dfc
+
+commands.MAIN.setdefault("ablate", "fgmae_bench.ablate.__main__")
+CARD = load_card("dfc2020")
+DFC10 = ["Forest", "Shrubland", "Savanna", "Grassland", "Wetlands", "Croplands", "Urban/Built-up", "Snow/Ice", "Barren", "Water"]
+LEGEND = [1, 1, 1, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 6, 8, 9, 10]  # DFC code of IGBP codes 1 to 17
+PUBLISHED = {1: 5904112, 2: 3353501, 4: 7655859, 5: 11272496, 6: 8405224, 7: 3517590, 9: 1887823, 10: 22621891}
+TINY = (
+    "--model", "test_vit", "--weights", "random", "--head", "linear", "--batch_size", "4", "--warmup_steps", "0", "--lr", "1e-3",
+    "--layer_decay", "1", "--drop_path", "0", "--panels", "0", "--num_workers", "1", "--device", "cpu",
+    "--cache_dir", "cache", "--results_dir", "results", "--output_dir", "out",
+)  # fmt: skip
+SHORT = ("--max_steps", "3", "--eval_every", "3")
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    """24 tiles of 32 pixels: 20 train and 4 test ones."""
+    root = tmp_path_factory.mktemp("dfc") / "world"
+    write_dfc(root, tiles=24, size=32)
+    return root
+
+
+@pytest.fixture(scope="module")
+def counts(tiles, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    flags = {"dataset": "dfc2020", "data_path": str(tiles), "model": "test_vit", "weights": "random", "cache_dir": str(cache)}
+    card, run = asked_run(flags)
+    dataset, cache = opened(card, run)
+    return LabelCounts(dataset, cache)
+
+
+def labels_of(root, part, kind):
+    """Codes of all tiles of a part, by file name: (N, H, W)."""
+    found = []
+    for path in sorted((root / f"ROIs0000_{part}").glob(f"{kind}_*/*.tif")):
+        with rasterio.open(path) as source:
+            found.append(source.read(1))
+    return np.stack(found)
+
+
+def by_name(codes_, source, left_out=()):
+    """Class names of codes, '' where there is none."""
+    names = {code: DFC10[code - 1] for code in range(1, 11)} if source == "dfc" else {i + 1: DFC10[c - 1] for i, c in enumerate(LEGEND)}
+    if source == "twice":
+        names = {code: DFC10[LEGEND[code - 1] - 1] for code in range(1, 11)}
+    return np.vectorize(lambda code: "" if names[code] in left_out else names[code])(codes_)
+
+
+def miou_by_name(said_, wanted):
+    """Mean IoU over the classes of `wanted`, one class after the other."""
+    kept = wanted != ""
+    said_, wanted = said_[kept], wanted[kept]
+    return float(np.mean([((said_ == name) & (wanted == name)).sum() / ((said_ == name) | (wanted == name)).sum() for name in set(wanted)]))
+
+
+SIDES = {
+    "dfc": (Side(source="dfc", scheme="dfc10"), "dfc", ()),
+    "dfc8": (Side(source="dfc", scheme="dfc8"), "dfc", ("Savanna", "Snow/Ice")),
+    "igbp": (Side(source="igbp", scheme="dfc10"), "igbp", ()),
+    "no savanna": (Side(source="igbp", scheme="dfc10_no_savanna"), "igbp", ("Savanna",)),
+    "twice": (Side(source="dfc", scheme="dfc10", double=True), "twice", ()),
+}
+
+
+@pytest.mark.parametrize("evaluated", SIDES)
+@pytest.mark.parametrize("train", SIDES)
+def test_perfect_and_constant_predictors_equal_counting_by_hand(tiles, counts, train, evaluated):
+    (one, kind, out), (other, kind_e, out_e) = SIDES[train], SIDES[evaluated]
+    held = reference(CARD, Cell(train=one, evaluated=other), counts)
+    folder = {"igbp": "lc"}
+    learnt = by_name(labels_of(tiles, "test", folder.get(one.source, one.source)), kind, out)  # the contest's test tiles train
+    names, frequency = np.unique(learnt[learnt != ""], return_counts=True)
+    constant = str(names[frequency.argmax()])
+    said_ = by_name(labels_of(tiles, "validation", folder.get(one.source, one.source)), kind, out)
+    wanted = by_name(labels_of(tiles, "validation", folder.get(other.source, other.source)), kind_e, out_e)
+    assert held.constant_class == constant
+    assert held.perfect["miou"] == pytest.approx(miou_by_name(np.where(said_ == "", constant, said_), wanted), abs=1e-12)
+    assert held.constant["miou"] == pytest.approx(miou_by_name(np.full(wanted.shape, constant), wanted), abs=1e-12)
+
+
+def test_labels_mapped_twice_leave_a_perfect_predictor_what_was_published():
+    histogram = np.zeros(CODES, np.int64)
+    for code, pixels in PUBLISHED.items():
+        histogram[code] = pixels
+    right, twice = Side(source="dfc", scheme="dfc10"), Side(source="dfc", scheme="dfc10", double=True)
+    wrong = Cell(train=right, evaluated=twice)
+    scores = segmentation(confusion(CARD, wrong, np.diag(histogram), fill=0))
+    assert [round(scores[name], 4) for name in ("miou", "miou_union", "miou_all")] == [0.0524, 0.0233, 0.0209]
+    forest = np.zeros((CODES, CODES), np.int64)
+    forest[1] = histogram
+    assert round(segmentation(confusion(CARD, wrong, forest, fill=0))["miou"], 3) == 0.109
+    for side in (right, twice):
+        assert segmentation(confusion(CARD, Cell(train=side, evaluated=side), np.diag(histogram), fill=0))["miou"] == 1.0
+    assert most_frequent(class_counts(CARD, right, histogram)) == DFC10.index("Water")
+
+
+def test_a_pair_that_cannot_be_has_its_reason():
+    every = sides(CARD, ["dfc", "igbp"], ["dfc10", "igbp17"])
+    assert [side.name for side in every if side.double] == ["dfc10 of dfc, mapped twice"]
+    reasons = {(cell.train.name, cell.evaluated.name): cell.reason for cell in grid(CARD, every, every)}
+    assert "igbp17 is not defined for dfc labels" in reasons["igbp17 of dfc", "dfc10 of dfc"]
+    assert reasons["igbp17 of igbp", "dfc10 of dfc"] is None  # Croplands and Barren have the same names
+    assert not sides(CARD, ["igbp"], ["dfc10"])[-1].double
+    with pytest.raises(BenchError, match="lccs_use"):
+        Side(source="lccs_use", scheme="dfc10").map(CARD)
+
+
+def test_labels_that_the_data_lacks_are_a_reason_and_no_crash(counts, monkeypatch):
+    monkeypatch.setattr(type(counts.dataset.index.maps), "has", lambda self, row, source: source != "igbp")
+    lacking = Cell(train=Side(source="igbp", scheme="dfc10"), evaluated=Side(source="dfc", scheme="dfc10"))
+    assert filled(CARD, lacking, counts).cell.reason == "images that are trained on have no igbp labels here"
+
+
+def labels(tiles, *flags, cwd, schemes=("dfc10",)):
+    return call("ablate", "labels", "--dataset", "dfc2020", "--data_path", tiles, *TINY, "--train_schemes", *schemes,
+                "--eval_schemes", *schemes, *flags, cwd=cwd)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tiles, tmp_path_factory):
+    """A finished grid of 3 x 3 cells; (folder, what it printed)."""
+    folder = tmp_path_factory.mktemp("grid")
+    result = labels(tiles, *SHORT, cwd=folder)
+    assert result.code == 0, result.err
+    return folder, result
+
+
+def test_references_are_said_before_the_runs_and_results_lie_in_the_results_folder(done):
+    folder, result = done
+    assert result.out.index("perfect") < result.out.index("mIoU 0.")
+    with open(folder / "results/tables/ablate/labels-dfc2020.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 9
+    assert {row["status"] for row in rows} == {"done"}
+    assert {row["synthetic"] for row in rows} == {"True"}
+    by_id = {record["run_id"]: record for record in records(folder / "results")}
+    assert [float(row["miou"]) for row in rows] == [by_id[row["run_id"]]["metrics"]["test"]["miou"] for row in rows]
+    text = (folder / "results/tables/ablate/labels-dfc2020.md").read_text()
+    assert "synthetic data" in text.splitlines()[0]
+    for ending in ("png", "svg"):
+        assert (folder / f"results/figures/ablate/labels-dfc2020.{ending}").stat().st_size > 1000
+    assert "synthetic data" in (folder / "results/figures/ablate/labels-dfc2020.svg").read_text()
+
+
+def test_only_cells_with_a_side_mapped_twice_are_marked_as_wrong(done):
+    folder, _ = done
+    with open(folder / "results/tables/ablate/labels-dfc2020.csv", newline="") as stream:
+        wrong = {row["run_id"]: "True" in (row["train_mapped_twice"], row["eval_mapped_twice"]) for row in csv.DictReader(stream)}
+    for record in records(folder / "results"):
+        assert ("defects" in codes(record)) == wrong[record["run_id"]]
+
+
+def test_a_cell_that_shares_its_training_equals_a_run_of_its_own(done, tiles, tmp_path):
+    folder, _ = done
+    shared = next(record for record in records(folder / "results") if "shared_training" in codes(record) and "defects" not in codes(record))
+    data = shared["config"]["data"]
+    given = [word for name in ("train_labels", "train_scheme", "eval_labels", "eval_scheme") for word in (f"--{name}", data[name])]
+    alone = call("segment", "--dataset", "dfc2020", "--data_path", tiles, *TINY, *SHORT, *given, cwd=tmp_path)
+    assert alone.code == 0, alone.err
+    (record,) = records(tmp_path / "results")
+    assert record["run_id"] == shared["run_id"]
+    assert record["metrics"]["test"] == shared["metrics"]["test"]
+    assert record["metrics"]["confusion"] == shared["metrics"]["confusion"]
+    assert not list((folder / "out" / shared["run_id"]).glob("*.pth"))
+
+
+def test_a_finished_grid_is_read_and_gives_the_same_bytes(done, tiles):
+    folder, _ = done
+    tables = sorted((folder / "results/tables/ablate").iterdir())
+    before = {path: path.read_bytes() for path in tables}
+    result = labels(tiles, *SHORT, cwd=folder)
+    assert result.code == 0
+    assert result.err.count("is recorded already") == 9
+    assert {path: path.read_bytes() for path in tables} == before
+
+
+@pytest.mark.slow
+def test_a_grid_that_is_killed_goes_on_to_the_same_records(tiles, tmp_path):
+    flags = ("--max_steps", "40", "--eval_every", "20", "--checkpoint_seconds", "0")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    assert labels(tiles, *flags, cwd=whole).code == 0
+    command = [sys.executable, "-m", "fgmae_bench.ablate", "labels", "--dataset", "dfc2020", "--data_path", tiles, *TINY]
+    command = list(map(str, [*command, "--train_schemes", "dfc10", "--eval_schemes", "dfc10", *flags]))
+    for signs in ("out/*/checkpoint-0*.pth", "results/records/*/*/*.json"):  # in the first training; after the first record
+        process = subprocess.Popen(
+            command, cwd=broken, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        end = time.monotonic() + 120
+        while not list(broken.glob(signs)) and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(records(broken / "results")) < 9
+    result = labels(tiles, *flags, cwd=broken)
+    assert result.code == 0, result.err
+    wanted = {record["run_id"]: record for record in records(whole / "results")}
+    found = {record["run_id"]: record for record in records(broken / "results")}
+    assert wanted.keys() == found.keys()
+    for run_id, record in found.items():
+        assert record["metrics"]["test"] == wanted[run_id]["metrics"]["test"]
+        if "shared_training" not in codes(record):
+            assert metrics(record)["metrics"] == metrics(wanted[run_id])["metrics"]
+
+
+@pytest.fixture(scope="module")
+def repaired(tiles, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("traps")
+    result = call("ablate", "traps", "--dataset", "dfc2020", "--data_path", tiles, *TINY, *SHORT, cwd=folder)
+    assert result.code == 0, result.err
+    return folder, result
+
+
+def test_each_repair_is_a_recorded_run_and_the_last_makes_no_mistake(repaired):
+    folder, _ = repaired
+    with open(folder / "results/tables/ablate/traps-dfc2020.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["repairs"] for row in rows] == ["", *REPAIRS]
+    by_id = {record["run_id"]: record for record in records(folder / "results")}
+    steps = [by_id[row["run_id"]] for row in rows]
+    defects = [record["config"]["facts"].get("defects", []) for record in steps]
+    assert defects[0] == ["double_mapped_eval", "extra_output", "frozen_output", "random_position"]
+    assert [len(names) for names in defects] == [4, 3, 2, 1, 0, 0, 0, 0]
+    assert [record["model"]["contract"]["normalizer"] for record in steps] == ["clip25"] * 5 + ["fgmae"] * 3
+    assert [record["config"]["recipe"]["augment"] for record in steps] == [False] * 6 + [True] * 2
+    assert [record["config"]["data"]["train_labels"] for record in steps] == ["igbp"] * 7 + ["dfc"]
+    gains = [float(row["gain"]) for row in rows[1:]]
+    assert sum(gains) == pytest.approx(float(rows[-1]["miou"]) - float(rows[0]["miou"]))
+    assert float(rows[0]["perfect_miou"]) < 0.1
+    assert float(rows[-1]["perfect_miou"]) == 1.0
+    assert (folder / "results/figures/ablate/traps-dfc2020.png").stat().st_size > 1000
+
+
+def test_the_dead_output_is_trained_and_counts_as_wrong(repaired):
+    folder, _ = repaired
+    first = next(r for r in records(folder / "results") if "extra_output" in r["config"]["facts"].get("defects", []))
+    last = next(r for r in records(folder / "results") if not r["config"]["facts"].get("defects"))
+    assert np.array(first["metrics"]["confusion"]).shape == (10, 11)
+    assert np.array(last["metrics"]["confusion"]).shape == (10, 10)
+
+
+def test_labels_of_training_are_mapped_twice_where_they_are_dfc(tiles):
+    _, run = asked_run({"dataset": "dfc2020", "data_path": str(tiles), "model": "test_vit", "weights": "random", "train_labels": "dfc"})
+    run = with_labels(CARD, run)
+    assert "coarse_labels" not in possible(run)
+    made = planned(CARD, run, set(possible(run))).defects
+    assert made.names[:2] == ("double_mapped_train", "double_mapped_eval")
+
+
+def test_the_frozen_output_is_random_and_stays_as_drawn():
+    class Head(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, maps, size):
+            return maps[0] * self.weight
+
+    wrapped, again = (FrozenOutput(Head(), 3, seed) for seed in (1, 1))
+    assert torch.equal(wrapped.output.weight, again.output.weight)
+    assert not torch.equal(wrapped.output.weight, FrozenOutput(Head(), 3, 2).output.weight)
+    assert [name for name, p in wrapped.named_parameters() if p.requires_grad] == ["head.weight"]
+    assert wrapped([torch.zeros(1, 3, 8, 8)], (8, 8)).shape == (1, 3, 8, 8)
+
+
+def test_position_embeddings_are_drawn_anew_and_frozen():
+    backbone = build_backbone(Model(model="test_vit", weights="random", input_size=32), 0, Path("unused"))
+    before = backbone.module.vit.pos_embed.detach().clone()
+    random_position(backbone, 0)
+    after = backbone.module.vit.pos_embed
+    assert not after.requires_grad
+    assert not torch.equal(before, after)
+    assert 0.01 < float(after.std()) < 0.03
+    network = build_backbone(Model(model="resnet18", weights="random", input_size=64), 0, Path("unused"))
+    with pytest.raises(BenchError, match="no position embeddings"):
+        random_position(network, 0)
+
+
+def test_an_order_of_repairs_names_each_mistake_once():
+    every = list(REPAIRS)
+    assert repair_order(None, every) == every
+    assert repair_order(every[::-1], every) == every[::-1]
+    with pytest.raises(BenchError, match="clip25"):
+        repair_order(every[:2], every)
+    with pytest.raises(BenchError, match="did you mean 'clip25'"):
+        repair_order(["clip_25"], every)
+
+
+def test_labels_are_mapped_twice_nowhere_else():
+    """The mistake can be reached from the ablation alone: no flag of `segment` names it, no other module imports it."""
+    importers = set()
+    for path in (REPOSITORY / "fgmae_bench").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "fgmae_bench.label_defects":
+                importers.add(path.parent.name)
+    assert importers == {"ablate"}
+
+
+def test_segment_refuses_the_mistake_by_any_name(tiles, tmp_path):
+    for flag in ("--train_scheme", "--eval_scheme", "--train_labels"):
+        line = said(call("segment", "--dataset", "dfc2020", "--data_path", tiles, *TINY, *SHORT, flag, "double_mapped", cwd=tmp_path))
+        assert "unknown label" in line
+    assert "unknown flag" in said(call("segment", "--dataset", "dfc2020", "--double_mapped", cwd=tmp_path))
+
+
+def test_a_run_that_is_wrong_on_purpose_fills_no_row_of_a_table(done):
+    folder, _ = done
+    experiment = Experiment(
+        title="t", module="segment", protocol="segmentation_finetune", layout=Layout(columns=("run",)), runs=(),
+        common={"dataset": "dfc2020", "train_labels": "dfc", "train_scheme": "dfc10"},
+    )  # fmt: skip
+    fitting = [record for record in records(folder / "results") if matches(experiment, PlannedRun(label="a"), record)]
+    assert len(fitting) == 2  # scored by dfc and by igbp, not the four with a side mapped twice
+    assert all("defects" not in codes(record) for record in fitting)
+    assert not any(matches(experiment, PlannedRun(label="a", protocol="frozen_upernet"), record) for record in fitting)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "named"),
+    [
+        ("labels", ("--dataset", "eurosat"), "single_label"),
+        ("labels", (), "--dataset is missing"),
+        ("labels", ("--dataset", "dfc2020", "--lr", "1e-3", "1e-4"), "2 learning rates"),
+        ("labels", ("--dataset", "dfc2020", "--eval"), "--eval"),
+        ("labels", ("--dataset", "dfc2020", "--resume", "some.pth"), "some.pth"),
+        ("labels", ("--dataset", "dfc2020", "--nb_classes", "10"), "--nb_classes"),
+        ("labels", ("--dataset", "dfc2020", "--train_schemes", "dfc9"), "dfc9"),
+        ("labels", ("--dataset", "dfc2020", "--eval_labels", "dfc", "dfc"), "twice"),
+        ("traps", ("--dataset", "dfc2020", "--normalizer", "clip25"), "clip25"),
+        ("traps", ("--dataset", "dfc2020", "--no_augment"), "--no_augment"),
+        ("traps", ("--dataset", "dfc2020", "--eval_labels", "igbp"), "cannot be mapped twice"),
+        ("traps", ("--dataset", "dfc2020", "--order", "clip25"), "--order"),
+        ("traps", ("--dataset", "dfc2020", "--stride", "16"), "--stride"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, command, flags, named):
+    assert named in said(call("ablate", command, *flags, cwd=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_command_and_list_of_commands(tmp_path):
+    assert "did you mean 'labels'" in said(call("ablate", "label", cwd=tmp_path))
+    shown = call("ablate", cwd=tmp_path)
+    assert shown.code == 0
+    assert {"labels", "traps"} <= set(shown.out.split())
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys; from fgmae_bench.ablate import __main__, labels, traps; import argparse; "
+        "[each.add_flags(argparse.ArgumentParser()) for each in (labels, traps)]; print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_where_a_val_split_selects_each_cell_is_trained_itself(tiles, tmp_path):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    names = [path.stem for path in sorted(tiles.glob("ROIs0000_test/s1_0/*.tif"))]
+    for part, chosen in {"train": names[:12], "val": names[12:16], "test": names[16:]}.items():
+        (lists / f"{part}.txt").write_text("\n".join(chosen))
+    given = ("--split", lists, "--train_labels", "dfc", "--eval_labels", "dfc", "igbp", *SHORT)
+    result = labels(tiles, *given, cwd=tmp_path)
+    assert result.code == 0, result.err
+    made = records(tmp_path / "results")
+    assert len(made) == 6
+    assert {record["dataset"]["n_val"] for record in made} == {4}
+    assert not any("shared_training" in codes(record) for record in made)
