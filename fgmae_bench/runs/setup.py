@@ -21,6 +21,7 @@ from fgmae_bench.data.packs.read import is_pack
 from fgmae_bench.device import Precision, resolve_amp
 from fgmae_bench.distributed import World
 from fgmae_bench.errors import BenchError
+from fgmae_bench.extractors import write_out_attention
 from fgmae_bench.files import require_writable
 from fgmae_bench.records import note
 from fgmae_bench.taps import fitting_size
@@ -69,6 +70,8 @@ def set_up(
     held = parse_bands(first.data.band_order) if first.data.band_order else card.signal.bands
     data = dataclasses.replace(data, band_order=",".join(held), nb_classes=classes or len(card.classes))
     amp: Precision = resolve_amp(first.recipe.amp, device) if backbone.lowers_precision else "off"
+    if amp == "bf16" and device.type == "cpu":
+        write_out_attention(backbone.module)
     world.together(lambda: _require_places(first, cache) if world.rank == 0 else None)
     return Setup(
         data=data, model=_resolved_model(first, backbone), dataset=dataset, backbone=backbone, view=view, amp=amp, cache=cache,
