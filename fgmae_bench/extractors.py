@@ -66,7 +66,7 @@ def write_out_attention(module: nn.Module) -> None:
     """
     for part in module.modules():
         if hasattr(part, "fused_attn"):
-            part.fused_attn = False
+            part.fused_attn = False  # type: ignore[assignment]
 
 
 def _shape(out: object) -> str:

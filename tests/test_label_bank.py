@@ -31,7 +31,7 @@ from fgmae_bench.views import make_view
 from fgmae_bench.worlds.dfc import write_dfc
 
 FROZEN = (
-    "--model", "test_vit", "--weights", "random", "--input_size", "64", "--epochs", "2", "--batch_size", "8", "--num_workers", "2",
+    "--model", "test_vit", "--weights", "random", "--input_size", "64", "--epochs", "2", "--warmup_epochs", "0", "--batch_size", "8", "--num_workers", "2",
     "--freeze_backbone", "--recipe", "corrected", "--features", "cached", "--panels", "0",
 )  # fmt: skip
 

@@ -314,6 +314,7 @@ def test_every_resolved_value_stands_in_the_record_and_the_config(plain):
     assert config["recipe"]["features"] == "cached"
     assert config["recipe"]["amp"] in ("off", "bf16")
     written = tomllib.loads((plain.folder / "out" / "config.toml").read_text())
+    assert written.pop("resolved") is True
     assert {part: {key: value for key, value in config[part].items() if value is not None} for part in written} == written
 
 

@@ -29,7 +29,22 @@ from fgmae_bench.views import make_view
 from fgmae_bench.worlds.dfc import write_dfc
 
 SMALL = 64
-TINY = ("--model", "test_vit", "--weights", "random", "--input_size", "64", "--epochs", "2", "--batch_size", "8", "--num_workers", "2")
+TINY = (
+    "--model",
+    "test_vit",
+    "--weights",
+    "random",
+    "--input_size",
+    "64",
+    "--epochs",
+    "2",
+    "--warmup_epochs",
+    "0",
+    "--batch_size",
+    "8",
+    "--num_workers",
+    "2",
+)
 
 
 @pytest.fixture(scope="module")

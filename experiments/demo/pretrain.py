@@ -33,7 +33,7 @@ MODEL, SIZE = "test_vit", 64  # timm's smallest ViT: width 64, 6 blocks, patches
 ENCODER = "backbone.vit."  # what stands before the ViT's own keys in a checkpoint of fine-tuning
 # The FGMAE contract's normaliser is the default. The CLS token keeps timm's final norm in place, so that plain ViTs load the file.
 RECIPE: dict[str, Any] = {
-    "recipe": "corrected", "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.05, "warmup_epochs": 5.0, "batch_size": 32,
+    "recipe": "corrected", "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.05, "batch_size": 32,
     "layer_decay": 1.0, "drop_path": 0.0, "crop_scale": 0.3, "amp": "off", "sync_bn": False,
 }  # fmt: skip
 
@@ -54,7 +54,7 @@ def train(settings: Pretraining, scratch: Path) -> tuple[Record, dict[str, Tenso
     card = load_card("bigearthnet")
     given = RECIPE | {
         "dataset": "bigearthnet", "data_path": str(scratch / "world"), "model": MODEL, "weights": "random", "pool": "cls",
-        "input_size": SIZE, "epochs": settings.epochs, "eval_every": max(1, settings.epochs // 10), "seed": settings.seed,
+        "input_size": SIZE, "epochs": settings.epochs, "warmup_epochs": settings.epochs / 20, "eval_every": max(1, settings.epochs // 10), "seed": settings.seed,
         "device": "cpu", "cache_dir": str(scratch / "cache"), "results_dir": str(scratch / "results"), "output_dir": str(scratch / "run"),
     }  # fmt: skip
     (record,) = run_finetune(compose("finetune", given, card), card, [])

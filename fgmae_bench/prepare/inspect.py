@@ -33,7 +33,7 @@ GROUPED = {"single_label": "class", "multi_label": "tile", "segmentation": "fold
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    parser.add_argument("what", help="a dataset's name, a card's path, a pack, or a folder of images")
+    parser.add_argument("what", metavar="WHAT", help="a dataset's name, a card's path, a pack, or a folder of images")
     parser.add_argument(*spellings("data_path"), dest="data_path", metavar="DIR", help="folder of the data (default: data beside the card)")
     parser.add_argument("--out", metavar="PNG", help="contact sheet (default: inspect/<name>.png)")
     parser.add_argument("--limit", type=int, metavar="N", help=f"images read at most, evenly over the classes (default: {LIMIT})")

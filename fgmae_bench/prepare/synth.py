@@ -41,7 +41,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(*paths, dest="data_path", metavar="FOLDER", help="new folder (default: datasets/<WORLD>-synthetic/data)")
     for flag in dict.fromkeys(world.flag for world in WORLDS.values()):
         asked = {name: world for name, world in WORLDS.items() if world.flag == flag}
-        text = ", ".join(f"{world.unit}, for {name} (default: {world.default})" for name, world in asked.items())
+        kinds = dict.fromkeys((world.unit, world.default) for world in asked.values())
+        named = {kind: " and ".join(name for name, world in asked.items() if (world.unit, world.default) == kind) for kind in kinds}
+        text = ", ".join(f"{unit}, for {named[unit, default]} (default: {default})" for unit, default in kinds)
         metavar = next(iter(asked.values())).unit.split()[0].upper()
         parser.add_argument(*spellings(flag), type=int, metavar=metavar, help=text)
     sized = ", ".join(name for name, world in WORLDS.items() if world.write_sized)
