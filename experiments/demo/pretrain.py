@@ -54,7 +54,8 @@ def train(settings: Pretraining, scratch: Path) -> tuple[Record, dict[str, Tenso
     card = load_card("bigearthnet")
     given = RECIPE | {
         "dataset": "bigearthnet", "data_path": str(scratch / "world"), "model": MODEL, "weights": "random", "pool": "cls",
-        "input_size": SIZE, "epochs": settings.epochs, "warmup_epochs": settings.epochs / 20, "eval_every": max(1, settings.epochs // 10), "seed": settings.seed,
+        "input_size": SIZE, "epochs": settings.epochs, "warmup_epochs": settings.epochs / 20,
+        "eval_every": max(1, settings.epochs // 10), "seed": settings.seed,
         "device": "cpu", "cache_dir": str(scratch / "cache"), "results_dir": str(scratch / "results"), "output_dir": str(scratch / "run"),
     }  # fmt: skip
     (record,) = run_finetune(compose("finetune", given, card), card, [])
