@@ -27,12 +27,17 @@ lint: env
 	$(PY) -m mypy
 
 test: lint
+	$(PY) -m fgmae_bench.report --check
+	$(PY) -m fgmae_bench.report --check --results_dir results/demo --experiments experiments/demo
 	$(PY) -m pytest -n 2
 
 bench: env
 	$(PY) experiments/speed/views.py
 	$(PY) experiments/speed/cached_probe.py
 	$(PY) experiments/speed/stream_epoch.py
+	$(PY) experiments/speed/finetune_epoch.py
+	$(PY) experiments/speed/segment_bank.py
+	$(PY) experiments/speed/label_mapping.py
 	$(PY) experiments/speed/memory.py
 	$(PY) experiments/speed/startup.py
 
