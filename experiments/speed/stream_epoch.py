@@ -97,7 +97,7 @@ def naive_model() -> nn.Module:
 def our_epochs(world: Path, scratch: Path, amp: str, tag: str, epochs: int) -> list[float]:
     """Seconds of each streamed epoch, evaluation included (the wall time between the ends of epochs)."""
     ends: list[float] = []
-    from fgmae_bench.probe import folder
+    from fgmae_bench.runs import folder
 
     real = folder.RunFolder.epoch
 
