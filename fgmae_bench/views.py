@@ -17,6 +17,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.normalizers import normalize
 from fgmae_bench.randomness import generator
 
+LOG_ASPECT = math.log(4 / 3)
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
@@ -177,11 +178,10 @@ def random_box(draw: np.random.Generator, height: int, width: int, smallest: flo
 
     Falls back to the largest centre crop within the aspect range, as there.
     """
-    areas = height * width * draw.uniform(smallest, 1, 10)
-    ratios = np.exp(draw.uniform(math.log(3 / 4), math.log(4 / 3), 10))
-    offsets = draw.random((10, 2))
-    for area, ratio, (down, right) in zip(areas, ratios, offsets, strict=True):
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+    drawn = draw.random(40).tolist()
+    for area, ratio, down, right in zip(drawn[:10], drawn[10:20], drawn[20::2], drawn[21::2], strict=True):
+        pixels, aspect = height * width * (smallest + (1 - smallest) * area), math.exp(LOG_ASPECT * (2 * ratio - 1))
+        w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
         if 0 < w <= width and 0 < h <= height:
             return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w
     shape = width / height
