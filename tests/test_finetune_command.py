@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from commands import FOLDERS, call, codes, listing, only_record, records, said, shared_world, small_world
+from commands import FOLDERS, REPOSITORY, call, codes, listing, only_record, records, said, shared_world, small_world
 from safetensors.numpy import load_file
 from sklearn.metrics import accuracy_score
 
@@ -378,6 +378,31 @@ def test_stochastic_depth_that_a_backbone_does_not_have_is_not_recorded(tmp_path
     record = only_record(tmp_path / "results")
     assert record["config"]["recipe"]["drop_path"] in (0.0, 0.3)
     assert ("drop_path" in codes(record)) == (record["config"]["recipe"]["drop_path"] == 0.0)
+
+
+@pytest.mark.parametrize("flag", ["--grad_checkpointing", "--deterministic"])
+def test_recomputed_activations_and_deterministic_kernels_change_no_number(flag, tmp_path):
+    try:
+        for flags, place in (((), "plain"), ((flag,), "other")):
+            tiny = ("--model", "test_vit", "--amp", "off", "--results_dir", place, "--output_dir", f"out-{place}")
+            assert finetune(shared_world(12), *tiny, *flags, cwd=tmp_path).code == 0
+    finally:
+        torch.use_deterministic_algorithms(False)
+    plain, other = (only_record(tmp_path / place) for place in ("plain", "other"))
+    assert other["run_id"] == plain["run_id"]
+    for a, b in zip(plain["history"], other["history"], strict=True):
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-5)
+
+
+def test_activations_cannot_be_recomputed_where_the_backbone_does_not_offer_it(tmp_path):
+    (tmp_path / "plain_model.py").write_text("import torch\ndef make():\n    return torch.nn.Conv2d(2, 8, 8, 8)\n")
+    flags = ("--model", "plain_model:make", "--pool", "mean", "--layer_decay", "1", "--grad_checkpointing")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", "PYTHONDONTWRITEBYTECODE": "1"}
+    arguments = ("--dataset", "eurosat", "--data_path", shared_world(12), *TINY, *FOLDERS, *flags)
+    call = [sys.executable, "-m", "fgmae_bench.finetune", *map(str, arguments)]
+    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "--grad_checkpointing: plain_model:make does not offer it; leave it out" in done.stderr
 
 
 def command(place, *more):

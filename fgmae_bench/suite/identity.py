@@ -69,6 +69,8 @@ def _without_meaning(recipe: Any) -> set[str]:
     names = {"epochs"} if given.get("max_steps") is not None else set()
     if given.get("warmup_steps") is not None:
         names.add("warmup_epochs")
+    if "optimizer" in given:
+        names |= {"sync_bn"} | ({"momentum"} if given["optimizer"] != "sgd" else set())
     if given.get("freeze_backbone"):
         names |= {"layer_decay", "drop_path"} | ({"augment"} if given["features"] != "stream" else set())
     return names
