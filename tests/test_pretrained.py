@@ -9,7 +9,7 @@ import statistics
 import pytest
 import timm
 import torch
-from commands import REPOSITORY
+from commands import REPOSITORY, codes, linear, only_record, shared_world
 from safetensors import safe_open
 
 from fgmae_bench.backbones import build_backbone
@@ -86,3 +86,11 @@ def test_the_interval_is_students():
     mean, low, high = TRANSFER["interval"]([0.1, 0.2, 0.3, 0.4, 0.5])
     assert mean == pytest.approx(0.3)
     assert (low, high) == pytest.approx((0.3 - 2.776445 * 0.158114 / 5**0.5, 0.3 + 2.776445 * 0.158114 / 5**0.5), abs=1e-6)
+
+
+def test_a_foreign_normaliser_is_told_before_the_run_and_noted(tmp_path):
+    flags = ("--model", "test_vit", "--input_size", "64", "--weights", CHECKPOINT, "--normalizer", "zscore", "--epochs", "1")
+    done = linear(shared_world(12), *flags, cwd=tmp_path, backbone=("--features", "cached", "--batch_size", "16"))
+    assert done.code == 0, done.err
+    assert "were trained on fgmae: expect worse features" in done.err
+    assert "contract_mismatch" in codes(only_record(tmp_path / "results"))

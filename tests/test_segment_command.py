@@ -625,3 +625,12 @@ def test_every_tile_of_the_world_is_read(tiles):
     index = build_index(CARD, tiles)
     assert len(index.ids) == TILES
     assert dataclasses.is_dataclass(index)
+
+
+@pytest.mark.parametrize("model", ["croma_base", "dofa_base_patch16_224", "copernicusfm_base"])
+def test_torchgeo_models_take_a_decoder_under_our_contract(model, tiles, tmp_path):
+    pytest.importorskip("torchgeo", reason="the extra torchgeo is not installed")
+    flags = ("--model", model, "--weights", "random", "--freeze_backbone", "--max_steps", "1", "--warmup_steps", "0", "--fpn_dim", "8")
+    done = segment(tiles, *flags, "--batch_size", "2", "--panels", "0", backbone=(), cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert only_record(tmp_path / "results")["protocol"] == "frozen_upernet"

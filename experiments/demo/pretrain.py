@@ -12,7 +12,7 @@ import argparse
 import json
 import logging
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from fgmae_bench.backbones.contracts import METADATA
 from fgmae_bench.cards import load_card
 from fgmae_bench.config import compose
+from fgmae_bench.contract import FGMAE_CONTRACT
 from fgmae_bench.files import write_bytes
 from fgmae_bench.records import Record
+from fgmae_bench.runs.folder import ordered
 from fgmae_bench.runs.tensors import BEST, load_tensors
 from fgmae_bench.train.finetune import run_finetune
 from fgmae_bench.worlds.bigearthnet import write_bigearthnet
@@ -68,13 +71,14 @@ def encoder(model: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def packed(weights: dict[str, Tensor], settings: Pretraining, record: Record) -> bytes:
-    """The file's bytes. One metadata key only: safetensors writes several in an order of chance."""
+    """The file's bytes, with how it was made and the contract that runs hold `--normalizer` against."""
     made = {
         "made_by": "experiments/demo/pretrain.py", "task": "19 land-cover classes of a synthetic BigEarthNet-S1 world", "model": MODEL,
         "input_size": SIZE, "pool": "cls", "normalizer": "fgmae", **asdict(settings), **RECIPE,
         "val_map_micro": round(record["metrics"]["best"]["map_micro"], 4),
     }  # fmt: skip
-    return save(weights, metadata={"synthetic": json.dumps(made)})
+    contract = asdict(replace(FGMAE_CONTRACT, size=SIZE))
+    return ordered(save(weights, metadata={"synthetic": json.dumps(made), METADATA: json.dumps({"contract": contract})}))
 
 
 def main() -> None:

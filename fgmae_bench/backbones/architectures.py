@@ -44,6 +44,18 @@ def architecture(model_name: str) -> Callable[..., nn.Module] | None:
     return timm.model_entrypoint(timm_name)
 
 
+def patch_side(model_name: str) -> int:
+    """Pixels that the input's side must be a multiple of: a ViT's patch, 1 where any size will do."""
+    entry = architecture(model_name) if ":" not in model_name else None
+    if entry is None:
+        return 1
+    if model_name in TORCHGEO_ARCHITECTURES:
+        return torchgeo_models.patch_of(model_name)
+    with torch.device("meta"):
+        built = entry()
+    return int(built.patch_embed.patch_size[0]) if isinstance(built, VisionTransformer) else 1
+
+
 def make_module(model: Model, contract: InputContract, drop_path: float) -> tuple[nn.Module, Pool | None, int]:
     """(module, pool, feature dimension). Raises BenchError where the model cannot take the contract's channels and size."""
     if model.model == "backscatter_stats":

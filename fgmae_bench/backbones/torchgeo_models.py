@@ -76,9 +76,14 @@ class OwnPool(PooledMap):
         return self.inner.pooled(images)
 
 
+def patch_of(name: str) -> int:
+    """Side of a patch in pixels: 8 for CROMA, 16 for the others."""
+    return 8 if name.startswith("croma") else 16
+
+
 def make(name: str, size: int) -> Croma | Conditioned:
     """The model `name` of FACTORIES with random weights; raises BenchError without torchgeo or at a size it cannot take."""
-    patch = 8 if name.startswith("croma") else 16
+    patch = patch_of(name)
     if size % patch:
         good = size // patch * patch or patch
         raise BenchError(f"--input_size {size} is not divisible by the patch of {patch} px", f"use --input_size {good}")

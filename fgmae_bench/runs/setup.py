@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from fgmae_bench.backbones import Backbone, architecture, build_backbone, find_weights_file, wrap_module
+from fgmae_bench.backbones import Backbone, build_backbone, find_weights_file, patch_side, wrap_module
 from fgmae_bench.cards import Card
 from fgmae_bench.config import Model, Run
 from fgmae_bench.contract import parse_bands
@@ -82,14 +81,7 @@ def set_up(
 def _at_data_size(model: Model, dataset: Dataset) -> Model:
     """The model at the size of the data, or the next smaller one that its patches divide."""
     size = min(dataset.index.size or dataset.card.signal.size)
-    entry = architecture(model.model) if ":" not in model.model else None
-    if entry is None:
-        return dataclasses.replace(model, input_size=size)
-    with torch.device("meta"):
-        built = entry()
-    embedding = getattr(built, "patch_embed", None)
-    patch = embedding.patch_size[0] if isinstance(built, VisionTransformer) and embedding is not None else 1
-    return dataclasses.replace(model, input_size=fitting_size(size, patch))
+    return dataclasses.replace(model, input_size=fitting_size(size, patch_side(model.model)))
 
 
 def facts_of(dataset: Dataset, backbone: Backbone) -> dict[str, object]:
