@@ -149,4 +149,6 @@ def _sbatch(jobs: list[Job], folder: str, cluster: Cluster, like: Command) -> li
         return [str(job.job_id) for job in submitted]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, RuntimeError, OSError) as error:
         told = " ".join(str(error).split())
-        raise BenchError(f"the cluster refused the job ({told[-300:]})", "check --partition, --time, --mem and sinfo") from error
+        gpus = "generic resource" in told
+        todo = "pass --set device=cpu where there are no GPUs to ask for" if gpus else "check --partition, --time, --mem and sinfo"
+        raise BenchError(f"the cluster refused the job ({told[-300:]})", todo) from error
