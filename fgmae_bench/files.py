@@ -13,6 +13,8 @@ from typing import Any
 
 from fgmae_bench.errors import BenchError, os_error
 
+ATTEMPTS = 10
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -24,10 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
     made: list[Path] = []
     try:
         made = missing_folders(path.parent)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _make_beside(path)
         yield temporary
         with open(temporary, "rb+") as stream:
             os.fsync(stream.fileno())
@@ -93,20 +92,33 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise BenchError unless a file can be made in `folder`; leaves nothing behind, new folders included."""
-    made: list[Path] = []
+    """Raise BenchError unless a file can be made in `folder`, or in the nearest folder above that is there; leaves nothing behind.
+
+    No folder is made for the trial: another process could be about to use it when it is taken away again.
+    """
     try:
-        made = missing_folders(folder)
-        for place in reversed(made):
-            place.mkdir(exist_ok=True)
-        if not folder.is_dir():
-            raise BenchError(f"{folder} is not a folder", "choose another folder")
-        with tempfile.TemporaryFile(dir=folder):
+        nearest = next(place for place in [folder.absolute(), *folder.absolute().parents] if place.exists() or place.is_symlink())
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise os_error(error, folder) from error
-    finally:
-        remove_empty(made)
+
+
+def _make_beside(path: Path) -> Path:
+    """An empty temporary file beside `path`, in a folder that is made where absent.
+
+    Tried again where another process, cleaning up after a failure, takes the empty folder away in between.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+            os.close(handle)
+            return Path(name)
+        except FileNotFoundError:
+            if attempt == ATTEMPTS - 1:
+                raise
+    raise AssertionError
 
 
 def _umask() -> int:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from glob import glob
 from pathlib import Path
 
 import commands
@@ -221,7 +222,7 @@ def test_a_grid_that_is_killed_goes_on_to_the_same_records(tiles, tmp_path):
             command, cwd=broken, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         end = time.monotonic() + 120
-        while not list(broken.glob(signs)) and process.poll() is None and time.monotonic() < end:
+        while not glob(signs, root_dir=broken) and process.poll() is None and time.monotonic() < end:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()

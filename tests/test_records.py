@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import stat
+import tempfile
+from pathlib import Path
 
 import pytest
 from commands import listing
@@ -209,6 +211,32 @@ def test_asking_whether_a_folder_can_be_written_leaves_nothing(tmp_path):
     for place in ("file", "file/below"):
         with pytest.raises(BenchError, match=f"{place}.*; choose another folder"):
             require_writable(tmp_path / place)
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    with pytest.raises(BenchError, match="nowhere"):
+        require_writable(tmp_path / "nowhere" / "below")
+
+
+def test_asking_makes_no_folder_that_another_process_could_lose(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: pytest.fail("a folder was made"))
+    require_writable(tmp_path / "new" / "folder")
+
+
+def test_a_folder_that_is_taken_away_while_a_file_is_made_in_it_is_made_again(tmp_path, monkeypatch):
+    """Another process that fails removes the empty folder it had made."""
+    genuine, left = tempfile.mkstemp, [3]
+
+    def mkstemp(**places):
+        if left[0]:
+            left[0] -= 1
+            places["dir"].rmdir()
+        return genuine(**places)
+
+    monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
+    write_text(tmp_path / "new" / "f.txt", "whole")
+    assert (tmp_path / "new" / "f.txt").read_text() == "whole"
+    left[0] = 1_000
+    with pytest.raises(BenchError, match=r"other.*cannot be made"):
+        write_text(tmp_path / "other" / "f.txt", "never")
 
 
 @pytest.mark.parametrize(
