@@ -11,7 +11,7 @@ import tomli_w
 
 from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.files import write_text
-from fgmae_bench.locks import locked
+from fgmae_bench.locks import alone
 from fgmae_bench.strict import load_toml
 
 PINS = "sha256.lock.toml"
@@ -94,8 +94,6 @@ def read_pins(pins: Path) -> dict[str, str]:
 
 def write_pin(pins: Path, source: str, sha256: str) -> None:
     """Add a pin; several processes may do so at once."""
-    guard = pins.with_name(f".{pins.name}.partial")
-    with locked(guard):
+    with alone(pins.with_name(f".{pins.name}.partial")):
         held = {"sha256": {**read_pins(pins), source: sha256}}
         write_text(pins, "# Content trusted on first use; remove a line to trust a new one.\n" + tomli_w.dumps(held))
-        guard.unlink()

@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fgmae_bench.errors import BenchError, os_error
 
 ATTEMPTS = 10
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -26,7 +27,9 @@ def replacing(path: Path) -> Iterator[Path]:
     made: list[Path] = []
     try:
         made = missing_folders(path.parent)
-        temporary = _make_beside(path)
+        handle, name = made_in(path, lambda: tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with open(temporary, "rb+") as stream:
             os.fsync(stream.fileno())
@@ -104,17 +107,15 @@ def require_writable(folder: Path) -> None:
         raise os_error(error, folder) from error
 
 
-def _make_beside(path: Path) -> Path:
-    """An empty temporary file beside `path`, in a folder that is made where absent.
+def made_in(path: Path, make: Callable[[], T]) -> T:
+    """What `make` returns, which makes a file in the folder of `path`; the folder is made where absent.
 
-    Tried again where another process, cleaning up after a failure, takes the empty folder away in between.
+    Tried again where another process, cleaning up after itself, takes the empty folder away in between.
     """
     for attempt in range(ATTEMPTS):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-            os.close(handle)
-            return Path(name)
+            return make()
         except FileNotFoundError:
             if attempt == ATTEMPTS - 1:
                 raise

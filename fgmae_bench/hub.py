@@ -137,10 +137,6 @@ def _partial_facts(target: Path) -> Path:
 @contextlib.contextmanager
 def _held(target: Path) -> Iterator[FileIO]:
     """Yield the partial file of `target`, locked; an empty one is taken away again."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise os_error(error, target.parent) from error
     with locked(_partial(target)) as stream:
         try:
             yield stream

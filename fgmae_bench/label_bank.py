@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +18,11 @@ from fgmae_bench.cards import Card
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.index import Index
 from fgmae_bench.errors import BenchError, os_error
-from fgmae_bench.files import missing_folders, remove_empty, replacing
+from fgmae_bench.files import replacing
 from fgmae_bench.label_cards import card_source
 from fgmae_bench.label_schemes import IGNORE, Codes, Source
 from fgmae_bench.loader import Rows, ahead
-from fgmae_bench.locks import locked
+from fgmae_bench.locks import alone
 from fgmae_bench.progress import Progress
 
 CHUNK = 64  # images that a thread reads before it hands them over
@@ -81,7 +80,7 @@ def fill_label_bank(
         if values is not None:
             step(count)
             return LabelBank(values=values, source=source)
-        with _writing(path):
+        with alone(path.with_suffix(".lock")):
             if _held(path, count) is None:
                 _write(card, index, name, path, workers, step)
         values = _held(path, count)
@@ -92,22 +91,6 @@ def fill_label_bank(
     if values is None:
         raise BenchError(f"{path} was changed while it was in use", "run the command again")
     return LabelBank(values=values, source=source)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`; neither it nor folders that stay empty are left."""
-    made = missing_folders(path.parent)
-    lock = path.with_suffix(".lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(lock):
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-    finally:
-        remove_empty(made)
 
 
 def _held(path: Path, count: int) -> NDArray[np.uint8] | None:

@@ -11,7 +11,7 @@ from io import FileIO
 from pathlib import Path
 
 from fgmae_bench.errors import BenchError, os_error
-from fgmae_bench.files import missing_folders, remove_empty
+from fgmae_bench.files import made_in, missing_folders, remove_empty
 
 log = logging.getLogger("fgmae_bench")
 
@@ -20,8 +20,8 @@ log = logging.getLogger("fgmae_bench")
 def locked(path: Path) -> Iterator[FileIO]:
     """Yield `path`, made empty where absent, open for reading and writing, unbuffered and locked against other processes.
 
-    Waits for the holder and says so. The holder may rename or remove the file: whoever waited then gets the new one.
-    Raises BenchError when the file cannot be made or the file system has no locks.
+    Its folder is made where absent. Waits for the holder and says so. The holder may rename or remove the file: whoever waited
+    then gets the new one. Raises BenchError when the file cannot be made or the file system has no locks.
     """
     try:
         stream = _acquire(path)
@@ -31,9 +31,23 @@ def locked(path: Path) -> Iterator[FileIO]:
         yield stream
 
 
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock of `path` as `locked` does; at the end neither the file nor folders made for it that stay empty are left."""
+    made = missing_folders(path.parent)
+    try:
+        with locked(path):
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+    finally:
+        remove_empty(made)
+
+
 def _acquire(path: Path) -> FileIO:
     while True:
-        stream = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
+        stream = _opened(path)
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -58,7 +72,6 @@ def held(path: Path, what: str, todo: str) -> Iterator[None]:
     made: list[Path] = []
     try:
         made = missing_folders(path.parent)
-        path.parent.mkdir(parents=True, exist_ok=True)
         stream = _try(path)
     except OSError as error:
         raise os_error(error, path) from error
@@ -75,7 +88,7 @@ def held(path: Path, what: str, todo: str) -> Iterator[None]:
 def _try(path: Path) -> FileIO | None:
     """`path` open and locked, or None where another process holds it; a file that was removed meanwhile is made again."""
     while True:
-        stream = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
+        stream = _opened(path)
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -84,3 +97,7 @@ def _try(path: Path) -> FileIO | None:
         if still_at(path, stream):
             return stream
         stream.close()
+
+
+def _opened(path: Path) -> FileIO:
+    return FileIO(made_in(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)), "r+")

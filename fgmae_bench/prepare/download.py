@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.flags import spellings
 from fgmae_bench.hub import fetch
 from fgmae_bench.hub_http import HubFile
-from fgmae_bench.locks import locked
+from fgmae_bench.locks import alone
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +38,9 @@ def main(given: dict[str, Any]) -> None:
         raise BenchError(f"{card.title} cannot be downloaded by this command", f"get it with: {card.origin.get or card.origin.url}")
     data = Path(given.get("data_path") or card.data_path)
     _require_new(card, data)
-    archive = data.resolve().parent / Path(card.download.file).name
-    with _alone(data.resolve()):
+    place = data.resolve()
+    archive = place.parent / Path(card.download.file).name
+    with alone(place.with_name(f"{place.name}.download.partial")):
         if not _holds_anything(data):  # else another process has done it while this one waited
             fetched = fetch(_hub_file(card.download), archive, sha256=card.download.sha256 or None)
             print(f"{archive.name}: {fetched.transferred} bytes transferred, sha256 {fetched.sha256}")
@@ -50,25 +50,6 @@ def main(given: dict[str, Any]) -> None:
             archive.unlink(missing_ok=True)
             note_path(archive).unlink(missing_ok=True)
     print(f"{line}; next: python -m fgmae_bench.prepare inspect {given['dataset']} --data_path {data}")
-
-
-@contextlib.contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Keep other downloads to `place` waiting; the lock's file and folders that stay empty are taken away."""
-    guard = place.with_name(f"{place.name}.download.partial")
-    made = [folder for folder in place.parents if not folder.exists()]
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise os_error(error, place) from error
-    with locked(guard):
-        try:
-            yield
-        finally:
-            guard.unlink(missing_ok=True)
-            for folder in made:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
 
 
 def _hub_file(download: Download) -> HubFile:

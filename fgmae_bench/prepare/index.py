@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgmae_bench.cards import Card, load_card
-from fgmae_bench.errors import BenchError, os_error, unknown
+from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.flags import spellings
-from fgmae_bench.locks import locked
+from fgmae_bench.locks import alone
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,25 +90,17 @@ def build(card: Card, root: Path, out: Path, form: str, *, lists: Path | None = 
 
     version, marker = LAYOUTS[card.layout], read_marker(root)
     parts = out.with_name(f"{out.name}{PARTS}")
-    lock = out.with_name(f".{out.name}.lock")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise os_error(error, out) from error
-    with locked(lock):
-        try:
-            sources = {path for path in (root / INDEX_FILE, out) if path.is_file() and path.suffix == ".parquet"}
-            known = [read_table(path, version) for path in [*sorted(sources), *sorted(parts.glob("[!.]*.parquet"))]]
-            table = scan(root, card.signal.size, known, version=version, parts=parts, workers=workers, strict=strict)
-            table = flag(table, lists) if lists else table
-            table = completed(table, root) if version == 2 else table
-            table = mark_synthetic(table, marker["fingerprint"]) if marker else table
-            for leftover in out.parent.glob(f".{out.name}.*.partial"):
-                leftover.unlink()
-            write_table(out, table, form)
-            shutil.rmtree(parts, ignore_errors=True)
-        finally:
-            lock.unlink(missing_ok=True)
+    with alone(out.with_name(f".{out.name}.lock")):
+        sources = {path for path in (root / INDEX_FILE, out) if path.is_file() and path.suffix == ".parquet"}
+        known = [read_table(path, version) for path in [*sorted(sources), *sorted(parts.glob("[!.]*.parquet"))]]
+        table = scan(root, card.signal.size, known, version=version, parts=parts, workers=workers, strict=strict)
+        table = flag(table, lists) if lists else table
+        table = completed(table, root) if version == 2 else table
+        table = mark_synthetic(table, marker["fingerprint"]) if marker else table
+        for leftover in out.parent.glob(f".{out.name}.*.partial"):
+            leftover.unlink()
+        write_table(out, table, form)
+        shutil.rmtree(parts, ignore_errors=True)
     return table
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import logging
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from fgmae_bench.device import device_name, resolve_device
 from fgmae_bench.distributed import join_world, leave_world
 from fgmae_bench.environment import MemoryPeak, describe, now
 from fgmae_bench.features import Spent
-from fgmae_bench.files import missing_folders, remove_empty, require_writable
+from fgmae_bench.files import require_writable
 from fgmae_bench.probe.checkpoint import HeadState, save_fitted, save_state
 from fgmae_bench.probe.closed import fit_knn, fit_logistic
 from fgmae_bench.probe.materials import Materials, gather_materials
@@ -29,10 +28,11 @@ from fgmae_bench.probe.resolve import Probe, resolve
 from fgmae_bench.probe.resume import find_states
 from fgmae_bench.probe.train import GridFit
 from fgmae_bench.progress import Progress
-from fgmae_bench.records import Record, note, read_record, record_path, store
+from fgmae_bench.records import Record, note, read_record, record_path
 from fgmae_bench.runs.assemble import Params, assemble, classification_metrics
-from fgmae_bench.runs.folder import RunFolder, repeatable, write_predictions
+from fgmae_bench.runs.folder import RunFolder, write_predictions
 from fgmae_bench.runs.outcome import Outcome
+from fgmae_bench.runs.storing import store_run
 from fgmae_bench.runs.tasks import TASKS, Task
 
 log = logging.getLogger("fgmae_bench")
@@ -171,36 +171,28 @@ def _record(
     timing: dict[str, Any], notes: list[dict[str, str]], materials: Materials,
 ) -> Record:  # fmt: skip
     """Write everything of one run; its record comes last."""
-    dataset, backbone = probe.dataset, probe.extractor.backbone
+    dataset, backbone, run = probe.dataset, probe.extractor.backbone, probe.runs[id]
+    classes, protocol = dataset.card.classes, PROTOCOLS[run.recipe.probe]
     rows = materials.evaluation["test"][1]
+    groups = None if dataset.index.groups is None else [dataset.index.groups[row] for row in rows]
     counts = {part: len(materials.evaluation[part][1]) if part in materials.evaluation else 0 for part in ("val", "test")}
-    assert outcome.logits is not None
-    predictions = results / "predictions" / f"{id}.safetensors"
-    made = missing_folders(predictions.parent)
-    try:
-        groups = None if dataset.index.groups is None else [dataset.index.groups[row] for row in rows]
-        ids = [dataset.index.ids[r] for r in rows]
-        write_predictions(predictions, outcome.logits, materials.labels[rows], ids, dataset.card.classes, groups)
-        described = {"sha256": hashlib.sha256(predictions.read_bytes()).hexdigest(), "file": f"predictions/{id}.safetensors"}
-        trainable = 0 if probe.runs[id].recipe.probe == "knn" else (backbone.feature_dim + 1) * len(dataset.card.classes)
-        record = assemble(
-            probe.runs[id], id, dataset, backbone, protocol=PROTOCOLS[probe.runs[id].recipe.probe],
-            params=Params(backbone.params + trainable, trainable),
-            metrics=classification_metrics(outcome, TASKS[dataset.card.task], dataset.card.classes, groups),
-            counts={"train": len(materials.train), **counts}, history=outcome.history, predictions=described, environment=environment,
+    trainable = 0 if run.recipe.probe == "knn" else (backbone.feature_dim + 1) * len(classes)
+    logits = outcome.logits
+    assert logits is not None
+
+    def assembled(predictions: dict[str, str] | None) -> Record:
+        return assemble(
+            run, id, dataset, backbone, protocol=protocol, params=Params(backbone.params + trainable, trainable),
+            metrics=classification_metrics(outcome, TASKS[dataset.card.task], classes, groups),
+            counts={"train": len(materials.train), **counts}, history=outcome.history, predictions=predictions, environment=environment,
             timing=timing, created=now(), notes=[*outcome.notes, *notes], diverged=outcome.diverged,
         )  # fmt: skip
-        folder.finish(repeatable(record["config"], probe.places[id]))
-        if outcome.fitted:
-            save_fitted(folder, id, outcome.fitted, dataset.card.classes)
-        folder.copy_in(predictions, "predictions-test.safetensors")
-        stored = store(record, results)
-    except BaseException:
-        predictions.unlink(missing_ok=True)
-        remove_empty(made)
-        raise
-    folder.copy_in(stored, "record.json")
-    return read_record(stored)
+
+    return store_run(
+        results, (dataset.card.name, protocol, id), folder, assembled=assembled,
+        write=lambda path: write_predictions(path, logits, materials.labels[rows], [dataset.index.ids[r] for r in rows], classes, groups),
+        leave=lambda: save_fitted(folder, id, outcome.fitted, classes) if outcome.fitted else None,
+    )  # fmt: skip
 
 
 def _timing(spent: Spent, memory: MemoryPeak, *, total: float, features: float, fitting: float) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ import torch
 
 from fgmae_bench.device import device_name
 from fgmae_bench.environment import MemoryPeak, describe, now
-from fgmae_bench.files import missing_folders, remove_empty
-from fgmae_bench.records import Record, read_record, store
+from fgmae_bench.records import Record
 from fgmae_bench.runs.assemble import Params, assemble
 from fgmae_bench.runs.curve_notes import still_improving
-from fgmae_bench.runs.folder import RunFolder, repeatable
+from fgmae_bench.runs.folder import RunFolder
 from fgmae_bench.runs.outcome import Outcome
+from fgmae_bench.runs.storing import store_run
 from fgmae_bench.train.job import Job, Scored
 from fgmae_bench.train.prepared import Prepared
 
@@ -38,34 +37,23 @@ def record_run(
     dataset, job = prepared.dataset, prepared.job
     outcome.final = dict(outcome.history[-1]["val"]) if outcome.history else {}
     outcome.test = dict(test.metrics) if test is not None else {}
-    predictions = results / "predictions" / f"{prepared.id}.safetensors"
-    made = missing_folders(predictions.parent)
-    try:
-        described = None
-        if test is not None:
-            prepared.write_predictions(predictions, test)
-            sha256 = hashlib.sha256(predictions.read_bytes()).hexdigest()
-            described = {"sha256": sha256, "file": f"predictions/{prepared.id}.safetensors"}
-        record = assemble(
+
+    def assembled(predictions: dict[str, str] | None) -> Record:
+        return assemble(
             prepared.run, prepared.id, dataset, prepared.backbone, protocol=prepared.protocol, params=_params(job),
             metrics=prepared.metrics(outcome, test) if test is not None else _no_metrics(outcome),
             counts={part: len(getattr(dataset.parts, part)) for part in ("train", "val", "test")}, history=outcome.history,
-            predictions=described, environment=describe(prepared.device.type, device_name(prepared.device), prepared.world.size),
+            predictions=predictions, environment=describe(prepared.device.type, device_name(prepared.device), prepared.world.size),
             timing=_timing(prepared, outcome, spent, memory), created=now(),
             notes=[*outcome.notes, *still_improving(outcome.history, job.selection), *prepared.notes], diverged=outcome.diverged,
             schemes=prepared.schemes,
         )  # fmt: skip
-        folder.finish(repeatable(record["config"], prepared.place))
-        if test is not None:
-            prepared.finish(folder.folder)
-            folder.copy_in(predictions, "predictions-test.safetensors")
-        stored = store(record, results)
-    except BaseException:
-        predictions.unlink(missing_ok=True)
-        remove_empty(made)
-        raise
-    folder.copy_in(stored, "record.json")
-    return read_record(stored)
+
+    return store_run(
+        results, (dataset.card.name, prepared.protocol, prepared.id), folder, assembled=assembled,
+        write=None if test is None else lambda path: prepared.write_predictions(path, test),
+        leave=lambda: prepared.finish(folder.folder) if test is not None else None,
+    )  # fmt: skip
 
 
 def _timing(prepared: Prepared, outcome: Outcome, spent: SpentTime, memory: MemoryPeak) -> dict[str, Any]:
