@@ -88,7 +88,7 @@ def run_index(capsys):
     """Run `prepare index bigearthnet` with flags in this process; what it printed."""
 
     def run(*flags):
-        dispatch("fgmae_bench.prepare", {"index": ""}, "", ["index", "bigearthnet", "--workers", "1", *map(str, flags)], print)
+        dispatch("fgmae_bench.prepare", {"index": ""}, "", print, ["index", "bigearthnet", "--workers", "1", *map(str, flags)])
         return capsys.readouterr()
 
     return run

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from fgmae_bench.cards import load_card
 from fgmae_bench.errors import run_entry
 from fgmae_bench.worlds.eurosat import write_eurosat
 
@@ -158,6 +159,20 @@ def rewrite_all(root: Path, change: Callable[[np.ndarray], np.ndarray], tagged: 
     for path in root.rglob("*.tif"):
         rewrite(path, change, tagged, **profile)
     return root
+
+
+def truncated(path: Path) -> None:
+    """Cut a file in half."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def unsampled(root: Path) -> Path:
+    """A training image that the check against the card does not look at, for the reference split."""
+    from fgmae_bench.data.audit import sample_rows
+    from fgmae_bench.data.layouts import build_index
+
+    index = build_index(load_card("eurosat"), root)
+    return index.path(sorted(set(range(len(index.files))) - set(sample_rows(index)))[-1])
 
 
 def edited_card(path: Path, *replacements: tuple[str, str], source: Path = EUROSAT_CARD) -> Path:

@@ -14,6 +14,9 @@ from fgmae_bench.worlds.eurosat import write_eurosat
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PER_CLASS = 12
 
+# Helper modules that test files take as plugins: registered before any is imported, so that their assertions say as much as a test's.
+pytest.register_assert_rewrite("bigearthnet_raw", "hub_server", "linear_runs", "pack_files", "segment_world", "tiny_checkpoints")
+
 
 def pytest_configure(config):
     """Before torch is loaded: tensors of tests are so small that threads only wait for one another."""

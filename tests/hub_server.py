@@ -1,4 +1,7 @@
-"""A hub on 127.0.0.1: metadata from one port, bytes from another as from a storage host, with faults on demand and every byte counted."""
+"""A hub on 127.0.0.1: metadata from one port, bytes from another as from a storage host, with faults on demand and every byte counted.
+
+A test file takes the fixtures with `pytest_plugins = ("hub_server",)`: the hub that HF_ENDPOINT leads to holds CONTENT as FILE.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,22 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
+import numpy as np
+import pytest
+
+from fgmae_bench import hub_http
+from fgmae_bench.errors import BenchError
+from fgmae_bench.hub import HubFile
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PIECE = 16_384
+SIZE = 3_000_000
+CONTENT = np.random.default_rng(0).bytes(SIZE)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+FILE = HubFile(repo="owner/name", file="weights.pth", revision=COMMIT)
+FETCH = f"print(fetch(HubFile(repo='owner/name', file='weights.pth', revision='{COMMIT}'), Path(argv[0])).transferred)"
 
 
 @dataclass
@@ -163,3 +179,33 @@ def wait_for(condition, seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with serving() as hub:
+        hub.files["owner/name/weights.pth"] = CONTENT
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr(hub_http, "PAUSES_S", (0.01, 0.01, 0.01))
+        huggingface_hub.close_session()
+        yield hub
+        huggingface_hub.close_session()
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "folder" / "weights.pth"
+
+
+def error_of(work):
+    """The message of a refusal: one line."""
+    with pytest.raises(BenchError) as caught:
+        work()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def names(target):
+    """What lies in the folder of a file."""
+    return sorted(path.name for path in target.parent.iterdir()) if target.parent.exists() else []

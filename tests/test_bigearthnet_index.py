@@ -166,7 +166,7 @@ plain = scan.write_table
 scan.write_table = lambda *given: (plain(*given), time.sleep(0.05))
 scan.BATCH = 20
 if __name__ == "__main__":
-    run_entry(lambda: dispatch("fgmae_bench.prepare", {"index": ""}, "", ["index", "bigearthnet", *sys.argv[1:]], print))
+    run_entry(lambda: dispatch("fgmae_bench.prepare", {"index": ""}, "", print, ["index", "bigearthnet", *sys.argv[1:]]))
 """
 
 
@@ -260,4 +260,4 @@ def test_lists_that_are_incomplete_or_no_lists_are_named(raw_root, tmp_path, run
 
 def test_dataset_of_another_layout_needs_no_index():
     with pytest.raises(BenchError, match="EuroSAT-SAR has layout 'class_folders', which needs no index"):
-        dispatch("fgmae_bench.prepare", {"index": ""}, "", ["index", "eurosat"], print)
+        dispatch("fgmae_bench.prepare", {"index": ""}, "", print, ["index", "eurosat"])

@@ -90,7 +90,7 @@ def links(root, tmp_path, server, capsys):
     def run(*flags):
         out = tmp_path / "links.csv"
         common = ("--data_path", root, "--workers", 1, "--links", out, "--catalogue", server.base, "--rate", 1000)
-        dispatch("fgmae_bench.prepare", {"index": ""}, "", ["index", "bigearthnet", *map(str, (*common, *flags))], print)
+        dispatch("fgmae_bench.prepare", {"index": ""}, "", print, ["index", "bigearthnet", *map(str, (*common, *flags))])
         with open(out, newline="") as stream:
             return list(csv.reader(stream)), capsys.readouterr()
 
@@ -249,4 +249,4 @@ def test_killed_run_asks_only_for_the_rest(root, tmp_path, server):
 
 def _run(root, out, base):
     flags = ("--data_path", root, "--workers", 1, "--links", out, "--catalogue", base, "--rate", 1000)
-    dispatch("fgmae_bench.prepare", {"index": ""}, "", ["index", "bigearthnet", *map(str, flags)], print)
+    dispatch("fgmae_bench.prepare", {"index": ""}, "", print, ["index", "bigearthnet", *map(str, flags)])

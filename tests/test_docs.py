@@ -155,7 +155,7 @@ def check_package(module: str, argv: list[str]) -> None:
     command, caught = importlib.import_module(f"{package}.{argv[0]}"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "main", caught.append)
-        dispatch(package, listed, "", argv, print)
+        dispatch(package, listed, "", print, argv)
     (given,) = caught
     for key in ("dataset", "what"):
         if key in given and not PLACEHOLDER.fullmatch(given[key]):

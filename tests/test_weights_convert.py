@@ -11,7 +11,7 @@ import torch
 from commands import call, listing, refused
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_checkpoints import ENCODER, TINY, arrays, expected_features, features, nested, renamed, tiny_vit
+from tiny_checkpoints import ENCODER, TINY, arrays, expected_features, features, nested, renamed, tiny_vit
 from torch import nn
 
 from fgmae_bench.backbones import build_backbone
