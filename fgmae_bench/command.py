@@ -23,7 +23,6 @@ def run_command(module: str, doc: str, ignored: tuple[str, ...], what: str, engi
     `ignored` flags mean nothing for `what`: accepted, named in one warning, and noted in the record.
     """
     rank0 = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.INFO if rank0 else logging.ERROR, format="%(message)s", stream=sys.stderr)
     given, config, skipped = parse_run(module, doc, sys.argv[1:], ignored)
     card = load_card(str({**config, **given}["dataset"]))
     runs = compose(module, given, card, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -58,18 +59,22 @@ def os_error(error: OSError, path: object) -> BenchError:
 def run_entry(main: Callable[[], int | None]) -> None:
     """Run an entry point and end the process with the exit code of the interface.
 
-    Only rank 0 says the line; `FGMAE_BENCH_DEBUG=1` shows the traceback as well.
+    What is logged goes to standard error as plain lines; only rank 0 says them and the line of an error.
+    `FGMAE_BENCH_DEBUG=1` shows the traceback as well.
     """
+    rank0 = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.WARNING if rank0 else logging.ERROR, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("fgmae_bench").setLevel(logging.INFO if rank0 else logging.ERROR)
     try:
         code = main() or EXIT_DONE
     except (BenchError, RunFailed) as error:
         if os.environ.get("FGMAE_BENCH_DEBUG") == "1":
             traceback.print_exc()
-        if os.environ.get("RANK", "0") == "0":
+        if rank0:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = EXIT_BAD_INPUT if isinstance(error, BenchError) else EXIT_FAILED
     except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":
+        if rank0:
             print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
     except BrokenPipeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import sys
 import types
 import typing
 from collections.abc import Callable
@@ -33,11 +34,12 @@ class Parser(argparse.ArgumentParser):
         return vars(known)
 
 
-def dispatch(package: str, commands: dict[str, str], doc: str, argv: list[str], say: Callable[[str], object]) -> None:
-    """Hand a command line to one of a package's commands: modules with `add_flags(parser)` and `main(given)`.
+def dispatch(package: str, commands: dict[str, str], doc: str, say: Callable[[str], object], argv: list[str] | None = None) -> None:
+    """Hand a command line, the process's own unless given, to one of a package's commands: modules with `add_flags` and `main`.
 
     `commands` maps names to what they do. Raises BenchError on an unknown command.
     """
+    argv = sys.argv[1:] if argv is None else argv
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
         lines = "\n".join(f"  {command:<9} {text}" for command, text in commands.items())

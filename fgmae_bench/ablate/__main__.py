@@ -8,10 +8,6 @@ Expected: a model that is scored by labels mapped twice loses nearly everything,
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-
 from fgmae_bench.ablate.asked import say
 from fgmae_bench.errors import run_entry
 from fgmae_bench.flags import dispatch
@@ -25,9 +21,7 @@ COMMANDS = {
 
 def main() -> None:
     """Hand the command line to one command."""
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    dispatch("fgmae_bench.ablate", COMMANDS, __doc__ or "", sys.argv[1:], say)
+    dispatch("fgmae_bench.ablate", COMMANDS, __doc__ or "", say)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,6 @@ python -m fgmae_bench.prepare inspect eurosat --data_path DIR
 
 from __future__ import annotations
 
-import logging
-import sys
-
 from fgmae_bench.errors import run_entry
 from fgmae_bench.flags import dispatch
 
@@ -26,8 +23,7 @@ COMMANDS = {
 
 def main() -> None:
     """Hand the command line to one command."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    dispatch("fgmae_bench.prepare", COMMANDS, __doc__ or "", sys.argv[1:], print)
+    dispatch("fgmae_bench.prepare", COMMANDS, __doc__ or "", print)
 
 
 if __name__ == "__main__":

@@ -17,20 +17,21 @@ from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.flags import spellings
 
 SEED = 0
+Marker = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """How a world is asked for: the flag that says how much of it, and what writes it: (folder, how much, seed) to (images, new).
+    """How a world is asked for: the flag that says how much of it, and what writes it: (folder, how much, seed) to its marker.
 
-    `write_sized`, of worlds whose images may be smaller than the true ones, takes pixels on a side as well.
+    What writes a `sized` world, whose images may be smaller than the true ones, takes `size`, pixels on a side, as well.
     """
 
     flag: str
     default: int
     unit: str
-    write: Callable[[Path, int, int], tuple[int, bool]]
-    write_sized: Callable[[Path, int, int, int], tuple[int, bool]] | None = None
+    write: Callable[..., Marker]
+    sized: bool = False
     following: str = "linear --dataset {name} --data_path {data_path} --weights random --features cached"  # the command to try next
 
 
@@ -46,7 +47,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         text = ", ".join(f"{unit}, for {named[unit, default]} (default: {default})" for unit, default in kinds)
         metavar = next(iter(asked.values())).unit.split()[0].upper()
         parser.add_argument(*spellings(flag), type=int, metavar=metavar, help=text)
-    sized = ", ".join(name for name, world in WORLDS.items() if world.write_sized)
+    sized = ", ".join(name for name, world in WORLDS.items() if world.sized)
     parser.add_argument("--size", type=int, metavar="PIXELS", help=f"pixels on a side, for {sized} (default: as in truth)")
     parser.add_argument("--seed", type=int, metavar="SEED", help=f"another seed gives another world (default: {SEED})")
 
@@ -62,53 +63,44 @@ def main(given: dict[str, Any]) -> None:
             raise BenchError(f"--{other.flag} means nothing for {name}", f"say --{world.flag}: {world.unit}")
     data_path = Path(given.get("data_path", Path("datasets") / f"{name}-synthetic" / "data"))
     asked = (data_path, given.get(world.flag, world.default), given.get("seed", SEED))
-    if "size" not in given:
-        images, written = world.write(*asked)
-    elif world.write_sized is None:
+    if "size" in given and not world.sized:
         raise BenchError(f"--size means nothing for {name}", "leave it out")
-    else:
-        images, written = world.write_sized(*asked, given["size"])
-    state = "written to" if written else "already lie in"
+    from fgmae_bench.worlds.folder import read_marker
+
+    before = read_marker(data_path)
+    marker = world.write(*asked, **({"size": given["size"]} if "size" in given else {}))
+    images = sum(marker["counts"].values())
+    state = "already lie in" if before and before["fingerprint"] == marker["fingerprint"] else "written to"
     following = f"python -m fgmae_bench.{world.following.format(name=name, data_path=data_path)}"
     print(f"{images} synthetic images (no real data) {state} {data_path}; next: {following}")
 
 
-def _eurosat(data_path: Path, per_class: int, seed: int) -> tuple[int, bool]:
-    """(images, whether they were written now). Imported here so that --help does not wait for the image libraries."""
-    from fgmae_bench.worlds.eurosat import read_marker, write_eurosat
+def _eurosat(data_path: Path, per_class: int, seed: int) -> Marker:
+    """Imported here, as below, so that --help does not wait for the image libraries."""
+    from fgmae_bench.worlds.eurosat import write_eurosat
 
-    before = read_marker(data_path)
-    marker = write_eurosat(data_path, per_class=per_class, seed=seed, progress=True)
-    return sum(marker["counts"].values()), marker != before
+    return write_eurosat(data_path, per_class=per_class, seed=seed, progress=True)
 
 
-def _bigearthnet(data_path: Path, patches: int, seed: int) -> tuple[int, bool]:
-    """(patches, whether they were written now)."""
-    from fgmae_bench.worlds.bigearthnet import read_marker, write_bigearthnet
+def _bigearthnet(data_path: Path, patches: int, seed: int) -> Marker:
+    from fgmae_bench.worlds.bigearthnet import write_bigearthnet
 
-    before = read_marker(data_path)
-    marker = write_bigearthnet(data_path, patches=patches, seed=seed, progress=True)
-    return marker["counts"]["patches"], marker != before
+    return write_bigearthnet(data_path, patches=patches, seed=seed, progress=True)
 
 
-def _bigearthnet_v2(data_path: Path, patches: int, seed: int) -> tuple[int, bool]:
-    """(patches, whether they were written now)."""
-    from fgmae_bench.worlds.bigearthnet_v2 import read_marker, write_bigearthnet_v2
+def _bigearthnet_v2(data_path: Path, patches: int, seed: int) -> Marker:
+    from fgmae_bench.worlds.bigearthnet_v2 import write_bigearthnet_v2
 
-    before = read_marker(data_path)
-    marker = write_bigearthnet_v2(data_path, patches=patches, seed=seed, progress=True)
-    return marker["counts"]["patches"], marker != before
+    return write_bigearthnet_v2(data_path, patches=patches, seed=seed, progress=True)
 
 
-def _dfc(world: str) -> Callable[..., tuple[int, bool]]:
-    """What writes one of the worlds of worlds/dfc.py: (tiles, whether they were written now)."""
+def _dfc(world: str) -> Callable[..., Marker]:
+    """What writes one of the worlds of worlds/dfc.py."""
 
-    def write(data_path: Path, tiles: int, seed: int, size: int | None = None) -> tuple[int, bool]:
-        from fgmae_bench.worlds.dfc import SIZE, read_marker, write_dfc
+    def write(data_path: Path, tiles: int, seed: int, size: int | None = None) -> Marker:
+        from fgmae_bench.worlds.dfc import SIZE, write_dfc
 
-        before = read_marker(data_path)
-        marker = write_dfc(data_path, world=world, tiles=tiles, seed=seed, size=SIZE if size is None else size, progress=True)
-        return sum(marker["counts"].values()), marker != before
+        return write_dfc(data_path, world=world, tiles=tiles, seed=seed, size=SIZE if size is None else size, progress=True)
 
     return write
 
@@ -118,6 +110,6 @@ WORLDS = {
     "eurosat": World(flag="per_class", default=40, unit="images a class", write=_eurosat),
     "bigearthnet": World(flag="patches", default=600, unit="patches in all", write=_bigearthnet),
     "bigearthnet_v2": World(flag="patches", default=600, unit="patches in all", write=_bigearthnet_v2),
-    "dfc2020": World(flag="tiles", default=96, unit="tiles in all", write=_dfc("dfc2020"), write_sized=_dfc("dfc2020"), following=INSPECT),
-    "sen12ms": World(flag="tiles", default=96, unit="tiles in all", write=_dfc("sen12ms"), write_sized=_dfc("sen12ms"), following=INSPECT),
+    "dfc2020": World(flag="tiles", default=96, unit="tiles in all", write=_dfc("dfc2020"), sized=True, following=INSPECT),
+    "sen12ms": World(flag="tiles", default=96, unit="tiles in all", write=_dfc("sen12ms"), sized=True, following=INSPECT),
 }

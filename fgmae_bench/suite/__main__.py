@@ -9,9 +9,6 @@ Expected: a line for each run; exit code 0, 3 where runs failed (their logs are 
 
 from __future__ import annotations
 
-import logging
-import sys
-
 from fgmae_bench.errors import run_entry
 from fgmae_bench.flags import dispatch
 from fgmae_bench.suite.flags import say
@@ -26,8 +23,7 @@ COMMANDS = {
 
 def main() -> None:
     """Hand the command line to one command."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    dispatch("fgmae_bench.suite", COMMANDS, __doc__ or "", sys.argv[1:], say)
+    dispatch("fgmae_bench.suite", COMMANDS, __doc__ or "", say)
 
 
 if __name__ == "__main__":

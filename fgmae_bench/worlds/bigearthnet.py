@@ -21,7 +21,7 @@ from fgmae_bench.files import appearing, write_json, write_text
 from fgmae_bench.randomness import generator
 from fgmae_bench.worlds.bigearthnet_land import SIZE, draw_labels, paint
 from fgmae_bench.worlds.bigearthnet_tiles import TILES, Tile
-from fgmae_bench.worlds.folder import MARKER, encode, fingerprinted, read_marker
+from fgmae_bench.worlds.folder import MARKER, already_there, encode, fingerprinted
 from fgmae_bench.worlds.scene import Array, observe
 
 WORLD, VERSION = "bigearthnet", 1  # the version changes whenever a seed gives other pixels
@@ -117,14 +117,10 @@ def write_bigearthnet(root: Path, *, patches: int = 600, seed: int = 0, progress
     marker is `SYNTHETIC.json`. The folder appears whole, by rename; one that already holds this very world is left as it is.
     Raises BenchError on a number of patches outside 1 ... MAX_PATCHES, a folder that holds anything else, and a full disk.
     """
-    if not 1 <= patches <= MAX_PATCHES:
-        raise BenchError(f"patches is {patches}", f"ask for 1 to {MAX_PATCHES} patches")
     root = Path(root).resolve()
-    marker = fingerprinted({"world": WORLD, "version": VERSION, "seed": seed, "counts": {"patches": patches}})
-    present = read_marker(root)
-    if present is not None and present["fingerprint"] == marker["fingerprint"]:
-        log.info("%s already holds this world", root)
-        return present
+    marker = describe_world(WORLD, VERSION, seed, patches, MAX_PATCHES)
+    if already_there(root, marker):
+        return marker
     lists: dict[str, list[str]] = {name: [] for name in SPLITS}
     with appearing(root) as partial:
         for number in tqdm(range(patches), unit="patch", disable=None if progress else True):
@@ -136,6 +132,13 @@ def write_bigearthnet(root: Path, *, patches: int = 600, seed: int = 0, progress
             write_text(partial / "splits" / f"{name}.csv", "".join(lines))
         write_json(partial / MARKER, marker)
     return marker
+
+
+def describe_world(world: str, version: int, seed: int, patches: int, most: int) -> dict[str, Any]:
+    """The marker of a world of `patches` patches; raises BenchError where they are none or more than `most`."""
+    if not 1 <= patches <= most:
+        raise BenchError(f"patches is {patches}", f"ask for 1 to {most} patches")
+    return fingerprinted({"world": world, "version": version, "seed": seed, "counts": {"patches": patches}})
 
 
 def write_patch(root: Path, patch: Patch, backscatter_db: Array) -> None:

@@ -21,12 +21,11 @@ from fgmae_bench.data.bigearthnet.labels import multi_hot, nomenclature
 from fgmae_bench.data.bigearthnet.metadata import CLEAR, COVERED
 from fgmae_bench.data.bigearthnet.names import parse_s2
 from fgmae_bench.data.bigearthnet.scan import S1_FOLDER
-from fgmae_bench.errors import BenchError
 from fgmae_bench.files import appearing, replacing, write_json
 from fgmae_bench.randomness import generator
-from fgmae_bench.worlds.bigearthnet import CLUSTER, Patch, chip, patch_of, write_bands
+from fgmae_bench.worlds.bigearthnet import CLUSTER, Patch, chip, describe_world, patch_of, write_bands
 from fgmae_bench.worlds.bigearthnet_tiles import TILES
-from fgmae_bench.worlds.folder import MARKER, fingerprinted, read_marker
+from fgmae_bench.worlds.folder import MARKER, already_there
 
 WORLD, VERSION = "bigearthnet_v2", 1  # the version changes whenever a seed gives other files
 MAX_PATCHES = 20_000
@@ -82,14 +81,10 @@ def write_bigearthnet_v2(root: Path, *, patches: int = 600, seed: int = 0, progr
     holds this very world is left as it is. Raises BenchError on a number of patches outside 1 ... MAX_PATCHES, a folder that
     holds anything else, and a full disk.
     """
-    if not 1 <= patches <= MAX_PATCHES:
-        raise BenchError(f"patches is {patches}", f"ask for 1 to {MAX_PATCHES} patches")
     root = Path(root).resolve()
-    marker = fingerprinted({"world": WORLD, "version": VERSION, "seed": seed, "counts": {"patches": patches}})
-    present = read_marker(root)
-    if present is not None and present["fingerprint"] == marker["fingerprint"]:
-        log.info("%s already holds this world", root)
-        return present
+    marker = describe_world(WORLD, VERSION, seed, patches, MAX_PATCHES)
+    if already_there(root, marker):
+        return marker
     rows = []
     with appearing(root) as partial:
         for patch in tqdm(islice(patches_of(seed), patches), total=patches, unit="patch", disable=None if progress else True):

@@ -19,7 +19,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.files import appearing, write_json
 from fgmae_bench.randomness import generator
 from fgmae_bench.worlds.dfc_land import DFC_LANDSCAPES, LANDSCAPES, draw_classes, modis, paint, truth
-from fgmae_bench.worlds.folder import MARKER, TAG, fingerprinted, read_marker
+from fgmae_bench.worlds.folder import MARKER, TAG, already_there, fingerprinted
 from fgmae_bench.worlds.scene import MARGIN, Array, observe
 
 VERSION = 1  # changes whenever a seed gives other pixels
@@ -111,10 +111,8 @@ def write_dfc(
     counts = _counts(folders, tiles)
     stated = {f"{folder.collection}/{folder.folder}": count for folder, count in zip(folders, counts, strict=True)}
     marker = fingerprinted({"world": world, "version": VERSION, "seed": seed, "size": size, "counts": stated})
-    present = read_marker(root)
-    if present is not None and present["fingerprint"] == marker["fingerprint"]:
-        log.info("%s already holds this world", root)
-        return present
+    if already_there(root, marker):
+        return marker
     todo = [(folder, patch) for folder, count in zip(folders, counts, strict=True) for patch in range(count)]
     with appearing(root) as partial:
         for folder, patch in tqdm(todo, unit="tile", disable=None if progress else True):

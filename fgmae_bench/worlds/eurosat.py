@@ -16,7 +16,7 @@ from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.files import appearing, write_json
 from fgmae_bench.randomness import generator
 from fgmae_bench.worlds import covers
-from fgmae_bench.worlds.folder import MARKER, encode, fingerprinted, read_marker
+from fgmae_bench.worlds.folder import MARKER, already_there, encode, fingerprinted
 from fgmae_bench.worlds.scene import Array, forest, observe, pasture
 
 WORLD, VERSION = "eurosat", 1  # the version changes whenever a seed gives other pixels
@@ -88,10 +88,8 @@ def write_eurosat(
     """
     root = Path(root).resolve()
     marker = describe(_counts(per_class, classes), seed)
-    present = read_marker(root)
-    if present is not None and present["fingerprint"] == marker["fingerprint"]:
-        log.info("%s already holds this world", root)
-        return present
+    if already_there(root, marker):
+        return marker
     with appearing(root) as partial:
         numbers = [(name, number) for name, count in marker["counts"].items() for number in range(1, count + 1)]
         for name in marker["counts"]:

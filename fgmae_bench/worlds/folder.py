@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fgmae_bench import __version__
 from fgmae_bench.errors import os_error
 from fgmae_bench.worlds.scene import Array
 
+log = logging.getLogger(__name__)
 MARKER = "SYNTHETIC.json"
 TAG = "FGMAE_BENCH_SYNTHETIC"
 
@@ -38,6 +40,15 @@ def fingerprinted(facts: dict[str, Any]) -> dict[str, Any]:
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
     return {**facts, "made_by": f"fgmae_bench {__version__}", "fingerprint": fingerprint}
+
+
+def already_there(root: Path, marker: dict[str, Any]) -> bool:
+    """Whether `root` already holds the very world that `marker` describes; says so."""
+    present = read_marker(root)
+    if present is None or present["fingerprint"] != marker["fingerprint"]:
+        return False
+    log.info("%s already holds this world", root)
+    return True
 
 
 def read_marker(root: Path) -> dict[str, Any] | None:
