@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -50,15 +51,20 @@ def clip_to_quantiles(images: Images, valid: Valid, joint: bool) -> Images:
     return np.clip(images, limits[:, :, 0], limits[:, :, 1])
 
 
+@lru_cache(maxsize=16)
+def _window(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Lower end and width (C, 1, 1) of m - 2s .. m + 2s, each rounded to float32 once, not to be written to."""
+    ends = [(m - 2 * s, m + 2 * s) for m, s in zip(mean, std, strict=True)]
+    low, width = np.array([(low, high - low) for low, high in ends], np.float32).T[:, :, None, None]
+    return low, width
+
+
 def _to_bytes(images: Images, contract: InputContract) -> NDArray[np.uint8]:
     """(x - (m - 2s)) / (4s) x 255, clipped to [0, 255], truncated to uint8: the window m - 2s .. m + 2s of the transfer code."""
-    scaled = images
-    for band, (mean, std) in enumerate(zip(contract.mean, contract.std, strict=True)):
-        low, high = mean - 2 * std, mean + 2 * std
-        plane = scaled[:, band]
-        plane -= np.float32(low)
-        plane /= np.float32(high - low)
-        plane *= np.float32(255.0)
+    low, width = _window(contract.mean, contract.std)
+    scaled = images - low
+    scaled /= width
+    scaled *= np.float32(255.0)
     with np.errstate(invalid="ignore"):  # NaN lies under the mask and is filled by the caller
         return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
 
@@ -78,14 +84,14 @@ def limit_levels(levels: NDArray[np.uint8]) -> tuple[int, int] | None:
 
 def _clipped_as_levels(images: Images, contract: InputContract) -> NDArray[np.uint8]:
     """The same bytes as of a clip per band before `_to_bytes`: each of its operations keeps the order of values, rounding included."""
-    levels = _to_bytes(images.copy(), contract)
+    levels = _to_bytes(images, contract)
     for image, planes in zip(images, levels, strict=True):
         for band, plane in enumerate(planes):
             known = limit_levels(plane)
             if known is None:
-                limits = np.zeros((1, len(planes), len(QUANTILES)), np.float32)
+                limits = np.zeros((1, len(planes), 1, len(QUANTILES)), np.float32)
                 limits[0, band] = row_quantiles(image[band].reshape(1, -1), QUANTILES)
-                low, high = _to_bytes(limits, contract)[0, band].tolist()
+                low, high = _to_bytes(limits, contract)[0, band, 0].tolist()
                 known = low, high
             np.clip(plane, *known, out=plane)
     return levels

@@ -166,7 +166,7 @@ def test_limits_are_told_from_levels_for_most_images_and_only_where_they_are_cer
     told = []
     for image in [*scenes.values(), *synthetic(20)]:
         levels = normalizers._to_bytes(image[None].copy(), NATIVE)[0]
-        limits = normalizers._to_bytes(row_quantiles(image.reshape(2, -1), (0.01, 0.99))[None], NATIVE)[0]
+        limits = normalizers._to_bytes(row_quantiles(image.reshape(2, -1), (0.01, 0.99))[None, :, None], NATIVE)[0, :, 0]
         for plane, expected in zip(levels, limits.tolist(), strict=True):
             found = limit_levels(plane)
             told.append(found is not None)

@@ -195,4 +195,7 @@ def bands_of(tensors: Mapping[str, NDArray[Any]], bands: tuple[str, ...], where:
         raise BenchError(f"{where}: holds {sorted(tensors)}, not {' and '.join(bands)} as float32 images", "write the pack again")
     if planes[0].shape != planes[1].shape:
         raise BenchError(f"{where}: {' and '.join(bands)} differ in size", "write the pack again")
-    return np.stack(planes)
+    image = np.empty((len(planes), *planes[0].shape), np.float32)
+    for target, plane in zip(image, planes, strict=True):
+        target[:] = plane
+    return image

@@ -201,7 +201,8 @@ class _ReadyFor:
         where the image is `whole`, as it is drawn beside its labels.
         """
         seen = image if whole or valid is not None else image[:, ::4, ::4]
-        db: NDArray[np.float32] = (seen * self.step + self.low)[[self.order.index(band) for band in range(len(image))]]
+        db: NDArray[np.float32] = seen * self.step + self.low
+        db = db if self.order == (0, 1) else db[[self.order.index(band) for band in range(len(image))]]
         if valid is not None and valid.shape != db.shape:
             db = np.stack([cv2.resize(plane, valid.shape[:0:-1], interpolation=cv2.INTER_NEAREST) for plane in db])
         return db
