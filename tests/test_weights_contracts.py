@@ -194,7 +194,11 @@ def test_features_are_those_of_torchgeos_own_forward_with_the_same_weights(tmp_p
 @needs_torchgeo
 def test_torchgeos_models_run_through_linear_under_our_contract(tmp_path):
     flags = ("--weights", "random", "--features", "cached", "--epochs", "1", "--batch_size", "16", *FOLDERS)
-    for model, size, normalizer in (("croma_base", "32", "croma"), ("copernicusfm_base", "32", "zscore")):
+    for model, size, normalizer in (
+        ("croma_base", "32", "croma"),
+        ("copernicusfm_base", "32", "zscore"),
+        ("dofa_base_patch16_224", "224", "zscore"),
+    ):
         result = call(
             "linear", "--dataset", "eurosat", "--data_path", shared_world(5), "--model", model, "--input_size", size, *flags, cwd=tmp_path
         )
