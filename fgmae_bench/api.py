@@ -1,59 +1,85 @@
-"""The suite from Python: probe an `nn.Module` of your own as the command line would."""
+"""The suite from Python: what the command line does, with an `nn.Module` of your own."""
 
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import compose
+from fgmae_bench.cards import Card, load_card
+from fgmae_bench.config import Run, compose
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.records import Record
 
-PROBES = {"linear_probe": "sgd", "logistic_regression": "lbfgs", "knn": "knn"}
+# Protocol -> the command that runs it, and the flags that it stands for.
+PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "linear_probe": ("linear", {"probe": "sgd"}),
+    "logistic_regression": ("linear", {"probe": "lbfgs"}),
+    "knn": ("linear", {"probe": "knn"}),
+    "finetune": ("finetune", {}),
+    "frozen_upernet": ("segment", {"freeze_backbone": True, "head": "upernet"}),
+    "frozen_linear": ("segment", {"freeze_backbone": True, "head": "linear"}),
+    "segmentation_finetune": ("segment", {"freeze_backbone": False}),
+}
 
 
 def evaluate(
-    model: nn.Module,
-    dataset: str | os.PathLike[str],
-    protocol: Literal["linear_probe", "logistic_regression", "knn"] = "linear_probe",
-    *,
-    name: str,
-    input_size: int = 224,
-    normalizer: str = "fgmae",
-    **flags: Any,
-) -> Record:
-    """Probe `model` on `dataset` and return the record, which is also stored; a run that is recorded is not repeated.
+    model: nn.Module, dataset: str | os.PathLike[str], protocol: str = "linear_probe", *, name: str, input_size: int | None = None,
+    normalizer: str = "fgmae", **flags: Any,
+) -> Record:  # fmt: skip
+    """Adapt `model` to `dataset` by `protocol` and return the record, which is also stored; a run that is recorded is not repeated.
 
     Args:
-        model: maps (B, 2, S, S) float32 in the normaliser's range, bands VV and VH, to (B, D) or to a map (B, D, h, w).
-            It is put into evaluation mode and its parameters are frozen.
+        model: maps (B, 2, S, S) float32 in the normaliser's range, bands VV and VH, to (B, D) or to a map (B, D, h, w), which
+            segmentation needs unless it is one of timm's ViTs or pyramids. A probe puts it into evaluation mode and freezes its
+            parameters; what trains it further trains a copy.
         dataset: a dataset's name, or the path of a card.
-        protocol: what is fitted on the frozen features.
+        protocol: `linear_probe`, `logistic_regression`, `knn`, `finetune`, `frozen_upernet`, `frozen_linear` or
+            `segmentation_finetune`.
         name: the model's name in records and tables.
-        input_size: S, in pixels.
+        input_size: S, in pixels; by default 224, and the size of the data for segmentation.
         normalizer: what the model expects, see `fgmae_bench.normalizers`.
-        flags: any flag of `python -m fgmae_bench.linear`, such as `data_path`, `split`, `lr`, `features`, `results_dir`.
+        flags: any flag of the protocol's command (`python -m fgmae_bench.linear`, `finetune` or `segment`), such as `data_path`,
+            `split`, `lr`, `features`, `results_dir`.
 
     Raises BenchError on bad input.
 
     """
-    from fgmae_bench.probe.engine import run_probe
-
-    if protocol not in PROBES:
-        raise unknown("protocol", protocol, PROBES)
+    if protocol not in PROTOCOLS:
+        raise unknown("protocol", protocol, PROTOCOLS)
+    module, stands_for = PROTOCOLS[protocol]
     if flags.get("eval"):
-        raise BenchError("evaluate(eval=True)", "score a checkpoint with python -m fgmae_bench.linear --eval")
+        raise BenchError("evaluate(eval=True)", f"score a checkpoint with python -m fgmae_bench.{module} --eval")
     dataset = os.fspath(dataset)
-    given = {
-        **{key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in flags.items()},
-        "dataset": dataset, "probe": PROBES[protocol], "model": name, "weights": "module",
-        "input_size": input_size, "normalizer": normalizer,
-    }  # fmt: skip
     card = load_card(dataset)
-    runs = compose("linear", given, card)
+    given = {
+        **{key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in flags.items()}, **stands_for,
+        "dataset": dataset, "model": name, "weights": "module", "normalizer": normalizer,
+        **({} if input_size is None else {"input_size": input_size}),
+    }  # fmt: skip
+    if input_size is None and card.task != "segmentation":
+        given["input_size"] = 224
+    runs = compose(module, given, card)
     if len(runs) != 1:
         raise BenchError("evaluate runs one setting", "give one lr and one weight_decay")
-    return run_probe(runs, card, [], model)[0]
+    engine = {"linear": _probe, "finetune": _finetune, "segment": _segment}[module]
+    return engine(runs, card, model)[0]
+
+
+def _probe(runs: list[Run], card: Card, model: nn.Module) -> list[Record]:
+    from fgmae_bench.probe.engine import run_probe
+
+    return run_probe(runs, card, [], model)
+
+
+def _finetune(runs: list[Run], card: Card, model: nn.Module) -> list[Record]:
+    from fgmae_bench.train.finetune import run_finetune
+
+    return run_finetune(runs, card, [], model)
+
+
+def _segment(runs: list[Run], card: Card, model: nn.Module) -> list[Record]:
+    from fgmae_bench.train.segment import run_segment
+
+    return run_segment(runs, card, [], module=model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
@@ -42,11 +43,19 @@ def git_state() -> tuple[str | None, bool | None]:
 
 
 def command() -> str:
-    """The command line in the form a reader can type again."""
+    """The command line in the form a reader can type again, torchrun and its processes included."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     name = spec.name.removesuffix(".__main__") if spec else ""
-    program = f"python -m {name}" if name.startswith("fgmae_bench") else Path(sys.argv[0]).name
+    program = f"{_launcher()} -m {name}" if name.startswith("fgmae_bench") else Path(sys.argv[0]).name
     return " ".join([program, *map(shlex.quote, sys.argv[1:])])
+
+
+def _launcher() -> str:
+    """What started this process: python, or torchrun as its environment tells."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return "python"
+    machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    return f"torchrun {f'--nnodes={machines} ' if machines > 1 else ''}--nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE', '1')}"
 
 
 def now() -> str:

@@ -111,13 +111,11 @@ def make_taps(module: nn.Module, size: int, blocks: Sequence[int] | None = None)
 
     Raises BenchError on a module that gives neither blocks, nor a pyramid, nor a map.
     """
-    if isinstance(module, TokenPool):
-        return BlockMaps(module.vit, blocks)
-    if isinstance(module, VisionTransformer):
-        return BlockMaps(module, blocks)
+    inner = module.vit if isinstance(module, TokenPool) else module.inner if isinstance(module, PooledMap) else module
+    if isinstance(inner, VisionTransformer):
+        return BlockMaps(inner, blocks)
     if blocks is not None:
-        raise BenchError(f"{type(module).__name__} is no ViT and has no blocks to name", "leave the blocks out")
-    inner = module.inner if isinstance(module, PooledMap) else module
+        raise BenchError(f"{type(inner).__name__} is no ViT and has no blocks to name", "leave the blocks out")
     if hasattr(inner, "feature_info") and hasattr(inner, "forward_intermediates"):
         return PyramidMaps(inner)
     return OneMap(inner, size)

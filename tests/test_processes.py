@@ -55,6 +55,9 @@ def test_the_number_of_processes_changes_neither_head_nor_scores(world: Path, tm
         done = launch(world, tmp_path / str(processes), processes, "--features", mode)
         assert done.returncode == 0, done.stderr
         results.append(result(tmp_path / str(processes)))
+    for processes, (record, *_) in zip(sizes, results, strict=True):
+        typed = record["environment"]["command"]
+        assert typed.startswith(f"torchrun --nproc_per_node={processes} -m fgmae_bench.linear --dataset eurosat --data_path ")
     one, logits, ids, head = results[0]
     assert len(set(ids)) == len(ids) == one["dataset"]["n_test"]
     assert one["dataset"]["n_test"] % 2 or one["dataset"]["n_test"] % 3, "the split divides: the case is not tested"

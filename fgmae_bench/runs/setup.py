@@ -61,7 +61,7 @@ def set_up(
         world.together(lambda: require_present(card, first, cache))
     dataset = world.together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))
     whole = card.task == "segmentation"
-    wanted = first.model if not whole or first.model.input_size else _at_data_size(first.model, dataset)
+    wanted = first.model if not whole or first.model.input_size else _at_data_size(first.model, dataset, module)
     backbone = world.together(
         lambda: wrap_module(module, wanted) if module is not None else build_backbone(wanted, first.recipe.seed, cache, drop_path=drop_path)
     )
@@ -78,10 +78,11 @@ def set_up(
     )  # fmt: skip
 
 
-def _at_data_size(model: Model, dataset: Dataset) -> Model:
-    """The model at the size of the data, or the next smaller one that its patches divide."""
+def _at_data_size(model: Model, dataset: Dataset, module: nn.Module | None) -> Model:
+    """The model at the size of the data, or the next smaller one that its patches divide; a user's `module` is made for one size."""
     size = min(dataset.index.size or dataset.card.signal.size)
-    return dataclasses.replace(model, input_size=fitting_size(size, patch_side(model.model)))
+    patch = patch_side(model.model) if module is None else 1
+    return dataclasses.replace(model, input_size=fitting_size(size, patch))
 
 
 def facts_of(dataset: Dataset, backbone: Backbone) -> dict[str, object]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from copy import deepcopy
 from typing import Any
 
 import torch
+from torch import nn
 
 from fgmae_bench.cards import Card
 from fgmae_bench.config import Run, run_id
@@ -43,9 +45,12 @@ from fgmae_bench.train.resolve import (
 PROTOCOL = "finetune"
 
 
-def run_finetune(runs: list[Run], card: Card, notes: list[dict[str, str]]) -> list[Record]:
-    """Fine-tune each run of a grid and return the records in order; runs whose record exists are read, not repeated."""
-    return run_each(runs, lambda run, world, device: prepare(run, card, notes, world, device, len(runs)))
+def run_finetune(runs: list[Run], card: Card, notes: list[dict[str, str]], module: nn.Module | None = None) -> list[Record]:
+    """Fine-tune each run of a grid and return the records in order; runs whose record exists are read, not repeated.
+
+    A copy of `module` stands in for the backbone that the runs name (see `fgmae_bench.evaluate`).
+    """
+    return run_each(runs, lambda run, world, device: prepare(run, card, notes, world, device, len(runs), deepcopy(module)))
 
 
 def evaluate_checkpoint(runs: list[Run], card: Card) -> dict[str, Any]:
@@ -53,12 +58,14 @@ def evaluate_checkpoint(runs: list[Run], card: Card) -> dict[str, Any]:
     return score_checkpoint(runs, lambda run, world, device: prepare(run, card, [], world, device, 1))
 
 
-def prepare(run: Run, card: Card, notes: list[dict[str, str]], world: World, device: torch.device, grid: int) -> Prepared:
+def prepare(
+    run: Run, card: Card, notes: list[dict[str, str]], world: World, device: torch.device, grid: int, module: nn.Module | None = None
+) -> Prepared:  # fmt: skip
     """Fill in everything that card, contract and hardware decide, and build model and job."""
     recipe, execution = run.recipe, run.execution
     _require_even(recipe)
     be_deterministic(execution.deterministic)
-    setup = set_up(run, card, world, device, drop_path=recipe.drop_path)
+    setup = set_up(run, card, world, device, module, drop_path=recipe.drop_path)
     make_plan(recipe, len(setup.dataset.parts.train), world.size)
     backbone = world.together(lambda: trainable(setup.backbone))
     dataset = world.in_turn(lambda: only_usable(setup.dataset, run, setup.cache))
@@ -105,9 +112,9 @@ def prepare(run: Run, card: Card, notes: list[dict[str, str]], world: World, dev
     )  # fmt: skip
 
 
-def synchronised(norm: torch.nn.Module, dim: int) -> torch.nn.Module:
+def synchronised(norm: nn.Module, dim: int) -> nn.Module:
     """The same batch norm over all processes; anything else as it is."""
-    return SyncBatchNorm(dim, eps=norm.eps, affine=norm.affine) if isinstance(norm, torch.nn.BatchNorm1d) else norm
+    return SyncBatchNorm(dim, eps=norm.eps, affine=norm.affine) if isinstance(norm, nn.BatchNorm1d) else norm
 
 
 def _require_statistics(recipe: FinetuneRecipe, plan: Plan) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
+from torch import nn
 
 from fgmae_bench.backbones import Backbone
 from fgmae_bench.bank import Bank, fill_bank
@@ -73,9 +75,14 @@ class Defects:
 NONE = Defects()
 
 
-def run_segment(runs: list[Run], card: Card, notes: list[dict[str, str]], defects: Defects = NONE) -> list[Record]:
-    """Train each run of a grid and return the records in order; runs whose record exists are read, not repeated."""
-    return run_each(runs, lambda run, world, device: prepare(run, card, notes, world, device, len(runs), defects))
+def run_segment(
+    runs: list[Run], card: Card, notes: list[dict[str, str]], defects: Defects = NONE, module: nn.Module | None = None
+) -> list[Record]:  # fmt: skip
+    """Train each run of a grid and return the records in order; runs whose record exists are read, not repeated.
+
+    A copy of `module` stands in for the backbone that the runs name (see `fgmae_bench.evaluate`).
+    """
+    return run_each(runs, lambda run, world, device: prepare(run, card, notes, world, device, len(runs), defects, deepcopy(module)))
 
 
 def evaluate_checkpoint(runs: list[Run], card: Card) -> dict[str, Any]:
@@ -91,7 +98,8 @@ def label_maps(run: Run, card: Card) -> tuple[LabelMap, LabelMap]:
 
 
 def prepare(
-    run: Run, card: Card, notes: list[dict[str, str]], world: World, device: torch.device, grid: int, defects: Defects = NONE
+    run: Run, card: Card, notes: list[dict[str, str]], world: World, device: torch.device, grid: int, defects: Defects = NONE,
+    module: nn.Module | None = None,
 ) -> Prepared:  # fmt: skip
     """Fill in everything that card, contract and hardware decide, and build model and job."""
     recipe, execution = run.recipe, run.execution
@@ -104,7 +112,7 @@ def prepare(
     if execution.panels > MAX_PANELS:
         raise BenchError(f"--panels is {execution.panels}", f"give {MAX_PANELS} or less")
     recipe = _resolved_features(recipe, device)
-    setup = set_up(run, card, world, device, drop_path=recipe.drop_path, tasks=("segmentation",), classes=classes)
+    setup = set_up(run, card, world, device, module, drop_path=recipe.drop_path, tasks=("segmentation",), classes=classes)
     dataset = world.in_turn(lambda: only_usable(setup.dataset, run, setup.cache))
     dataset = world.in_turn(
         lambda: with_labels(
@@ -203,7 +211,7 @@ def _labels(label_map: LabelMap, instead: ToIds | None) -> Labels:
     return Labels(source=label_map.source.name, to_ids=instead or label_map, classes=scheme.classes, colours=scheme.colours)
 
 
-def _maps(setup: Setup, dataset: Dataset, taps: torch.nn.Module, device: torch.device, world: World, workers: int) -> Bank:
+def _maps(setup: Setup, dataset: Dataset, taps: nn.Module, device: torch.device, world: World, workers: int) -> Bank:
     """The frozen maps of every image that is used, computed once, ever."""
     module = FlatMaps(taps).to(device)
     count = sum(d * h * w for d, h, w in map_shapes(taps, setup.backbone.contract.size))
