@@ -43,6 +43,8 @@ class Split:
     block_patches: int | None = None  # tile: side of the blocks that tiles are cut into; None keeps tiles whole
     buffer_patches: int | None = None  # tile: patches left out between two parts
     files: dict[str, str] = field(default_factory=dict)  # lists: split name to file name
+    header: str = ""  # lists: how a first line begins that names columns
+    suffix: str = ""  # lists: what stands between the name of a sample and the ending of its file
     absent_tolerance: float = 0.0  # lists: share of a list's names that the data may lack
     counts: dict[str, int] = field(default_factory=dict)  # lists: published sizes of train, val, test, and what is excluded
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # groups: patterns such as `ROIs1158_spring/s1_63` by part

@@ -1,8 +1,7 @@
-"""Which samples train, select and test: stratified, spatial, tile, random and list splits, and nested few-label subsets."""
+"""Which samples train, select and test: stratified, spatial, tile and random splits, lists, and nested few-label subsets."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -16,13 +15,12 @@ from fgmae_bench.cards import Card, Split
 from fgmae_bench.config import Data
 from fgmae_bench.data.dfc.parts import group_parts
 from fgmae_bench.data.index import Index
+from fgmae_bench.data.list_splits import PARTS, list_files, published_lists, rows_of_lists, said_leaky
 from fgmae_bench.data.multilabel_splits import random_parts, tile_parts
 from fgmae_bench.data.spatial import spatial_parts
-from fgmae_bench.data.text_lists import read_lines
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.randomness import keyed_order
 
-PARTS = ("train", "val", "test")
 Rows = NDArray[np.int64]
 
 log = logging.getLogger("fgmae_bench")
@@ -44,10 +42,10 @@ def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
     name = data.split or card.default_split
     if name in card.splits:
         split = card.splits[name]
-        folder = _published_lists(card, index, split, name) if split.kind == "lists" else None
+        folder = published_lists(card, index, split, name) if split.kind == "lists" else None
     elif os.path.isdir(name):
         folder = Path(name)
-        split = Split(kind="lists", files=_list_files(folder), leaky=_said_leaky(folder))
+        split = Split(kind="lists", files=list_files(folder), leaky=said_leaky(folder))
     else:
         raise unknown("split", name, [*card.splits, "<folder of lists>"])
     if split.kind == "stratified":
@@ -62,7 +60,8 @@ def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
         parts = _by_name(index, split, data.split_seed)
     else:
         assert folder is not None
-        parts = _from_lists(index, split, folder)
+        rows, left_out = rows_of_lists(index, split, folder)
+        parts = Parts(**rows, leaky=split.leaky, left_out=left_out)
     _refuse_empty_classes(card, index, parts, name)
     return parts
 
@@ -153,96 +152,6 @@ def _by_group(index: Index, split: Split) -> Parts:
         return Parts(train=rows, val=rows[:0], test=rows, leaky=split.leaky)
     parts = group_parts(index, split)
     return Parts(**parts, leaky=split.leaky, left_out=len(rows) - sum(map(len, parts.values())))
-
-
-def _published_lists(card: Card, index: Index, split: Split, name: str) -> Path:
-    """The folder that holds the lists of one of the card's splits: the data, the folder around it, `splits` in both, or the card's."""
-    places = (index.root, index.root / "splits", index.root.parent, index.root.parent / "splits", card.path.parent)
-    folder = next((place for place in places if _list_file(place, split.files["train"])), index.root)
-    absent = [file for file in split.files.values() if not _list_file(folder, file)]
-    if absent:
-        place = folder if folder.is_dir() and not (folder / "data.mdb").exists() else folder.parent
-        todo = f"put the lists into {place} ({split.origin}), or name the folder that holds them with --split DIR"
-        raise BenchError(f"split '{name}' needs {', '.join(absent)}", todo)
-    return folder
-
-
-def _list_file(folder: Path, name: str) -> Path | None:
-    """A list that lies in a folder as it is or, where its name ends in .bz2, unpacked."""
-    return next((path for path in (folder / name, folder / name.removesuffix(".bz2")) if path.is_file()), None)
-
-
-def _said_leaky(folder: Path) -> bool:
-    """Whether the `split.json` that `prepare split` leaves beside lists calls them leaky; lists without it are not judged."""
-    path = folder / "split.json"
-    if not path.is_file():
-        return False
-    try:
-        return bool(json.loads(path.read_text(encoding="utf-8"))["leaky"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise BenchError(f"{path} is broken ({error})", "make the split again with prepare split") from error
-
-
-def _list_files(folder: Path) -> dict[str, str]:
-    """The one .txt or .csv file for each part whose name contains the part's name."""
-    names = sorted(path.name for path in folder.iterdir() if path.name.removesuffix(".bz2").endswith((".txt", ".csv")))
-    files: dict[str, str] = {}
-    for part in PARTS:
-        found = [name for name in names if part in name.lower()]
-        if len(found) > 1:
-            raise BenchError(f"{folder} holds several lists for {part}: {', '.join(found)}", "keep one")
-        if found:
-            files[part] = found[0]
-    for part in ("train", "test"):
-        if part not in files:
-            raise BenchError(f"{folder} holds no list for {part}", f"add {part}.txt with one file name a line")
-    return files
-
-
-def _from_lists(index: Index, split: Split, folder: Path) -> Parts:
-    """Parts from lists of file names; the ending is ignored (.jpg for .tif), a class folder before the name is optional.
-
-    A line may hold several names of one sample, separated by a comma. Raises BenchError on samples that are listed twice, and
-    where the data lacks more than the split's tolerance of a list.
-    """
-    rows_of = _names(index)
-    parts, seen = {}, dict[int, str]()
-    for part in PARTS:
-        path = _list_file(folder, split.files[part]) if part in split.files else None
-        lines, rows, absent = [line for _, line in read_lines(path)] if path else [], [], []
-        for line in lines:
-            found = next(filter(None, (_rows(rows_of, name) for name in line.split(","))), [])
-            if len(found) > 1:
-                raise BenchError(f"{path}: {line} is in several class folders", "write <class>/<file> in the lists")
-            if not found:
-                absent.append(line)
-            elif found[0] in seen:
-                raise BenchError(f"{path}: {line} is already in {seen[found[0]]}", "list each sample once")
-            else:
-                rows.append(found[0])
-                seen[found[0]] = part
-        if len(absent) > split.absent_tolerance * len(lines):
-            what = f"{path} names {len(absent)} of {len(lines)} images that are not in the data, first {absent[0]}"
-            raise BenchError(what, "complete the data or correct the list")
-        if absent:
-            log.warning("%s names %d of %d images that are not in the data; they are left out", path, len(absent), len(lines))
-        parts[part] = np.array(rows, np.int64)
-    return Parts(**parts, leaky=split.leaky, left_out=len(index.files) - len(seen))
-
-
-def _names(index: Index) -> dict[str, list[int]]:
-    """Rows by each name that a list may use: the whole id, its last part, or an alias."""
-    rows: dict[str, list[int]] = {}
-    for row, sample in enumerate(index.ids):
-        for name in {sample, os.path.basename(sample), index.aliases[row] if index.aliases else sample}:
-            rows.setdefault(name, []).append(row)
-    return rows
-
-
-def _rows(rows_of: dict[str, list[int]], name: str) -> list[int]:
-    """Rows that a name in a list means: as it stands without its ending, else its last part."""
-    sample = os.path.splitext(name.strip().removeprefix("./"))[0]
-    return rows_of.get(sample) or rows_of.get(os.path.basename(sample), [])
 
 
 def _refuse_empty_classes(card: Card, index: Index, parts: Parts, name: str) -> None:

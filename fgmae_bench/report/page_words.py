@@ -34,6 +34,7 @@ WORDS = {
     "miou_union": ("mIoU union", "mIoU that also counts classes that are only predicted"),
     "miou_all": ("mIoU all", "mIoU over all classes, present or not"),
     "miou": ("mIoU", "Intersection over union, mean over the classes with reference pixels"),
+    "map": ("mAP", "Mean average precision; its publisher does not say whether over classes or over decisions"),
     "fwiou": ("fwIoU", "Intersection over union, weighted by class frequency"),
     "loss": ("loss", "Cross-entropy on the test split, in nats"),
     "seconds": ("time (s)", "The whole run, in seconds"),

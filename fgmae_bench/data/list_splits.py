@@ -1,0 +1,115 @@
+"""Splits by lists of file names: where published lists lie, what a folder of lists holds, and the rows that they mean."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fgmae_bench.cards import Card, Split
+from fgmae_bench.data.index import Index
+from fgmae_bench.data.text_lists import read_lines
+from fgmae_bench.errors import BenchError
+
+PARTS = ("train", "val", "test")
+Rows = NDArray[np.int64]
+
+log = logging.getLogger("fgmae_bench")
+
+
+def published_lists(card: Card, index: Index, split: Split, name: str) -> Path:
+    """The folder that holds the lists of one of the card's splits: the data, the folder around it, `splits` in both, or the card's."""
+    places = (index.root, index.root / "splits", index.root.parent, index.root.parent / "splits", card.path.parent)
+    folder = next((place for place in places if _list_file(place, split.files["train"])), index.root)
+    absent = [file for file in split.files.values() if not _list_file(folder, file)]
+    if absent:
+        place = folder if folder.is_dir() and not (folder / "data.mdb").exists() else folder.parent
+        todo = f"put the lists into {place} ({split.origin}), or name the folder that holds them with --split DIR"
+        raise BenchError(f"split '{name}' needs {', '.join(absent)}", todo)
+    return folder
+
+
+def _list_file(folder: Path, name: str) -> Path | None:
+    """A list that lies in a folder as it is or, where its name ends in .bz2, unpacked."""
+    return next((path for path in (folder / name, folder / name.removesuffix(".bz2")) if path.is_file()), None)
+
+
+def said_leaky(folder: Path) -> bool:
+    """Whether the `split.json` that `prepare split` leaves beside lists calls them leaky; lists without it are not judged."""
+    path = folder / "split.json"
+    if not path.is_file():
+        return False
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["leaky"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"{path} is broken ({error})", "make the split again with prepare split") from error
+
+
+def list_files(folder: Path) -> dict[str, str]:
+    """The one .txt or .csv file for each part whose name contains the part's name."""
+    names = sorted(path.name for path in folder.iterdir() if path.name.removesuffix(".bz2").endswith((".txt", ".csv")))
+    files: dict[str, str] = {}
+    for part in PARTS:
+        found = [name for name in names if part in name.lower()]
+        if len(found) > 1:
+            raise BenchError(f"{folder} holds several lists for {part}: {', '.join(found)}", "keep one")
+        if found:
+            files[part] = found[0]
+    for part in ("train", "test"):
+        if part not in files:
+            raise BenchError(f"{folder} holds no list for {part}", f"add {part}.txt with one file name a line")
+    return files
+
+
+def rows_of_lists(index: Index, split: Split, folder: Path) -> tuple[dict[str, Rows], int]:
+    """(rows of each part, samples in none) from lists of file names.
+
+    The ending is ignored (.jpg for .tif), with it the split's `suffix`; a class folder before the name is optional. A line may
+    hold several names of one sample, separated by a comma, and what is no name; a first line that begins with the split's
+    `header` names columns. Raises BenchError on samples that are listed twice, and where the data lacks more than the split's
+    tolerance of a list.
+    """
+    rows_of = _names(index)
+    parts, seen = dict[str, Rows](), dict[int, str]()
+    for part in PARTS:
+        path = _list_file(folder, split.files[part]) if part in split.files else None
+        lines, rows, absent = [line for _, line in read_lines(path)] if path else [], [], []
+        if lines and split.header and lines[0].startswith(split.header):
+            lines = lines[1:]
+        for line in lines:
+            found = next(filter(None, (_rows(rows_of, name, split.suffix) for name in line.split(","))), [])
+            if len(found) > 1:
+                raise BenchError(f"{path}: {line} is in several class folders", "write <class>/<file> in the lists")
+            if not found:
+                absent.append(line)
+            elif found[0] in seen:
+                raise BenchError(f"{path}: {line} is already in {seen[found[0]]}", "list each sample once")
+            else:
+                rows.append(found[0])
+                seen[found[0]] = part
+        if len(absent) > split.absent_tolerance * len(lines):
+            what = f"{path} names {len(absent)} of {len(lines)} images that are not in the data, first {absent[0]}"
+            raise BenchError(what, "complete the data or correct the list")
+        if absent:
+            log.warning("%s names %d of %d images that are not in the data; they are left out", path, len(absent), len(lines))
+        parts[part] = np.array(rows, np.int64)
+    return parts, len(index.files) - len(seen)
+
+
+def _names(index: Index) -> dict[str, list[int]]:
+    """Rows by each name that a list may use: the whole id, its last part, or an alias."""
+    rows: dict[str, list[int]] = {}
+    for row, sample in enumerate(index.ids):
+        for name in {sample, os.path.basename(sample), index.aliases[row] if index.aliases else sample}:
+            rows.setdefault(name, []).append(row)
+    return rows
+
+
+def _rows(rows_of: dict[str, list[int]], name: str, suffix: str) -> list[int]:
+    """Rows that a name in a list means: as it stands without its ending and `suffix`, else its last part."""
+    sample = os.path.splitext(name.strip().removeprefix("./"))[0].removesuffix(suffix)
+    return rows_of.get(sample) or rows_of.get(os.path.basename(sample), [])
