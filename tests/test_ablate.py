@@ -208,6 +208,19 @@ def test_a_finished_grid_is_read_and_gives_the_same_bytes(done, tiles):
     assert {path: path.read_bytes() for path in tables} == before
 
 
+def kill_once_there_is(sign, command, folder):
+    """Run an ablation in `folder` until a file like `sign` is there, then kill it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fgmae_bench.ablate", *map(str, command)], cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not glob(sign, root_dir=folder) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
 @pytest.mark.slow
 def test_a_grid_that_is_killed_goes_on_to_the_same_records(tiles, tmp_path):
     flags = ("--max_steps", "40", "--eval_every", "20", "--checkpoint_seconds", "0")
@@ -215,17 +228,9 @@ def test_a_grid_that_is_killed_goes_on_to_the_same_records(tiles, tmp_path):
     whole.mkdir()
     broken.mkdir()
     assert labels(tiles, *flags, cwd=whole).code == 0
-    command = [sys.executable, "-m", "fgmae_bench.ablate", "labels", "--dataset", "dfc2020", "--data_path", tiles, *TINY]
-    command = list(map(str, [*command, "--train_schemes", "dfc10", "--eval_schemes", "dfc10", *flags]))
-    for signs in ("out/*/checkpoint-0*.pth", "results/records/*/*/*.json"):  # in the first training; after the first record
-        process = subprocess.Popen(
-            command, cwd=broken, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        end = time.monotonic() + 120
-        while not glob(signs, root_dir=broken) and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    command = ("labels", "--dataset", "dfc2020", "--data_path", tiles, *TINY, "--train_schemes", "dfc10", "--eval_schemes", "dfc10", *flags)
+    kill_once_there_is("out/*/checkpoint-0*.pth", command, broken)  # in the first training
+    kill_once_there_is("results/records/*/*/*.json", command, broken)
     assert len(records(broken / "results")) < 9
     result = labels(tiles, *flags, cwd=broken)
     assert result.code == 0, result.err
@@ -264,6 +269,21 @@ def test_each_repair_is_a_recorded_run_and_the_last_makes_no_mistake(repaired):
     assert float(rows[0]["perfect_miou"]) < 0.1
     assert float(rows[-1]["perfect_miou"]) == 1.0
     assert (folder / "results/figures/ablate/traps-dfc2020.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_repairs_that_are_killed_go_on_to_the_same_records_and_table(repaired, tiles, tmp_path):
+    whole, _ = repaired
+    command = ("traps", "--dataset", "dfc2020", "--data_path", tiles, *TINY, *SHORT, "--checkpoint_seconds", "0")
+    kill_once_there_is("out/*/checkpoint-0*.pth", command, tmp_path)
+    kill_once_there_is("results/records/*/*/*.json", command, tmp_path)
+    assert 0 < len(records(tmp_path / "results")) < 8
+    result = call("ablate", *command, cwd=tmp_path)
+    assert result.code == 0, result.err
+    wanted = {record["run_id"]: record["metrics"] for record in records(whole / "results")}
+    assert {record["run_id"]: record["metrics"] for record in records(tmp_path / "results")} == wanted
+    tables = [folder / "results/tables/ablate/traps-dfc2020.csv" for folder in (whole, tmp_path)]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
 
 
 def test_the_dead_output_is_trained_and_counts_as_wrong(repaired):
