@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from typing import Any
 
 from torch import nn
@@ -51,6 +52,8 @@ def evaluate(
     module, stands_for = PROTOCOLS[protocol]
     if flags.get("eval"):
         raise BenchError("evaluate(eval=True)", f"score a checkpoint with python -m fgmae_bench.{module} --eval")
+    for flag in sorted({"weights", *stands_for} & flags.keys()):
+        raise BenchError(f"evaluate({flag}=...) beside protocol '{protocol}'", "leave it out: the model and the protocol say it")
     dataset = os.fspath(dataset)
     card = load_card(dataset)
     given = {
@@ -76,10 +79,20 @@ def _probe(runs: list[Run], card: Card, model: nn.Module) -> list[Record]:
 def _finetune(runs: list[Run], card: Card, model: nn.Module) -> list[Record]:
     from fgmae_bench.train.finetune import run_finetune
 
-    return run_finetune(runs, card, [], model)
+    return run_finetune(runs, card, [], _copy(model))
 
 
 def _segment(runs: list[Run], card: Card, model: nn.Module) -> list[Record]:
     from fgmae_bench.train.segment import run_segment
 
-    return run_segment(runs, card, [], module=model)
+    return run_segment(runs, card, [], module=_copy(model))
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """What may be trained in place of the user's module."""
+    try:
+        return deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        told = str(error).splitlines()[0]
+        todo = "detach the tensors it keeps, use torch.nn.utils.parametrizations, or give --model module:factory on the command line"
+        raise BenchError(f"{type(model).__name__} cannot be copied ({told})", todo) from error

@@ -114,15 +114,17 @@ def _writing(folder: Path, world: World) -> Iterator[None]:
     try:
         if world.rank:
             yield
-        else:
-            made = missing_folders(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder / "lock"):
+            return
+        made = missing_folders(folder)
+        with locked(folder / "lock"):
+            try:
                 yield
+            except (BenchError, RunFailed, OSError):
+                if made and not _holds_rows(folder):  # under the lock: who waits for it makes the folder anew
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
     except (BenchError, RunFailed, OSError) as error:
-        if made and not _holds_rows(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            remove_empty(made)
+        remove_empty(made)
         if isinstance(error, OSError):
             raise os_error(error, folder) from error
         raise

@@ -129,10 +129,9 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
     if record["config"].get("facts", {}).get("defects"):
         return False
     config, weights = record["config"], record["model"]["weights"]["source"]
-    if "batch_size" in stated:
-        batches = {batch * accum for batch, accum in product(stated["batch_size"], stated.get("accum_iter", [1]))}
-        if effective_batch(record) not in {batch * run.nproc_per_node for batch in batches}:
-            return False
+    wanted = batches(stated["batch_size"], stated.get("accum_iter", 1)) if "batch_size" in stated else None
+    if wanted is not None and effective_batch(record) not in {batch * run.nproc_per_node for batch in wanted}:
+        return False
     for name, values in stated.items():
         if name in ("batch_size", "accum_iter", "recipe") or owner[name] == "execution":
             continue
@@ -144,6 +143,12 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
         if measured not in values:
             return False
     return True
+
+
+def batches(batch_size: int | list[int], accum_iter: int | list[int]) -> set[int]:
+    """Samples a step of one process, for each pair of a batch and an accumulation."""
+    sizes, accums = (value if isinstance(value, list) else [value] for value in (batch_size, accum_iter))
+    return {size * accum for size, accum in product(sizes, accums)}
 
 
 def effective_batch(record: dict[str, Any]) -> int:

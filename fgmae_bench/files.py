@@ -116,8 +116,8 @@ def made_in(path: Path, make: Callable[[], T]) -> T:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             return make()
-        except FileNotFoundError:
-            if attempt == ATTEMPTS - 1:
+        except (FileNotFoundError, FileExistsError):
+            if attempt == ATTEMPTS - 1 or (path.parent.exists() and not path.parent.is_dir()):
                 raise
     raise AssertionError
 

@@ -33,8 +33,14 @@ def locked(path: Path) -> Iterator[FileIO]:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Hold the lock of `path` as `locked` does; at the end neither the file nor folders made for it that stay empty are left."""
-    made = missing_folders(path.parent)
+    """Hold the lock of `path` as `locked` does and take the file away at the end, with the folders made for it that are empty.
+
+    A folder stays where another process that waited had begun before it was taken away.
+    """
+    try:
+        made = missing_folders(path.parent)
+    except OSError as error:
+        raise os_error(error, path) from error
     try:
         with locked(path):
             try:

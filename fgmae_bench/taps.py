@@ -51,7 +51,7 @@ class BlockMaps(nn.Module):
         expected = self.vit.patch_embed.img_size
         height, width = images.shape[-2:]
         if expected is not None and (height, width) != tuple(expected):
-            raise BenchError(f"{height}x{width} px for a backbone built at {expected[0]}x{expected[1]}", f"use --input_size {height}")
+            raise BenchError(f"{height}x{width} px for a backbone built at {expected[0]}x{expected[1]}", f"give input_size {expected[0]}")
         tokens: list[Tensor] = self.vit.forward_intermediates(  # type: ignore[assignment]
             images, indices=list(self.blocks), output_fmt="NLC", intermediates_only=True, stop_early=True
         )  # (B, h*w, D) each

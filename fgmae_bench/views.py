@@ -112,7 +112,8 @@ def resized_db(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
     """Images (B, 2, H, W) dB and their masks at (side, side): OpenCV's cubic, per band, before quantiles.
 
-    Invalid pixels take their band's median first, so that they do not spread; every pixel one of them touched is invalid.
+    Invalid pixels take their band's median first, so that they do not spread; every pixel one of them touched is invalid, but in
+    a band that this leaves without any: there those next to a valid one count.
     """
     if valid is not None:
         images = images.copy()
@@ -123,7 +124,12 @@ def resized_db(
     resized = bands[0][None] if len(bands) == 1 else np.stack(bands)
     if valid is None:
         return resized, None
-    return resized, np.stack([_by_band((~mask).astype(np.float32), side, cv2.INTER_LINEAR) for mask in valid]) == 0
+    clean = np.stack([_by_band((~mask).astype(np.float32), side, cv2.INTER_LINEAR) for mask in valid]) == 0
+    for mask, kept in zip(valid, clean, strict=True):
+        for band, left in zip(mask, kept, strict=True):
+            if not left.any():
+                left[:] = cv2.resize(band.view(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST)
+    return resized, clean
 
 
 def _by_band(image: NDArray[Any], side: int, interpolation: int, into: NDArray[Any] | None = None) -> NDArray[Any]:

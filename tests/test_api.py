@@ -34,6 +34,13 @@ def mapping():
     return nn.Sequential(nn.Conv2d(2, 8, 8, 8), nn.GELU())
 
 
+def remembering():
+    """A model that keeps a tensor of a forward pass, which torch does not copy."""
+    model = mapping()
+    model.kept = model[0].weight * 2
+    return model
+
+
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -110,6 +117,11 @@ def test_a_vit_of_timm_gives_its_blocks_to_a_decoder(tiles, desk):
         ({"lr": [0.1, 0.2]}, "evaluate runs one setting; give one lr"),
         ({"laer_decay": 0.5}, "finetune: unknown flag 'laer_decay'; did you mean 'layer_decay'"),
         ({"protocol": "frozen_upernet"}, "is a single_label dataset; use fgmae_bench.linear or fgmae_bench.finetune"),
+        ({"weights": "fgmae"}, r"evaluate\(weights=...\) beside protocol 'finetune'; leave it out"),
+        ({"protocol": "linear_probe", "probe": "knn"}, r"evaluate\(probe=...\) beside protocol 'linear_probe'"),
+        ({"protocol": "frozen_linear", "head": "upernet"}, r"evaluate\(head=...\) beside"),
+        ({"protocol": "segmentation_finetune", "freeze_backbone": True}, r"evaluate\(freeze_backbone=...\) beside"),
+        ({"model": remembering()}, r"Sequential cannot be copied \(.*\); detach the tensors"),
         ({"model": nn.Identity(), "batch_size": 8}, "no parameters"),
     ],
 )
@@ -137,3 +149,11 @@ def test_the_readme_names_every_protocol():
     for name in ("README.md", "README.zh.md"):
         text = (REPOSITORY / name).read_text()
         assert all(f"`{protocol}`" in text for protocol in PROTOCOLS)
+
+
+def test_a_vit_of_another_size_is_told_with_the_size_it_was_built_at(tiles, desk):
+    vit = timm.create_model("test_vit", in_chans=2, img_size=32, num_classes=0)
+    flags = {"name": "vit", "data_path": tiles, **SHORT["frozen_upernet"], **PLACES}
+    with pytest.raises(BenchError, match="64x64 px for a backbone built at 32x32; give input_size 32"):
+        fgmae_bench.evaluate(vit, "dfc2020", "frozen_upernet", **flags)
+    assert fgmae_bench.evaluate(vit, "dfc2020", "frozen_upernet", input_size=32, **flags)["status"] == "done"

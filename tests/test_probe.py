@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -424,7 +425,7 @@ def test_nearest_neighbours_are_scikit_learns_by_cosine(k):
     (x, y), (tx, ty) = clusters(300), clusters(1100, seed=1)  # more than one chunk of 1024
     model = KNeighborsClassifier(n_neighbors=k, metric="cosine").fit(x.astype(np.float64), y)
     fitted = fit_knn((x, y), {"test": (tx, ty)}, CLASSES, k)
-    np.testing.assert_allclose(fitted.logits["test"], model.predict_proba(tx.astype(np.float64)), atol=1e-6)
+    np.testing.assert_allclose(softmax(fitted.logits["test"], axis=1), model.predict_proba(tx.astype(np.float64)), atol=1e-5)
     np.testing.assert_array_equal(fitted.logits["test"].argmax(1), model.predict(tx.astype(np.float64)))
     assert fitted.penalty is None
 
@@ -438,6 +439,15 @@ def test_nearest_neighbours_ignore_the_length_of_features():
 
 def test_all_samples_as_neighbours_give_the_class_shares():
     shares = np.bincount(clusters(60)[1]) / 60
-    np.testing.assert_allclose(
-        fit_knn(clusters(60), {"test": clusters(10)}, CLASSES, 60).logits["test"], np.tile(shares, (10, 1)), atol=1e-7
-    )
+    logits = fit_knn(clusters(60), {"test": clusters(10)}, CLASSES, 60).logits["test"]
+    np.testing.assert_allclose(softmax(logits, axis=1), np.tile(shares, (10, 1)), atol=1e-6)
+
+
+def test_the_loss_of_nearest_neighbours_is_that_of_their_shares():
+    (x, y), (tx, ty) = clusters(300), clusters(200, seed=1)
+    logits = fit_knn((x, y), {"test": (tx, ty)}, CLASSES, 5).logits["test"]
+    shares = KNeighborsClassifier(n_neighbors=5, metric="cosine").fit(x.astype(np.float64), y).predict_proba(tx.astype(np.float64))
+    expected = -np.log(np.maximum(shares[np.arange(len(ty)), ty], 1e-6)).mean()
+    assert TASKS["single_label"].evaluate(logits, ty)["loss"] == pytest.approx(expected, abs=1e-4)
+    same = fit_knn((x, y), {"test": (x, y)}, CLASSES, 1).logits["test"]
+    assert TASKS["single_label"].evaluate(same, y)["loss"] == pytest.approx(0, abs=1e-4)

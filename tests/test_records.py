@@ -15,6 +15,7 @@ from make_records import make_record
 
 from fgmae_bench.errors import BenchError, RunFailed, closest, os_error, run_entry
 from fgmae_bench.files import replacing, require_writable, write_json, write_text
+from fgmae_bench.locks import alone, locked
 from fgmae_bench.records import all_records, body_sha256, problem_of, read_record, record_path, schema, seal, store
 from fgmae_bench.runs.folder import RunFolder, write_predictions
 
@@ -234,6 +235,19 @@ def test_a_folder_that_is_taken_away_while_a_file_is_made_in_it_is_made_again(tm
     monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
     write_text(tmp_path / "new" / "f.txt", "whole")
     assert (tmp_path / "new" / "f.txt").read_text() == "whole"
+    mkdir, told = Path.mkdir, [2]
+
+    def there_and_gone(path, **how):
+        """As where the folder is taken away between the attempt to make it and the look at what is in the way."""
+        if told[0]:
+            told[0] -= 1
+            raise FileExistsError(errno.EEXIST, "File exists", str(path))
+        mkdir(path, **how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", there_and_gone)
+        write_text(tmp_path / "third" / "f.txt", "whole")
+    assert (tmp_path / "third" / "f.txt").read_text() == "whole"
     left[0] = 1_000
     with pytest.raises(BenchError, match=r"other.*cannot be made"):
         write_text(tmp_path / "other" / "f.txt", "never")
@@ -375,3 +389,12 @@ def test_only_rank_0_says_the_line(capsys, monkeypatch):
 def test_closest_match_ignores_case_and_stays_silent_where_nothing_is_near():
     assert closest("EUROSAT", ["dfc2020", "eurosat"]) == "did you mean 'eurosat'? choose from dfc2020, eurosat"
     assert closest("xyz", ["dfc2020", "eurosat"]) == "choose from dfc2020, eurosat"
+
+
+@pytest.mark.parametrize("lock", [alone, locked])
+def test_a_lock_that_cannot_be_made_is_told_in_one_line(tmp_path, lock):
+    (tmp_path / "file").write_text("")
+    for folder in ("x" * 300, "file"):
+        with pytest.raises(BenchError, match=r"; choose another folder|; check the path"), lock(tmp_path / folder / "name"):
+            pass
+    assert set(listing(tmp_path)) == {"file"}

@@ -99,3 +99,23 @@ def test_a_run_without_predictions_leaves_no_folder_for_them(tmp_path):
     record = stored(tmp_path, "out", write=None)
     assert record["predictions"] is None
     assert not (tmp_path / "results" / "predictions").exists()
+
+
+@pytest.mark.parametrize("moment", ["record", "copy"])
+def test_an_interruption_after_the_record_leaves_it_with_its_predictions(tmp_path, monkeypatch, moment):
+    from fgmae_bench.runs import storing
+
+    def interrupted(*arguments):
+        genuine(*arguments)
+        raise KeyboardInterrupt
+
+    if moment == "record":
+        genuine = storing.store
+        monkeypatch.setattr(storing, "store", interrupted)
+    else:
+        genuine = RunFolder.copy_in
+        monkeypatch.setattr(RunFolder, "copy_in", lambda self, source, name: name == "record.json" and interrupted(self, source, name))
+    with pytest.raises(KeyboardInterrupt):
+        stored(tmp_path, "out")
+    record = read_record(record_path(tmp_path / "results", PARTS))
+    assert sha256_of(tmp_path / "results" / record["predictions"]["file"]) == record["predictions"]["sha256"]

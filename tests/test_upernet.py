@@ -165,7 +165,7 @@ def test_chosen_blocks_and_wrong_ones():
     for wrong in ((0, 1, 2, 4), (-1, 0, 1, 2), (2, 1), (1, 1), ()):
         with pytest.raises(BenchError, match="rising indices from 0 to 3"):
             BlockMaps(tiny(), wrong)
-    with pytest.raises(BenchError, match="--input_size 80"):
+    with pytest.raises(BenchError, match="80x80 px for a backbone built at 64x64; give input_size 64"):
         BlockMaps(tiny())(torch.zeros(1, 2, 80, 80))
 
 

@@ -62,8 +62,8 @@ def fit_logistic(
 def fit_knn(train: tuple[Matrix, Labels], parts: dict[str, tuple[Matrix, Labels]], classes: int, k: int) -> Fitted:
     """k nearest training samples by cosine.
 
-    Single label: logits are shares of votes, so ties go to the first class, as in scikit-learn. Multi-hot: the logit of the
-    share of neighbours that carry a class.
+    Single label: logits are logarithms of the shares of votes, whose softmax are the shares; ties go to the first class, as in
+    scikit-learn. Multi-hot: the logit of the share of neighbours that carry a class.
     """
     reference = _unit(train[0])
     carried = np.eye(classes, dtype=np.float32)[train[1]] if train[1].ndim == 1 else train[1].astype(np.float32)  # (N, C)
@@ -75,7 +75,7 @@ def fit_knn(train: tuple[Matrix, Labels], parts: dict[str, tuple[Matrix, Labels]
             nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
             shares[start : start + len(nearest)] = carried[nearest].sum(axis=1) / np.float32(k)
         p = np.clip(shares, NO_VOTE, 1 - NO_VOTE)
-        logits[part] = shares if train[1].ndim == 1 else np.log(p / (1 - p))
+        logits[part] = np.log(np.maximum(shares, NO_VOTE)) if train[1].ndim == 1 else np.log(p / (1 - p))
     return Fitted(logits=logits, penalty=None, parameters={})
 
 

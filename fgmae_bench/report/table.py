@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from fgmae_bench.experiments import Experiment, PlannedRun, effective_batch, matches
+from fgmae_bench.experiments import Experiment, PlannedRun, batches, effective_batch, matches
 from fgmae_bench.records import Record
 from fgmae_bench.report.compare import differences, statement
 from fgmae_bench.report.published import Published, title_of
@@ -155,5 +155,6 @@ def planned(experiment: Experiment, run: PlannedRun) -> dict[str, Any]:
     stated = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in flags.items()}
     stated["world_size"] = run.nproc_per_node
     if "batch_size" in flags:
-        stated["effective_batch"] = flags["batch_size"] * flags.get("accum_iter", 1) * run.nproc_per_node
+        products = {batch * run.nproc_per_node for batch in batches(flags["batch_size"], flags.get("accum_iter", 1))}
+        stated["effective_batch"] = ", ".join(map(str, sorted(products))) if len(products) > 1 else products.pop()
     return stated

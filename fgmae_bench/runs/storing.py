@@ -39,8 +39,8 @@ def store_run(
             if predictions.exists():
                 folder.copy_in(predictions, "predictions-test.safetensors")
             stored = store(record, results)
-        except BaseException:
-            if not found:
+        except BaseException:  # whatever happens after the rename, a record keeps its predictions
+            if not path.exists():
                 predictions.unlink(missing_ok=True)
             raise
         folder.copy_in(stored, "record.json")

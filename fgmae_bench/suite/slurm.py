@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from fgmae_bench.suite.ledger import Ledgers
 from fgmae_bench.suite.local import Options, Say, asked_to_stop, run_here
 from fgmae_bench.suite.queue import queued
 
-log = logging.getLogger("fgmae_bench")
 LOOK_SECONDS = 2.0
 SETTLE_SECONDS = 4.0  # after a job has left the queue, until its record must be visible: network file systems lag
 LARGEST_ARRAY = 1000  # Slurm's default MaxArraySize is 1001
@@ -56,8 +54,8 @@ class Job:
 
 
 def print_line(state: str, text: str) -> None:
-    """A line in the job's own output."""
-    log.info("%s %s", state, text)
+    """A line in the job's own output, which submitit keeps."""
+    print(f"{state} {text}", flush=True)  # noqa: T201 (no logger is set up on the node)
 
 
 def run_on_slurm(commands: list[Command], ledgers: Ledgers, cluster: Cluster, say: Say) -> dict[str, str]:
@@ -65,7 +63,11 @@ def run_on_slurm(commands: list[Command], ledgers: Ledgers, cluster: Cluster, sa
 
     Jobs of an earlier suite that are still in the queue are waited for, not submitted again. On a signal the jobs go on.
     """
-    jobs = {command.key: job for command in commands if (job := ledgers.of(command).job(command)) in (queued() or {}) and job}
+    noted = {command.key: job for command in commands if (job := ledgers.of(command).job(command))}
+    queue = queued() if noted else {}
+    if queue is None:
+        raise BenchError(f"squeue gives no answer, and {len(noted)} jobs of an earlier suite may be in the queue", "try again when it does")
+    jobs = {key: job for key, job in noted.items() if job in queue}
     for command in commands:
         if command.key in jobs:
             say("queued", command, f"Slurm job {jobs[command.key]}, submitted before")

@@ -79,7 +79,8 @@ class ClassificationJob:
             parts.append(self.world.interleaved(self._forward(batch), len(chunk)))
             between()
         logits, targets = np.concatenate(parts), self.dataset.index.labels[rows]
-        return Scored(metrics=self.task.evaluate(logits, targets), outputs=logits, targets=targets)
+        metrics = self.task.evaluate(logits, targets)
+        return Scored(metrics=metrics, outputs=logits, targets=targets, finite=metrics["loss"] is not None)
 
     def _forward(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         if not len(batch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -48,9 +47,9 @@ PROTOCOL = "finetune"
 def run_finetune(runs: list[Run], card: Card, notes: list[dict[str, str]], module: nn.Module | None = None) -> list[Record]:
     """Fine-tune each run of a grid and return the records in order; runs whose record exists are read, not repeated.
 
-    A copy of `module` stands in for the backbone that the runs name (see `fgmae_bench.evaluate`).
+    `module` stands in for the backbone that the runs name (see `fgmae_bench.evaluate`) and is trained in place.
     """
-    return run_each(runs, lambda run, world, device: prepare(run, card, notes, world, device, len(runs), deepcopy(module)))
+    return run_each(runs, lambda run, world, device: prepare(run, card, notes, world, device, len(runs), module))
 
 
 def evaluate_checkpoint(runs: list[Run], card: Card) -> dict[str, Any]:

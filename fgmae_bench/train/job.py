@@ -22,6 +22,7 @@ class Scored:
     metrics: Metrics
     outputs: NDArray[Any]  # logits (N, C), or one confusion matrix an image (N, K, K)
     targets: NDArray[Any] = field(default_factory=lambda: np.zeros(0, np.int64))
+    finite: bool = True  # False where the model's loss is no number any more; a loss that means nothing is None and no fault
 
 
 class Job(Protocol):

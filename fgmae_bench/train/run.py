@@ -125,7 +125,7 @@ class Training:
         job.model.eval()
         loop.require_finite()
         self.last = scored = job.evaluate("val" if self.selects else "test", lambda: loop.ask(lambda: self._save(loop)))
-        if scored.metrics["loss"] is None and len(set(prepared.schemes or ())) < 2:
+        if not scored.finite:
             rate = plan.rate(loop.step - 1, prepared.run.recipe)
             raise NonFinite(f"the evaluation loss is no finite number after step {loop.step} at lr {rate:.3g}")
         self.spent.evaluated += time.perf_counter() - started

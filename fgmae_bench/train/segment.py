@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,9 +79,9 @@ def run_segment(
 ) -> list[Record]:  # fmt: skip
     """Train each run of a grid and return the records in order; runs whose record exists are read, not repeated.
 
-    A copy of `module` stands in for the backbone that the runs name (see `fgmae_bench.evaluate`).
+    `module` stands in for the backbone that the runs name (see `fgmae_bench.evaluate`) and may be trained in place.
     """
-    return run_each(runs, lambda run, world, device: prepare(run, card, notes, world, device, len(runs), defects, deepcopy(module)))
+    return run_each(runs, lambda run, world, device: prepare(run, card, notes, world, device, len(runs), defects, module))
 
 
 def evaluate_checkpoint(runs: list[Run], card: Card) -> dict[str, Any]:

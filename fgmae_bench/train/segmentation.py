@@ -119,7 +119,8 @@ class SegmentationJob:
         confusions = table[:, : classes * width].astype(np.int64).reshape(-1, classes, width)
         loss, pixels = table[:, -2].sum(), table[:, -1].sum()
         comparable = self.columns is None and pixels > 0
-        return Scored(metrics={"loss": finite(loss / pixels) if comparable else None, **segmentation(confusions)}, outputs=confusions)
+        metrics = {"loss": finite(loss / pixels) if comparable else None, **segmentation(confusions)}
+        return Scored(metrics=metrics, outputs=confusions, finite=bool(np.isfinite(loss)))
 
     def predict(self, rows: Rows) -> list[NDArray[np.int64]]:
         """Class numbers (H, W) of the evaluation scheme for each row, K where the class is not of that scheme."""

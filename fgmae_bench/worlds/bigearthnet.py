@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
@@ -37,8 +36,6 @@ MAX_PATCHES = len(TILES) * (TILE_CLUSTERS * CLUSTER) ** 2
 SCENE_GAIN_DB, CLUSTER_GAIN_DB, PATCH_GAIN_DB = 0.7, 0.5, 0.5
 
 SPLITS = {"train": 13, "val": 6, "test": 6}  # patches of a cluster: 52, 24 and 24 % as in the official split, torn apart as there
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

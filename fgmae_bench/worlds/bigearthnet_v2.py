@@ -6,7 +6,6 @@ that no test patch touches a training patch.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -42,8 +41,6 @@ SCHEMA = pa.schema(
         ("contains_cloud_or_shadow", pa.bool_()),
     ]
 )  # fmt: skip
-
-log = logging.getLogger(__name__)
 
 
 def patches_of(seed: int) -> Iterator[Patch]:

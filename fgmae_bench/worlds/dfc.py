@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,6 @@ SIZE, SMALLEST = 256, 32  # pixels on a side of a tile
 WGS84 = CRS.from_epsg(4326)
 
 SCENE_GAIN_DB, TILE_GAIN_DB = 0.7, 0.4  # spread of what one acquisition and one tile have in common
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,6 @@ SLOT_M, SLOT_JITTER_M = 1000.0, 150.0  # a scene is a grid of slots, one an imag
 
 # Spread of what one acquisition or one place has in common, dB: incidence angle and moisture of the scene, then of the image.
 SCENE_GAIN_DB, IMAGE_GAIN_DB = 1.0, 0.5
-
-log = logging.getLogger(__name__)
 
 
 CLASSES: dict[str, Callable[[np.random.Generator], Array]] = {
