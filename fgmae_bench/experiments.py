@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass, field
 from functools import cache
@@ -140,9 +141,16 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
             measured = record["dataset"]["name"]
         if name == "weights" and weights in ("none", "module", *run.weights_files):
             continue
-        if measured not in values:
+        if not any(_same(measured, value) for value in values):
             return False
     return True
+
+
+def _same(measured: Any, planned: Any) -> bool:
+    """Equal, but for the last bits of a number: a rate from a base rate, divided by its factor again, may differ there."""
+    if isinstance(measured, float) and isinstance(planned, int | float):
+        return math.isclose(measured, planned, rel_tol=1e-12)
+    return bool(measured == planned)
 
 
 def batches(batch_size: int | list[int], accum_iter: int | list[int]) -> set[int]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 
 def cosine(progress: float, *, peak: float, floor: float, warmup: float, total: float) -> float:
@@ -31,6 +32,11 @@ SCHEDULES = {"cosine": cosine, "poly": poly}
 def _share(progress: float, warmup: float, total: float) -> float:
     """How much of the decay has passed, in [0, 1]."""
     return min(1.0, (progress - warmup) / (total - warmup)) if total > warmup else 1.0
+
+
+def rate_of(recipe: Any, effective_batch: int) -> float:
+    """The absolute learning rate of a recipe: its `lr`, else that of its `blr`, else that of its kind's own base rate."""
+    return float(recipe.lr) if recipe.lr is not None else scaled_lr(recipe.blr or recipe.base_rate, effective_batch)
 
 
 def scaled_lr(blr: float, effective_batch: int) -> float:

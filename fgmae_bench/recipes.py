@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from fgmae_bench.options import option
 
@@ -13,6 +13,8 @@ from fgmae_bench.options import option
 @dataclass(frozen=True, kw_only=True)
 class ProbeRecipe:
     """How a frozen backbone is probed."""
+
+    base_rate: ClassVar[float] = 0.1  # blr where neither lr nor blr is given
 
     recipe: Literal["published", "corrected"] = option("named recipe that fills what is not given", "published")
     probe: Literal["sgd", "lbfgs", "knn"] = option("linear probe by SGD, logistic regression, or nearest neighbours", "sgd")
@@ -43,6 +45,8 @@ class ProbeRecipe:
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
     """What fine-tuning and segmentation share: everything of the one training loop that can change a number."""
+
+    base_rate: ClassVar[float] = 1e-3  # blr where neither lr nor blr is given
 
     recipe: Literal["published", "corrected"] = option("named recipe that fills what is not given", "published")
     optimizer: Literal["sgd", "adamw"] = option("SGD with momentum, or AdamW", "adamw", shown="from recipe")

@@ -18,7 +18,7 @@ from fgmae_bench.device import Precision
 from fgmae_bench.distributed import World
 from fgmae_bench.errors import BenchError
 from fgmae_bench.features import Extractor
-from fgmae_bench.optim import base_lr, scaled_lr
+from fgmae_bench.optim import base_lr, rate_of
 from fgmae_bench.recipes import ProbeRecipe
 from fgmae_bench.runs.setup import facts_of, places, set_up
 
@@ -92,7 +92,7 @@ def _resolved_recipe(run: Run, backbone: Backbone, amp: Precision, batch: int, d
     features: Literal["stream", "cached"] = recipe.features or ("stream" if stream else "cached")
     if features == "stream" and recipe.views != 1:
         raise BenchError("--views with --features stream", "leave out --views: stream draws a fresh view each epoch")
-    lr = recipe.lr if recipe.lr is not None else scaled_lr(recipe.blr or 0.1, batch)
+    lr = rate_of(recipe, batch)
     crop_scale = 1.0 if features == "cached" and recipe.views == 1 else recipe.crop_scale
     return dataclasses.replace(
         recipe, amp=amp, features=features, lr=lr, blr=base_lr(lr, batch), crop_scale=crop_scale, knn_k=5, penalties=()

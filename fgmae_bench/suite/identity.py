@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fgmae_bench.experiments import Experiment, PlannedRun, effective_batch, matches
+from fgmae_bench.optim import rate_of
 from fgmae_bench.suite.command import Command, Point
 
-# What an engine resolves to a value of its own, so that a record may differ from the plan: the rate of `blr` stands in `lr`,
-# `crop_scale`, `knn_k` and `penalties` are set to one value where they mean nothing; `features` is judged below.
-RESOLVED = ("blr", "crop_scale", "knn_k", "penalties", "nb_classes", "features")
+# What an engine resolves to a value of its own, so that a record may differ from the plan: the rate of `blr` stands in `lr`, the
+# number of classes in the scheme; `features` is judged below.
+RESOLVED = ("blr", "nb_classes", "features")
 
 
 class Shelf:
@@ -54,12 +55,14 @@ def definite(command: Command, point: Point) -> PlannedRun:
     """The planned run with every value stated that it is composed of, defaults and named recipe included."""
     run = point.run
     flags = {
-        name: value
+        name: list(value) if isinstance(value, tuple) else value  # as a record holds it
         for part in (run.data, run.model, run.recipe)
         for name, value in vars(part).items()
         if value is not None and name not in {*RESOLVED, *_without_meaning(run.recipe)}
     }
     flags["split"] = run.data.split or command.default_split
+    if vars(run.recipe).get("probe", "sgd") == "sgd":
+        flags["lr"] = rate_of(run.recipe, run.recipe.batch_size * run.recipe.accum_iter * command.processes)
     return dataclasses.replace(command.planned, flags=flags)
 
 
@@ -72,7 +75,17 @@ def _without_meaning(recipe: Any) -> set[str]:
     if "optimizer" in given:
         names |= {"sync_bn"} | ({"momentum"} if given["optimizer"] != "sgd" else set())
     if given.get("freeze_backbone"):
-        names |= {"layer_decay", "drop_path"} | ({"augment"} if given["features"] != "stream" else set())
+        names |= {"layer_decay", "drop_path"}
+    if "probe" in given:
+        names |= {name for name, probe in (("knn_k", "knn"), ("penalties", "lbfgs")) if given["probe"] != probe}
+    return names
+
+
+def _set_aside(record: dict[str, Any]) -> set[str]:
+    """Fields that a run set aside for what it found: random views of an image whose features were computed once, idle drop path."""
+    recipe, names = record["config"]["recipe"], {"drop_path"} & record["notes"]
+    if recipe.get("features") == "cached":
+        names |= {"augment"} | ({"crop_scale"} if recipe.get("views", 1) == 1 else set())
     return names
 
 
@@ -81,6 +94,8 @@ def fills(experiment: Experiment, run: PlannedRun, command: Command, point: Poin
     dataset = record["dataset"]
     if command.synthetic not in (None, dataset["synthetic"]) or dataset["card_version"] != command.card_version:
         return False
+    aside = _set_aside(record)
+    run = dataclasses.replace(run, flags={name: value for name, value in run.flags.items() if name not in aside})
     return _same_features(point, record) and matches(dataclasses.replace(experiment, common={}), run, record)
 
 
@@ -105,6 +120,7 @@ def _slim(record: dict[str, Any]) -> dict[str, Any]:
         | {"facts": {"defects": record["config"].get("facts", {}).get("defects")}},
         "dataset": {name: record["dataset"][name] for name in ("name", "card_version", "synthetic")},
         "model": {"weights": {"source": record["model"]["weights"]["source"]}, "geometry": record["model"]["contract"].get("geometry")},
+        "notes": {note["code"] for note in record["notes"]},
         "environment": {"world_size": record["environment"]["world_size"]},
     }
 

@@ -16,7 +16,7 @@ from fgmae_bench.config import Run, merged, named_recipe
 from fgmae_bench.device import Precision, resolve_device
 from fgmae_bench.distributed import World, join_world, leave_world
 from fgmae_bench.errors import BenchError
-from fgmae_bench.optim import base_lr, scaled_lr
+from fgmae_bench.optim import base_lr, rate_of
 from fgmae_bench.recipes import NEVER_PUBLISHED, TrainRecipe
 from fgmae_bench.records import Record, note, read_record, record_path
 from fgmae_bench.runs.curve_notes import lr_off_rule
@@ -94,7 +94,7 @@ def run_one(prepared: Prepared) -> Record:
 def resolved_recipe(recipe: TrainRecipe, plan: Plan, amp: Precision) -> Any:
     """The recipe with its gaps filled and what cannot change its numbers set to one value."""
     effective = plan.batch * plan.accum * plan.world
-    lr = recipe.lr if recipe.lr is not None else scaled_lr(recipe.blr or 1e-3, effective)
+    lr = rate_of(recipe, effective)
     by_steps = recipe.max_steps is not None
     every = plan.period if by_steps else plan.period // plan.steps_per_epoch
     without: dict[str, Any] = {"momentum": 0.9} if recipe.optimizer != "sgd" else {}
