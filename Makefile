@@ -11,7 +11,7 @@ env: .venv/.ready
 	@$(FGMAE_BENCH_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: $(FGMAE_BENCH_PYTHON) is older than Python 3.11; set FGMAE_BENCH_PYTHON to a newer one" >&2; exit 2; }
 	test -x $(PY) || $(FGMAE_BENCH_PYTHON) -m venv .venv
-	@echo "installing into .venv (torch included: about 5 GB, some minutes)"
+	@echo "installing into .venv (torch included: about 7 GB, some minutes)"
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,torchgeo]'
 	@touch $@
 

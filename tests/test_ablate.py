@@ -271,6 +271,16 @@ def test_each_repair_is_a_recorded_run_and_the_last_makes_no_mistake(repaired):
     assert (folder / "results/figures/ablate/traps-dfc2020.png").stat().st_size > 1000
 
 
+def test_repairs_with_one_label_source_have_a_loss_that_means_nothing_and_no_divergence(tiles, tmp_path):
+    result = call("ablate", "traps", "--dataset", "dfc2020", "--data_path", tiles, *TINY, *SHORT, "--train_labels", "dfc", cwd=tmp_path)
+    assert result.code == 0, result.err
+    found = records(tmp_path / "results")
+    assert {record["status"] for record in found} == {"done"}
+    extra = [record for record in found if "extra_output" in record["config"]["facts"].get("defects", [])]
+    assert extra
+    assert all(record["metrics"]["test"]["loss"] is None for record in extra)
+
+
 @pytest.mark.slow
 def test_repairs_that_are_killed_go_on_to_the_same_records_and_table(repaired, tiles, tmp_path):
     whole, _ = repaired

@@ -13,6 +13,7 @@ import rasterio
 import torch
 from torch import nn
 
+from fgmae_bench import bank
 from fgmae_bench.backbones import build_backbone, wrap_module
 from fgmae_bench.bank import bank_key, fill_bank
 from fgmae_bench.config import Model, compose
@@ -411,6 +412,26 @@ def test_two_processes_that_fill_one_bank_at_once_share_the_work(card, world, ca
     bank.forget(made.dataset.index.stamps)
     np.testing.assert_array_equal(bank.marks, marks)
     assert fill(made, np.arange(120), cache)[1] == 0
+
+
+def test_a_bank_that_fails_takes_back_its_own_and_not_that_of_who_waited(tmp_path, monkeypatch):
+    """Between the failure of one and its cleaning up, the other must not begin."""
+    genuine, folder, log = bank._holds_rows, tmp_path / "features" / "key", []
+    monkeypatch.setattr(bank, "_holds_rows", lambda place: (log.append("looks"), time.sleep(0.5), genuine(place))[-1])
+
+    def waits():
+        with bank._writing(folder, World()):
+            log.append("begins")
+            np.array([1], np.uint32).tofile(folder / "marks.u32")
+
+    other = threading.Thread(target=waits)
+    with pytest.raises(BenchError, match="spoilt"), bank._writing(folder, World()):  # noqa: PT012
+        other.start()
+        time.sleep(0.2)
+        raise BenchError("spoilt", "mend it")
+    other.join()
+    assert log == ["looks", "begins"]
+    assert (folder / "marks.u32").exists()
 
 
 def test_threads_that_fill_one_bank_at_once_share_the_work(card, world, cache):

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from fgmae_bench.report.compare import statement
 from fgmae_bench.report.markdown import escaped, markdown
 from fgmae_bench.report.row import Note, Row, Table
 from fgmae_bench.report.spreadsheet import comma_separated
-from fgmae_bench.report.table import build
+from fgmae_bench.report.table import build, planned
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXPERIMENTS = REPOSITORY / "experiments"
@@ -443,3 +444,12 @@ def test_curve_labels_are_shown_as_they_are(tmp_path):
 
 def test_default_curves_of_a_layout_can_be_drawn():
     assert set(Layout(columns=()).curves) <= set(figures.AXES)
+
+
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [({"batch_size": 8}, 32), ({"batch_size": [8, 16]}, "32, 64"), ({"batch_size": [8, 16], "accum_iter": [1, 2]}, "16, 32, 64")],
+)
+def test_a_planned_grid_shows_each_effective_batch_once(flags, shown):
+    run = SimpleNamespace(flags={"accum_iter": 2} | flags, nproc_per_node=2)
+    assert planned(SimpleNamespace(common={}), run)["effective_batch"] == shown

@@ -17,7 +17,11 @@ import pytest
 from commands import REPOSITORY, listing, records, said
 from suite_world import experiment, kill, suite
 
-from fgmae_bench.suite import child
+from fgmae_bench.errors import BenchError
+from fgmae_bench.experiments import load_experiment
+from fgmae_bench.suite import child, slurm
+from fgmae_bench.suite.expand import expand
+from fgmae_bench.suite.ledger import Ledgers
 
 STATISTICS = 'model = "backscatter_stats"'
 SEEDS = 'model = "backscatter_stats", seed = [1, 2, 3]'
@@ -220,3 +224,19 @@ def wait_for(path: Path) -> None:
             return
         time.sleep(0.1)
     raise AssertionError(f"{path} did not appear")
+
+
+def test_slurm_that_does_not_answer_is_not_asked_to_run_jobs_twice(tmp_path, monkeypatch):
+    """squeue is asked once however many jobs are noted, and no answer is no proof that they are gone."""
+    monkeypatch.chdir(tmp_path)
+    commands = expand([load_experiment(experiment(tmp_path, f"{STATISTICS}, seed = {list(range(5))}"))])
+    ledgers, asked = Ledgers(commands), []
+    for ledger in ledgers:
+        ledger.prepare()
+    for number, command in enumerate(commands):
+        ledgers.of(command).note_job(command, f"7_{number}")
+    monkeypatch.setattr(slurm, "queued", lambda: asked.append(1))
+    monkeypatch.setattr(slurm, "submit", lambda *_: pytest.fail("jobs that may be queued were submitted again"))
+    with pytest.raises(BenchError, match="squeue gives no answer, and 5 jobs of an earlier suite may be in the queue; try again"):
+        slurm.run_on_slurm(commands, ledgers, slurm.Cluster(), lambda *_: None)
+    assert len(asked) == 1

@@ -14,6 +14,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import center_crop
 
 from fgmae_bench import normalizers
+from fgmae_bench.cards import load_card
 from fgmae_bench.contract import FGMAE_CONTRACT, InputContract
 from fgmae_bench.data.raster import Chip, read_chip, valid_mask
 from fgmae_bench.errors import BenchError
@@ -505,3 +506,18 @@ def test_an_empty_band_is_an_error_that_names_the_file(card, tmp_path, fill, com
     db[1] = fill
     with pytest.raises(BenchError, match=rf"void\.tif: band 2 .*{complaint}"):
         read_chip(write_tiff(tmp_path / "void.tif", db), card)
+
+
+def test_a_band_with_a_few_scattered_measurements_keeps_some_when_it_is_resized():
+    """Half of the pixels are valid, so that the image counts; in VH four lie apart, each touched by invalid ones at 128 pixels."""
+    card = load_card("bigearthnet")
+    db = np.stack([np.full((120, 120), value, np.float32) for value in (-12, -19)])
+    db += np.random.default_rng(0).normal(0, 1, db.shape).astype(np.float32)
+    valid = np.ones((2, 120, 120), bool)
+    valid[1] = False
+    valid[1, [10, 10, 90, 90], [20, 70, 20, 70]] = True
+    view = make_view(card, FGMAE_CONTRACT, None).before_geometry([Chip(db=db, valid=valid, synthetic=False)])[0]
+    measured = view[1] != 127
+    assert 4 <= measured.sum() <= 16
+    assert measured[11, 22], "pixel (10, 20) is the nearest of pixel (11, 22) at 128"
+    assert (view[0] != 127).mean() > 0.9
