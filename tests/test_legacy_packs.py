@@ -272,3 +272,11 @@ def test_the_decoder_agrees_with_pickle():
             out = io.BytesIO()
             pickle.Pickler(out, protocol).dump(value)
             assert read_tuple(out.getvalue(), "a") == value
+
+
+def test_a_sample_with_an_empty_band_is_an_error_that_names_it(ben, tmp_path):
+    db, targets = images(40)
+    db[7, ..., 1] = np.nan
+    path = three(tmp_path / "p.lmdb", db[..., ::-1], targets)
+    with pytest.raises(BenchError, match=r"p\.lmdb/7: a band has no valid pixel; write the pack again without this sample"):
+        open_index(ben, path)  # which looks at the order of the bands in some of them

@@ -88,7 +88,7 @@ class RicoReader:
         value = get(self.root, self.stamp, path.name.encode())
         if value is None:
             raise BenchError(f"{self.root} holds no patch {path.name}", "complete the pack")
-        return _chip(bands_of(decode_value(value, str(path)), card.signal.bands, str(path)), card)
+        return _chip(bands_of(decode_value(value, str(path)), card.signal.bands, str(path)), card, path)
 
 
 def open_pickled(card: Card, root: Path, stamp: Stamp, band_order: Order | None) -> Index:
@@ -162,11 +162,13 @@ class PickledReader:
             raise BenchError(f"{self.root} holds no sample {path.name}", "restore the pack")
         parts = checked_parts(value, str(path))
         image = np.frombuffer(parts[-3], np.float32).reshape(parts[-2])  # (H, W, 2)
-        return _chip(np.stack([image[..., self.stored.index(band)] for band in self.order]), card)
+        return _chip(np.stack([image[..., self.stored.index(band)] for band in self.order]), card, path)
 
 
-def _chip(db: NDArray[np.float32], card: Card) -> Chip:
+def _chip(db: NDArray[np.float32], card: Card, path: Path) -> Chip:
     valid = valid_mask(db, card.signal)
+    if not valid.any(axis=(1, 2)).all():
+        raise BenchError(f"{path}: a band has no valid pixel", "write the pack again without this sample")
     return Chip(db=db, valid=None if valid.all() else valid, synthetic=False)
 
 
