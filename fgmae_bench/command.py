@@ -28,7 +28,8 @@ def run_command(module: str, doc: str, ignored: tuple[str, ...], what: str, engi
     runs = compose(module, given, card, config)
     if skipped:
         flags = ", ".join(f"--{flag}" for flag in skipped)
-        logging.getLogger("fgmae_bench").warning("%s means nothing for %s and is ignored", flags, what)
+        words = "mean nothing for %s and are ignored" if len(skipped) > 1 else "means nothing for %s and is ignored"
+        logging.getLogger("fgmae_bench").warning(f"%s {words}", flags, what)
     notes = [note("ignored_flag", f"--{flag} means nothing for {what} and was ignored") for flag in skipped]
     legacy = runs[0].execution.legacy_metrics
     if runs[0].execution.eval:

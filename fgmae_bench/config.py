@@ -153,6 +153,8 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
         config, given = ({**layer, **_without_alias(layer)} for layer in (config or {}, given))
     config = dict(config or {})
     resolved = config.pop(RESOLVED, False)
+    if resolved and _another_run(module, given, config):
+        config = {name: value for name, value in config.items() if name not in ("output_dir", "log_dir")}  # they are that run's
     explicit = {**config, **given}
     name = explicit.get("recipe", "published")
     if not isinstance(name, str) or name not in NAMED_RECIPES[module]:
@@ -181,6 +183,17 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
     if len({run.recipe for run in runs}) != len(runs):
         raise BenchError("the grid of --lr and --weight_decay holds a value twice", "name each value once")
     return runs
+
+
+def _another_run(module: str, given: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether the command line changes what a resolved configuration says of its run, beside how it is executed."""
+    owner = field_sections(module)
+    return any(owner.get(name) != "execution" and _single(value) != _single(config.get(name)) for name, value in given.items())
+
+
+def _single(value: Any) -> Any:
+    """The one value of a list of one."""
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
 
 def _without_alias(layer: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def closest(name: str, choices: Iterable[str]) -> str:
     """Sentence that offers the closest match, then all choices in order."""
     ordered = sorted(choices)
     folded = {choice.lower(): choice for choice in ordered}
-    match = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    match = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
     hint = f"did you mean '{folded[match[0]]}'? " if match else ""
     return f"{hint}choose from {', '.join(ordered)}"
 

@@ -27,7 +27,8 @@ class Parser(argparse.ArgumentParser):
         """Parse `argv`; a dict of the flags that were given."""
         known, rest = self.parse_known_args(argv)
         if rest:
-            flags = {name for action in self._actions for name in action.option_strings if "-" not in name[2:]} - {"-h", "--help"}
+            shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
+            flags = {name for action in shown for name in action.option_strings if "-" not in name[2:]} - {"-h", "--help"}
             if not rest[0].startswith("--"):
                 raise BenchError(f"unexpected argument '{rest[0]}'", "see --help")
             raise BenchError(f"unknown flag '{rest[0]}'", closest(rest[0].split("=")[0].replace("-", "_").replace("__", "--", 1), flags))
@@ -76,7 +77,7 @@ def module_parser(module: str, description: str, ignored: tuple[str, ...] = ()) 
     for part, kind in sections(module).items():
         group = parser.add_argument_group(part)
         add_fields(group, kind)
-    parser.add_argument("--config", metavar="FILE", help="read flags from a config.toml; the command line stands above it")
+    parser.add_argument("--config", metavar="FILE", help="read flags from a config.toml; the command line stands above it, and a run that it changes goes to its own folder")
     for flag in ignored:
         parser.add_argument(*spellings(flag), dest="ignored_flags", action=_Ignored, flag=flag, nargs="?", help=argparse.SUPPRESS)
     return parser

@@ -150,7 +150,7 @@ FILE_FAULTS = {
     _one_band: "has 1 bands, EuroSAT-SAR has 2",
     _three_bands: "has 3 bands, EuroSAT-SAR has 2",
     truncated: "cannot be read as a TIFF",
-    _zero_byte: "cannot be read as a TIFF",
+    _zero_byte: "cannot be read as a TIFF (it is not recognized",
     _all_nan: "band 1 has no valid pixel",
     _one_band_nan: "band 2 has no valid pixel",
     _all_nodata: "band 1 has no valid pixel",

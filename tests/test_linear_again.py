@@ -73,6 +73,21 @@ def test_the_command_line_stands_above_the_config_file(plain, tmp_path):
     assert record["config"]["recipe"]["batch_size"] == 16
 
 
+def test_a_run_that_the_command_line_changes_leaves_the_folder_of_the_config_alone(plain, tmp_path):
+    shutil.copytree(plain.folder, tmp_path, dirs_exist_ok=True)
+    before = listing(tmp_path / "out")
+    changed = call("linear", "--config", "out/config.toml", "--lr", 0.3, cwd=tmp_path)
+    assert changed.code == 0, changed.err
+    assert listing(tmp_path / "out") == before
+    other = next(record for record in records(tmp_path / "results") if record["run_id"] != plain.record["run_id"])
+    assert json.loads((tmp_path / "runs" / "eurosat" / other["run_id"] / "record.json").read_text()) == other
+    said_where = call("linear", "--config", "out/config.toml", "--lr", 0.4, "--output_dir", "mine", cwd=tmp_path)
+    assert (said_where.code, (tmp_path / "mine" / "record.json").exists()) == (0, True)
+    assert listing(tmp_path / "out") == before
+    again = call("linear", "--config", "out/config.toml", "--lr", 0.1, "--device", "cpu", cwd=tmp_path)
+    assert f"{plain.record['run_id']} is recorded already" in again.err
+
+
 def test_every_resolved_value_stands_in_the_record_and_the_config(plain):
     config = plain.record["config"]
     assert (config["recipe"]["lr"], config["recipe"]["blr"], config["recipe"]["weight_decay"]) == (0.1, 1.6, 0.001)

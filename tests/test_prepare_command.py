@@ -3,7 +3,7 @@
 import resource
 
 import pytest
-from commands import STATISTICS, call, linear, listing, only_record, refused, said
+from commands import STATISTICS, call, linear, listing, only_record, refused, said, spawn
 
 
 def prepare(*flags, cwd):
@@ -96,3 +96,9 @@ def test_a_world_inside_a_folder_of_its_own_is_found(tmp_path):
     done = linear("archive", cwd=tmp_path)
     assert done.code == 0, done.err
     assert only_record(tmp_path / "results")["dataset"]["synthetic"] is True
+
+
+def test_a_world_without_places_is_written_without_a_word_of_warning(tmp_path):
+    done = spawn("prepare", "synth", "dfc2020", "--tiles", "24", "--size", "32", "--data_path", "w", cwd=tmp_path)
+    assert done.code == 0
+    assert "Warning" not in done.err

@@ -190,3 +190,9 @@ def test_each_entry_takes_its_own_kind_of_dataset(tiles, tmp_path):
     line = said(segment(shared_world(5), cwd=tmp_path, dataset="eurosat"))
     assert "is a single_label dataset; use fgmae_bench.linear or fgmae_bench.finetune" in line
     assert not listing(tmp_path)
+
+
+def test_statistics_without_maps_are_refused_in_words(tiles, tmp_path):
+    flags = ("--model", "backscatter_stats", "--weights", "random", "--max_steps", "1", "--warmup_steps", "0")
+    line = said(segment(tiles, *flags, backbone=(), cwd=tmp_path))
+    assert line.startswith("error: backscatter_stats gives no feature map; take a ViT")

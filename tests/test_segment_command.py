@@ -52,7 +52,7 @@ def test_command_line_5_verbatim(tmp_path):
     assert problem_of(record) is None
     assert record["protocol"] == "segmentation_finetune"
     assert "--nb_classes 11 counts a class 0 that dfc10 does not have: 10 outputs are used" in done.err
-    assert "--mixup, --fine_tune means nothing for segmentation and is ignored" in done.err
+    assert "--mixup, --fine_tune mean nothing for segmentation and are ignored" in done.err
     assert [n["text"] for n in record["notes"] if n["code"] == "ignored_flag"] == [
         f"--{flag} means nothing for segmentation and was ignored" for flag in ("mixup", "fine_tune")
     ]
@@ -290,7 +290,7 @@ def test_batches_of_one(norm, head, tiles, tmp_path):
 
 def test_patches_of_14_pixels_take_the_next_smaller_size(tiles, tmp_path):
     """256 to 252, 64 to 56; masks keep their own size."""
-    large = _at_data_size(Model(model="vit_huge_patch14"), SimpleNamespace(index=SimpleNamespace(size=(256, 256))))
+    large = _at_data_size(Model(model="vit_huge_patch14"), SimpleNamespace(index=SimpleNamespace(size=(256, 256))), None)
     assert large.input_size == 252
     prepared = opened(tiles, tmp_path, model="vit_small_patch14_dinov2", freeze_backbone=True, features="stream")
     assert prepared.backbone.contract.size == 56

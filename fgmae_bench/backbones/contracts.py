@@ -64,11 +64,15 @@ def carried_contract(state: State) -> InputContract | None:
 
 
 def mismatch_notes(model: Model, used: InputContract, state: State | None) -> tuple[dict[str, str], ...]:
-    """A note, and a warning, where the input is normalised otherwise than the weights were trained."""
-    trained = trained_contract(model, state)
-    if trained is None or trained.normalizer == used.normalizer:
+    """A note, and a warning, where the input is normalised otherwise than the weights were trained, or are taken to have been."""
+    if state is None or ":" in model.model:
         return ()
-    text = f"the input is normalised by {used.normalizer}, the weights {model.weights} were trained on {trained.normalizer}"
+    stated = trained_contract(model, state)
+    trained = stated or _usual_contract(model.model)
+    if trained.normalizer == used.normalizer:
+        return ()
+    how = "were trained" if stated else "carry no contract and are taken to have been trained"
+    text = f"the input is normalised by {used.normalizer}, the weights {model.weights} {how} on {trained.normalizer}"
     log.warning("%s: expect worse features than the weights can give", text)
     return (note("contract_mismatch", text),)
 

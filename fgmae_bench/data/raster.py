@@ -86,7 +86,7 @@ def _read_with_gdal(path: Path, card: Card) -> tuple[NDArray[np.float32], list[f
             nodata = [value for value in source.nodatavals if value is not None]
             synthetic = SYNTHETIC_TAG in source.tags()
     except RasterioError as error:
-        reason = str(error.__cause__ or error).replace(f"'{path}'", "it").replace(str(path), "it")
+        reason = str(error.__cause__ or error).replace(f"'{path}'", "it").replace(str(path), "it").replace("it not ", "it is not ")
         raise BenchError(f"{path} cannot be read as a TIFF ({reason[:160]})", "replace the file, or verify the download") from error
     return db, nodata, synthetic
 

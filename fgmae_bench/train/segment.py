@@ -105,6 +105,8 @@ def prepare(
     be_deterministic(execution.deterministic)
     if card.task != "segmentation":
         raise BenchError(f"{card.title} is a {card.task} dataset", "use fgmae_bench.linear or fgmae_bench.finetune")
+    if run.model.model == "backscatter_stats":
+        raise BenchError("backscatter_stats gives no feature map", "take a ViT, a ResNet or another model with maps")
     train_map, eval_map = label_maps(run, card)
     classes = len(train_map.scheme.classes)
     counted = check_classes(classes, train_map.scheme.name, run.data.nb_classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 from tqdm import tqdm
@@ -132,7 +134,8 @@ def encode(pixels: NDArray[Any], world: str) -> bytes:
     """Pixels (C, H, W) of any type as the bytes of a tagged GeoTIFF: EPSG:4326 and the identity transform, as the true files."""
     count, height, width = pixels.shape
     profile = {"driver": "GTiff", "dtype": pixels.dtype.name, "count": count, "height": height, "width": width}
-    with MemoryFile() as memory:
+    with MemoryFile() as memory, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with memory.open(**profile, crs=WGS84, transform=Affine.identity()) as target:
             target.update_tags(**{TAG: world})  # before the pixels, so that GDAL does not write the directory twice
             target.write(pixels)
