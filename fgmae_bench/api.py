@@ -11,18 +11,8 @@ from torch import nn
 from fgmae_bench.cards import Card, load_card
 from fgmae_bench.config import Run, compose
 from fgmae_bench.errors import BenchError, unknown
+from fgmae_bench.recipes import PROTOCOLS
 from fgmae_bench.records import Record
-
-# Protocol -> the command that runs it, and the flags that it stands for.
-PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
-    "linear_probe": ("linear", {"probe": "sgd"}),
-    "logistic_regression": ("linear", {"probe": "lbfgs"}),
-    "knn": ("linear", {"probe": "knn"}),
-    "finetune": ("finetune", {}),
-    "frozen_upernet": ("segment", {"freeze_backbone": True, "head": "upernet"}),
-    "frozen_linear": ("segment", {"freeze_backbone": True, "head": "linear"}),
-    "segmentation_finetune": ("segment", {"freeze_backbone": False}),
-}
 
 
 def evaluate(
@@ -44,9 +34,11 @@ def evaluate(
         flags: any flag of the protocol's command (`python -m fgmae_bench.linear`, `finetune` or `segment`), such as `data_path`,
             `split`, `lr`, `features`, `results_dir`.
 
-    Raises BenchError on bad input.
+    Raises BenchError on bad input, RunFailed where the run diverges, which is recorded too.
 
     """
+    if not isinstance(model, nn.Module):
+        raise BenchError(f"the model is of type {type(model).__name__}", "give a torch.nn.Module; names go to --model on the command line")
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
     module, stands_for = PROTOCOLS[protocol]

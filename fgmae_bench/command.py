@@ -10,6 +10,7 @@ from typing import Any
 
 from fgmae_bench.cards import Card, load_card
 from fgmae_bench.config import Run, compose
+from fgmae_bench.errors import Diverged
 from fgmae_bench.flags import parse_run
 from fgmae_bench.records import Record, note
 
@@ -37,10 +38,20 @@ def run_command(module: str, doc: str, ignored: tuple[str, ...], what: str, engi
         _say(rank0, line(f"{scored['run_id']} {scored['which']}", scored["test"]))
         _say(rank0 and legacy, legacy_line(scored["legacy"]))
         return
-    for record in engine(runs, card, notes):
+    failure = None
+    try:
+        records = engine(runs, card, notes)
+    except Diverged as error:
+        records, failure = error.records, error
+    for record in records:
         mark = "  [synthetic data]" if record["dataset"]["synthetic"] else ""
+        if record["status"] == "diverged":
+            _say(rank0, f"{record['run_id']}  diverged: no scores{mark}")
+            continue
         _say(rank0, line(record["run_id"], record["metrics"]["test"]) + f"  n_test {record['dataset']['n_test']}{mark}")
         _say(rank0 and legacy and bool(record["metrics"]["legacy"]), legacy_line(record["metrics"]["legacy"] or {}))
+    if failure is not None:
+        raise failure
 
 
 def line(name: str, metrics: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from typing import Any
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -25,6 +26,14 @@ class BenchError(Exception):
 
 class RunFailed(Exception):
     """The input was fine and the run still failed, for example because its loss became non-finite."""
+
+
+class Diverged(RunFailed):
+    """Runs whose loss became no number, recorded as such; `what` is the first one's case, `records` are those of the whole grid."""
+
+    def __init__(self, what: str, records: Iterable[Any] = ()):
+        super().__init__(f"{what}; give a smaller --lr")
+        self.what, self.records = what, list(records)
 
 
 def closest(name: str, choices: Iterable[str]) -> str:

@@ -11,8 +11,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.config import RECIPES, field_sections, sections
+from fgmae_bench.config import field_sections, sections
 from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.recipes import PROTOCOLS, RECIPES
 from fgmae_bench.strict import convert, from_plain, load_toml
 
 
@@ -74,7 +75,10 @@ def load_experiment(path: Path) -> Experiment:
     seen: dict[str, int] = {}
     for i, run in enumerate(experiment.runs):
         where = f"{path}: runs[{i}]"
+        if not run.label.strip():
+            raise BenchError(f"{where}.label is empty", "give the run a name: it stands in the table")
         check_flags(experiment.module, run.flags, f"{where}.flags")
+        check_protocol(experiment.module, run.protocol or experiment.protocol, {**experiment.common, **run.flags}, where)
         if run.nproc_per_node < 1:
             raise BenchError(f"{where}.nproc_per_node is {run.nproc_per_node}", "give 1 or more")
         if run.label in seen:
@@ -93,17 +97,52 @@ def load_experiments(folder: Path) -> list[Experiment]:
 
 
 def check_flags(module: str, flags: dict[str, Any], where: str) -> None:
-    """Raise BenchError where a flag is unknown to the module, a value has the wrong type, or a grid is empty or holds a value twice."""
+    """Raise BenchError where a flag is unknown to the module or leaves no record, a value has the wrong type, or a grid is empty or
+    holds a value twice.
+    """
     hints = flag_types(module)
     for name, value in flags.items():
         if name not in hints:
             raise BenchError(f"{where}: unknown flag '{name}'", closest(name, hints))
         items = [convert(hints[name], item, f"{where}.{name}") for item in choices(hints[name], value)]
+        for item in items:
+            check_records(module, name, item, f"{where}.{name}")
         if not items:
             raise BenchError(f"{where}.{name} is an empty grid", "give at least one value")
         for i, item in enumerate(items):
             if item in items[:i]:
                 raise BenchError(f"{where}.{name} holds {item!r} twice", "name each value once")
+
+
+def check_records(module: str, name: str, value: Any, where: str) -> None:
+    """Raise BenchError for a value with which a command of many would leave no record of its own."""
+    if name == "eval" and value is True:
+        what = f"{where} is true, which records nothing"
+        raise BenchError(what, f"leave it out, and score a checkpoint with python -m fgmae_bench.{module} --eval")
+    if name == "resume" and value not in (None, "auto"):
+        raise BenchError(f"{where} is {value}, the checkpoint of one run", "leave it out: each run goes on from its own")
+
+
+def check_protocol(module: str, protocol: str, flags: dict[str, Any], where: str) -> None:
+    """Raise BenchError where `flags`, defaults included, stand for another protocol than the one that is named."""
+    found = protocols_of(module, flags)
+    if len(found) > 1:
+        raise BenchError(f"{where}: its flags give {' and '.join(found)}", "give each protocol a [[runs]] of its own")
+    if found != [protocol]:
+        deciding = dict.fromkeys(flag for owner, means in PROTOCOLS.values() if owner == module for flag in means)
+        todo = f"set {', '.join(deciding)} or protocol" if deciding else "set protocol"
+        raise BenchError(f"{where}: protocol is {protocol}, its flags give {found[0]}", todo)
+
+
+def protocols_of(module: str, flags: dict[str, Any]) -> list[str]:
+    """The protocols that flags stand for, defaults included: several where a grid goes over what tells them apart."""
+    hints = flag_types(module)
+    given = {f.name: f.default for f in dataclasses.fields(RECIPES[module])} | flags
+    return [
+        name
+        for name, (owner, means) in PROTOCOLS.items()
+        if owner == module and all(value in choices(hints[flag], given[flag]) for flag, value in means.items())
+    ]
 
 
 @cache

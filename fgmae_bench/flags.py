@@ -77,7 +77,11 @@ def module_parser(module: str, description: str, ignored: tuple[str, ...] = ()) 
     for part, kind in sections(module).items():
         group = parser.add_argument_group(part)
         add_fields(group, kind)
-    parser.add_argument("--config", metavar="FILE", help="read flags from a config.toml; the command line stands above it, and a run that it changes goes to its own folder")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="read flags from a config.toml; the command line stands above it, and a run that it changes goes to its own folder",
+    )
     for flag in ignored:
         parser.add_argument(*spellings(flag), dest="ignored_flags", action=_Ignored, flag=flag, nargs="?", help=argparse.SUPPRESS)
     return parser

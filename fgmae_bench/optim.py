@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from fgmae_bench.errors import BenchError
+
 
 def cosine(progress: float, *, peak: float, floor: float, warmup: float, total: float) -> float:
     """Learning rate at `progress`: linear warm-up from 0, then half a cosine from `peak` to `floor`.
@@ -37,6 +39,12 @@ def _share(progress: float, warmup: float, total: float) -> float:
 def rate_of(recipe: Any, effective_batch: int) -> float:
     """The absolute learning rate of a recipe: its `lr`, else that of its `blr`, else that of its kind's own base rate."""
     return float(recipe.lr) if recipe.lr is not None else scaled_lr(recipe.blr or recipe.base_rate, effective_batch)
+
+
+def require_falling(lr: float, recipe: Any) -> None:
+    """Raise BenchError where a schedule would end above its peak."""
+    if recipe.min_lr > lr:
+        raise BenchError(f"--min_lr {recipe.min_lr:g} is above the learning rate {lr:g}", "give a smaller one")
 
 
 def scaled_lr(blr: float, effective_batch: int) -> float:

@@ -106,6 +106,16 @@ PENALTIES = tuple(10 ** (power / 2) for power in range(-12, 1))  # of lbfgs, whe
 EITHER = (("lr", "blr"), ("max_steps", "epochs"), ("warmup_steps", "warmup_epochs"))
 NEVER_PUBLISHED = ("mixup", "cutmix")  # passed by published commands, never applied by their code: applied, the recipe is `corrected`
 RECIPES: dict[str, type] = {"linear": ProbeRecipe, "finetune": FinetuneRecipe, "segment": SegmentRecipe}
+# Protocol -> the module that runs it, and the values of its recipe that it stands for.
+PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "linear_probe": ("linear", {"probe": "sgd"}),
+    "logistic_regression": ("linear", {"probe": "lbfgs"}),
+    "knn": ("linear", {"probe": "knn"}),
+    "finetune": ("finetune", {}),
+    "frozen_upernet": ("segment", {"freeze_backbone": True, "head": "upernet"}),
+    "frozen_linear": ("segment", {"freeze_backbone": True, "head": "linear"}),
+    "segmentation_finetune": ("segment", {"freeze_backbone": False}),
+}
 
 # Recipes of a module that hold for every dataset; a card's own table of the same name stands above them. A table `by_model`
 # in a recipe holds values for single models.

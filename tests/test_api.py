@@ -11,8 +11,8 @@ from segment_world import SIDE
 from torch import nn
 
 import fgmae_bench
-from fgmae_bench.api import PROTOCOLS
 from fgmae_bench.errors import BenchError
+from fgmae_bench.recipes import PROTOCOLS
 
 pytest_plugins = ("segment_world",)
 
@@ -117,6 +117,8 @@ def test_a_vit_of_timm_gives_its_blocks_to_a_decoder(tiles, desk):
         ({"lr": [0.1, 0.2]}, "evaluate runs one setting; give one lr"),
         ({"laer_decay": 0.5}, "finetune: unknown flag 'laer_decay'; did you mean 'layer_decay'"),
         ({"protocol": "frozen_upernet"}, "is a single_label dataset; use fgmae_bench.linear or fgmae_bench.finetune"),
+        ({"model": "vit"}, "the model is of type str; give a torch.nn.Module"),
+        ({"model": None}, "the model is of type NoneType"),
         ({"weights": "fgmae"}, r"evaluate\(weights=...\) beside protocol 'finetune'; leave it out"),
         ({"protocol": "linear_probe", "probe": "knn"}, r"evaluate\(probe=...\) beside protocol 'linear_probe'"),
         ({"protocol": "frozen_linear", "head": "upernet"}, r"evaluate\(head=...\) beside"),

@@ -223,7 +223,10 @@ def test_folder_without_a_patch_is_refused(tmp_path, ben):
 def test_foreign_file_for_an_index_is_refused_not_overwritten(raw_root, ben, run_index):
     (raw_root / "index.parquet").write_bytes(b"PAR1 no more")
     for run in (lambda: raw.bigearthnet_v1(ben, raw_root), lambda: run_index("--data_path", raw_root)):
-        with pytest.raises(BenchError, match=r"index\.parquet cannot be read as a patch table .*; remove it"):
+        with pytest.raises(
+            BenchError,
+            match=r"index\.parquet cannot be read as a patch table .*; give one that prepare index wrote; a damaged one may be removed",
+        ):
             run()
     assert (raw_root / "index.parquet").read_bytes() == b"PAR1 no more"
 

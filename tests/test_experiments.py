@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
 from make_records import make_record
 
+from fgmae_bench import recipes
 from fgmae_bench.errors import BenchError
 from fgmae_bench.experiments import load_experiment, load_experiments, matches
+from fgmae_bench.probe import engine
 from fgmae_bench.report.columns import check_columns
 from fgmae_bench.report.figures import check_curves
+from fgmae_bench.train import finetune
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((REPOSITORY / "experiments").rglob("*.toml"))
@@ -81,6 +85,12 @@ def test_good_file_loads(tmp_path):
         ('dataset = "eurosat"', 'dataset = "eurosat"\nepoch = 3', ["common", "'epoch'", "did you mean 'epochs'"]),
         ('dataset = "eurosat"', "", ["runs[0]", "no dataset"]),
         ('label = "a"', "", ["runs[0]", "label"]),
+        ('label = "a"', 'label = ""', ["runs[0].label is empty"]),
+        ('label = "a"', 'label = " "', ["runs[0].label is empty"]),
+        ("lr = 0.1", "eval = true", ["runs[0].flags.eval is true, which records nothing", "fgmae_bench.linear --eval"]),
+        ("lr = 0.1", "eval = [false, true]", ["runs[0].flags.eval is true"]),
+        ('dataset = "eurosat"', 'dataset = "eurosat"\neval = true', ["common.eval is true"]),
+        ("lr = 0.1", 'resume = "a/checkpoint-last.pth"', ["runs[0].flags.resume is a/checkpoint-last.pth", "goes on from its own"]),
         ('label = "a"', 'label = "a"\nnproc_per_node = 0', ["runs[0].nproc_per_node"]),
         ('columns = ["run", "oa"]', 'columns = "run"', ["layout", "columns"]),
     ],
@@ -91,6 +101,48 @@ def test_mistake_is_named_with_file_and_key_path(tmp_path, old, new, named):
         load_experiment(path)
     for part in [str(path), *named]:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "protocol", "flags", "told"),
+    [
+        ("linear", "knn", "lr = 0.1", "protocol is knn, its flags give linear_probe; set probe or protocol"),
+        ("linear", "linear_probe", 'probe = "lbfgs"', "protocol is linear_probe, its flags give logistic_regression; set probe or protocol"),
+        ("linear", "linear_prob", "lr = 0.1", "protocol is linear_prob, its flags give linear_probe; set probe or protocol"),
+        ("linear", "knn", 'probe = ["knn", "sgd"]', "its flags give linear_probe and knn; give each protocol a [[runs]] of its own"),
+        ("finetune", "linear_probe", "lr = 0.1", "protocol is linear_probe, its flags give finetune; set protocol"),
+        (
+            "segment", "frozen_upernet", "lr = 0.1",
+            "protocol is frozen_upernet, its flags give segmentation_finetune; set freeze_backbone, head or protocol",
+        ),
+        ("segment", "segmentation_finetune", "freeze_backbone = true", "its flags give frozen_upernet"),
+        ("segment", "frozen_upernet", 'freeze_backbone = true, head = "linear"', "its flags give frozen_linear"),
+    ],
+)  # fmt: skip
+def test_a_protocol_that_the_flags_do_not_give_is_refused(tmp_path, module, protocol, flags, told):
+    """It ran as what its flags say, was called recorded, and its table stayed empty."""
+    text = GOOD.replace('"linear"', f'"{module}"').replace("lr = 0.1", flags)
+    of_the_file = text.replace('"linear_probe"', f'"{protocol}"')
+    of_the_run = text.replace('label = "a"', f'label = "a"\nprotocol = "{protocol}"')
+    for wrong in (of_the_file, of_the_run):
+        with pytest.raises(BenchError) as caught:
+            load_experiment(write(tmp_path, wrong))
+        assert f"{tmp_path / 'mine.toml'}: runs[0]: " in str(caught.value)
+        assert str(caught.value).endswith(told) or told in caught.value.what
+
+
+def test_a_protocol_that_the_flags_give_loads(tmp_path):
+    for protocol, (module, means) in recipes.PROTOCOLS.items():
+        flags = ", ".join(f"{name} = {json.dumps(value)}" for name, value in means.items())
+        text = GOOD.replace('"linear"', f'"{module}"').replace('"linear_probe"', f'"{protocol}"').replace("lr = 0.1", flags)
+        assert load_experiment(write(tmp_path, text)).protocol == protocol
+    in_common = GOOD.replace('"linear_probe"', '"knn"').replace("[common]", '[common]\nprobe = "knn"')
+    assert load_experiment(write(tmp_path, in_common)).protocol == "knn"
+
+
+def test_experiments_engines_and_python_agree_on_what_a_protocol_is():
+    assert engine.PROBES == {"sgd": "linear_probe", "lbfgs": "logistic_regression", "knn": "knn"}
+    assert recipes.PROTOCOLS[finetune.PROTOCOL] == ("finetune", {})
 
 
 def test_repeated_label_and_empty_runs_are_named(tmp_path):

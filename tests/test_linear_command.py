@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from commands import TINY_VIT, call, codes, genuine, linear, listing, only_record, rewrite_all, shared_world, small_world, spawn
+from commands import TINY_VIT, call, codes, genuine, linear, listing, only_record, records, rewrite_all, shared_world, small_world, spawn
 from linear_runs import Run, bank, files, ids_of
 from safetensors.numpy import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, cohen_kappa_score, confusion_matrix, f1_score
@@ -159,7 +159,7 @@ def test_with_val_the_best_epoch_is_tested_once_and_the_last_reported_on_val(sel
 
 def test_a_best_epoch_before_the_last_is_the_one_that_is_tested(tmp_path):
     """A rate that grows to nonsense: the first epochs are best, and the test scores are theirs, not the last epoch's."""
-    flags = ("--split", "random_60_20_20", "--epochs", 8, "--warmup_epochs", 8, "--lr", 3000)
+    flags = ("--split", "random_60_20_20", "--epochs", 8, "--warmup_epochs", 7, "--lr", 3000)
     record = Run(tmp_path, *flags, backbone=TINY_VIT).record
     best = record["metrics"]["best"]["epoch"]
     assert best < 7
@@ -173,11 +173,30 @@ def test_a_best_epoch_before_the_last_is_the_one_that_is_tested(tmp_path):
 
 def test_a_loss_that_becomes_infinite_is_recorded_as_diverged(tmp_path):
     done = linear(shared_world(5), "--lr", "1e38", "--epochs", 4, cwd=tmp_path)
-    assert done.code in (0, 1)
     record = only_record(tmp_path / "results")
+    assert (done.code, done.out) == (1, f"{record['run_id']}  diverged: no scores  [synthetic data]\n")
+    assert done.err.endswith(f"error: {record['run_id']}: the loss became non-finite in epoch 0; give a smaller --lr\n")
     assert record["status"] == "diverged"
     assert "diverged" in codes(record)
     assert problem_of(record) is None
+    again = linear(shared_world(5), "--lr", "1e38", "--epochs", 4, cwd=tmp_path)
+    assert again.code == 0
+    assert f"{record['run_id']} is recorded already as diverged: nothing to do" in again.err
+
+
+def test_a_grid_with_a_rate_that_diverges_tells_the_scores_of_the_others(tmp_path):
+    done = linear(shared_world(5), "--lr", 0.1, "1e38", "--epochs", 4, cwd=tmp_path)
+    good, bad = sorted(records(tmp_path / "results"), key=lambda record: record["config"]["recipe"]["lr"])
+    assert (done.code, good["status"], bad["status"]) == (1, "done", "diverged")
+    lines = done.out.splitlines()
+    assert lines[0].startswith(f"{good['run_id']}  loss ")
+    assert lines[1].startswith(f"{bad['run_id']}  diverged: no scores")
+
+
+def test_a_rate_far_from_the_recipes_rule_is_noted(tmp_path, plain):
+    assert "lr_off_rule" in codes(plain.record)  # .1 at a batch of 16, where the recipe's batch is 256
+    by_rule = Run(tmp_path, "--lr", 0.1 * 16 / 256, data=shared_world(5)).record
+    assert "lr_off_rule" not in codes(by_rule)
 
 
 # --- which data it was

@@ -316,6 +316,39 @@ def test_bad_flags_and_unclear_published_rows_are_bad_input(monkeypatch, tmp_pat
     assert not (tmp_path / "tables").exists()
 
 
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "run,oa\n", PUBLISHED.read_text().splitlines()[0] + "\n"])
+def test_a_file_without_published_rows_is_named_itself(monkeypatch, tmp_path, content):
+    """The experiment was blamed, with an empty list of choices."""
+    own = tmp_path / "own.csv"
+    own.write_text(content)
+    with pytest.raises(BenchError) as caught:
+        report(monkeypatch, tmp_path, "--published", str(own))
+    assert caught.value.what.startswith(f"{own} holds no published rows with the columns table, source, dataset, method, metric_1, ")
+    assert caught.value.todo == "give a table like results/published/published_results.csv"
+
+
+def test_a_published_file_that_is_missing_is_bad_input_though_no_experiment_needs_it(monkeypatch, tmp_path):
+    needs_none = 'title = "T"\nmodule = "linear"\nprotocol = "linear_probe"\n[layout]\ncolumns = ["run"]\n[[runs]]\nlabel = "a"\n'
+    (tmp_path / "mine.toml").write_text(needs_none + 'flags = { dataset = "eurosat" }\n')
+    with pytest.raises(BenchError, match=r"nothing\.csv: published numbers cannot be read"):
+        report(monkeypatch, tmp_path, "--experiments", str(tmp_path), "--published", str(tmp_path / "nothing.csv"))
+    assert report(monkeypatch, tmp_path, "--experiments", str(tmp_path)) == 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--check",), ("--validate",)])
+def test_a_mistyped_results_folder_is_refused_and_not_made(monkeypatch, tmp_path, flags):
+    with pytest.raises(BenchError, match=r"resluts is not a folder; give the folder of the results with --results_dir"):
+        report(monkeypatch, tmp_path / "resluts", *flags)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_default_results_folder_is_made(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report", "--experiments", str(EXPERIMENTS)])
+    assert entry.main() == 0
+    assert (tmp_path / "results/tables/README.md").is_file()
+
+
 def test_own_published_numbers_stand_before_the_repository_copy(tmp_path):
     assert published.default_path(tmp_path) == PUBLISHED
     own = tmp_path / "published/published_results.csv"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from fgmae_bench.report import pairs
 from fgmae_bench.report.predictions import with_intervals
 from fgmae_bench.significance import mcnemar_mid_p
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 N, K = 300, 3
 IDS = [f"s{i}" for i in range(N)]
 TARGETS = np.arange(N) % K
@@ -100,7 +102,7 @@ def test_holm_covers_every_cell_and_a_table_is_held_against_its_first_run(two, t
     assert min(cell.adjusted for cell in cells) == pytest.approx(min(1, 4 * smallest))
 
 
-def test_other_samples_labels_and_missing_predictions_are_one_line(two, tmp_path, monkeypatch, capsys):
+def test_other_samples_labels_and_missing_predictions_are_one_line(two, tmp_path):
     a, b = (record["run_id"] for record in two)
     fewer = put(tmp_path, make_record(seed=8), {"logits": logits(0.8)[1:], "targets": TARGETS[1:]}, IDS[1:])
     with pytest.raises(BenchError, match=r"different samples \(1 only in the first, 0 only in the second\)"):
@@ -125,9 +127,27 @@ def test_other_samples_labels_and_missing_predictions_are_one_line(two, tmp_path
     store_all([make_record(seed=11)], tmp_path)
     with pytest.raises(BenchError, match="stored no predictions"):
         said(tmp_path, a, make_record(seed=11)["run_id"])
-    monkeypatch.setattr(sys, "argv", ["report", "compare", a, a, "--results_dir", str(tmp_path)])
+
+
+def test_a_record_is_not_compared_with_itself(two, tmp_path):
+    a, b = (record["run_id"] for record in two)
+    path = str(next((tmp_path / "records").rglob(f"{a}.json")))
+    for names in ((a, a), (a, path), (b, a, a)):
+        with pytest.raises(BenchError, match=f"the record of run {a} is named twice; name different runs"):
+            said(tmp_path, *names)
+
+
+def test_a_table_says_that_the_first_seed_stands_for_a_row_of_several(two, tmp_path, monkeypatch, capsys):
+    put(tmp_path, make_record(model="vit_base_patch16", batch_size=256), {"logits": logits(0.8, 4), "targets": TARGETS})
+    table = ("--table", "eurosat_linear", "--experiments", str(REPOSITORY / "experiments"))
+    told = "Of each row only the first seed is compared: 1 of the rows hold several seeds."
+    assert told in said(tmp_path, *table).splitlines()
+    monkeypatch.setattr(sys, "argv", ["report", "compare", *table, "--results_dir", str(tmp_path)])
     assert entry.main() == 0
-    assert "+0.000" in capsys.readouterr().out
+    assert two[0]["run_id"] in capsys.readouterr().out
+    next((tmp_path / "records").rglob(f"{two[1]['run_id']}.json")).unlink()
+    assert "first seed" not in said(tmp_path, *table)
+    assert "of each row the first seed only" in " ".join(pairs.parser().format_help().split())
 
 
 def test_predictions_of_other_samples_than_the_record_are_refused(two, tmp_path):

@@ -119,3 +119,14 @@ def test_an_interruption_after_the_record_leaves_it_with_its_predictions(tmp_pat
         stored(tmp_path, "out")
     record = read_record(record_path(tmp_path / "results", PARTS))
     assert sha256_of(tmp_path / "results" / record["predictions"]["file"]) == record["predictions"]["sha256"]
+
+
+def test_a_folder_that_held_another_run_says_so_and_one_that_held_the_same_does_not(tmp_path, caplog):
+    caplog.set_level("INFO", logger="fgmae_bench")
+    stored(tmp_path, "out")
+    assert "held the run" not in caplog.text
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    (tmp_path / "out" / "record.json").unlink()
+    (tmp_path / "out" / "record.json").write_text(json.dumps(record | {"run_id": "another-run"}))
+    stored(tmp_path, "out")
+    assert "out held the run another-run: its files there are replaced, its record stays in the results" in caplog.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import REPOSITORY, listing, said
+from commands import REPOSITORY, edited_card, listing, said
 from make_records import make_record, store_all
 from suite_world import experiment, suite
 
@@ -121,6 +123,8 @@ def test_a_broken_record_is_named_and_does_not_count(tmp_path):
         ("train_frac = 1.5", ["runs[0].flags", "--train_frac is 1.5"]),
         ("epochs = [1, 0]", ["runs[0].flags", "--epochs is 0"]),
         ("lr = -1", ["--lr is -1"]),
+        ("eval = true", ["runs[0].flags.eval is true"]),
+        ('probe = "knn"', ["runs[0]: protocol is linear_probe, its flags give knn; set probe or protocol"]),
     ],
 )
 def test_mistakes_in_a_file_are_one_line_naming_file_and_key_path(tmp_path, flags, named):
@@ -147,6 +151,8 @@ def test_unknown_column_and_repeated_run_are_named(tmp_path):
         (["--only", "nobody"], "no run is named so"),
         (["--set", "seed=3"], "no execution flag"),
         (["--set", "nonsense"], "no FLAG=VALUE"),
+        (["--set", "eval=true"], "--set eval is true, which records nothing"),
+        (["--set", "resume=a.pth"], "--set resume is a.pth"),
         (["--max_parallel", 0], "--max_parallel is 0"),
         (["--timeout", 0], "--timeout is 0"),
         (["--partition", "gpu"], "add --slurm"),
@@ -157,7 +163,50 @@ def test_bad_flags_of_the_suite_are_one_line(tmp_path, words, named):
     assert named in said(suite("run", experiment(tmp_path, STATISTICS), *words, cwd=tmp_path))
 
 
-def test_more_processes_than_gpus_are_refused_before_anything_runs(tmp_path):
+def with_gpus(folder, monkeypatch, count):
+    """A machine with so many GPUs, as far as nvidia-smi says it."""
+    (folder / "bin").mkdir()
+    lines = [f"echo 'GPU {i}: NVIDIA H100 (UUID: GPU-{i}a2b3c4d)'" for i in range(count)]
+    (folder / "bin" / "nvidia-smi").write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
+    (folder / "bin" / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_gpus_that_the_machine_has_not_are_refused(tmp_path, monkeypatch):
+    path = experiment(tmp_path, STATISTICS)
+    with_gpus(tmp_path, monkeypatch, 2)
+    line = said(suite("run", path, "--gpus", "0,99", cwd=tmp_path))
+    assert line == "error: --gpus 0,99: there is no GPU 99, this machine has 2; choose from 0, 1"
+    assert "there is no GPU GPU-7" in said(suite("run", path, "--gpus", "GPU-7", cwd=tmp_path))
+    for known in ("0,1", "1", "GPU-1a2b", "none"):
+        assert suite("run", path, "--gpus", known, "--dry_run", cwd=tmp_path).code == 0
+    (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")  # no driver
+    assert "this machine has 0; leave --gpus out, or use --slurm" in said(suite("run", path, "--gpus", "0", cwd=tmp_path))
+    assert suite("run", path, "--gpus", "0", "--slurm", "--dry_run", cwd=tmp_path).code == 0, "the nodes have GPUs of their own"
+
+
+def test_a_protocol_that_only_the_card_decides_is_held_against_the_experiment(tmp_path):
+    card = edited_card(tmp_path / "card.toml", ("[recipes.linear.published]", '[recipes.linear.published]\nprobe = "knn"\n#'))
+    path = experiment(tmp_path, STATISTICS)
+    path.write_text(path.read_text().replace('dataset = "eurosat"', f'dataset = "{card}"'))
+    assert "runs[0]: protocol is linear_probe, its flags give knn" in said(suite("plan", path, cwd=tmp_path))
+
+
+def test_a_receipt_of_another_protocol_is_not_believed(tmp_path):
+    path = planned(tmp_path, 'model = "vit_small_patch16", batch_size = 32')
+    stored = store_all([make_record(), make_record(protocol="knn", seed=1)], tmp_path / "results")
+    key = commands(path)[0].points[0].key
+    receipt = tmp_path / "results" / "suite" / "receipts" / f"{key}.json"
+    receipt.parent.mkdir(parents=True)
+    of = {file.parent.name: str(file.relative_to(tmp_path / "results")) for file in stored}
+    for protocol, recorded in (("linear_probe", 1), ("knn", 0)):
+        receipt.write_text(json.dumps({"run_id": "x", "record": of[protocol], "label": "x"}))
+        assert f": {recorded} recorded" in suite("plan", path, cwd=tmp_path).out
+        next(file for file in stored if file.parent.name == "linear_probe").unlink(missing_ok=True)
+
+
+def test_more_processes_than_gpus_are_refused_before_anything_runs(tmp_path, monkeypatch):
+    with_gpus(tmp_path, monkeypatch, 4)
     path = experiment(tmp_path, STATISTICS)
     path.write_text(path.read_text().replace('device = "cpu"\n', "").replace('label = "run 0"', 'label = "run 0"\nnproc_per_node = 2'))
     assert "runs[0].nproc_per_node is 2, the suite has 1 GPUs" in said(suite("run", path, "--gpus", "3", cwd=tmp_path))

@@ -58,6 +58,9 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
     Raises BenchError when data is missing or contradicts its card; with `--trust_data` contradictions become notes.
     """
     order = parse_bands(run.data.band_order) if run.data.band_order else None
+    if order is not None and sorted(order) != sorted(card.signal.bands):
+        bands = card.signal.bands
+        raise BenchError(f"--band_order is {run.data.band_order}", f"give {','.join(bands)} or {','.join(bands[::-1])}")
     root = data_root(card, run)
     if not is_pack(root):
         require_data(card, root)

@@ -153,6 +153,8 @@ def _weights(labels: NDArray[np.integer] | None, count: int) -> NDArray[np.float
 def _check(fractions: Fractions, count: int) -> None:
     """Raise BenchError unless three fractions add up to 1, train and test are above 0, and there is something to split."""
     if len(fractions) != 3 or min(fractions) < 0 or not (fractions[0] > 0 < fractions[2]) or abs(sum(fractions) - 1) > 1e-6:
-        raise BenchError(f"fractions are {' '.join(map(str, fractions))}", "give train, val and test, such as .6 .2 .2, that add up to 1")
+        raise BenchError(
+            f"fractions are {' '.join(map(str, fractions))}", "give train > 0, val and test > 0 that add up to 1, such as .6 .2 .2"
+        )
     if not count:
         raise BenchError("there are no patches to split", "check the index or the lists")

@@ -83,6 +83,7 @@ def build(card: Card, root: Path, out: Path, form: str, *, lists: Path | None = 
     Raises BenchError where `out` cannot be written, a list is missing, or, when `strict`, a patch is broken.
     """
     from fgmae_bench.data.bigearthnet.lists import flag
+    from fgmae_bench.data.bigearthnet.metadata import find_metadata
     from fgmae_bench.data.bigearthnet.raw_v2 import completed
     from fgmae_bench.data.bigearthnet.scan import PARTS, scan
     from fgmae_bench.data.bigearthnet.table import INDEX_FILE, mark_synthetic, read_table, write_table
@@ -90,6 +91,8 @@ def build(card: Card, root: Path, out: Path, form: str, *, lists: Path | None = 
 
     version, marker = LAYOUTS[card.layout], read_marker(root)
     parts = out.with_name(f"{out.name}{PARTS}")
+    if version == 2:
+        find_metadata(root)  # before hours of reading
     with alone(out.with_name(f".{out.name}.lock")):
         sources = {path for path in (root / INDEX_FILE, out) if path.is_file() and path.suffix == ".parquet"}
         known = [read_table(path, version) for path in [*sorted(sources), *sorted(parts.glob("[!.]*.parquet"))]]

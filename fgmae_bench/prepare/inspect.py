@@ -28,6 +28,7 @@ from fgmae_bench.progress import Progress
 from fgmae_bench.randomness import keyed_order
 
 LIMIT = 600
+CONTRADICTED = "counts   contradicted"
 GROUPED = {"single_label": "class", "multi_label": "tile", "segmentation": "folder"}  # what images are grouped by, by task
 
 
@@ -73,7 +74,7 @@ def main(given: dict[str, Any]) -> None:
     synthetic = any(chip.synthetic for _, chip in chips)
     out = Path(given.get("out") or Path("inspect") / f"{name}.png")
     write_contact_sheet(out, f"{card.title if card else name}{' (synthetic data)' if synthetic else ''}", groups, units == "dB")
-    _print_verdict(card, statistics, units, cues, root)
+    _print_verdict(card, statistics, units, cues, root, contradicted=any(fact.startswith(CONTRADICTED) for fact in facts))
     refusals = report_labels(card, root, out, synthetic) if card and card.task == "segmentation" else []
     print(f"contact sheet: {out}")
     if synthetic:
@@ -97,7 +98,7 @@ def _images(card: Card | None, root: Path) -> tuple[list[Found], list[str], list
     groups = [card.classes[label] for label in index.labels] if index.labels.ndim == 1 else index.groups or [card.name] * len(index.files)
     images = [Found(sample, group, (index.path(row),)) for row, (sample, group) in enumerate(zip(index.ids, groups, strict=True))]
     contradiction = check_counts(card, index)
-    counts = f"counts   contradicted: {contradiction}" if contradiction else "counts   as stated"
+    counts = f"{CONTRADICTED}: {contradiction}" if contradiction else "counts   as stated"
     facts = [f"{card.title} at {index.root}: {len(images)} images in {len(card.classes)} classes", counts]
     if index.path(0).is_file():
         return images, [], facts, read_image
@@ -171,14 +172,16 @@ def _print_groups(chips: list[tuple[Found, Chip]], kind: str) -> None:
         print(f"{group[:25]:<26}{len(members):>8}" + "".join(f"{number:>9.3g}" for number in numbers) + f"{invalid:>9.2%}")
 
 
-def _print_verdict(card: Card | None, s: Statistics, units: str, cues: tuple[str, ...], root: Path) -> None:
+def _print_verdict(card: Card | None, s: Statistics, units: str, cues: tuple[str, ...], root: Path, *, contradicted: bool) -> None:
     few = "" if s.images >= MIN_IMAGES else f" ({s.images} images: too few for a verdict, at least {MIN_IMAGES} are needed)"
     print(f"units    {UNITS[units]}{few}: {', '.join(cues)}")
     if units == "dB":
         print(f"bands    median of {s.bands[0]}-{s.bands[1]} is {s.first_minus_second:.1f} dB{few}")
     if card:
         verdict = judge(card, s, str(root))
-        print("verdict  " + (f"refused: {verdict.refusal.what}" if verdict.refusal else f"agrees with the card {card.name}"))
+        agrees = f"agrees with the card {card.name}" if not few else f"none{few}"
+        pixels = f"refused: {verdict.refusal.what}" if verdict.refusal else agrees
+        print(f"verdict  {pixels}{'; the counts contradict the card, which a run refuses' if contradicted else ''}")
         for warning in verdict.warnings:
             print(f"warning  {warning['text']}")
         print(f"note     {calibration_note(card)}")

@@ -19,6 +19,7 @@ from fgmae_bench.config import Run
 from fgmae_bench.device import device_name, resolve_device
 from fgmae_bench.distributed import join_world, leave_world
 from fgmae_bench.environment import MemoryPeak, describe, now
+from fgmae_bench.errors import Diverged
 from fgmae_bench.features import Spent
 from fgmae_bench.files import require_writable
 from fgmae_bench.probe.checkpoint import HeadState, save_fitted, save_state
@@ -28,19 +29,22 @@ from fgmae_bench.probe.resolve import Probe, resolve
 from fgmae_bench.probe.resume import find_states
 from fgmae_bench.probe.train import GridFit
 from fgmae_bench.progress import Progress
+from fgmae_bench.recipes import PROTOCOLS
 from fgmae_bench.records import Record, note, read_record, record_path
 from fgmae_bench.runs.assemble import Params, assemble, classification_metrics
+from fgmae_bench.runs.curve_notes import rate_notes
 from fgmae_bench.runs.folder import RunFolder, write_predictions
 from fgmae_bench.runs.outcome import Outcome
 from fgmae_bench.runs.storing import store_run
 from fgmae_bench.runs.tasks import TASKS, Task
 
 log = logging.getLogger("fgmae_bench")
-PROTOCOLS = {"sgd": "linear_probe", "lbfgs": "logistic_regression", "knn": "knn"}
+PROBES = {means["probe"]: protocol for protocol, (module, means) in PROTOCOLS.items() if module == "linear"}
 
 
 def run_probe(runs: list[Run], card: Card, notes: list[dict[str, str]], module: nn.Module | None = None) -> list[Record]:
-    """Run a grid and return its records in order; runs whose record exists are read, not repeated.
+    """Run a grid and return its records in order; runs whose record exists are read, not repeated. Raises Diverged once all
+    are recorded.
 
     `module` stands in for the backbone that the runs name (see `fgmae_bench.evaluate`). Under torchrun every rank calls
     this; rank 0 writes.
@@ -50,15 +54,21 @@ def run_probe(runs: list[Run], card: Card, notes: list[dict[str, str]], module: 
     try:
         probe = resolve(runs, card, notes, world, device, module)
         results = Path(runs[0].execution.results_dir)
-        paths = {id: record_path(results, (card.name, PROTOCOLS[run.recipe.probe], id)) for id, run in probe.runs.items()}
+        paths = {id: record_path(results, (card.name, PROBES[run.recipe.probe], id)) for id, run in probe.runs.items()}
         done = world.together(lambda: {id: read_record(path) for id, path in paths.items() if path.exists()})
         done = world.broadcast(done)
         for id in done:
-            log.info("%s is recorded already: nothing to do (%s)", id, paths[id])
+            how = " as diverged" if done[id]["status"] == "diverged" else ""
+            log.info("%s is recorded already%s: nothing to do (%s)", id, how, paths[id])
         pending = {id: run for id, run in probe.runs.items() if id not in done}
         if pending:
             done |= _run_pending(dataclasses.replace(probe, runs=pending), results, start)
-        return [done[id] for id in probe.runs]
+        records = [done[id] for id in probe.runs]
+        diverged = [id for id in pending if done[id]["status"] == "diverged"]
+        if diverged:
+            lost = next(found["text"] for found in done[diverged[0]]["notes"] if found["code"] == "diverged")
+            raise Diverged(f"{diverged[0]}: {lost}", records)
+        return records
     finally:
         leave_world()
 
@@ -172,11 +182,12 @@ def _record(
 ) -> Record:  # fmt: skip
     """Write everything of one run; its record comes last."""
     dataset, backbone, run = probe.dataset, probe.extractor.backbone, probe.runs[id]
-    classes, protocol = dataset.card.classes, PROTOCOLS[run.recipe.probe]
+    classes, protocol = dataset.card.classes, PROBES[run.recipe.probe]
     rows = materials.evaluation["test"][1]
     groups = None if dataset.index.groups is None else [dataset.index.groups[row] for row in rows]
     counts = {part: len(materials.evaluation[part][1]) if part in materials.evaluation else 0 for part in ("val", "test")}
     trainable = 0 if run.recipe.probe == "knn" else (backbone.feature_dim + 1) * len(classes)
+    rates = rate_notes("linear", run, dataset.card, probe.effective_batch) if run.recipe.probe == "sgd" else []
     logits = outcome.logits
     assert logits is not None
 
@@ -185,7 +196,7 @@ def _record(
             run, id, dataset, backbone, protocol=protocol, params=Params(backbone.params + trainable, trainable),
             metrics=classification_metrics(outcome, TASKS[dataset.card.task], classes, groups),
             counts={"train": len(materials.train), **counts}, history=outcome.history, predictions=predictions, environment=environment,
-            timing=timing, created=now(), notes=[*outcome.notes, *notes], diverged=outcome.diverged,
+            timing=timing, created=now(), notes=[*outcome.notes, *rates, *notes], diverged=outcome.diverged,
         )  # fmt: skip
 
     return store_run(

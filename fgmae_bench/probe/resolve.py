@@ -18,7 +18,7 @@ from fgmae_bench.device import Precision
 from fgmae_bench.distributed import World
 from fgmae_bench.errors import BenchError
 from fgmae_bench.features import Extractor
-from fgmae_bench.optim import base_lr, rate_of
+from fgmae_bench.optim import base_lr, rate_of, require_falling
 from fgmae_bench.recipes import ProbeRecipe
 from fgmae_bench.runs.setup import facts_of, places, set_up
 
@@ -72,7 +72,9 @@ def _require_enough(run: Run, train: int, batch: int, processes: int) -> None:
     recipe = run.recipe
     if recipe.probe == "sgd" and batch > train:
         what = f"effective batch {batch} is larger than the training split ({train} images)"
-        raise BenchError(what, f"use --batch_size {max(1, train // processes // recipe.accum_iter)} or less")
+        fits = train // processes // recipe.accum_iter
+        todo = f"use --batch_size {fits} or less" if fits else f"use --accum_iter {max(1, train // processes // recipe.batch_size)} or less"
+        raise BenchError(what, todo)
     if recipe.probe == "knn" and recipe.knn_k > train:
         raise BenchError(f"--knn_k is {recipe.knn_k}, the training split holds {train} images", "give a smaller k")
 
@@ -93,6 +95,10 @@ def _resolved_recipe(run: Run, backbone: Backbone, amp: Precision, batch: int, d
     if features == "stream" and recipe.views != 1:
         raise BenchError("--views with --features stream", "leave out --views: stream draws a fresh view each epoch")
     lr = rate_of(recipe, batch)
+    require_falling(lr, recipe)
+    if recipe.warmup_epochs >= recipe.epochs:
+        what = f"the warm-up is {recipe.warmup_epochs:g} of {recipe.epochs} epochs"
+        raise BenchError(what, "give a longer schedule or a shorter --warmup_epochs")
     crop_scale = 1.0 if features == "cached" and recipe.views == 1 else recipe.crop_scale
     return dataclasses.replace(
         recipe, amp=amp, features=features, lr=lr, blr=base_lr(lr, batch), crop_scale=crop_scale, knn_k=5, penalties=()

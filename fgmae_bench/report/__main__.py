@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BenchError, run_entry, unknown
+from fgmae_bench.errors import EXIT_DONE, EXIT_FAILED, BenchError, run_entry, unknown
 from fgmae_bench.experiments import Experiment, load_experiments
 from fgmae_bench.flags import Parser, spellings
 from fgmae_bench.records import Record, all_records
@@ -30,6 +30,8 @@ from fgmae_bench.report.row import Table
 from fgmae_bench.report.table import build
 from fgmae_bench.report.writers import FORMATS
 
+DEFAULT_RESULTS = Path("results")
+
 
 def parser() -> Parser:
     """The flags of the report."""
@@ -38,7 +40,7 @@ def parser() -> Parser:
     def path(name: str, default: str | None, text: str) -> None:
         made.add_argument(*spellings(name), dest=name, type=Path, default=default and Path(default), metavar="PATH", help=text)
 
-    path("results_dir", "results", "folder of the records (default: results)")
+    path("results_dir", None, "folder of the records (default: results)")
     path("experiments", "experiments", "folder of the experiment files (default: experiments)")
     path("out", None, "folder that gets tables/ and figures/ (default: <results_dir>)")
     path("published", None, "published numbers (default: <results_dir>/published/published_results.csv, else the repository's copy)")
@@ -59,11 +61,13 @@ def main() -> int:
         _say(pairs.main(sys.argv[2:]))
         return EXIT_DONE
     options = parser().parse(sys.argv[1:])
-    results_dir: Path = options["results_dir"]
+    if options["validate"] or options["results_dir"]:
+        _require_folder(options["results_dir"] or DEFAULT_RESULTS)
+    results_dir = options["results_dir"] = options["results_dir"] or DEFAULT_RESULTS
     gc.disable()  # records are many small objects, and none of them is ever garbage
     found, bad = all_records(results_dir)
     if options["validate"]:
-        return _validate(results_dir, len(found), bad)
+        return _validate(len(found), bad)
     for name in options["formats"]:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
@@ -115,7 +119,7 @@ def _tables(options: dict[str, Any], records: list[Record]) -> list[Table]:
         figures.check_curves(experiment)
     named = any(run.published for experiment in experiments for run in experiment.runs)
     source = options["published"] or published.default_path(options["results_dir"])
-    rows = published.read_rows(source) if named else []
+    rows = published.read_rows(source) if named or options["published"] else []
     return [_table(experiment, records, rows) for experiment in experiments]
 
 
@@ -124,11 +128,14 @@ def _table(experiment: Experiment, records: list[Record], rows: list[dict[str, s
     return dataclasses.replace(table, figures=figures.drawable(table, experiment.layout.curves), pictures=pictures.available(table))
 
 
-def _validate(results_dir: Path, good: int, bad: list[str]) -> int:
-    """Name every record that is not valid."""
+def _require_folder(results_dir: Path) -> None:
+    """Raise BenchError where there is none: a mistyped name is not made a folder of empty tables."""
     if not results_dir.is_dir():
-        _complain(f"error: {results_dir} is not a folder; give the folder of the results with --results_dir")
-        return EXIT_BAD_INPUT
+        raise BenchError(f"{results_dir} is not a folder", "give the folder of the results with --results_dir")
+
+
+def _validate(good: int, bad: list[str]) -> int:
+    """Name every record that is not valid."""
     for line in bad:
         _complain(line)
     _say(f"{good} valid records, {len(bad)} broken")

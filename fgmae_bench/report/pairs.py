@@ -3,7 +3,8 @@
     python -m fgmae_bench.report compare RUN_A RUN_B [RUN_C ...] [--metric oa]
     python -m fgmae_bench.report compare --table eurosat_linear
 
-Runs are run ids or paths of records; the first is held against each other one. Groups (tiles, scenes) are drawn where the
+Runs are run ids or paths of records; the first is held against each other one. Of a table's row with several seeds only the first
+seed is compared: to hold other seeds against each other, name their runs. Groups (tiles, scenes) are drawn where the
 predictions name them, else samples; accuracy on independent samples is tested by McNemar's mid-p. p-values of all cells are
 corrected together (Holm), and stars are given only after that: * below .05, ** below .01, *** below .001.
 Exit code 0; 2 where runs were tested on different samples, or predictions are missing.
@@ -51,6 +52,7 @@ class Candidate:
     name: str
     record: Record
     predictions: Path
+    seeds: int = 1  # of the table's row that it stands for
 
 
 def parser() -> Parser:
@@ -60,7 +62,8 @@ def parser() -> Parser:
     )
     made.add_argument("runs", nargs="*", metavar="RUN", help="run ids or paths of records; the first is held against the others")
     made.add_argument("--metric", nargs="+", default=[], metavar="METRIC", help="metrics to compare (default: all that the runs have)")
-    made.add_argument("--table", metavar="NAME", help="compare the rows of this experiment's table (default: the runs named)")
+    text = "compare the rows of this experiment's table, of each row the first seed only (default: the runs named)"
+    made.add_argument("--table", metavar="NAME", help=text)
     for name, default, text in (
         ("results_dir", "results", "folder of records and predictions"),
         ("experiments", "experiments", "folder of the experiment files"),
@@ -81,7 +84,17 @@ def main(argv: list[str]) -> str:
         chosen += [each for each in of_table(options["table"], options["experiments"], results_dir) if each.record["run_id"] not in named]
     if len(chosen) < 2:
         raise BenchError(f"{len(chosen)} runs to compare", "name two run ids or records, or a --table with two measured rows")
+    _require_different(chosen)
     return words(chosen, *compare(chosen, options["metric"], skip=bool(options["table"])))
+
+
+def _require_different(chosen: list[Candidate]) -> None:
+    """Raise BenchError where a record is named twice: it does not differ from itself."""
+    seen: set[str] = set()
+    for each in chosen:
+        if each.record["sha256"] in seen:
+            raise BenchError(f"the record of run {each.name} is named twice", "name different runs")
+        seen.add(each.record["sha256"])
 
 
 def find_run(name: str, results_dir: Path) -> Candidate:
@@ -121,7 +134,7 @@ def of_table(name: str, experiments: Path, results_dir: Path) -> list[Candidate]
     experiment = load_experiment(path)
     records = [record for _, record in all_records(results_dir)[0]]
     rows = [row for row in build(experiment, records, [[] for _ in experiment.runs]).rows if row.records and row.records[0]["predictions"]]
-    return [candidate(row.records[0]["run_id"], row.records[0], results_dir) for row in rows]
+    return [dataclasses.replace(candidate(row.records[0]["run_id"], row.records[0], results_dir), seeds=len(row.records)) for row in rows]
 
 
 def compare(runs: list[Candidate], metrics: list[str], *, skip: bool = False) -> tuple[list[Pair], list[str], Predictions]:
@@ -163,6 +176,9 @@ def words(runs: list[Candidate], cells: list[Pair], left_out: list[str], base: P
         else "drawn one by one: no groups are known, so neighbours that look alike are not allowed for"
     )
     lines = [f"{len(base.ids):,} test samples, {drawn}.", *left_out]
+    several = sum(run.seeds > 1 for run in runs)
+    if several:
+        lines.append(f"Of each row only the first seed is compared: {several} of the rows hold several seeds.")
     if any(run.record["dataset"]["synthetic"] for run in runs):
         lines.append("Synthetic data: the differences say nothing about real scenes.")
     lines.append(f"A = {cells[0].a if cells else runs[0].name}")

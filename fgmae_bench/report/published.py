@@ -19,6 +19,7 @@ SPLITS: dict[str, tuple[str, int | None]] = {
     "eurosat_s1_frozen": ("copernicus", None),  # list files: no seed
 }
 REPOSITORY_COPY = Path(__file__).resolve().parents[2] / "results" / "published" / "published_results.csv"
+NEEDED = ("table", "source", "dataset", "method", "metric_1", "value_1", "metric_2", "value_2", "metric_definition", "remark")
 ROUNDING = 0.001  # two values printed with three decimals differ from their true difference by less than this
 
 
@@ -50,14 +51,17 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of the CSV as text by column; raises BenchError when the file is missing or not such a table."""
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream, strict=True))
+            reader = csv.DictReader(stream, strict=True)
+            rows, columns = list(reader), reader.fieldnames or ()
     except OSError as error:
         raise BenchError(f"{path}: published numbers cannot be read ({error.strerror})", "give the file with --published") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise BenchError(f"{path}: not a table of published numbers ({error})", "correct the file") from error
-    needed = {"table", "source", "dataset", "method", "metric_1", "value_1", "metric_2", "value_2", "metric_definition", "remark"}
+    if not rows or not set(NEEDED) <= set(columns):
+        what = f"{path} holds no published rows with the columns {', '.join(NEEDED)}"
+        raise BenchError(what, "give a table like results/published/published_results.csv")
     for number, row in enumerate(rows, 2):
-        missing = sorted(name for name in needed if row.get(name) is None)
+        missing = sorted(name for name in NEEDED if row.get(name) is None)
         if missing or None in row:
             raise BenchError(f"{path}: row {number} lacks {', '.join(missing) or 'a column name'}", "correct the file")
     return rows

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from fgmae_bench.cards import Card
+from fgmae_bench.config import Run, merged, named_recipe
 from fgmae_bench.optim import base_lr
+from fgmae_bench.recipes import NEVER_PUBLISHED
 from fgmae_bench.records import note
 
+REFERENCE_BATCH = 256  # 64 images on 4 processes, what absolute rates of published recipes were used with
 STILL = 0.005  # rise of the metric's mean from one tenth of the evaluations to the last
 MOST_OFF = 2.0  # factor by which a base rate may differ from the recipe's
 SMALL_BATCH = 32  # samples of one process below which batch statistics are noisy
@@ -32,6 +36,19 @@ def lr_off_rule(lr: float, effective_batch: int, recipe_blr: float | None) -> li
         return []
     text = f"lr {lr:g} at an effective batch of {effective_batch} is a base rate of {used:g}; the recipe's is {recipe_blr:g}"
     return [note("lr_off_rule", text)]
+
+
+def rate_notes(module: str, run: Run, card: Card, effective_batch: int) -> list[dict[str, str]]:
+    """A note where the learning rate is far from what the named recipe's rule gives at this batch."""
+    names = [run.recipe.recipe]
+    if any(getattr(run.recipe, flag, 0) for flag in NEVER_PUBLISHED):
+        names.append("published")  # whose other values may have been kept
+    told = []
+    for name in names:
+        named = merged(*named_recipe(module, name, card, run.model.model))
+        batch = named.get("batch_size", 64) if "max_steps" in named else REFERENCE_BATCH
+        told.append(lr_off_rule(run.recipe.lr, effective_batch, named.get("blr") or base_lr(named["lr"], batch)))
+    return min(told, key=len)
 
 
 def small_batch_norm(batch: int, processes: int) -> list[dict[str, str]]:

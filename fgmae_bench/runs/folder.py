@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from fgmae_bench.files import missing_folders, remove_empty, replacing, write_by
 from fgmae_bench.runs.events import EventFile
 from fgmae_bench.runs.tensors import save_tensors
 
+log = logging.getLogger("fgmae_bench")
 SECONDS_BETWEEN_LOGS = 1.0
 
 
@@ -34,6 +36,15 @@ class RunFolder:
         self.events: EventFile | None = None
         self.resumed_at = 0
         self.trained = False  # True once there is a checkpoint of this run to go on from
+
+    def tell_of_another(self, run_id: str) -> None:
+        """Say that the folder held the files of another finished run, which this one replaces."""
+        try:
+            held = json.loads((self.folder / "record.json").read_text(encoding="utf-8"))["run_id"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if held != run_id:
+            log.info("%s held the run %s: its files there are replaced, its record stays in the results", self.folder, held)
 
     def epoch(self, entry: dict[str, Any]) -> None:
         """Log one epoch: a JSON line with all keys, and TensorBoard scalars."""

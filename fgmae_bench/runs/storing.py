@@ -34,6 +34,7 @@ def store_run(
             if write is not None and not found:
                 write(predictions)
             record = read_record(path) if found else assembled(None if write is None else _described(predictions))
+            folder.tell_of_another(run_id)
             folder.finish(repeatable(record["config"], (folder.folder, folder.log_dir)))
             leave()
             if predictions.exists():

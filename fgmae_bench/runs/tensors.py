@@ -46,7 +46,9 @@ def save_tensors(path: Path, content: dict[str, Any]) -> None:
 def load_tensors(path: Path) -> dict[str, Any]:
     """Read a checkpoint file onto the CPU; raises BenchError when it is not there or damaged."""
     if not path.is_file():
-        raise BenchError(f"no checkpoint at {path}", "give the path of a checkpoint-last.pth, or leave out --resume")
+        raise BenchError(
+            f"no checkpoint at {path}", "give the path of a checkpoint-last.pth with --resume, or leave out --resume and --eval"
+        )
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError, UnpicklingError) as error:
@@ -55,5 +57,6 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
 def unreadable(path: Path, error: Exception) -> BenchError:
     """The error for a file that is no checkpoint of ours."""
-    reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-    return BenchError(f"{path} is no readable checkpoint of a run ({reason})", "remove it, or give another")
+    told = str(error).strip().splitlines()[0][:120] if isinstance(error, OSError | RuntimeError) and str(error).strip() else ""
+    reason = f" ({told})" if told else ""
+    return BenchError(f"{path} is no readable checkpoint of a run{reason}", "give one that a run left; a damaged one may be removed")

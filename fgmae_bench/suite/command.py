@@ -52,6 +52,11 @@ class Command:
         return f"{self.experiment.name}: {self.label}"
 
     @property
+    def protocol(self) -> str:
+        """What its records are filed under."""
+        return self.planned.protocol or self.experiment.protocol
+
+    @property
     def processes(self) -> int:
         """Processes that torchrun starts."""
         return self.planned.nproc_per_node

@@ -15,7 +15,7 @@ from typing import Any
 from fgmae_bench.cards import Card, load_card
 from fgmae_bench.config import Run, check, compose, field_sections
 from fgmae_bench.errors import BenchError, closest
-from fgmae_bench.experiments import Experiment, PlannedRun, choices, flag_types
+from fgmae_bench.experiments import Experiment, PlannedRun, check_protocol, check_records, choices, flag_types
 from fgmae_bench.recipes import RECIPES
 from fgmae_bench.strict import convert
 from fgmae_bench.suite.command import Command, Point
@@ -68,6 +68,7 @@ def _command(experiment: Experiment, planned: PlannedRun, flags: dict[str, Any],
         runs = _composed(experiment.module, flags, card)
     except BenchError as error:
         raise BenchError(f"{where}.flags: {error.what}", error.todo) from error
+    check_protocol(experiment.module, planned.protocol or experiment.protocol, vars(runs[0].recipe), where)  # a card may name a value
     place = data_place(str(flags["dataset"]), runs[0].execution.data_path)
     points = tuple(Point(key=_key(experiment.module, card, run, place, planned.nproc_per_node), run=run) for run in runs)
     key = points[0].key if len(points) == 1 else _sha("\n".join(sorted(point.key for point in points)))
@@ -146,12 +147,13 @@ def _in_one_pass(module: str) -> frozenset[str]:
 
 
 def _known(experiment: Experiment, execution: dict[str, Any]) -> dict[str, Any]:
-    """The overrides; raises BenchError for what is no execution flag of the module."""
+    """The overrides; raises BenchError for what is no execution flag of the module, or leaves no record."""
     owner = field_sections(experiment.module)
     allowed = [name for name, part in owner.items() if part == "execution"]
-    for name in execution:
+    for name, value in execution.items():
         if name not in allowed:
             raise BenchError(f"--set {name}: no execution flag of {experiment.module}", closest(name, allowed))
+        check_records(experiment.module, name, value, f"--set {name}")
     return execution
 
 

@@ -45,8 +45,7 @@ class Shelf:
         experiment, run = command.experiment, definite(command, point)
         recipe = point.run.recipe
         batch = recipe.batch_size * recipe.accum_iter * command.processes
-        protocol = run.protocol or experiment.protocol
-        facts = (protocol, point.run.model.model, recipe.seed, point.run.data.train_frac, batch, recipe.weight_decay, recipe.lr)
+        facts = (command.protocol, point.run.model.model, recipe.seed, point.run.data.train_frac, batch, recipe.weight_decay, recipe.lr)
         held = self.by_facts.get(facts, [])
         return next((path for path, record in held if fills(experiment, run, command, point, record)), None)
 

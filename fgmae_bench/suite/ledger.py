@@ -36,7 +36,7 @@ class Ledger:
     def record_of(self, command: Command, point: Point) -> Path | None:
         """The record of a run: by receipt, else by what the records say; None where it is still to do."""
         path = self.receipts.get(point.key)
-        if path is not None and path in self.shelf.seen and path.exists():
+        if path is not None and path in self.shelf.seen and path.parent.name == command.protocol and path.exists():
             return path
         return self.shelf.find(command, point)
 

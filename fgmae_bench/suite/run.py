@@ -19,7 +19,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.progress import Progress
 from fgmae_bench.suite.command import Command, shell_line
 from fgmae_bench.suite.flags import add, add_common, commands_of, say
-from fgmae_bench.suite.gpus import devices, require_enough
+from fgmae_bench.suite.gpus import devices, require_enough, require_present
 from fgmae_bench.suite.ledger import Ledgers
 from fgmae_bench.suite.local import Options, Say, run_here
 from fgmae_bench.suite.models import require_known
@@ -124,6 +124,8 @@ def _check(given: dict[str, Any]) -> None:
     for name in SLURM_ONLY:
         if name in given and not given.get("slurm"):
             raise BenchError(f"--{name} is for Slurm", "add --slurm, or leave it out")
+    if "gpus" in given and not given.get("slurm"):
+        require_present(given["gpus"])
     for pair in given.get("sbatch", []):
         if "=" not in pair:
             raise BenchError(f"--sbatch {pair} is no NAME=VALUE", "give for example --sbatch qos=long")

@@ -17,7 +17,7 @@ from fgmae_bench.extractors import TokenPool
 from fgmae_bench.recipes import FinetuneRecipe
 from fgmae_bench.records import Record, note
 from fgmae_bench.runs.assemble import classification_metrics
-from fgmae_bench.runs.curve_notes import small_batch_norm
+from fgmae_bench.runs.curve_notes import rate_notes, small_batch_norm
 from fgmae_bench.runs.folder import write_predictions
 from fgmae_bench.runs.outcome import Outcome
 from fgmae_bench.runs.selection import legacy_of
@@ -34,7 +34,6 @@ from fgmae_bench.train.resolve import (
     checkpoint_activations,
     division,
     forward_chunk,
-    rate_notes,
     resolved_recipe,
     run_each,
     score_checkpoint,
@@ -103,7 +102,7 @@ def prepare(
     return Prepared(
         run=resolved, id=id, protocol=PROTOCOL, dataset=dataset, backbone=backbone, job=job, plan=plan, world=world, device=device,
         amp=setup.amp, place=places(card, resolved, id, grid), classes=card.classes, schemes=None,
-        notes=[*notes, *idle, *setup.notes, *rate_notes("finetune", resolved, card, plan), *_notes(resolved, plan)],
+        notes=[*notes, *idle, *setup.notes, *rate_notes("finetune", resolved, card, plan.effective), *_notes(resolved, plan)],
         legacy=lambda scored: task.legacy(scored.outputs, scored.targets, batch_size), metrics=metrics,
         write_predictions=lambda path, test: write_predictions(
             path, test.outputs, test.targets, dataset.ids("test"), card.classes, dataset.groups("test")

@@ -22,7 +22,10 @@ def param_groups(model: nn.Module, *, weight_decay: float, layer_decay: float, d
     """
     prefix, depth = _vit(model)
     if depth is None and layer_decay != 1:
-        raise BenchError(f"--layer_decay {layer_decay}: the backbone is no ViT with blocks", "pass --layer_decay 1")
+        raise BenchError(
+            f"--layer_decay {layer_decay}: the backbone is no ViT with blocks",
+            "pass --layer_decay 1 (where none was given, the recipe says it)",
+        )
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

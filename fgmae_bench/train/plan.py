@@ -26,6 +26,11 @@ class Plan:
     by_steps: bool = False  # the schedule counts steps, not samples
 
     @property
+    def effective(self) -> int:
+        """Samples a whole step."""
+        return self.batch * self.accum * self.world
+
+    @property
     def micro_batches(self) -> int:
         """Micro-batches an epoch, over all processes at once."""
         return self.samples // (self.batch * self.world)

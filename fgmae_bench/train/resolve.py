@@ -11,24 +11,20 @@ from typing import Any
 
 import torch
 
-from fgmae_bench.cards import Card
-from fgmae_bench.config import Run, merged, named_recipe
+from fgmae_bench.config import Run
 from fgmae_bench.device import Precision, resolve_device
 from fgmae_bench.distributed import World, join_world, leave_world
-from fgmae_bench.errors import BenchError
-from fgmae_bench.optim import base_lr, rate_of
-from fgmae_bench.recipes import NEVER_PUBLISHED, TrainRecipe
+from fgmae_bench.errors import BenchError, Diverged
+from fgmae_bench.optim import base_lr, rate_of, require_falling
+from fgmae_bench.recipes import TrainRecipe
 from fgmae_bench.records import Record, note, read_record, record_path
-from fgmae_bench.runs.curve_notes import lr_off_rule
 from fgmae_bench.runs.tensors import BEST, LAST, load_tensors
 from fgmae_bench.train.classifier import has_drop_path
-from fgmae_bench.train.loop import NonFinite
 from fgmae_bench.train.plan import Plan
 from fgmae_bench.train.prepared import Prepared
 from fgmae_bench.train.run import train_and_record
 
 log = logging.getLogger("fgmae_bench")
-REFERENCE_BATCH = 256  # 64 images on 4 processes, what absolute rates of published recipes were used with
 Prepare = Callable[[Run, World, torch.device], Prepared]
 
 
@@ -43,12 +39,12 @@ def run_each(runs: list[Run], prepare: Prepare) -> list[Record]:
         for run in runs:
             try:
                 records.append(run_one(prepare(run, world, device)))
-            except NonFinite as error:
+            except Diverged as error:
                 failed.append(error)
                 if len(runs) > 1:
-                    log.error("%s; the other runs go on", error)
+                    log.error("%s; the other runs go on", error.what)
         if failed:
-            raise failed[0]
+            raise Diverged(failed[0].what, records) from failed[0]
         return records
     finally:
         leave_world()
@@ -93,8 +89,9 @@ def run_one(prepared: Prepared) -> Record:
 
 def resolved_recipe(recipe: TrainRecipe, plan: Plan, amp: Precision) -> Any:
     """The recipe with its gaps filled and what cannot change its numbers set to one value."""
-    effective = plan.batch * plan.accum * plan.world
+    effective = plan.effective
     lr = rate_of(recipe, effective)
+    require_falling(lr, recipe)
     by_steps = recipe.max_steps is not None
     every = plan.period if by_steps else plan.period // plan.steps_per_epoch
     without: dict[str, Any] = {"momentum": 0.9} if recipe.optimizer != "sgd" else {}
@@ -102,19 +99,6 @@ def resolved_recipe(recipe: TrainRecipe, plan: Plan, amp: Precision) -> Any:
         recipe, **without, amp=amp, lr=lr, blr=base_lr(lr, effective), eval_every=every, epochs=1 if by_steps else recipe.epochs,
         warmup_epochs=0.0 if recipe.warmup_steps is not None else recipe.warmup_epochs,
     )  # fmt: skip
-
-
-def rate_notes(module: str, run: Run, card: Card, plan: Plan) -> list[dict[str, str]]:
-    """A note where the learning rate is far from what the named recipe's rule gives at this batch."""
-    names = [run.recipe.recipe]
-    if any(getattr(run.recipe, flag, 0) for flag in NEVER_PUBLISHED):
-        names.append("published")  # whose other values may have been kept
-    told = []
-    for name in names:
-        named = merged(*named_recipe(module, name, card, run.model.model))
-        batch = named.get("batch_size", 64) if "max_steps" in named else REFERENCE_BATCH
-        told.append(lr_off_rule(run.recipe.lr, plan.batch * plan.accum * plan.world, named.get("blr") or base_lr(named["lr"], batch)))
-    return min(told, key=len)
 
 
 def without_idle_drop_path(recipe: Any, module: torch.nn.Module, name: str) -> tuple[Any, list[dict[str, str]]]:

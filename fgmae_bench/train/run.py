@@ -13,7 +13,7 @@ import torch
 
 from fgmae_bench.distributed import World
 from fgmae_bench.environment import MemoryPeak
-from fgmae_bench.errors import BenchError, RunFailed
+from fgmae_bench.errors import BenchError, Diverged, RunFailed
 from fgmae_bench.locks import held
 from fgmae_bench.progress import Progress
 from fgmae_bench.records import Record, note, record_path
@@ -68,7 +68,7 @@ class Training:
                     loop.run(lambda: self._evaluate(loop), lambda: self._save(loop), self._due)
                 except NonFinite as error:
                     self._diverged(str(error), results)
-                    raise
+                    raise Diverged(str(error)) from error
                 except KeyboardInterrupt:
                     log.info("stopped after step %d of %d; the same command goes on from there", loop.step, prepared.plan.total)
                     raise

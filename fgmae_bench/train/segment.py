@@ -35,6 +35,7 @@ from fgmae_bench.label_schemes import LabelMap
 from fgmae_bench.panels import MAX_PANELS, Panel, draw_panels
 from fgmae_bench.progress import Progress
 from fgmae_bench.records import Record, note
+from fgmae_bench.runs.curve_notes import rate_notes
 from fgmae_bench.runs.folder import ordered
 from fgmae_bench.runs.outcome import Outcome
 from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
@@ -48,7 +49,6 @@ from fgmae_bench.train.resolve import (
     checkpoint_activations,
     division,
     forward_chunk,
-    rate_notes,
     resolved_recipe,
     run_each,
     score_checkpoint,
@@ -161,7 +161,7 @@ def prepare(
         run=resolved, id=id, protocol=f"frozen_{recipe.head}" if recipe.freeze_backbone else "segmentation_finetune", dataset=dataset,
         backbone=setup.backbone, job=job, plan=plan, world=world, device=device, amp=setup.amp, place=place,
         classes=train_map.scheme.classes, schemes=(_named(train_map), _named(eval_map)),
-        notes=[*notes, *idle, *counted, *wrong, *setup.notes, *rate_notes("segment", resolved, card, plan)],
+        notes=[*notes, *idle, *counted, *wrong, *setup.notes, *rate_notes("segment", resolved, card, plan.effective)],
         legacy=lambda scored: {"batch_size": plan.batch, **legacy_segmentation(scored.outputs, plan.batch)},
         metrics=lambda outcome, test: _metrics(outcome, test, eval_map.scheme.classes, plan.batch, dataset.groups("test")),
         write_predictions=lambda path, test: _write_confusions(path, test, dataset, eval_map.scheme.classes),

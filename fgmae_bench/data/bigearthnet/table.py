@@ -81,10 +81,13 @@ def read_table(path: Path, version: int = 1) -> pa.Table:
         table = pq.read_table(path, memory_map=False)
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         reason = str(error).splitlines()[0][:120]
-        raise BenchError(f"{path} cannot be read as a patch table ({reason})", "remove it and run prepare index again") from error
+        raise BenchError(
+            f"{path} cannot be read as a patch table ({reason})", "give one that prepare index wrote; a damaged one may be removed"
+        ) from error
     kept = (table.schema.metadata or {}).get(b"format", b"").decode()
     if kept != FORMAT[version] or not table.schema.equals(SCHEMAS[version]):
-        raise BenchError(f"{path} is no patch table of format {FORMAT[version]}", "remove it and run prepare index again")
+        what = f"{path} is no patch table of format {FORMAT[version]}"
+        raise BenchError(what, "give one that prepare index wrote for this dataset; an outdated one may be removed")
     return table
 
 
