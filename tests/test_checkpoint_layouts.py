@@ -30,6 +30,7 @@ from fgmae_bench.checkpoints.load import account, load_backbone, resize_pos_embe
 from fgmae_bench.checkpoints.reader import State, read_state
 from fgmae_bench.checkpoints.shapes import ARCHITECTURES, encoder_shapes, full_shapes
 from fgmae_bench.checkpoints.synth import random_weights, sincos_positions, write_synthetic
+from fgmae_bench.errors import BenchError
 
 pytest_plugins = ("tiny_checkpoints",)
 
@@ -129,6 +130,16 @@ def test_positions_are_those_of_mae():
 WRITERS = {
     "torch legacy": lambda path, w: legacy(path, {"model": w, "args": argparse.Namespace(lr=0.1)}),
     "torch zip with numpy": lambda path, w: torch.save({"model": arrays(w), "epoch": np.float64(3)}, path),
+    "torch zip, protocol 3": lambda path, w: torch.save({"model": w}, path, pickle_protocol=3),
+    "torch zip, protocol 4": lambda path, w: torch.save({"model": w, "args": argparse.Namespace(lr=0.1)}, path, pickle_protocol=4),
+    "torch zip, protocol 5": lambda path, w: torch.save(w, path, pickle_protocol=5),
+    "torch zip of parameters, protocol 4": lambda path, w: torch.save(
+        {name: torch.nn.Parameter(tensor) for name, tensor in w.items()}, path, pickle_protocol=4
+    ),
+    "torch zip with numpy, protocol 5": lambda path, w: torch.save({"model": arrays(w), "epoch": np.float64(3)}, path, pickle_protocol=5),
+    "torch zip of views, protocol 4": lambda path, w: torch.save(
+        {name: torch.stack([tensor, tensor], -1)[..., 1] for name, tensor in w.items()}, path, pickle_protocol=4
+    ),
     "detectron .pkl": lambda path, w: pickled(path, {"model": arrays(w), "__author__": "someone", "matching_heuristics": True}),
     "numpy, protocol 2": lambda path, w: pickled(path, {"state_dict": arrays(w)}, 2),
     "numpy, protocol 5": lambda path, w: pickled(path, arrays(w), 5),
@@ -151,6 +162,37 @@ def test_containers(tmp_path, weights, writer):
     report = load_backbone(vit, path)
     assert (report.used, report.dropped) == (ENCODER, DROPPED)
     assert torch.equal(features(vit), expected_features(weights))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_zip_of_each_protocol_holds_every_kind_of_number(tmp_path, protocol):
+    """torch's own `weights_only` reads protocols 2 and 3; the bits are those of what was saved."""
+    kinds = (
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    )
+    saved = {str(kind): torch.arange(6).reshape(2, 3).to(kind) for kind in kinds} | {"none": torch.zeros(0, 4), "one": torch.tensor(3.0)}
+    torch.save(saved | {"same": saved["one"]}, tmp_path / "w.pth", pickle_protocol=protocol)
+    read = read_state(tmp_path / "w.pth").tensors
+    assert list(read) == [*saved, "same"]
+    for name, tensor in saved.items():
+        assert (read[name].dtype, read[name].shape) == (tensor.dtype, tensor.shape)
+        assert torch.equal(read[name], tensor)
+
+
+def test_what_is_written_to_a_tensor_of_a_mapped_zip_stays_out_of_the_file(tmp_path):
+    torch.save({"a": torch.ones(4)}, tmp_path / "w.pth", pickle_protocol=4)
+    before = (tmp_path / "w.pth").read_bytes()
+    read_state(tmp_path / "w.pth").tensors["a"].zero_()
+    assert (tmp_path / "w.pth").read_bytes() == before
 
 
 def test_a_zip_that_calls_itself_safetensors_is_read_by_content(tmp_path, weights):
@@ -237,6 +279,28 @@ def test_the_norm_of_a_mean_pooled_head_is_dropped_or_used(tmp_path, weights):
     vit = tiny_vit(global_pool="avg")
     assert load_backbone(vit, tmp_path / "tuned.pth").used == ENCODER
     assert torch.equal(vit.fc_norm.weight, extra["fc_norm.weight"])
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("value", [[0.0] * 32, 0.5, None])
+def test_a_key_of_the_model_that_is_no_tensor_is_named(tmp_path, weights, value, prefix):
+    torch.save({"model": renamed(weights, prefix) | {f"{prefix}norm.bias": value}}, tmp_path / "w.pth")
+    assert "holds 1 keys of the model not as tensors: norm.bias; where these are weights, make tensors" in failure(tmp_path / "w.pth")
+
+
+def test_an_optional_key_that_is_no_tensor_is_an_error_and_no_default(tmp_path, weights):
+    """A file may lack these keys: without the check the module would keep its own numbers and say nothing."""
+    vit = tiny_vit(global_pool="avg")
+    tuned = {name: tensor for name, tensor in weights.items() if not name.startswith("norm.")}
+    torch.save(tuned | {"fc_norm.weight": [2.0] * 32, "fc_norm.bias": [0.0] * 32}, tmp_path / "w.pth")
+    with pytest.raises(BenchError, match=r"holds 2 keys of the model not as tensors: fc_norm\.weight, fc_norm\.bias"):
+        account(vit, read_state(tmp_path / "w.pth"), r"fc_norm\..*")
+
+
+def test_an_optimizer_beside_the_keys_is_dropped_by_rule(tmp_path, weights):
+    optimizer = {"state": {0: {"step": 5.0, "exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save({**weights, "optimizer": optimizer, "epoch": 3}, tmp_path / "w.pth")
+    assert load_backbone(tiny_vit(), tmp_path / "w.pth").dropped == DROPPED | {"training": 1, "no_tensor": 3}
 
 
 def test_entries_that_are_no_tensors_are_dropped_by_name(tmp_path, weights):

@@ -149,8 +149,24 @@ def test_foreign_files(tmp_path, kind):
     assert cause in failure(tmp_path / "w.pth")
 
 
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_the_older_format_in_a_newer_protocol_says_how_to_save_it(tmp_path, weights, protocol):
+    torch.save(weights, tmp_path / "w.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+    line = failure(tmp_path / "w.pth")
+    assert f"torch's older format in pickle protocol {protocol}, which is read in protocol 2 alone; save it again" in line
+    assert line.endswith("torch.save(state_dict, FILE)")
+
+
+def test_a_zip_of_another_byte_order_is_refused(tmp_path, monkeypatch):
+    torch.save({"a": torch.ones(2)}, tmp_path / "w.pth", pickle_protocol=4)
+    monkeypatch.setattr("sys.byteorder", "big")
+    with pytest.raises(BenchError, match="holds numbers in another byte order"):
+        read_state(tmp_path / "w.pth")
+
+
 DAMAGEABLE = {
     "zip": lambda path, w: torch.save({"model": w, "args": argparse.Namespace(lr=1)}, path),
+    "zip, protocol 4": lambda path, w: torch.save({"model": w, "args": argparse.Namespace(lr=1)}, path, pickle_protocol=4),
     "legacy": lambda path, w: legacy(path, {"model": w}),
     "pkl of arrays": lambda path, w: pickled(path, {"model": arrays(w)}),
     "pkl of tensors": lambda path, w: pickled(path, {"model": w}),
@@ -210,12 +226,13 @@ def test_a_flipped_bit_elsewhere_shows_in_the_sha256_alone(tmp_path, weights, ki
 # --- what is not read
 
 
-@pytest.mark.parametrize("kind", ["zip", "safetensors"])
+@pytest.mark.parametrize("kind", ["zip", "zip, protocol 4", "safetensors"])
 def test_what_is_not_used_takes_no_memory(tmp_path, weights, kind):
     """128 MB of decoder stay in the file, also while the state is held: the process's own memory does not grow by them."""
     big = torch.zeros(32 * 2**20)
-    if kind == "zip":
-        torch.save({"model": weights | {"decoder_more": big}, "optimizer": {"state": {0: {"exp_avg": big}}}}, tmp_path / "w")
+    if kind.startswith("zip"):
+        content = {"model": weights | {"decoder_more": big}, "optimizer": {"state": {0: {"exp_avg": big}}}}
+        torch.save(content, tmp_path / "w", pickle_protocol=4 if "4" in kind else 2)
     else:
         synth_layouts.LAYOUTS[kind](tmp_path / "w", weights | {"decoder_more": big}, False)
     del big

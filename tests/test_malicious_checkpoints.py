@@ -23,6 +23,7 @@ from fgmae_bench.checkpoints import inert
 from fgmae_bench.checkpoints.inert import LEGACY_MAGIC, PLAIN, TORCH_ALLOWED, Namespace, PlainUnpickler
 from fgmae_bench.checkpoints.opcodes import MAX_DEPTH, Refused, scan
 from fgmae_bench.checkpoints.reader import read_state
+from fgmae_bench.checkpoints.torch_zip import ZIPPED
 from fgmae_bench.errors import BenchError
 
 # --- pieces of pickles
@@ -213,17 +214,29 @@ def legacy_file(path, body):
     path.write_bytes(storage_bytes(body))
 
 
-def zip_file(path, body):
+def zip_file(path, body, protocol=2):
     """A genuine file of torch.save whose data.pkl is replaced; checksums are right."""
     buffer = io.BytesIO()
     torch.save({"model": {"a": torch.zeros(2)}}, buffer)
     with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(path, "w") as target:
         for member in source.infolist():
             content = source.read(member)
-            target.writestr(member.filename, b"\x80\x02" + body + b"." if member.filename.endswith("/data.pkl") else content)
+            target.writestr(
+                member.filename, b"\x80" + bytes([protocol]) + body + b"." if member.filename.endswith("/data.pkl") else content
+            )
 
 
-FILES = {"weights.pkl": plain_file, "weights.pth": zip_file, "weights.pt": legacy_file, "weights.safetensors": plain_file}
+def newer_zip_file(path, body):
+    zip_file(path, body, 4)
+
+
+FILES = {
+    "weights.pkl": plain_file,
+    "weights.pth": zip_file,
+    "newer.pth": newer_zip_file,
+    "weights.pt": legacy_file,
+    "weights.safetensors": plain_file,
+}
 PLACES = {
     "as the whole": lambda body: body,
     "as a weight": lambda body: mapping(text("model"), mapping(text("patch_embed.proj.weight"), body)),
@@ -250,7 +263,7 @@ def snapshot():
     """The allow-list and what its functions do; torch's own list of safe globals."""
     functions = {name: value.function for name, value in PLAIN.items() if isinstance(value, inert.Rebuild)}
     classes = {name: vars(value).copy() for name, value in PLAIN.items() if isinstance(value, type)}
-    return dict(PLAIN), functions, classes, set(torch.serialization.get_safe_globals())
+    return dict(PLAIN), dict(ZIPPED), functions, classes, set(torch.serialization.get_safe_globals())
 
 
 @pytest.mark.parametrize("attack", RUNNING)
@@ -289,6 +302,40 @@ def test_nothing_is_exhausted_or_changed(tmp_path, capfd, attack):
     for name, place in itertools.product(FILES, PLACES):
         FILES[name](tmp_path / name, PLACES[place](QUIET[attack]))
         refusal(tmp_path / name, capfd)
+
+
+# Attacks on what only a newer zip has: storages by persistent id that lie in the mapped file.
+PID = text("storage"), named("torch", "FloatStorage"), text("0"), text("cpu"), number(2)
+IN_ZIP = {
+    "storage of another name": several(text("module"), *PID[1:]) + b"Q",
+    "storage without a length": several(*PID[:4]) + b"Q",
+    "storage of text": several(PID[0], text("float"), *PID[2:]) + b"Q",
+    "storage that is not there": several(*PID[:2], text("9"), *PID[3:]) + b"Q",
+    "storage by a way out": several(*PID[:2], text("../data.pkl"), *PID[3:]) + b"Q",
+    "storage of fewer": several(*PID[:4], number(1)) + b"Q",
+    "storage of more": several(*PID[:4], number(HUGE)) + b"Q",
+    "tensor beyond": tensor_of(several(*PID) + b"Q", [number(2**20)], [ONE]),
+    "tensor repeated without end": tensor_of(several(*PID) + b"Q", [number(HUGE)], [ZERO]),
+    "storage of less than none": several(*PID[:4], number(-1)) + b"Q",
+    "called type": called(named("torch", "FloatStorage"), number(HUGE)),
+    "changed type": built(named("torch", "FloatStorage"), several(NONE, mapping(text("itemsize"), ONE))),
+    "tensor set beyond its storage": built(
+        tensor_of(several(*PID) + b"Q", [ONE], [ONE]), several(several(*PID) + b"Q", ZERO, several(number(2**20)), several(ONE))
+    ),
+    "tensor behind its storage": tensor_of(several(*PID) + b"Q", [ONE], [ONE]).replace(b"K\x00", b"K\x05", 1),
+}
+
+
+@pytest.mark.parametrize("attack", IN_ZIP)
+def test_a_newer_zip_gives_no_way_out_of_its_storages(tmp_path, capfd, attack):
+    for name, place in PLACES.items():
+        newer_zip_file(tmp_path / f"{name}.pth", place(IN_ZIP[attack]))
+        refusal(tmp_path / f"{name}.pth", capfd)
+
+
+def test_control_the_parts_of_the_attacks_on_a_newer_zip_are_a_tensor(tmp_path):
+    newer_zip_file(tmp_path / "w.pth", mapping(text("a"), tensor_of(several(*PID) + b"Q", [b"K\x02"], [ONE])))
+    assert torch.equal(read_state(tmp_path / "w.pth").tensors["a"], torch.zeros(2))
 
 
 def test_one_line_and_exit_code_of_the_command(tmp_path):

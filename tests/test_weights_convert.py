@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import timm
 import torch
 from commands import call, listing, refused
 from safetensors import safe_open
@@ -144,18 +145,88 @@ def test_half_precision_is_repaired_to_single(tmp_path, weights, dtype):
 
 
 def test_numbers_become_tensors(tmp_path, weights):
-    pickled(tmp_path / "in.pkl", {"model": encoder(weights) | {"scale": 0.5, "steps": 7, "name": "x", "flag": True}})
+    pickled(tmp_path / "in.pkl", {"model": encoder(weights) | {"scale": 0.5, "groups": 7, "name": "x", "flag": True}})
     result = convert("in.pkl", "out.pth", "--repair", cwd=tmp_path)
     assert "mended: number 2" in result.out
     assert "no_tensor 2" in result.out
     tensors = read_state(tmp_path / "out.pth").tensors
-    assert (tensors["scale"].item(), tensors["scale"].dtype, tensors["steps"].item()) == (0.5, torch.float32, 7)
+    assert (tensors["scale"].item(), tensors["scale"].dtype, tensors["groups"].item()) == (0.5, torch.float32, 7)
 
 
 def test_without_repair_nothing_is_mended(tmp_path, weights):
     pickled(tmp_path / "in.pkl", {"model": arrays(weights)})
     line = refused("in.pkl", "out.pth", cwd=tmp_path, run=convert)
     assert line.endswith(f"in.pkl needs mending: {ENCODER} x numpy array; mend it with --repair")
+
+
+HELD = {
+    "lists": (lambda w: {"model": w | {k: w[k].tolist() for k in ("norm.weight", "norm.bias")}}, "2 x list (norm.weight, norm.bias)"),
+    "a number": (lambda w: {"model": w | {"gamma": 0.5}}, "1 x number (gamma)"),
+    "the first layer": (
+        lambda w: {"state_dict": renamed(w | {"patch_embed.proj.weight": w["patch_embed.proj.weight"].tolist()}, "module.")},
+        "1 x list (module.patch_embed.proj.weight)",
+    ),
+    "all, beside an optimizer": (
+        lambda w: {"model": {k: v.tolist() for k, v in w.items()}, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}},
+        f"{ENCODER} x list (model.cls_token, ",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_without_repair_lists_and_numbers_are_named_not_dropped(tmp_path, weights, kind):
+    make, found = HELD[kind]
+    torch.save(make(weights), tmp_path / "in.pth")
+    line = refused("in.pth", "out.pth", cwd=tmp_path, run=convert)
+    assert f"in.pth needs mending: {found}" in line
+    assert line.endswith("; mend it with --repair")
+    assert convert("in.pth", "out.pth", "--repair", cwd=tmp_path).code == 0
+    assert load_backbone(tiny_vit(), tmp_path / "out.pth").used == ENCODER if kind != "a number" else True
+
+
+def test_lists_alone_are_led_to_repair(tmp_path, weights):
+    pickled(tmp_path / "in.pkl", {"model": {name: tensor.tolist() for name, tensor in encoder(weights).items()}})
+    line = refused("in.pkl", "out.pth", cwd=tmp_path, run=convert)
+    assert f"in.pkl holds no tensors, but {ENCODER} lists and numbers; where these are weights, make tensors of them with" in line
+
+
+@pytest.mark.parametrize("flags", [(), ("--repair",)])
+def test_what_is_no_weight_is_dropped_with_and_without_repair(tmp_path, weights, flags):
+    facts = {
+        "epoch": 99,
+        "best_acc1": 0.5,
+        "global_step": 7,
+        "name": "x",
+        "flag": True,
+        "nothing": None,
+        "names": ["a"],
+        "args": argparse.Namespace(lr=1),
+    }
+    beside = {
+        "optimizer": {"state": {0: {"step": 5, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]},
+        "scaler": {"scale": 65536.0},
+    }
+    torch.save({**weights, **facts, **beside, "decoder_scales": [1.0, 2.0]}, tmp_path / "in.pth")
+    result = convert("in.pth", "out.pth", *flags, cwd=tmp_path)
+    assert (result.code, result.err) == (0, "")
+    assert "mended: nothing" in result.out
+    assert list(read_state(tmp_path / "out.pth").tensors) == list(encoder(weights))
+    assert load_backbone(tiny_vit(), tmp_path / "out.pth").used == ENCODER
+
+
+def test_lists_that_hold_each_other_take_no_time_and_no_memory(tmp_path, weights):
+    doubled = [0.5, 0.5]
+    for _ in range(40):
+        doubled = [doubled, doubled]
+    ring = [1.0]
+    ring.append(ring)
+    many = [0.5] * 1000
+    for held in ({"a": doubled}, {str(k): many for k in range(1000)}):
+        pickled(tmp_path / "in.pkl", {"model": encoder(weights) | held})
+        assert "needs mending" in convert("in.pkl", "out.pth", cwd=tmp_path).err
+        assert "claim more values than the file holds" in convert("in.pkl", "out.pth", "--repair", cwd=tmp_path).err
+    pickled(tmp_path / "in.pkl", {"model": encoder(weights) | {"a": ring}})
+    assert "no_tensor 1" in convert("in.pkl", "out.pth", cwd=tmp_path).out
 
 
 # --- contracts travel with the file
@@ -199,6 +270,15 @@ REFUSALS = {
     "code": (("evil.pth", "out.pth"), "evil.pth is not read: it names"),
     "unknown keys": (("odd.pth", "out.pth"), "1 keys are neither of the backbone nor of a known head: odd"),
     "heads alone": (("head.pth", "out.pth"), "holds no tensors of a backbone"),
+    "no known layout": (
+        ("foreign.pth", "out.pth"),
+        "foreign.pth has no known layout: none of its 1 keys is of a known backbone (a.b); save",
+    ),
+    "no known layout, mended": (("foreign.pth", "out.pth", "--repair"), "foreign.pth has no known layout"),
+    "NaN": (("nan.pth", "out.pth"), "nan.pth: norm.bias holds 3 NaN, 1 infinite; its training has diverged"),
+    "NaN, mended": (("nan.pth", "out.safetensors", "--repair"), "nan.pth: norm.bias holds 3 NaN, 1 infinite; its"),
+    "NaN in half precision": (("half.pth", "out.pth", "--repair"), "half.pth: norm.weight holds 32 infinite, and 1 more tensors hold such"),
+    "overflow": (("double.pth", "out.pth", "--repair"), "double.pth: norm.bias holds 32 infinite;"),
 }
 
 
@@ -213,6 +293,13 @@ def test_refusals_leave_nothing(tmp_path, weights, what):
     torch.save(weights, tmp_path / "in.pth")
     torch.save({"model": renamed(weights, "module.") | {"odd": torch.ones(1)}}, tmp_path / "odd.pth")
     torch.save({"head.weight": torch.ones(2, 2)}, tmp_path / "head.pth")
+    torch.save({"a.b": torch.ones(2)}, tmp_path / "foreign.pth")
+    bad = weights["norm.bias"].clone()
+    bad[:3], bad[5] = torch.nan, -torch.inf
+    torch.save(weights | {"norm.bias": bad}, tmp_path / "nan.pth")
+    half = {"norm.weight": torch.full((32,), torch.inf).half(), "norm.bias": bad.half()}
+    torch.save(weights | half, tmp_path / "half.pth")
+    torch.save(weights | {"norm.bias": torch.full((32,), 1e300, dtype=torch.float64)}, tmp_path / "double.pth")
     pickled(tmp_path / "evil.pth", {"model": Evil()})
     (tmp_path / "there.pth").write_text("text")
     assert line in refused(*flags, cwd=tmp_path, run=convert)
@@ -231,6 +318,18 @@ def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, weights, monkeypatch, ou
     assert listing(tmp_path) == before
 
 
+def test_nan_in_what_is_dropped_does_not_matter(tmp_path, weights):
+    torch.save(weights | {"mask_token": torch.full((4,), torch.nan)}, tmp_path / "in.pth")
+    assert convert("in.pth", "out.pth", cwd=tmp_path).code == 0
+
+
+@pytest.mark.parametrize("model", ["test_convnext", "test_efficientnet", "test_resnet", "dla46_c", "inception_v3"])
+def test_backbones_of_timm_have_a_known_layout(tmp_path, model):
+    torch.save(timm.create_model(model, in_chans=2, num_classes=0).state_dict(), tmp_path / "in.pth")
+    result = convert("in.pth", "out.pth", cwd=tmp_path)
+    assert (result.code, result.err) == (0, "")
+
+
 def test_what_was_written_wrongly_does_not_take_the_name(tmp_path, weights, monkeypatch):
     def forget(path, tensors, metadata, repair):
         torch.save({"model": dict(list(tensors.items())[:-1])}, path)
@@ -244,11 +343,11 @@ def test_what_was_written_wrongly_does_not_take_the_name(tmp_path, weights, monk
         assert "out.pth: what was written is not what was read" in refused("in.pth", "out.pth", cwd=tmp_path, run=convert)
 
 
-def test_nan_and_odd_views_are_kept_bit_by_bit(tmp_path):
+def test_odd_numbers_and_views_are_kept_bit_by_bit(tmp_path):
     base = torch.randn(6, 4)
     odd = {
         "patch_embed.proj.weight": base.t(),
-        "norm.bias": torch.tensor([float("nan"), -0.0]),
+        "norm.bias": torch.tensor([1e-45, -0.0]),
         "cls_token": base[2:3],
         "empty": torch.zeros(0),
     }

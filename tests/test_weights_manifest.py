@@ -111,8 +111,11 @@ MISTAKES = {
     "a way out": ('file = "tiny.pth"', 'file = "../../tiny.pth"', "give the file's path inside its repository"),
     "random": ('name = "tiny"', 'name = "random"', "random stands for no weights"),
     "a name with a way out": ('name = "tiny"', 'name = "../x"', "give letters, digits"),
+    "unknown model": ('model = "test_vit"', 'model = "vit_smal_patch16"', "weights[0] (tiny): unknown model 'vit_smal_patch16'; did you mean 'vit_small_patch16'? choose from"),
+    "unknown model of timm": ('model = "test_vit"', 'model = "resnet5o"', "unknown model 'resnet5o'; did you mean 'resnet50'? choose from"),
+    "a model that loads no weights": ('model = "test_vit"', 'model = "my.module:make"', "unknown model 'my.module:make'; "),
     "no TOML": ("[[weights]]", "[[weights]", "not valid TOML"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -123,6 +126,12 @@ def test_a_mistake_is_named_with_its_place(manifest, mistake):
     line = error_of(registered)
     assert line.startswith(str(manifest))
     assert cause in line
+
+
+@pytest.mark.parametrize("model", [*FGMAE_ARCHITECTURES, *TORCHGEO_ARCHITECTURES, "resnet50", "convnext_tiny"])
+def test_every_model_that_a_run_takes_may_have_an_entry(manifest, model):
+    manifest.write_text(GOOD.replace('model = "test_vit"', f'model = "{model}"'))
+    assert published("tiny", model).entry.model == model
 
 
 def test_a_repeated_entry_is_refused(manifest):

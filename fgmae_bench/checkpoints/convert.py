@@ -17,7 +17,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from fgmae_bench.checkpoints.layouts import drop_rule, layout_of
+from fgmae_bench.checkpoints.layouts import NO_TENSOR, drop_rule, knows, layout_of
 from fgmae_bench.checkpoints.opcodes import shown
 from fgmae_bench.checkpoints.reader import State, read_state
 from fgmae_bench.contract import InputContract
@@ -29,6 +29,7 @@ CODES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32",
     torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+ALONE = "save the backbone's state dict alone, with its own keys"
 PIECE = 1 << 24  # bytes that are written at once
 
 
@@ -45,18 +46,23 @@ class Converted:
 def convert(state: State, out: Path, contract: InputContract | None, *, repair: bool) -> Converted:
     """Write the backbone's tensors of `state` to `out`, read them back and compare before the file takes its name.
 
-    Raises BenchError where `out` exists or has another ending, on unknown keys beside the backbone, and where something needs
-    mending and `repair` is not asked for.
+    Raises BenchError where `out` exists or has another ending, on unknown keys beside the backbone or no known ones, on NaN and
+    infinity, and where something needs mending and `repair` is not asked for.
     """
     if out.exists():
         raise BenchError(f"{out} exists", "remove it or choose another name")
     if out.suffix not in WRITERS:
         raise BenchError(f"{out} ends in '{out.suffix}'", f"choose a name that ends in {' or '.join(WRITERS)}")
+    _require_mended(state)
     tensors, dropped = backbone_of(state)
+    if not knows(tensors):
+        some = ", ".join(shown(name) for name in list(tensors)[:5])
+        raise BenchError(f"{state.path} has no known layout: none of its {len(tensors)} keys is of a known backbone ({some})", ALONE)
     mends = _mends(state, tensors)
     if mends and not repair:
         found = ", ".join(f"{count} x {kind}" for kind, count in mends.items())
         raise BenchError(f"{state.path} needs mending: {found}", "mend it with --repair")
+    _require_finite(state.path, tensors, repair)
     layout = layout_of(state.wrapper, state.prefix, dropped)
     story = {
         "source": shown(state.path.name), "source_sha256": state.sha256, "layout": layout, "wrapper": state.wrapper, "prefix": state.prefix,
@@ -86,13 +92,39 @@ def backbone_of(state: State) -> tuple[dict[str, Tensor], dict[str, int]]:
     if unknown:
         raise BenchError(
             f"{state.path}: {len(unknown)} keys are neither of the backbone nor of a known head: {', '.join(unknown[:5])}",
-            "save the backbone's state dict alone",
+            ALONE,
         )
     if not kept:
         raise BenchError(f"{state.path} holds no tensors of a backbone", "give a checkpoint with the weights of a backbone")
     if state.plain:
-        dropped["no_tensor"] += len(state.plain)
+        dropped[NO_TENSOR] += len(state.plain)
     return kept, dict(dropped)
+
+
+def _require_mended(state: State) -> None:
+    """Refuse weights that are lists or numbers; what a rule drops may be anything."""
+    waiting = {name: kind for name, kind in state.unmended.items() if drop_rule(name.removeprefix(state.prefix)) is None}
+    if waiting:
+        found = ", ".join(f"{count} x {kind}" for kind, count in sorted(Counter(waiting.values()).items()))
+        names = ", ".join(shown(name) for name in list(waiting)[:5]) + (", ..." if len(waiting) > 5 else "")
+        raise BenchError(f"{state.path} needs mending: {found} ({names})", "mend it with --repair")
+
+
+def _require_finite(path: Path, tensors: dict[str, Tensor], repair: bool) -> None:
+    """Refuse NaN and infinity, in the numbers as they would be written."""
+    bad = {name: text for name, tensor in tensors.items() if (text := _not_finite(_cast(tensor, repair)))}
+    if bad:
+        name, text = next(iter(bad.items()))
+        more = f", and {len(bad) - 1} more tensors hold such numbers" if len(bad) > 1 else ""
+        raise BenchError(f"{path}: {shown(name)} holds {text}{more}", "its training has diverged or the file is damaged; get another one")
+
+
+def _not_finite(tensor: Tensor) -> str:
+    """'3 NaN, 1 infinite' for such numbers in a tensor, "" without them."""
+    if not tensor.is_floating_point() or not tensor.numel() or torch.stack(torch.aminmax(tensor)).isfinite().all():  # NaN wins both
+        return ""
+    counts = {"NaN": int(tensor.isnan().sum()), "infinite": int(tensor.isinf().sum())}
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
 
 
 def _mends(state: State, tensors: dict[str, Tensor]) -> dict[str, int]:

@@ -6,7 +6,7 @@ import io
 import math
 import pickle
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import torch
@@ -205,14 +205,16 @@ PLAIN: dict[str, Any] = {
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Unpickler whose only globals are those of `PLAIN`."""
+    """Unpickler whose only globals are those of `names`."""
+
+    names: ClassVar[dict[str, Any]] = PLAIN
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for a global name; anything else is refused."""
         key = f"{module} {name}"
-        if key not in PLAIN:
+        if key not in self.names:
             raise Refused(f"it names {module}.{name}")
-        return PLAIN[key]
+        return self.names[key]
 
 
 def scan_legacy(stream: IO[bytes]) -> None:

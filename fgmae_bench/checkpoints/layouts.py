@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,12 @@ DROP_RULES = {
     "momentum_encoder": r"(momentum_encoder|encoder_k)\..*",
     "projector": r"(projector|projection_head|predictor)\..*",
     "other_modality": r"(s2_encoder|s2_GAP_FFN|joint_encoder)\..*",
+    "training": r"(optim|optimizer|scaler|scheduler|lr_scheduler|args|config|cfg|hparams|hyper_parameters)(_state|_state_dict)?\..*",
 }
+# Numbers beside weights, at the top of a state dict, that no model learns: best_acc1, global_step, last_epoch.
+COUNTERS = r"(\w+_)?(epochs?|steps?|iters?|iterations?|updates|batch_size|lr|seed|loss|acc1?|accuracy|version)"
+# How keys of backbones begin: of each architecture in timm, of CROMA.
+BACKBONE_KEYS = r"cls_token|pos_embed|patch_embed|embeds|conv|stem|features|blocks|layer|stage|norm|body|base_layer|s1_encoder"
 NO_TENSOR = "no_tensor"  # the rule of entries of the state dict that are no tensors
 HEAD = r"(head|heads|fc|classifier)\..*"
 SCALARS = (bool, int, float, str, bytes, type(None))
@@ -148,7 +153,38 @@ def _holds_tensors(value: Any) -> bool:
 
 
 def _holds_numbers(mapping: dict[Any, Any]) -> bool:
-    return any(isinstance(part, list | tuple) and as_tensor(part) is not None for part in dict.values(mapping))
+    return any(isinstance(part, list | tuple) and shape_of(part) is not None for part in dict.values(mapping))
+
+
+def knows(names: Iterable[str]) -> bool:
+    """Whether any key, without prefix, is one that a known backbone could have."""
+    return any(re.match(BACKBONE_KEYS, name, re.IGNORECASE) for name in names)
+
+
+def mendable(name: str, value: Any, known: dict[int, tuple[int, ...] | None]) -> tuple[int, ...] | None:
+    """Shape of the tensor that `--repair` makes of a value; None for text, and for counters and settings of a training."""
+    return None if re.fullmatch(COUNTERS, name) else shape_of(value, known)
+
+
+def shape_of(value: Any, known: dict[int, tuple[int, ...] | None] | None = None) -> tuple[int, ...] | None:
+    """Shape of what `as_tensor` makes, None where it makes nothing.
+
+    `known`: shapes of lists by id, so that each is walked once, however often a file holds it.
+    """
+    known = {} if known is None else known
+    if isinstance(value, Tensor | Array):
+        held = value.tensor if isinstance(value, Array) else value
+        return None if held is None else tuple(held.shape)
+    if _are_numbers([value]):
+        return ()
+    if not isinstance(value, list | tuple) or not value:
+        return None
+    if id(value) not in known:
+        known[id(value)] = None  # while it is walked: a list that holds itself has no shape
+        shapes = {()} if _are_numbers(value) else {shape_of(part, known) for part in value}
+        inner = shapes.pop()
+        known[id(value)] = None if shapes or inner is None else (len(value), *inner)
+    return known[id(value)]
 
 
 def as_tensor(value: Any) -> Tensor | None:
@@ -156,20 +192,24 @@ def as_tensor(value: Any) -> Tensor | None:
 
     Floating-point numbers become float32, whole ones int64.
     """
-    if isinstance(value, float | int) and not isinstance(value, bool):
-        return torch.tensor(value, dtype=torch.float32 if isinstance(value, float) else torch.int64)
-    if isinstance(value, Array):
-        return value.tensor
-    if not isinstance(value, list | tuple) or not value:
-        return None
-    if all(isinstance(part, float | int) and not isinstance(part, bool) for part in value):
-        whole = all(isinstance(part, int) for part in value)
-        return torch.tensor(list(value), dtype=torch.int64 if whole else torch.float32)
-    parts = [part if isinstance(part, Tensor) else as_tensor(part) for part in value]
-    known = [part for part in parts if part is not None]
-    if len(known) < len(parts) or len({part.shape for part in known}) > 1:
-        return None
-    return torch.stack([part.float() if any(p.is_floating_point() for p in known) else part for part in known])
+    return None if shape_of(value) is None else _joined(value)
+
+
+def _joined(value: Any) -> Tensor:
+    """`as_tensor` of what has a shape."""
+    if isinstance(value, Tensor | Array):
+        return torch.as_tensor(value.tensor if isinstance(value, Array) else value)
+    if not isinstance(value, list | tuple) or _are_numbers(value):
+        whole = isinstance(value, int) or (isinstance(value, list | tuple) and all(type(part) is int for part in value))
+        return torch.tensor(value, dtype=torch.int64 if whole else torch.float32)
+    parts = [_joined(part) for part in value]
+    return torch.stack([part.float() if any(p.is_floating_point() for p in parts) else part for part in parts])
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    """Whether all are numbers that a tensor can hold; a truth value is none."""
+    kinds = set(map(type, values))
+    return bool(kinds) and kinds <= {int, float} and (kinds != {int} or (min(values) >= -(2**63) and max(values) < 2**63))
 
 
 def _flat(mapping: dict[Any, Any], prefix: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from fgmae_bench.checkpoints.layouts import NO_TENSOR, drop_rule, is_head
 from fgmae_bench.checkpoints.opcodes import shown
-from fgmae_bench.checkpoints.reader import State, read_state
+from fgmae_bench.checkpoints.reader import MEND, State, read_state
 from fgmae_bench.checkpoints.shapes import geometry, named_widths
 from fgmae_bench.errors import BenchError
 
@@ -61,6 +61,7 @@ def account(module: nn.Module, state: State, optional: str = "") -> tuple[dict[s
     """
     model = module.state_dict()
     wanted = {name: tuple(tensor.shape) for name, tensor in model.items() if not is_head(name)}
+    _require_tensors(state, wanted)
     _require_geometry(state, wanted)
     used, dropped = _sorted_keys(state, wanted)
     _require_all(state, used, [name for name in wanted if not re.fullmatch(f"{COMPUTED}|{optional}" if optional else COMPUTED, name)])
@@ -114,6 +115,15 @@ def resize_pos_embed(embed: Tensor, grid: Sequence[int], prefix_tokens: int, wan
     square = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, D, n, n)
     resized = interpolate(square, size=tuple(grid), mode="bicubic", align_corners=False)
     return torch.cat([kept, resized.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+def _require_tensors(state: State, wanted: dict[str, tuple[int, ...]]) -> None:
+    """Refuse a key of the model that the file holds as a list, a number or a text; where the key is optional, too."""
+    held = [bare for name in state.plain if (bare := name.removeprefix(state.prefix)) in wanted]
+    if held:
+        raise BenchError(
+            f"{state.path} holds {len(held)} keys of the model not as tensors: {_listed(held)}", f"where these are weights, {MEND}"
+        )
 
 
 def _require_geometry(state: State, wanted: dict[str, tuple[int, ...]]) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from fgmae_bench.checksums import is_sha256
 from fgmae_bench.contract import BANDS, InputContract
-from fgmae_bench.errors import BenchError, unknown
+from fgmae_bench.errors import BenchError, closest, unknown
 from fgmae_bench.normalizers import NORMALIZERS
 from fgmae_bench.strict import from_plain, load_toml
 
@@ -106,6 +107,20 @@ def read_manifest(path: Path, known: dict[str, StatedContract]) -> Manifest:
         seen.add((entry.name, entry.model))
         _check_entry(entry, where)
     return manifest
+
+
+def require_models(path: Path, entries: Collection[Entry], known: Collection[str]) -> None:
+    """Raise BenchError, naming file, entry and the closest name, on a model that is neither `known` nor one of timm."""
+    for place, entry in enumerate(entries):
+        if entry.model in known:
+            continue
+        import timm  # here, because the manifest shall not wait for torch
+
+        if not timm.is_model(entry.model):
+            hint = closest(entry.model, [*known, *timm.list_models()]).split("?")[0]
+            hint = f"{hint}? " if hint.startswith("did") else ""
+            todo = f"{hint}choose from {', '.join(sorted(known))}, or any timm name"
+            raise BenchError(f"{path}: weights[{place}] ({entry.name}): unknown model '{entry.model}'", todo)
 
 
 def _check_entry(entry: Entry, where: str) -> None:

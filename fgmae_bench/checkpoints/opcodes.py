@@ -39,7 +39,8 @@ def scan(stream: IO[bytes], allowed: Collection[str], protocol: int) -> None:
     machine = _Machine()
     for step, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if opcode.name not in OPCODES or opcode.proto > protocol:
-            raise Refused(f"it uses the pickle operation {opcode.name}")
+            later = f" of protocol {opcode.proto}" if opcode.proto > protocol else ""
+            raise Refused(f"it uses the pickle operation {opcode.name}{later}")
         if opcode.name == "GLOBAL" and argument not in allowed:
             raise Refused(f"it names {shown(str(argument).replace(' ', '.'))}")
         machine.step(opcode, argument, step)

@@ -23,18 +23,18 @@ from fgmae_bench.checkpoints.inert import (
     LEGACY_MAGIC,
     PLAIN,
     SAFE_GLOBALS,
-    TORCH_ALLOWED,
-    TORCH_PROTOCOL,
     Array,
     PlainUnpickler,
     scan_legacy,
 )
 from fgmae_bench.checkpoints.opcodes import Refused, scan, shown
+from fgmae_bench.checkpoints.torch_zip import read_newer, scan_zip
 from fgmae_bench.checksums import sha256_of
 from fgmae_bench.errors import BenchError
 
 MAX_HEADER = 100_000_000  # of safetensors, the limit of its library
 ANEW = "save its state dict anew where you trust it: torch.save({'model': model.state_dict()}, FILE)"
+MEND = "make tensors of them with: python -m fgmae_bench.weights convert IN OUT --repair"
 AGAIN = "get the file again and compare its SHA-256 with the source's"
 # What readers raise on bytes that are not what they seem.
 DAMAGE = (
@@ -49,7 +49,7 @@ class State:
 
     `tensors`: without `prefix`; `outside`: keys that do not carry it, in full; `plain`: values that are no tensors, as text;
     `others`: what stands beside the state dict, as text; `metadata`: texts of an entry of that name, whole; `mended`: names of
-    tensors that the file holds as something else, and as what.
+    tensors that the file holds as something else, and as what; `unmended`: those of `plain` that `repair` would make tensors of.
     """
 
     path: Path
@@ -65,6 +65,7 @@ class State:
     notes: tuple[str, ...]
     metadata: dict[str, str] = field(default_factory=dict)
     mended: dict[str, str] = field(default_factory=dict)
+    unmended: dict[str, str] = field(default_factory=dict)
 
 
 def read_state(path: Path, *, repair: bool = False) -> State:
@@ -77,27 +78,33 @@ def read_state(path: Path, *, repair: bool = False) -> State:
     with _refusing(path):
         root = FORMATS[kind](path)
         found = layouts.find_state(root, numbers=repair)
-        named, mended = {}, {}
+        named: dict[str, Tensor] = {}
+        mended: dict[str, str] = {}
+        unmended: dict[str, str] = {}
+        shapes: dict[int, tuple[int, ...] | None] = {}
+        room = path.stat().st_size  # a file holds no more numbers than bytes
         for name, value in found.values.items():
             if isinstance(value, Tensor | Array):
                 named[name] = _tensor(value)
                 if isinstance(value, Array):
                     mended[name] = "numpy array"
-            elif repair and (made := layouts.as_tensor(value)) is not None:
-                named[name] = made
-                mended[name] = "list" if isinstance(value, list | tuple) else "number"
+            elif (shape := layouts.mendable(name, value, shapes)) is not None:
+                (mended if repair else unmended)[name] = "list" if shape else "number"
+                if repair:
+                    room -= math.prod(shape)
+                    named[name] = _made(name, value, room)
         _require_in_file(named, path.stat().st_size)
-        prefix = layouts.prefix_of(named)
+        prefix = layouts.prefix_of({**named, **unmended}) or layouts.prefix_of(named)
         digest = sha256_of(path)
     if not named:
-        raise BenchError(f"{path} holds no tensors", "give a checkpoint with the weights of a backbone")
+        raise _no_tensors(path, len(unmended))
     plain = {name: layouts.described(value) for name, value in found.values.items() if name not in named}
     return State(
         path=path, format=kind, bytes=path.stat().st_size, sha256=digest, prefix=prefix,
         wrapper="" if kind == "safetensors" else found.wrapper,
         tensors={name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)},
         outside={name: tensor for name, tensor in named.items() if not name.startswith(prefix)},
-        plain=plain, others=found.others, notes=found.notes, metadata=_metadata(root), mended=mended,
+        plain=plain, others=found.others, notes=found.notes, metadata=_metadata(root), mended=mended, unmended=unmended,
     )  # fmt: skip
 
 
@@ -116,6 +123,9 @@ def file_format(path: Path) -> str:
         return "torch zip"
     if head.startswith(LEGACY_MAGIC):
         return "torch legacy"
+    if head[:1] == b"\x80" and LEGACY_MAGIC[2:] in head[:32]:
+        what = f"{path} is of torch's older format in pickle protocol {head[1]}, which is read in protocol 2 alone"
+        raise BenchError(what, "save it again where you trust it: torch.save(state_dict, FILE)")
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= min(size - 8, MAX_HEADER):
         return "safetensors"
     if head[:1] == b"\x80" and head[1:2] <= b"\x05":
@@ -131,30 +141,16 @@ def file_format(path: Path) -> str:
 def _read_zip(path: Path) -> Any:
     """torch.save since 1.6: checksums first, then tensors that lie in the mapped file."""
     with zipfile.ZipFile(path) as archive:
-        with archive.open(_require_torch_zip(archive, path.stat().st_size)) as stream:
-            scan(stream, TORCH_ALLOWED, TORCH_PROTOCOL)
+        newer = scan_zip(archive, path.stat().st_size)
         damaged = archive.testzip()
-    if damaged is not None:
-        raise BenchError(f"{path} is damaged: the checksum of its part {shown(damaged)} does not match", AGAIN)
+        if damaged is not None:
+            raise BenchError(f"{path} is damaged: the checksum of its part {shown(damaged)} does not match", AGAIN)
+        if newer is not None:
+            return read_newer(archive, newer, path)
     with torch.serialization.safe_globals(SAFE_GLOBALS), open(path, "rb") as stream:
         if path.suffix == ".safetensors":  # torch.load goes by the ending
             return torch.load(stream, map_location="cpu", weights_only=True)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-
-
-def _require_torch_zip(archive: zipfile.ZipFile, size: int) -> zipfile.ZipInfo:
-    """The member `<name>/data.pkl`. torch stores members without compression, once each, side by side."""
-    members = archive.infolist()
-    pickles = [member for member in members if member.filename.count("/") == 1 and member.filename.endswith("/data.pkl")]
-    if len(pickles) != 1:
-        raise Refused("it is a zip archive, not a checkpoint of torch.save")
-    if any(member.filename.endswith("/constants.pkl") for member in members):
-        raise Refused("it is a TorchScript program")
-    if len({member.filename.casefold() for member in members}) != len(members):
-        raise Refused("it is a zip archive that holds a name twice")
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(member.file_size for member in members) > size:
-        raise Refused("it is a compressed zip archive")
-    return pickles[0]
 
 
 def _read_legacy(path: Path) -> Any:
@@ -219,6 +215,20 @@ def _tensor(value: Tensor | Array) -> Tensor:
     if type(tensor) is not Tensor or tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise Refused("it holds a tensor that is not plain and dense")
     return tensor
+
+
+def _made(name: str, value: Any, room: int) -> Tensor:
+    """A tensor of lists and numbers; refuses, before memory is taken, what there is no `room` for."""
+    made = layouts.as_tensor(value) if room >= 0 else None
+    if made is None:
+        raise Refused(f"its lists, with {shown(name)}, claim more values than the file holds")
+    return made
+
+
+def _no_tensors(path: Path, unmended: int) -> BenchError:
+    if not unmended:
+        return BenchError(f"{path} holds no tensors", "give a checkpoint with the weights of a backbone")
+    return BenchError(f"{path} holds no tensors, but {unmended} lists and numbers", f"where these are weights, {MEND}")
 
 
 def _metadata(root: Any) -> dict[str, str]:

@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgmae_bench.checkpoints.manifest import SHIPPED, Entry, StatedContract, read_manifest, user_manifest
+from fgmae_bench.checkpoints.manifest import SHIPPED, Entry, StatedContract, read_manifest, require_models, user_manifest
+from fgmae_bench.checkpoints.shapes import ARCHITECTURES
 from fgmae_bench.checksums import PINS, noted
 from fgmae_bench.contract import InputContract
 from fgmae_bench.errors import BenchError, unknown
@@ -54,6 +55,7 @@ def registered() -> Registry:
     if path is None:
         return WEIGHTS
     own = read_manifest(path, _SHIPPED.contracts)
+    require_models(path, own.weights, {*ARCHITECTURES, *(entry.model for entry in _SHIPPED.weights)})
     theirs = _registry(own.weights, {**_SHIPPED.contracts, **own.contracts})
     return {name: {**WEIGHTS.get(name, {}), **theirs.get(name, {})} for name in [*WEIGHTS, *(n for n in theirs if n not in WEIGHTS)]}
 
@@ -94,7 +96,7 @@ def weights_folder(cache: Path | None = None) -> Path:
 def find_weights(name: str, model: str, folder: Path) -> Path | None:
     """The fetched and verified file in a weights folder, None where it is not. Raises BenchError when it has changed since."""
     entry = published(name, model)
-    path = _place(name, entry, folder)
+    path = place_of(name, entry, folder)
     return path if noted(path, str(entry.hub)) else None
 
 
@@ -111,11 +113,12 @@ def locate(name: str, model: str, cache: Path) -> Path:
 def fetch_weights(name: str, model: str, folder: Path, source: Path | None = None) -> Fetched:
     """Fetch and verify a named file into a weights folder, from the hub or from a folder that holds the published files."""
     entry = published(name, model)
-    target, pins = _place(name, entry, folder), folder / PINS
+    target, pins = place_of(name, entry, folder), folder / PINS
     if source is None:
         return fetch(entry.hub, target, sha256=entry.sha256, pins=pins)
     return adopt(entry.hub, source / entry.hub.file, target, sha256=entry.sha256, pins=pins)
 
 
-def _place(name: str, entry: Published, folder: Path) -> Path:
+def place_of(name: str, entry: Published, folder: Path) -> Path:
+    """Where a named file lies in a weights folder, or will."""
     return folder / name / entry.hub.file

@@ -10,7 +10,7 @@ from fgmae_bench.checkpoints.convert import backbone_of
 from fgmae_bench.checkpoints.layouts import layout_of
 from fgmae_bench.checkpoints.load import account
 from fgmae_bench.checkpoints.reader import State, read_state
-from fgmae_bench.checkpoints.registry import find_weights
+from fgmae_bench.checkpoints.registry import find_weights, place_of
 from fgmae_bench.checkpoints.untrained import untrained
 from fgmae_bench.checksums import PINS, name_hash, read_pins
 from fgmae_bench.errors import BenchError
@@ -43,7 +43,9 @@ def examine(item: Required, folder: Path) -> Finding:
     found = Finding(item=item)
     try:
         found.path = _path(item, folder)
-    except BenchError as error:
+    except BenchError as error:  # it was fetched, and is no longer what it was
+        place = place_of(item.entry.entry.name, item.entry, folder) if item.entry else None
+        found.said("exists", None if place and place.is_file() else _absent(item))
         found.said("hash", error.what)
         return found
     found.said("exists", None if found.path and found.path.is_file() else _absent(item))

@@ -4,7 +4,8 @@ python -m fgmae_bench.weights convert B2_vits16_fgmae_ep99.pth vits16.safetensor
 python -m fgmae_bench.weights convert odd.pkl vits16.pth --repair --contract fgmae
 
 Wrappers and prefixes are peeled off, decoders and heads dropped; --repair also turns numpy arrays, lists and numbers into tensors
-and other precisions into float32. What was written is read back and compared before it takes its name.
+and other precisions into float32; without it a file that needs this is refused. NaN, infinity and a file without any known key
+always are. What was written is read back and compared before it takes its name.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgmae_bench.checkpoints.registry import registered, weights_folder
+from fgmae_bench.checkpoints.registry import place_of, registered, weights_folder
 from fgmae_bench.errors import BenchError, RunFailed
 from fgmae_bench.flags import spellings
 from fgmae_bench.weights.required import Required, read_required, required
@@ -57,7 +57,7 @@ def _items(given: dict[str, Any], folder: Path) -> list[Required]:
         required(name, model)
         for name, models in registered().items()
         for model, entry in models.items()
-        if (folder / name / entry.hub.file).is_file()
+        if place_of(name, entry, folder).is_file()
     ]
     if not here:
         raise BenchError(f"no published weights are in {folder}", "name a checkpoint, give a list with --required, or fetch some first")
