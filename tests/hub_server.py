@@ -181,16 +181,23 @@ def wait_for(condition, seconds: float = 10.0) -> None:
         time.sleep(0.005)
 
 
-@pytest.fixture
-def hub(monkeypatch):
+@contextlib.contextmanager
+def asked_hub(monkeypatch, file, content):
+    """A hub that serves one file of `owner/name`, and that this process and its children ask."""
     with serving() as hub:
-        hub.files["owner/name/weights.pth"] = CONTENT
+        hub.files[f"owner/name/{file}"] = content
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setattr(hub_http, "PAUSES_S", (0.01, 0.01, 0.01))
         huggingface_hub.close_session()
         yield hub
         huggingface_hub.close_session()
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with asked_hub(monkeypatch, "weights.pth", CONTENT) as hub:
+        yield hub
 
 
 @pytest.fixture

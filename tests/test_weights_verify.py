@@ -4,14 +4,12 @@ import hashlib
 import os
 import signal
 
-import huggingface_hub
 import pytest
 import torch
 from commands import call, refused
-from hub_server import child, serving, wait_for
+from hub_server import asked_hub, child, wait_for
 from test_weights_manifest import GOOD
 
-from fgmae_bench import hub_http
 from fgmae_bench.backbones import build_backbone
 from fgmae_bench.checkpoints.untrained import untrained
 from fgmae_bench.config import Model
@@ -38,14 +36,8 @@ def place(tmp_path, monkeypatch, trained):
 
 @pytest.fixture
 def hub(monkeypatch, place):
-    with serving() as hub:
-        hub.files["owner/name/tiny.pth"] = (place / "tiny.pth").read_bytes()
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr(hub_http, "PAUSES_S", (0.01, 0.01, 0.01))
-        huggingface_hub.close_session()
+    with asked_hub(monkeypatch, "tiny.pth", (place / "tiny.pth").read_bytes()) as hub:
         yield hub
-        huggingface_hub.close_session()
 
 
 def command(*flags, cwd):

@@ -4,7 +4,7 @@
 The usual way is that of published SAR code: two rasterio opens a patch, cubic resize 120 -> 128, pickle, six loader workers,
 one writer that commits every 10,000; then per sample unpickle, two `np.quantile` over the bands, eight bits, random crop to
 224. Wanted on two cores: packing 4x, training views 10x from uint8 and 4x from float32. Measured there, files in the
-page cache, three times: packing 3.1x to 4.3x as float32 (the disk decides) and 9x to 11x as uint8, views 10.1x to 10.3x from uint8
+page cache, several times: packing 3.1x to 4.3x as float32 (the disk decides) and 8.6x to 11.3x as uint8, views 10.1x to 10.3x from uint8
 and 3.8x to 4.0x from float32; anonymous memory flat at 240 MiB.
 """
 
