@@ -1,4 +1,6 @@
-"""Puts the cards of `datasets/` and their tables into the wheel: what `fgmae_bench.cards` finds without a repository around it."""
+"""Puts the cards of `datasets/` and their tables into the wheel: what `fgmae_bench.config.cards` finds without a
+repository around it.
+"""
 
 from pathlib import Path
 

@@ -1,11 +1,16 @@
-"""Real pixels: three genuine scenes with masks fitted by a small ViT with UPerNet, then met again in a scene larger than its input.
+"""Real pixels: three genuine scenes with masks fitted by a small ViT with UPerNet, then met again in a scene larger
+than its input.
 
   python experiments/real_scenes.py --data DIR [--out real_scenes] [--steps 700]
-DIR holds the folders S1RTC and LULC (see datasets/terramesh_masks). The scenes are fitted at 224 px; the same model is then slid
-over the three side by side, 224 x 672 px: windows a scene wide see what was fitted and must score the same, windows every 112 px
+DIR holds the folders S1RTC and LULC (see datasets/terramesh_masks). The scenes are fitted at 224 px; the same model is
+then slid
+over the three side by side, 224 x 672 px: windows a scene wide see what was fitted and must score the same, windows
+every 112 px
 also see two halves of neighbours, which were never fitted.
-Expected: training mIoU above .9 after about two minutes of one CPU core, and the same to the last digit by windows a scene wide. That
-says that the chain fits real pixels, not how well it transfers. On a machine that others use, OMP_NUM_THREADS=1 is faster.
+Expected: training mIoU above .9 after about two minutes of one CPU core, and the same to the last digit by windows a
+    scene wide. That
+says that the chain fits real pixels, not how well it transfers. On a machine that others use, OMP_NUM_THREADS=1 is
+faster.
 """
 
 from __future__ import annotations
@@ -20,24 +25,44 @@ import numpy as np
 import rasterio
 import torch
 
-from fgmae_bench.cards import Card, load_card
-from fgmae_bench.config import Run, compose
-from fgmae_bench.device import resolve_device
-from fgmae_bench.distributed import World
+from fgmae_bench.config.cards import Card, load_card
+from fgmae_bench.config.run import Run, compose
+from fgmae_bench.system.device import resolve_device
+from fgmae_bench.system.distributed import World
 from fgmae_bench.train.segment import prepare, run_segment
 
 CARD = "terramesh_masks"
 SIDE = 224
 SETTINGS: dict[str, Any] = {
-    "recipe": "corrected", "split": "fit", "model": "test_vit", "weights": "random", "fpn_dim": 64, "norm": "group", "batch_size": 3,
-    "lr": 3e-3, "weight_decay": 0.0, "layer_decay": 1.0, "drop_path": 0.0, "warmup_steps": 20, "amp": "off", "device": "cpu", "seed": 0,
-    "input_size": SIDE, "normalizer": "zscore",  # a fixed one: the quantiles of one scene are not those of several side by side
-}  # fmt: skip
+    "recipe": "corrected",
+    "split": "fit",
+    "model": "test_vit",
+    "weights": "random",
+    "fpn_dim": 64,
+    "norm": "group",
+    "batch_size": 3,
+    "lr": 3e-3,
+    "weight_decay": 0.0,
+    "layer_decay": 1.0,
+    "drop_path": 0.0,
+    "warmup_steps": 20,
+    "amp": "off",
+    "device": "cpu",
+    "seed": 0,
+    # a fixed one: the quantiles of one scene are not those of several side by side
+    "input_size": SIDE,
+    "normalizer": "zscore",
+}
 
 
 def a_run(card: Card, data: Path, out: Path, name: str, **flags: Any) -> Run:
     """One run of the settings above; its outputs lie in `out`/`name`."""
-    places = {"data_path": str(data), "output_dir": str(out / name), "results_dir": str(out / "results"), "cache_dir": str(out / "cache")}
+    places = {
+        "data_path": str(data),
+        "output_dir": str(out / name),
+        "results_dir": str(out / "results"),
+        "cache_dir": str(out / "cache"),
+    }
     (run,) = compose("segment", {"dataset": str(card.path), **places, **SETTINGS, **flags}, card)
     return run
 
@@ -47,7 +72,11 @@ def fit(title: str, run: Run, card: Card) -> None:
     cpu = time.process_time()
     (record,) = run_segment([run], card, [])
     cpu = time.process_time() - cpu
-    test, seconds, panels = record["metrics"]["test"], record["timing"]["total_seconds"], f"{run.execution.output_dir}/panels.png"
+    test, seconds, panels = (
+        record["metrics"]["test"],
+        record["timing"]["total_seconds"],
+        f"{run.execution.output_dir}/panels.png",
+    )
     print(f"{title}: mIoU {test['miou']:.4f}  OA {test['oa']:.4f}  {seconds:.0f} s ({cpu:.0f} s of CPU)  {panels}")
 
 

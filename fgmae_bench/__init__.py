@@ -8,7 +8,9 @@ __version__ = "0.1.0"
 
 
 def evaluate(*args: Any, **kwargs: Any) -> Any:
-    """Adapt a model of your own to a dataset; see `fgmae_bench.api.evaluate`, which this forwards to without importing torch first."""
+    """Adapt a model of your own to a dataset; see `fgmae_bench.api.evaluate`, which this forwards to without importing
+    torch first.
+    """
     from fgmae_bench.api import evaluate as run
 
     return run(*args, **kwargs)

@@ -8,18 +8,19 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from fgmae_bench.cards import Card, load_card
-from fgmae_bench.config import Run, compose
-from fgmae_bench.errors import Diverged
-from fgmae_bench.flags import parse_run
-from fgmae_bench.records import Record, note
+from fgmae_bench.config.cards import Card, load_card
+from fgmae_bench.config.flags import parse_run
+from fgmae_bench.config.run import Run, compose
+from fgmae_bench.errors import Diverged, note
+from fgmae_bench.records import Record
 
 Engine = Callable[[list[Run], Card, list[dict[str, str]]], list[Record]]
 Evaluate = Callable[[list[Run], Card], dict[str, Any]]
 
 
 def run_command(module: str, doc: str, ignored: tuple[str, ...], what: str, engine: Engine, evaluate: Evaluate) -> None:
-    """Parse the command line of `module`, run its grid with `engine` or score a checkpoint with `evaluate`, print the scores.
+    """Parse the command line of `module`, run its grid with `engine` or score a checkpoint with `evaluate`, print the
+    scores.
 
     `ignored` flags mean nothing for `what`: accepted, named in one warning, and noted in the record.
     """

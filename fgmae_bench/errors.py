@@ -29,7 +29,9 @@ class RunFailed(Exception):
 
 
 class Diverged(RunFailed):
-    """Runs whose loss became no number, recorded as such; `what` is the first one's case, `records` are those of the whole grid."""
+    """Runs whose loss became no number, recorded as such; `what` is the first one's case, `records` are those of the
+    whole grid.
+    """
 
     def __init__(self, what: str, records: Iterable[Any] = ()):
         super().__init__(f"{what}; give a smaller --lr")
@@ -54,7 +56,8 @@ def os_error(error: OSError, path: object) -> BenchError:
     """Turn an operating-system error on `path` into a line a newcomer can act on."""
     if error.errno in _DISK_FULL:
         return BenchError(
-            f"no space left while writing {path}", "free space there or choose another folder, then run the same command again"
+            f"no space left while writing {path}",
+            "free space there or choose another folder, then run the same command again",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return BenchError(f"{path} cannot be written ({error.strerror})", "choose a folder you may write to")
@@ -63,6 +66,11 @@ def os_error(error: OSError, path: object) -> BenchError:
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return BenchError(f"{path} is in the way or lies below a file ({error.strerror})", "choose another folder")
     return BenchError(f"{path}: {error.strerror or error}", "check the path and the disk")
+
+
+def note(code: str, text: str) -> dict[str, str]:
+    """One note of a record: a code to count by and the sentence to show."""
+    return {"code": code, "text": text}
 
 
 def run_entry(main: Callable[[], int | None]) -> None:

@@ -3,16 +3,17 @@
   torchrun --nproc_per_node=2 -m fgmae_bench.finetune --dataset eurosat --lr 0.01
   python -m fgmae_bench.finetune --dataset bigearthnet --data_path DIR --recipe corrected
 
-Expected with FGMAE weights: EuroSAT-SAR OA .86 to .87, BigEarthNet-S1 micro mAP about .85 (per-batch averages as published).
+Expected with FGMAE weights: EuroSAT-SAR OA .86 to .87, BigEarthNet-S1 micro mAP about .85 (per-batch averages as
+published).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from fgmae_bench.cards import Card
 from fgmae_bench.command import run_command
-from fgmae_bench.config import Run
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.run import Run
 from fgmae_bench.errors import run_entry
 from fgmae_bench.records import Record
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fgmae_bench.cards import Card
 from fgmae_bench.command import run_command
-from fgmae_bench.config import Run
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.run import Run
 from fgmae_bench.errors import run_entry
 from fgmae_bench.records import Record
 
@@ -35,7 +35,7 @@ def _run(runs: list[Run], card: Card, notes: list[dict[str, str]]) -> list[Recor
 
 
 def _evaluate(runs: list[Run], card: Card) -> dict[str, Any]:
-    from fgmae_bench.probe.resume import evaluate_checkpoint
+    from fgmae_bench.probe.engine import evaluate_checkpoint
 
     return evaluate_checkpoint(runs, card)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import fastjsonschema
+
 from fgmae_bench.errors import BenchError
-from fgmae_bench.fast_schema import Fits, compiled
-from fgmae_bench.files import replacing
+from fgmae_bench.system.files import replacing
 
 SCHEMA_VERSION = 1
 Record = dict[str, Any]
@@ -21,13 +23,25 @@ Record = dict[str, Any]
 @cache
 def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a record, as shipped in the package."""
-    loaded: dict[str, Any] = json.loads(resources.files("fgmae_bench").joinpath("record.schema.json").read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = json.loads(
+        resources.files("fgmae_bench").joinpath("record.schema.json").read_text(encoding="utf-8")
+    )
     return loaded
 
 
 @cache
-def _fits() -> Fits:
-    return compiled(schema())
+def _validator() -> Callable[[Any], Any]:
+    """The schema compiled to Python: quick to say yes; what it turns down is left to jsonschema to explain."""
+    compiled: Callable[[Any], Any] = fastjsonschema.compile(schema())
+    return compiled
+
+
+def _fits(record: Any) -> bool:
+    try:
+        _validator()(record)
+    except fastjsonschema.JsonSchemaValueException:
+        return False
+    return True
 
 
 def body_sha256(record: Record) -> str:
@@ -38,7 +52,9 @@ def body_sha256(record: Record) -> str:
 
 
 def seal(record: Record) -> Record:
-    """The record with its body hash; raises ValueError when it does not fit the schema (an error of ours, not the user's)."""
+    """The record with its body hash; raises ValueError when it does not fit the schema (an error of ours, not the
+    user's).
+    """
     sealed = {**record, "sha256": body_sha256(record)}
     problem = problem_of(sealed)
     if problem:
@@ -48,7 +64,7 @@ def seal(record: Record) -> Record:
 
 def problem_of(record: Any) -> str | None:
     """What is wrong with a record, in one line, or None."""
-    if not _fits()(record):
+    if not _fits(record):
         import jsonschema
 
         error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(record))
@@ -56,7 +72,9 @@ def problem_of(record: Any) -> str | None:
             place = "/".join(map(str, error.absolute_path)) or "record"
             return f"{place}: {error.message[:200]}"
     try:
-        return None if record["sha256"] == body_sha256(record) else "sha256 does not match the body: the file was edited"
+        return (
+            None if record["sha256"] == body_sha256(record) else "sha256 does not match the body: the file was edited"
+        )
     except ValueError as error:
         return f"the body cannot be hashed ({error})"
 
@@ -66,7 +84,11 @@ def record_path(results_dir: Path, record_or_parts: Record | tuple[str, str, str
     if isinstance(record_or_parts, tuple):
         dataset, protocol, run_id = record_or_parts
     else:
-        dataset, protocol, run_id = record_or_parts["dataset"]["name"], record_or_parts["protocol"], record_or_parts["run_id"]
+        dataset, protocol, run_id = (
+            record_or_parts["dataset"]["name"],
+            record_or_parts["protocol"],
+            record_or_parts["run_id"],
+        )
     return results_dir / "records" / dataset / protocol / f"{run_id}.json"
 
 
@@ -105,11 +127,6 @@ def all_records(results_dir: Path) -> tuple[list[tuple[Path, Record]], list[str]
         except BenchError as error:
             bad.append(str(error))
     return good, bad
-
-
-def note(code: str, text: str) -> dict[str, str]:
-    """One note of a record: a code to count by and the sentence to show."""
-    return {"code": code, "text": text}
 
 
 def _refuse_constant(name: str) -> None:

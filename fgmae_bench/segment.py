@@ -10,14 +10,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from fgmae_bench.cards import Card
 from fgmae_bench.command import run_command
-from fgmae_bench.config import Run
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.run import Run
 from fgmae_bench.errors import run_entry
 from fgmae_bench.records import Record
 
 # Flags of published command lines that mean nothing here.
-IGNORED = ("fine_tune", "mixup", "cutmix", "smoothing", "dist_eval", "is_slurm_job", "pin_mem", "no_pin_mem", "cls_token", "global_pool")
+IGNORED = (
+    "fine_tune",
+    "mixup",
+    "cutmix",
+    "smoothing",
+    "dist_eval",
+    "is_slurm_job",
+    "pin_mem",
+    "no_pin_mem",
+    "cls_token",
+    "global_pool",
+)
 
 
 def main() -> None:

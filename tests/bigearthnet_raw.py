@@ -16,8 +16,8 @@ import rasterio
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.flags import dispatch
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.flags import dispatch
 
 SCENE = "S1A_IW_GRDH_1SDV_20170613T165043"
 PRODUCT = f"{SCENE}_20170613T165108_017018_01C579_7EEC"
@@ -27,21 +27,31 @@ def metadata(col: int, row: int, labels: list[str], scene: str = PRODUCT) -> dic
     """What `<S1>_labels_metadata.json` holds; `lly` is the publishers' spelling."""
     left, top = 300_000 + 1200 * col, 5_400_000 - 1200 * row
     return {
-        "labels": labels, "coordinates": {"ulx": left, "uly": top, "lrx": left + 1200, "lly": top - 1200},
-        "projection": CRS.from_epsg(32633).to_wkt(), "corresponding_s2_patch": f"S2B_MSIL2A_20180204T94161_{col}_{row}",
-        "scene_source": scene, "acquisition_time": "2017-06-13T16:50:43",
-    }  # fmt: skip
+        "labels": labels,
+        "coordinates": {"ulx": left, "uly": top, "lrx": left + 1200, "lly": top - 1200},
+        "projection": CRS.from_epsg(32633).to_wkt(),
+        "corresponding_s2_patch": f"S2B_MSIL2A_20180204T94161_{col}_{row}",
+        "scene_source": scene,
+        "acquisition_time": "2017-06-13T16:50:43",
+    }
 
 
 def write_band(path: Path, pixels: np.ndarray, **profile: Any) -> None:
     """One band (H, W) as a GeoTIFF of the published kind: uncompressed float32, UTM, 10 m."""
     height, width = pixels.shape
-    facts = {"dtype": pixels.dtype, "crs": "EPSG:32633", "transform": from_origin(404_400, 5_342_400, 10, 10), **profile}
+    facts = {
+        "dtype": pixels.dtype,
+        "crs": "EPSG:32633",
+        "transform": from_origin(404_400, 5_342_400, 10, 10),
+        **profile,
+    }
     with rasterio.open(path, "w", driver="GTiff", width=width, height=height, count=1, **facts) as target:
         target.write(pixels, 1)
 
 
-def write_patches(root: Path, count: int, labels: list[list[str]] | None = None, scenes: tuple[str, ...] = (PRODUCT,)) -> list[str]:
+def write_patches(
+    root: Path, count: int, labels: list[list[str]] | None = None, scenes: tuple[str, ...] = (PRODUCT,)
+) -> list[str]:
     """`count` patches of one tile, all with the same pixels (hard links); returns their names in order of writing."""
     root.mkdir(parents=True, exist_ok=True)
     store = root / ".pixels"
@@ -88,7 +98,13 @@ def run_index(capsys):
     """Run `prepare index bigearthnet` with flags in this process; what it printed."""
 
     def run(*flags):
-        dispatch("fgmae_bench.prepare", {"index": ""}, "", print, ["index", "bigearthnet", "--workers", "1", *map(str, flags)])
+        dispatch(
+            "fgmae_bench.prepare",
+            {"index": ""},
+            "",
+            print,
+            ["index", "bigearthnet", "--workers", "1", *map(str, flags)],
+        )
         return capsys.readouterr()
 
     return run

@@ -1,4 +1,6 @@
-"""Whole commands as a user types them: in this process for speed, in one of its own where the process itself is in question."""
+"""Whole commands as a user types them: in this process for speed, in one of its own where the process itself is in
+question.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from fgmae_bench.cards import load_card
+from fgmae_bench.config.cards import load_card
 from fgmae_bench.errors import run_entry
 from fgmae_bench.worlds.eurosat import write_eurosat
 
@@ -34,7 +36,18 @@ EUROSAT_CARD = REPOSITORY / "datasets" / "eurosat" / "card.toml"
 MAIN = {"prepare": "fgmae_bench.prepare.__main__", "report": "fgmae_bench.report.__main__"}
 # What a run writes to, one folder each, relative to the working directory.
 FOLDERS = ("--cache_dir", "cache", "--results_dir", "results", "--output_dir", "out", "--log_dir", "log")
-STATISTICS = ("--model", "backscatter_stats", "--weights", "random", "--features", "cached", "--epochs", "2", "--batch_size", "16")
+STATISTICS = (
+    "--model",
+    "backscatter_stats",
+    "--weights",
+    "random",
+    "--features",
+    "cached",
+    "--epochs",
+    "2",
+    "--batch_size",
+    "16",
+)
 TINY_VIT = ("--model", "vit_tiny_patch16_224", "--input_size", "32", *STATISTICS[2:])
 
 
@@ -65,23 +78,32 @@ def call(module: str, *flags: object, cwd: Path) -> Result:
     return Result(code, out.getvalue(), err.getvalue())
 
 
-def spawn(module: str, *flags: object, cwd: Path, before: Callable[[], None] | None = None, python: tuple[str, ...] = ()) -> Result:
+def spawn(
+    module: str, *flags: object, cwd: Path, before: Callable[[], None] | None = None, python: tuple[str, ...] = ()
+) -> Result:
     """The same in a process of its own; `before` runs in it first, `python` are options of the interpreter."""
     environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
     environment["PYTHONPATH"] = str(REPOSITORY)
     command = [sys.executable, *python, "-m", f"fgmae_bench.{module}", *map(str, flags)]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, preexec_fn=before)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, preexec_fn=before
+    )
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def linear(data: Path, *flags: object, cwd: Path, backbone: tuple[str, ...] = STATISTICS, dataset: object = "eurosat") -> Result:
+def linear(
+    data: Path, *flags: object, cwd: Path, backbone: tuple[str, ...] = STATISTICS, dataset: object = "eurosat"
+) -> Result:
     """A small linear probe that writes into FOLDERS of `cwd`; later flags stand above these."""
     return call("linear", "--dataset", dataset, "--data_path", data, *backbone, *FOLDERS, *flags, cwd=cwd)
 
 
 def listing(folder: Path) -> dict[str, int | None]:
     """Every file below `folder` with a checksum of its content, every folder with None."""
-    return {str(path.relative_to(folder)): zlib.crc32(path.read_bytes()) if path.is_file() else None for path in sorted(folder.rglob("*"))}
+    return {
+        str(path.relative_to(folder)): zlib.crc32(path.read_bytes()) if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 def said(result: Result) -> str:
@@ -93,7 +115,9 @@ def said(result: Result) -> str:
     return result.err.rstrip("\n")
 
 
-def refused(*flags: object, cwd: Path, run: Callable[..., Result] = linear, cache_filled: bool = False, **more: Any) -> str:
+def refused(
+    *flags: object, cwd: Path, run: Callable[..., Result] = linear, cache_filled: bool = False, **more: Any
+) -> str:
     """The line of a command that is refused and leaves `cwd` as it was, recursively.
 
     `cache_filled`: it fails later than the features, so that the cache may keep them.
@@ -139,7 +163,9 @@ def shared_world(per_class: int = 12) -> Path:
 
 
 def small_world(folder: Path, per_class: int = 5) -> Path:
-    """A copy of one, to be spoilt. 5 images a class are the least that the reference split divides; all are seen by the audit."""
+    """A copy of one, to be spoilt. 5 images a class are the least that the reference split divides; all are seen by the
+    audit.
+    """
     return Path(shutil.copytree(shared_world(per_class), folder / "world"))
 
 
@@ -147,7 +173,12 @@ def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray], tagged: bool
     """Replace the pixels (2, H, W) of a GeoTIFF by `change` of them; georeference and, where `tagged`, tags are kept."""
     with rasterio.open(path) as source:
         pixels, facts, tags = change(source.read()), source.profile, source.tags()
-    facts |= {"count": pixels.shape[0], "height": pixels.shape[1], "width": pixels.shape[2], "dtype": pixels.dtype} | profile
+    facts |= {
+        "count": pixels.shape[0],
+        "height": pixels.shape[1],
+        "width": pixels.shape[2],
+        "dtype": pixels.dtype,
+    } | profile
     path.unlink()
     with rasterio.open(path, "w", **facts) as target:
         target.write(pixels)

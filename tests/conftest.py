@@ -1,4 +1,6 @@
-"""What several test files share: a small synthetic EuroSAT, the genuine samples beside the checkout, and arrays cut from both."""
+"""What several test files share: a small synthetic EuroSAT, the genuine samples beside the checkout, and arrays cut
+from both.
+"""
 
 import os
 from pathlib import Path
@@ -7,15 +9,18 @@ import numpy as np
 import pytest
 import rasterio
 
-from fgmae_bench.cards import load_card
+from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.worlds.eurosat import write_eurosat
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PER_CLASS = 12
 
-# Helper modules that test files take as plugins: registered before any is imported, so that their assertions say as much as a test's.
-pytest.register_assert_rewrite("bigearthnet_raw", "hub_server", "linear_runs", "pack_files", "segment_world", "tiny_checkpoints")
+# Helper modules that test files take as plugins: registered before any is imported, so that their assertions say as
+# much as a test's.
+pytest.register_assert_rewrite(
+    "bigearthnet_raw", "hub_server", "linear_runs", "pack_files", "segment_world", "tiny_checkpoints"
+)
 
 
 def pytest_configure(config):
@@ -74,12 +79,17 @@ def chips(chips_root):
 
 @pytest.fixture(scope="session")
 def scenes(realdata):
-    """Other genuine pixels by origin, each (2, H, W) float32 dB, VV first: BigEarthNet v1 and v2, TerraMesh, SSL4EO-S12."""
+    """Other genuine pixels by origin, each (2, H, W) float32 dB, VV first: BigEarthNet v1 and v2, TerraMesh,
+    SSL4EO-S12.
+    """
     pairs = [
-        path for root in ("bigearthnet_s1_v1", "bigearthnet_v2_rico_hdl", "ssl4eo_s12_s1") for path in (realdata / root).rglob("*VV.tif")
+        path
+        for root in ("bigearthnet_s1_v1", "bigearthnet_v2_rico_hdl", "ssl4eo_s12_s1")
+        for path in (realdata / root).rglob("*VV.tif")
     ]
     found = {
-        path.parent.name: np.concatenate([_pixels(path), _pixels(path.with_name(path.name.replace("VV", "VH")))]) for path in sorted(pairs)
+        path.parent.name: np.concatenate([_pixels(path), _pixels(path.with_name(path.name.replace("VV", "VH")))])
+        for path in sorted(pairs)
     }
     found |= {path.stem: _pixels(path) for path in sorted((realdata / "terramesh_s1rtc" / "S1RTC").glob("*.tif"))}
     assert len(found) == 4 + 1 + 1 + 3

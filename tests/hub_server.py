@@ -1,6 +1,8 @@
-"""A hub on 127.0.0.1: metadata from one port, bytes from another as from a storage host, with faults on demand and every byte counted.
+"""A hub on 127.0.0.1: metadata from one port, bytes from another as from a storage host, with faults on demand and
+every byte counted.
 
-A test file takes the fixtures with `pytest_plugins = ("hub_server",)`: the hub that HF_ENDPOINT leads to holds CONTENT as FILE.
+A test file takes the fixtures with `pytest_plugins = ("hub_server",)`: the hub that HF_ENDPOINT leads to holds CONTENT
+as FILE.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from fgmae_bench import hub_http
 from fgmae_bench.errors import BenchError
-from fgmae_bench.hub import HubFile
+from fgmae_bench.hub import http as hub_http
+from fgmae_bench.hub.fetch import HubFile
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -48,7 +50,9 @@ class Hub:
     lengths: bool = True  # whether answers state their length; without it a cut one looks complete
     ranges: bool = True
     range_shift: int = 0  # bytes that an answered range lies beside the one asked for
-    answers: list[tuple[str, int, dict[str, str]]] = field(default_factory=list)  # (method, status, headers) for the next requests
+    answers: list[tuple[str, int, dict[str, str]]] = field(
+        default_factory=list
+    )  # (method, status, headers) for the next requests
     body: bytes = b""  # of refusals
     bytes_per_second: float = 0.0  # 0: as fast as it goes
     cut_after: int | None = None  # bytes of one answer before the connection is closed
@@ -114,7 +118,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, name):
         hub = self.hub
-        content, match = hub.forged.get(name, hub.files[name]), re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        content, match = (
+            hub.forged.get(name, hub.files[name]),
+            re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")),
+        )
         first = int(match[1]) + hub.range_shift if match and hub.ranges else 0
         self.send_response(206 if first else 200)
         self.send_header("ETag", self._etag(name))
@@ -165,7 +172,7 @@ def child(hub: Hub, code: str, *arguments: object, **environment: str) -> subpro
     """A process that runs `code` as an entry, with `argv` (a list of strings), `Path`, `fetch` and `HubFile` at hand."""
     whole = (
         "import logging, os, sys\nfrom pathlib import Path\nfrom fgmae_bench.errors import run_entry\n"
-        "from fgmae_bench.hub import HubFile, fetch\nlogging.basicConfig(level=logging.INFO, format='%(message)s')\n"
+        "from fgmae_bench.hub.fetch import HubFile, fetch\nlogging.basicConfig(level=logging.INFO, format='%(message)s')\n"
         f"argv = sys.argv[1:]\ndef main():\n    {code}\nrun_entry(main)\n"
     )
     here = {**os.environ, "HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(REPOSITORY), **environment}

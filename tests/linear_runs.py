@@ -1,4 +1,5 @@
-"""Finished runs of `linear` on the small synthetic EuroSAT, and what they left: features, predictions, the order of the files.
+"""Finished runs of `linear` on the small synthetic EuroSAT, and what they left: features, predictions, the order of the
+files.
 
 A test file takes the fixtures with `pytest_plugins = ("linear_runs",)`.
 """
@@ -11,7 +12,7 @@ from commands import TINY_VIT, linear, only_record, records, shared_world
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from fgmae_bench.cards import load_card
+from fgmae_bench.config.cards import load_card
 
 
 class Run:
@@ -37,7 +38,9 @@ def plain(tmp_path_factory):
 @pytest.fixture(scope="module")
 def selected(tmp_path_factory):
     """A split with val; six epochs, so that the best need not be the last."""
-    return Run(tmp_path_factory.mktemp("selected"), "--split", "random_60_20_20", "--epochs", 6, "--lr", 1, backbone=TINY_VIT)
+    return Run(
+        tmp_path_factory.mktemp("selected"), "--split", "random_60_20_20", "--epochs", 6, "--lr", 1, backbone=TINY_VIT
+    )
 
 
 def files(root):

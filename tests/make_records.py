@@ -1,4 +1,6 @@
-"""Valid sealed records for tests: made from the real dataclasses, sealed by the real hash, with numbers of the test's choice."""
+"""Valid sealed records for tests: made from the real dataclasses, sealed by the real hash, with numbers of the test's
+choice.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.config import Data, Execution, Model, Run, run_hash, run_id, to_plain
-from fgmae_bench.recipes import ProbeRecipe
+from fgmae_bench.config.recipes import ProbeRecipe
+from fgmae_bench.config.run import Data, Execution, Model, Run, run_hash, run_id, to_plain
 from fgmae_bench.records import Record, seal, store
 
 PARAMS = {"vit_small_patch16": (21_590_000, 384), "vit_base_patch16": (85_650_000, 768)}
@@ -45,16 +47,25 @@ def make_record(
     history_epochs: int = 3,
     status: str = "done",
 ) -> Record:
-    """A record of a linear probe on the reference split of EuroSAT-SAR, two processes, as in the shipped experiment's first row."""
+    """A record of a linear probe on the reference split of EuroSAT-SAR, two processes, as in the shipped experiment's
+    first row.
+    """
     run = Run(
         data=Data(dataset=dataset, split=split, split_seed=split_seed, train_frac=train_frac),
         model=Model(model=model, pool="cls", input_size=224, normalizer="fgmae"),
         recipe=ProbeRecipe(
-            recipe=recipe, features=features, views=views, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
-            seed=seed, amp=amp,
+            recipe=recipe,
+            features=features,
+            views=views,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            weight_decay=weight_decay,
+            seed=seed,
+            amp=amp,
         ),
         execution=Execution(),
-    )  # fmt: skip
+    )
     facts = {"card_version": card_version, "synthetic": synthetic, "weights_sha256": sha("weights")}
     scores = {"loss": 0.6, "oa": 0.8, "aa": 0.79, "kappa": 0.77, "f1_macro": 0.78, "epoch": epochs} | (test or {})
     total, dim = PARAMS.get(model, (1_000_000, 64))
@@ -66,32 +77,70 @@ def make_record(
         "recipe": recipe,
         "status": status,
         "dataset": {
-            "name": dataset, "card_version": card_version, "split": split, "split_seed": split_seed, "eval_split": "test",
-            "n_train": 21600, "n_val": 0, "n_test": 5400,
-            "sample_ids_sha256": {"train": sha(f"train {split_seed} {train_frac} {synthetic}"), "val": None, "test": sha(f"{split_seed}")},
-            "label_scheme": {"train": "eurosat10", "eval": "eurosat10"}, "band_order": ["VV", "VH"], "units": "dB",
-            "calibration": "unstated", "synthetic": synthetic,
+            "name": dataset,
+            "card_version": card_version,
+            "split": split,
+            "split_seed": split_seed,
+            "eval_split": "test",
+            "n_train": 21600,
+            "n_val": 0,
+            "n_test": 5400,
+            "sample_ids_sha256": {
+                "train": sha(f"train {split_seed} {train_frac} {synthetic}"),
+                "val": None,
+                "test": sha(f"{split_seed}"),
+            },
+            "label_scheme": {"train": "eurosat10", "eval": "eurosat10"},
+            "band_order": ["VV", "VH"],
+            "units": "dB",
+            "calibration": "unstated",
+            "synthetic": synthetic,
         },
         "model": {
-            "name": model, "weights": {"source": "fgmae", "sha256": sha("weights"), "used": 150, "dropped": 2, "missing": 0},
-            "params_total": total, "params_trainable": 10 * dim + 10, "feature_dim": dim, "contract": {"normalizer": "fgmae"},
+            "name": model,
+            "weights": {"source": "fgmae", "sha256": sha("weights"), "used": 150, "dropped": 2, "missing": 0},
+            "params_total": total,
+            "params_trainable": 10 * dim + 10,
+            "feature_dim": dim,
+            "contract": {"normalizer": "fgmae"},
         },
         "config": {**to_plain(run), "facts": facts},
         "metrics": {
-            "final": scores, "best": None, "test": scores, "per_class": {}, "classes_scored": [], "legacy": legacy, "intervals": None,
+            "final": scores,
+            "best": None,
+            "test": scores,
+            "per_class": {},
+            "classes_scored": [],
+            "legacy": legacy,
+            "intervals": None,
         },
         "predictions": None,
         "history": [entry(epoch, scores) for epoch in range(1, history_epochs + 1)],
         "environment": {
-            "python": "3.11", "torch": "2.6", "timm": "1.0", "numpy": "2.0", "platform": "Linux", "device": "cpu", "device_name": "CPU",
-            "world_size": world_size, "threads": 1, "git_commit": None, "git_dirty": None, "command": "test",
+            "python": "3.11",
+            "torch": "2.6",
+            "timm": "1.0",
+            "numpy": "2.0",
+            "platform": "Linux",
+            "device": "cpu",
+            "device_name": "CPU",
+            "world_size": world_size,
+            "threads": 1,
+            "git_commit": None,
+            "git_dirty": None,
+            "command": "test",
         },
         "timing": {
-            "total_seconds": 12.25, "train_seconds": 10.0, "eval_seconds": 2.0, "data_wait_fraction": 0.1, "images_per_second": 1234.5,
-            "peak_anonymous_memory_bytes": None, "peak_device_memory_bytes": None,
+            "total_seconds": 12.25,
+            "train_seconds": 10.0,
+            "eval_seconds": 2.0,
+            "data_wait_fraction": 0.1,
+            "images_per_second": 1234.5,
+            "peak_anonymous_memory_bytes": None,
+            "peak_device_memory_bytes": None,
         },
         "notes": [{"code": code, "text": text} for code, text in notes],
-    }  # fmt: skip
+    }
     assert run_hash(run, facts, world_size)[:10] in body["run_id"]
     return seal(body)
 
@@ -100,7 +149,14 @@ def entry(epoch: int, scores: dict[str, float | None]) -> dict[str, Any]:
     """One epoch of a history that approaches the final scores."""
     val = {name: value and value * (1 - 0.3 / epoch) for name, value in scores.items() if name not in ("loss", "epoch")}
     val["loss"] = 0.6 + 1.5 / epoch
-    return {"epoch": epoch, "lr": 0.1 / epoch, "train_loss": 0.5 + 1.5 / epoch, "val": val, "seconds": 1.0, "images_per_second": 100.0}
+    return {
+        "epoch": epoch,
+        "lr": 0.1 / epoch,
+        "train_loss": 0.5 + 1.5 / epoch,
+        "val": val,
+        "seconds": 1.0,
+        "images_per_second": 100.0,
+    }
 
 
 def resealed(record: Record, *path_and_value: Any) -> Record:

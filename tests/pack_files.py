@@ -1,4 +1,5 @@
-"""Packs of the small synthetic EuroSAT, a look inside them by plain lmdb, copies to be spoilt, and the check against their source.
+"""Packs of the small synthetic EuroSAT, a look inside them by plain lmdb, copies to be spoilt, and the check against
+their source.
 
 A test file takes the fixtures with `pytest_plugins = ("pack_files",)`.
 """
@@ -10,13 +11,13 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from fgmae_bench.contract import FGMAE_CONTRACT
+from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.data.packs.check import check_source, check_values
 from fgmae_bench.data.packs.format import META
 from fgmae_bench.data.packs.read import parse_meta
 from fgmae_bench.data.packs.store import get, stamp_of
 from fgmae_bench.data.packs.write import write_pack
-from fgmae_bench.views import make_view
+from fgmae_bench.views.classification import make_view
 
 
 @pytest.fixture(scope="module")

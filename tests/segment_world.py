@@ -1,4 +1,5 @@
-"""The segmentation command on a small synthetic DFC2020: its flags, its files, what a run leaves, and a run opened without training.
+"""The segmentation command on a small synthetic DFC2020: its flags, its files, what a run leaves, and a run opened
+without training.
 
 A test file takes the fixture with `pytest_plugins = ("segment_world",)`.
 """
@@ -9,9 +10,9 @@ from commands import FOLDERS, call
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import compose
-from fgmae_bench.distributed import World
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.run import compose
+from fgmae_bench.system.distributed import World
 from fgmae_bench.train import segment as engine
 from fgmae_bench.worlds import dfc
 
@@ -49,7 +50,14 @@ def opened(data, place, *, backbone=TINY, **flags):
     """A run made definite without training it."""
     given = dict(zip((name[2:] for name in backbone[::2]), backbone[1::2], strict=True))
     numbers = {"fpn_dim": 16, "epochs": 2, "warmup_epochs": 0.0, "batch_size": 4, "lr": 1e-3, "panels": 2}
-    values = {**given, **numbers, "data_path": str(data), "cache_dir": str(place / "cache"), "dataset": "dfc2020", **flags}
+    values = {
+        **given,
+        **numbers,
+        "data_path": str(data),
+        "cache_dir": str(place / "cache"),
+        "dataset": "dfc2020",
+        **flags,
+    }
     (run,) = compose("segment", values, CARD)
     return engine.prepare(run, CARD, [], World(), torch.device("cpu"), 1)
 

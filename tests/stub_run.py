@@ -1,4 +1,6 @@
-"""Stands in for a probe where a test asks about the suite only: takes a probe's command line, stores its record, says its id."""
+"""Stands in for a probe where a test asks about the suite only: takes a probe's command line, stores its record, says
+its id.
+"""
 
 import sys
 import time
@@ -18,9 +20,14 @@ def main() -> None:
         stream.write(given["seed"] + "\n")
     time.sleep(float(pause.read_text()) if pause.exists() else 0)
     record = make_record(
-        model=given["model"], seed=int(given["seed"]), batch_size=int(given["batch_size"]), epochs=int(given["epochs"]), world_size=1,
-        features="cached", synthetic=True,
-    )  # fmt: skip
+        model=given["model"],
+        seed=int(given["seed"]),
+        batch_size=int(given["batch_size"]),
+        epochs=int(given["epochs"]),
+        world_size=1,
+        features="cached",
+        synthetic=True,
+    )
     record["config"]["model"]["weights"] = given["weights"]
     record.pop("sha256")
     record = seal(record)

@@ -58,9 +58,13 @@ def suite(*words: object, cwd: Path) -> Result:
 def started(*words: object, cwd: Path, **environment: str) -> subprocess.Popen[str]:
     """The suite as a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "fgmae_bench.suite", *map(str, words)], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, "-m", "fgmae_bench.suite", *map(str, words)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(cwd)]), **environment},
-    )  # fmt: skip
+    )
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -1,4 +1,6 @@
-"""The ablations: references against counting by hand, pairs that cannot be, kills, shared training, and mistakes that stay inside."""
+"""The ablations: references against counting by hand, pairs that cannot be, kills, shared training, and mistakes that
+stay inside.
+"""
 
 import ast
 import csv
@@ -17,25 +19,35 @@ import rasterio
 import torch
 from commands import REPOSITORY, call, codes, metrics, records, said
 
-from fgmae_bench.ablate.asked import asked_run
 from fgmae_bench.ablate.defects import FrozenOutput, random_position
+from fgmae_bench.ablate.engine import asked_run, opened
 from fgmae_bench.ablate.matrix import filled
-from fgmae_bench.ablate.opened import opened
 from fgmae_bench.ablate.references import CODES, LabelCounts, class_counts, confusion, most_frequent, reference
 from fgmae_bench.ablate.series import REPAIRS, repair_order
 from fgmae_bench.ablate.sides import Cell, Side, grid, sides
 from fgmae_bench.ablate.traps import planned, possible, with_labels
-from fgmae_bench.backbones import build_backbone
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import Model
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.experiments import Experiment, Layout, PlannedRun, matches
+from fgmae_bench.config.run import Model
 from fgmae_bench.errors import BenchError
-from fgmae_bench.experiments import Experiment, Layout, PlannedRun, matches
-from fgmae_bench.scores_segmentation import segmentation
+from fgmae_bench.metrics.segmentation import segmentation
+from fgmae_bench.models.build import build_backbone
 from fgmae_bench.worlds.dfc import write_dfc
 
 commands.MAIN.setdefault("ablate", "fgmae_bench.ablate.__main__")
 CARD = load_card("dfc2020")
-DFC10 = ["Forest", "Shrubland", "Savanna", "Grassland", "Wetlands", "Croplands", "Urban/Built-up", "Snow/Ice", "Barren", "Water"]
+DFC10 = [
+    "Forest",
+    "Shrubland",
+    "Savanna",
+    "Grassland",
+    "Wetlands",
+    "Croplands",
+    "Urban/Built-up",
+    "Snow/Ice",
+    "Barren",
+    "Water",
+]
 LEGEND = [1, 1, 1, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 6, 8, 9, 10]  # DFC code of IGBP codes 1 to 17
 PUBLISHED = {1: 5904112, 2: 3353501, 4: 7655859, 5: 11272496, 6: 8405224, 7: 3517590, 9: 1887823, 10: 22621891}
 TINY = (
@@ -57,7 +69,13 @@ def tiles(tmp_path_factory):
 @pytest.fixture(scope="module")
 def counts(tiles, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
-    flags = {"dataset": "dfc2020", "data_path": str(tiles), "model": "test_vit", "weights": "random", "cache_dir": str(cache)}
+    flags = {
+        "dataset": "dfc2020",
+        "data_path": str(tiles),
+        "model": "test_vit",
+        "weights": "random",
+        "cache_dir": str(cache),
+    }
     card, run = asked_run(flags)
     dataset, cache = opened(card, run)
     return LabelCounts(dataset, cache)
@@ -74,7 +92,11 @@ def labels_of(root, part, kind):
 
 def by_name(codes_, source, left_out=()):
     """Class names of codes, '' where there is none."""
-    names = {code: DFC10[code - 1] for code in range(1, 11)} if source == "dfc" else {i + 1: DFC10[c - 1] for i, c in enumerate(LEGEND)}
+    names = (
+        {code: DFC10[code - 1] for code in range(1, 11)}
+        if source == "dfc"
+        else {i + 1: DFC10[c - 1] for i, c in enumerate(LEGEND)}
+    )
     if source == "twice":
         names = {code: DFC10[LEGEND[code - 1] - 1] for code in range(1, 11)}
     return np.vectorize(lambda code: "" if names[code] in left_out else names[code])(codes_)
@@ -84,7 +106,14 @@ def miou_by_name(said_, wanted):
     """Mean IoU over the classes of `wanted`, one class after the other."""
     kept = wanted != ""
     said_, wanted = said_[kept], wanted[kept]
-    return float(np.mean([((said_ == name) & (wanted == name)).sum() / ((said_ == name) | (wanted == name)).sum() for name in set(wanted)]))
+    return float(
+        np.mean(
+            [
+                ((said_ == name) & (wanted == name)).sum() / ((said_ == name) | (wanted == name)).sum()
+                for name in set(wanted)
+            ]
+        )
+    )
 
 
 SIDES = {
@@ -102,13 +131,17 @@ def test_perfect_and_constant_predictors_equal_counting_by_hand(tiles, counts, t
     (one, kind, out), (other, kind_e, out_e) = SIDES[train], SIDES[evaluated]
     held = reference(CARD, Cell(train=one, evaluated=other), counts)
     folder = {"igbp": "lc"}
-    learnt = by_name(labels_of(tiles, "test", folder.get(one.source, one.source)), kind, out)  # the contest's test tiles train
+    learnt = by_name(
+        labels_of(tiles, "test", folder.get(one.source, one.source)), kind, out
+    )  # the contest's test tiles train
     names, frequency = np.unique(learnt[learnt != ""], return_counts=True)
     constant = str(names[frequency.argmax()])
     said_ = by_name(labels_of(tiles, "validation", folder.get(one.source, one.source)), kind, out)
     wanted = by_name(labels_of(tiles, "validation", folder.get(other.source, other.source)), kind_e, out_e)
     assert held.constant_class == constant
-    assert held.perfect["miou"] == pytest.approx(miou_by_name(np.where(said_ == "", constant, said_), wanted), abs=1e-12)
+    assert held.perfect["miou"] == pytest.approx(
+        miou_by_name(np.where(said_ == "", constant, said_), wanted), abs=1e-12
+    )
     assert held.constant["miou"] == pytest.approx(miou_by_name(np.full(wanted.shape, constant), wanted), abs=1e-12)
 
 
@@ -124,7 +157,9 @@ def test_labels_mapped_twice_leave_a_perfect_predictor_what_was_published():
     forest[1] = histogram
     assert round(segmentation(confusion(CARD, wrong, forest, fill=0))["miou"], 3) == 0.109
     for side in (right, twice):
-        assert segmentation(confusion(CARD, Cell(train=side, evaluated=side), np.diag(histogram), fill=0))["miou"] == 1.0
+        assert (
+            segmentation(confusion(CARD, Cell(train=side, evaluated=side), np.diag(histogram), fill=0))["miou"] == 1.0
+        )
     assert most_frequent(class_counts(CARD, right, histogram)) == DFC10.index("Water")
 
 
@@ -146,8 +181,21 @@ def test_labels_that_the_data_lacks_are_a_reason_and_no_crash(counts, monkeypatc
 
 
 def labels(tiles, *flags, cwd, schemes=("dfc10",)):
-    return call("ablate", "labels", "--dataset", "dfc2020", "--data_path", tiles, *TINY, "--train_schemes", *schemes,
-                "--eval_schemes", *schemes, *flags, cwd=cwd)  # fmt: skip
+    return call(
+        "ablate",
+        "labels",
+        "--dataset",
+        "dfc2020",
+        "--data_path",
+        tiles,
+        *TINY,
+        "--train_schemes",
+        *schemes,
+        "--eval_schemes",
+        *schemes,
+        *flags,
+        cwd=cwd,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -179,16 +227,27 @@ def test_references_are_said_before_the_runs_and_results_lie_in_the_results_fold
 def test_only_cells_with_a_side_mapped_twice_are_marked_as_wrong(done):
     folder, _ = done
     with open(folder / "results/tables/ablate/labels-dfc2020.csv", newline="") as stream:
-        wrong = {row["run_id"]: "True" in (row["train_mapped_twice"], row["eval_mapped_twice"]) for row in csv.DictReader(stream)}
+        wrong = {
+            row["run_id"]: "True" in (row["train_mapped_twice"], row["eval_mapped_twice"])
+            for row in csv.DictReader(stream)
+        }
     for record in records(folder / "results"):
         assert ("defects" in codes(record)) == wrong[record["run_id"]]
 
 
 def test_a_cell_that_shares_its_training_equals_a_run_of_its_own(done, tiles, tmp_path):
     folder, _ = done
-    shared = next(record for record in records(folder / "results") if "shared_training" in codes(record) and "defects" not in codes(record))
+    shared = next(
+        record
+        for record in records(folder / "results")
+        if "shared_training" in codes(record) and "defects" not in codes(record)
+    )
     data = shared["config"]["data"]
-    given = [word for name in ("train_labels", "train_scheme", "eval_labels", "eval_scheme") for word in (f"--{name}", data[name])]
+    given = [
+        word
+        for name in ("train_labels", "train_scheme", "eval_labels", "eval_scheme")
+        for word in (f"--{name}", data[name])
+    ]
     alone = call("segment", "--dataset", "dfc2020", "--data_path", tiles, *TINY, *SHORT, *given, cwd=tmp_path)
     assert alone.code == 0, alone.err
     (record,) = records(tmp_path / "results")
@@ -211,9 +270,12 @@ def test_a_finished_grid_is_read_and_gives_the_same_bytes(done, tiles):
 def kill_once_there_is(sign, command, folder):
     """Run an ablation in `folder` until a file like `sign` is there, then kill it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "fgmae_bench.ablate", *map(str, command)], cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-m", "fgmae_bench.ablate", *map(str, command)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     end = time.monotonic() + 120
     while not glob(sign, root_dir=folder) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.005)
@@ -228,7 +290,19 @@ def test_a_grid_that_is_killed_goes_on_to_the_same_records(tiles, tmp_path):
     whole.mkdir()
     broken.mkdir()
     assert labels(tiles, *flags, cwd=whole).code == 0
-    command = ("labels", "--dataset", "dfc2020", "--data_path", tiles, *TINY, "--train_schemes", "dfc10", "--eval_schemes", "dfc10", *flags)
+    command = (
+        "labels",
+        "--dataset",
+        "dfc2020",
+        "--data_path",
+        tiles,
+        *TINY,
+        "--train_schemes",
+        "dfc10",
+        "--eval_schemes",
+        "dfc10",
+        *flags,
+    )
     kill_once_there_is("out/*/checkpoint-0*.pth", command, broken)  # in the first training
     kill_once_there_is("results/records/*/*/*.json", command, broken)
     assert len(records(broken / "results")) < 9
@@ -272,7 +346,19 @@ def test_each_repair_is_a_recorded_run_and_the_last_makes_no_mistake(repaired):
 
 
 def test_repairs_with_one_label_source_have_a_loss_that_means_nothing_and_no_divergence(tiles, tmp_path):
-    result = call("ablate", "traps", "--dataset", "dfc2020", "--data_path", tiles, *TINY, *SHORT, "--train_labels", "dfc", cwd=tmp_path)
+    result = call(
+        "ablate",
+        "traps",
+        "--dataset",
+        "dfc2020",
+        "--data_path",
+        tiles,
+        *TINY,
+        *SHORT,
+        "--train_labels",
+        "dfc",
+        cwd=tmp_path,
+    )
     assert result.code == 0, result.err
     found = records(tmp_path / "results")
     assert {record["status"] for record in found} == {"done"}
@@ -305,7 +391,9 @@ def test_the_dead_output_is_trained_and_counts_as_wrong(repaired):
 
 
 def test_labels_of_training_are_mapped_twice_where_they_are_dfc(tiles):
-    _, run = asked_run({"dataset": "dfc2020", "data_path": str(tiles), "model": "test_vit", "weights": "random", "train_labels": "dfc"})
+    _, run = asked_run(
+        {"dataset": "dfc2020", "data_path": str(tiles), "model": "test_vit", "weights": "random", "train_labels": "dfc"}
+    )
     run = with_labels(CARD, run)
     assert "coarse_labels" not in possible(run)
     made = planned(CARD, run, set(possible(run))).defects
@@ -356,14 +444,27 @@ def test_labels_are_mapped_twice_nowhere_else():
     importers = set()
     for path in (REPOSITORY / "fgmae_bench").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module == "fgmae_bench.label_defects":
+            if isinstance(node, ast.ImportFrom) and node.module == "fgmae_bench.ablate.defects":
                 importers.add(path.parent.name)
     assert importers == {"ablate"}
 
 
 def test_segment_refuses_the_mistake_by_any_name(tiles, tmp_path):
     for flag in ("--train_scheme", "--eval_scheme", "--train_labels"):
-        line = said(call("segment", "--dataset", "dfc2020", "--data_path", tiles, *TINY, *SHORT, flag, "double_mapped", cwd=tmp_path))
+        line = said(
+            call(
+                "segment",
+                "--dataset",
+                "dfc2020",
+                "--data_path",
+                tiles,
+                *TINY,
+                *SHORT,
+                flag,
+                "double_mapped",
+                cwd=tmp_path,
+            )
+        )
         assert "unknown label" in line
     assert "unknown flag" in said(call("segment", "--dataset", "dfc2020", "--double_mapped", cwd=tmp_path))
 
@@ -371,9 +472,13 @@ def test_segment_refuses_the_mistake_by_any_name(tiles, tmp_path):
 def test_a_run_that_is_wrong_on_purpose_fills_no_row_of_a_table(done):
     folder, _ = done
     experiment = Experiment(
-        title="t", module="segment", protocol="segmentation_finetune", layout=Layout(columns=("run",)), runs=(),
+        title="t",
+        module="segment",
+        protocol="segmentation_finetune",
+        layout=Layout(columns=("run",)),
+        runs=(),
         common={"dataset": "dfc2020", "train_labels": "dfc", "train_scheme": "dfc10"},
-    )  # fmt: skip
+    )
     fitting = [record for record in records(folder / "results") if matches(experiment, PlannedRun(label="a"), record)]
     assert len(fitting) == 2  # scored by dfc and by igbp, not the four with a side mapped twice
     assert all("defects" not in codes(record) for record in fitting)
@@ -415,7 +520,10 @@ def test_help_does_not_wait_for_torch():
         "import sys; from fgmae_bench.ablate import __main__, labels, traps; import argparse; "
         "[each.add_flags(argparse.ArgumentParser()) for each in (labels, traps)]; print('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip() == "False"
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+        == "False"
+    )
 
 
 def test_where_a_val_split_selects_each_cell_is_trained_itself(tiles, tmp_path):

@@ -1,4 +1,6 @@
-"""From Python: every protocol on a module of the user's gives the record that the command gives, and leaves the module as it was."""
+"""From Python: every protocol on a module of the user's gives the record that the command gives, and leaves the module
+as it was.
+"""
 
 import copy
 import os
@@ -11,12 +13,19 @@ from segment_world import SIDE
 from torch import nn
 
 import fgmae_bench
+from fgmae_bench.config.recipes import PROTOCOLS
 from fgmae_bench.errors import BenchError
-from fgmae_bench.recipes import PROTOCOLS
 
 pytest_plugins = ("segment_world",)
 
-PLACES = {"results_dir": "results", "cache_dir": "cache", "output_dir": "out", "log_dir": "log", "device": "cpu", "amp": "off"}
+PLACES = {
+    "results_dir": "results",
+    "cache_dir": "cache",
+    "output_dir": "out",
+    "log_dir": "log",
+    "device": "cpu",
+    "amp": "off",
+}
 SHORT = {
     "linear_probe": {"epochs": 1, "batch_size": 16, "features": "cached"},
     "logistic_regression": {"features": "cached"},
@@ -24,7 +33,14 @@ SHORT = {
     "finetune": {"max_steps": 2, "eval_every": 2, "batch_size": 8, "num_workers": 0},
     "frozen_upernet": {"max_steps": 2, "warmup_steps": 0, "batch_size": 4, "fpn_dim": 8, "panels": 0},
     "frozen_linear": {"max_steps": 2, "warmup_steps": 0, "batch_size": 4, "panels": 0},
-    "segmentation_finetune": {"max_steps": 2, "warmup_steps": 0, "batch_size": 4, "fpn_dim": 8, "panels": 0, "layer_decay": 1.0},
+    "segmentation_finetune": {
+        "max_steps": 2,
+        "warmup_steps": 0,
+        "batch_size": 4,
+        "fpn_dim": 8,
+        "panels": 0,
+        "layer_decay": 1.0,
+    },
 }
 
 
@@ -54,7 +70,9 @@ def test_every_protocol_takes_a_module(protocol, tiles, desk):
     size = {} if segmentation else {"input_size": 32}
     model = mapping().train()
     before, modes = copy.deepcopy(model.state_dict()), [part.training for part in model.modules()]
-    record = fgmae_bench.evaluate(model, dataset, protocol, name="mine", data_path=data, **size, **SHORT[protocol], **PLACES)
+    record = fgmae_bench.evaluate(
+        model, dataset, protocol, name="mine", data_path=data, **size, **SHORT[protocol], **PLACES
+    )
     assert record["protocol"] == protocol
     assert record["status"] == "done"
     assert record["model"]["name"] == "mine"
@@ -65,13 +83,22 @@ def test_every_protocol_takes_a_module(protocol, tiles, desk):
     if PROTOCOLS[protocol][0] != "linear":
         assert [part.training for part in model.modules()] == modes
         assert all(parameter.requires_grad for parameter in model.parameters())
-    again = fgmae_bench.evaluate(mapping(), dataset, protocol, name="mine", data_path=data, **size, **SHORT[protocol], **PLACES)
+    again = fgmae_bench.evaluate(
+        mapping(), dataset, protocol, name="mine", data_path=data, **size, **SHORT[protocol], **PLACES
+    )
     assert again == record, "the same module is the same run"
 
 
 def test_fine_tuning_moves_the_copy(desk):
     record = fgmae_bench.evaluate(
-        mapping(), "eurosat", "finetune", name="mine", data_path=shared_world(5), input_size=32, **SHORT["finetune"], **PLACES
+        mapping(),
+        "eurosat",
+        "finetune",
+        name="mine",
+        data_path=shared_world(5),
+        input_size=32,
+        **SHORT["finetune"],
+        **PLACES,
     )
     trained = torch.load(next(desk.glob("out/checkpoint-last.pth")), weights_only=True)["model"]
     (name,) = (name for name in trained if name.endswith("0.weight"))
@@ -95,9 +122,21 @@ def test_the_scores_are_those_of_the_command(protocol, tiles, desk, monkeypatch)
     typed = [part for key, value in flags.items() for part in (f"--{key}", value)]
     switches = [f"--{key}" for key, value in stands_for.items() if value is True]
     done = call(
-        module, "--dataset", dataset, "--data_path", data, "--model", "test_api:factory", "--weights", "random",
-        *typed, *switches, "--results_dir", "theirs", cwd=desk,
-    )  # fmt: skip
+        module,
+        "--dataset",
+        dataset,
+        "--data_path",
+        data,
+        "--model",
+        "test_api:factory",
+        "--weights",
+        "random",
+        *typed,
+        *switches,
+        "--results_dir",
+        "theirs",
+        cwd=desk,
+    )
     assert done.code == 0, done.err
     assert only_record(desk / "theirs")["metrics"]["test"] == record["metrics"]["test"]
 
@@ -105,7 +144,9 @@ def test_the_scores_are_those_of_the_command(protocol, tiles, desk, monkeypatch)
 def test_a_vit_of_timm_gives_its_blocks_to_a_decoder(tiles, desk):
     vit = timm.create_model("test_vit", in_chans=2, img_size=SIDE, num_classes=0)
     flags = SHORT["segmentation_finetune"] | {"layer_decay": 0.75}
-    record = fgmae_bench.evaluate(vit, "dfc2020", "segmentation_finetune", name="vit", data_path=tiles, **flags, **PLACES)
+    record = fgmae_bench.evaluate(
+        vit, "dfc2020", "segmentation_finetune", name="vit", data_path=tiles, **flags, **PLACES
+    )
     assert record["status"] == "done"
 
 
@@ -144,7 +185,9 @@ def test_a_module_without_a_map_cannot_be_segmented(tiles, desk):
     flat = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
     flat(torch.zeros(1, 2, SIDE, SIDE))
     with pytest.raises(BenchError, match=r"returned a tensor of shape \(1, 4\); return a \(B, D, h, w\) map"):
-        fgmae_bench.evaluate(flat, "dfc2020", "frozen_upernet", name="flat", data_path=tiles, **SHORT["frozen_upernet"], **PLACES)
+        fgmae_bench.evaluate(
+            flat, "dfc2020", "frozen_upernet", name="flat", data_path=tiles, **SHORT["frozen_upernet"], **PLACES
+        )
 
 
 def test_the_readme_names_every_protocol():

@@ -12,9 +12,9 @@ import zlib
 
 import pytest
 
-from fgmae_bench import archive
-from fgmae_bench.archive import unpack
 from fgmae_bench.errors import BenchError
+from fgmae_bench.hub import archive
+from fgmae_bench.hub.archive import unpack
 
 
 @pytest.fixture
@@ -71,7 +71,14 @@ def refused(zip_path, folder, saying):
 
 def test_good_archive_is_unpacked_exactly(zip_path, folder):
     content = random.Random(0).randbytes(2_500_000)
-    write(zip_path, ("top/", b""), ("top/empty/", b""), ("top/a.tif", content), ("./top//b.tif", b""), ("höhe/c ä.tif", b"c"))
+    write(
+        zip_path,
+        ("top/", b""),
+        ("top/empty/", b""),
+        ("top/a.tif", content),
+        ("./top//b.tif", b""),
+        ("höhe/c ä.tif", b"c"),
+    )
     assert unpack(zip_path, folder) == 3
     assert (folder / "top" / "a.tif").read_bytes() == content
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == [
@@ -148,11 +155,23 @@ def test_links_and_special_files(zip_path, folder, kind, saying, system):
 
 
 def test_link_then_a_file_through_it(zip_path, folder):
-    refused(write(zip_path, (entry("d", mode=stat.S_IFLNK | 0o777), b"/tmp"), ("d/evil", b"x")), folder, "symbolic link")
+    refused(
+        write(zip_path, (entry("d", mode=stat.S_IFLNK | 0o777), b"/tmp"), ("d/evil", b"x")), folder, "symbolic link"
+    )
 
 
 @pytest.mark.parametrize(
-    "pair", [("a", "a"), ("a/b", "A/c"), ("a.tif", "A.TIF"), ("a", "a/b"), ("a/b", "a"), ("./a", "a"), ("ä", "a\u0308"), ("ß", "SS")]
+    "pair",
+    [
+        ("a", "a"),
+        ("a/b", "A/c"),
+        ("a.tif", "A.TIF"),
+        ("a", "a/b"),
+        ("a/b", "a"),
+        ("./a", "a"),
+        ("ä", "a\u0308"),
+        ("ß", "SS"),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_names_that_fall_on_each_other(zip_path, folder, pair):
@@ -251,7 +270,11 @@ def some_zip():
     rng, stream = random.Random(1), io.BytesIO()
     with zipfile.ZipFile(stream, "w") as made:
         for k in range(6):
-            made.writestr(f"d{k % 2}/{k}.tif", rng.randbytes(rng.randrange(3000)), (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[k % 2])
+            made.writestr(
+                f"d{k % 2}/{k}.tif",
+                rng.randbytes(rng.randrange(3000)),
+                (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[k % 2],
+            )
     return stream.getvalue()
 
 
@@ -278,7 +301,9 @@ def test_flipped_bytes_are_refused_or_change_nothing_that_counts(zip_path, folde
             unpack(zip_path, folder)
         if folder.exists():
             survived += 1
-            assert sorted(path.read_bytes() for path in folder.rglob("*") if path.is_file()) == contents  # a name or a date differs
+            assert (
+                sorted(path.read_bytes() for path in folder.rglob("*") if path.is_file()) == contents
+            )  # a name or a date differs
             shutil.rmtree(folder)
     assert survived < 400
 

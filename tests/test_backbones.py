@@ -1,4 +1,6 @@
-"""Backbones against plain timm, numpy and the published checkpoints' keys: same features, same names, same weights for a seed."""
+"""Backbones against plain timm, numpy and the published checkpoints' keys: same features, same names, same weights for
+a seed.
+"""
 
 import json
 
@@ -9,10 +11,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from fgmae_bench.backbones import FGMAE_ARCHITECTURES, BackscatterStats, TokenPool, build_backbone, wrap_module
-from fgmae_bench.config import Model
-from fgmae_bench.contract import FGMAE_CONTRACT, RAW_CONTRACT
+from fgmae_bench.config.contract import FGMAE_CONTRACT, RAW_CONTRACT
+from fgmae_bench.config.run import Model
 from fgmae_bench.errors import BenchError
+from fgmae_bench.models.build import FGMAE_ARCHITECTURES, BackscatterStats, TokenPool, build_backbone, wrap_module
 
 TINY = "test_vit"  # timm's own: 64 wide, CLS token, patch 16
 AVERAGED = "test_vit2"  # 64 wide, one register, no CLS token, fc_norm after the mean instead of norm
@@ -82,7 +84,15 @@ def test_mean_features_are_the_mean_of_the_normalised_patch_tokens():
 @pytest.mark.parametrize("class_token", [True, False])
 def test_register_tokens_are_no_patches(class_token):
     vit = VisionTransformer(
-        img_size=32, in_chans=2, embed_dim=32, depth=1, num_heads=2, reg_tokens=3, class_token=class_token, num_classes=0, global_pool=""
+        img_size=32,
+        in_chans=2,
+        embed_dim=32,
+        depth=1,
+        num_heads=2,
+        reg_tokens=3,
+        class_token=class_token,
+        num_classes=0,
+        global_pool="",
     ).eval()
     prefix = 3 + class_token
     with torch.inference_mode():
@@ -124,7 +134,9 @@ def test_geometry_is_the_papers(name):
 def test_keys_and_shapes_are_those_of_the_published_checkpoints(shared_data, name):
     """Everything but the decoder's keys is used: none missing, none left over, none of another shape."""
     published = json.loads((shared_data / "fgmae_s1_state_dict_shapes.json").read_text())[STATE_DICTS[name]]
-    encoder = {k: tuple(v) for k, v in published.items() if k != "mask_token" and not k.startswith(("decoder_", "hog."))}
+    encoder = {
+        k: tuple(v) for k, v in published.items() if k != "mask_token" and not k.startswith(("decoder_", "hog."))
+    }
     with torch.device("meta"):
         vit = build_backbone(Model(model=name, weights="random"), 0).module.vit
     ours = {key: tuple(value.shape) for key, value in vit.state_dict().items()}
@@ -134,7 +146,12 @@ def test_keys_and_shapes_are_those_of_the_published_checkpoints(shared_data, nam
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("vit_small_patch16", 21571210), ("vit_base_patch16", 85609738), ("vit_large_patch16", 303049738), ("vit_huge_patch14", 630526730)],
+    [
+        ("vit_small_patch16", 21571210),
+        ("vit_base_patch16", 85609738),
+        ("vit_large_patch16", 303049738),
+        ("vit_huge_patch14", 630526730),
+    ],
 )
 def test_parameters_with_a_head_of_ten_are_the_published_count(name, count):
     with torch.device("meta"):
@@ -177,7 +194,9 @@ def test_backbone_is_frozen_and_in_evaluation_mode():
     assert not any(module.training for module in backbone.module.modules())
     assert not any(p.requires_grad for p in backbone.module.parameters())
     with torch.inference_mode():
-        torch.testing.assert_close(backbone.module(images(count=1))[0], backbone.module(images())[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            backbone.module(images(count=1))[0], backbone.module(images())[0], atol=1e-5, rtol=1e-4
+        )
 
 
 # --- other models
@@ -189,7 +208,9 @@ def test_convolutional_model_gives_its_pooled_map():
         torch.manual_seed(0)
         theirs = timm.create_model("test_resnet", in_chans=2, num_classes=0).eval()
     with torch.inference_mode():
-        torch.testing.assert_close(backbone.module(images()), theirs.forward_features(images()).mean((2, 3)), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            backbone.module(images()), theirs.forward_features(images()).mean((2, 3)), atol=1e-5, rtol=1e-5
+        )
     assert (backbone.pool, backbone.feature_dim) == ("mean", theirs.num_features)
     assert build("test_resnet").pool == "mean"
 
@@ -204,7 +225,9 @@ def test_vit_without_cls_token_says_so():
         build(AVERAGED)
 
 
-@pytest.mark.parametrize(("model", "size", "good"), [(TINY, 33, 32), (TINY, 250, 240), ("vit_huge_patch14", 256, 252), (TINY, 8, 16)])
+@pytest.mark.parametrize(
+    ("model", "size", "good"), [(TINY, 33, 32), (TINY, 250, 240), ("vit_huge_patch14", 256, 252), (TINY, 8, 16)]
+)
 def test_size_that_the_patches_do_not_divide_is_refused_with_the_good_one(model, size, good):
     """At 256 px timm silently ignores the last 4 pixels of patch 14."""
     with (
@@ -245,16 +268,23 @@ def test_factory_of_the_user_makes_a_backbone(factories):
     assert inner.shape == (3, 6, 8, 8)
     assert (backbone.feature_dim, backbone.pool) == (6, None)
     assert build("my_models:as_vector").feature_dim == 5
-    assert backbone.fingerprint() == build("my_models:as_map", seed=4).fingerprint() != build("my_models:as_map", seed=5).fingerprint()
+    assert (
+        backbone.fingerprint()
+        == build("my_models:as_map", seed=4).fingerprint()
+        != build("my_models:as_map", seed=5).fingerprint()
+    )
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("my_models:absent", "absent"), ("no_such_module:f", "no_such_module"), ("my_models:number", "made int, no nn.Module"),
-        ("my_models:three_bands", r"does not take \(B, 2, 32, 32\)"), ("my_models:Pair", "Pair returned tuple"),
+        ("my_models:absent", "absent"),
+        ("no_such_module:f", "no_such_module"),
+        ("my_models:number", "made int, no nn.Module"),
+        ("my_models:three_bands", r"does not take \(B, 2, 32, 32\)"),
+        ("my_models:Pair", "Pair returned tuple"),
     ],
-)  # fmt: skip
+)
 def test_factory_that_makes_no_backbone_is_refused_in_words(factories, spec, message):
     with pytest.raises(BenchError, match=message):
         build(spec)
@@ -313,7 +343,12 @@ def test_backscatter_statistics_of_genuine_chips(chips):
 
 def test_backscatter_statistics_take_raw_db_only():
     backbone = build("backscatter_stats", size=None)
-    assert (backbone.contract, backbone.params, backbone.lowers_precision, backbone.weights.source) == (RAW_CONTRACT, 0, False, "none")
+    assert (backbone.contract, backbone.params, backbone.lowers_precision, backbone.weights.source) == (
+        RAW_CONTRACT,
+        0,
+        False,
+        "none",
+    )
     for changes in ({"size": 224}, {"size": None, "normalizer": "fgmae"}):
         with pytest.raises(BenchError, match="raw dB"):
             build("backscatter_stats", **changes)

@@ -1,4 +1,6 @@
-"""Data that is missing, broken or not what its card says: one line that names the file and what to do, exit code 2, nothing left behind."""
+"""Data that is missing, broken or not what its card says: one line that names the file and what to do, exit code 2,
+nothing left behind.
+"""
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from commands import (
     unsampled,
 )
 
-from fgmae_bench.cards import load_card
+from fgmae_bench.config.cards import load_card
 from fgmae_bench.worlds.eurosat import write_eurosat
 
 GET = load_card("eurosat").origin.get
@@ -36,7 +38,9 @@ GET = load_card("eurosat").origin.get
 
 def test_without_data_the_bare_command_names_the_command_that_gets_it(tmp_path):
     card = edited_card(tmp_path / "card.toml")
-    line = refused("--dataset", card, "--device", "cpu", cwd=tmp_path, run=lambda *flags, cwd: call("linear", *flags, cwd=cwd))
+    line = refused(
+        "--dataset", card, "--device", "cpu", cwd=tmp_path, run=lambda *flags, cwd: call("linear", *flags, cwd=cwd)
+    )
     assert line.startswith("error: EuroSAT-SAR: no data at data")
     assert f"; get it with: {GET}" in line
     assert "EuroSAT-SAR.zip" in GET or "prepare download" in GET
@@ -59,7 +63,9 @@ def test_empty_folder(tmp_path):
 def test_folder_of_something_else(tmp_path):
     (tmp_path / "data" / "photos").mkdir(parents=True)
     (tmp_path / "data" / "letters").mkdir()
-    assert "data: none of the class folders of EuroSAT-SAR is there; expected AnnualCrop" in refused("data", cwd=tmp_path)
+    assert "data: none of the class folders of EuroSAT-SAR is there; expected AnnualCrop" in refused(
+        "data", cwd=tmp_path
+    )
 
 
 def test_folder_that_is_no_class_offers_the_closest(tmp_path):
@@ -79,9 +85,12 @@ def test_class_folder_without_images(tmp_path, gone):
 
 def test_class_too_small_to_split(tmp_path):
     write_eurosat(
-        tmp_path / "world", per_class={name.name: 1 if name.name == "River" else 6 for name in shared_world(5).iterdir() if name.is_dir()}
+        tmp_path / "world",
+        per_class={name.name: 1 if name.name == "River" else 6 for name in shared_world(5).iterdir() if name.is_dir()},
     )
-    assert "class 'River' is too small to split (1 images); give each class at least 2 images" in refused("world", cwd=tmp_path)
+    assert "class 'River' is too small to split (1 images); give each class at least 2 images" in refused(
+        "world", cwd=tmp_path
+    )
     assert "give each class at least 3 images" in refused("world", "--split", "random_60_20_20", cwd=tmp_path)
 
 
@@ -237,7 +246,9 @@ CONTRADICTIONS = {
 }
 
 
-@pytest.mark.parametrize(("change", "fault"), CONTRADICTIONS.items(), ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(
+    ("change", "fault"), CONTRADICTIONS.items(), ids=lambda value: getattr(value, "__name__", None)
+)
 def test_units_and_bands_that_contradict_the_card_are_refused_or_trusted(tmp_path, change, fault):
     rewrite_all(small_world(tmp_path), change)
     line = refused("world", cwd=tmp_path)
@@ -262,8 +273,12 @@ def test_swapped_bands_under_the_right_order_are_the_unswapped_run(tmp_path):
 
 
 def test_a_wrong_statement_about_the_bands_is_refused(tmp_path):
-    assert "VH,VV cannot be the order; pass --band_order VV,VH" in refused(shared_world(5), "--band_order", "VH,VV", cwd=tmp_path)
-    assert "--band_order is VV,HH; give VV,VH or VH,VV" in refused(shared_world(5), "--band_order", "VV,HH", cwd=tmp_path)
+    assert "VH,VV cannot be the order; pass --band_order VV,VH" in refused(
+        shared_world(5), "--band_order", "VH,VV", cwd=tmp_path
+    )
+    assert "--band_order is VV,HH; give VV,VH or VH,VV" in refused(
+        shared_world(5), "--band_order", "VV,HH", cwd=tmp_path
+    )
     assert "--band_order is VV; give VV,VH or VH,VV" in refused(shared_world(5), "--band_order", "VV", cwd=tmp_path)
 
 
@@ -296,7 +311,9 @@ def test_a_count_that_the_data_contradicts(tmp_path, marked):
         (world / "SYNTHETIC.json").unlink()
     line = refused("world", cwd=tmp_path)
     expected = (
-        "world/River holds 4 images where SYNTHETIC.json says 5" if marked else "world/AnnualCrop holds 5 images where the card says 3000"
+        "world/River holds 4 images where SYNTHETIC.json says 5"
+        if marked
+        else "world/AnnualCrop holds 5 images where the card says 3000"
     )
     assert expected in line
     done = linear("world", "--trust_data", cwd=tmp_path)
@@ -305,7 +322,15 @@ def test_a_count_that_the_data_contradicts(tmp_path, marked):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"fingerprint": "a"}', '{"fingerprint": 3, "counts": {}}', '{"fingerprint": "a", "counts": []}', "\xff"]
+    "text",
+    [
+        "{",
+        "[]",
+        '{"fingerprint": "a"}',
+        '{"fingerprint": 3, "counts": {}}',
+        '{"fingerprint": "a", "counts": []}',
+        "\xff",
+    ],
 )
 def test_broken_marker_of_a_synthetic_world(tmp_path, text):
     (small_world(tmp_path) / "SYNTHETIC.json").write_bytes(text.encode("latin-1"))

@@ -1,4 +1,6 @@
-"""Names, numbers, cards and config files that cannot be meant: one line that names what is wrong and what to do, and nothing is touched."""
+"""Names, numbers, cards and config files that cannot be meant: one line that names what is wrong and what to do, and
+nothing is touched.
+"""
 
 import pytest
 from commands import TINY_VIT, call, edited_card, linear, only_record, refused, shared_world
@@ -10,7 +12,10 @@ from commands import TINY_VIT, call, edited_card, linear, only_record, refused, 
     ("flags", "fault"),
     [
         (("--dataset", "eurosta"), "unknown dataset 'eurosta'; did you mean 'eurosat'? choose from "),
-        (("--dataset", "no/card.toml"), "card no/card.toml does not exist; give the path of a card.toml, or a name from: "),
+        (
+            ("--dataset", "no/card.toml"),
+            "card no/card.toml does not exist; give the path of a card.toml, or a name from: ",
+        ),
         (("--model", "vit_smal_patch16"), "unknown model 'vit_smal_patch16'; did you mean 'vit_small_patch16'?"),
         (("--model", "VIT_small_patch16"), "unknown model 'VIT_small_patch16'; did you mean 'vit_small_patch16'?"),
         (("--model", "backscatter_stat"), "unknown model 'backscatter_stat'; did you mean 'backscatter_stats'?"),
@@ -22,7 +27,10 @@ from commands import TINY_VIT, call, edited_card, linear, only_record, refused, 
             "--input_size 50 is not divisible by the patch of 16 px; use --input_size 48",
         ),
         (("--input_size", "32"), "backscatter_stats takes raw dB"),
-        (("--model", "vit_tiny_patch16_224", "--normalizer", "zscor"), "unknown normalizer 'zscor'; did you mean 'zscore'?"),
+        (
+            ("--model", "vit_tiny_patch16_224", "--normalizer", "zscor"),
+            "unknown normalizer 'zscor'; did you mean 'zscore'?",
+        ),
         (("--split", "referense"), "unknown split 'referense'; did you mean 'reference'?"),
         (("--probe", "lbgfs"), "'lbgfs'; did you mean 'lbfgs'?"),
         (("--recipe", "publishd"), "'publishd'; did you mean 'published'?"),
@@ -41,10 +49,16 @@ from commands import TINY_VIT, call, edited_card, linear, only_record, refused, 
         (("--epochs", "two"), "'two'"),
         (("--warmup_epochs", "-1"), "--warmup_epochs is -1.0; give zero or more"),
         (("--batch_size", "0"), "--batch_size is 0; give 1 or more"),
-        (("--batch_size", "41"), "effective batch 41 is larger than the training split (40 images); use --batch_size 40 or less"),
+        (
+            ("--batch_size", "41"),
+            "effective batch 41 is larger than the training split (40 images); use --batch_size 40 or less",
+        ),
         (("--accum_iter", "3"), "effective batch 48 is larger than the training split (40 images)"),
         (("--accum_iter", "0"), "--accum_iter is 0; give 1 or more"),
-        (("--train_frac", ".2", "--batch_size", "11"), "effective batch 11 is larger than the training split (10 images)"),
+        (
+            ("--train_frac", ".2", "--batch_size", "11"),
+            "effective batch 11 is larger than the training split (10 images)",
+        ),
         (("--train_frac", "0"), "--train_frac is 0.0; give a share in (0, 1]"),
         (("--train_frac", "1.5"), "--train_frac is 1.5; give a share in (0, 1]"),
         (("--train_frac", "-0.5"), "--train_frac is -0.5; give a share in (0, 1]"),
@@ -66,10 +80,16 @@ from commands import TINY_VIT, call, edited_card, linear, only_record, refused, 
         (("--split_seed", "4294967296"), "--split_seed is 4294967296; "),
         (("--device", "tpu"), "unknown device 'tpu'; choose from auto, cpu, cuda"),
         (("--device", "meta"), "device 'meta' is not supported; choose from auto, cpu, cuda"),
-        (("--amp", "fp16", "--model", "vit_tiny_patch16_224", "--device", "cpu"), "--amp fp16 on a CPU; use --amp bf16 or off"),
+        (
+            ("--amp", "fp16", "--model", "vit_tiny_patch16_224", "--device", "cpu"),
+            "--amp fp16 on a CPU; use --amp bf16 or off",
+        ),
         (("--lr", "0.1", "1e-1"), "the grid of --lr and --weight_decay holds a value twice; name each value once"),
         (("--lr", "0.1", "0.2", "--weight_decay", "0", "0.0"), "holds a value twice"),
-        (("--epochs", "2", "--warmup_epochs", "10"), "the warm-up is 10 of 2 epochs; give a longer schedule or a shorter --warmup_epochs"),
+        (
+            ("--epochs", "2", "--warmup_epochs", "10"),
+            "the warm-up is 10 of 2 epochs; give a longer schedule or a shorter --warmup_epochs",
+        ),
         (("--lr", "0.1", "--min_lr", "5"), "--min_lr 5 is above the learning rate 0.1; give a smaller one"),
         (("--accum_iter", "100"), "is larger than the training split (40 images); use --accum_iter"),
         (("--band_order", "HH,VV"), "--band_order is HH,VV; give VV,VH or VH,VV"),
@@ -89,7 +109,9 @@ def test_bad_value(tmp_path, flags, fault):
 @pytest.mark.parametrize(("weights", "closest"), [("fgmea", "fgmae"), ("Radnom", "random")])
 @pytest.mark.parametrize("flag", ["--weights", "--finetune"])
 def test_unknown_weights_offer_the_closest(tmp_path, flag, weights, closest):
-    line = refused(shared_world(5), "--model", "vit_tiny_patch16_224", "--input_size", "32", flag, weights, cwd=tmp_path)
+    line = refused(
+        shared_world(5), "--model", "vit_tiny_patch16_224", "--input_size", "32", flag, weights, cwd=tmp_path
+    )
     assert f"unknown weights '{weights}'" in line
     assert f"did you mean '{closest}'?" in line
 
@@ -100,8 +122,9 @@ def test_cuda_without_one(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     for device in ("cuda", "cuda:1"):
-        assert f"--device {device}: this machine or this build of torch has no CUDA device; use --device cpu" in refused(
-            shared_world(5), "--device", device, cwd=tmp_path
+        assert (
+            f"--device {device}: this machine or this build of torch has no CUDA device; use --device cpu"
+            in refused(shared_world(5), "--device", device, cwd=tmp_path)
         )
 
 
@@ -124,7 +147,9 @@ def test_number_of_classes_is_that_of_the_label_scheme(tmp_path, given, code):
         return
     done = linear(shared_world(5), "--nb_classes", given, cwd=tmp_path)
     assert done.code == 0, done.err
-    assert ("--nb_classes 11 counts a class 0 that eurosat10 does not have: 10 outputs are used" in done.err) == (given == 11)
+    assert ("--nb_classes 11 counts a class 0 that eurosat10 does not have: 10 outputs are used" in done.err) == (
+        given == 11
+    )
     record = only_record(tmp_path / "results")
     assert record["config"]["data"]["nb_classes"] == 10
     assert len(record["metrics"]["confusion"]) == 10
@@ -143,7 +168,10 @@ def test_number_of_classes_is_that_of_the_label_scheme(tmp_path, given, code):
         (("version = 1", "version = = 1"), "not valid TOML"),
         (('units = "dB"', 'units = "decibel"'), "units is 'decibel'; "),
         (('"VV", "VH"', '"HH", "HV"'), "signal.bands is ['HH', 'HV']"),
-        (('layout = "class_folders"', 'layout = "class_folder"'), "unknown layout 'class_folder'; did you mean 'class_folders'?"),
+        (
+            ('layout = "class_folders"', 'layout = "class_folder"'),
+            "unknown layout 'class_folder'; did you mean 'class_folders'?",
+        ),
         (('default_split = "reference"', 'default_split = "referenc"'), "split 'referenc' is not defined"),
         (("River = 2500", "River = 2501"), "counts.per_class does not add up to counts.total"),
         (("River = 2500\n", ""), "counts.per_class does not name exactly the classes"),
@@ -175,4 +203,6 @@ def test_bad_config_file_is_named(tmp_path, text, fault):
 
 def test_bad_value_in_a_config_file(tmp_path):
     (tmp_path / "mine.toml").write_text('[recipe]\nmomentum = "much"\n')
-    assert "momentum is 'much'; give a value of type float" in refused(shared_world(5), "--config", "mine.toml", cwd=tmp_path)
+    assert "momentum is 'much'; give a value of type float" in refused(
+        shared_world(5), "--config", "mine.toml", cwd=tmp_path
+    )

@@ -29,7 +29,10 @@ def _other_size(path):
 def _edit(key, value):
     def change(path):
         content = json.loads(path.read_text())
-        replace(path, json.dumps({name: item for name, item in {**content, key: value}.items() if item is not None}).encode())
+        replace(
+            path,
+            json.dumps({name: item for name, item in {**content, key: value}.items() if item is not None}).encode(),
+        )
 
     return change
 
@@ -51,7 +54,11 @@ BROKEN = {
     "JSON cut in the middle": ("_labels_metadata.json", _cut, r"_labels_metadata\.json is broken or cut"),
     "JSON without bytes": ("_labels_metadata.json", lambda p: replace(p, b""), r"_labels_metadata\.json is empty"),
     "JSON that is a list": ("_labels_metadata.json", lambda p: replace(p, b"[]"), r"holds no table of facts"),
-    "unknown label": ("_labels_metadata.json", _edit("labels", ["Pasture"]), r"_labels_metadata\.json: unknown label 'Pasture'"),
+    "unknown label": (
+        "_labels_metadata.json",
+        _edit("labels", ["Pasture"]),
+        r"_labels_metadata\.json: unknown label 'Pasture'",
+    ),
     "19-class spelling": (
         "_labels_metadata.json",
         _edit("labels", ["Transitional woodland, shrub"]),
@@ -59,16 +66,32 @@ BROKEN = {
     ),
     "no label": ("_labels_metadata.json", _edit("labels", []), r"'labels' is no list of names"),
     "labels that are numbers": ("_labels_metadata.json", _edit("labels", [1]), r"'labels' is no list of names"),
-    "no partner": ("_labels_metadata.json", _edit("corresponding_s2_patch", None), r"'corresponding_s2_patch' is missing or no str"),
+    "no partner": (
+        "_labels_metadata.json",
+        _edit("corresponding_s2_patch", None),
+        r"'corresponding_s2_patch' is missing or no str",
+    ),
     "impossible partner": (
         "_labels_metadata.json",
         _edit("corresponding_s2_patch", "S2X"),
         r"corresponding_s2_patch: 'S2X' is no S2 patch",
     ),
-    "impossible time": ("_labels_metadata.json", _edit("acquisition_time", "yesterday"), r"acquisition_time 'yesterday' is none"),
-    "impossible scene": ("_labels_metadata.json", _edit("scene_source", "x' or 1 eq 1"), r"scene_source .* is no Sentinel-1 product"),
+    "impossible time": (
+        "_labels_metadata.json",
+        _edit("acquisition_time", "yesterday"),
+        r"acquisition_time 'yesterday' is none",
+    ),
+    "impossible scene": (
+        "_labels_metadata.json",
+        _edit("scene_source", "x' or 1 eq 1"),
+        r"scene_source .* is no Sentinel-1 product",
+    ),
     "coordinates lacking one": ("_labels_metadata.json", _edit("coordinates", {"ulx": 1}), r"coordinates lack one"),
-    "impossible projection": ("_labels_metadata.json", _edit("projection", "flat"), r"projection is none that EPSG knows"),
+    "impossible projection": (
+        "_labels_metadata.json",
+        _edit("projection", "flat"),
+        r"projection is none that EPSG knows",
+    ),
 }
 
 
@@ -110,16 +133,24 @@ def test_unknown_label_is_refused_with_file_label_and_closest(raw_root):
 
 def test_two_patches_with_one_partner_or_one_place_are_both_broken(raw_root, run_index, ben):
     first, second = f"{SCENE}_33UUP_0_0", f"{SCENE}_33UUP_1_0"
-    _edit("corresponding_s2_patch", "S2B_MSIL2A_20180204T94161_0_0")(raw_root / second / f"{second}_labels_metadata.json")
+    _edit("corresponding_s2_patch", "S2B_MSIL2A_20180204T94161_0_0")(
+        raw_root / second / f"{second}_labels_metadata.json"
+    )
     padded = f"{SCENE}_33UUP_04_0"
     (raw_root / padded).mkdir()
     for file in (raw_root / f"{SCENE}_33UUP_4_0").iterdir():
         (raw_root / padded / file.name.replace("_4_0_", "_04_0_")).write_bytes(file.read_bytes())
     assert "4 broken" in run_index("--data_path", raw_root).out
-    found = {row["s1_name"]: row["problem"] for row in table.read_table(raw_root / "index.parquet").to_pylist() if row["problem"]}
+    found = {
+        row["s1_name"]: row["problem"]
+        for row in table.read_table(raw_root / "index.parquet").to_pylist()
+        if row["problem"]
+    }
     assert set(found) == {first, second, padded, f"{SCENE}_33UUP_4_0"}
     assert found[first] == f"{first}, {second} all claim to be S2 patch S2B_MSIL2A_20180204T94161_0_0"
-    _edit("corresponding_s2_patch", "S2B_MSIL2A_20180204T94161_1_0")(raw_root / second / f"{second}_labels_metadata.json")
+    _edit("corresponding_s2_patch", "S2B_MSIL2A_20180204T94161_1_0")(
+        raw_root / second / f"{second}_labels_metadata.json"
+    )
     assert "2 broken" in run_index("--data_path", raw_root).out
 
 

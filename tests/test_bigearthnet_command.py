@@ -16,16 +16,20 @@ from commands import REPOSITORY, only_record
 from safetensors import safe_open
 from sklearn.metrics import average_precision_score, f1_score
 
-from fgmae_bench.backbones.architectures import make_module
-from fgmae_bench.cards import load_card
 from fgmae_bench.checkpoints.shapes import ARCHITECTURES
 from fgmae_bench.checkpoints.synth import write_synthetic
-from fgmae_bench.config import Model
-from fgmae_bench.contract import FGMAE_CONTRACT
-from fgmae_bench.probe.sgd import HeadGrid
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.contract import FGMAE_CONTRACT
+from fgmae_bench.config.run import Model
+from fgmae_bench.models.architectures import make_module
+from fgmae_bench.probe.train import HeadGrid
 from fgmae_bench.worlds.bigearthnet import patch_of, write_bigearthnet
 
-SIZES = {"train": 128, "val": 7, "test": 9}  # two processes of 64 images a batch need 128 to train; nothing else divides
+SIZES = {
+    "train": 128,
+    "val": 7,
+    "test": 9,
+}  # two processes of 64 images a batch need 128 to train; nothing else divides
 # The notes' own flags, underscores included, after the launcher and the dataset.
 PUBLISHED = (
     "--model vit_small_patch16 --nb_classes 19 --train_frac 1.0 --num_workers 10 --batch_size 64 --epochs 50 --lr 0.5 "
@@ -62,7 +66,12 @@ def predictions(cwd: Path) -> tuple[np.ndarray, np.ndarray, list[str], list[str]
     (path,) = (cwd / "results" / "predictions").iterdir()
     with safe_open(path, "numpy") as file:
         facts = file.metadata()
-        return file.get_tensor("logits"), file.get_tensor("targets"), json.loads(facts["ids"]), json.loads(facts["groups"])
+        return (
+            file.get_tensor("logits"),
+            file.get_tensor("targets"),
+            json.loads(facts["ids"]),
+            json.loads(facts["groups"]),
+        )
 
 
 @pytest.mark.slow
@@ -70,7 +79,9 @@ def test_the_published_command_line_runs_as_it_stands(world, tmp_path):
     checkpoint = tmp_path / "B2_vits16_fgmae_ep99_enc.pth"
     write_synthetic(checkpoint, ARCHITECTURES["vit_small_patch16"], "encoder")
     flags = ["--dataset", "bigearthnet", *PUBLISHED.split(), "--finetune", checkpoint, "--data_path", world]
-    record = torchrun(2, *flags, "--features", "cached", cwd=tmp_path)  # 50 passes of a ViT-S on a CPU would take an hour
+    record = torchrun(
+        2, *flags, "--features", "cached", cwd=tmp_path
+    )  # 50 passes of a ViT-S on a CPU would take an hour
     assert record["model"]["params_trainable"] == 7315
     assert (record["model"]["name"], record["model"]["feature_dim"]) == ("vit_small_patch16", 384)
     assert record["recipe"] == "published"
@@ -93,7 +104,12 @@ def test_the_published_command_line_runs_as_it_stands(world, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "trained"),
-    [("vit_small_patch16", 7315), ("vit_base_patch16", 14611), ("vit_large_patch16", 19475), ("vit_huge_patch14", 24339)],
+    [
+        ("vit_small_patch16", 7315),
+        ("vit_base_patch16", 14611),
+        ("vit_large_patch16", 19475),
+        ("vit_huge_patch14", 24339),
+    ],
 )
 def test_trained_parameters_are_those_of_the_published_probes(name, trained):
     with torch.device("meta"):
@@ -110,10 +126,17 @@ def test_scores_are_the_same_at_one_and_two_processes_and_scikit_learns(world, t
         cwd = tmp_path / str(processes)
         cwd.mkdir()
         flags = {
-            "--dataset": "bigearthnet", "--data_path": world, "--model": "vit_tiny_patch16_224", "--input_size": 32,
-            "--weights": "random", "--epochs": 3, "--batch_size": 32 // processes, "--amp": "off", "--device": "cpu",
+            "--dataset": "bigearthnet",
+            "--data_path": world,
+            "--model": "vit_tiny_patch16_224",
+            "--input_size": 32,
+            "--weights": "random",
+            "--epochs": 3,
+            "--batch_size": 32 // processes,
+            "--amp": "off",
+            "--device": "cpu",
             "--features": mode,
-        }  # fmt: skip
+        }
         record = torchrun(processes, *(part for pair in flags.items() for part in pair), cwd=cwd)
         found.append((record, *predictions(cwd)))
     (one, logits, targets, ids, _), (two, other_logits, other_targets, other_ids, _) = found
@@ -126,6 +149,10 @@ def test_scores_are_the_same_at_one_and_two_processes_and_scikit_learns(world, t
     for record in (one, two):
         test = record["metrics"]["test"]
         assert test["map_micro"] == pytest.approx(average_precision_score(targets, p, average="micro"), abs=1e-6)
-        assert test["map_macro"] == pytest.approx(average_precision_score(targets[:, scored], p[:, scored], average="macro"), abs=1e-6)
+        assert test["map_macro"] == pytest.approx(
+            average_precision_score(targets[:, scored], p[:, scored], average="macro"), abs=1e-6
+        )
         assert test["f1_micro"] == pytest.approx(f1_score(targets, p >= 0.5, average="micro"), abs=1e-6)
-        assert test["f1_macro"] == pytest.approx(f1_score(targets[:, scored], p[:, scored] >= 0.5, average="macro"), abs=1e-6)
+        assert test["f1_macro"] == pytest.approx(
+            f1_score(targets[:, scored], p[:, scored] >= 0.5, average="macro"), abs=1e-6
+        )

@@ -17,9 +17,9 @@ import rasterio
 from bigearthnet_raw import SCENE, replace, write_patches
 from commands import REPOSITORY
 
+from fgmae_bench.config.flags import dispatch
 from fgmae_bench.data.bigearthnet import labels, lists, patch, raw, scan, table
 from fgmae_bench.errors import BenchError
-from fgmae_bench.flags import dispatch
 
 pytest_plugins = ("bigearthnet_raw",)
 
@@ -39,7 +39,13 @@ def test_genuine_patches_as_rows(genuine, ben):
     assert (row["acquisition_time"], row["orbit_direction"]) == ("2017-09-25T04:32:56", "descending")
     assert (row["tile"], row["col"], row["row"], row["epsg"]) == ("35VPK", 69, 24, 32635)
     assert [row[key] for key in ("ulx", "uly", "lrx", "lry")] == [682800, 6971220, 684000, 6970020]
-    assert row["labels_43"] == ["Coniferous forest", "Mixed forest", "Transitional woodland/shrub", "Peatbogs", "Water bodies"]
+    assert row["labels_43"] == [
+        "Coniferous forest",
+        "Mixed forest",
+        "Transitional woodland/shrub",
+        "Peatbogs",
+        "Water bodies",
+    ]
     assert np.flatnonzero(row["labels_19"]).tolist() == [9, 10, 13, 15, 17]
     assert (row["vv_bytes"], row["vh_bytes"], row["no_19_class"], row["snow"]) == (58_024, 58_024, False, None)
     assert rows["S1A_IW_GRDH_1SDV_20170613T165043_33UUP_87_48"]["orbit_direction"] == "ascending"
@@ -133,7 +139,9 @@ def test_flags_come_from_the_lists_and_stay(tmp_path, raw_root, run_index):
     s2 = [f"S2B_MSIL2A_20180204T94161_{col}_0" for col in range(6)]
     folder = tmp_path / "lists"
     folder.mkdir()
-    for stem, content in zip((*lists.FLAG_LISTS.values(), lists.NO_19_LIST), (s2[:1], s2[1:3], [s2[2], s2[3]]), strict=True):
+    for stem, content in zip(
+        (*lists.FLAG_LISTS.values(), lists.NO_19_LIST), (s2[:1], s2[1:3], [s2[2], s2[3]]), strict=True
+    ):
         (folder / f"{stem}.csv").write_text("\r\n".join(content) + "\r\n")
     assert table.read_table(_indexed(run_index, raw_root))["snow"].to_pylist() == [None] * 6
     printed = run_index("--data_path", raw_root, "--lists", folder)
@@ -161,7 +169,7 @@ CHILD = """
 import sys, time
 from fgmae_bench.data.bigearthnet import scan
 from fgmae_bench.errors import run_entry
-from fgmae_bench.flags import dispatch
+from fgmae_bench.config.flags import dispatch
 plain = scan.write_table
 scan.write_table = lambda *given: (plain(*given), time.sleep(0.05))
 scan.BATCH = 20

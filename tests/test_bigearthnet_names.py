@@ -13,7 +13,11 @@ from fgmae_bench.errors import BenchError
 
 pytest_plugins = ("bigearthnet_raw",)
 OFFICIAL = {"train": 269_695, "val": 123_723, "test": 125_866}
-LISTS = {"patches_with_seasonal_snow": 61_707, "patches_with_cloud_and_shadow": 9_280, "patches_with_no_19_class_targets": 57}
+LISTS = {
+    "patches_with_seasonal_snow": 61_707,
+    "patches_with_cloud_and_shadow": 9_280,
+    "patches_with_no_19_class_targets": 57,
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,9 @@ def test_s2_names_of_both_versions_with_short_times_and_seconds_past_59(name, ac
     assert (found.acquired, found.tile, (found.col, found.row)) == (acquired, tile, place)
 
 
-@pytest.mark.parametrize("name", ["S2A_MSIL2A_20170613T1010_87_48", "S2A_MSIL2A_20170613T101031_87", "x", "", f"{SCENE}_33UUP_1_2", "../a"])
+@pytest.mark.parametrize(
+    "name", ["S2A_MSIL2A_20170613T1010_87_48", "S2A_MSIL2A_20170613T101031_87", "x", "", f"{SCENE}_33UUP_1_2", "../a"]
+)
 def test_other_names_are_refused(name):
     with pytest.raises(BenchError, match="is no S2 patch name"):
         names.parse_s2(name)
@@ -98,7 +104,10 @@ def test_two_labels_of_one_class_count_once_and_dropped_ones_not():
 def test_the_43_and_the_19_spell_shrub_differently():
     assert labels.multi_hot(["Transitional woodland/shrub"], "here")[13]
     assert labels.multi_hot_19(["Transitional woodland, shrub"], "here")[13]
-    with pytest.raises(BenchError, match=r"here: unknown label 'Transitional woodland, shrub'; did you mean 'Transitional woodland/shrub'"):
+    with pytest.raises(
+        BenchError,
+        match=r"here: unknown label 'Transitional woodland, shrub'; did you mean 'Transitional woodland/shrub'",
+    ):
         labels.multi_hot(["Transitional woodland, shrub"], "here")
     with pytest.raises(BenchError, match="did you mean 'Transitional woodland, shrub'"):
         labels.multi_hot_19(["Transitional woodland/shrub"], "here")

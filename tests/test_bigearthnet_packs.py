@@ -1,4 +1,6 @@
-"""BigEarthNet in packs: genuine patches and the genuine rico-hdl pack bit by bit, splits of packs, lists as people keep them."""
+"""BigEarthNet in packs: genuine patches and the genuine rico-hdl pack bit by bit, splits of packs, lists as people keep
+them.
+"""
 
 import shutil
 from pathlib import Path
@@ -13,17 +15,17 @@ from commands import Result, call, codes, linear, only_record
 from safetensors.numpy import load, save
 from test_bigearthnet_v2 import ROW
 
-from fgmae_bench.cards import Split, load_card
-from fgmae_bench.config import Data
-from fgmae_bench.contract import FGMAE_CONTRACT
-from fgmae_bench.data.bigearthnet.lists import read_list, s2_names
-from fgmae_bench.data.bigearthnet.patch import _read_any, read_patch
-from fgmae_bench.data.bigearthnet.raw_v2 import bigearthnet_v2
+from fgmae_bench.config.cards import Split, load_card
+from fgmae_bench.config.contract import FGMAE_CONTRACT
+from fgmae_bench.config.run import Data
+from fgmae_bench.data.bigearthnet.official import read_list, s2_names
+from fgmae_bench.data.bigearthnet.raw import bigearthnet_v2
+from fgmae_bench.data.bigearthnet.tiff import _read_any, read_patch
 from fgmae_bench.data.packs.read import open_index
 from fgmae_bench.data.packs.write import write_pack
 from fgmae_bench.data.splits import make_split
 from fgmae_bench.errors import BenchError
-from fgmae_bench.views import Augmentation, make_view
+from fgmae_bench.views.classification import Augmentation, make_view
 from fgmae_bench.worlds.bigearthnet import write_bigearthnet
 from fgmae_bench.worlds.bigearthnet_v2 import SCHEMA, write_bigearthnet_v2
 
@@ -43,7 +45,18 @@ def ben_world(tmp_path_factory):
     """`data` and beside it `p.lmdb` of 60 patches; not to be changed."""
     root = tmp_path_factory.mktemp("ben")
     write_bigearthnet(root / "data", patches=60)
-    done = call("prepare", "pack", "bigearthnet", "--data_path", root / "data", "--out", root / "p.lmdb", "--workers", 0, cwd=root)
+    done = call(
+        "prepare",
+        "pack",
+        "bigearthnet",
+        "--data_path",
+        root / "data",
+        "--out",
+        root / "p.lmdb",
+        "--workers",
+        0,
+        cwd=root,
+    )
     assert done.code == 0, done.err
     return root
 
@@ -58,7 +71,10 @@ def said(result: Result) -> str:
 
 def entries(pack, tmp_path):
     """Everything in a pack by plain lmdb, of a copy."""
-    with lmdb.open(str(shutil.copytree(pack, tmp_path / "seen")), readonly=True, lock=False) as environment, environment.begin() as reading:
+    with (
+        lmdb.open(str(shutil.copytree(pack, tmp_path / "seen")), readonly=True, lock=False) as environment,
+        environment.begin() as reading,
+    ):
         return {key.decode(): value for key, value in reading.cursor()}
 
 
@@ -91,7 +107,16 @@ def test_genuine_patches_go_from_files_to_a_pack_and_back_bit_by_bit(realdata, b
 
 def test_a_pack_without_trust_holds_no_part_of_the_archive(realdata, tmp_path):
     line = said(
-        call("prepare", "pack", "bigearthnet", "--data_path", realdata / "bigearthnet_s1_v1", "--out", tmp_path / "p.lmdb", cwd=tmp_path)
+        call(
+            "prepare",
+            "pack",
+            "bigearthnet",
+            "--data_path",
+            realdata / "bigearthnet_s1_v1",
+            "--out",
+            tmp_path / "p.lmdb",
+            cwd=tmp_path,
+        )
     )
     assert "holds 4 images where the card says 590326" in line
 
@@ -125,15 +150,22 @@ def test_the_genuine_rico_pack_with_its_table_is_a_dataset(rico, realdata, v2, t
 def test_a_rico_pack_of_a_world_is_the_same_run_as_its_files(v2, tmp_path):
     write_bigearthnet_v2(tmp_path / "data", patches=60)
     files = bigearthnet_v2(v2, tmp_path / "data")
-    with lmdb.open(str(tmp_path / "data" / "r.lmdb"), map_size=1 << 26) as environment, environment.begin(write=True) as writing:
+    with (
+        lmdb.open(str(tmp_path / "data" / "r.lmdb"), map_size=1 << 26) as environment,
+        environment.begin(write=True) as writing,
+    ):
         for folder in (tmp_path / "data").glob("BigEarthNet-S1/S1*/*"):
             chip = read_patch(folder, v2)
             writing.put(folder.name.encode(), save({"VH": chip.db[1], "VV": chip.db[0]}))
         writing.put(b"S2A_MSIL2A_x", save({"B02": np.zeros((2, 2), np.uint16)}))
     rico = open_index(v2, tmp_path / "data" / "r.lmdb")
     assert (rico.ids, rico.groups, rico.aliases, rico.parts, rico.left_out) == (
-        files.ids, files.groups, files.aliases, files.parts, files.left_out
-    )  # fmt: skip
+        files.ids,
+        files.groups,
+        files.aliases,
+        files.parts,
+        files.left_out,
+    )
     np.testing.assert_array_equal(rico.labels, files.labels)
     for row in (0, 20):
         assert rico.read(row, v2).db.tobytes() == files.read(row, v2).db.tobytes()
@@ -149,7 +181,9 @@ def test_the_official_split_of_a_pack_needs_its_lists_beside_it(ben_world, ben, 
     assert str(tmp_path) in line
     assert "p.lmdb" not in line
     assert line.endswith("or name the folder that holds them with --split DIR")
-    named = make_split(ben, open_index(ben, pack), Data(dataset="bigearthnet", split=str(ben_world / "data" / "splits")), tmp_path)
+    named = make_split(
+        ben, open_index(ben, pack), Data(dataset="bigearthnet", split=str(ben_world / "data" / "splits")), tmp_path
+    )
     for place in ("splits", "."):
         shutil.copytree(ben_world / "data" / "splits", tmp_path / place, dirs_exist_ok=True)
         parts = make_split(ben, open_index(ben, pack), Data(dataset="bigearthnet", split="official"), tmp_path)
@@ -171,7 +205,10 @@ def test_a_probe_on_a_pack_takes_a_folder_of_lists(ben_world, tmp_path):
 def test_a_spatial_split_of_a_pack_is_one_clear_line(ben_world, card, index, ben, tmp_path):
     write_pack(card, index, tmp_path / "e.lmdb")
     line = said(linear(tmp_path / "e.lmdb", "--split", "spatial", cwd=tmp_path))
-    assert "e.lmdb holds no georeferenced file a sample, which a spatial split reads; give the files with --data_path" in line
+    assert (
+        "e.lmdb holds no georeferenced file a sample, which a spatial split reads; give the files with --data_path"
+        in line
+    )
     ben.splits["spatial"] = Split(kind="spatial", train=0.6, val=0.2, block_km=5.0, buffer_m=100.0)
     with pytest.raises(BenchError, match="holds no georeferenced file"):
         make_split(ben, open_index(ben, ben_world / "data"), Data(dataset="bigearthnet", split="spatial"), tmp_path)
@@ -179,27 +216,60 @@ def test_a_spatial_split_of_a_pack_is_one_clear_line(ben_world, card, index, ben
 
 
 def test_a_pack_that_does_not_say_the_parts_is_refused(ben_world, v2, tmp_path):
-    with pytest.raises(BenchError, match="does not say in which part of split 'official' its samples are; give the raw data"):
-        make_split(v2, open_index(load_card("bigearthnet"), ben_world / "p.lmdb"), Data(dataset="bigearthnet_v2"), tmp_path)
+    with pytest.raises(
+        BenchError, match="does not say in which part of split 'official' its samples are; give the raw data"
+    ):
+        make_split(
+            v2, open_index(load_card("bigearthnet"), ben_world / "p.lmdb"), Data(dataset="bigearthnet_v2"), tmp_path
+        )
 
 
 def test_a_synthetic_index_is_not_held_against_the_genuine_counts(ben_world, tmp_path):
     for name in ("i.parquet", "i.csv"):
         place = ben_world / "data" if name.endswith("csv") else tmp_path
         done = call(
-            "prepare", "index", "bigearthnet", "--data_path", ben_world / "data", "--out", place / name, "--workers", 1, cwd=tmp_path
+            "prepare",
+            "index",
+            "bigearthnet",
+            "--data_path",
+            ben_world / "data",
+            "--out",
+            place / name,
+            "--workers",
+            1,
+            cwd=tmp_path,
         )
         assert done.code == 0, done.err
         lists = ben_world / "data" / "splits"
         out = tmp_path / f"s-{name}"
         done = call(
-            "prepare", "split", "bigearthnet", "--kind", "official", "--lists", lists, "--index", place / name, "--out", out, cwd=tmp_path
+            "prepare",
+            "split",
+            "bigearthnet",
+            "--kind",
+            "official",
+            "--lists",
+            lists,
+            "--index",
+            place / name,
+            "--out",
+            out,
+            cwd=tmp_path,
         )
         assert done.out.startswith("synthetic data: made by fgmae_bench, no real scene\n"), done
         assert "card:" not in done.out
     (ben_world / "data" / "i.csv").unlink()
     done = call(
-        "prepare", "split", "bigearthnet", "--kind", "official", "--lists", ben_world / "data", "--out", tmp_path / "n", cwd=tmp_path
+        "prepare",
+        "split",
+        "bigearthnet",
+        "--kind",
+        "official",
+        "--lists",
+        ben_world / "data",
+        "--out",
+        tmp_path / "n",
+        cwd=tmp_path,
     )
     assert done.out.startswith("synthetic data")
 
@@ -243,10 +313,14 @@ NAMES = ("S2B_MSIL2A_20180204T94161_57_38", "S2A_MSIL2A_20170613T101060_0_9")
 @pytest.mark.parametrize(
     "content",
     [
-        "\ufeff{}\n{}\n", "{}\r\n{}\r\n", "{}\r{}", "  {}  \n\n\t{}\n   \n", "{} , {S1}\n{}\n",
+        "\ufeff{}\n{}\n",
+        "{}\r\n{}\r\n",
+        "{}\r{}",
+        "  {}  \n\n\t{}\n   \n",
+        "{} , {S1}\n{}\n",
     ],
     ids=["BOM", "CRLF", "CR", "spaces", "spaces around commas"],
-)  # fmt: skip
+)
 def test_marks_line_ends_and_spaces_of_any_system_are_read(content, tmp_path):
     path = tmp_path / "train.csv"
     path.write_bytes(content.format(*NAMES, S1=ROW["s1_name"]).encode())
@@ -273,7 +347,9 @@ def test_what_is_no_list_is_one_line(content, fault, tmp_path):
             read(path)
 
 
-@pytest.mark.parametrize("change", [lambda text: "\ufeff" + text, lambda text: text.replace("\n", "\r\n"), lambda text: f" {text} \n\n"])
+@pytest.mark.parametrize(
+    "change", [lambda text: "\ufeff" + text, lambda text: text.replace("\n", "\r\n"), lambda text: f" {text} \n\n"]
+)
 def test_a_run_reads_such_lists_too(ben_world, ben, tmp_path, change):
     index = open_index(ben, ben_world / "data")
     lists = ben_world / "data" / "splits"
@@ -296,7 +372,9 @@ def test_patches_read_quickly_are_those_read_band_by_band(ben_world, ben, realda
         assert quick.db.tobytes() == usual.db.tobytes()
         assert quick.db.flags.c_contiguous
         assert (
-            (quick.valid, quick.synthetic) == (usual.valid, usual.synthetic) == (None, "S1" in folder.name and folder.parent.name == "data")
+            (quick.valid, quick.synthetic)
+            == (usual.valid, usual.synthetic)
+            == (None, "S1" in folder.name and folder.parent.name == "data")
         )
 
 

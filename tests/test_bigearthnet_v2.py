@@ -14,12 +14,11 @@ import pytest
 import rasterio
 from commands import call, linear, only_record, said
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import Data
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.run import Data
 from fgmae_bench.data.bigearthnet.labels import nomenclature
 from fgmae_bench.data.bigearthnet.metadata import CLEAR, COVERED
-from fgmae_bench.data.bigearthnet.raw import bigearthnet_v1
-from fgmae_bench.data.bigearthnet.raw_v2 import bigearthnet_v2
+from fgmae_bench.data.bigearthnet.raw import bigearthnet_v1, bigearthnet_v2
 from fgmae_bench.data.bigearthnet.table import read_table
 from fgmae_bench.data.bigearthnet.tiff import read_place
 from fgmae_bench.data.index import check_counts
@@ -79,7 +78,12 @@ def genuine(realdata, tmp_path):
 
 def test_the_genuine_patch_is_a_sample_with_what_its_table_says(genuine, card):
     index = bigearthnet_v2(card, genuine)
-    assert (index.ids, index.groups, index.aliases, index.parts) == ((GENUINE,), ("33UUP",), (ROW["patch_id"],), ("val",))
+    assert (index.ids, index.groups, index.aliases, index.parts) == (
+        (GENUINE,),
+        ("33UUP",),
+        (ROW["patch_id"],),
+        ("val",),
+    )
     assert [card.classes[k] for k in np.flatnonzero(index.labels[0])] == ["Arable land", "Pastures"]
     folder = genuine / "BigEarthNet-S1" / GENUINE.rsplit("_", 3)[0] / GENUINE
     for band, values in zip(("VV", "VH"), index.read(0, card).db, strict=True):
@@ -88,7 +92,10 @@ def test_the_genuine_patch_is_a_sample_with_what_its_table_says(genuine, card):
 
 
 def test_places_are_read_as_gdal_reads_them(realdata, tmp_path):
-    files = [*(realdata / "bigearthnet_v2_rico_hdl").rglob("*_V?.tif"), *(realdata / "bigearthnet_s1_v1").rglob("*.tif")]
+    files = [
+        *(realdata / "bigearthnet_v2_rico_hdl").rglob("*_V?.tif"),
+        *(realdata / "bigearthnet_s1_v1").rglob("*.tif"),
+    ]
     for path in files:
         with rasterio.open(path) as source:
             assert read_place(path) == (tuple(source.bounds[i] for i in (0, 3, 2, 1)), source.crs.to_epsg())
@@ -105,10 +112,27 @@ def test_the_command_indexes_the_genuine_patch(genuine, tmp_path):
     assert "1 patches in" in done.out
     assert "0 train, 1 val, 0 test, 0 in no metadata table" in done.out
     (row,) = read_table(genuine / "BigEarthNet-S1" / "index.parquet", 2).to_pylist()
-    assert (row["s1_name"], row["s2_name"], row["s2v1_name"], row["country"]) == (GENUINE, ROW["patch_id"], ROW["s2v1_name"], "Austria")
-    assert (row["scene"], row["tile"], row["col"], row["row"], row["split"]) == ("S1A_IW_GRDH_1SDV_20170613T165043", "33UUP", 70, 48, "val")
+    assert (row["s1_name"], row["s2_name"], row["s2v1_name"], row["country"]) == (
+        GENUINE,
+        ROW["patch_id"],
+        ROW["s2v1_name"],
+        "Austria",
+    )
+    assert (row["scene"], row["tile"], row["col"], row["row"], row["split"]) == (
+        "S1A_IW_GRDH_1SDV_20170613T165043",
+        "33UUP",
+        70,
+        48,
+        "val",
+    )
     assert (row["acquisition_time"], row["orbit_direction"]) == ("2017-06-13T16:50:43", "ascending")
-    assert (row["epsg"], row["lrx"] - row["ulx"], row["uly"] - row["lry"], row["snow"], row["problem"]) == (32633, 1200, 1200, False, None)
+    assert (row["epsg"], row["lrx"] - row["ulx"], row["uly"] - row["lry"], row["snow"], row["problem"]) == (
+        32633,
+        1200,
+        1200,
+        False,
+        None,
+    )
 
 
 # ---- the synthetic world
@@ -120,7 +144,9 @@ def test_the_world_has_the_layout_of_the_archive(world, rows, realdata):
     assert len(folders) == PATCHES
     assert set(folders) == set(rows)
     assert all(name.startswith(f"{path.parent.name}_") for name, path in folders.items())
-    assert all({file.name for file in path.iterdir()} == {f"{name}_VV.tif", f"{name}_VH.tif"} for name, path in folders.items())
+    assert all(
+        {file.name for file in path.iterdir()} == {f"{name}_VV.tif", f"{name}_VH.tif"} for name, path in folders.items()
+    )
     theirs = next((realdata / "bigearthnet_v2_rico_hdl" / "BigEarthNet-S1").rglob("*_VV.tif"))
     ours = next(path for path in (world / "BigEarthNet-S1").rglob("*_VV.tif") if "_33UUP_" in path.name)
     with rasterio.open(theirs) as genuine, rasterio.open(ours) as source:
@@ -180,8 +206,7 @@ def test_the_other_order_of_classes_gets_its_columns(world, card):
 
 
 def test_the_default_split_is_the_one_of_the_tables_and_tears_no_neighbours_apart(world, card, rows, tmp_path):
-    from fgmae_bench.data.bigearthnet.lists import Named
-    from fgmae_bench.data.bigearthnet.official import grid_of_names
+    from fgmae_bench.data.bigearthnet.official import Named, grid_of_names
     from fgmae_bench.data.multilabel_splits import adjacency
 
     index = bigearthnet_v2(card, world)
@@ -273,7 +298,18 @@ def test_the_versions_are_told_apart(world, card, realdata, tmp_path):
         bigearthnet_v1(load_card("bigearthnet"), world / "BigEarthNet-S1")
     with pytest.raises(BenchError, match=r"no scene of BigEarthNet-S1 v2 is there"):
         bigearthnet_v2(card, tmp_path)
-    call("prepare", "index", "bigearthnet_v2", "--data_path", world, "--out", tmp_path / "i.parquet", "--workers", 1, cwd=tmp_path)
+    call(
+        "prepare",
+        "index",
+        "bigearthnet_v2",
+        "--data_path",
+        world,
+        "--out",
+        tmp_path / "i.parquet",
+        "--workers",
+        1,
+        cwd=tmp_path,
+    )
     with pytest.raises(BenchError, match="is no patch table of format bigearthnet_s1_v1/1"):
         read_table(tmp_path / "i.parquet")
 
@@ -296,7 +332,9 @@ def test_broken_patches_are_listed_and_do_not_stop_the_rest(world, card, tmp_pat
     assert f"{second.name} is truncated" in done.err
     names = {first.name[:-7], second.name[:-7]}
     assert not names & set(bigearthnet_v2(card, root).ids)
-    strict = call("prepare", "index", "bigearthnet_v2", "--data_path", root, "--strict", "--out", "s.parquet", cwd=tmp_path)
+    strict = call(
+        "prepare", "index", "bigearthnet_v2", "--data_path", root, "--strict", "--out", "s.parquet", cwd=tmp_path
+    )
     assert strict.code == 2
 
 
@@ -308,7 +346,16 @@ def test_prepare_goes_from_nothing_to_a_verified_pack(card, tmp_path):
     for command in (
         ("synth", "bigearthnet_v2", "--patches", 60, "--data_path", data),
         ("index", "bigearthnet_v2", "--data_path", data, "--workers", 1),
-        ("split", "bigearthnet_v2", "--kind", "official", "--index", data / "BigEarthNet-S1/index.parquet", "--out", "official"),
+        (
+            "split",
+            "bigearthnet_v2",
+            "--kind",
+            "official",
+            "--index",
+            data / "BigEarthNet-S1/index.parquet",
+            "--out",
+            "official",
+        ),
         ("pack", "bigearthnet_v2", "--data_path", data, "--out", pack, "--workers", 0),
         ("verify", pack, "--data_path", data, "--workers", 0),
         ("inspect", pack, "--out", "p.png"),
@@ -330,17 +377,27 @@ def test_prepare_goes_from_nothing_to_a_verified_pack(card, tmp_path):
 
 
 def test_the_genuine_counts_are_printed_only_against_genuine_data(genuine, tmp_path):
-    call("prepare", "index", "bigearthnet_v2", "--data_path", genuine, "--out", "i.parquet", "--workers", 1, cwd=tmp_path)
-    done = call("prepare", "split", "bigearthnet_v2", "--kind", "official", "--index", "i.parquet", "--out", "s", cwd=tmp_path)
+    call(
+        "prepare", "index", "bigearthnet_v2", "--data_path", genuine, "--out", "i.parquet", "--workers", 1, cwd=tmp_path
+    )
+    done = call(
+        "prepare", "split", "bigearthnet_v2", "--kind", "official", "--index", "i.parquet", "--out", "s", cwd=tmp_path
+    )
     assert "1 patches (card: 549,488)" in done.out
     assert "synthetic" not in done.out
 
 
 def test_what_the_first_version_needs_is_refused(world, tmp_path):
     for flags, fault in (
-        (("index", "bigearthnet_v2", "--data_path", world, "--lists", tmp_path), "--lists means nothing for BigEarthNet-S1 v2"),
+        (
+            ("index", "bigearthnet_v2", "--data_path", world, "--lists", tmp_path),
+            "--lists means nothing for BigEarthNet-S1 v2",
+        ),
         (("split", "bigearthnet_v2", "--kind", "official", "--out", "s"), "needs --index"),
-        (("split", "bigearthnet_v2", "--kind", "official", "--lists", tmp_path, "--out", "s"), "--lists means nothing for"),
+        (
+            ("split", "bigearthnet_v2", "--kind", "official", "--lists", tmp_path, "--out", "s"),
+            "--lists means nothing for",
+        ),
     ):
         assert fault in said(call("prepare", *flags, cwd=tmp_path))
 
@@ -356,7 +413,10 @@ def test_tiles_are_divided_with_places_from_the_files(world, tmp_path):
 
 
 def test_a_probe_on_files_and_on_a_pack_is_the_same_run(world, tmp_path):
-    assert call("prepare", "pack", "bigearthnet_v2", "--data_path", world, "--out", tmp_path / "p.lmdb", cwd=tmp_path).code == 0
+    assert (
+        call("prepare", "pack", "bigearthnet_v2", "--data_path", world, "--out", tmp_path / "p.lmdb", cwd=tmp_path).code
+        == 0
+    )
     records = {}
     for name, data in (("files", world), ("pack", tmp_path / "p.lmdb")):
         (tmp_path / name).mkdir()
@@ -378,9 +438,15 @@ def test_a_probe_on_files_and_on_a_pack_is_the_same_run(world, tmp_path):
 def test_configilm_reads_our_pack(world, rows, tmp_path):
     """The BENv2 reader of the package configilm, the reference for rico-hdl packs, with the tables of the archive."""
     utils = pytest.importorskip("configilm.extra.BENv2_utils", reason="the package configilm is not installed")
-    assert call("prepare", "pack", "bigearthnet_v2", "--data_path", world, "--out", tmp_path / "p.lmdb", cwd=tmp_path).code == 0
+    assert (
+        call("prepare", "pack", "bigearthnet_v2", "--data_path", world, "--out", tmp_path / "p.lmdb", cwd=tmp_path).code
+        == 0
+    )
     reader = utils.BENv2LDMBReader(
-        image_lmdb_file=tmp_path / "p.lmdb", metadata_file=world / CLEAR, metadata_snow_cloud_file=world / COVERED, bands="S1"
+        image_lmdb_file=tmp_path / "p.lmdb",
+        metadata_file=world / CLEAR,
+        metadata_snow_cloud_file=world / COVERED,
+        bands="S1",
     )
     assert reader.S1_keys() == {name for name, row in rows.items() if usable(row)}
     for name, row in rows.items():

@@ -1,4 +1,6 @@
-"""The synthetic BigEarthNet-S1: true layout and format, plausible physics and labels, the same pixels for the same seed."""
+"""The synthetic BigEarthNet-S1: true layout and format, plausible physics and labels, the same pixels for the same
+seed.
+"""
 
 import csv
 import errno
@@ -15,15 +17,14 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import Data
-from fgmae_bench.data.bigearthnet.labels import multi_hot, nomenclature
-from fgmae_bench.data.bigearthnet.names import parse_s1, parse_s2
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.run import Data
+from fgmae_bench.data.bigearthnet.labels import multi_hot, nomenclature, parse_s1, parse_s2
 from fgmae_bench.data.bigearthnet.raw import bigearthnet_v1
 from fgmae_bench.data.splits import make_split
 from fgmae_bench.errors import BenchError
 from fgmae_bench.prepare import synth
-from fgmae_bench.randomness import generator
+from fgmae_bench.system.randomness import generator
 from fgmae_bench.worlds import bigearthnet as world_module
 from fgmae_bench.worlds.bigearthnet import TILES, chip, metadata, patch_of, write_bigearthnet
 from fgmae_bench.worlds.bigearthnet_land import CANVAS, LAND, LANDSCAPES, MIN_SHARE, paint
@@ -32,9 +33,11 @@ from fgmae_bench.worlds.scene import NOISE_FLOOR_DB, observe
 PATCHES = 420
 MEANS_OF_VERSION_1 = [-14.1466, -14.2403, -14.8499, -15.1329, -23.4339]
 GENUINE_BYTES = 58_024
-# A genuine file without pixels is 424 bytes. The tag adds its directory entry and its text; GDAL of today writes the eight sizes of
-# strips as short numbers, which saves 16 bytes.
-TAG_BYTES = 12 + len('<GDALMetadata>\n  <Item name="FGMAE_BENCH_SYNTHETIC">bigearthnet</Item>\n</GDALMetadata>\n\0') - 16
+# A genuine file without pixels is 424 bytes. The tag adds its directory entry and its text; GDAL of today writes the
+# eight sizes of strips as short numbers, which saves 16 bytes.
+TAG_BYTES = (
+    12 + len('<GDALMetadata>\n  <Item name="FGMAE_BENCH_SYNTHETIC">bigearthnet</Item>\n</GDALMetadata>\n\0') - 16
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +92,22 @@ def test_files_are_like_genuine_ones(root, realdata):
     folder = sorted((realdata / "bigearthnet_s1_v1").iterdir())[0]
     mine = next(path for path in sorted(root.iterdir()) if "_33UUP_" in path.name)
     for band in ("VV", "VH"):
-        with rasterio.open(folder / f"{folder.name}_{band}.tif") as genuine, rasterio.open(mine / f"{mine.name}_{band}.tif") as source:
-            for fact in ("count", "dtypes", "shape", "crs", "res", "compression", "nodata", "block_shapes", "interleaving", "driver"):
+        with (
+            rasterio.open(folder / f"{folder.name}_{band}.tif") as genuine,
+            rasterio.open(mine / f"{mine.name}_{band}.tif") as source,
+        ):
+            for fact in (
+                "count",
+                "dtypes",
+                "shape",
+                "crs",
+                "res",
+                "compression",
+                "nodata",
+                "block_shapes",
+                "interleaving",
+                "driver",
+            ):
                 assert getattr(source, fact) == getattr(genuine, fact), fact
             assert source.tags() == genuine.tags() | {"FGMAE_BENCH_SYNTHETIC": "bigearthnet"}
         assert (folder / f"{folder.name}_{band}.tif").stat().st_size == GENUINE_BYTES
@@ -123,7 +140,11 @@ def test_names_coordinates_and_pixels_agree(root, patches):
         with rasterio.open(root / patch.s1_name / f"{patch.s1_name}_VV.tif") as source:
             corners = facts["coordinates"]
             assert tuple(source.bounds) == (corners["ulx"], corners["lly"], corners["lrx"], corners["uly"])
-            assert source.crs.to_epsg() == rasterio.CRS.from_wkt(facts["projection"]).to_epsg() == 32600 + int(name.tile[:2])
+            assert (
+                source.crs.to_epsg()
+                == rasterio.CRS.from_wkt(facts["projection"]).to_epsg()
+                == 32600 + int(name.tile[:2])
+            )
 
 
 def test_tiles_lie_where_their_names_say():
@@ -147,7 +168,9 @@ def test_times_have_the_habits_of_genuine_names():
 
 def test_patches_are_neighbours_in_clusters(patches):
     cells = {(patch.tile.name, patch.col, patch.row) for patch in patches}
-    around = [sum((name, col + x, row + y) in cells for x in (-1, 0, 1) for y in (-1, 0, 1)) - 1 for name, col, row in cells]
+    around = [
+        sum((name, col + x, row + y) in cells for x in (-1, 0, 1) for y in (-1, 0, 1)) - 1 for name, col, row in cells
+    ]
     assert len(cells) == PATCHES
     assert min(around) >= 2
     assert np.mean(around) > 5
@@ -231,8 +254,9 @@ def test_a_patch_does_not_depend_on_how_many_others_are_written(root, tmp_path):
     few, many = files(tmp_path / "few"), files(root)
     assert sum(name.endswith(".tif") for name in few) == 60
     assert {name: content for name, content in few.items() if many.get(name) != content}.keys() == {
-        "SYNTHETIC.json", *(f"splits/{name}.csv" for name in ("train", "val", "test"))
-    }  # fmt: skip
+        "SYNTHETIC.json",
+        *(f"splits/{name}.csv" for name in ("train", "val", "test")),
+    }
 
 
 def test_pixels_of_version_1_stay_what_they_are():
@@ -246,7 +270,9 @@ def test_pixels_of_version_1_stay_what_they_are():
 def test_backscatter_is_plausible(pixels, patches):
     assert pixels.dtype == np.float32
     assert np.isfinite(pixels).all()
-    assert pixels.mean(axis=(0, 2, 3)) == pytest.approx([-12.6, -19.3], abs=1.5)  # the published means of the genuine data
+    assert pixels.mean(axis=(0, 2, 3)) == pytest.approx(
+        [-12.6, -19.3], abs=1.5
+    )  # the published means of the genuine data
     assert 4 < np.median(pixels[:, 0] - pixels[:, 1]) < 8
     power_db = 10 * np.log10((10 ** (pixels.astype(np.float64) / 10)).mean(axis=(2, 3)))  # (N, 2)
     assert (power_db > np.array(NOISE_FLOOR_DB) - 0.5).all()
@@ -256,13 +282,17 @@ def test_backscatter_is_plausible(pixels, patches):
             vv_db[patch.labels].append(image[0].mean())
     mean = {labels[0]: np.mean(values) for labels, values in vv_db.items()}
     assert mean["Sea and ocean"] < -17
-    assert min(mean["Discontinuous urban fabric"], mean["Broad-leaved forest"]) > mean["Pastures"] > mean["Sea and ocean"]
+    assert (
+        min(mean["Discontinuous urban fabric"], mean["Broad-leaved forest"]) > mean["Pastures"] > mean["Sea and ocean"]
+    )
 
 
 def test_speckle_is_that_of_the_other_world():
     """4.4 looks, neighbours correlated by .6, on the larger canvas too."""
     ground = np.full((2, CANVAS, CANVAS), 10, np.float32)
-    power = np.stack([10 ** (observe(generator(number, "speckle"), ground).astype(np.float64) / 10) for number in range(8)])
+    power = np.stack(
+        [10 ** (observe(generator(number, "speckle"), ground).astype(np.float64) / 10) for number in range(8)]
+    )
     assert power.shape == (8, 2, 120, 120)
     assert (power.mean() / power.std()) ** 2 == pytest.approx(4.4, abs=0.2)
     contrast = power - power.mean()
@@ -287,7 +317,9 @@ def test_a_patch_is_painted_by_each_of_its_classes(monkeypatch):
 def test_mean_backscatter_is_neither_hopeless_nor_enough(pixels, hot, patches):
     train, test = (np.array([patch.split in splits for patch in patches]) for splits in (("train",), ("val", "test")))
     scored = (hot[test].sum(axis=0) > 0) & (hot[train].sum(axis=0) > 0)
-    quantiles = np.quantile(pixels.reshape(PATCHES, 2, -1)[..., ::5], [0.05, 0.25, 0.5, 0.75, 0.95], axis=-1).transpose(1, 0, 2)
+    quantiles = np.quantile(pixels.reshape(PATCHES, 2, -1)[..., ::5], [0.05, 0.25, 0.5, 0.75, 0.95], axis=-1).transpose(
+        1, 0, 2
+    )
     means = pixels.mean(axis=(2, 3))
     statistics = np.concatenate([means, pixels.std(axis=(2, 3)), quantiles.reshape(PATCHES, -1)], axis=1)
 

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from fgmae_bench.cards import card_names, load_card
-from fgmae_bench.config import NAMED_RECIPES, compose, field_sections, named_recipe
+from fgmae_bench.config.cards import card_names, load_card
+from fgmae_bench.config.run import NAMED_RECIPES, compose, field_sections, named_recipe
 from fgmae_bench.data.index import check_counts
 from fgmae_bench.data.layouts import LAYOUTS, build_index
 from fgmae_bench.errors import BenchError
@@ -127,7 +127,9 @@ def test_genuine_chips_match_their_card(chips_root):
 
 def test_card_that_disagrees_with_the_data_is_noticed(chips_root):
     card = load_card("terramesh_chips")
-    wrong = dataclasses.replace(card, counts=dataclasses.replace(card.counts, per_class={**card.counts.per_class, "Lulc4": 9}, total=44))
+    wrong = dataclasses.replace(
+        card, counts=dataclasses.replace(card.counts, per_class={**card.counts.per_class, "Lulc4": 9}, total=44)
+    )
     assert re.search(r"Lulc4 holds 8 images where the card says 9", check_counts(wrong, build_index(wrong, chips_root)))
 
 
@@ -154,7 +156,11 @@ def test_missing_card_file_is_named(tmp_path):
     [
         ('title = "Tiny"', 'titel = "Tiny"', r"card\.toml: unknown key 'titel'; did you mean 'title'"),
         ('units = "dB"', 'unit = "dB"', r"card\.toml: signal: unknown key 'unit'; did you mean 'units'"),
-        ("buffer_m = 1000.0", "bufer_m = 1000.0", r"card\.toml: splits\.spatial: unknown key 'bufer_m'; did you mean 'buffer_m'"),
+        (
+            "buffer_m = 1000.0",
+            "bufer_m = 1000.0",
+            r"card\.toml: splits\.spatial: unknown key 'bufer_m'; did you mean 'buffer_m'",
+        ),
         ('licence = "MIT"', 'license = "MIT"', r"card\.toml: origin: unknown key 'license'; did you mean 'licence'"),
         ('path = "/x"', "", None),
         ('title = "Tiny"\n', "", r"card\.toml: key 'title' is missing"),
@@ -176,7 +182,11 @@ def test_missing_card_file_is_named(tmp_path):
         ('classes = ["A", "B"]', 'classes = ["A"]', r"card\.toml: classes; give two or more"),
         ('name = "tiny"', 'name = "Tiny One"', r"card\.toml: name 'Tiny One'; use lower-case"),
         ('name = "tiny"', 'name = "../tiny"', r"card\.toml: name '\.\./tiny'"),
-        ('default_split = "reference"', 'default_split = "referenz"', r"split 'referenz' is not defined.*did you mean 'reference'"),
+        (
+            'default_split = "reference"',
+            'default_split = "referenz"',
+            r"split 'referenz' is not defined.*did you mean 'reference'",
+        ),
         ('recommended_split = "reference"', 'recommended_split = "best"', r"split 'best' is not defined"),
         ("train = 0.8", "train = 1.0", r"card\.toml: splits\.reference: fractions"),
         ("train = 0.8", "train = 0.0", r"card\.toml: splits\.reference: fractions"),

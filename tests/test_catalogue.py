@@ -17,21 +17,31 @@ import pytest
 from bigearthnet_raw import PRODUCT, write_patches
 from commands import REPOSITORY
 
+from fgmae_bench.config.flags import dispatch
 from fgmae_bench.data.bigearthnet import catalogue, scan
 from fgmae_bench.errors import BenchError
-from fgmae_bench.flags import dispatch
 
 SCENES = tuple(PRODUCT.replace("_01C579_7EEC", f"_01C579_000{number}") for number in range(3))
 
 
 class Catalogue(ThreadingHTTPServer):
-    """Answers as the OData service does. `failures` are (status, headers) sent first; `extra` changes the products of a name."""
+    """Answers as the OData service does. `failures` are (status, headers) sent first; `extra` changes the products of a
+    name.
+    """
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked, self.times, self.failures, self.body, self.delay_s, self.absent, self.extra = [], [], [], None, 0.0, (), {}
+        self.asked, self.times, self.failures, self.body, self.delay_s, self.absent, self.extra = (
+            [],
+            [],
+            [],
+            None,
+            0.0,
+            (),
+            {},
+        )
         self.base = f"http://127.0.0.1:{self.server_port}/odata/v1"
 
     def handle_error(self, request, client_address):
@@ -56,7 +66,9 @@ class _Handler(BaseHTTPRequestHandler):
         server.asked.append(name)
         product = {"Id": f"id-{name[-6]}", "Name": name, "Online": True, "PublicationDate": "2021-02-20T13:52:41.446Z"}
         found = server.extra.get(name, [] if name in server.absent else [product])
-        return self._send(200, server.body or json.dumps({"@odata.context": "$metadata#Products", "value": found}).encode(), {})
+        return self._send(
+            200, server.body or json.dumps({"@odata.context": "$metadata#Products", "value": found}).encode(), {}
+        )
 
     def _send(self, status, body, headers):
         self.send_response(status)
@@ -90,7 +102,9 @@ def links(root, tmp_path, server, capsys):
     def run(*flags):
         out = tmp_path / "links.csv"
         common = ("--data_path", root, "--workers", 1, "--links", out, "--catalogue", server.base, "--rate", 1000)
-        dispatch("fgmae_bench.prepare", {"index": ""}, "", print, ["index", "bigearthnet", *map(str, (*common, *flags))])
+        dispatch(
+            "fgmae_bench.prepare", {"index": ""}, "", print, ["index", "bigearthnet", *map(str, (*common, *flags))]
+        )
         with open(out, newline="") as stream:
             return list(csv.reader(stream)), capsys.readouterr()
 
@@ -115,7 +129,9 @@ def test_three_columns_and_one_question_a_scene(links, server, root, tmp_path):
 
 def test_products_are_sent_from_the_download_host():
     answer = {"value": [{"Id": "72ac8773", "Name": "A.SAFE"}]}
-    link = catalogue.link_of("A", answer, catalogue.normal_base("https://catalogue.dataspace.copernicus.eu/odata/v1/Products/"))
+    link = catalogue.link_of(
+        "A", answer, catalogue.normal_base("https://catalogue.dataspace.copernicus.eu/odata/v1/Products/")
+    )
     assert link == "https://download.dataspace.copernicus.eu/odata/v1/Products(72ac8773)/$value"
 
 
@@ -197,7 +213,9 @@ def test_refusal_and_nonsense_are_named(links, server):
 
 
 def test_without_a_network_one_line_and_the_table_is_there(root, tmp_path, server):
-    with pytest.raises(BenchError, match=r"127\.0\.0\.1:1 cannot be reached \(.+\); check the network, then run the same command again"):
+    with pytest.raises(
+        BenchError, match=r"127\.0\.0\.1:1 cannot be reached \(.+\); check the network, then run the same command again"
+    ):
         _run(root, tmp_path / "links.csv", "http://127.0.0.1:1")
     assert (root / "index.parquet").is_file()
     assert not (tmp_path / "links.csv").exists()
@@ -214,7 +232,9 @@ def test_questions_keep_the_rate(server, tmp_path):
 def test_cache_of_another_catalogue_is_not_used_and_a_broken_one_is_named(server, tmp_path):
     cache = tmp_path / "cache.json"
     cache.write_text(json.dumps({"catalogue": "http://elsewhere/odata/v1", "links": {PRODUCT: "x"}}))
-    assert catalogue.find_links([PRODUCT], server.base, cache, 1000) == {PRODUCT: f"{server.base}/Products(id-C)/$value"}
+    assert catalogue.find_links([PRODUCT], server.base, cache, 1000) == {
+        PRODUCT: f"{server.base}/Products(id-C)/$value"
+    }
     cache.write_text('{"catalogue": ')
     with pytest.raises(BenchError, match=r"cache\.json is broken; remove it"):
         catalogue.find_links([PRODUCT], server.base, cache, 1000)

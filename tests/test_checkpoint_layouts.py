@@ -24,13 +24,13 @@ from tiny_checkpoints import (
     tiny_vit,
 )
 
-from fgmae_bench.backbones import FGMAE_ARCHITECTURES
 from fgmae_bench.checkpoints import synth as synth_layouts
 from fgmae_bench.checkpoints.load import account, load_backbone, resize_pos_embed
 from fgmae_bench.checkpoints.reader import State, read_state
 from fgmae_bench.checkpoints.shapes import ARCHITECTURES, encoder_shapes, full_shapes
 from fgmae_bench.checkpoints.synth import random_weights, sincos_positions, write_synthetic
 from fgmae_bench.errors import BenchError
+from fgmae_bench.models.build import FGMAE_ARCHITECTURES
 
 pytest_plugins = ("tiny_checkpoints",)
 
@@ -53,14 +53,26 @@ def test_each_published_layout_loads_with_every_key_accounted_for(tmp_path, layo
     assert torch.equal(features(vit), expected_features({k: v.half() for k, v in source.items()} if half else source))
 
 
-@pytest.mark.parametrize(("name", "used"), [("vit_base_patch16", 150), ("vit_large_patch16", 294), ("vit_huge_patch14", 390)])
+@pytest.mark.parametrize(
+    ("name", "used"), [("vit_base_patch16", 150), ("vit_large_patch16", 294), ("vit_huge_patch14", 390)]
+)
 def test_key_accounts_of_the_larger_models(tmp_path, name, used):
     """Shapes only: every tensor is one zero, repeated, against a timm model without memory."""
     import timm
 
     tensors = {key: torch.zeros(1).expand(shape) for key, shape in full_shapes(ARCHITECTURES[name], hog=True).items()}
     state = State(
-        path=tmp_path, format="", bytes=0, sha256="", wrapper="", prefix="", tensors=tensors, outside={}, plain={}, others={}, notes=()
+        path=tmp_path,
+        format="",
+        bytes=0,
+        sha256="",
+        wrapper="",
+        prefix="",
+        tensors=tensors,
+        outside={},
+        plain={},
+        others={},
+        notes=(),
     )
     with torch.device("meta"):
         vit = timm.create_model(FGMAE_ARCHITECTURES[name], in_chans=2, num_classes=0)
@@ -85,7 +97,9 @@ SIZES = {
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_weights_and_moments_add_up_to_the_published_files(name):
-    """Bytes of the reference classes' float32 tensors and two moments for each trained one; the hub lists these sizes to .1 %."""
+    """Bytes of the reference classes' float32 tensors and two moments for each trained one; the hub lists these sizes
+    to .1 %.
+    """
     shapes = full_shapes(ARCHITECTURES[name], hog=True)
     sizes = {key: math.prod(shape) for key, shape in shapes.items()}
     assert 4 * sum(size * (1 if key in synth_layouts.FIXED else 3) for key, size in sizes.items()) == SIZES[name]
@@ -98,11 +112,17 @@ def test_an_optimizer_with_moments_triples_the_trained_part(tmp_path):
         path = tmp_path / f"{moments}.pth"
         write_synthetic(path, TINY, "full", with_optimizer=moments)
         saved = torch.load(path, weights_only=False)  # our own file
-        sizes[moments] = sum(t.numel() for entry in saved["optimizer"]["state"].values() for k, t in entry.items() if k != "step")
+        sizes[moments] = sum(
+            t.numel() for entry in saved["optimizer"]["state"].values() for k, t in entry.items() if k != "step"
+        )
         assert list(saved) == ["model", "optimizer", "epoch", "scaler", "args"]
         assert isinstance(saved["args"], argparse.Namespace)
         assert load_backbone(tiny_vit(), path).used == ENCODER
-    trained = sum(t.numel() for name, t in saved["model"].items() if not name.endswith("pos_embed") and not name.startswith("hog."))
+    trained = sum(
+        t.numel()
+        for name, t in saved["model"].items()
+        if not name.endswith("pos_embed") and not name.startswith("hog.")
+    )
     assert sizes == {False: 0, True: 2 * trained}
 
 
@@ -131,25 +151,37 @@ WRITERS = {
     "torch legacy": lambda path, w: legacy(path, {"model": w, "args": argparse.Namespace(lr=0.1)}),
     "torch zip with numpy": lambda path, w: torch.save({"model": arrays(w), "epoch": np.float64(3)}, path),
     "torch zip, protocol 3": lambda path, w: torch.save({"model": w}, path, pickle_protocol=3),
-    "torch zip, protocol 4": lambda path, w: torch.save({"model": w, "args": argparse.Namespace(lr=0.1)}, path, pickle_protocol=4),
+    "torch zip, protocol 4": lambda path, w: torch.save(
+        {"model": w, "args": argparse.Namespace(lr=0.1)}, path, pickle_protocol=4
+    ),
     "torch zip, protocol 5": lambda path, w: torch.save(w, path, pickle_protocol=5),
     "torch zip of parameters, protocol 4": lambda path, w: torch.save(
         {name: torch.nn.Parameter(tensor) for name, tensor in w.items()}, path, pickle_protocol=4
     ),
-    "torch zip with numpy, protocol 5": lambda path, w: torch.save({"model": arrays(w), "epoch": np.float64(3)}, path, pickle_protocol=5),
+    "torch zip with numpy, protocol 5": lambda path, w: torch.save(
+        {"model": arrays(w), "epoch": np.float64(3)}, path, pickle_protocol=5
+    ),
     "torch zip of views, protocol 4": lambda path, w: torch.save(
         {name: torch.stack([tensor, tensor], -1)[..., 1] for name, tensor in w.items()}, path, pickle_protocol=4
     ),
-    "detectron .pkl": lambda path, w: pickled(path, {"model": arrays(w), "__author__": "someone", "matching_heuristics": True}),
+    "detectron .pkl": lambda path, w: pickled(
+        path, {"model": arrays(w), "__author__": "someone", "matching_heuristics": True}
+    ),
     "numpy, protocol 2": lambda path, w: pickled(path, {"state_dict": arrays(w)}, 2),
     "numpy, protocol 5": lambda path, w: pickled(path, arrays(w), 5),
-    "numpy by column": lambda path, w: pickled(path, {name: np.asfortranarray(array) for name, array in arrays(w).items()}),
+    "numpy by column": lambda path, w: pickled(
+        path, {name: np.asfortranarray(array) for name, array in arrays(w).items()}
+    ),
     "numpy big-endian": lambda path, w: pickled(path, {name: array.astype(">f4") for name, array in arrays(w).items()}),
     "nested names": lambda path, w: pickled(path, {"model": nested(arrays(w))}),
     "wrapped twice": lambda path, w: pickled(path, {"model": {"state_dict": w}, "args": argparse.Namespace(a=1)}),
     "tensors in a plain pickle": pickled,
-    "parameters in a plain pickle": lambda path, w: pickled(path, {name: torch.nn.Parameter(tensor) for name, tensor in w.items()}, 2),
-    "views of one storage": lambda path, w: pickled(path, {name: torch.stack([tensor, tensor], -1)[..., 1] for name, tensor in w.items()}),
+    "parameters in a plain pickle": lambda path, w: pickled(
+        path, {name: torch.nn.Parameter(tensor) for name, tensor in w.items()}, 2
+    ),
+    "views of one storage": lambda path, w: pickled(
+        path, {name: torch.stack([tensor, tensor], -1)[..., 1] for name, tensor in w.items()}
+    ),
 }
 
 
@@ -179,7 +211,10 @@ def test_a_zip_of_each_protocol_holds_every_kind_of_number(tmp_path, protocol):
         torch.uint8,
         torch.bool,
     )
-    saved = {str(kind): torch.arange(6).reshape(2, 3).to(kind) for kind in kinds} | {"none": torch.zeros(0, 4), "one": torch.tensor(3.0)}
+    saved = {str(kind): torch.arange(6).reshape(2, 3).to(kind) for kind in kinds} | {
+        "none": torch.zeros(0, 4),
+        "one": torch.tensor(3.0),
+    }
     torch.save(saved | {"same": saved["one"]}, tmp_path / "w.pth", pickle_protocol=protocol)
     read = read_state(tmp_path / "w.pth").tensors
     assert list(read) == [*saved, "same"]
@@ -246,7 +281,10 @@ def test_contrastive_checkpoint_keeps_the_query_encoder_only(tmp_path, weights):
     torch.save({"epoch": 3, "arch": "vit", "state_dict": state}, tmp_path / "w.pth")
     vit = tiny_vit()
     report = load_backbone(vit, tmp_path / "w.pth")
-    assert (report.used, report.dropped) == (ENCODER, {"head": 2, "momentum_encoder": ENCODER, "queue": 2, "projector": 1})
+    assert (report.used, report.dropped) == (
+        ENCODER,
+        {"head": 2, "momentum_encoder": ENCODER, "queue": 2, "projector": 1},
+    )
     assert torch.equal(features(vit), expected_features(weights))
     torch.save({"state_dict": state | {"norm.weight": torch.zeros(32)}}, tmp_path / "odd.pth")
     assert "1 keys that the model does not know: norm.weight" in failure(tmp_path / "odd.pth")
@@ -254,7 +292,9 @@ def test_contrastive_checkpoint_keeps_the_query_encoder_only(tmp_path, weights):
 
 def test_the_teacher_is_read_and_the_student_named(tmp_path, weights):
     student = {name: tensor + 1 for name, tensor in weights.items()}
-    torch.save({"student": renamed(student, "module.backbone."), "teacher": renamed(weights, "backbone.")}, tmp_path / "w.pth")
+    torch.save(
+        {"student": renamed(student, "module.backbone."), "teacher": renamed(weights, "backbone.")}, tmp_path / "w.pth"
+    )
     vit = tiny_vit()
     assert load_backbone(vit, tmp_path / "w.pth").notes == ("'teacher' is read, not student",)
     assert torch.equal(features(vit), expected_features(weights))
@@ -275,7 +315,9 @@ def test_the_norm_of_a_mean_pooled_head_is_dropped_or_used(tmp_path, weights):
     assert load_backbone(tiny_vit(), tmp_path / "both.pth").dropped["head"] == 2
     tuned = {name: tensor for name, tensor in (weights | extra).items() if not name.startswith("norm.")}
     torch.save(tuned, tmp_path / "tuned.pth")
-    assert "lacks 2 keys of the model: norm.weight, norm.bias (its final norm is fc_norm" in failure(tmp_path / "tuned.pth")
+    assert "lacks 2 keys of the model: norm.weight, norm.bias (its final norm is fc_norm" in failure(
+        tmp_path / "tuned.pth"
+    )
     vit = tiny_vit(global_pool="avg")
     assert load_backbone(vit, tmp_path / "tuned.pth").used == ENCODER
     assert torch.equal(vit.fc_norm.weight, extra["fc_norm.weight"])
@@ -285,7 +327,9 @@ def test_the_norm_of_a_mean_pooled_head_is_dropped_or_used(tmp_path, weights):
 @pytest.mark.parametrize("value", [[0.0] * 32, 0.5, None])
 def test_a_key_of_the_model_that_is_no_tensor_is_named(tmp_path, weights, value, prefix):
     torch.save({"model": renamed(weights, prefix) | {f"{prefix}norm.bias": value}}, tmp_path / "w.pth")
-    assert "holds 1 keys of the model not as tensors: norm.bias; where these are weights, make tensors" in failure(tmp_path / "w.pth")
+    assert "holds 1 keys of the model not as tensors: norm.bias; where these are weights, make tensors" in failure(
+        tmp_path / "w.pth"
+    )
 
 
 def test_an_optional_key_that_is_no_tensor_is_an_error_and_no_default(tmp_path, weights):
@@ -312,7 +356,9 @@ def test_entries_that_are_no_tensors_are_dropped_by_name(tmp_path, weights):
 
 
 def bicubic_matrix(old, new):
-    """(new, old) weights of cubic convolution with a = -.75, half-pixel centres and clamped borders, from Keys' formula."""
+    """(new, old) weights of cubic convolution with a = -.75, half-pixel centres and clamped borders, from Keys'
+    formula.
+    """
     a, matrix = -0.75, np.zeros((new, old))
     for place in range(new):
         centre = (place + 0.5) * old / new - 0.5

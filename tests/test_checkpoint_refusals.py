@@ -1,4 +1,6 @@
-"""Checkpoints that do not fit, are damaged or are none at all: refused whole, in one line that names the file and the cause."""
+"""Checkpoints that do not fit, are damaged or are none at all: refused whole, in one line that names the file and the
+cause.
+"""
 
 import argparse
 import io
@@ -45,7 +47,9 @@ def test_a_published_width_is_named_by_its_model(tmp_path):
     base = torch.zeros(768, 2, 16, 16)
     torch.save({"patch_embed.proj.weight": base}, tmp_path / "w.pth")
     vit = VisionTransformer(img_size=32, patch_size=16, in_chans=2, embed_dim=384, depth=1, num_heads=6, num_classes=0)
-    assert "is 768 wide (vit_base_patch16), the model 384 (vit_small_patch16); give the checkpoint" in failure(tmp_path / "w.pth", vit)
+    assert "is 768 wide (vit_base_patch16), the model 384 (vit_small_patch16); give the checkpoint" in failure(
+        tmp_path / "w.pth", vit
+    )
 
 
 EDITS = {
@@ -53,23 +57,38 @@ EDITS = {
         lambda w: w | {f"odd.{k}": torch.zeros(1) for k in range(7)},
         "has 7 keys that the model does not know: odd.0, odd.1, odd.2, odd.3, odd.4, and 2 more",
     ),
-    "last block": (lambda w: {k: v for k, v in w.items() if not k.startswith("blocks.1.")}, "has 1 blocks, the model 2"),
+    "last block": (
+        lambda w: {k: v for k, v in w.items() if not k.startswith("blocks.1.")},
+        "has 1 blocks, the model 2",
+    ),
     "first block": (
         lambda w: {k: v for k, v in w.items() if not k.startswith("blocks.0.")},
         "lacks 12 keys of the model: blocks.0.norm1.weight",
     ),
     "one key": (lambda w: {k: v for k, v in w.items() if k != "cls_token"}, "lacks 1 keys of the model: cls_token"),
     "NaN": (lambda w: w | {"norm.bias": torch.full((32,), torch.nan)}, "norm.bias holds NaN or infinity"),
-    "infinity": (lambda w: w | {"blocks.0.attn.proj.bias": torch.full((32,), -torch.inf)}, "blocks.0.attn.proj.bias holds NaN or infinity"),
-    "overflow": (lambda w: w | {"norm.bias": torch.full((32,), 1e300, dtype=torch.float64)}, "norm.bias holds NaN or infinity"),
+    "infinity": (
+        lambda w: w | {"blocks.0.attn.proj.bias": torch.full((32,), -torch.inf)},
+        "blocks.0.attn.proj.bias holds NaN or infinity",
+    ),
+    "overflow": (
+        lambda w: w | {"norm.bias": torch.full((32,), 1e300, dtype=torch.float64)},
+        "norm.bias holds NaN or infinity",
+    ),
     "integers": (lambda w: w | {"norm.bias": torch.ones(32, dtype=torch.long)}, "norm.bias holds int64"),
     "empty": (lambda w: w | {"norm.bias": torch.zeros(0)}, "norm.bias is (0,), the model wants (32,)"),
     "no tensors": (lambda w: {"lr": 0.1, "names": list(w)}, "holds no tensors"),
     "a list": (list, "it holds list of 53 where a mapping"),
     "tuples as keys": (lambda w: {(1, 2): torch.zeros(1)}, "keys that are no text"),
-    "a name twice": (lambda w: w | {"blocks": {"0": {"norm1": {"bias": torch.zeros(32)}}}}, "it holds blocks.0.norm1.bias twice"),
+    "a name twice": (
+        lambda w: w | {"blocks": {"0": {"norm1": {"bias": torch.zeros(32)}}}},
+        "it holds blocks.0.norm1.bias twice",
+    ),
     "sparse": (lambda w: w | {"norm.bias": torch.ones(32).to_sparse()}, "it names torch."),
-    "quantised": (lambda w: w | {"norm.bias": torch.quantize_per_tensor(torch.ones(32), 0.1, 0, torch.qint8)}, "it names torch."),
+    "quantised": (
+        lambda w: w | {"norm.bias": torch.quantize_per_tensor(torch.ones(32), 0.1, 0, torch.qint8)},
+        "it names torch.",
+    ),
     "repeated": (
         lambda w: w | {"norm.bias": torch.zeros(1).expand(10**9)},
         "norm.bias (1000000000,) claims more values than the file holds",
@@ -128,7 +147,10 @@ FOREIGN = {
     "noise": (lambda path: path.write_bytes(b"\x93NUMPY" + bytes(range(256))), "is no checkpoint"),
     "tar": (tar_file, "is a tar archive"),
     "zip": (lambda path: zip_file(path, [("a.txt", b"a")]), "it is a zip archive, not a checkpoint"),
-    "TorchScript": (lambda path: zip_file(path, [("m/data.pkl", b"\x80\x02}."), ("m/constants.pkl", b"")]), "it is a TorchScript program"),
+    "TorchScript": (
+        lambda path: zip_file(path, [("m/data.pkl", b"\x80\x02}."), ("m/constants.pkl", b"")]),
+        "it is a TorchScript program",
+    ),
     "two names": (
         lambda path: zip_file(path, [("m/data.pkl", b"\x80\x02}."), ("M/DATA.PKL", b"")]),
         "it is a zip archive that holds a name twice",
@@ -138,7 +160,10 @@ FOREIGN = {
         "it is a compressed zip archive",
     ),
     "trailing bytes": (lambda path: path.write_bytes(pickle.dumps({"a": 1}) * 2), "bytes follow after its end"),
-    "long header": (lambda path: path.write_bytes(struct.pack("<Q", 60) + b"{" * 100), "cannot be read as a checkpoint"),
+    "long header": (
+        lambda path: path.write_bytes(struct.pack("<Q", 60) + b"{" * 100),
+        "cannot be read as a checkpoint",
+    ),
 }
 
 
@@ -153,7 +178,9 @@ def test_foreign_files(tmp_path, kind):
 def test_the_older_format_in_a_newer_protocol_says_how_to_save_it(tmp_path, weights, protocol):
     torch.save(weights, tmp_path / "w.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=False)
     line = failure(tmp_path / "w.pth")
-    assert f"torch's older format in pickle protocol {protocol}, which is read in protocol 2 alone; save it again" in line
+    assert (
+        f"torch's older format in pickle protocol {protocol}, which is read in protocol 2 alone; save it again" in line
+    )
     assert line.endswith("torch.save(state_dict, FILE)")
 
 
@@ -166,7 +193,9 @@ def test_a_zip_of_another_byte_order_is_refused(tmp_path, monkeypatch):
 
 DAMAGEABLE = {
     "zip": lambda path, w: torch.save({"model": w, "args": argparse.Namespace(lr=1)}, path),
-    "zip, protocol 4": lambda path, w: torch.save({"model": w, "args": argparse.Namespace(lr=1)}, path, pickle_protocol=4),
+    "zip, protocol 4": lambda path, w: torch.save(
+        {"model": w, "args": argparse.Namespace(lr=1)}, path, pickle_protocol=4
+    ),
     "legacy": lambda path, w: legacy(path, {"model": w}),
     "pkl of arrays": lambda path, w: pickled(path, {"model": arrays(w)}),
     "pkl of tensors": lambda path, w: pickled(path, {"model": w}),
@@ -195,7 +224,9 @@ def test_a_flipped_bit_in_a_zip_is_caught_by_its_checksums(tmp_path, weights):
     torch.save({"model": weights}, path)
     content = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
-        spans = [(info.header_offset, info.file_size, archive.read(info)) for info in archive.infolist() if info.file_size]
+        spans = [
+            (info.header_offset, info.file_size, archive.read(info)) for info in archive.infolist() if info.file_size
+        ]
     rng = np.random.default_rng(1)
     for offset, size, member in [spans[k] for k in rng.integers(len(spans), size=40)]:
         place = content.index(member, offset) + int(rng.integers(size))

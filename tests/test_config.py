@@ -7,12 +7,12 @@ import shlex
 
 import pytest
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import Data, Execution, Model, Run, compose, read_config, run_hash, run_id, to_plain
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.flags import parse_run
+from fgmae_bench.config.recipes import NAMED_RECIPES, ProbeRecipe
+from fgmae_bench.config.run import Data, Execution, Model, Run, compose, read_config, run_hash, run_id, to_plain
+from fgmae_bench.config.schedules import base_lr, scaled_lr
 from fgmae_bench.errors import BenchError
-from fgmae_bench.flags import parse_run
-from fgmae_bench.optim import base_lr, scaled_lr
-from fgmae_bench.recipes import NAMED_RECIPES, ProbeRecipe
 
 FACTS = {"card": "eurosat", "card_version": 1, "synthetic": None, "weights": ["random", None]}
 
@@ -72,7 +72,12 @@ def test_published_recipe_of_eurosat_is_the_protocols(card):
 
 def test_sections_get_their_own_flags(card):
     run = one(card, {"train_frac": 0.1, "model": "vit_tiny_patch16_224", "seed": 7, "device": "cpu"})
-    assert (run.data.train_frac, run.model.model, run.recipe.seed, run.execution.device) == (0.1, "vit_tiny_patch16_224", 7, "cpu")
+    assert (run.data.train_frac, run.model.model, run.recipe.seed, run.execution.device) == (
+        0.1,
+        "vit_tiny_patch16_224",
+        7,
+        "cpu",
+    )
 
 
 def test_command_line_of_the_notes_gives_the_published_run(card):
@@ -93,7 +98,10 @@ def test_config_file_gives_the_flags_of_its_sections(tmp_path, card):
     path.write_text('[data]\ndataset = "eurosat"\n[recipe]\nlr = [0.1, 0.2]\nepochs = 3\n[execution]\ndevice = "cpu"\n')
     given, config, _ = parse_run("linear", "", ["--config", str(path), "--epochs", "4"])
     runs = compose("linear", given, card, config)
-    assert [(run.recipe.lr, run.recipe.epochs, run.execution.device) for run in runs] == [(0.1, 4, "cpu"), (0.2, 4, "cpu")]
+    assert [(run.recipe.lr, run.recipe.epochs, run.execution.device) for run in runs] == [
+        (0.1, 4, "cpu"),
+        (0.2, 4, "cpu"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +123,16 @@ def test_mistake_in_a_config_file_is_named(tmp_path, text, message):
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("epochs", "3"), ("epochs", 2.5), ("lr", "0.1"), ("probe", "svm"), ("recipe", "mine"), ("amp", "fp8"), ("seed", True), ("compile", 1)],
+    [
+        ("epochs", "3"),
+        ("epochs", 2.5),
+        ("lr", "0.1"),
+        ("probe", "svm"),
+        ("recipe", "mine"),
+        ("amp", "fp8"),
+        ("seed", True),
+        ("compile", 1),
+    ],
 )
 def test_wrong_types_and_choices_are_refused(card, flag, value):
     with pytest.raises(BenchError, match=flag):
@@ -125,11 +142,29 @@ def test_wrong_types_and_choices_are_refused(card, flag, value):
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
-        ("train_frac", 0.0), ("train_frac", 1.5), ("epochs", 0), ("batch_size", 0), ("accum_iter", 0), ("views", 0), ("lr", 0.0), ("lr", -1.0),
-        ("lr", float("inf")), ("lr", float("nan")), ("blr", 0.0), ("min_lr", -1e-9), ("weight_decay", -0.1), ("weight_decay", float("nan")),
-        ("momentum", 1.0), ("crop_scale", 0.0), ("crop_scale", 1.1), ("knn_k", 0), ("num_workers", -1), ("input_size", 0), ("warmup_epochs", -1.0),
+        ("train_frac", 0.0),
+        ("train_frac", 1.5),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("accum_iter", 0),
+        ("views", 0),
+        ("lr", 0.0),
+        ("lr", -1.0),
+        ("lr", float("inf")),
+        ("lr", float("nan")),
+        ("blr", 0.0),
+        ("min_lr", -1e-9),
+        ("weight_decay", -0.1),
+        ("weight_decay", float("nan")),
+        ("momentum", 1.0),
+        ("crop_scale", 0.0),
+        ("crop_scale", 1.1),
+        ("knn_k", 0),
+        ("num_workers", -1),
+        ("input_size", 0),
+        ("warmup_epochs", -1.0),
     ],
-)  # fmt: skip
+)
 def test_values_outside_their_range_are_refused_by_name(card, flag, value):
     with pytest.raises(BenchError, match=f"--{flag} is"):
         one(card, {flag: value})
@@ -199,7 +234,14 @@ def test_run_of_a_grid_has_the_id_of_the_same_run_alone(card):
 @pytest.mark.parametrize("probe", ["lbfgs", "knn"])
 def test_flags_of_sgd_cannot_tell_fitted_probes_apart(card, probe):
     plain = one(card, {"probe": probe})
-    for flag, value in {"lr": 0.7, "epochs": 3, "batch_size": 8, "momentum": 0.1, "warmup_epochs": 2.0, "crop_scale": 0.5}.items():
+    for flag, value in {
+        "lr": 0.7,
+        "epochs": 3,
+        "batch_size": 8,
+        "momentum": 0.1,
+        "warmup_epochs": 2.0,
+        "crop_scale": 0.5,
+    }.items():
         assert run_id(one(card, {"probe": probe, flag: value}), FACTS) == run_id(plain, FACTS), flag
 
 
@@ -228,7 +270,18 @@ def test_execution_holds_what_may_not_count_and_the_recipe_what_must():
     execution = {f.name for f in dataclasses.fields(Execution)}
     assert {"data_path", "output_dir", "log_dir", "results_dir", "cache_dir", "num_workers", "device"} <= execution
     counts = {f.name for kind in (Data, Model, ProbeRecipe) for f in dataclasses.fields(kind)}
-    assert {"lr", "weight_decay", "seed", "amp", "split", "split_seed", "train_frac", "weights", "normalizer", "batch_size"} <= counts
+    assert {
+        "lr",
+        "weight_decay",
+        "seed",
+        "amp",
+        "split",
+        "split_seed",
+        "train_frac",
+        "weights",
+        "normalizer",
+        "batch_size",
+    } <= counts
 
 
 def test_batch_accumulation_and_processes_count_by_their_product():
@@ -250,12 +303,20 @@ CHANGES = {
 }  # fmt: skip
 
 
-NAMED_BY_FACTS = {"dataset": {"card": "other"}, "split": {"samples_sha256": {"train": "ab"}}, "weights": {"weights": ["file", "ab"]}}
+NAMED_BY_FACTS = {
+    "dataset": {"card": "other"},
+    "split": {"samples_sha256": {"train": "ab"}},
+    "weights": {"weights": ["file", "ab"]},
+}
 
 
 @pytest.mark.parametrize(
     ("part", "name"),
-    [(part, f.name) for part, kind in (("data", Data), ("model", Model), ("recipe", ProbeRecipe)) for f in dataclasses.fields(kind)],
+    [
+        (part, f.name)
+        for part, kind in (("data", Data), ("model", Model), ("recipe", ProbeRecipe))
+        for f in dataclasses.fields(kind)
+    ],
 )
 def test_every_field_of_data_model_and_recipe_changes_the_run(part, name):
     """Dataset, split and weights may be paths: they count by the facts of what they stand for."""
@@ -269,7 +330,9 @@ def test_every_field_of_data_model_and_recipe_changes_the_run(part, name):
         assert run_hash(changed, FACTS) == run_hash(run, FACTS)  # the same card, lists or file by another path
 
 
-@pytest.mark.parametrize("fact", [{"card_version": 2}, {"weights": ["file", "ab"]}, {"synthetic": "tagged"}, {"samples": "x"}])
+@pytest.mark.parametrize(
+    "fact", [{"card_version": 2}, {"weights": ["file", "ab"]}, {"synthetic": "tagged"}, {"samples": "x"}]
+)
 def test_facts_of_card_and_weights_change_the_run(fact):
     assert run_hash(a_run(), FACTS | fact) != run_hash(a_run(), FACTS)
 

@@ -1,4 +1,6 @@
-"""Readers of SEN12MS, DFC2020 and paired folders: true layouts, pairing by parsed names, and what is wrong named with its file."""
+"""Readers of SEN12MS, DFC2020 and paired folders: true layouts, pairing by parsed names, and what is wrong named with
+its file.
+"""
 
 import dataclasses
 import shutil
@@ -7,19 +9,26 @@ import numpy as np
 import pytest
 from dfc_files import SIZE, dfc2020, image, tile, write
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import Data
-from fgmae_bench.data.dfc.histograms import label_histograms, labelled, shares, total_variation
-from fgmae_bench.data.dfc.looks import labels_look
-from fgmae_bench.data.dfc.names import parse_scene, parse_tile
-from fgmae_bench.data.dfc.overlap import NONE, find_overlaps, overlap_notes, quadrant_hashes
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.run import Data
+from fgmae_bench.data.dfc.layout import parse_scene, parse_tile
+from fgmae_bench.data.dfc.ready import (
+    NONE,
+    check_label_codes,
+    find_overlaps,
+    label_histograms,
+    labelled,
+    overlap_notes,
+    quadrant_hashes,
+    shares,
+    total_variation,
+)
 from fgmae_bench.data.index import check_counts
+from fgmae_bench.data.labels import DFC, IGBP, card_map, card_source, label_map
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.splits import make_split
 from fgmae_bench.data.usable import usable_images
 from fgmae_bench.errors import BenchError
-from fgmae_bench.label_cards import card_map, card_source
-from fgmae_bench.label_schemes import DFC, IGBP, label_map
 
 CARD, SEN12MS = load_card("dfc2020"), load_card("sen12ms")
 
@@ -31,7 +40,9 @@ def root(tmp_path):
 
 def split_of(card, index, name, cache):
     parts = make_split(card, index, Data(dataset=card.name, split=name), cache)
-    return [{index.ids[row].rpartition("_p")[2] for row in rows} for rows in (parts.train, parts.val, parts.test)], parts
+    return [
+        {index.ids[row].rpartition("_p")[2] for row in rows} for rows in (parts.train, parts.val, parts.test)
+    ], parts
 
 
 @pytest.mark.parametrize(
@@ -124,7 +135,8 @@ def test_flat_folders_of_copernicus_bench(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("split", "train", "test"), [("contest", {"0", "1"}, {"100", "101", "102"}), ("community", {"100", "101", "102"}, {"0", "1"})]
+    ("split", "train", "test"),
+    [("contest", {"0", "1"}, {"100", "101", "102"}), ("community", {"100", "101", "102"}, {"0", "1"})],
 )
 def test_splits_by_folder(root, tmp_path, split, train, test):
     index = build_index(CARD, root)
@@ -150,7 +162,9 @@ def test_split_of_the_notes_tree(tmp_path):
 
 def test_split_of_copernicus_bench_by_its_lists(tmp_path):
     root = dfc2020(tmp_path / "data", validation=1, test=6)
-    with pytest.raises(BenchError, match=r"split 'copernicus' needs dfc-train-new\.csv, dfc-val-new\.csv, dfc-test-new\.csv"):
+    with pytest.raises(
+        BenchError, match=r"split 'copernicus' needs dfc-train-new\.csv, dfc-val-new\.csv, dfc-test-new\.csv"
+    ):
         split_of(CARD, build_index(CARD, root), "copernicus", tmp_path)
     for part, patches in {"train": (100, 101, 102), "val": (103,), "test": (104, 105)}.items():
         (root / f"dfc-{part}-new.csv").write_text("".join(f"ROIs0000_test_dfc_0_p{patch}.tif\n" for patch in patches))
@@ -188,7 +202,9 @@ def test_lists_with_names_of_the_optical_tiles(tmp_path):
         tile(tmp_path / "data", "ROIs1158_spring", "63", 63, patch, kinds=("lc",))
     for part, patches in {"train": (0, 1, 2), "test": (3,)}.items():
         (tmp_path / "lists").mkdir(exist_ok=True)
-        (tmp_path / "lists" / f"{part}_list.txt").write_bytes(b"".join(b"ROIs1158_spring_s2_63_p%d.tif\r\n" % patch for patch in patches))
+        (tmp_path / "lists" / f"{part}_list.txt").write_bytes(
+            b"".join(b"ROIs1158_spring_s2_63_p%d.tif\r\n" % patch for patch in patches)
+        )
     found, _ = split_of(SEN12MS, build_index(SEN12MS, tmp_path / "data"), str(tmp_path / "lists"), tmp_path)
     assert found == [{"0", "1", "2"}, set(), {"3"}]
 
@@ -198,7 +214,10 @@ def test_the_known_broken_tile_is_left_out_and_counted(tmp_path):
         tile(tmp_path, "ROIs1868_summer", "146", 146, patch, kinds=("lc",))
     tile(tmp_path, "ROIs1158_spring", "146", 146, 202, kinds=("lc",))
     index = build_index(SEN12MS, tmp_path)
-    assert [name.rpartition("/")[2] for name in index.ids] == ["ROIs1158_spring_s1_146_p202", "ROIs1868_summer_s1_146_p201"]
+    assert [name.rpartition("/")[2] for name in index.ids] == [
+        "ROIs1158_spring_s1_146_p202",
+        "ROIs1868_summer_s1_146_p201",
+    ]
     assert index.left_out == 1
 
 
@@ -208,7 +227,9 @@ def test_its_absence_is_no_fault(tmp_path):
 
 
 def test_counts_are_held_against_the_card(root):
-    assert "holds 2 images of ROIs0000_validation where the card says 986" in check_counts(CARD, build_index(CARD, root))
+    assert "holds 2 images of ROIs0000_validation where the card says 986" in check_counts(
+        CARD, build_index(CARD, root)
+    )
     small = dataclasses.replace(CARD.counts, per_collection={"ROIs0000_validation": 2, "ROIs0000_test": 3})
     assert check_counts(dataclasses.replace(CARD, counts=small), build_index(CARD, root)) is None
     shutil.rmtree(root / "ROIs0000_test")
@@ -217,7 +238,9 @@ def test_counts_are_held_against_the_card(root):
 
 def test_image_without_its_label_is_named(root):
     (root / "ROIs0000_test" / "dfc_0" / "ROIs0000_test_dfc_0_p101.tif").unlink()
-    with pytest.raises(BenchError, match=r"ROIs0000_test_s1_0_p101\.tif has no label ROIs0000_test_dfc_0_p101\.tif \(1 of 3 tiles"):
+    with pytest.raises(
+        BenchError, match=r"ROIs0000_test_s1_0_p101\.tif has no label ROIs0000_test_dfc_0_p101\.tif \(1 of 3 tiles"
+    ):
         build_index(CARD, root)
 
 
@@ -233,7 +256,8 @@ def test_a_source_that_was_not_downloaded_is_missed_when_it_is_asked_for(root):
     index = build_index(CARD, root)
     assert (index.maps.has(0, "dfc"), index.maps.has(0, "igbp"), index.maps.has(4, "igbp")) == (True, False, True)
     with pytest.raises(
-        BenchError, match=r"p100 has no igbp labels: its file in a folder 'lc' is not there; complete the data \(there: dfc\)"
+        BenchError,
+        match=r"p100 has no igbp labels: its file in a folder 'lc' is not there; complete the data \(there: dfc\)",
     ):
         index.codes(0, "igbp")
     with pytest.raises(BenchError, match="has no label source 'corine'"):
@@ -253,15 +277,30 @@ def test_label_without_image_is_not_used(root, caplog):
         ("s1", image(1, size=128), r"p100\.tif is 128x128 pixels, DFC2020 has 256x256"),
         ("s1", np.full((2, SIZE, SIZE), np.nan), r"p100\.tif: band 1 has no valid pixel"),
         ("dfc", np.ones((1, 128, 128), np.uint8), r"dfc_0_p100\.tif is 128x128 pixels, its image 256x256"),
-        ("dfc", np.full((1, SIZE, SIZE), 17, np.int32), r"dfc_0_p100\.tif: 17 is no code of DFC2020, found 17 \? 100\.0%"),
+        (
+            "dfc",
+            np.full((1, SIZE, SIZE), 17, np.int32),
+            r"dfc_0_p100\.tif: 17 is no code of DFC2020, found 17 \? 100\.0%",
+        ),
         ("dfc", np.full((1, SIZE, SIZE), -1, np.int32), r"dfc_0_p100\.tif: -1 is no code of DFC2020"),
         ("dfc", np.ones((4, SIZE, SIZE), np.uint16), r"dfc_0_p100\.tif has 4 bands, label files in 'dfc' have 1"),
         ("dfc", np.ones((1, SIZE, SIZE), np.float32), r"dfc_0_p100\.tif holds float32 values"),
         ("lc", np.ones((1, SIZE, SIZE), np.uint16), r"lc_0_p100\.tif has 1 bands, label files in 'lc' have 4"),
         ("lc", np.full((4, SIZE, SIZE), 18, np.uint16), r"lc_0_p100\.tif: 18 is no code of IGBP"),
     ],
-    ids=["3-band", "s1-size", "all-nan", "label-size", "igbp-in-dfc", "negative", "lc-as-dfc", "float-labels", "dfc-as-lc", "outside"],
-)  # fmt: skip
+    ids=[
+        "3-band",
+        "s1-size",
+        "all-nan",
+        "label-size",
+        "igbp-in-dfc",
+        "negative",
+        "lc-as-dfc",
+        "float-labels",
+        "dfc-as-lc",
+        "outside",
+    ],
+)
 def test_broken_files_are_named_when_they_are_read(root, kind, pixels, line):
     write(root / "ROIs0000_test" / f"{kind}_0" / f"ROIs0000_test_{kind}_0_p100.tif", pixels)
     index = build_index(CARD, root)
@@ -324,7 +363,10 @@ def test_tiles_of_nan_are_left_out_and_counted(root, tmp_path):
 def test_all_ignore_images_are_found(tmp_path):
     root = dfc2020(tmp_path / "data")
     for patch, code in ((100, 0), (101, 3)):
-        write(root / "ROIs0000_test" / "dfc_0" / f"ROIs0000_test_dfc_0_p{patch}.tif", np.full((1, SIZE, SIZE), code, np.int32))
+        write(
+            root / "ROIs0000_test" / "dfc_0" / f"ROIs0000_test_dfc_0_p{patch}.tif",
+            np.full((1, SIZE, SIZE), code, np.int32),
+        )
     counts = label_histograms(build_index(CARD, root), "dfc", tmp_path)
     assert labelled(counts, card_map(CARD, "dfc", "dfc10")).tolist() == [False, True, True, True, True]
     assert labelled(counts, card_map(CARD, "dfc", "dfc8")).tolist() == [False, False, True, True, True]
@@ -363,22 +405,27 @@ def test_labels_that_look_like_another_kind_are_refused_with_the_histogram():
         return np.stack([np.bincount(rng.choice(codes, 500), minlength=256) for _ in range(count)]).astype(np.uint32)
 
     fine, coarse = [1, 2, 4, 5, 6, 7, 9, 10], [1, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17]
-    assert labels_look(DFC, tiles(fine), "x") is None
-    assert labels_look(IGBP, tiles(coarse), "x") is None
-    said = labels_look(IGBP, tiles(fine), "x")
+    assert check_label_codes(DFC, tiles(fine), "x") is None
+    assert check_label_codes(IGBP, tiles(coarse), "x") is None
+    said = check_label_codes(IGBP, tiles(fine), "x")
     assert "labels said to be IGBP (MODIS) look like DFC2020 (no code above 10, and neither 3 nor 8)" in str(said)
     assert "10 Grasslands 12" in str(said)
     low = [5, 8, 8, 8, 9, 10]
-    assert "labels said to be DFC2020 look like IGBP (MODIS) (49% of the pixels are 3 or 8)" in str(labels_look(DFC, tiles(low), "x"))
-    assert labels_look(IGBP, tiles(low), "x") is None
-    assert labels_look(IGBP, tiles(fine, 29), "x") is None  # too few tiles to tell
+    assert "labels said to be DFC2020 look like IGBP (MODIS) (49% of the pixels are 3 or 8)" in str(
+        check_label_codes(DFC, tiles(low), "x")
+    )
+    assert check_label_codes(IGBP, tiles(low), "x") is None
+    assert check_label_codes(IGBP, tiles(fine, 29), "x") is None  # too few tiles to tell
 
 
 def test_overlap_by_half_a_tile_is_seen(root, tmp_path):
     """Two tiles of one strip, half a tile apart, as in SEN12MS."""
     strip = np.concatenate([image(7), image(8)], axis=2)
     write(root / "ROIs0000_test" / "s1_0" / "ROIs0000_test_s1_0_p100.tif", strip[:, :, :SIZE])
-    write(root / "ROIs0000_validation" / "s1_validation" / "ROIs0000_validation_s1_0_p0.tif", strip[:, :, SIZE // 2 : SIZE * 3 // 2])
+    write(
+        root / "ROIs0000_validation" / "s1_validation" / "ROIs0000_validation_s1_0_p0.tif",
+        strip[:, :, SIZE // 2 : SIZE * 3 // 2],
+    )
     index = build_index(CARD, root)
     _, parts = split_of(CARD, index, "community", tmp_path)
     rows = {"train": parts.train, "val": parts.val, "test": parts.test}
@@ -388,7 +435,9 @@ def test_overlap_by_half_a_tile_is_seen(root, tmp_path):
     assert told["code"] == "overlapping_splits"
     assert "ROIs0000_test_s1_0_p100 and " in told["text"]
     assert "ROIs0000_validation_s1_0_p0" in told["text"]
-    with pytest.raises(BenchError, match=r"1 test images share a quadrant with the same pixels with a train image: .*p100 and .*p0"):
+    with pytest.raises(
+        BenchError, match=r"1 test images share a quadrant with the same pixels with a train image: .*p100 and .*p0"
+    ):
         overlap_notes((overlap,), strict=True)
 
 
@@ -408,7 +457,9 @@ def test_equal_names_in_two_folders_are_seen(tmp_path):
     tile(tree, "ROIs0000_autumn", "0", 0, 1, pixels=image(99))
     index = build_index(CARD, tree)
     _, parts = split_of(CARD, index, "notes", tmp_path)
-    (overlap,) = find_overlaps(index, {"train": parts.train, "test": parts.test}, quadrant_hashes(CARD, index, tmp_path))
+    (overlap,) = find_overlaps(
+        index, {"train": parts.train, "test": parts.test}, quadrant_hashes(CARD, index, tmp_path)
+    )
     assert (overlap.by, overlap.count) == ("name", 1)
 
 
@@ -437,7 +488,12 @@ def test_genuine_scenes_and_masks(realdata, tmp_path):
         assert (chip.db.shape, chip.valid, chip.synthetic) == ((2, 224, 224), None, False)
         assert card_map(card)(index.codes(row, "lulc")).values.max() < len(card.classes)
     parts = make_split(card, index, Data(dataset=card.name), tmp_path)
-    assert (parts.train.tolist(), parts.val.tolist(), parts.test.tolist(), parts.leaky) == ([0, 1, 2], [], [0, 1, 2], True)
+    assert (parts.train.tolist(), parts.val.tolist(), parts.test.tolist(), parts.leaky) == (
+        [0, 1, 2],
+        [],
+        [0, 1, 2],
+        True,
+    )
     found = make_split(card, index, Data(dataset=card.name, split="scene"), tmp_path)
     assert (found.train.tolist(), found.test.tolist()) == ([0, 2], [1])
     assert card_source(card).title.startswith("TerraMesh")

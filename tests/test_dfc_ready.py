@@ -1,16 +1,18 @@
-"""From the files to what a segmentation run is given: parts without empty images, notes in words, refusals before anything trains."""
+"""From the files to what a segmentation run is given: parts without empty images, notes in words, refusals before
+anything trains.
+"""
 
 import numpy as np
 import pytest
 from dfc_files import SIZE, dfc2020, image, write
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import compose
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.run import compose
 from fgmae_bench.data.dataset import only_usable, open_dataset
 from fgmae_bench.data.dfc import ready
 from fgmae_bench.data.dfc.ready import with_labels
+from fgmae_bench.data.labels import card_map
 from fgmae_bench.errors import BenchError
-from fgmae_bench.label_cards import card_map
 
 CARD = load_card("dfc2020")
 DFC10 = card_map(CARD, "dfc", "dfc10")
@@ -18,7 +20,16 @@ DFC10 = card_map(CARD, "dfc", "dfc10")
 
 def opened(root, tmp_path, **flags):
     (run,) = compose(
-        "linear", {"dataset": "dfc2020", "data_path": str(root), "split": "community", "trust_data": True, "num_workers": 0, **flags}, CARD
+        "linear",
+        {
+            "dataset": "dfc2020",
+            "data_path": str(root),
+            "split": "community",
+            "trust_data": True,
+            "num_workers": 0,
+            **flags,
+        },
+        CARD,
     )
     return only_usable(open_dataset(CARD, run, tmp_path), run, tmp_path)
 
@@ -83,7 +94,9 @@ def test_overlapping_parts_warn_with_names_and_stop_under_strict(root, tmp_path)
 
 
 def test_labels_that_look_like_another_kind_stop_unless_they_are_trusted(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(ready, "labels_look", lambda source, histograms, where: BenchError(f"{source.name} look odd", "name them"))
+    monkeypatch.setattr(
+        ready, "check_label_codes", lambda source, histograms, where: BenchError(f"{source.name} look odd", "name them")
+    )
     with pytest.raises(BenchError, match="dfc look odd; name them"):
         with_labels(opened(root, tmp_path), DFC10, DFC10, tmp_path, workers=1)
     made = with_labels(opened(root, tmp_path), DFC10, DFC10, tmp_path, workers=1, trust=True)
@@ -92,7 +105,9 @@ def test_labels_that_look_like_another_kind_stop_unless_they_are_trusted(root, t
 
 def test_genuine_scenes_are_ready_with_the_overlap_of_their_fit(realdata, tmp_path):
     card = load_card("terramesh_masks")
-    (run,) = compose("linear", {"dataset": "terramesh_masks", "data_path": str(realdata / "terramesh_s1rtc"), "num_workers": 0}, card)
+    (run,) = compose(
+        "linear", {"dataset": "terramesh_masks", "data_path": str(realdata / "terramesh_s1rtc"), "num_workers": 0}, card
+    )
     dataset = only_usable(open_dataset(card, run, tmp_path), run, tmp_path)
     made = with_labels(dataset, card_map(card), card_map(card), tmp_path, workers=1)
     assert (len(made.parts.train), len(made.parts.test), made.synthetic) == (3, 3, False)

@@ -1,4 +1,6 @@
-"""The synthetic DFC2020 and SEN12MS: true layouts and types, plausible pixels, MODIS labels that are coarse and partly wrong; inspect."""
+"""The synthetic DFC2020 and SEN12MS: true layouts and types, plausible pixels, MODIS labels that are coarse and partly
+wrong; inspect.
+"""
 
 import errno
 
@@ -8,17 +10,14 @@ import rasterio
 from commands import call, refused
 from dfc_files import SIZE, tile, write
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import Data
-from fgmae_bench.data.dfc.histograms import label_histograms
-from fgmae_bench.data.dfc.looks import labels_look
-from fgmae_bench.data.dfc.overlap import find_overlaps, quadrant_hashes
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.run import Data
+from fgmae_bench.data.dfc.ready import check_label_codes, find_overlaps, label_histograms, quadrant_hashes
 from fgmae_bench.data.index import check_counts
+from fgmae_bench.data.labels import DFC, SOURCES, card_source, label_map
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.splits import make_split
 from fgmae_bench.errors import BenchError
-from fgmae_bench.label_cards import card_source
-from fgmae_bench.label_schemes import DFC, SOURCES, label_map
 from fgmae_bench.worlds import dfc
 from fgmae_bench.worlds.dfc_land import LAND, LCCS, SEEN_AS, modis
 
@@ -59,24 +58,28 @@ def test_worlds_are_read_by_the_readers_of_the_real_data(worlds, name, tmp_path)
     for source in index.maps.sources:
         counts = label_histograms(index, source, tmp_path)
         assert (counts.sum(axis=1) == SMALL**2).all()
-        assert labels_look(card_source(card, source), counts, "") is None
+        assert check_label_codes(card_source(card, source), counts, "") is None
     parts = make_split(card, index, Data(dataset=name), tmp_path)
     assert min(len(parts.train), len(parts.test)) >= 8
     assert len(parts.train) + len(parts.test) == 48
-    assert find_overlaps(index, {"train": parts.train, "test": parts.test}, quadrant_hashes(card, index, tmp_path)) == ()
+    assert (
+        find_overlaps(index, {"train": parts.train, "test": parts.test}, quadrant_hashes(card, index, tmp_path)) == ()
+    )
 
 
 def test_dfc_labels_look_wrong_where_igbp_is_said(worlds, tmp_path):
     """The labels of the world themselves, said to be the other kind."""
     counts = label_histograms(build_index(load_card("dfc2020"), worlds["dfc2020"]), "dfc", tmp_path)
-    assert "look like DFC2020" in str(labels_look(SOURCES["igbp"], counts, "x"))
+    assert "look like DFC2020" in str(check_label_codes(SOURCES["igbp"], counts, "x"))
 
 
 def test_files_have_the_true_types_and_no_place(tmp_path):
     dfc.write_dfc(tmp_path / "w", tiles=2)
     files = sorted(str(path.relative_to(tmp_path / "w")) for path in (tmp_path / "w").rglob("*.tif"))
     places = [("ROIs0000_test", "0"), ("ROIs0000_validation", "validation")]
-    assert files == [f"{coll}/{kind}_{folder}/{coll}_{kind}_0_p0.tif" for coll, folder in places for kind in ("dfc", "lc", "s1")]
+    assert files == [
+        f"{coll}/{kind}_{folder}/{coll}_{kind}_0_p0.tif" for coll, folder in places for kind in ("dfc", "lc", "s1")
+    ]
     for file, (dtype, bands) in zip(files, [("int32", 1), ("uint16", 4), ("float64", 2)] * 2, strict=True):
         with rasterio.open(tmp_path / "w" / file) as source:
             assert (set(source.dtypes), source.count, source.shape) == ({dtype}, bands, (SIZE, SIZE))
@@ -121,7 +124,10 @@ def test_every_code_of_the_land_is_one_of_its_source():
 
 def test_backscatter_depends_on_the_class(samples):
     """Water is darkest and towns are brightest, VV is 4.8 to 7.9 dB above VH, as in genuine scenes."""
-    values = {code: np.concatenate([sample.s1[:, sample.dfc == code] for sample in samples], axis=1) for code in (1, 4, 6, 7, 10)}
+    values = {
+        code: np.concatenate([sample.s1[:, sample.dfc == code] for sample in samples], axis=1)
+        for code in (1, 4, 6, 7, 10)
+    }
     mean_vv = {code: held[0].mean() for code, held in values.items()}
     assert min(mean_vv, key=mean_vv.get) == 10
     assert max(mean_vv, key=mean_vv.get) == 7
@@ -168,7 +174,9 @@ def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path, wanted, 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("failure", "seen"), [(OSError(errno.ENOSPC, "full"), BenchError), (KeyboardInterrupt(), KeyboardInterrupt)])
+@pytest.mark.parametrize(
+    ("failure", "seen"), [(OSError(errno.ENOSPC, "full"), BenchError), (KeyboardInterrupt(), KeyboardInterrupt)]
+)
 def test_nothing_is_left_behind_by_a_failure_in_the_middle(tmp_path, monkeypatch, failure, seen):
     write_tile = dfc.write_tile
 
@@ -203,13 +211,24 @@ def test_synth_then_inspect_as_a_user_types_them(tmp_path, monkeypatch):
     monkeypatch.setenv("FGMAE_BENCH_CACHE", str(tmp_path / "cache"))
     written = prepare("synth", "dfc2020", "--tiles", 36, "--size", SMALL, "--data_path", "w", cwd=tmp_path)
     assert written.code == 0, written.err
-    assert "36 synthetic images (no real data) written to w; next: python -m fgmae_bench.prepare inspect dfc2020" in written.out
+    assert (
+        "36 synthetic images (no real data) written to w; next: python -m fgmae_bench.prepare inspect dfc2020"
+        in written.out
+    )
     command = written.out.split("next: python -m fgmae_bench.prepare ")[1].split()
     done = prepare(*command, cwd=tmp_path)
     assert done.code == 0, done.err
-    for line in ("labels   dfc: 36 maps", "labels   igbp: 36 maps", "labels   lccs_hydrology", "split contest: 6 train, 0 val, 30 test",
-                 "split community: 30 train", "split copernicus: cannot be made here", "dfc10_no_savanna", "igbp17",
-                 "distance (total variation), igbp train to dfc test"):  # fmt: skip
+    for line in (
+        "labels   dfc: 36 maps",
+        "labels   igbp: 36 maps",
+        "labels   lccs_hydrology",
+        "split contest: 6 train, 0 val, 30 test",
+        "split community: 30 train",
+        "split copernicus: cannot be made here",
+        "dfc10_no_savanna",
+        "igbp17",
+        "distance (total variation), igbp train to dfc test",
+    ):
         assert line in done.out
     assert "overlap" not in done.out
     assert (tmp_path / "inspect" / "dfc2020-labels.png").stat().st_size > 5000
@@ -235,7 +254,10 @@ def test_inspect_names_a_label_file_of_another_kind(tmp_path, monkeypatch):
     monkeypatch.setenv("FGMAE_BENCH_CACHE", str(tmp_path / "cache"))
     for patch in range(2):
         tile(tmp_path / "w", "ROIs0000_test", "0", 0, patch)
-    write(tmp_path / "w" / "ROIs0000_test" / "dfc_0" / "ROIs0000_test_dfc_0_p1.tif", np.full((1, SIZE, SIZE), 17, np.int32))
+    write(
+        tmp_path / "w" / "ROIs0000_test" / "dfc_0" / "ROIs0000_test_dfc_0_p1.tif",
+        np.full((1, SIZE, SIZE), 17, np.int32),
+    )
     done = prepare("inspect", "dfc2020", "--data_path", "w", cwd=tmp_path)
     said = done.err.splitlines()[-1]
     assert (done.code, said[:7]) == (2, "error: ")

@@ -1,4 +1,6 @@
-"""What the documents say: every command is one that works, snippets run, links lead somewhere, both languages hold the same."""
+"""What the documents say: every command is one that works, snippets run, links lead somewhere, both languages hold the
+same.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,13 @@ import matplotlib
 import pytest
 from commands import REPOSITORY, call
 
-from fgmae_bench.backbones.architectures import architecture
-from fgmae_bench.cards import load_card
 from fgmae_bench.checkpoints.registry import published, registered
-from fgmae_bench.config import compose
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.experiments import load_experiment
+from fgmae_bench.config.flags import dispatch, parse_run
+from fgmae_bench.config.run import compose
 from fgmae_bench.errors import BenchError
-from fgmae_bench.experiments import load_experiment
-from fgmae_bench.flags import dispatch, parse_run
+from fgmae_bench.models.architectures import architecture
 from fgmae_bench.report.__main__ import parser as report_parser
 from fgmae_bench.report.columns import check_columns
 from fgmae_bench.report.pairs import parser as compare_parser
@@ -30,7 +32,11 @@ from fgmae_bench.suite.flags import commands_of
 README, CHINESE = REPOSITORY / "README.md", REPOSITORY / "README.zh.md"
 OWN = [README, CHINESE, REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 DOCUMENTS = [*OWN, *sorted((REPOSITORY / "datasets").glob("*/README.md"))]
-TASKS = {"linear": ("single_label", "multi_label"), "finetune": ("single_label", "multi_label"), "segment": ("segmentation",)}
+TASKS = {
+    "linear": ("single_label", "multi_label"),
+    "finetune": ("single_label", "multi_label"),
+    "segment": ("segmentation",),
+}
 PACKAGES = ("prepare", "weights", "suite", "ablate")
 TOOLS = ("curl", "tar", "pip")  # commands of others that a document may name
 LAUNCHER = re.compile(r"(python3? |torchrun |make )")
@@ -75,7 +81,9 @@ def lines(block: Block) -> list[list[str]]:
 
 
 def commands(text: str, kind: str | None = None) -> list[list[str]]:
-    """All commands of a document: of `sh` blocks, in blocks without a language and in the text where a line begins like one."""
+    """All commands of a document: of `sh` blocks, in blocks without a language and in the text where a line begins like
+    one.
+    """
     found = []
     for block in blocks(text):
         if block.language == "sh" and kind in (None, block.kind):
@@ -147,7 +155,9 @@ def check_run(module: str, argv: list[str]) -> None:
 
 
 def check_package(module: str, argv: list[str]) -> None:
-    """A command with sub-commands: parsed by its own parser, with names of datasets, worlds, weights and experiments looked up."""
+    """A command with sub-commands: parsed by its own parser, with names of datasets, worlds, weights and experiments
+    looked up.
+    """
     package = f"fgmae_bench.{module}"
     listed = importlib.import_module(f"{package}.__main__").COMMANDS
     assert argv, f"{module} without a command"
@@ -246,7 +256,9 @@ def python_blocks(text: str) -> list[str]:
     return [block.text for block in blocks(text) if block.language == "python"]
 
 
-def test_readme_by_hand_and_your_model_really_run(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_readme_by_hand_and_your_model_really_run(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     really_run(README, desk)
     assert (desk / "demo/results/index.html").is_file()
     monkeypatch.chdir(desk)
@@ -256,7 +268,9 @@ def test_readme_by_hand_and_your_model_really_run(desk: Path, monkeypatch: pytes
     assert list(desk.glob("results/records/eurosat/linear_probe/my_model-*.json"))
 
 
-@pytest.mark.parametrize("document", [d for d in OWN if d not in (README, CHINESE) and commands(text_of(d), "run")], ids=named)
+@pytest.mark.parametrize(
+    "document", [d for d in OWN if d not in (README, CHINESE) and commands(text_of(d), "run")], ids=named
+)
 def test_commands_marked_run_really_run(document: Path, tmp_path: Path) -> None:
     really_run(document, tmp_path)
 
@@ -313,7 +327,9 @@ def test_both_readmes_hold_the_same_commands_code_picture_and_figures() -> None:
     english, chinese = text_of(README), text_of(CHINESE)
     assert commands(english) == commands(chinese)
     assert commands(english, "run") == commands(chinese, "run")
-    assert [ast.dump(ast.parse(code)) for code in python_blocks(english)] == [ast.dump(ast.parse(code)) for code in python_blocks(chinese)]
+    assert [ast.dump(ast.parse(code)) for code in python_blocks(english)] == [
+        ast.dump(ast.parse(code)) for code in python_blocks(chinese)
+    ]
     assert len(re.findall(r"^#+ ", english, re.MULTILINE)) == len(re.findall(r"^#+ ", chinese, re.MULTILINE))
     assert re.findall(r"!\[[^]]*\]\(([^)]+)\)", english) == re.findall(r"!\[[^]]*\]\(([^)]+)\)", chinese)
     others = {"README.md", "README.zh.md"}
@@ -335,13 +351,26 @@ def measured(text: str) -> list[str]:
 
 
 def test_tables_of_recipes_hold_the_numbers_of_the_code() -> None:
-    rows = {"learning rate": ("lr", "blr"), "weight decay": ("weight_decay",), "batch a": ("batch_size",), "batch ×": ("batch_size", "accum_iter"),
-            "epochs": ("epochs", "warmup_epochs"), "length": ("max_steps", "warmup_steps"), "drop path": ("drop_path",),
-            "train view": ("crop_scale",)}  # fmt: skip
+    rows = {
+        "learning rate": ("lr", "blr"),
+        "weight decay": ("weight_decay",),
+        "batch a": ("batch_size",),
+        "batch ×": ("batch_size", "accum_iter"),
+        "epochs": ("epochs", "warmup_epochs"),
+        "length": ("max_steps", "warmup_steps"),
+        "drop path": ("drop_path",),
+        "train view": ("crop_scale",),
+    }
     datasets = {"EuroSAT-SAR": "eurosat", "BigEarthNet-S1": "bigearthnet", "DFC2020": "dfc2020"}
     text, compared = text_of(REPOSITORY / "docs" / "protocols.md"), 0
-    for module, heading in (("linear", "## `linear_probe`"), ("finetune", "## `finetune`"), ("segment", "## `segmentation_finetune`")):
-        header, _, *body = [line for line in text.split(heading)[1].split("\n## ")[0].splitlines() if line.startswith("|")]
+    for module, heading in (
+        ("linear", "## `linear_probe`"),
+        ("finetune", "## `finetune`"),
+        ("segment", "## `segmentation_finetune`"),
+    ):
+        header, _, *body = [
+            line for line in text.split(heading)[1].split("\n## ")[0].splitlines() if line.startswith("|")
+        ]
         for column, title in enumerate(header.split("|")[2:-1], 2):
             named_dataset = next((name for words, name in datasets.items() if words in title), None)
             dataset = named_dataset or {"segment": "dfc2020"}.get(module, "eurosat")
@@ -349,12 +378,16 @@ def test_tables_of_recipes_hold_the_numbers_of_the_code() -> None:
             (run,) = compose(module, {"dataset": dataset, "recipe": recipe}, load_card(dataset))
             for line in body:
                 cells = line.split("|")
-                numbers = {float(n.replace(",", "")) for n in re.findall(r"\d+(?:,\d{3})+|\d*\.?\d+(?:e-?\d+)?", cells[column])}
+                numbers = {
+                    float(n.replace(",", "")) for n in re.findall(r"\d+(?:,\d{3})+|\d*\.?\d+(?:e-?\d+)?", cells[column])
+                }
                 for start, fields in rows.items():
                     for field in fields if cells[1].strip().startswith(start) else ():
                         value = getattr(run.recipe, field, None)
                         if value is not None:
-                            assert value in numbers, f"{module} {dataset} {recipe}: {field} is {value}, the table says {cells[column]}"
+                            assert value in numbers, (
+                                f"{module} {dataset} {recipe}: {field} is {value}, the table says {cells[column]}"
+                            )
                             compared += 1
     assert compared > 40
 
@@ -371,7 +404,9 @@ def test_every_note_of_the_code_is_explained_and_no_other() -> None:
             ):
                 codes.add(node.args[0].value)
     table = text_of(REPOSITORY / "docs" / "records.md").split("## Notes")[1]
-    explained = {code for row in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE) for code in re.findall(r"`(\w+)`", row)}
+    explained = {
+        code for row in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE) for code in re.findall(r"`(\w+)`", row)
+    }
     assert explained == codes
 
 

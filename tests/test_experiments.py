@@ -1,4 +1,6 @@
-"""The shipped experiments load, name published rows that exist, and every mistake in a file is named by file and key path."""
+"""The shipped experiments load, name published rows that exist, and every mistake in a file is named by file and key
+path.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ from pathlib import Path
 import pytest
 from make_records import make_record
 
-from fgmae_bench import recipes
+from fgmae_bench.config import recipes
+from fgmae_bench.config.experiments import load_experiment, load_experiments, matches
 from fgmae_bench.errors import BenchError
-from fgmae_bench.experiments import load_experiment, load_experiments, matches
 from fgmae_bench.probe import engine
 from fgmae_bench.report.columns import check_columns
 from fgmae_bench.report.figures import check_curves
@@ -57,7 +59,9 @@ def test_published_clauses_single_out_one_row_of_the_csv(path):
     for run in load_experiment(path).runs:
         for wanted in run.published:
             fitting = [
-                row for row in rows if row["table"] == wanted.table and all(row[key] == str(value) for key, value in wanted.where.items())
+                row
+                for row in rows
+                if row["table"] == wanted.table and all(row[key] == str(value) for key, value in wanted.where.items())
             ]
             assert len(fitting) == 1, (run.label, wanted)
 
@@ -90,7 +94,11 @@ def test_good_file_loads(tmp_path):
         ("lr = 0.1", "eval = true", ["runs[0].flags.eval is true, which records nothing", "fgmae_bench.linear --eval"]),
         ("lr = 0.1", "eval = [false, true]", ["runs[0].flags.eval is true"]),
         ('dataset = "eurosat"', 'dataset = "eurosat"\neval = true', ["common.eval is true"]),
-        ("lr = 0.1", 'resume = "a/checkpoint-last.pth"', ["runs[0].flags.resume is a/checkpoint-last.pth", "goes on from its own"]),
+        (
+            "lr = 0.1",
+            'resume = "a/checkpoint-last.pth"',
+            ["runs[0].flags.resume is a/checkpoint-last.pth", "goes on from its own"],
+        ),
         ('label = "a"', 'label = "a"\nnproc_per_node = 0', ["runs[0].nproc_per_node"]),
         ('columns = ["run", "oa"]', 'columns = "run"', ["layout", "columns"]),
     ],
@@ -107,18 +115,35 @@ def test_mistake_is_named_with_file_and_key_path(tmp_path, old, new, named):
     ("module", "protocol", "flags", "told"),
     [
         ("linear", "knn", "lr = 0.1", "protocol is knn, its flags give linear_probe; set probe or protocol"),
-        ("linear", "linear_probe", 'probe = "lbfgs"', "protocol is linear_probe, its flags give logistic_regression; set probe or protocol"),
-        ("linear", "linear_prob", "lr = 0.1", "protocol is linear_prob, its flags give linear_probe; set probe or protocol"),
-        ("linear", "knn", 'probe = ["knn", "sgd"]', "its flags give linear_probe and knn; give each protocol a [[runs]] of its own"),
+        (
+            "linear",
+            "linear_probe",
+            'probe = "lbfgs"',
+            "protocol is linear_probe, its flags give logistic_regression; set probe or protocol",
+        ),
+        (
+            "linear",
+            "linear_prob",
+            "lr = 0.1",
+            "protocol is linear_prob, its flags give linear_probe; set probe or protocol",
+        ),
+        (
+            "linear",
+            "knn",
+            'probe = ["knn", "sgd"]',
+            "its flags give linear_probe and knn; give each protocol a [[runs]] of its own",
+        ),
         ("finetune", "linear_probe", "lr = 0.1", "protocol is linear_probe, its flags give finetune; set protocol"),
         (
-            "segment", "frozen_upernet", "lr = 0.1",
+            "segment",
+            "frozen_upernet",
+            "lr = 0.1",
             "protocol is frozen_upernet, its flags give segmentation_finetune; set freeze_backbone, head or protocol",
         ),
         ("segment", "segmentation_finetune", "freeze_backbone = true", "its flags give frozen_upernet"),
         ("segment", "frozen_upernet", 'freeze_backbone = true, head = "linear"', "its flags give frozen_linear"),
     ],
-)  # fmt: skip
+)
 def test_a_protocol_that_the_flags_do_not_give_is_refused(tmp_path, module, protocol, flags, told):
     """It ran as what its flags say, was called recorded, and its table stayed empty."""
     text = GOOD.replace('"linear"', f'"{module}"').replace("lr = 0.1", flags)
@@ -134,7 +159,11 @@ def test_a_protocol_that_the_flags_do_not_give_is_refused(tmp_path, module, prot
 def test_a_protocol_that_the_flags_give_loads(tmp_path):
     for protocol, (module, means) in recipes.PROTOCOLS.items():
         flags = ", ".join(f"{name} = {json.dumps(value)}" for name, value in means.items())
-        text = GOOD.replace('"linear"', f'"{module}"').replace('"linear_probe"', f'"{protocol}"').replace("lr = 0.1", flags)
+        text = (
+            GOOD.replace('"linear"', f'"{module}"')
+            .replace('"linear_probe"', f'"{protocol}"')
+            .replace("lr = 0.1", flags)
+        )
         assert load_experiment(write(tmp_path, text)).protocol == protocol
     in_common = GOOD.replace('"linear_probe"', '"knn"').replace("[common]", '[common]\nprobe = "knn"')
     assert load_experiment(write(tmp_path, in_common)).protocol == "knn"
@@ -159,8 +188,12 @@ def test_missing_folder_is_bad_input(tmp_path):
 
 
 def test_unknown_column_and_curve_are_named_with_the_closest(tmp_path):
-    experiment = load_experiment(write(tmp_path, GOOD.replace('["run", "oa"]', '["run", "publised_oa"]\ncurves = ["los"]')))
-    with pytest.raises(BenchError, match=r"mine\.toml: layout\.columns\[1\]: unknown column 'publised_oa'; did you mean 'published_oa'"):
+    experiment = load_experiment(
+        write(tmp_path, GOOD.replace('["run", "oa"]', '["run", "publised_oa"]\ncurves = ["los"]'))
+    )
+    with pytest.raises(
+        BenchError, match=r"mine\.toml: layout\.columns\[1\]: unknown column 'publised_oa'; did you mean 'published_oa'"
+    ):
         check_columns(experiment)
     with pytest.raises(BenchError, match=r"mine\.toml: layout\.curves\[0\]: unknown metric 'los'; did you mean 'loss'"):
         check_curves(experiment)
@@ -185,7 +218,9 @@ def test_record_matches_its_planned_run_by_effective_batch_and_stated_flags():
 
 
 def test_a_list_of_any_flag_matches_each_of_its_values(tmp_path):
-    grid = "flags = { lr = 0.1, batch_size = [16, 32], seed = [1, 2], model = ['vit_small_patch16', 'vit_base_patch16'] }"
+    grid = (
+        "flags = { lr = 0.1, batch_size = [16, 32], seed = [1, 2], model = ['vit_small_patch16', 'vit_base_patch16'] }"
+    )
     experiment = load_experiment(write(tmp_path, GOOD.replace("flags = { lr = 0.1 }", grid)))
     run = experiment.runs[0]
     assert matches(experiment, run, make_record(seed=1, world_size=1))

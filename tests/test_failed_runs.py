@@ -1,4 +1,6 @@
-"""Runs that cannot write, fill the disk, are interrupted or find a damaged record: one line, and what was there before stays as it was."""
+"""Runs that cannot write, fill the disk, are interrupted or find a damaged record: one line, and what was there before
+stays as it was.
+"""
 
 import resource
 import subprocess
@@ -78,7 +80,9 @@ class Limit:
 
 def warm(cwd):
     """Fill the cache, so that what follows fails later than the features."""
-    done = linear(shared_world(5), "--results_dir", "earlier", "--output_dir", "earlier/out", "--log_dir", "earlier/log", cwd=cwd)
+    done = linear(
+        shared_world(5), "--results_dir", "earlier", "--output_dir", "earlier/out", "--log_dir", "earlier/log", cwd=cwd
+    )
     assert done.code == 0, done.err
     return only_record(cwd / "earlier")
 
@@ -114,7 +118,9 @@ def test_full_disk_leaves_an_earlier_run_in_the_same_folders_as_it_was(tmp_path)
 
 
 def test_full_disk_when_the_record_is_stored_costs_no_training(tmp_path):
-    """Results get nothing; the finished training stays as a checkpoint, from which the same command goes on to the same numbers."""
+    """Results get nothing; the finished training stays as a checkpoint, from which the same command goes on to the same
+    numbers.
+    """
     import torch
 
     earlier = warm(tmp_path)
@@ -149,17 +155,29 @@ def test_full_disk_while_the_spatial_split_is_saved(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flag", "filled"), [("--cache_dir", 12288), ("--results_dir", 12288), ("--output_dir", 12288), ("--log_dir", 16384)]
+    ("flag", "filled"),
+    [("--cache_dir", 12288), ("--results_dir", 12288), ("--output_dir", 12288), ("--log_dir", 16384)],
 )
 def test_file_system_without_space(tmp_path, flag, filled):
-    """A real one of 16 KiB, where this user may mount it; one name space a command, so that nothing needs to be unmounted."""
+    """A real one of 16 KiB, where this user may mount it; one name space a command, so that nothing needs to be
+    unmounted.
+    """
     small = tmp_path / "small"
     small.mkdir()
     mount = f"mount -t tmpfs -o size=16k tmpfs {small}"
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("this user may not mount a file system")
     filler = f"head -c {filled} /dev/zero > {small}/filler"
-    flags = ["--dataset", "eurosat", "--data_path", str(shared_world(5)), *STATISTICS, *FOLDERS, flag, str(small / "new")]
+    flags = [
+        "--dataset",
+        "eurosat",
+        "--data_path",
+        str(shared_world(5)),
+        *STATISTICS,
+        *FOLDERS,
+        flag,
+        str(small / "new"),
+    ]
     script = f'{mount} && {filler} && {{ "$@"; code=$?; find {small} -mindepth 1 | sort; exit $code; }}'
     command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-m", "fgmae_bench.linear", *flags]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
@@ -169,7 +187,9 @@ def test_file_system_without_space(tmp_path, flag, filled):
     left = [path for path in done.stdout.split() if "/new/index" not in path and not path.endswith("/new")]
     assert left == [f"{small}/filler"], "only the check of the pixels may stay, in the cache folder"
     assert flag == "--cache_dir" or f"{small}/new" not in done.stdout.split()
-    kept = ("cache", "out", "log") if flag == "--results_dir" else ("cache",)  # features; and what is trained, to go on from
+    kept = (
+        ("cache", "out", "log") if flag == "--results_dir" else ("cache",)
+    )  # features; and what is trained, to go on from
     assert [path for path in listing(tmp_path) if not path.startswith(kept)] == ["small"]
 
 
@@ -182,7 +202,10 @@ def test_file_system_without_space(tmp_path, flag, filled):
         (lambda text: text[: len(text) // 2], "not a readable record"),
         (lambda text: "", "not a readable record"),
         (lambda text: "[]", "record: "),
-        (lambda text: text.replace('"status": "done"', '"status": "diverged"'), "sha256 does not match the body: the file was edited"),
+        (
+            lambda text: text.replace('"status": "done"', '"status": "diverged"'),
+            "sha256 does not match the body: the file was edited",
+        ),
         (lambda text: text.replace('"schema": 1', '"schema": 2'), "schema: 1 was expected"),
         (lambda text: text.replace('"n_val": 0', '"n_val": NaN'), "NaN is no JSON number"),
     ],

@@ -13,23 +13,25 @@ import rasterio
 import torch
 from torch import nn
 
-from fgmae_bench import bank
-from fgmae_bench.backbones import build_backbone, wrap_module
-from fgmae_bench.bank import bank_key, fill_bank
-from fgmae_bench.config import Model, compose
+from fgmae_bench.config.run import Model, compose
 from fgmae_bench.data.dataset import open_dataset
 from fgmae_bench.data.raster import read_chip
-from fgmae_bench.distributed import World
 from fgmae_bench.errors import BenchError, RunFailed
-from fgmae_bench.features import Extractor, Spent, extract
-from fgmae_bench.views import Augmentation, make_view
+from fgmae_bench.features import bank
+from fgmae_bench.features.bank import bank_key, fill_bank
+from fgmae_bench.features.extract import Extractor, Spent, extract
+from fgmae_bench.models.build import build_backbone, wrap_module
+from fgmae_bench.system.distributed import World
+from fgmae_bench.views.classification import Augmentation, make_view
 from fgmae_bench.worlds.eurosat import write_eurosat
 
 SIZE = 32
 
 
 class Tiny(nn.Module):
-    """A convolution that counts the images of the batches it sees (a single one may be how a module of the user's is recognised)."""
+    """A convolution that counts the images of the batches it sees (a single one may be how a module of the user's is
+    recognised).
+    """
 
     def __init__(self, seed=0, delay=0.0):
         super().__init__()
@@ -53,9 +55,14 @@ def make_extractor(card, root, cache, module=None, workers=2, **model):
     if module is not None:
         module.seen = 0
     return Extractor(
-        dataset=dataset, backbone=backbone, view=make_view(card, backbone.contract, None), device=torch.device("cpu"), amp="off",
-        workers=workers, world=World(),
-    )  # fmt: skip
+        dataset=dataset,
+        backbone=backbone,
+        view=make_view(card, backbone.contract, None),
+        device=torch.device("cpu"),
+        amp="off",
+        workers=workers,
+        world=World(),
+    )
 
 
 def fill(extractor, rows, cache, augmentation=None):
@@ -98,7 +105,11 @@ def features_by_hand(extractor, rows):
     for row in rows:
         pixels = extractor.view.batch([read_chip(index.path(row), card)], [index.ids[row]])
         with torch.inference_mode():
-            values.append(extractor.backbone.module.inner(torch.from_numpy(pixels.astype(np.float32) / 255)).mean((2, 3))[0].numpy())
+            values.append(
+                extractor.backbone.module.inner(torch.from_numpy(pixels.astype(np.float32) / 255))
+                .mean((2, 3))[0]
+                .numpy()
+            )
     return np.stack(values)
 
 
@@ -193,9 +204,16 @@ DAMAGE = {
     "marks wiped": (lambda folder: (folder / "marks.u32").write_bytes(bytes(120 * 4)), 120),
     "marks lost": (lambda folder: (folder / "marks.u32").unlink(), 120),
     "features lost": (lambda folder: (folder / "features.f32").unlink(), 120),
-    "one row torn": (lambda folder: np.memmap(folder / "features.f32", np.float32, "r+", shape=(120, 6)).__setitem__((60, slice(3)), 0), 1),
+    "one row torn": (
+        lambda folder: np.memmap(folder / "features.f32", np.float32, "r+", shape=(120, 6)).__setitem__(
+            (60, slice(3)), 0
+        ),
+        1,
+    ),
     "two rows swapped": (
-        lambda folder: (m := np.memmap(folder / "features.f32", np.float32, "r+", shape=(120, 6))).__setitem__([4, 9], m[[9, 4]]),
+        lambda folder: (m := np.memmap(folder / "features.f32", np.float32, "r+", shape=(120, 6))).__setitem__(
+            [4, 9], m[[9, 4]]
+        ),
         2,
     ),
 }
@@ -253,7 +271,9 @@ def test_whatever_changes_features_changes_the_bank(extractor, card, world, cach
         other = dataclasses.replace(card, signal=dataclasses.replace(card.signal, **new))
         made = dataclasses.replace(extractor, dataset=dataclasses.replace(extractor.dataset, card=other))
     else:
-        augmentation = dataclasses.replace(at, **{"seed": {"seed": 2}, "epoch": {"epoch": 1}, "crop": {"crop_scale": 0.2}}.get(change, {}))
+        augmentation = dataclasses.replace(
+            at, **{"seed": {"seed": 2}, "epoch": {"epoch": 1}, "crop": {"crop_scale": 0.2}}.get(change, {})
+        )
         if change != "view":
             fill(extractor, np.arange(4), cache, at)
     before, _, _ = fill(extractor, np.arange(4), cache, at if change in ("seed", "epoch", "crop") else None)
@@ -298,7 +318,11 @@ def spoil_image(root, name, share):
 def test_images_above_the_cards_share_of_invalid_pixels_are_left_out(card, own_world, cache, module):
     """At the limit of one half an image stays, above it goes; what is left out is remembered and not computed again."""
     assert card.signal.max_invalid_fraction == 0.5
-    for name, share in {"River/River_1.tif": 0.75, "Forest/Forest_2.tif": 0.5, "SeaLake/SeaLake_3.tif": 33 / 64}.items():
+    for name, share in {
+        "River/River_1.tif": 0.75,
+        "Forest/Forest_2.tif": 0.5,
+        "SeaLake/SeaLake_3.tif": 33 / 64,
+    }.items():
         spoil_image(own_world, name, share)
     made = make_extractor(card, own_world, cache, module)
     rows = np.random.default_rng(0).permutation(50)
@@ -351,7 +375,9 @@ def test_code_of_a_users_module_counts_and_not_only_its_tensors(extractor, card,
 
 
 def test_broken_image_is_named_and_what_came_before_is_kept(card, own_world, cache, module):
-    """The last of 50 images cannot be read: the first batch of 32 stays, and is not computed again once the file is mended."""
+    """The last of 50 images cannot be read: the first batch of 32 stays, and is not computed again once the file is
+    mended.
+    """
     path = own_world / "SeaLake" / "SeaLake_5.tif"
     made = make_extractor(card, own_world, cache, module)
     whole, status = path.read_bytes(), path.stat()
@@ -377,7 +403,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from fgmae_bench.cards import load_card
+from fgmae_bench.config.cards import load_card
 from test_features import Tiny, fill, make_extractor
 cache = Path(sys.argv[3])
 extractor = make_extractor(load_card("eurosat"), Path(sys.argv[2]), cache, Tiny(delay=0.03))
@@ -393,7 +419,10 @@ def test_two_processes_that_fill_one_bank_at_once_share_the_work(card, world, ca
     cache.mkdir()
     here = os.path.dirname(__file__)
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, here, str(world), str(cache)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", CHILD, here, str(world), str(cache)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         made = make_extractor(card, world, cache, Tiny(delay=0.03))
@@ -437,7 +466,10 @@ def test_a_bank_that_fails_takes_back_its_own_and_not_that_of_who_waited(tmp_pat
 def test_threads_that_fill_one_bank_at_once_share_the_work(card, world, cache):
     extractors = [make_extractor(card, world, cache, Tiny(delay=0.01)) for _ in range(3)]
     counts = []
-    threads = [threading.Thread(target=lambda made=made: counts.append(fill(made, np.arange(120), cache)[1])) for made in extractors]
+    threads = [
+        threading.Thread(target=lambda made=made: counts.append(fill(made, np.arange(120), cache)[1]))
+        for made in extractors
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -449,9 +481,12 @@ def test_reading_stays_a_few_batches_ahead(extractor):
     """Memory does not grow with the number of rows: behind a slow backbone reading waits."""
     index, read = extractor.dataset.index, []
     long = dataclasses.replace(
-        index, files=index.files * 4, labels=np.tile(index.labels, 4), stamps=np.tile(index.stamps, 4),
+        index,
+        files=index.files * 4,
+        labels=np.tile(index.labels, 4),
+        stamps=np.tile(index.stamps, 4),
         reader=lambda path, card: read.append(path) or read_chip(path, card),
-    )  # fmt: skip
+    )
     made = dataclasses.replace(extractor, dataset=dataclasses.replace(extractor.dataset, index=long))
     batches = extract(made, np.arange(480), None, Spent())
     next(batches)

@@ -1,4 +1,6 @@
-"""Fine-tuning as a user runs it: published command lines, what a run leaves, bad input, and what is said when nothing is to be done."""
+"""Fine-tuning as a user runs it: published command lines, what a run leaves, bad input, and what is said when nothing
+is to be done.
+"""
 
 import contextlib
 import json
@@ -16,15 +18,26 @@ from commands import FOLDERS, REPOSITORY, call, codes, listing, only_record, rec
 from safetensors.numpy import load_file
 from sklearn.metrics import accuracy_score
 
-from fgmae_bench.backbones import FGMAE_ARCHITECTURES
-from fgmae_bench.cards import load_card
 from fgmae_bench.checkpoints.shapes import ARCHITECTURES
 from fgmae_bench.checkpoints.synth import write_synthetic
-from fgmae_bench.config import compose
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.run import compose
+from fgmae_bench.models.build import FGMAE_ARCHITECTURES
 from fgmae_bench.records import problem_of
 from fgmae_bench.worlds.bigearthnet import write_bigearthnet
 
-TINY = ("--model", "vit_tiny_patch16_224", "--input_size", "32", "--weights", "random", "--epochs", "3", "--batch_size", "16")
+TINY = (
+    "--model",
+    "vit_tiny_patch16_224",
+    "--input_size",
+    "32",
+    "--weights",
+    "random",
+    "--epochs",
+    "3",
+    "--batch_size",
+    "16",
+)
 SECOND = (
     "--batch_size 256 --epochs 50 --model vit_small_patch16 --finetune B2_vits16_fgmae_ep99.pth --data_path DIR --lr 0.01 "
     "--warmup_epochs 0 --seed 42 --weight_decay 0.001 --nb_classes 10 --output_dir OUT --log_dir OUT --train_frac 1.0 "
@@ -71,7 +84,12 @@ def test_command_line_2_verbatim(checkpoint, tmp_path):
         "missing": 0,
     }
     recipe = record["config"]["recipe"]
-    assert (recipe["optimizer"], recipe["lr"], recipe["weight_decay"], recipe["batch_size"]) == ("sgd", 0.01, 0.001, 256)
+    assert (recipe["optimizer"], recipe["lr"], recipe["weight_decay"], recipe["batch_size"]) == (
+        "sgd",
+        0.01,
+        0.001,
+        256,
+    )
     assert (recipe["head"], record["config"]["model"]["pool"], recipe["recipe"]) == ("bn_linear", "cls", "published")
     assert record["protocol"] == "finetune"
     assert "ignored_flag" in codes(record)
@@ -111,8 +129,8 @@ def test_command_line_4_verbatim(checkpoint, patches, tmp_path):
 )
 def test_trainable_parameters(dataset, counts):
     """Through the code that builds them, without their tensors."""
-    from fgmae_bench.backbones import build_backbone
-    from fgmae_bench.train.classifier import Classifier, trainable
+    from fgmae_bench.models.build import build_backbone
+    from fgmae_bench.train.classification import Classifier, trainable
 
     card = load_card(dataset)
     for name, expected in zip(FGMAE_ARCHITECTURES, counts, strict=True):
@@ -139,7 +157,9 @@ def test_what_a_run_leaves(tmp_path):
     assert not (tmp_path / "out" / "checkpoint-best.pth").exists()
     assert {"test_is_val", "synthetic", "small_batch_norm"} <= set(codes(record))
     predictions = load_file(tmp_path / "results" / record["predictions"]["file"])
-    assert accuracy_score(predictions["targets"], predictions["logits"].argmax(1)) == pytest.approx(record["metrics"]["test"]["oa"])
+    assert accuracy_score(predictions["targets"], predictions["logits"].argmax(1)) == pytest.approx(
+        record["metrics"]["test"]["oa"]
+    )
     assert record["metrics"]["final"] == record["metrics"]["test"] == record["history"][-1]["val"]
     assert record["metrics"]["best"] is None
     assert record["model"]["params_total"] == record["model"]["params_trainable"]
@@ -156,10 +176,14 @@ def test_a_val_split_selects_and_test_is_scored_once(tmp_path):
     best = record["metrics"]["best"]
     assert best["oa"] == max(curve)
     kept = torch.load(tmp_path / "out" / "checkpoint-best.pth", weights_only=True)
-    assert kept["epoch"] == best["epoch"] == min(
-        (i for i, v in enumerate(curve) if v == max(curve)), key=lambda i: record["history"][i]["val"]["loss"]
-    )  # fmt: skip
-    scored = finetune(shared_world(12), "--config", "out/config.toml", "--eval", "--resume", "auto", cwd=tmp_path, backbone=())
+    assert (
+        kept["epoch"]
+        == best["epoch"]
+        == min((i for i, v in enumerate(curve) if v == max(curve)), key=lambda i: record["history"][i]["val"]["loss"])
+    )
+    scored = finetune(
+        shared_world(12), "--config", "out/config.toml", "--eval", "--resume", "auto", cwd=tmp_path, backbone=()
+    )
     assert f"oa {record['metrics']['test']['oa']:.4f}" in scored.out
     assert "test_is_val" not in codes(record)
 
@@ -188,7 +212,16 @@ def test_twice_the_budget_is_another_run_of_twice_the_length(tmp_path):
 
 def test_the_corrected_recipe_averages_tokens_behind_a_norm_of_its_own(tmp_path):
     done = finetune(
-        shared_world(12), "--recipe", "corrected", "--split", "reference", "--epochs", "1", "--warmup_epochs", "0", cwd=tmp_path
+        shared_world(12),
+        "--recipe",
+        "corrected",
+        "--split",
+        "reference",
+        "--epochs",
+        "1",
+        "--warmup_epochs",
+        "0",
+        cwd=tmp_path,
     )
     assert done.code == 0, done.err
     record = only_record(tmp_path / "results")
@@ -219,7 +252,10 @@ def test_an_absolute_rate_at_another_batch_leaves_a_note(tmp_path):
         (("--nb_classes", "7"), "--nb_classes is 7"),
         (("--eval", "--resume", "nowhere.pth"), "no checkpoint at nowhere.pth"),
         (("--batch_size", "1"), "one sample has no statistics; give 2 or more, or --head linear"),
-        (("--warmup_epochs", "3"), "the warm-up is 18 of 18 steps; give a longer schedule or a shorter --warmup_epochs"),
+        (
+            ("--warmup_epochs", "3"),
+            "the warm-up is 18 of 18 steps; give a longer schedule or a shorter --warmup_epochs",
+        ),
         (("--model", "resnet18", "--pool", "mean", "--layer_decay", "0.9"), "no ViT with blocks"),
     ],
 )
@@ -233,7 +269,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, what, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [("--model", "vit_tiny_patch16_384", "--input_size", "32"), ("--batch_size", "8"), ("--weight_decay", "0.01"), ("--train_frac", "0.5")],
+    [
+        ("--model", "vit_tiny_patch16_384", "--input_size", "32"),
+        ("--batch_size", "8"),
+        ("--weight_decay", "0.01"),
+        ("--train_frac", "0.5"),
+    ],
 )
 def test_resuming_another_run_is_refused(change, tmp_path):
     assert finetune(shared_world(12), cwd=tmp_path).code == 0
@@ -301,7 +342,9 @@ def test_out_of_memory_names_a_batch_of_the_same_effective_size(tmp_path, monkey
     assert {path for path in listing(tmp_path) if not path.startswith("cache")} == set(before)
 
 
-@pytest.mark.parametrize("flags", [("--mixup", "0.8"), ("--recipe", "corrected", "--clip_grad", "0", "--warmup_epochs", "1")])
+@pytest.mark.parametrize(
+    "flags", [("--mixup", "0.8"), ("--recipe", "corrected", "--clip_grad", "0", "--warmup_epochs", "1")]
+)
 def test_config_toml_runs_the_same_run_again(flags, tmp_path):
     assert finetune(shared_world(12), *flags, cwd=tmp_path).code == 0
     again = finetune(shared_world(12), "--config", "out/config.toml", cwd=tmp_path, backbone=())
@@ -312,7 +355,18 @@ def test_config_toml_runs_the_same_run_again(flags, tmp_path):
 def test_another_division_of_the_batch_is_another_run_where_it_matters(tmp_path):
     for head, ids in (("bn_linear", 2), ("linear", 1)):
         for batch, accum in (("16", "1"), ("8", "2")):
-            flags = ("--head", head, "--batch_size", batch, "--accum_iter", accum, "--epochs", "1", "--output_dir", f"{head}{batch}")
+            flags = (
+                "--head",
+                head,
+                "--batch_size",
+                batch,
+                "--accum_iter",
+                accum,
+                "--epochs",
+                "1",
+                "--output_dir",
+                f"{head}{batch}",
+            )
             assert finetune(shared_world(12), *flags, "--results_dir", head, cwd=tmp_path).code == 0
         assert len(records(tmp_path / head)) == ids
 
@@ -349,7 +403,9 @@ def test_a_run_that_was_stopped_goes_on_in_another_folder_with_its_best_model(st
     assert finetune(shared_world(12), *VAL, *flags, cwd=tmp_path).code == 0
     record = json.loads((tmp_path / "elsewhere" / "record.json").read_text())
     assert record["metrics"] == expected["metrics"]
-    assert [entry["train_loss"] for entry in record["history"]] == [entry["train_loss"] for entry in expected["history"]]
+    assert [entry["train_loss"] for entry in record["history"]] == [
+        entry["train_loss"] for entry in expected["history"]
+    ]
 
 
 def test_a_divergence_in_the_last_step_is_no_result(tmp_path):
@@ -406,8 +462,23 @@ def test_activations_cannot_be_recomputed_where_the_backbone_does_not_offer_it(t
 
 
 def command(place, *more):
-    flags = ("--dataset", "eurosat", "--data_path", shared_world(12), *TINY, "--checkpoint_seconds", "0", "--amp", "off", *FOLDERS, *more)
-    return [sys.executable, "-m", "fgmae_bench.finetune", *map(str, flags)], {"cwd": place, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    flags = (
+        "--dataset",
+        "eurosat",
+        "--data_path",
+        shared_world(12),
+        *TINY,
+        "--checkpoint_seconds",
+        "0",
+        "--amp",
+        "off",
+        *FOLDERS,
+        *more,
+    )
+    return [sys.executable, "-m", "fgmae_bench.finetune", *map(str, flags)], {
+        "cwd": place,
+        "env": os.environ | {"OMP_NUM_THREADS": "1"},
+    }
 
 
 def test_two_runs_into_one_folder_at_once(tmp_path):

@@ -18,12 +18,33 @@ EPOCHS = 6
 
 def command(world, place, *more):
     flags = {
-        "--dataset": "eurosat", "--data_path": world, "--model": "test_vit", "--input_size": 32, "--weights": "random",
-        "--recipe": "corrected", "--split": "random_60_20_20", "--epochs": EPOCHS, "--warmup_epochs": 1, "--batch_size": 8,
-        "--accum_iter": 2, "--mixup": 0.8, "--head": "bn_linear", "--amp": "off", "--checkpoint_seconds": 0, "--device": "cpu",
-        "--results_dir": place / "results", "--output_dir": place / "run", "--cache_dir": place / "cache",
-    }  # fmt: skip
-    return [sys.executable, "-m", "fgmae_bench.finetune", *(str(part) for pair in flags.items() for part in pair), *more]
+        "--dataset": "eurosat",
+        "--data_path": world,
+        "--model": "test_vit",
+        "--input_size": 32,
+        "--weights": "random",
+        "--recipe": "corrected",
+        "--split": "random_60_20_20",
+        "--epochs": EPOCHS,
+        "--warmup_epochs": 1,
+        "--batch_size": 8,
+        "--accum_iter": 2,
+        "--mixup": 0.8,
+        "--head": "bn_linear",
+        "--amp": "off",
+        "--checkpoint_seconds": 0,
+        "--device": "cpu",
+        "--results_dir": place / "results",
+        "--output_dir": place / "run",
+        "--cache_dir": place / "cache",
+    }
+    return [
+        sys.executable,
+        "-m",
+        "fgmae_bench.finetune",
+        *(str(part) for pair in flags.items() for part in pair),
+        *more,
+    ]
 
 
 def outcome(place):
@@ -31,7 +52,10 @@ def outcome(place):
     (path,) = (place / "results").glob("records/*/*/*.json")
     record = json.loads(path.read_text())
     assert problem_of(record) is None
-    models = [torch.load(place / "run" / name, weights_only=True)["model"] for name in ("checkpoint-last.pth", "checkpoint-best.pth")]
+    models = [
+        torch.load(place / "run" / name, weights_only=True)["model"]
+        for name in ("checkpoint-last.pth", "checkpoint-best.pth")
+    ]
     return essence(record), models
 
 
@@ -60,7 +84,9 @@ def undisturbed(world, tmp_path_factory):
 def test_stopped_twice_and_resumed_it_ends_bit_identical(number, world, undisturbed, tmp_path):
     dice, stops = random.Random(number), 0
     for _ in range(12):
-        process = subprocess.Popen(command(world, tmp_path, "--resume", "auto"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command(world, tmp_path, "--resume", "auto"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         if stops < 2:
             last = tmp_path / "run" / "checkpoint-last.pth"
             before = last.stat().st_mtime_ns if last.exists() else 0
@@ -89,7 +115,15 @@ def test_two_processes_stopped_by_the_launcher_go_on(world, tmp_path):
 
     def launch(place, *more):
         arguments = command(world, place, *more)
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", *arguments[2:]]
+        launcher = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+            "-m",
+            *arguments[2:],
+        ]
         return subprocess.Popen(launcher, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     whole, torn = tmp_path / "whole", tmp_path / "torn"

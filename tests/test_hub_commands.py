@@ -10,12 +10,12 @@ import pytest
 from commands import edited_card, listing
 from hub_server import CONTENT, FILE, SHA256, child, error_of, names, wait_for
 
-from fgmae_bench.cards import load_card
 from fgmae_bench.checkpoints import registry
 from fgmae_bench.checkpoints.registry import WEIGHTS, find_weights, locate, weights_folder
-from fgmae_bench.checksums import read_pins
+from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.layouts import build_index
-from fgmae_bench.hub import adopt
+from fgmae_bench.hub.checksums import read_pins
+from fgmae_bench.hub.fetch import adopt
 from fgmae_bench.prepare import download
 from fgmae_bench.weights import fetch as fetch_command
 from fgmae_bench.weights import list as list_command
@@ -48,8 +48,12 @@ def test_registry_is_complete_and_pinned():
 def test_absent_weights_name_the_command_that_gets_them(tmp_path, monkeypatch):
     monkeypatch.setenv("FGMAE_BENCH_CACHE", str(tmp_path))
     line = error_of(lambda: locate("fgmae", "vit_small_patch16", tmp_path))
-    assert line.endswith("are not here; get them with: python -m fgmae_bench.weights fetch fgmae --model vit_small_patch16")
-    assert error_of(lambda: locate("fgmae", "vit_small_patch16", tmp_path / "x")).endswith(f"--cache_dir {tmp_path / 'x'}")
+    assert line.endswith(
+        "are not here; get them with: python -m fgmae_bench.weights fetch fgmae --model vit_small_patch16"
+    )
+    assert error_of(lambda: locate("fgmae", "vit_small_patch16", tmp_path / "x")).endswith(
+        f"--cache_dir {tmp_path / 'x'}"
+    )
 
 
 def test_unknown_weights_offer_the_closest():
@@ -72,7 +76,12 @@ def test_weights_fetch_without_a_model_offers_them():
 
 def test_weights_from_a_folder_are_verified_against_the_hub(hub, published, tmp_path):
     (tmp_path / published.hub.file).write_bytes(CONTENT)
-    given = {"name": "fgmae", "model": "vit_small_patch16", "cache_dir": str(tmp_path / "cache"), "source": str(tmp_path)}
+    given = {
+        "name": "fgmae",
+        "model": "vit_small_patch16",
+        "cache_dir": str(tmp_path / "cache"),
+        "source": str(tmp_path),
+    }
     fetch_command.main(given)
     assert find_weights("fgmae", "vit_small_patch16", weights_folder(tmp_path / "cache")).read_bytes() == CONTENT
     assert hub.sent == 0
@@ -94,7 +103,12 @@ def test_weights_from_a_folder_without_a_network_are_pinned_and_said(tmp_path, m
 
 
 def test_weights_from_a_folder_without_the_file(hub, tmp_path):
-    given = {"name": "fgmae", "model": "vit_small_patch16", "cache_dir": str(tmp_path / "cache"), "source": str(tmp_path)}
+    given = {
+        "name": "fgmae",
+        "model": "vit_small_patch16",
+        "cache_dir": str(tmp_path / "cache"),
+        "source": str(tmp_path),
+    }
     assert "B2_vits16_fgmae_ep99_enc.pth does not exist; give the folder" in error_of(lambda: fetch_command.main(given))
 
 
@@ -105,7 +119,10 @@ def test_weights_list_shows_every_file_and_which_are_local(hub, published, tmp_p
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + ENTRIES
     assert [str(tmp_path) in line for line in lines[1:]] == [True] + [False] * (ENTRIES - 1)
-    assert all(entry.hub.file in line for line, entry in zip(lines[1:], [e for m in WEIGHTS.values() for e in m.values()], strict=True))
+    assert all(
+        entry.hub.file in line
+        for line, entry in zip(lines[1:], [e for m in WEIGHTS.values() for e in m.values()], strict=True)
+    )
 
 
 # --- prepare download
@@ -125,7 +142,9 @@ def zipped(tmp_path_factory):
     """A world of 3 images a class, in a zip with a top folder, as the genuine one may be."""
     folder = tmp_path_factory.mktemp("zipped")
     write_eurosat(folder / "EuroSAT-SAR", per_class=3)
-    return (folder / "world.zip", shutil.make_archive(str(folder / "world"), "zip", folder, "EuroSAT-SAR"))[0].read_bytes()
+    return (folder / "world.zip", shutil.make_archive(str(folder / "world"), "zip", folder, "EuroSAT-SAR"))[
+        0
+    ].read_bytes()
 
 
 @pytest.fixture
@@ -212,21 +231,29 @@ def test_archive_that_leads_outside_leaves_no_data(hub, tmp_path):
         archive.writestr("../evil.tif", b"a")
     hub.files["wangyi111/EuroSAT-SAR/EuroSAT-SAR.zip"] = (tmp_path / "x.zip").read_bytes()
     (tmp_path / "in").mkdir()
-    assert "leads outside" in error_of(lambda: download.main({"dataset": "eurosat", "data_path": str(tmp_path / "in" / "data")}))
+    assert "leads outside" in error_of(
+        lambda: download.main({"dataset": "eurosat", "data_path": str(tmp_path / "in" / "data")})
+    )
     assert names(tmp_path / "in" / "data") == ["EuroSAT-SAR.zip", "EuroSAT-SAR.zip.sha256"]
     assert not (tmp_path / "evil.tif").exists()
 
 
 def test_download_without_a_network_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    line = error_of(lambda: download.main({"dataset": "eurosat", "data_path": str(tmp_path / "new" / "folder" / "data")}))
+    line = error_of(
+        lambda: download.main({"dataset": "eurosat", "data_path": str(tmp_path / "new" / "folder" / "data")})
+    )
     assert "cannot be reached" in line
     assert listing(tmp_path) == {}
 
 
 def test_card_without_a_download_says_how_to_get_the_data(tmp_path):
     card = edited_card(
-        tmp_path / "card.toml", ("[download]", "[signal_]"), ('repo = "wangyi111', '# "'), ('file = "EuroSAT', '# "'), ("[signal_]", "#")
+        tmp_path / "card.toml",
+        ("[download]", "[signal_]"),
+        ('repo = "wangyi111', '# "'),
+        ('file = "EuroSAT', '# "'),
+        ("[signal_]", "#"),
     )
     line = error_of(lambda: download.main({"dataset": str(card)}))
     assert "cannot be downloaded by this command; get it with:" in line

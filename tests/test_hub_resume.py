@@ -11,9 +11,9 @@ import time
 import pytest
 from hub_server import CONTENT, FETCH, FILE, SHA256, SIZE, child, error_of, names, wait_for
 
-from fgmae_bench import hub_http
-from fgmae_bench.hub import fetch
-from fgmae_bench.locks import locked
+from fgmae_bench.hub import http as hub_http
+from fgmae_bench.hub.fetch import fetch
+from fgmae_bench.system.files import wait_for_lock
 
 pytest_plugins = ("hub_server",)
 
@@ -153,10 +153,10 @@ def test_lock_on_a_file_that_was_removed_meanwhile_is_taken_again(tmp_path):
     path, found = tmp_path / "lock", []
 
     def wait_and_look():
-        with locked(path) as stream:
+        with wait_for_lock(path) as stream:
             found.append(path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()))
 
-    with locked(path):
+    with wait_for_lock(path):
         thread = threading.Thread(target=wait_and_look)
         thread.start()
         time.sleep(0.1)
@@ -168,7 +168,9 @@ def test_lock_on_a_file_that_was_removed_meanwhile_is_taken_again(tmp_path):
 
 def test_full_disk_keeps_what_has_come(hub, target):
     limit = 1_000_000
-    process = child(hub, f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); {FETCH}", target)
+    process = child(
+        hub, f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); {FETCH}", target
+    )
     _, err = process.communicate(timeout=20)
     assert process.returncode == 2
     assert err.count("\n") == 1

@@ -8,8 +8,8 @@ import time
 import pytest
 from hub_server import COMMIT, CONTENT, FETCH, FILE, SHA256, SIZE, child, error_of, names
 
-from fgmae_bench.checksums import read_pins
-from fgmae_bench.hub import HubFile, fetch
+from fgmae_bench.hub.checksums import read_pins
+from fgmae_bench.hub.fetch import HubFile, fetch
 
 pytest_plugins = ("hub_server",)
 
@@ -48,7 +48,10 @@ def test_token_is_not_sent_to_the_storage_host(hub, target, monkeypatch, linked)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     hub.linked = linked
     fetch(FILE, target)
-    assert {(where, headers.get("authorization")) for _, where, headers in hub.asked} == {("hub", "Bearer hf_secret"), ("storage", None)}
+    assert {(where, headers.get("authorization")) for _, where, headers in hub.asked} == {
+        ("hub", "Bearer hf_secret"),
+        ("storage", None),
+    }
 
 
 def test_touched_file_is_read_again_not_fetched_again(hub, target):
@@ -182,7 +185,10 @@ def test_private_repository_says_how_to_log_in(hub, target):
 
 
 def test_too_many_requests_are_waited_for_as_long_as_asked(hub, target):
-    hub.answers = [("HEAD", 429, {"Retry-After": "1"}), ("HEAD", 429, {"Retry-After": email.utils.formatdate(time.time(), usegmt=True)})]
+    hub.answers = [
+        ("HEAD", 429, {"Retry-After": "1"}),
+        ("HEAD", 429, {"Retry-After": email.utils.formatdate(time.time(), usegmt=True)}),
+    ]
     started = time.monotonic()
     assert fetch(FILE, target).transferred == SIZE
     assert time.monotonic() - started >= 1

@@ -1,4 +1,6 @@
-"""Intervals and paired tests: exact against scikit-learn and scipy, honest on clustered simulations, quick on large splits."""
+"""Intervals and paired tests: exact against scikit-learn and scipy, honest on clustered simulations, quick on large
+splits.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ import pytest
 from scipy import stats
 from sklearn.metrics import average_precision_score, f1_score
 
-from fgmae_bench import intervals as iv
-from fgmae_bench.scores import confusion_matrix, single_label
-from fgmae_bench.scores_multilabel import multi_label
-from fgmae_bench.scores_segmentation import segmentation
-from fgmae_bench.significance import holm, mcnemar_mid_p, t_quantile, t_two_sided
+from fgmae_bench.metrics import intervals as iv
+from fgmae_bench.metrics.multi_label import multi_label
+from fgmae_bench.metrics.segmentation import segmentation
+from fgmae_bench.metrics.significance import holm, mcnemar_mid_p, t_quantile, t_two_sided
+from fgmae_bench.metrics.single_label import confusion_matrix, single_label
 
 SIMULATION = runpy.run_path(str(Path(__file__).resolve().parents[1] / "experiments/statistics/coverage.py"))
 
@@ -57,11 +59,15 @@ def test_weighted_average_precision_is_scikit_learns():
     micro = average_precision_score(y.ravel(), p.ravel(), sample_weight=np.repeat(weights, 5))
     assert found["map_micro"] == pytest.approx(micro, abs=1e-6)
     for average in ("micro", "macro"):
-        assert found[f"f1_{average}"] == pytest.approx(f1_score(y, p >= 0.5, sample_weight=weights, average=average), abs=1e-6)
+        assert found[f"f1_{average}"] == pytest.approx(
+            f1_score(y, p >= 0.5, sample_weight=weights, average=average), abs=1e-6
+        )
 
 
 def test_segmentation_metrics_are_those_of_the_scores():
-    c = np.array([[8, 2, 2, 0, 1], [1, 9, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]])  # 2 is only predicted, 3 never occurs
+    c = np.array(
+        [[8, 2, 2, 0, 1], [1, 9, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+    )  # 2 is only predicted, 3 never occurs
     for matrix in (c, c[:, :4]):
         found = {name: value[0] for name, value in iv.segmentation_metrics(matrix[None].astype(float)).items()}
         assert found == pytest.approx(segmentation(matrix))

@@ -1,4 +1,6 @@
-"""The bank of labels: the codes of the files with 255 under invalid pixels, written whole, found again, and nothing else read in training."""
+"""The bank of labels: the codes of the files with 255 under invalid pixels, written whole, found again, and nothing
+else read in training.
+"""
 
 import dataclasses
 import os
@@ -14,20 +16,19 @@ from commands import FOLDERS, REPOSITORY, call, listing, only_record
 from dfc_files import SIZE, dfc2020, image, tile, write
 from same_run import essence
 
-from fgmae_bench import label_bank
-from fgmae_bench.cards import load_card
-from fgmae_bench.contract import FGMAE_CONTRACT
+from fgmae_bench.ablate.defects import double_mapped
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.data.index import Index
+from fgmae_bench.data.labels import Codes, card_map
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.packs.read import open_pack
 from fgmae_bench.data.packs.write import write_pack
 from fgmae_bench.errors import BenchError
-from fgmae_bench.label_bank import fill_label_bank
-from fgmae_bench.label_cards import card_map
-from fgmae_bench.label_defects import double_mapped
-from fgmae_bench.label_schemes import Codes
+from fgmae_bench.features import label_bank
+from fgmae_bench.features.label_bank import fill_label_bank
 from fgmae_bench.train.segmentation import SegmentationJob
-from fgmae_bench.views import make_view
+from fgmae_bench.views.classification import make_view
 from fgmae_bench.worlds.dfc import write_dfc
 
 FROZEN = (
@@ -90,8 +91,11 @@ def test_rows_come_as_codes_that_every_map_takes(card, root, tmp_path):
     chips = [index.read(row, card) for row in rows]
     for to_ids in (card_map(card, "dfc", "dfc10"), card_map(card, "dfc", "dfc8"), double_mapped):
         expected = np.stack(
-            [to_ids(index.codes(int(row), "dfc").where(chip.valid)).values for row, chip in zip(rows, chips, strict=True)]
-        )  # fmt: skip
+            [
+                to_ids(index.codes(int(row), "dfc").where(chip.valid)).values
+                for row, chip in zip(rows, chips, strict=True)
+            ]
+        )
         np.testing.assert_array_equal(to_ids(codes).values, expected)
     with pytest.raises(BenchError, match="the map of igbp labels was given dfc labels"):
         card_map(card, "igbp", "dfc10")(codes)
@@ -110,7 +114,9 @@ def test_a_sample_without_labels_of_the_source_is_255(card, root, tmp_path):
 def test_banks_of_a_pack_and_of_its_files_are_the_same(card, root, tmp_path, ready):
     index = build_index(card, root)
     write_pack(card, index, tmp_path / "p.lmdb", view=make_view(card, FGMAE_CONTRACT, None) if ready else None)
-    of_files, of_pack = (fill_label_bank(card, i, "dfc", tmp_path / "cache") for i in (index, open_pack(card, tmp_path / "p.lmdb")))
+    of_files, of_pack = (
+        fill_label_bank(card, i, "dfc", tmp_path / "cache") for i in (index, open_pack(card, tmp_path / "p.lmdb"))
+    )
     np.testing.assert_array_equal(of_pack.values, of_files.values)
     assert len(banks(tmp_path / "cache")) == 2
 
@@ -142,7 +148,9 @@ def test_another_file_or_rule_is_another_bank(card, root, tmp_path, change):
         write(path, pixels)
         index = build_index(card, root)
     elif change == "nodata":
-        card = dataclasses.replace(card, signal=dataclasses.replace(card.signal, nodata=(float(index.read(0, card).db[0, 7, 7]),)))
+        card = dataclasses.replace(
+            card, signal=dataclasses.replace(card.signal, nodata=(float(index.read(0, card).db[0, 7, 7]),))
+        )
     else:
         source = "lccs_use"
     after = fill_label_bank(card, index, source, tmp_path / "cache").values
@@ -167,7 +175,9 @@ def test_of_two_at_once_one_reads(card, root, tmp_path, monkeypatch):
     index, reads = build_index(card, root), []
     read = Index.read
     monkeypatch.setattr(Index, "read", lambda self, row, card: reads.append(row) or read(self, row, card))
-    threads = [threading.Thread(target=fill_label_bank, args=(card, index, "dfc", tmp_path / "cache")) for _ in range(3)]
+    threads = [
+        threading.Thread(target=fill_label_bank, args=(card, index, "dfc", tmp_path / "cache")) for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -203,7 +213,7 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_bank(card, root, tm
 import os, sys
 from pathlib import Path
 from fgmae_bench import label_bank
-from fgmae_bench.cards import load_card
+from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.layouts import build_index
 label_bank.CHUNK = 1
 card = load_card("dfc2020")
@@ -250,7 +260,9 @@ def test_training_on_frozen_maps_reads_no_file(world, tmp_path, monkeypatch, eva
         monkeypatch.setattr(
             Index,
             name,
-            lambda self, *args, inner=inner: (calls.append(args) if getattr(busy, "now", False) else None) or inner(self, *args),
+            lambda self, *args, inner=inner: (
+                (calls.append(args) if getattr(busy, "now", False) else None) or inner(self, *args)
+            ),
         )
     done = call("segment", "--dataset", "dfc2020", "--data_path", world, *FROZEN, *evaluated, *FOLDERS, cwd=tmp_path)
     assert done.code == 0, done.err

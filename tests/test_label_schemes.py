@@ -1,15 +1,15 @@
-"""Label sources and schemes: every table pinned row by row, wrong pairings refused, and the published mistake reproduced apart from them."""
+"""Label sources and schemes: every table pinned row by row, wrong pairings refused, and the published mistake
+reproduced apart from them.
+"""
 
 import csv
 
 import numpy as np
 import pytest
 
-from fgmae_bench.cards import card_names, load_card
-from fgmae_bench.errors import BenchError
-from fgmae_bench.label_cards import card_map, card_scheme, card_source
-from fgmae_bench.label_defects import double_mapped, double_table
-from fgmae_bench.label_schemes import (
+from fgmae_bench.ablate.defects import double_mapped, double_table
+from fgmae_bench.config.cards import card_names, load_card
+from fgmae_bench.data.labels import (
     DFC,
     IGBP,
     IGNORE,
@@ -19,11 +19,15 @@ from fgmae_bench.label_schemes import (
     LabelMap,
     Source,
     TrainIds,
+    card_map,
+    card_scheme,
+    card_source,
     class_matching,
     label_map,
     mismatch,
     own_scheme,
 )
+from fgmae_bench.errors import BenchError
 
 I = IGNORE  # noqa: E741
 # Training ids of codes 0, 1, 2, …; every pair that is defined is here.
@@ -93,7 +97,18 @@ def test_igbp_to_dfc_is_the_shared_table(shared_data):
 
 
 def test_classes_and_colours_of_each_scheme():
-    dfc10 = ["Forest", "Shrubland", "Savanna", "Grassland", "Wetlands", "Croplands", "Urban/Built-up", "Snow/Ice", "Barren", "Water"]
+    dfc10 = [
+        "Forest",
+        "Shrubland",
+        "Savanna",
+        "Grassland",
+        "Wetlands",
+        "Croplands",
+        "Urban/Built-up",
+        "Snow/Ice",
+        "Barren",
+        "Water",
+    ]
     assert list(SCHEMES["dfc10"].classes) == dfc10
     assert list(SCHEMES["dfc10_no_savanna"].classes) == [name for name in dfc10 if name != "Savanna"]
     assert list(SCHEMES["dfc8"].classes) == [name for name in dfc10 if name not in ("Savanna", "Snow/Ice")]
@@ -137,9 +152,18 @@ def test_labels_of_another_source_are_refused():
 
 @pytest.mark.parametrize(
     ("source", "values", "strange"),
-    [("dfc", [11], "11"), ("dfc", [-1], "-1"), ("dfc", [17, 1], "17"), ("igbp", [18], "18"), ("igbp", [1, 70_000], "70000"),
-     ("igbp", [-(2**31)], "-2147483648"), ("lccs_cover", [5], "5"), ("lccs_use", [50], "50"), ("lccs_hydrology", [254], "254")],
-)  # fmt: skip
+    [
+        ("dfc", [11], "11"),
+        ("dfc", [-1], "-1"),
+        ("dfc", [17, 1], "17"),
+        ("igbp", [18], "18"),
+        ("igbp", [1, 70_000], "70000"),
+        ("igbp", [-(2**31)], "-2147483648"),
+        ("lccs_cover", [5], "5"),
+        ("lccs_use", [50], "50"),
+        ("lccs_hydrology", [254], "254"),
+    ],
+)
 def test_codes_outside_the_source_are_refused_with_the_histogram(source, values, strange):
     with pytest.raises(BenchError, match=rf"a\.tif: {strange} is no code of .*found .*{strange} \? .*%"):
         Codes.of(np.array([values]), SOURCES[source], "a.tif")
@@ -177,7 +201,9 @@ def test_counts_of_classes_from_counts_of_codes():
 
 @pytest.mark.parametrize("pair", TABLES, ids="-".join)
 def test_perfect_predictor_scores_one_under_every_valid_pair_of_identical_schemes(pair):
-    """Train and eval labels of one source and scheme, each code once: every class of the scheme has an IoU of exactly 1."""
+    """Train and eval labels of one source and scheme, each code once: every class of the scheme has an IoU of exactly
+    1.
+    """
     to_ids = label_map(*pair)
     ids = to_ids(codes([list(SOURCES[pair[0]].codes)], pair[0])).values.ravel()
     ids = ids[ids != IGNORE]
@@ -191,7 +217,18 @@ def test_perfect_predictor_scores_one_under_every_valid_pair_of_identical_scheme
 
 def test_predictions_of_another_scheme_are_matched_by_name():
     matching = class_matching(SCHEMES["dfc10"], SCHEMES["dfc8"])
-    assert matching.table.tolist() == [0, 1, 8, 2, 3, 4, 5, 8, 6, 7]  # 8: no class of dfc8, so that it can only be wrong
+    assert matching.table.tolist() == [
+        0,
+        1,
+        8,
+        2,
+        3,
+        4,
+        5,
+        8,
+        6,
+        7,
+    ]  # 8: no class of dfc8, so that it can only be wrong
     assert matching.only_train == ("Savanna", "Snow/Ice")
     assert matching.only_eval == ()
     back = class_matching(SCHEMES["dfc8"], SCHEMES["dfc10"])
@@ -263,7 +300,9 @@ def test_codes_of_a_cards_own():
     card = load_card("terramesh_masks")
     source, scheme = card_source(card, "lulc"), card_scheme(card)
     assert list(source.codes) == [1, 2, 3, 4, 5, 6, 9]
-    assert LabelMap(source, scheme)(Codes.of(np.array([[0, 1, 6, 9, 255]]), source)).values.tolist() == [[255, 0, 5, 6, 255]]
+    assert LabelMap(source, scheme)(Codes.of(np.array([[0, 1, 6, 9, 255]]), source)).values.tolist() == [
+        [255, 0, 5, 6, 255]
+    ]
     with pytest.raises(BenchError, match="7 is no code"):
         Codes.of(np.array([[7]]), source)
     with pytest.raises(BenchError, match="not defined for dfc labels"):

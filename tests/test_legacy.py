@@ -1,13 +1,17 @@
-"""What per-batch averaging would have printed: the factors of the published numbers, and pairs that cannot be whole-set values."""
+"""What per-batch averaging would have printed: the factors of the published numbers, and pairs that cannot be whole-set
+values.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from fgmae_bench import scores
+from fgmae_bench.metrics import single_label as scores
 
-EUROSAT_COUNTS = np.array([600, 600, 600, 500, 500, 400, 500, 600, 500, 600])  # the 5,400 test images of the reference split
+EUROSAT_COUNTS = np.array(
+    [600, 600, 600, 500, 500, 400, 500, 600, 500, 600]
+)  # the 5,400 test images of the reference split
 
 
 def simulated(accuracy: float = 0.8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +35,10 @@ def test_macro_accuracy_per_batch_shrinks_by_the_published_factor(batch_size: in
 def test_legacy_equals_a_loop_over_batches() -> None:
     """Written out: macro accuracy of each batch over all K classes, absent ones 0, weighted by the size of the batch."""
     logits, targets = simulated(seed=3)
-    logits, targets = logits[:1003] + np.random.default_rng(1).normal(size=(1003, 10)).astype(np.float32), targets[:1003]
+    logits, targets = (
+        logits[:1003] + np.random.default_rng(1).normal(size=(1003, 10)).astype(np.float32),
+        targets[:1003],
+    )
     macro, losses, sizes = [], [], []
     for start in range(0, 1003, 16):
         z, y = logits[start : start + 16].astype(np.float64), targets[start : start + 16]
@@ -53,7 +60,9 @@ def test_torchmetrics_of_today_says_something_else() -> None:
     logits, targets = simulated()
     exact = scores.single_label(scores.confusion_matrix(targets, logits.argmax(1), 10))["aa"]
     values = [
-        multiclass_accuracy(torch.from_numpy(logits[i : i + 16].argmax(1)), torch.from_numpy(targets[i : i + 16]), 10, "macro").item()
+        multiclass_accuracy(
+            torch.from_numpy(logits[i : i + 16].argmax(1)), torch.from_numpy(targets[i : i + 16]), 10, "macro"
+        ).item()
         for i in range(0, len(targets), 16)
     ]
     assert np.mean(values) / exact == pytest.approx(0.942, abs=0.02)

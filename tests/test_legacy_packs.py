@@ -1,4 +1,6 @@
-"""Packs of others: rico-hdl's and the two pickled formats, read without an unpickler, with the band order never in doubt."""
+"""Packs of others: rico-hdl's and the two pickled formats, read without an unpickler, with the band order never in
+doubt.
+"""
 
 import dataclasses
 import io
@@ -12,15 +14,15 @@ import pytest
 import rasterio
 from safetensors.numpy import save
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.contract import FGMAE_CONTRACT
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.data.audit import audit
 from fgmae_bench.data.packs.legacy import open_rico, rico_items
 from fgmae_bench.data.packs.pickled import read_tuple
 from fgmae_bench.data.packs.read import open_index, open_pack
 from fgmae_bench.data.packs.write import write_pack
 from fgmae_bench.errors import BenchError
-from fgmae_bench.views import make_view
+from fgmae_bench.views.classification import make_view
 
 ATTACKS = [
     b"cos\nsystem\n(S'touch {}'\ntR.",
@@ -69,16 +71,24 @@ def fill(path, values):
 
 def three(path, db, targets, protocol=4):
     """As `make_lmdb` of the published code writes it."""
-    return fill(path, {
-        str(i): pickle.dumps((x.tobytes(), x.shape, t.tobytes()), protocol=protocol) for i, (x, t) in enumerate(zip(db, targets, strict=True))
-    })  # fmt: skip
+    return fill(
+        path,
+        {
+            str(i): pickle.dumps((x.tobytes(), x.shape, t.tobytes()), protocol=protocol)
+            for i, (x, t) in enumerate(zip(db, targets, strict=True))
+        },
+    )
 
 
 def five(path, db, targets):
     s2 = np.zeros((128, 128, 12), np.uint8)
-    return fill(path, {
-        str(i): pickle.dumps((s2.tobytes(), s2.shape, x.tobytes(), x.shape, t.tobytes())) for i, (x, t) in enumerate(zip(db, targets, strict=True))
-    })  # fmt: skip
+    return fill(
+        path,
+        {
+            str(i): pickle.dumps((s2.tobytes(), s2.shape, x.tobytes(), x.shape, t.tobytes()))
+            for i, (x, t) in enumerate(zip(db, targets, strict=True))
+        },
+    )
 
 
 # --- rico-hdl
@@ -147,7 +157,10 @@ def test_five_tuples_are_taken_as_vv_vh(ben, tmp_path):
 def test_an_order_that_physics_contradicts_is_refused_with_the_way_out(ben, tmp_path):
     db, targets = images(33)
     three(tmp_path / "t.lmdb", db, targets)  # VV,VH, against the known writers
-    with pytest.raises(BenchError, match=r"would be VH,VV by its format, but then the median of VV-VH is -7\.\d dB; .*--band_order VV,VH"):
+    with pytest.raises(
+        BenchError,
+        match=r"would be VH,VV by its format, but then the median of VV-VH is -7\.\d dB; .*--band_order VV,VH",
+    ):
         open_index(ben, tmp_path / "t.lmdb")
     five(tmp_path / "f.lmdb", db[..., ::-1], targets)
     with pytest.raises(BenchError, match="would be VV,VH by its format"):
@@ -156,11 +169,13 @@ def test_an_order_that_physics_contradicts_is_refused_with_the_way_out(ben, tmp_
     for name, order in (("t", ("VV", "VH")), ("f", ("VH", "VV"))):
         index = open_pack(ben, tmp_path / f"{name}.lmdb", order)
         assert audit(ben, index, order)[0].refusal is None
-        np.testing.assert_array_equal(make_view(ben, FGMAE_CONTRACT, ",".join(order)).batch([index.read(4, ben)], ["4"]), expected)
+        np.testing.assert_array_equal(
+            make_view(ben, FGMAE_CONTRACT, ",".join(order)).batch([index.read(4, ben)], ["4"]), expected
+        )
 
 
 def chip_of(image):
-    from fgmae_bench.data.raster import Chip
+    from fgmae_bench.views.chip import Chip
 
     return Chip(db=image.transpose(2, 0, 1), valid=None, synthetic=False)
 
@@ -197,11 +212,18 @@ def test_targets_of_another_dataset_are_refused(ben, card, tmp_path):
 @pytest.mark.parametrize(
     "value",
     [
-        (b"abcd", (1, 1, 2), b""), (b"a" * 8, (1, 1, 3), b""), (b"a" * 8, (1, 2), b""), (b"a" * 8, (1, 1, 2)), (b"a" * 8, 8, b""),
-        ((1, 1, 2), b"a" * 8, b""), (b"a" * 8, (-1, -1, 2), b""), (b"a" * 8, (1, 1, 2), b"abc"), (b"a" * 8, (1, 1, 2), (1,)),
+        (b"abcd", (1, 1, 2), b""),
+        (b"a" * 8, (1, 1, 3), b""),
+        (b"a" * 8, (1, 2), b""),
+        (b"a" * 8, (1, 1, 2)),
+        (b"a" * 8, 8, b""),
+        ((1, 1, 2), b"a" * 8, b""),
+        (b"a" * 8, (-1, -1, 2), b""),
+        (b"a" * 8, (1, 1, 2), b"abc"),
+        (b"a" * 8, (1, 1, 2), (1,)),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_tuples_of_another_form_are_refused(ben, tmp_path, value):
     with pytest.raises(BenchError, match="is no sample of the known legacy formats"):
         open_index(ben, fill(tmp_path / "t.lmdb", {"0": pickle.dumps(value)}))
@@ -216,9 +238,14 @@ def test_a_malicious_value_is_an_error_and_nothing_runs(ben, tmp_path, protocol)
     mark = tmp_path / "mark"
     x, t = db[0], targets[0]
     good = pickle.dumps((x.tobytes(), x.shape, t.tobytes()))
-    for number, bad in enumerate((Command(mark), (Command(mark), x.shape, t.tobytes()), (x.tobytes(), x.shape, Command(mark)))):
+    for number, bad in enumerate(
+        (Command(mark), (Command(mark), x.shape, t.tobytes()), (x.tobytes(), x.shape, Command(mark)))
+    ):
         fill(tmp_path / f"{number}.lmdb", {"0": good, "1": pickle.dumps(bad, protocol=protocol)})
-        with pytest.raises(BenchError, match=r"lmdb: 1: the value is a pickle that is not read: it uses the operation .*nothing was run"):
+        with pytest.raises(
+            BenchError,
+            match=r"lmdb: 1: the value is a pickle that is not read: it uses the operation .*nothing was run",
+        ):
             open_index(ben, tmp_path / f"{number}.lmdb")
     assert not mark.exists()
     pickle.loads(pickle.dumps(Command(mark)))  # control: the value does run when it is unpickled
@@ -240,7 +267,11 @@ def test_every_cut_of_a_value_is_refused():
 
 
 def test_a_length_beyond_the_value_takes_no_memory():
-    for value in (b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"a", b"\x80\x04B\xff\xff\xff\xffa", b"\x80\x04\x95" + b"\xff" * 8 + b"."):
+    for value in (
+        b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"a",
+        b"\x80\x04B\xff\xff\xff\xffa",
+        b"\x80\x04\x95" + b"\xff" * 8 + b".",
+    ):
         with pytest.raises(BenchError):
             read_tuple(value, "a")
 
@@ -278,5 +309,7 @@ def test_a_sample_with_an_empty_band_is_an_error_that_names_it(ben, tmp_path):
     db, targets = images(40)
     db[7, ..., 1] = np.nan
     path = three(tmp_path / "p.lmdb", db[..., ::-1], targets)
-    with pytest.raises(BenchError, match=r"p\.lmdb/7: a band has no valid pixel; write the pack again without this sample"):
+    with pytest.raises(
+        BenchError, match=r"p\.lmdb/7: a band has no valid pixel; write the pack again without this sample"
+    ):
         open_index(ben, path)  # which looks at the order of the bands in some of them

@@ -34,11 +34,24 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(plain, tmp
 
 
 def test_paths_workers_and_spelling_tell_no_runs_apart(plain, tmp_path):
-    flags = [flag.replace("_", "-") if flag.startswith("--") else flag for flag in ("--dataset", "eurosat", *TINY_VIT, *FOLDERS)]
+    flags = [
+        flag.replace("_", "-") if flag.startswith("--") else flag
+        for flag in ("--dataset", "eurosat", *TINY_VIT, *FOLDERS)
+    ]
     assert "--batch-size" in flags
     flags[flags.index("--weights")] = "--finetune"
     done = call(
-        "linear", *flags, "--data-path", plain.data, "--num-workers", 0, "--results-dir", "elsewhere", "--device", "cpu", cwd=tmp_path
+        "linear",
+        *flags,
+        "--data-path",
+        plain.data,
+        "--num-workers",
+        0,
+        "--results-dir",
+        "elsewhere",
+        "--device",
+        "cpu",
+        cwd=tmp_path,
     )
     assert done.code == 0, done.err
     record = only_record(tmp_path / "elsewhere")
@@ -96,7 +109,9 @@ def test_every_resolved_value_stands_in_the_record_and_the_config(plain):
     assert config["recipe"]["amp"] in ("off", "bf16")
     written = tomllib.loads((plain.folder / "out" / "config.toml").read_text())
     assert written.pop("resolved") is True
-    assert {part: {key: value for key, value in config[part].items() if value is not None} for part in written} == written
+    assert {
+        part: {key: value for key, value in config[part].items() if value is not None} for part in written
+    } == written
 
 
 def test_a_process_of_its_own_gives_the_numbers_of_this_one(plain, tmp_path):
@@ -114,10 +129,16 @@ def test_a_process_of_its_own_gives_the_numbers_of_this_one(plain, tmp_path):
 def test_a_grid_is_its_single_runs(plain, tmp_path):
     grid = Run(tmp_path, "--lr", 0.05, 0.1, "--weight_decay", 0, 0.001, backbone=TINY_VIT)
     made = {record["run_id"]: record for record in records(tmp_path / "results")}
-    points = {(record["config"]["recipe"]["lr"], record["config"]["recipe"]["weight_decay"]) for record in made.values()}
+    points = {
+        (record["config"]["recipe"]["lr"], record["config"]["recipe"]["weight_decay"]) for record in made.values()
+    }
     assert points == {(0.05, 0), (0.05, 0.001), (0.1, 0), (0.1, 0.001)}
     assert len(grid.said.out.splitlines()) == 4
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in (tmp_path / "log").iterdir()} == set(made)
+    assert (
+        {path.name for path in (tmp_path / "out").iterdir()}
+        == {path.name for path in (tmp_path / "log").iterdir()}
+        == set(made)
+    )
     for id, record in made.items():
         assert json.loads((tmp_path / "out" / id / "record.json").read_text()) == record
         assert "shared_pass" in codes(record)
@@ -129,7 +150,9 @@ def test_a_grid_is_its_single_runs(plain, tmp_path):
 def assert_close(one, other):
     for name in ("final", "test"):
         assert one["metrics"][name] == pytest.approx(other["metrics"][name], abs=1e-6)
-    assert [entry["train_loss"] for entry in one["history"]] == pytest.approx([entry["train_loss"] for entry in other["history"]], abs=1e-6)
+    assert [entry["train_loss"] for entry in one["history"]] == pytest.approx(
+        [entry["train_loss"] for entry in other["history"]], abs=1e-6
+    )
 
 
 def test_the_rest_of_a_grid_goes_beside_what_is_there(tmp_path):

@@ -1,4 +1,6 @@
-"""`linear` as a user runs it: what it leaves, that its parts agree, which epoch is reported, and which data it says it was."""
+"""`linear` as a user runs it: what it leaves, that its parts agree, which epoch is reported, and which data it says it
+was.
+"""
 
 import hashlib
 import json
@@ -7,7 +9,20 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from commands import TINY_VIT, call, codes, genuine, linear, listing, only_record, records, rewrite_all, shared_world, small_world, spawn
+from commands import (
+    TINY_VIT,
+    call,
+    codes,
+    genuine,
+    linear,
+    listing,
+    only_record,
+    records,
+    rewrite_all,
+    shared_world,
+    small_world,
+    spawn,
+)
 from linear_runs import Run, bank, files, ids_of
 from safetensors.numpy import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, cohen_kappa_score, confusion_matrix, f1_score
@@ -22,13 +37,21 @@ pytest_plugins = ("linear_runs",)
 
 
 def test_a_run_leaves_exactly_what_the_interface_says(plain):
-    found = {path for path, content in listing(plain.folder).items() if content is not None and not path.startswith("cache/")}
+    found = {
+        path for path, content in listing(plain.folder).items() if content is not None and not path.startswith("cache/")
+    }
     id = plain.record["run_id"]
     (events,) = [path for path in found if path.startswith("log/events.out.tfevents.")]
     assert found == {
-        events, "out/record.json", "out/log.jsonl", "out/config.toml", "out/checkpoint-last.pth", "out/predictions-test.safetensors",
-        f"results/records/eurosat/linear_probe/{id}.json", f"results/predictions/{id}.safetensors",
-    }  # fmt: skip
+        events,
+        "out/record.json",
+        "out/log.jsonl",
+        "out/config.toml",
+        "out/checkpoint-last.pth",
+        "out/predictions-test.safetensors",
+        f"results/records/eurosat/linear_probe/{id}.json",
+        f"results/predictions/{id}.safetensors",
+    }
 
 
 def test_a_split_with_val_leaves_the_best_head_as_well(selected):
@@ -164,7 +187,9 @@ def test_a_best_epoch_before_the_last_is_the_one_that_is_tested(tmp_path):
     best = record["metrics"]["best"]["epoch"]
     assert best < 7
     last = torch.load(tmp_path / "out" / "checkpoint-last.pth", weights_only=True)["head"]
-    targets, logits = (load_file(tmp_path / "out" / "predictions-test.safetensors")[name] for name in ("targets", "logits"))
+    targets, logits = (
+        load_file(tmp_path / "out" / "predictions-test.safetensors")[name] for name in ("targets", "logits")
+    )
     features = bank(tmp_path)
     test = np.stack([features[id] for id in ids_of(tmp_path)]).astype(np.float64)
     assert not np.allclose(head_logits(last, test), logits, atol=1e-2)
@@ -233,7 +258,8 @@ def test_genuine_chips_run_under_their_own_card(tmp_path):
     chips = genuine("eurosat_layout_chips")
     record = Run(tmp_path, data=chips, dataset="terramesh_chips", backbone=TINY_VIT).record
     assert (
-        record["dataset"] | {"synthetic": False, "calibration": "gamma0_rtc", "n_train": 34, "n_val": 0, "n_test": 9} == record["dataset"]
+        record["dataset"] | {"synthetic": False, "calibration": "gamma0_rtc", "n_train": 34, "n_val": 0, "n_test": 9}
+        == record["dataset"]
     )
     assert {"leaky_split", "test_is_val"} <= set(codes(record))
     assert "synthetic" not in codes(record)

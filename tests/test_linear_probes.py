@@ -1,4 +1,6 @@
-"""`linear` in its modes: few labels, logistic regression and neighbours against scikit-learn, views cached and streamed."""
+"""`linear` in its modes: few labels, logistic regression and neighbours against scikit-learn, views cached and
+streamed.
+"""
 
 import numpy as np
 import pytest
@@ -42,7 +44,9 @@ def test_logistic_regression_is_scikit_learns(tmp_path):
     model = LogisticRegression(C=1 / (0.01 * len(y)), max_iter=5000, tol=1e-8).fit(scaler.transform(x), y)
     assert run.record["protocol"] == "logistic_regression"
     assert run.record["metrics"]["test"]["oa"] == pytest.approx(model.score(scaler.transform(x_test), y_test), abs=1e-9)
-    assert run.record["metrics"]["test"]["loss"] == pytest.approx(log_loss(y_test, model.predict_proba(scaler.transform(x_test))), abs=1e-2)
+    assert run.record["metrics"]["test"]["loss"] == pytest.approx(
+        log_loss(y_test, model.predict_proba(scaler.transform(x_test))), abs=1e-2
+    )
     assert problem_of(run.record) is None
 
 

@@ -1,13 +1,15 @@
-"""Lists as Copernicus-Bench publishes them for BigEarthNet: a header, paths of files of its own, and columns that are no names."""
+"""Lists as Copernicus-Bench publishes them for BigEarthNet: a header, paths of files of its own, and columns that are
+no names.
+"""
 
 import dataclasses
 
 import pytest
 from commands import linear, only_record
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import Data
-from fgmae_bench.data.bigearthnet.raw_v2 import bigearthnet_v2
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.run import Data
+from fgmae_bench.data.bigearthnet.raw import bigearthnet_v2
 from fgmae_bench.data.splits import make_split
 from fgmae_bench.errors import BenchError
 from fgmae_bench.worlds.bigearthnet_v2 import write_bigearthnet_v2
@@ -31,7 +33,8 @@ def write(folder, names, header=HEADER):
     """The three lists, each patch as `<scene>/<patch>/<patch>_allbands.tif` with its Sentinel-2 file and 19 columns."""
     for part, rows in PARTS.items():
         lines = [
-            f"{name[:32]}/{name}/{name}_allbands.tif,S2/{name}/x.tif,{','.join('01'[k % 2] for k in range(19))}" for name in names[rows]
+            f"{name[:32]}/{name}/{name}_allbands.tif,S2/{name}/x.tif,{','.join('01'[k % 2] for k in range(19))}"
+            for name in names[rows]
         ]
         (folder / f"multilabel-{part}.csv").write_text("\n".join([header, *lines]) + "\n")
 

@@ -1,4 +1,6 @@
-"""Pickles that attack their reader, in every file type that bears a pickle: nothing runs, nothing is written, one line says why."""
+"""Pickles that attack their reader, in every file type that bears a pickle: nothing runs, nothing is written, one line
+says why.
+"""
 
 import argparse
 import codecs
@@ -20,8 +22,16 @@ from commands import call, listing, refused
 
 import fgmae_bench
 from fgmae_bench.checkpoints import inert
-from fgmae_bench.checkpoints.inert import LEGACY_MAGIC, PLAIN, TORCH_ALLOWED, Namespace, PlainUnpickler
-from fgmae_bench.checkpoints.opcodes import MAX_DEPTH, Refused, scan
+from fgmae_bench.checkpoints.inert import (
+    LEGACY_MAGIC,
+    MAX_DEPTH,
+    PLAIN,
+    TORCH_ALLOWED,
+    Namespace,
+    PlainUnpickler,
+    Refused,
+    scan,
+)
 from fgmae_bench.checkpoints.reader import read_state
 from fgmae_bench.checkpoints.torch_zip import ZIPPED
 from fgmae_bench.errors import BenchError
@@ -75,9 +85,12 @@ def built(thing, state):
 
 NONE, FALSE, TRUE, ZERO, ONE = b"N", b"\x89", b"\x88", b"K\x00", b"K\x01"
 GETATTR, SYSTEM = named("builtins", "getattr"), named("os", "system")
-EMPTY_ARRAY = called(named("numpy.core.multiarray", "_reconstruct"), named("numpy", "ndarray"), several(ZERO), text("b"))
+EMPTY_ARRAY = called(
+    named("numpy.core.multiarray", "_reconstruct"), named("numpy", "ndarray"), several(ZERO), text("b")
+)
 FLOATS = built(
-    called(named("numpy", "dtype"), text("f4"), FALSE, TRUE), several(b"K\x03", text("<"), NONE, NONE, NONE, number(-1), number(-1), ZERO)
+    called(named("numpy", "dtype"), text("f4"), FALSE, TRUE),
+    several(b"K\x03", text("<"), NONE, NONE, NONE, number(-1), number(-1), ZERO),
 )
 
 
@@ -95,9 +108,19 @@ def imported(name):
 
 def storage_bytes(content, count=2):
     """What `torch.storage._load_from_bytes` takes: torch's older format with `content` as its main pickle."""
-    head = b"".join(pickle.dumps(part, protocol=2) for part in (1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}))
+    head = b"".join(
+        pickle.dumps(part, protocol=2)
+        for part in (1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}})
+    )
     return (
-        LEGACY_MAGIC + head + b"\x80\x02" + content + b"." + pickle.dumps(["0"], protocol=2) + struct.pack("<q", count) + bytes(4 * count)
+        LEGACY_MAGIC
+        + head
+        + b"\x80\x02"
+        + content
+        + b"."
+        + pickle.dumps(["0"], protocol=2)
+        + struct.pack("<q", count)
+        + bytes(4 * count)
     )
 
 
@@ -107,7 +130,9 @@ def stored(count):
 
 
 def tensor_of(storage, size, stride):
-    return called(named("torch._utils", "_rebuild_tensor_v2"), storage, ZERO, several(*size), several(*stride), FALSE, NONE)
+    return called(
+        named("torch._utils", "_rebuild_tensor_v2"), storage, ZERO, several(*size), several(*stride), FALSE, NONE
+    )
 
 
 # --- attacks that run under an ordinary unpickler: name -> pickle body that makes the file at `path`
@@ -222,7 +247,8 @@ def zip_file(path, body, protocol=2):
         for member in source.infolist():
             content = source.read(member)
             target.writestr(
-                member.filename, b"\x80" + bytes([protocol]) + body + b"." if member.filename.endswith("/data.pkl") else content
+                member.filename,
+                b"\x80" + bytes([protocol]) + body + b"." if member.filename.endswith("/data.pkl") else content,
             )
 
 
@@ -272,7 +298,9 @@ def test_control_the_attack_works_on_an_ordinary_unpickler(tmp_path, monkeypatch
     monkeypatch.setattr(torch, "load", unguarded_load)
     for protocol in (b"\x80\x02", b"\x80\x04"):
         stream = io.BytesIO(protocol + RUNNING[attack](tmp_path / "canary") + b".")
-        with contextlib.suppress(TypeError, ValueError, AttributeError, LookupError, EOFError, ImportError, pickle.UnpicklingError):
+        with contextlib.suppress(
+            TypeError, ValueError, AttributeError, LookupError, EOFError, ImportError, pickle.UnpicklingError
+        ):
             pickle.Unpickler(stream).load()  # what fails, fails upon the harm
     assert (tmp_path / "canary").exists()
 
@@ -320,7 +348,8 @@ IN_ZIP = {
     "called type": called(named("torch", "FloatStorage"), number(HUGE)),
     "changed type": built(named("torch", "FloatStorage"), several(NONE, mapping(text("itemsize"), ONE))),
     "tensor set beyond its storage": built(
-        tensor_of(several(*PID) + b"Q", [ONE], [ONE]), several(several(*PID) + b"Q", ZERO, several(number(2**20)), several(ONE))
+        tensor_of(several(*PID) + b"Q", [ONE], [ONE]),
+        several(several(*PID) + b"Q", ZERO, several(number(2**20)), several(ONE)),
     ),
     "tensor behind its storage": tensor_of(several(*PID) + b"Q", [ONE], [ONE]).replace(b"K\x00", b"K\x05", 1),
 }
@@ -379,22 +408,29 @@ def test_the_scan_stops_behind_its_pickle():
 
 def test_no_name_leads_to_code_of_others():
     """The list itself: our stand-ins, and for torch's formats the names that torch builds tensors from."""
-    assert {type(value).__module__ if not isinstance(value, type) else value.__module__ for value in PLAIN.values()} == {inert.__name__}
+    assert {
+        type(value).__module__ if not isinstance(value, type) else value.__module__ for value in PLAIN.values()
+    } == {inert.__name__}
     for name in TORCH_ALLOWED - set(inert.STAND_INS):
         assert re.fullmatch(
-            r"torch (Size|\w+Storage)|torch\._utils _rebuild_(tensor_v2|parameter)|collections OrderedDict|_codecs encode", name
+            r"torch (Size|\w+Storage)|torch\._utils _rebuild_(tensor_v2|parameter)|collections OrderedDict|_codecs encode",
+            name,
         )
 
 
 def test_the_package_never_unpickles_by_other_means():
-    pattern = re.compile(r"pickle\.loads?\(|weights_only=False|allow_pickle=True|\b(joblib|dill|cloudpickle|marshal|shelve)\b")
+    pattern = re.compile(
+        r"pickle\.loads?\(|weights_only=False|allow_pickle=True|\b(joblib|dill|cloudpickle|marshal|shelve)\b"
+    )
     for path in Path(fgmae_bench.__file__).parent.rglob("*.py"):
         assert not pattern.search(path.read_text(encoding="utf-8")), path
 
 
 @pytest.mark.parametrize("kind", ["weights.pkl", "weights.pth", "weights.pt"])
 def test_random_changes_are_read_or_refused(tmp_path, kind):
-    """400 pickles with one to three bytes changed, checksums of the zip made right: a state or a BenchError, nothing else."""
+    """400 pickles with one to three bytes changed, checksums of the zip made right: a state or a BenchError, nothing
+    else.
+    """
     weights = {"cls_token": torch.zeros(2), "norm.bias": torch.ones(2)}
     arrays = {name: tensor.numpy() for name, tensor in weights.items()}
     source = {"model": weights | {"x": arrays["cls_token"]}, "args": argparse.Namespace(lr=0.1), "epoch": np.float32(2)}

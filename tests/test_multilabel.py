@@ -9,9 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, f1_score, log_loss
 from sklearn.neighbors import KNeighborsClassifier
 
-from fgmae_bench import scores_multilabel as multi
+from fgmae_bench.metrics import multi_label as multi
 from fgmae_bench.probe.closed import fit_knn, fit_logistic
-from fgmae_bench.probe.sgd import HeadGrid
+from fgmae_bench.probe.train import HeadGrid
 from fgmae_bench.runs.tasks import TASKS
 
 
@@ -53,7 +53,9 @@ def test_class_without_positives_is_left_out_and_listed() -> None:
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     kept = [0, 1, 2, 4, 5, 6]
     ours = multi.multi_label(logits, y)
-    assert ours["map_macro"] == pytest.approx(average_precision_score(y[:, kept], p[:, kept], average="macro"), abs=1e-12)
+    assert ours["map_macro"] == pytest.approx(
+        average_precision_score(y[:, kept], p[:, kept], average="macro"), abs=1e-12
+    )
     assert ours["f1_macro"] == pytest.approx(f1_score(y[:, kept], p[:, kept] >= 0.5, average="macro"), abs=1e-12)
     assert ours["map_micro"] == pytest.approx(average_precision_score(y.ravel(), p.ravel()), abs=1e-12)
     assert multi.classes_scored(y, tuple("abcdefg")) == list("abcefg")
@@ -81,9 +83,13 @@ def test_legacy_equals_torchmetrics_batch_by_batch() -> None:
     legacy = multi.legacy_multi_label(logits, y, 16)
     for name, function, average in (
         ("map_micro", multilabel_average_precision, "micro"),
-        ("f1_micro", multilabel_f1_score, "micro"), ("f1_macro", multilabel_f1_score, "macro"),
-    ):  # fmt: skip
-        values = [float(function(p[i : i + 16], targets[i : i + 16], num_labels=7, average=average)) for i in range(0, 256, 16)]
+        ("f1_micro", multilabel_f1_score, "micro"),
+        ("f1_macro", multilabel_f1_score, "macro"),
+    ):
+        values = [
+            float(function(p[i : i + 16], targets[i : i + 16], num_labels=7, average=average))
+            for i in range(0, 256, 16)
+        ]
         assert legacy[name] == pytest.approx(np.mean(values), abs=1e-5), name
 
 
@@ -120,7 +126,9 @@ def test_logistic_regression_of_multi_hot_labels_is_one_a_class() -> None:
     mean, deviation = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
     for k in range(4):
         model = LogisticRegression(C=1 / (0.01 * 300), max_iter=3000, tol=1e-8).fit((x - mean) / deviation, y[:, k])
-        np.testing.assert_allclose(fitted.logits["test"][:, k], model.decision_function((z - mean) / deviation), atol=5e-3)
+        np.testing.assert_allclose(
+            fitted.logits["test"][:, k], model.decision_function((z - mean) / deviation), atol=5e-3
+        )
 
 
 def test_class_that_no_training_sample_carries_gets_the_lowest_logit() -> None:

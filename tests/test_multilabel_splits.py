@@ -1,4 +1,6 @@
-"""Splits of multi-label patches: official lists in both forms, at random, disjoint on the ground; and how much each leaks."""
+"""Splits of multi-label patches: official lists in both forms, at random, disjoint on the ground; and how much each
+leaks.
+"""
 
 import bz2
 import json
@@ -9,14 +11,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fgmae_bench.cards import Split, load_card
-from fgmae_bench.config import Data
+from fgmae_bench.config.cards import Split, load_card
+from fgmae_bench.config.run import Data
 from fgmae_bench.data.bigearthnet.labels import multi_hot
 from fgmae_bench.data.bigearthnet.official import Named, grid_of_names, match, read_exclusions, read_list, read_parts
 from fgmae_bench.data.bigearthnet.table import from_rows, write_table
 from fgmae_bench.data.bigearthnet.universe import from_lists, from_table
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.multilabel_splits import LEFT_OUT, adjacency, grid_of, label_shares, neighbours, random_parts, tile_parts
+from fgmae_bench.data.multilabel_splits import (
+    LEFT_OUT,
+    adjacency,
+    grid_of,
+    label_shares,
+    neighbours,
+    random_parts,
+    tile_parts,
+)
 from fgmae_bench.data.spatial import deal_blocks
 from fgmae_bench.data.splits import make_split
 from fgmae_bench.errors import BenchError
@@ -45,12 +55,23 @@ def table():
         facts = metadata(patch)
         hot = multi_hot(patch.labels, patch.s1_name)
         corners = {
-            key: float(facts["coordinates"][name]) for key, name in zip(("ulx", "uly", "lrx", "lry"), facts["coordinates"], strict=True)
+            key: float(facts["coordinates"][name])
+            for key, name in zip(("ulx", "uly", "lrx", "lry"), facts["coordinates"], strict=True)
         }
-        rows.append({
-            "s1_name": patch.s1_name, "s2_name": patch.s2_name, "tile": patch.tile.name, "row": patch.row, "col": patch.col, **corners,
-            "epsg": 32600 + patch.tile.zone, "labels_43": list(patch.labels), "labels_19": hot.tolist(), "no_19_class": not hot.any(),
-        })  # fmt: skip
+        rows.append(
+            {
+                "s1_name": patch.s1_name,
+                "s2_name": patch.s2_name,
+                "tile": patch.tile.name,
+                "row": patch.row,
+                "col": patch.col,
+                **corners,
+                "epsg": 32600 + patch.tile.zone,
+                "labels_43": list(patch.labels),
+                "labels_19": hot.tolist(),
+                "no_19_class": not hot.any(),
+            }
+        )
     return from_rows(rows)
 
 
@@ -71,7 +92,9 @@ def write(folder, *, s1=True, s2=True, packed=False, lines=None):
         names = [(patch.s2_name,) * s2 + (patch.s1_name,) * s1 for patch in (patch_of(0, number) for number in numbers)]
         text = "".join(f"{','.join(name)}\r\n" for name in names)
         text = text if lines is None or part != "train" else text + "".join(f"{line}\r\n" for line in lines)
-        (folder / (f"{part}.csv.bz2" if packed else f"{part}.csv")).write_bytes(bz2.compress(text.encode()) if packed else text.encode())
+        (folder / (f"{part}.csv.bz2" if packed else f"{part}.csv")).write_bytes(
+            bz2.compress(text.encode()) if packed else text.encode()
+        )
     return folder
 
 
@@ -117,7 +140,9 @@ def test_command_prints_official_facts_from_names_alone(lists, tmp_path, capsys)
 # ---- lists in both forms
 
 
-@pytest.mark.parametrize(("form", "packed"), [({}, False), ({"s1": False}, False), ({"s1": False}, True), ({"s2": False}, False)])
+@pytest.mark.parametrize(
+    ("form", "packed"), [({}, False), ({"s1": False}, False), ({"s1": False}, True), ({"s2": False}, False)]
+)
 def test_lists_in_each_form_name_the_same_patches(table, tmp_path, form, packed):
     whole = from_table(table, {})
     part, absent = match(whole.names, read_parts(write(tmp_path / "lists", packed=packed, **form)))
@@ -144,7 +169,10 @@ def test_odd_times_are_names(tmp_path):
     [
         ("patch_id\n", "line 1: 'patch_id' is no S2 patch name"),
         ("S2A_MSIL2A_20170613T101031_1_2,x\n", "line 1: 'x' is no S1 patch name"),
-        ("\nS2A_MSIL2A_20170613T101031_1_2\nS2A_MSIL2A_20170613T101031_1_2\n", "line 3: S2A_MSIL2A_20170613T101031_1_2 is listed twice"),
+        (
+            "\nS2A_MSIL2A_20170613T101031_1_2\nS2A_MSIL2A_20170613T101031_1_2\n",
+            "line 3: S2A_MSIL2A_20170613T101031_1_2 is listed twice",
+        ),
     ],
 )
 def test_what_is_no_list_is_refused_by_line(tmp_path, text, fault):
@@ -170,7 +198,8 @@ def test_absent_names_are_counted_and_refused_above_the_tolerance(table, tmp_pat
     whole = from_table(table, {})
     lists = read_parts(write(tmp_path / "one", lines=["S2A_MSIL2A_20170613T101031_1_2"]))
     with pytest.raises(
-        BenchError, match="the list for train names 1 of 53 patches that are not in the data, first S2A_MSIL2A_20170613T101031_1_2"
+        BenchError,
+        match="the list for train names 1 of 53 patches that are not in the data, first S2A_MSIL2A_20170613T101031_1_2",
     ):
         match(whole.names, lists)
     part, absent = match(whole.names, lists, tolerance=0.02)
@@ -216,7 +245,9 @@ def test_neighbours_equal_counting_by_hand():
 @pytest.mark.parametrize("buffer", [0, 1, 2])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_blocks_are_disjoint_with_a_buffer(universe, buffer, seed):
-    part = tile_parts(universe.grid, universe.labels, fractions=FRACTIONS, seed=seed, block=6, buffer=buffer, centres=universe.centres)
+    part = tile_parts(
+        universe.grid, universe.labels, fractions=FRACTIONS, seed=seed, block=6, buffer=buffer, centres=universe.centres
+    )
     rows = rows_of(part)
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert neighbours(universe.grid, rows[one], rows[other], buffer).max() == 0
@@ -224,7 +255,9 @@ def test_blocks_are_disjoint_with_a_buffer(universe, buffer, seed):
         assert adjacency(universe.grid, rows[0], rows[2], universe.centres).touching == 0
     else:
         assert (part != LEFT_OUT).all()
-    again = tile_parts(universe.grid, universe.labels, fractions=FRACTIONS, seed=seed, block=6, buffer=buffer, centres=universe.centres)
+    again = tile_parts(
+        universe.grid, universe.labels, fractions=FRACTIONS, seed=seed, block=6, buffer=buffer, centres=universe.centres
+    )
     assert (part == again).all()
 
 
@@ -332,13 +365,23 @@ def test_command_from_an_index(index_file, tmp_path, capsys):
         lines = [(tmp_path / kind / f"{part}.txt").read_text().splitlines() for part in ("train", "val", "test")]
         assert (facts["kind"], facts["seed"], facts["leaky"]) == (kind, 3, leaky)
         assert list(facts["counts"].values()) == [len(names) for names in lines]
-        assert len(set().union(*lines)) == sum(map(len, lines)) == 3000 - sum(facts["excluded"].values()) - facts["elsewhere"]
+        assert (
+            len(set().union(*lines))
+            == sum(map(len, lines))
+            == 3000 - sum(facts["excluded"].values()) - facts["elsewhere"]
+        )
         assert all(name.startswith("S1") for name in lines[0])
 
 
 def test_command_names_the_labels_that_a_part_lacks(table, tmp_path, capsys):
     write_table(tmp_path / "index.parquet", table.slice(0, 300))
-    given = {"dataset": "bigearthnet", "kind": "tile", "index": str(tmp_path / "index.parquet"), "seed": 0, "fractions": list(FRACTIONS)}
+    given = {
+        "dataset": "bigearthnet",
+        "kind": "tile",
+        "index": str(tmp_path / "index.parquet"),
+        "seed": 0,
+        "fractions": list(FRACTIONS),
+    }
     split.main(given | {"out": str(tmp_path / "s")})
     assert re.search("test holds no patch of .*: choose another seed, or smaller blocks", capsys.readouterr().out)
 
@@ -346,7 +389,14 @@ def test_command_names_the_labels_that_a_part_lacks(table, tmp_path, capsys):
 def test_command_from_names_alone_does_not_call_a_tile_split_tight(tmp_path):
     """S2 names omit the tile: acquisitions may overlap on the ground unseen."""
     lists = write(tmp_path / "lists", s1=False)
-    given = {"dataset": "bigearthnet", "kind": "tile", "lists": str(lists), "seed": 0, "fractions": list(FRACTIONS), "block": 3}
+    given = {
+        "dataset": "bigearthnet",
+        "kind": "tile",
+        "lists": str(lists),
+        "seed": 0,
+        "fractions": list(FRACTIONS),
+        "block": 3,
+    }
     split.main(given | {"out": str(tmp_path / "s")})
     facts = json.loads((tmp_path / "s" / "split.json").read_text())
     assert facts["adjacency"]["touching"] == 0
@@ -374,7 +424,13 @@ def test_command_refuses_what_it_would_have_to_guess(tmp_path, given, fault):
 
 
 def test_a_folder_that_holds_anything_is_not_written_over(tmp_path, index_file):
-    given = {"dataset": "bigearthnet", "kind": "random", "index": str(index_file), "seed": 0, "fractions": [0.6, 0.2, 0.2]}
+    given = {
+        "dataset": "bigearthnet",
+        "kind": "random",
+        "index": str(index_file),
+        "seed": 0,
+        "fractions": [0.6, 0.2, 0.2],
+    }
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "train.txt").write_text("mine")
     with pytest.raises(BenchError, match="is not empty"):
@@ -389,16 +445,29 @@ def test_a_folder_that_holds_anything_is_not_written_over(tmp_path, index_file):
 def index(table, tmp_path):
     whole = table.filter(pa.compute.invert(table["no_19_class"]))
     return Index(
-        root=tmp_path, files=tuple(whole["s1_name"].to_pylist()), labels=np.array(whole["labels_19"].to_pylist()),
-        stamps=np.zeros(len(whole), np.uint64), synthetic="x", groups=tuple(whole["tile"].to_pylist()),
+        root=tmp_path,
+        files=tuple(whole["s1_name"].to_pylist()),
+        labels=np.array(whole["labels_19"].to_pylist()),
+        stamps=np.zeros(len(whole), np.uint64),
+        synthetic="x",
+        groups=tuple(whole["tile"].to_pylist()),
         aliases=tuple(whole["s2_name"].to_pylist()),
-    )  # fmt: skip
+    )
 
 
 def test_a_run_reads_the_folder_that_the_command_wrote(index, index_file, tmp_path):
-    given = {"dataset": "bigearthnet", "kind": "tile", "index": str(index_file), "seed": 0, "fractions": [0.6, 0.2, 0.2], "block": 10}
+    given = {
+        "dataset": "bigearthnet",
+        "kind": "tile",
+        "index": str(index_file),
+        "seed": 0,
+        "fractions": [0.6, 0.2, 0.2],
+        "block": 10,
+    }
     split.main(given | {"out": str(tmp_path / "s")})
-    parts = make_split(load_card("bigearthnet"), index, Data(dataset="bigearthnet", split=str(tmp_path / "s")), tmp_path)
+    parts = make_split(
+        load_card("bigearthnet"), index, Data(dataset="bigearthnet", split=str(tmp_path / "s")), tmp_path
+    )
     assert [index.ids[row] for row in parts.test] == (tmp_path / "s" / "test.txt").read_text().splitlines()
     assert parts.leaky is False
     (tmp_path / "s" / "split.json").write_text("{")

@@ -15,12 +15,12 @@ import pytest
 from commands import REPOSITORY, rewrite
 from pack_files import changed, copied, entries, verify
 
-from fgmae_bench.contract import FGMAE_CONTRACT, RAW_CONTRACT
+from fgmae_bench.config.contract import FGMAE_CONTRACT, RAW_CONTRACT
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.packs.read import is_pack, open_index, open_pack
 from fgmae_bench.data.packs.write import write_pack
 from fgmae_bench.errors import BenchError
-from fgmae_bench.views import make_view
+from fgmae_bench.views.classification import make_view
 
 pytest_plugins = ("pack_files",)
 
@@ -45,7 +45,7 @@ def test_a_broken_image_is_named_and_nothing_is_published(world, card, index, tm
 CHILD = """
 import sys
 from pathlib import Path
-from fgmae_bench.cards import load_card
+from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.packs import write
 write.MOST_IN_BATCH = 4
@@ -140,7 +140,9 @@ def test_a_pack_is_not_written_over_another(packs, card, index, view, tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(world, card, index, tmp_path):
-    process = child(world, tmp_path / "p.lmdb", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)))
+    process = child(
+        world, tmp_path / "p.lmdb", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    )
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
     assert errors.startswith("error: no space left while writing")
@@ -162,7 +164,7 @@ def test_a_disk_that_is_too_small_is_told_before(card, index, tmp_path, monkeypa
 OPEN = """
 import sys
 from pathlib import Path
-from fgmae_bench.cards import load_card
+from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.packs.read import open_pack
 from fgmae_bench.errors import BenchError
 card, root = load_card("eurosat"), Path(sys.argv[1])
@@ -182,7 +184,10 @@ for keep in (size - 1, size - 4096, size * 3 // 4, size // 2, 100_000, 8192, 819
 def test_a_pack_cut_short_is_an_error_and_not_the_end_of_the_process(packs, tmp_path):
     copy = copied(packs / "float32.lmdb", tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", OPEN, str(copy)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        [sys.executable, "-c", OPEN, str(copy)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
     assert done.returncode == 0, done
     lines = done.stdout.splitlines()
@@ -244,7 +249,9 @@ def test_a_pack_for_another_contract_is_refused_with_both_named(packs, card):
         dataclasses.replace(FGMAE_CONTRACT, normalizer="fgmae_joint"),
         dataclasses.replace(FGMAE_CONTRACT, mean=(-12.0, -20.0)),
     ):
-        with pytest.raises(BenchError, match=rf"made by fgmae of VV,VH \(mean \(-12\.59.*expects {contract.normalizer} of VV,VH"):
+        with pytest.raises(
+            BenchError, match=rf"made by fgmae of VV,VH \(mean \(-12\.59.*expects {contract.normalizer} of VV,VH"
+        ):
             make_view(card, contract, None).batch([chip], ["a"])
     with pytest.raises(BenchError, match="expects db of"):
         make_view(card, RAW_CONTRACT, None).batch([chip], ["a"])

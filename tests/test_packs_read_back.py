@@ -14,7 +14,7 @@ from commands import rewrite
 from pack_files import copied, entries, verify
 from safetensors.numpy import load
 
-from fgmae_bench.contract import FGMAE_CONTRACT
+from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.data.audit import audit
 from fgmae_bench.data.index import Index, check_counts
 from fgmae_bench.data.layouts import build_index
@@ -22,7 +22,7 @@ from fgmae_bench.data.packs import write
 from fgmae_bench.data.packs.read import open_index, open_pack
 from fgmae_bench.data.packs.write import write_pack
 from fgmae_bench.errors import BenchError
-from fgmae_bench.views import Augmentation, make_view
+from fgmae_bench.views.classification import Augmentation, make_view
 
 pytest_plugins = ("pack_files",)
 
@@ -49,8 +49,12 @@ def test_facts_name_what_is_inside(packs, card, index):
     assert (meta["format"], meta["kind"], meta["card"], meta["card_version"]) == (1, "uint8", "eurosat", card.version)
     assert (meta["bands"], meta["units"], meta["count"]) == (["VV", "VH"], "dB", 120)
     assert meta["contract"] == {
-        "bands": ["VV", "VH"], "normalizer": "fgmae", "mean": [-12.59, -20.26], "std": [5.26, 5.91], "input_resize": None,
-    }  # fmt: skip
+        "bands": ["VV", "VH"],
+        "normalizer": "fgmae",
+        "mean": [-12.59, -20.26],
+        "std": [5.26, 5.91],
+        "input_resize": None,
+    }
     assert meta["classes"] == list(card.classes)
     assert meta["synthetic"] == index.synthetic is not None
     assert json.loads(entries(packs / "float32.lmdb")["__meta__"])["contract"] is None
@@ -67,7 +71,12 @@ def test_a_pack_has_the_same_bytes_however_many_read(packs, card, index, view, w
 def test_index_of_a_pack_is_that_of_its_files(packs, card, index):
     for name in ("float32", "uint8"):
         packed = open_index(card, packs / f"{name}.lmdb")
-        assert (packed.ids, packed.files, packed.synthetic, packed.groups) == (index.ids, index.files, index.synthetic, None)
+        assert (packed.ids, packed.files, packed.synthetic, packed.groups) == (
+            index.ids,
+            index.files,
+            index.synthetic,
+            None,
+        )
         np.testing.assert_array_equal(packed.labels, index.labels)
         assert packed.labels.dtype == index.labels.dtype
         assert check_counts(card, packed) is None

@@ -1,4 +1,6 @@
-"""The page's data and files: same records same bytes, a change touches its own lines, hostile text cannot leave its place."""
+"""The page's data and files: same records same bytes, a change touches its own lines, hostile text cannot leave its
+place.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,13 @@ from pathlib import Path
 import pytest
 from make_records import entry, make_record, resealed, store_all
 
+from fgmae_bench.config.experiments import load_experiment
 from fgmae_bench.errors import BenchError
-from fgmae_bench.experiments import load_experiment
 from fgmae_bench.records import Record, seal
 from fgmae_bench.report import __main__ as report
 from fgmae_bench.report import page, page_data, published
 from fgmae_bench.report.columns import COLUMNS
-from fgmae_bench.report.page_words import heading
+from fgmae_bench.report.page_data import heading
 from fgmae_bench.report.row import Note, Row, Table
 from fgmae_bench.report.table import build
 
@@ -31,7 +33,9 @@ HOSTILE = "</script><script>window.hit=1</script><img src=x onerror='window.hit=
 def table_of(records: list[Record]) -> Table:
     experiment = load_experiment(EXPERIMENTS / "eurosat_linear.toml")
     rows = published.read_rows(REPOSITORY / "results/published/published_results.csv")
-    return dataclasses.replace(build(experiment, records, published.for_runs(experiment, rows)), figures={"loss": "", "oa": "", "aa": ""})
+    return dataclasses.replace(
+        build(experiment, records, published.for_runs(experiment, rows)), figures={"loss": "", "oa": "", "aa": ""}
+    )
 
 
 def hostile_table() -> tuple[Table, list[Record]]:
@@ -50,7 +54,14 @@ def hostile_table() -> tuple[Table, list[Record]]:
     row = Row(label=HOSTILE, dataset=HOSTILE, records=(record,), notes=(Note(code="x", text=HOSTILE),))
     names = ("dataset", "run", "model", "weights", "split", "recipe", "oa", "remarks")
     table = Table(
-        name="hostile", title=HOSTILE, protocol=HOSTILE, expect=HOSTILE, columns=names, rows=(row,), planned_runs=1, measured_runs=1
+        name="hostile",
+        title=HOSTILE,
+        protocol=HOSTILE,
+        expect=HOSTILE,
+        columns=names,
+        rows=(row,),
+        planned_runs=1,
+        measured_runs=1,
     )
     return table, [record]
 
@@ -60,9 +71,20 @@ def many_records(count: int, epochs: int = 50) -> list[Record]:
     models = ("vit_small_patch16", "vit_base_patch16", "vit_large_patch16", "backscatter_stats")
     found = []
     for i in range(count):
-        scores = {"oa": 0.5 + (i * 37 % 997) / 2500, "aa": 0.5 + (i * 61 % 997) / 2600, "loss": 0.4 + (i * 17 % 991) / 700}
-        made = make_record(model=models[i % 4], lr=0.001 * (1 + i // 4), seed=i, synthetic=i % 3 == 0, test=scores, history_epochs=0)
-        body = {**made, "history": [entry(epoch, {**scores, "kappa": 0.123456789 * epoch / epochs}) for epoch in range(1, epochs + 1)]}
+        scores = {
+            "oa": 0.5 + (i * 37 % 997) / 2500,
+            "aa": 0.5 + (i * 61 % 997) / 2600,
+            "loss": 0.4 + (i * 17 % 991) / 700,
+        }
+        made = make_record(
+            model=models[i % 4], lr=0.001 * (1 + i // 4), seed=i, synthetic=i % 3 == 0, test=scores, history_epochs=0
+        )
+        body = {
+            **made,
+            "history": [
+                entry(epoch, {**scores, "kappa": 0.123456789 * epoch / epochs}) for epoch in range(1, epochs + 1)
+            ],
+        }
         found.append(seal(body))
     return found
 
@@ -107,7 +129,9 @@ def test_write_leaves_one_script_a_run_and_removes_its_own_only(tmp_path):
     (tmp_path / "runs/mine.js").write_text("alert(1)")
     (tmp_path / "runs/log.jsonl").write_text("{}")
     page.write([table_of(records[:1])], records[:1], tmp_path)
-    assert sorted(file.name for file in (tmp_path / "runs").iterdir()) == sorted(["log.jsonl", "mine.js", f"{records[0]['run_id']}.js"])
+    assert sorted(file.name for file in (tmp_path / "runs").iterdir()) == sorted(
+        ["log.jsonl", "mine.js", f"{records[0]['run_id']}.js"]
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
@@ -120,7 +144,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_side_script_holds_the_whole_record():
     record = json.loads(json.dumps(hostile_table()[1][0]))
     script = page.run_script(record["run_id"], record)
-    assert json.loads("[" + script.removeprefix("fgmaeBenchRun(").removesuffix(");\n") + "]") == [record["run_id"], record]
+    assert json.loads("[" + script.removeprefix("fgmaeBenchRun(").removesuffix(");\n") + "]") == [
+        record["run_id"],
+        record,
+    ]
     assert not set("<>&\u2028") & set(script)
 
 
@@ -138,7 +165,9 @@ def test_command_writes_the_page_and_gives_the_same_bytes_twice(monkeypatch, tmp
     contents = []
     for _ in range(2):
         assert report.main() == 0
-        contents.append({path.name: path.read_bytes() for path in [tmp_path / "index.html", *(tmp_path / "runs").iterdir()]})
+        contents.append(
+            {path.name: path.read_bytes() for path in [tmp_path / "index.html", *(tmp_path / "runs").iterdir()]}
+        )
     assert contents[0] == contents[1]
     assert len(contents[0]) == 4
 
@@ -160,7 +189,10 @@ def test_rows_hold_what_the_tables_hold():
     told = [shown["notes"][number - 1] for number in row["notes"]]
     assert any("--legacy_metrics" in text for text in told)
     only = next(row for row in shown["rows"] if row["kind"] == "published")
-    assert only["cells"][shown["columns"].index("published_oa")][1] in (0.81, 0.815, 0.755, 0.78, 0.82, 0.795) or only["runs"] == []
+    assert (
+        only["cells"][shown["columns"].index("published_oa")][1] in (0.81, 0.815, 0.755, 0.78, 0.82, 0.795)
+        or only["runs"] == []
+    )
 
 
 def test_runs_of_no_table_have_a_table_of_their_own():
@@ -184,7 +216,15 @@ def test_curves_are_thinned_and_keep_their_ends():
 
 @pytest.mark.parametrize(
     ("value", "kept"),
-    [(None, None), (float("nan"), None), (float("inf"), None), (0.123456789, 0.12346), (50.0, 50), (1e-9, 1e-9), (21590000, 21590000)],
+    [
+        (None, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        (0.123456789, 0.12346),
+        (50.0, 50),
+        (1e-9, 1e-9),
+        (21590000, 21590000),
+    ],
 )
 def test_numbers_are_short_and_always_json(value, kept):
     assert page_data.short(value) == kept
@@ -228,7 +268,9 @@ def test_hostile_text_leaves_the_markup_as_it_is():
     data = parsed(hostile)
     assert data["tables"][0]["title"] == HOSTILE
     assert HOSTILE in data["tables"][0]["rows"][0]["cells"]
-    assert hostile.replace(page.data([table], records), "") == harmless.replace(page.data([], []), ""), "only the data differs"
+    assert hostile.replace(page.data([table], records), "") == harmless.replace(page.data([], []), ""), (
+        "only the data differs"
+    )
 
 
 def test_page_is_one_file_that_asks_for_nothing():
@@ -242,4 +284,6 @@ def test_page_is_one_file_that_asks_for_nothing():
 @pytest.mark.parametrize("path", sorted(TEMPLATES.glob("page*.js")), ids=lambda path: path.name)
 def test_scripts_never_parse_text_as_markup_or_code(path):
     code = path.read_text()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|DOMParser|srcdoc|\bfetch\b", code)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|DOMParser|srcdoc|\bfetch\b", code
+    )

@@ -1,4 +1,6 @@
-"""The page in a real browser: what a reader sees, clicks and types. Skipped where no Chromium is found (FGMAE_BENCH_CHROMIUM names one)."""
+"""The page in a real browser: what a reader sees, clicks and types. Skipped where no Chromium is found
+(FGMAE_BENCH_CHROMIUM names one).
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,16 @@ class Browser:
         read, back = os.pipe()
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 20) for fd in (there, back)]
         flags = [
-            "--headless", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run", "--disable-gpu",
-            "--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb", "--disable-background-networking",
-        ]  # fmt: skip
+            "--headless",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={profile}",
+            "--no-first-run",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+            "--force-color-profile=srgb",
+            "--disable-background-networking",
+        ]
         if os.geteuid() == 0:
             flags.append("--no-sandbox")
         command = [sys.executable, "-c", LAUNCH, *map(str, high), program, *flags, "about:blank"]
@@ -149,8 +158,12 @@ def site(tmp_path_factory):
     """A page of measured, synthetic, published and stray runs."""
     seeds = [make_record(seed=seed, test={"oa": 0.7 + seed / 100}) for seed in (1, 2)]
     confusion = [[3 if i == j else i for j in range(3)] for i in range(3)]
-    base = make_record(model="vit_base_patch16", batch_size=256, notes=(("still_improving", "Still improving at the end."),))
-    base = resealed(resealed(base, "metrics", "confusion", confusion), "metrics", "per_class", {c: {"accuracy": 0.5} for c in "abc"})
+    base = make_record(
+        model="vit_base_patch16", batch_size=256, notes=(("still_improving", "Still improving at the end."),)
+    )
+    base = resealed(
+        resealed(base, "metrics", "confusion", confusion), "metrics", "per_class", {c: {"accuracy": 0.5} for c in "abc"}
+    )
     records = [*seeds, base, make_record(synthetic=True), make_record(lr=0.3)]
     out = tmp_path_factory.mktemp("site")
     page.write([table_of(records)], records, out)
@@ -190,7 +203,9 @@ def test_page_loads_without_errors_and_without_the_network(browser, site):
     assert browser.errors == []
     assert "SYNTHETIC" in browser.run("document.getElementById('banner').innerText")
     assert [label for label in labels(browser) if "SYNTHETIC" in label] == ["ViT-S, batch 16SYNTHETIC"]
-    assert browser.run(f"{TABLE}.querySelectorAll('path.curve').length") == 8, "two seeds, base and synthetic, each with its training loss"
+    assert browser.run(f"{TABLE}.querySelectorAll('path.curve').length") == 8, (
+        "two seeds, base and synthetic, each with its training loss"
+    )
 
 
 def test_sorting_goes_down_up_and_back_with_empty_cells_last(browser, site):
@@ -301,13 +316,12 @@ def test_keyboard_alone_reaches_sorting_and_records(browser, site):
     browser.wait("document.getElementById('panel').open")
     assert browser.run("document.getElementById('panel').contains(document.activeElement)")
     browser.press("Escape", 27)
-    unnamed = (
-        "[...document.querySelectorAll('button, a, input, summary')].filter((e) => !e.textContent && !e.ariaLabel && !e.labels?.length)"
-    )
+    unnamed = "[...document.querySelectorAll('button, a, input, summary')].filter((e) => !e.textContent && !e.ariaLabel && !e.labels?.length)"
     assert browser.run(f"{unnamed}.length") == 0
 
 
-# Foreground and background of whatever shows text, as the browser computes them, drawn to one pixel to resolve any colour notation.
+# Foreground and background of whatever shows text, as the browser computes them, drawn to one pixel to resolve any
+# colour notation.
 CONTRAST = """(() => {
   const pixel = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
   const rgb = (colour) => { pixel.clearRect(0, 0, 1, 1); pixel.fillStyle = colour; pixel.fillRect(0, 0, 1, 1); return [...pixel.getImageData(0, 0, 1, 1).data]; };

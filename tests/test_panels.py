@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.panels import (
+from fgmae_bench.train.panels import (
     IGNORED,
     INVALID,
     OTHER,
@@ -35,7 +35,9 @@ def panel(name="p1", side=32):
 
 def test_colours_are_those_of_the_scheme():
     picture = coloured(np.array([[0, 1, 2, 3, 255]]), COLOURS)[0]
-    np.testing.assert_allclose(picture * 255, [[0, 0x99, 0], [0x1C, 0x0D, 0xFF], [0xF9, 0xFF, 0xA4], np.multiply(OTHER, 255), [255] * 3])
+    np.testing.assert_allclose(
+        picture * 255, [[0, 0x99, 0], [0x1C, 0x0D, 0xFF], [0xF9, 0xFF, 0xA4], np.multiply(OTHER, 255), [255] * 3]
+    )
     assert IGNORED == (1.0, 1.0, 1.0)
     for bad in ([4], [-1], [300]):
         with pytest.raises(BenchError, match=r"outside 0\.\.2"):
@@ -80,8 +82,14 @@ def test_a_picture_is_written_whole(tmp_path):
 
 def test_bad_panels_are_refused_and_leave_nothing(tmp_path):
     path = tmp_path / "new" / "panels.png"
-    odd = Panel(name="odd", db=np.zeros((2, 4, 4)), label=np.zeros((4, 4), np.uint8), prediction=np.zeros((2, 2), np.uint8))
-    for panels, colours, told in (([], COLOURS, "0 samples"), ([panel()], COLOURS[:2], "2 colours for 3"), ([odd], COLOURS, "odd: image")):
+    odd = Panel(
+        name="odd", db=np.zeros((2, 4, 4)), label=np.zeros((4, 4), np.uint8), prediction=np.zeros((2, 2), np.uint8)
+    )
+    for panels, colours, told in (
+        ([], COLOURS, "0 samples"),
+        ([panel()], COLOURS[:2], "2 colours for 3"),
+        ([odd], COLOURS, "odd: image"),
+    ):
         with pytest.raises(BenchError, match=told):
             draw_panels(panels, CLASSES, colours, path, title="t")
     assert not path.parent.exists()

@@ -24,11 +24,18 @@ def test_plain_files_are_read_as_gdal_reads_them(card, world, realdata, tmp_path
 @pytest.mark.parametrize(
     "profile",
     [
-        {"compress": "deflate"}, {"tiled": True, "blockxsize": 16, "blockysize": 16}, {"BIGTIFF": "YES"}, {"ENDIANNESS": "BIG"},
-        {"interleave": "pixel"}, {"interleave": "band"}, {"nodata": -99.0}, {"nodata": float("nan")}, {"blockysize": 7},
+        {"compress": "deflate"},
+        {"tiled": True, "blockxsize": 16, "blockysize": 16},
+        {"BIGTIFF": "YES"},
+        {"ENDIANNESS": "BIG"},
+        {"interleave": "pixel"},
+        {"interleave": "band"},
+        {"nodata": -99.0},
+        {"nodata": float("nan")},
+        {"blockysize": 7},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_other_files_are_left_to_gdal_or_read_alike(card, world, profile, tmp_path):
     path = tmp_path / "a.tif"
     pixels = index_pixels = np.linspace(-30, 0, 2 * 64 * 64, dtype=np.float32).reshape(2, 64, 64)

@@ -1,4 +1,6 @@
-"""`prepare` as a user runs it: the world it writes trains, and what it refuses leaves nothing. (Pixels: test_worlds.py.)"""
+"""`prepare` as a user runs it: the world it writes trains, and what it refuses leaves nothing. (Pixels:
+test_worlds.py.)
+"""
 
 import resource
 
@@ -34,7 +36,9 @@ def test_a_world_is_written_once_and_another_one_not_over_it(tmp_path):
     assert "w is not empty; choose another folder or remove it" in refused(
         "synth", "eurosat", "--per_class", 3, "--out", "w", cwd=tmp_path, run=prepare
     )
-    assert "is not empty" in refused("synth", "eurosat", "--per_class", 2, "--seed", 1, "--out", "w", cwd=tmp_path, run=prepare)
+    assert "is not empty" in refused(
+        "synth", "eurosat", "--per_class", 2, "--seed", 1, "--out", "w", cwd=tmp_path, run=prepare
+    )
 
 
 @pytest.mark.parametrize(

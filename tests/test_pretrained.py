@@ -1,4 +1,6 @@
-"""The demo's small pre-trained ViT: whole, made by its script, better than random weights elsewhere, and bound to its input contract."""
+"""The demo's small pre-trained ViT: whole, made by its script, better than random weights elsewhere, and bound to its
+input contract.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ import torch
 from commands import REPOSITORY, codes, linear, only_record, shared_world
 from safetensors import safe_open
 
-from fgmae_bench.backbones import build_backbone
-from fgmae_bench.config import Model
+from fgmae_bench.config.run import Model
+from fgmae_bench.models.build import build_backbone
 from fgmae_bench.worlds.eurosat import write_eurosat
 
 PRETRAIN = runpy.run_path(str(REPOSITORY / "experiments" / "demo" / "pretrain.py"), run_name="pretrain")
@@ -31,7 +33,10 @@ def probed(tmp_path_factory):
 
     def accuracies(weights, normalizer="fgmae"):
         if (weights, normalizer) not in known:
-            flags = {"normalizer": normalizer, "output_dir": str(scratch / "out" / f"{weights == 'random'}-{normalizer}")}
+            flags = {
+                "normalizer": normalizer,
+                "output_dir": str(scratch / "out" / f"{weights == 'random'}-{normalizer}"),
+            }
             setting = TRANSFER["Setting"](world=scratch / "world", scratch=scratch, train_frac=0.25, flags=flags)
             known[weights, normalizer] = [TRANSFER["accuracy"]("linear", weights, seed, setting) for seed in SEEDS]
         return known[weights, normalizer]
@@ -45,7 +50,8 @@ def test_every_key_of_the_checkpoint_is_a_key_of_the_plain_timm_vit_and_used():
     weights = backbone.weights
     assert (weights.used, weights.dropped, weights.missing) == (len(plain), 0, 0)
     with safe_open(CHECKPOINT, "pt") as file:
-        assert {name: file.get_tensor(name).shape for name in file.keys()} == {name: t.shape for name, t in plain.items()}  # noqa: SIM118
+        names = list(file.keys())
+        assert {name: file.get_tensor(name).shape for name in names} == {name: t.shape for name, t in plain.items()}
         assert {file.get_tensor(name).dtype for name in plain} == {torch.float32}
         held = {name: file.get_tensor(name) for name in plain}
     assert all(torch.equal(tensor, held[name]) for name, tensor in backbone.module.vit.state_dict().items())
@@ -85,11 +91,24 @@ def test_a_foreign_normaliser_costs_the_pretrained_weights_accuracy(probed, norm
 def test_the_interval_is_students():
     mean, low, high = TRANSFER["interval"]([0.1, 0.2, 0.3, 0.4, 0.5])
     assert mean == pytest.approx(0.3)
-    assert (low, high) == pytest.approx((0.3 - 2.776445 * 0.158114 / 5**0.5, 0.3 + 2.776445 * 0.158114 / 5**0.5), abs=1e-6)
+    assert (low, high) == pytest.approx(
+        (0.3 - 2.776445 * 0.158114 / 5**0.5, 0.3 + 2.776445 * 0.158114 / 5**0.5), abs=1e-6
+    )
 
 
 def test_a_foreign_normaliser_is_told_before_the_run_and_noted(tmp_path):
-    flags = ("--model", "test_vit", "--input_size", "64", "--weights", CHECKPOINT, "--normalizer", "zscore", "--epochs", "1")
+    flags = (
+        "--model",
+        "test_vit",
+        "--input_size",
+        "64",
+        "--weights",
+        CHECKPOINT,
+        "--normalizer",
+        "zscore",
+        "--epochs",
+        "1",
+    )
     done = linear(shared_world(12), *flags, cwd=tmp_path, backbone=("--features", "cached", "--batch_size", "16"))
     assert done.code == 0, done.err
     assert "were trained on fgmae: expect worse features" in done.err

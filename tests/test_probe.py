@@ -14,16 +14,15 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from fgmae_bench.config import Model
+from fgmae_bench.config.recipes import ProbeRecipe
+from fgmae_bench.config.run import Model
+from fgmae_bench.config.schedules import cosine
 from fgmae_bench.errors import BenchError
-from fgmae_bench.optim import cosine
 from fgmae_bench.probe.closed import fit_knn, fit_logistic
-from fgmae_bench.probe.materials import Materials
-from fgmae_bench.probe.sgd import HeadGrid, head_logits
-from fgmae_bench.probe.train import GridFit
-from fgmae_bench.randomness import epoch_order
-from fgmae_bench.recipes import ProbeRecipe
+from fgmae_bench.probe.resolve import Materials
+from fgmae_bench.probe.train import GridFit, HeadGrid, head_logits
 from fgmae_bench.runs.tasks import TASKS
+from fgmae_bench.system.randomness import epoch_order
 
 DIM, CLASSES, BATCH = 24, 5, 32
 GRID = [(0.1, 0.001), (0.1, 0.0), (0.03, 0.01), (1.0, 0.0)]
@@ -41,7 +40,10 @@ def clusters(n, seed=0, classes=CLASSES, dim=DIM, spread=2.5):
 
 def batches(count, seed=0, dtype=torch.float32):
     x, y = clusters(count * BATCH, seed)
-    return [(torch.from_numpy(x[i : i + BATCH]).to(dtype), torch.from_numpy(y[i : i + BATCH])) for i in range(0, len(x), BATCH)]
+    return [
+        (torch.from_numpy(x[i : i + BATCH]).to(dtype), torch.from_numpy(y[i : i + BATCH]))
+        for i in range(0, len(x), BATCH)
+    ]
 
 
 def grid_of(heads, dtype=torch.float32, seed=3):
@@ -69,7 +71,12 @@ def train(grid, data, settings, momentum=0.9):
     return torch.stack(
         [
             grid.step(
-                x, y, torch.tensor(rates(i, lrs), dtype=dtype), torch.tensor(decays, dtype=dtype), momentum, TASKS["single_label"].error
+                x,
+                y,
+                torch.tensor(rates(i, lrs), dtype=dtype),
+                torch.tensor(decays, dtype=dtype),
+                momentum,
+                TASKS["single_label"].error,
             )
             for i, (x, y) in enumerate(data)
         ]
@@ -173,14 +180,18 @@ def test_cosine_is_maes_formula_at_every_iteration():
                 if epoch < warmup
                 else floor + (0.1 - floor) * 0.5 * (1.0 + math.cos(math.pi * (epoch - warmup) / (total - warmup)))
             )
-            assert cosine(epoch, peak=0.1, floor=floor, warmup=warmup, total=total) == pytest.approx(expected, rel=1e-12)
+            assert cosine(epoch, peak=0.1, floor=floor, warmup=warmup, total=total) == pytest.approx(
+                expected, rel=1e-12
+            )
 
 
 def test_cosine_without_warm_up_is_torchs_annealing():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=0.01)
     for epoch in range(21):
-        assert cosine(epoch, peak=0.3, floor=0.01, warmup=0, total=20) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        assert cosine(epoch, peak=0.3, floor=0.01, warmup=0, total=20) == pytest.approx(
+            optimizer.param_groups[0]["lr"], rel=1e-9
+        )
         optimizer.step()
         schedule.step()
 
@@ -206,23 +217,33 @@ def materials(train_x, train_y, parts):
         start += len(y)
     bank.features = np.concatenate(features)
     return Materials(
-        labels=np.concatenate(labels), train=np.arange(len(train_y)), evaluation=evaluation, train_banks=(bank,), extractor=None, spent=None
+        labels=np.concatenate(labels),
+        train=np.arange(len(train_y)),
+        evaluation=evaluation,
+        train_banks=(bank,),
+        extractor=None,
+        spent=None,
     )
 
 
 def fit(made, recipes, batch=BATCH):
     named = {str(g): recipe for g, recipe in enumerate(recipes)}
-    return GridFit(made, named, batch, CLASSES, DIM, TASKS["single_label"]).run(lambda g, entry: None, lambda epochs: None)
+    return GridFit(made, named, batch, CLASSES, DIM, TASKS["single_label"]).run(
+        lambda g, entry: None, lambda epochs: None
+    )
 
 
 def recipe(**changes):
     return ProbeRecipe(
-        **{"lr": 0.1, "epochs": 4, "warmup_epochs": 1.0, "min_lr": 0.01, "weight_decay": 0.001, "batch_size": BATCH} | changes
+        **{"lr": 0.1, "epochs": 4, "warmup_epochs": 1.0, "min_lr": 0.01, "weight_decay": 0.001, "batch_size": BATCH}
+        | changes
     )
 
 
 def test_epochs_are_whole_batches_in_keyed_order_under_the_schedule_of_each_iteration():
-    """A plain torch loop over the same order gives the same curve, rate and logits; the last incomplete batch is dropped."""
+    """A plain torch loop over the same order gives the same curve, rate and logits; the last incomplete batch is
+    dropped.
+    """
     x, y = clusters(5 * BATCH + 17)
     test = clusters(150, seed=1)
     made = materials(x, y, {"test": test})
@@ -281,7 +302,9 @@ def test_with_val_the_best_epoch_on_val_is_scored_once_on_test():
     assert best < 11
     assert outcome.best == {"epoch": best, **outcome.history[best]["val"]}
     assert outcome.final == outcome.history[-1]["val"]
-    (stopped,) = fit(materials(*clusters(160), {"test": clusters(120, seed=2)}), [recipe(lr=2.0, epochs=12, min_lr=1.0)])
+    (stopped,) = fit(
+        materials(*clusters(160), {"test": clusters(120, seed=2)}), [recipe(lr=2.0, epochs=12, min_lr=1.0)]
+    )
     assert outcome.test["loss"] == pytest.approx(stopped.history[best]["val"]["loss"], rel=1e-5)
     assert outcome.test["oa"] == accuracy_score(clusters(120, seed=2)[1], outcome.logits.argmax(1))
 
@@ -306,10 +329,15 @@ def test_diverged_head_is_noted_and_the_others_are_not():
 
 @pytest.mark.parametrize(
     ("model", "count"),
-    [("vit_small_patch16", 3850), ("vit_base_patch16", 7690), ("vit_large_patch16", 10250), ("vit_huge_patch14", 12810)],
+    [
+        ("vit_small_patch16", 3850),
+        ("vit_base_patch16", 7690),
+        ("vit_large_patch16", 10250),
+        ("vit_huge_patch14", 12810),
+    ],
 )
 def test_probe_has_the_published_number_of_parameters(model, count):
-    from fgmae_bench.backbones import build_backbone
+    from fgmae_bench.models.build import build_backbone
 
     with torch.device("meta"):
         backbone = build_backbone(Model(model=model, weights="random"), 0)
@@ -353,7 +381,9 @@ def test_penalty_is_the_one_with_the_lowest_loss_on_val():
     assert fitted.penalty == candidates[best]
     assert "on val" in fitted.notes[0]["text"]
     alone = fit_logistic((x, y), {"test": test}, CLASSES, (candidates[best],), 42)
-    np.testing.assert_array_equal(fitted.logits["test"], alone.logits["test"])  # fitted on train, never on train and val
+    np.testing.assert_array_equal(
+        fitted.logits["test"], alone.logits["test"]
+    )  # fitted on train, never on train and val
 
 
 def test_without_val_the_penalty_is_chosen_by_cross_validation_inside_train():
@@ -363,9 +393,12 @@ def test_without_val_the_penalty_is_chosen_by_cross_validation_inside_train():
     candidates = (1e-4, 1e-2, 1e-1, 1.0, 10.0)
     n = len(y) * 4 // 5
     search = GridSearchCV(
-        LogisticRegression(tol=1e-8, max_iter=20_000), {"C": [1 / (p * n) for p in candidates]}, scoring="neg_log_loss",
-        cv=StratifiedKFold(5, shuffle=True, random_state=42), refit=False,
-    ).fit(standardised(x, x), y)  # fmt: skip
+        LogisticRegression(tol=1e-8, max_iter=20_000),
+        {"C": [1 / (p * n) for p in candidates]},
+        scoring="neg_log_loss",
+        cv=StratifiedKFold(5, shuffle=True, random_state=42),
+        refit=False,
+    ).fit(standardised(x, x), y)
     expected = candidates[int(search.best_index_)]
     assert expected not in (candidates[0], candidates[-1])
     fitted = fit_logistic((x, y), {"test": test}, CLASSES, candidates, 42)
@@ -379,17 +412,23 @@ def test_penalty_at_the_edge_of_the_candidates_is_noted():
     val = clusters(200, seed=1)
     codes = [note["code"] for note in fit_logistic((x, y), {"val": val, "test": val}, CLASSES, (1e-5, 1e-4), 42).notes]
     assert "penalty_at_edge" in codes
-    assert "penalty_at_edge" not in [note["code"] for note in fit_logistic((x, y), {"val": val, "test": val}, CLASSES, (1e-4,), 42).notes]
+    assert "penalty_at_edge" not in [
+        note["code"] for note in fit_logistic((x, y), {"val": val, "test": val}, CLASSES, (1e-4,), 42).notes
+    ]
 
 
 def test_logistic_regression_of_two_classes_has_two_logits():
-    """scikit-learn's binary form has one decision value, ours is the difference of the logits; half its penalty is ours."""
+    """scikit-learn's binary form has one decision value, ours is the difference of the logits; half its penalty is
+    ours.
+    """
     x, y = clusters(200, classes=2)
     test = clusters(80, seed=1, classes=2)
     fitted = fit_logistic((x, y), {"test": test}, 2, (0.05,), 42)
     expected = oracle(x, y, 0.05 / 2).decision_function(standardised(x, test[0]))
     assert fitted.logits["test"].shape == (80, 2)
-    np.testing.assert_allclose(fitted.logits["test"][:, 1] - fitted.logits["test"][:, 0], expected, atol=2e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        fitted.logits["test"][:, 1] - fitted.logits["test"][:, 0], expected, atol=2e-3 * np.abs(expected).max()
+    )
 
 
 def test_class_absent_from_training_is_never_predicted():
@@ -425,7 +464,9 @@ def test_nearest_neighbours_are_scikit_learns_by_cosine(k):
     (x, y), (tx, ty) = clusters(300), clusters(1100, seed=1)  # more than one chunk of 1024
     model = KNeighborsClassifier(n_neighbors=k, metric="cosine").fit(x.astype(np.float64), y)
     fitted = fit_knn((x, y), {"test": (tx, ty)}, CLASSES, k)
-    np.testing.assert_allclose(softmax(fitted.logits["test"], axis=1), model.predict_proba(tx.astype(np.float64)), atol=1e-5)
+    np.testing.assert_allclose(
+        softmax(fitted.logits["test"], axis=1), model.predict_proba(tx.astype(np.float64)), atol=1e-5
+    )
     np.testing.assert_array_equal(fitted.logits["test"].argmax(1), model.predict(tx.astype(np.float64)))
     assert fitted.penalty is None
 
@@ -446,7 +487,11 @@ def test_all_samples_as_neighbours_give_the_class_shares():
 def test_the_loss_of_nearest_neighbours_is_that_of_their_shares():
     (x, y), (tx, ty) = clusters(300), clusters(200, seed=1)
     logits = fit_knn((x, y), {"test": (tx, ty)}, CLASSES, 5).logits["test"]
-    shares = KNeighborsClassifier(n_neighbors=5, metric="cosine").fit(x.astype(np.float64), y).predict_proba(tx.astype(np.float64))
+    shares = (
+        KNeighborsClassifier(n_neighbors=5, metric="cosine")
+        .fit(x.astype(np.float64), y)
+        .predict_proba(tx.astype(np.float64))
+    )
     expected = -np.log(np.maximum(shares[np.arange(len(ty)), ty], 1e-6)).mean()
     assert TASKS["single_label"].evaluate(logits, ty)["loss"] == pytest.approx(expected, abs=1e-4)
     same = fit_knn((x, y), {"test": (x, y)}, CLASSES, 1).logits["test"]

@@ -30,14 +30,33 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def launch(world: Path, place: Path, processes: int, *extra: str) -> subprocess.CompletedProcess[str]:
     flags = {
-        "--dataset": "eurosat", "--data_path": world, "--model": "vit_tiny_patch16_224", "--input_size": 32, "--weights": "random",
-        "--epochs": 3, "--batch_size": 12 // processes, "--amp": "off", "--device": "cpu", "--lr": 0.1,
-        "--results_dir": place / "results", "--output_dir": place / "run", "--cache_dir": place / "cache",
-    }  # fmt: skip
+        "--dataset": "eurosat",
+        "--data_path": world,
+        "--model": "vit_tiny_patch16_224",
+        "--input_size": 32,
+        "--weights": "random",
+        "--epochs": 3,
+        "--batch_size": 12 // processes,
+        "--amp": "off",
+        "--device": "cpu",
+        "--lr": 0.1,
+        "--results_dir": place / "results",
+        "--output_dir": place / "run",
+        "--cache_dir": place / "cache",
+    }
     arguments = [str(part) for pair in flags.items() for part in pair]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun sets it for several processes: threads change the last bits
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+    }  # as torchrun sets it for several processes: threads change the last bits
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return subprocess.run([*launcher, "-m", "fgmae_bench.linear", *arguments, *extra], capture_output=True, text=True, timeout=240, env=env)
+    return subprocess.run(
+        [*launcher, "-m", "fgmae_bench.linear", *arguments, *extra],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=env,
+    )
 
 
 def result(place: Path) -> tuple[dict, np.ndarray, list[str], dict]:
@@ -45,11 +64,18 @@ def result(place: Path) -> tuple[dict, np.ndarray, list[str], dict]:
     (predictions,) = (place / "results").glob("predictions/*.safetensors")
     with safe_open(predictions, "numpy") as file:
         logits, ids = file.get_tensor("logits"), json.loads(file.metadata()["ids"])
-    return json.loads(path.read_text()), logits, ids, torch.load(place / "run" / "checkpoint-last.pth", weights_only=True)["head"]
+    return (
+        json.loads(path.read_text()),
+        logits,
+        ids,
+        torch.load(place / "run" / "checkpoint-last.pth", weights_only=True)["head"],
+    )
 
 
 @pytest.mark.parametrize(("mode", "sizes"), [("stream", (1, 3)), ("cached", (1, 2, 3))])
-def test_the_number_of_processes_changes_neither_head_nor_scores(world: Path, tmp_path: Path, mode: str, sizes: tuple[int, ...]) -> None:
+def test_the_number_of_processes_changes_neither_head_nor_scores(
+    world: Path, tmp_path: Path, mode: str, sizes: tuple[int, ...]
+) -> None:
     results = []
     for processes in sizes:
         done = launch(world, tmp_path / str(processes), processes, "--features", mode)
@@ -57,7 +83,9 @@ def test_the_number_of_processes_changes_neither_head_nor_scores(world: Path, tm
         results.append(result(tmp_path / str(processes)))
     for processes, (record, *_) in zip(sizes, results, strict=True):
         typed = record["environment"]["command"]
-        assert typed.startswith(f"torchrun --nproc_per_node={processes} -m fgmae_bench.linear --dataset eurosat --data_path ")
+        assert typed.startswith(
+            f"torchrun --nproc_per_node={processes} -m fgmae_bench.linear --dataset eurosat --data_path "
+        )
     one, logits, ids, head = results[0]
     assert len(set(ids)) == len(ids) == one["dataset"]["n_test"]
     assert one["dataset"]["n_test"] % 2 or one["dataset"]["n_test"] % 3, "the split divides: the case is not tested"
@@ -68,7 +96,10 @@ def test_the_number_of_processes_changes_neither_head_nor_scores(world: Path, tm
         for name in head:
             torch.testing.assert_close(other_head[name], head[name], atol=1e-6, rtol=0)
         same, expected = essence(other), essence(one)
-        for record in (same, expected):  # legacy batches are per process, and the files differ in their last bits at most
+        for record in (
+            same,
+            expected,
+        ):  # legacy batches are per process, and the files differ in their last bits at most
             record["metrics"].pop("legacy")
             record["config"]["recipe"].pop("batch_size")
             record.pop("predictions")

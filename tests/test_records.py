@@ -1,4 +1,6 @@
-"""Records and files: sealed by the hash of their body, held against the schema, whole or absent, and never written over."""
+"""Records and files: sealed by the hash of their body, held against the schema, whole or absent, and never written
+over.
+"""
 
 import errno
 import hashlib
@@ -14,10 +16,16 @@ from jsonschema import Draft202012Validator
 from make_records import make_record
 
 from fgmae_bench.errors import BenchError, RunFailed, closest, os_error, run_entry
-from fgmae_bench.files import replacing, require_writable, write_json, write_text
-from fgmae_bench.locks import alone, locked
 from fgmae_bench.records import all_records, body_sha256, problem_of, read_record, record_path, schema, seal, store
 from fgmae_bench.runs.folder import RunFolder, write_predictions
+from fgmae_bench.system.files import (
+    lock_and_clean_up,
+    replacing,
+    require_writable,
+    wait_for_lock,
+    write_json,
+    write_text,
+)
 
 
 @pytest.fixture
@@ -108,7 +116,9 @@ def test_nan_is_no_number_of_a_record(record, tmp_path, value):
         seal(record)
     path = tmp_path / "r.json"
     path.write_text(json.dumps(record))
-    with pytest.raises(BenchError, match=r"r\.json: not a readable record .* is no JSON number.*; remove it and run again"):
+    with pytest.raises(
+        BenchError, match=r"r\.json: not a readable record .* is no JSON number.*; remove it and run again"
+    ):
         read_record(path)
 
 
@@ -186,7 +196,9 @@ def half_written(path, failure):
         raise failure
 
 
-@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), ValueError("of ours"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.ENOSPC, "No space left on device"), ValueError("of ours"), KeyboardInterrupt()]
+)
 def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path, failure):
     (tmp_path / "mine").mkdir()
     write_text(tmp_path / "f.txt", "before")
@@ -271,7 +283,14 @@ def test_errors_of_the_operating_system_are_told_with_what_to_do(number, line):
 # --- the folder of a run
 
 
-EPOCH = {"epoch": 0, "lr": 0.1, "train_loss": None, "val": {"loss": 1.0, "oa": 0.5}, "seconds": 1.0, "images_per_second": 2.0}
+EPOCH = {
+    "epoch": 0,
+    "lr": 0.1,
+    "train_loss": None,
+    "val": {"loss": 1.0, "oa": 0.5},
+    "seconds": 1.0,
+    "images_per_second": 2.0,
+}
 
 
 def test_an_abandoned_run_takes_back_its_own_files_only(tmp_path):
@@ -391,10 +410,13 @@ def test_closest_match_ignores_case_and_stays_silent_where_nothing_is_near():
     assert closest("xyz", ["dfc2020", "eurosat"]) == "choose from dfc2020, eurosat"
 
 
-@pytest.mark.parametrize("lock", [alone, locked])
+@pytest.mark.parametrize("lock", [lock_and_clean_up, wait_for_lock])
 def test_a_lock_that_cannot_be_made_is_told_in_one_line(tmp_path, lock):
     (tmp_path / "file").write_text("")
     for folder in ("x" * 300, "file"):
-        with pytest.raises(BenchError, match=r"; choose another folder|; check the path"), lock(tmp_path / folder / "name"):
+        with (
+            pytest.raises(BenchError, match=r"; choose another folder|; check the path"),
+            lock(tmp_path / folder / "name"),
+        ):
             pass
     assert set(listing(tmp_path)) == {"file"}

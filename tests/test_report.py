@@ -1,4 +1,6 @@
-"""The report: what shares a row, what is compared with what, what it says of broken records, and that its bytes depend on nothing else."""
+"""The report: what shares a row, what is compared with what, what it says of broken records, and that its bytes depend
+on nothing else.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,16 @@ import numpy as np
 import pytest
 from make_records import make_record, resealed, store_all
 
+from fgmae_bench.config.experiments import Layout, load_experiment
 from fgmae_bench.errors import BenchError
-from fgmae_bench.experiments import Layout, load_experiment
 from fgmae_bench.report import __main__ as entry
 from fgmae_bench.report import figures, published
-from fgmae_bench.report.canvas import literal
 from fgmae_bench.report.columns import COLUMNS
 from fgmae_bench.report.compare import statement
-from fgmae_bench.report.markdown import escaped, markdown
+from fgmae_bench.report.figures import literal
+from fgmae_bench.report.formats.markdown import escaped, markdown
+from fgmae_bench.report.formats.spreadsheet import comma_separated
 from fgmae_bench.report.row import Note, Row, Table
-from fgmae_bench.report.spreadsheet import comma_separated
 from fgmae_bench.report.table import build, planned
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -112,7 +114,9 @@ def test_no_difference_where_split_dataset_or_protocol_differs():
         assert row.deltas == {}
         assert code in codes(row)
     spatial = dataclasses.replace(experiment, common={**experiment.common, "split": "spatial"})
-    (row,) = measured(build(spatial, [make_record(legacy=LEGACY, split="spatial")], published.for_runs(experiment, rows)))
+    (row,) = measured(
+        build(spatial, [make_record(legacy=LEGACY, split="spatial")], published.for_runs(experiment, rows))
+    )
     assert row.deltas == {}
     assert "other_split" in codes(row)
 
@@ -178,7 +182,20 @@ def test_a_seed_without_a_value_leaves_no_mean():
         resealed(make_record(seed=1), "dataset", "sample_ids_sha256", "train", "0" * 64),
         resealed(make_record(seed=1), "model", "weights", "sha256", "0" * 64),
     ],
-    ids=["weight_decay", "amp", "features", "views", "split_seed", "train_frac", "synthetic", "card", "batch", "status", "ids", "weights"],
+    ids=[
+        "weight_decay",
+        "amp",
+        "features",
+        "views",
+        "split_seed",
+        "train_frac",
+        "synthetic",
+        "card",
+        "batch",
+        "status",
+        "ids",
+        "weights",
+    ],
 )
 def test_what_can_change_a_number_never_shares_a_row(other):
     rows = measured(table_of([make_record(seed=0), other]))
@@ -235,11 +252,16 @@ def test_same_records_same_bytes_and_a_changed_record_changes_its_row_alone(monk
         contents.append({path.name: path.read_bytes() for path in (tmp_path / name / "tables").iterdir()})
     assert contents[0] == contents[1]
     shipped = [path.stem for path in (Path(__file__).resolve().parents[1] / "experiments").glob("*.toml")]
-    assert set(contents[0]) == {"README.md", *(f"{name}.{ending}" for name in shipped for ending in ("csv", "md", "tex", "html"))}
+    assert set(contents[0]) == {
+        "README.md",
+        *(f"{name}.{ending}" for name in shipped for ending in ("csv", "md", "tex", "html")),
+    }
     for name in ("eurosat_linear.csv", "eurosat_linear.md", "eurosat_linear.html", "eurosat_linear.tex"):
         before, after = (content[name].decode().splitlines() for content in (contents[0], contents[2]))
         assert len(before) == len(after)
-        assert ["ViT-S, batch 16" in line for line in before] == [old != new for old, new in zip(before, after, strict=True)]
+        assert ["ViT-S, batch 16" in line for line in before] == [
+            old != new for old, new in zip(before, after, strict=True)
+        ]
 
 
 def test_check_names_stale_files_and_writes_nothing(monkeypatch, tmp_path, capsys):
@@ -311,7 +333,9 @@ def test_bad_flags_and_unclear_published_rows_are_bad_input(monkeypatch, tmp_pat
     with pytest.raises(BenchError, match=r"mine\.toml: runs\[0\]\.published\[0\] selects 2 published rows"):
         report(monkeypatch, tmp_path, "--experiments", str(tmp_path))
     (tmp_path / "mine.toml").write_text(text.replace("source =", "sauce ="))
-    with pytest.raises(BenchError, match=r"mine\.toml: runs\[0\]\.published\[0\]\.where: unknown column 'sauce'; did you mean 'source'"):
+    with pytest.raises(
+        BenchError, match=r"mine\.toml: runs\[0\]\.published\[0\]\.where: unknown column 'sauce'; did you mean 'source'"
+    ):
         report(monkeypatch, tmp_path, "--experiments", str(tmp_path))
     assert not (tmp_path / "tables").exists()
 
@@ -323,7 +347,9 @@ def test_a_file_without_published_rows_is_named_itself(monkeypatch, tmp_path, co
     own.write_text(content)
     with pytest.raises(BenchError) as caught:
         report(monkeypatch, tmp_path, "--published", str(own))
-    assert caught.value.what.startswith(f"{own} holds no published rows with the columns table, source, dataset, method, metric_1, ")
+    assert caught.value.what.startswith(
+        f"{own} holds no published rows with the columns table, source, dataset, method, metric_1, "
+    )
     assert caught.value.todo == "give a table like results/published/published_results.csv"
 
 
@@ -382,7 +408,14 @@ NASTY = "a|b `c`\n<script>x</script> [d](e) *f* _g_ \\h"
 def one_row(label: str, *notes: Note) -> Table:
     row = Row(label=label, dataset="D", notes=notes)
     return Table(
-        name="t", title=label, protocol="p", expect="", columns=("dataset", "run", "remarks"), rows=(row,), planned_runs=1, measured_runs=0
+        name="t",
+        title=label,
+        protocol="p",
+        expect="",
+        columns=("dataset", "run", "remarks"),
+        rows=(row,),
+        planned_runs=1,
+        measured_runs=0,
     )
 
 
@@ -427,7 +460,9 @@ def test_every_column_can_be_shown():
     cells = next(cells for cells in parsed(table) if cells["oa"])
     other = ("map", "f1_micro", "miou", "fwiou")  # metrics of other tasks
     single = ("_low", "_high", "published_", "delta_")  # one metric has an interval, two have a published value
-    empty = [name for name, value in cells.items() if value == "" and not any(part in name for part in (*other, *single))]
+    empty = [
+        name for name, value in cells.items() if value == "" and not any(part in name for part in (*other, *single))
+    ]
     assert empty == []
     assert (cells["oa_low"], cells["oa_high"], cells["memory_gib"], cells["leaks"]) == ("0.7", "0.9", "1.0", "false")
     assert "| 21,590,000 |" in markdown(table)
@@ -481,7 +516,11 @@ def test_default_curves_of_a_layout_can_be_drawn():
 
 @pytest.mark.parametrize(
     ("flags", "shown"),
-    [({"batch_size": 8}, 32), ({"batch_size": [8, 16]}, "32, 64"), ({"batch_size": [8, 16], "accum_iter": [1, 2]}, "16, 32, 64")],
+    [
+        ({"batch_size": 8}, 32),
+        ({"batch_size": [8, 16]}, "32, 64"),
+        ({"batch_size": [8, 16], "accum_iter": [1, 2]}, "16, 32, 64"),
+    ],
 )
 def test_a_planned_grid_shows_each_effective_batch_once(flags, shown):
     run = SimpleNamespace(flags={"accum_iter": 2} | flags, nproc_per_node=2)

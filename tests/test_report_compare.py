@@ -1,4 +1,6 @@
-"""`report compare`: the same samples or nothing, the right test for the kind of data, Holm over all cells, one line for bad input."""
+"""`report compare`: the same samples or nothing, the right test for the kind of data, Holm over all cells, one line for
+bad input.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ from make_records import make_record, resealed, store_all
 from safetensors.numpy import save
 
 from fgmae_bench.errors import BenchError
+from fgmae_bench.metrics.significance import mcnemar_mid_p
 from fgmae_bench.report import __main__ as entry
 from fgmae_bench.report import pairs
 from fgmae_bench.report.predictions import with_intervals
-from fgmae_bench.significance import mcnemar_mid_p
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 N, K = 300, 3
@@ -39,14 +41,19 @@ def put(root, record, tensors, ids=IDS, groups=None, classes=("a", "b", "c")):
     path.write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     record = resealed(record, "predictions", {"sha256": digest, "file": f"predictions/{path.name}"})
-    record = resealed(record, "dataset", "sample_ids_sha256", "test", hashlib.sha256("\n".join(ids).encode()).hexdigest())
+    record = resealed(
+        record, "dataset", "sample_ids_sha256", "test", hashlib.sha256("\n".join(ids).encode()).hexdigest()
+    )
     store_all([record], root)
     return record
 
 
 @pytest.fixture
 def two(tmp_path):
-    return [put(tmp_path, make_record(seed=i), {"logits": logits(a, i), "targets": TARGETS}) for i, a in enumerate((0.9, 0.7))]
+    return [
+        put(tmp_path, make_record(seed=i), {"logits": logits(a, i), "targets": TARGETS})
+        for i, a in enumerate((0.9, 0.7))
+    ]
 
 
 def said(root, *arguments) -> str:
@@ -66,7 +73,12 @@ def test_accuracy_on_independent_samples_is_tested_by_mcnemar(two, tmp_path):
 
 def test_paths_of_records_work_like_ids_and_order_of_samples_does_not_matter(two, tmp_path):
     other = np.random.default_rng(0).permutation(N)
-    moved = put(tmp_path, make_record(seed=7), {"logits": logits(0.7, 1)[other], "targets": TARGETS[other]}, [IDS[i] for i in other])
+    moved = put(
+        tmp_path,
+        make_record(seed=7),
+        {"logits": logits(0.7, 1)[other], "targets": TARGETS[other]},
+        [IDS[i] for i in other],
+    )
     a, b, c = (str(next((tmp_path / "records").rglob(f"{record['run_id']}.json"))) for record in (*two, moved))
     numbers = [said(tmp_path, a, each).splitlines()[3:] for each in (b, c)]
     assert [line.split()[1:] for line in numbers[0][1:]] == [line.split()[1:] for line in numbers[1][1:]]

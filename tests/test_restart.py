@@ -21,10 +21,21 @@ SLOW_EPOCHS = 25
 
 def command(world: Path, place: Path, *extra: str) -> list[str]:
     flags = {
-        "--dataset": "eurosat", "--data_path": world, "--model": "vit_tiny_patch16_224", "--input_size": 32, "--weights": "random",
-        "--features": "stream", "--epochs": SLOW_EPOCHS, "--batch_size": 16, "--amp": "off", "--checkpoint_seconds": 0,
-        "--results_dir": place / "results", "--output_dir": place / "run", "--cache_dir": place / "cache", "--device": "cpu",
-    }  # fmt: skip
+        "--dataset": "eurosat",
+        "--data_path": world,
+        "--model": "vit_tiny_patch16_224",
+        "--input_size": 32,
+        "--weights": "random",
+        "--features": "stream",
+        "--epochs": SLOW_EPOCHS,
+        "--batch_size": 16,
+        "--amp": "off",
+        "--checkpoint_seconds": 0,
+        "--results_dir": place / "results",
+        "--output_dir": place / "run",
+        "--cache_dir": place / "cache",
+        "--device": "cpu",
+    }
     return [sys.executable, "-m", "fgmae_bench.linear", *(str(part) for pair in flags.items() for part in pair), *extra]
 
 
@@ -50,7 +61,9 @@ def test_a_run_killed_three_times_ends_with_the_undisturbed_record(world: Path, 
     subprocess.run(command(world, undisturbed), check=True, capture_output=True)
     dice, kills = random.Random(7), 0
     for _ in range(30):
-        process = subprocess.Popen(command(world, killed, "--resume", "auto"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command(world, killed, "--resume", "auto"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         if kills < 3:
             checkpoint = killed / "run" / "checkpoint-last.pth"
             before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
@@ -68,9 +81,11 @@ def test_a_run_killed_three_times_ends_with_the_undisturbed_record(world: Path, 
     assert essence(only_record(killed)) == essence(only_record(undisturbed))
 
 
-def test_heads_of_a_grid_that_stopped_at_different_epochs_catch_up(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fgmae_bench.cards import load_card
-    from fgmae_bench.config import compose
+def test_heads_of_a_grid_that_stopped_at_different_epochs_catch_up(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fgmae_bench.config.cards import load_card
+    from fgmae_bench.config.run import compose
     from fgmae_bench.probe import checkpoint
     from fgmae_bench.probe.engine import run_probe
     from fgmae_bench.runs.folder import RunFolder
@@ -80,10 +95,22 @@ def test_heads_of_a_grid_that_stopped_at_different_epochs_catch_up(world: Path, 
 
     def run(place: Path) -> list[dict]:
         given = {
-            "dataset": "eurosat", "data_path": str(world), "model": "backscatter_stats", "weights": "random", "features": "cached",
-            "split": "random_60_20_20", "lr": [0.1, 0.5, 2.0], "epochs": 6, "batch_size": 16, "checkpoint_seconds": 0.0, "resume": "auto",
-            "results_dir": str(place / "results"), "output_dir": str(place / "runs"), "cache_dir": str(tmp_path / "cache"), "device": "cpu",
-        }  # fmt: skip
+            "dataset": "eurosat",
+            "data_path": str(world),
+            "model": "backscatter_stats",
+            "weights": "random",
+            "features": "cached",
+            "split": "random_60_20_20",
+            "lr": [0.1, 0.5, 2.0],
+            "epochs": 6,
+            "batch_size": 16,
+            "checkpoint_seconds": 0.0,
+            "resume": "auto",
+            "results_dir": str(place / "results"),
+            "output_dir": str(place / "runs"),
+            "cache_dir": str(tmp_path / "cache"),
+            "device": "cpu",
+        }
         return run_probe(compose("linear", given, card), card, [])
 
     expected = [essence(record) for record in run(tmp_path / "whole")]
@@ -106,12 +133,16 @@ def test_heads_of_a_grid_that_stopped_at_different_epochs_catch_up(world: Path, 
     assert [essence(record) for record in run(tmp_path / "torn")] == expected
 
 
-@pytest.mark.parametrize("change", [["--lr", "0.2"], ["--model", "vit_tiny_patch16_224", "--input_size", "64"], ["--batch_size", "8"]])
-def test_resuming_another_run_is_refused(world: Path, tmp_path: Path, change: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    from fgmae_bench.cards import load_card
-    from fgmae_bench.config import compose
+@pytest.mark.parametrize(
+    "change", [["--lr", "0.2"], ["--model", "vit_tiny_patch16_224", "--input_size", "64"], ["--batch_size", "8"]]
+)
+def test_resuming_another_run_is_refused(
+    world: Path, tmp_path: Path, change: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fgmae_bench.config.cards import load_card
+    from fgmae_bench.config.flags import parse_run
+    from fgmae_bench.config.run import compose
     from fgmae_bench.errors import BenchError
-    from fgmae_bench.flags import parse_run
     from fgmae_bench.probe.engine import run_probe
 
     card = load_card("eurosat")

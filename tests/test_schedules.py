@@ -1,4 +1,6 @@
-"""Learning rates against independent computations: closed forms, MAE's rule for each iteration, layer decay block by block."""
+"""Learning rates against independent computations: closed forms, MAE's rule for each iteration, layer decay block by
+block.
+"""
 
 import math
 
@@ -7,11 +9,11 @@ import timm
 import torch
 from timm.optim import param_groups_layer_decay
 
+from fgmae_bench.config.recipes import FinetuneRecipe
+from fgmae_bench.config.schedules import cosine, poly
 from fgmae_bench.errors import BenchError
-from fgmae_bench.optim import cosine, poly
-from fgmae_bench.recipes import FinetuneRecipe
-from fgmae_bench.train.classifier import Classifier
-from fgmae_bench.train.groups import param_groups
+from fgmae_bench.train.classification import Classifier
+from fgmae_bench.train.optim import param_groups
 from fgmae_bench.train.plan import make_plan
 
 
@@ -50,10 +52,19 @@ def mae_rate(iteration, iterations, accum, lr, min_lr, warmup, epochs):
     return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
 
 
-@pytest.mark.parametrize(("samples", "batch", "accum", "world"), [(130, 16, 2, 1), (130, 8, 2, 2), (64, 8, 1, 2), (96, 16, 3, 1)])
+@pytest.mark.parametrize(
+    ("samples", "batch", "accum", "world"), [(130, 16, 2, 1), (130, 8, 2, 2), (64, 8, 1, 2), (96, 16, 3, 1)]
+)
 def test_every_groups_rate_over_a_whole_schedule_is_maes(samples, batch, accum, world):
     recipe = FinetuneRecipe(
-        lr=0.01, min_lr=1e-6, epochs=4, warmup_epochs=1.5, batch_size=batch, accum_iter=accum, layer_decay=0.75, weight_decay=0.05
+        lr=0.01,
+        min_lr=1e-6,
+        epochs=4,
+        warmup_epochs=1.5,
+        batch_size=batch,
+        accum_iter=accum,
+        layer_decay=0.75,
+        weight_decay=0.05,
     )
     plan = make_plan(recipe, samples, world)
     groups = param_groups(classifier("vit_small_patch16_224"), weight_decay=0.05, layer_decay=0.75, decay_all=False)
@@ -108,8 +119,14 @@ def test_layer_decay_of_the_blocks_equals_timms():
     vit = timm.create_model("vit_tiny_patch16_224", in_chans=2, num_classes=10)
     norm = {id(p) for p in vit.norm.parameters()}
     theirs = {id(p): g["lr_scale"] for g in param_groups_layer_decay(vit, layer_decay=0.65) for p in g["params"]}
-    ours = {id(p): g["lr_scale"] for g in param_groups(vit, weight_decay=0.05, layer_decay=0.65, decay_all=False) for p in g["params"]}
-    assert {k: v for k, v in ours.items() if k not in norm} == pytest.approx({k: v for k, v in theirs.items() if k not in norm})
+    ours = {
+        id(p): g["lr_scale"]
+        for g in param_groups(vit, weight_decay=0.05, layer_decay=0.65, decay_all=False)
+        for p in g["params"]
+    }
+    assert {k: v for k, v in ours.items() if k not in norm} == pytest.approx(
+        {k: v for k, v in theirs.items() if k not in norm}
+    )
     assert {ours[k] for k in norm} == {1.0}
 
 
@@ -132,7 +149,13 @@ def test_a_plan_takes_each_sample_once_and_drops_the_last_incomplete_micro_batch
         assert per_epoch == {1: 3, 2: 2}[world]
         steps = [[len(rows) for rows in plan.micro_steps(step, 0)] for step in range(per_epoch)]
         assert steps == {1: [[3] * 4, [3] * 4, [3] * 2], 2: [[3] * 4, [3]]}[world]
-        taken = [row for step in range(per_epoch) for rank in range(world) for rows in plan.micro_steps(step, rank) for row in rows]
+        taken = [
+            row
+            for step in range(per_epoch)
+            for rank in range(world)
+            for rows in plan.micro_steps(step, rank)
+            for row in rows
+        ]
         assert len(taken) == len(set(taken)) == 30
         again = [
             row

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.runs.tasks import TASKS, assert_bound
-from fgmae_bench.scores import (
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.metrics.single_label import (
     classes_scored,
     confusion_matrix,
     cross_entropy,
@@ -16,6 +15,7 @@ from fgmae_bench.scores import (
     per_class,
     single_label,
 )
+from fgmae_bench.runs.tasks import TASKS, assert_bound
 
 K = 7
 
@@ -37,16 +37,22 @@ def test_confusion_matrix_is_scikit_learns_with_reference_in_rows(seed):
 
 
 def test_confusion_matrices_of_batches_add_up_to_the_whole_and_averages_of_batches_do_not():
-    """Why metrics are computed once: averaged over batches of 8, with absent classes as 0, the published AA lost half its value."""
+    """Why metrics are computed once: averaged over batches of 8, with absent classes as 0, the published AA lost half
+    its value.
+    """
     targets, predictions = labels(0)
     batches = [(targets[i : i + 8], predictions[i : i + 8]) for i in range(0, 400, 8)]
     whole = sum(confusion_matrix(t, p, K) for t, p in batches)
     np.testing.assert_array_equal(whole, confusion_matrix(targets, predictions, K))
-    averaged = np.mean([metrics.recall_score(t, p, labels=range(K), average="macro", zero_division=0) for t, p in batches])
+    averaged = np.mean(
+        [metrics.recall_score(t, p, labels=range(K), average="macro", zero_division=0) for t, p in batches]
+    )
     assert averaged < 0.75 * single_label(whole)["aa"]
 
 
-@pytest.mark.parametrize(("targets", "predictions"), [([0, 1, 7], [0, 1, 1]), ([0, 1, 1], [0, 1, 7]), ([0, -1], [0, 0]), ([0, 1], [0])])
+@pytest.mark.parametrize(
+    ("targets", "predictions"), [([0, 1, 7], [0, 1, 1]), ([0, 1, 1], [0, 1, 7]), ([0, -1], [0, 0]), ([0, 1], [0])]
+)
 def test_labels_outside_the_classes_are_refused(targets, predictions):
     """An ignored -1 would otherwise be counted for the last class of the class before."""
     with pytest.raises(ValueError, match=r"label outside|targets and"):
@@ -58,27 +64,33 @@ def test_scores_are_scikit_learns_where_every_class_has_samples(seed):
     targets, predictions = labels(seed)
     targets[:K] = np.arange(K)
     got = single_label(confusion_matrix(targets, predictions, K))
-    assert got == pytest.approx({
-        "oa": metrics.accuracy_score(targets, predictions),
-        "aa": metrics.balanced_accuracy_score(targets, predictions),
-        "kappa": metrics.cohen_kappa_score(targets, predictions),
-        "f1_macro": metrics.f1_score(targets, predictions, average="macro"),
-    }, abs=1e-12)  # fmt: skip
+    assert got == pytest.approx(
+        {
+            "oa": metrics.accuracy_score(targets, predictions),
+            "aa": metrics.balanced_accuracy_score(targets, predictions),
+            "kappa": metrics.cohen_kappa_score(targets, predictions),
+            "f1_macro": metrics.f1_score(targets, predictions, average="macro"),
+        },
+        abs=1e-12,
+    )
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_classes_that_are_only_predicted_do_not_enter_the_averages():
-    """scikit-learn's macro F1 takes the union of labels by default, so a class that is only predicted pulls it down by a zero.
+    """scikit-learn's macro F1 takes the union of labels by default, so a class that is only predicted pulls it down by
+    a zero.
 
-    Ours averages over the classes with reference samples (as scikit-learn's balanced accuracy does), so that metrics of one
-    split average over the same classes for every model; with `labels=` scikit-learn agrees.
+    Ours averages over the classes with reference samples (as scikit-learn's balanced accuracy does), so that metrics of
+    one split average over the same classes for every model; with `labels=` scikit-learn agrees.
     """
     targets, predictions = labels(3, present=4)
     assert set(predictions) - set(targets) == {4, 5, 6}
     got = single_label(confusion_matrix(targets, predictions, K))
     scored = sorted(set(targets.tolist()))
     assert got["aa"] == pytest.approx(metrics.balanced_accuracy_score(targets, predictions), abs=1e-12)
-    assert got["f1_macro"] == pytest.approx(metrics.f1_score(targets, predictions, labels=scored, average="macro"), abs=1e-12)
+    assert got["f1_macro"] == pytest.approx(
+        metrics.f1_score(targets, predictions, labels=scored, average="macro"), abs=1e-12
+    )
     assert got["f1_macro"] > metrics.f1_score(targets, predictions, average="macro") + 0.05
     assert got["kappa"] == pytest.approx(metrics.cohen_kappa_score(targets, predictions), abs=1e-12)
     assert got["oa"] == pytest.approx(metrics.accuracy_score(targets, predictions), abs=1e-12)
@@ -94,7 +106,9 @@ def test_class_that_is_never_predicted_has_f1_zero():
 
 def test_by_hand():
     got = single_label(np.array([[3, 1], [2, 4]]))
-    assert got == pytest.approx({"oa": 0.7, "aa": (3 / 4 + 4 / 6) / 2, "kappa": (0.7 - 0.5) / 0.5, "f1_macro": (6 / 9 + 8 / 11) / 2})
+    assert got == pytest.approx(
+        {"oa": 0.7, "aa": (3 / 4 + 4 / 6) / 2, "kappa": (0.7 - 0.5) / 0.5, "f1_macro": (6 / 9 + 8 / 11) / 2}
+    )
 
 
 def test_undefined_scores_are_none():
@@ -107,11 +121,15 @@ def test_undefined_scores_are_none():
 
 def test_per_class_scores_are_scikit_learns():
     targets, predictions = labels(5)
-    precision, recall, f1, support = metrics.precision_recall_fscore_support(targets, predictions, labels=range(K), zero_division=0)
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+        targets, predictions, labels=range(K), zero_division=0
+    )
     got = per_class(confusion_matrix(targets, predictions, K), tuple("abcdefg"))
     assert list(got) == list("abcdefg")
     for k, row in enumerate(got.values()):
-        assert row == pytest.approx({"accuracy": recall[k], "precision": precision[k], "f1": f1[k], "support": support[k]}, abs=1e-12)
+        assert row == pytest.approx(
+            {"accuracy": recall[k], "precision": precision[k], "f1": f1[k], "support": support[k]}, abs=1e-12
+        )
 
 
 def test_per_class_scores_that_are_undefined_are_none():
@@ -143,7 +161,9 @@ def test_random_confusion_matrices_obey_the_bound():
     slack = []
     for _ in range(2000):
         k = rng.integers(2, 12)
-        matrix = rng.integers(0, rng.integers(2, 200), (k, k)) * (rng.random((k, 1)) > 0.2) + np.diag(rng.integers(0, 300, k))
+        matrix = rng.integers(0, rng.integers(2, 200), (k, k)) * (rng.random((k, 1)) > 0.2) + np.diag(
+            rng.integers(0, 300, k)
+        )
         if matrix.sum() == 0:
             continue
         got, bound = single_label(matrix), oa_aa_bound(matrix.sum(1))
@@ -223,7 +243,9 @@ def test_legacy_scores_are_the_size_weighted_averages_of_batches():
     logits[np.arange(203), targets] += 1
     batches = [(targets[i : i + 16], logits[i : i + 16]) for i in range(0, 203, 16)]
     sizes = [len(t) for t, _ in batches]
-    recalls = [metrics.recall_score(t, z.argmax(1), labels=range(K), average="macro", zero_division=0) for t, z in batches]
+    recalls = [
+        metrics.recall_score(t, z.argmax(1), labels=range(K), average="macro", zero_division=0) for t, z in batches
+    ]
     got = legacy_single_label(logits, targets, 16)
     assert got["aa"] == pytest.approx(np.average(recalls, weights=sizes))
     assert got["oa"] == pytest.approx(metrics.accuracy_score(targets, logits.argmax(1)))

@@ -123,7 +123,11 @@ BAD = [
     (nothing_but_nan, (), ("ROIs0000_test_s1_0_p4.tif: band 1 has no valid pixel",)),
     (nothing_labelled, (), ("no image of the train split has a dfc label of a class of dfc10",)),
     (untouched, ("--train_scheme", "igbp17"), ("label scheme igbp17 is not defined for dfc labels",)),
-    (untouched, ("--train_labels", "igbp", "--eval_labels", "dfc", "--train_scheme", "igbp17"), ("igbp17 is not defined for dfc",)),
+    (
+        untouched,
+        ("--train_labels", "igbp", "--eval_labels", "dfc", "--train_scheme", "igbp17"),
+        ("igbp17 is not defined for dfc",),
+    ),
     (untouched, ("--train_labels", "s2"), ("label source", "'s2'", "igbp")),
     (untouched, ("--train_scheme", "dfc9"), ("'dfc9'", "dfc8")),
     (untouched, ("--nb_classes", "7"), ("--nb_classes is 7, label scheme dfc10 has 10",)),
@@ -141,7 +145,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "flags", "told"), BAD, ids=[f"{spoil.__name__}-{'_'.join(flags)[2:24]}" for spoil, flags, _ in BAD])
+@pytest.mark.parametrize(
+    ("spoil", "flags", "told"), BAD, ids=[f"{spoil.__name__}-{'_'.join(flags)[2:24]}" for spoil, flags, _ in BAD]
+)
 def test_bad_input_is_one_line_and_leaves_nothing(spoil, flags, told, spoilt, tmp_path):
     spoil(spoilt)
     before = listing(tmp_path)
@@ -150,19 +156,30 @@ def test_bad_input_is_one_line_and_leaves_nothing(spoil, flags, told, spoilt, tm
     assert {path: content for path, content in listing(tmp_path).items() if not path.startswith("cache")} == before
 
 
-@pytest.mark.parametrize("flags", [("--train_labels", "igbp", "--train_scheme", "dfc10"), ()], ids=["dfc said to be igbp", "reverse"])
+@pytest.mark.parametrize(
+    "flags", [("--train_labels", "igbp", "--train_scheme", "dfc10"), ()], ids=["dfc said to be igbp", "reverse"]
+)
 def test_labels_that_look_like_another_kind_are_refused_with_the_histogram(flags, tmp_path):
     root, cwd = tmp_path / "w", tmp_path / "cwd"
     cwd.mkdir()
     dfc.write_dfc(root, tiles=32, size=32)
     for place, count in ((TRAINED, 27), (TESTED, 5)):
         for n in range(count):
-            with rasterio.open(file(root, "dfc", n, place)) as fine, rasterio.open(file(root, "lc", n, place)) as coarse:
+            with (
+                rasterio.open(file(root, "dfc", n, place)) as fine,
+                rasterio.open(file(root, "lc", n, place)) as coarse,
+            ):
                 labels, modis = fine.read(1), coarse.read(1)
             if flags:
-                rewrite(file(root, "lc", n, place), lambda pixels, labels=labels: np.concatenate([labels[None], pixels[1:]]).astype("u2"))
+                rewrite(
+                    file(root, "lc", n, place),
+                    lambda pixels, labels=labels: np.concatenate([labels[None], pixels[1:]]).astype("u2"),
+                )
             else:
-                rewrite(file(root, "dfc", n, place), lambda pixels, modis=modis: np.where(modis > 10, 8, modis)[None].astype(pixels.dtype))
+                rewrite(
+                    file(root, "dfc", n, place),
+                    lambda pixels, modis=modis: np.where(modis > 10, 8, modis)[None].astype(pixels.dtype),
+                )
     line = said(segment(root, *flags, cwd=cwd))
     assert ("look like DFC2020" if flags else "look like IGBP") in line
     assert "pass --trust_data" in line
@@ -185,7 +202,20 @@ def test_codes_of_modis_in_a_file_said_to_be_dfc_are_refused_where_they_are_read
 
 def test_each_entry_takes_its_own_kind_of_dataset(tiles, tmp_path):
     for module in ("linear", "finetune"):
-        line = said(call(module, "--dataset", "dfc2020", "--data_path", tiles, "--model", "test_vit", "--weights", "random", cwd=tmp_path))
+        line = said(
+            call(
+                module,
+                "--dataset",
+                "dfc2020",
+                "--data_path",
+                tiles,
+                "--model",
+                "test_vit",
+                "--weights",
+                "random",
+                cwd=tmp_path,
+            )
+        )
         assert "DFC2020 is a segmentation dataset; use fgmae_bench.segment" in line
     line = said(segment(shared_world(5), cwd=tmp_path, dataset="eurosat"))
     assert "is a single_label dataset; use fgmae_bench.linear or fgmae_bench.finetune" in line

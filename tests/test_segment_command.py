@@ -1,4 +1,6 @@
-"""Segmentation as a user runs it: the published command line, what a run leaves, labels of several kinds, killed and resumed."""
+"""Segmentation as a user runs it: the published command line, what a run leaves, labels of several kinds, killed and
+resumed.
+"""
 
 import dataclasses
 import json
@@ -21,10 +23,10 @@ from sklearn.metrics import jaccard_score
 
 from fgmae_bench.checkpoints.shapes import ARCHITECTURES
 from fgmae_bench.checkpoints.synth import write_synthetic
-from fgmae_bench.config import Model
+from fgmae_bench.config.run import Model
+from fgmae_bench.data.labels import card_map
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.errors import BenchError
-from fgmae_bench.label_cards import card_map
 from fgmae_bench.records import problem_of
 from fgmae_bench.runs.setup import _at_data_size
 from fgmae_bench.worlds import dfc
@@ -46,7 +48,9 @@ def test_command_line_5_verbatim(tmp_path):
     write_synthetic(tmp_path / "B2_vits16_fgmae_ep99.pth", ARCHITECTURES["vit_small_patch16"], "full")
     dfc.write_dfc(tmp_path / "w", tiles=156, size=32)
     flags = shlex.split(FIFTH.replace("DIR", "w"))
-    done = call("segment", "--dataset", "dfc2020", *flags, "--input_size", "32", "--max_steps", "4", *FOLDERS, cwd=tmp_path)
+    done = call(
+        "segment", "--dataset", "dfc2020", *flags, "--input_size", "32", "--max_steps", "4", *FOLDERS, cwd=tmp_path
+    )
     assert done.code == 0, done.err
     record = only_record(tmp_path / "results")
     assert problem_of(record) is None
@@ -60,7 +64,12 @@ def test_command_line_5_verbatim(tmp_path):
     assert record["model"]["name"] == "vit_small_patch16"
     recipe, weights = record["config"]["recipe"], record["model"]["weights"]
     assert recipe["lr"] == pytest.approx(1e-3 * 256 / 256)
-    assert (recipe["drop_path"], recipe["layer_decay"], recipe["optimizer"], recipe["head"]) == (0.2, 0.75, "adamw", "upernet")
+    assert (recipe["drop_path"], recipe["layer_decay"], recipe["optimizer"], recipe["head"]) == (
+        0.2,
+        0.75,
+        "adamw",
+        "upernet",
+    )
     assert (weights["used"], weights["missing"]) == (150, 0)
     assert np.shape(record["metrics"]["confusion"]) == (10, 10)
     head = weights_of(tmp_path / "out" / "checkpoint-last.pth")["head.classify.weight"]
@@ -82,7 +91,9 @@ def test_what_a_run_leaves(tiles, tmp_path):
     assert record["model"]["params_total"] == record["model"]["params_trainable"]
     counts, stated = confusions(record, tmp_path / "results")
     assert (counts.dtype, counts.shape) == (np.int64, (4, 10, 10))
-    assert json.loads(stated["ids"]) == [f"ROIs0000_validation/s1_validation/ROIs0000_validation_s1_0_p{n}" for n in range(4)]
+    assert json.loads(stated["ids"]) == [
+        f"ROIs0000_validation/s1_validation/ROIs0000_validation_s1_0_p{n}" for n in range(4)
+    ]
     assert json.loads(stated["groups"]) == ["ROIs0000_validation/s1_validation"] * 4
     assert (tmp_path / "out" / "predictions-test.safetensors").read_bytes() == (
         tmp_path / "results" / record["predictions"]["file"]
@@ -135,8 +146,10 @@ def test_metrics_are_those_of_the_pixels(tiles, tmp_path):
 def test_a_val_split_selects_and_test_is_scored_once(tiles, tmp_path):
     lists = tmp_path / "lists"
     lists.mkdir()
-    names = {part: [f"ROIs0000_test_s1_0_p{n}" for n in numbers] for part, numbers in
-             {"train": range(12), "val": range(12, 16), "test": range(16, 20)}.items()}  # fmt: skip
+    names = {
+        part: [f"ROIs0000_test_s1_0_p{n}" for n in numbers]
+        for part, numbers in {"train": range(12), "val": range(12, 16), "test": range(16, 20)}.items()
+    }
     for part, held in names.items():
         (lists / f"{part}.txt").write_text("\n".join(held) + "\n")
     done = segment(tiles, "--split", lists, "--epochs", "3", "--lr", "3e-3", cwd=tmp_path)
@@ -144,14 +157,19 @@ def test_a_val_split_selects_and_test_is_scored_once(tiles, tmp_path):
     record = only_record(tmp_path / "results")
     curve = [entry["val"]["miou"] for entry in record["history"]]
     assert record["metrics"]["best"]["miou"] == max(curve)
-    assert torch.load(tmp_path / "out" / "checkpoint-best.pth", weights_only=True)["epoch"] == record["metrics"]["best"]["epoch"]
+    assert (
+        torch.load(tmp_path / "out" / "checkpoint-best.pth", weights_only=True)["epoch"]
+        == record["metrics"]["best"]["epoch"]
+    )
     scored = segment(tiles, "--config", "out/config.toml", "--eval", "--resume", "auto", cwd=tmp_path, backbone=())
     assert f"miou {record['metrics']['test']['miou']:.4f}" in scored.out
     assert "test_is_val" not in codes(record)
 
 
 def test_a_grid_of_rates_is_one_run_each(tiles, tmp_path):
-    done = segment(tiles, "--lr", "1e-3", "1e-2", "--epochs", "1", cwd=tmp_path, backbone=(*FROZEN, "--features", "cached"))
+    done = segment(
+        tiles, "--lr", "1e-3", "1e-2", "--epochs", "1", cwd=tmp_path, backbone=(*FROZEN, "--features", "cached")
+    )
     assert done.code == 0, done.err
     assert sorted(record["config"]["recipe"]["lr"] for record in records(tmp_path / "results")) == [0.001, 0.01]
     assert len(list((tmp_path / "out").glob("*/panels.png"))) == 2
@@ -240,9 +258,22 @@ def test_killed_and_resumed_it_is_the_undisturbed_run(tiles, tmp_path):
     whole.mkdir()
     torn.mkdir()
     assert segment(tiles, *flags[:-2], cwd=whole).code == 0
-    arguments = [sys.executable, "-m", "fgmae_bench.segment", "--dataset", "dfc2020", "--data_path", tiles, *TINY, *FOLDERS, *flags]
+    arguments = [
+        sys.executable,
+        "-m",
+        "fgmae_bench.segment",
+        "--dataset",
+        "dfc2020",
+        "--data_path",
+        tiles,
+        *TINY,
+        *FOLDERS,
+        *flags,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*map(str, arguments)], cwd=torn, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*map(str, arguments)], cwd=torn, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 100
     while not (torn / "out" / "checkpoint-last.pth").exists():
         assert process.poll() is None
@@ -290,7 +321,9 @@ def test_batches_of_one(norm, head, tiles, tmp_path):
 
 def test_patches_of_14_pixels_take_the_next_smaller_size(tiles, tmp_path):
     """256 to 252, 64 to 56; masks keep their own size."""
-    large = _at_data_size(Model(model="vit_huge_patch14"), SimpleNamespace(index=SimpleNamespace(size=(256, 256))), None)
+    large = _at_data_size(
+        Model(model="vit_huge_patch14"), SimpleNamespace(index=SimpleNamespace(size=(256, 256))), None
+    )
     assert large.input_size == 252
     prepared = opened(tiles, tmp_path, model="vit_small_patch14_dinov2", freeze_backbone=True, features="stream")
     assert prepared.backbone.contract.size == 56

@@ -1,4 +1,6 @@
-"""Segmentation on a frozen backbone: its bits stay, features computed once are those of the stream, one process is as good as two."""
+"""Segmentation on a frozen backbone: its bits stay, features computed once are those of the stream, one process is as
+good as two.
+"""
 
 import importlib
 import os
@@ -11,8 +13,8 @@ import torch
 from commands import FOLDERS, only_record
 from segment_world import FROZEN, SIDE, opened, segment, weights_of
 
-from fgmae_bench.backbones import build_backbone
-from fgmae_bench.config import Model
+from fgmae_bench.config.run import Model
+from fgmae_bench.models.build import build_backbone
 from fgmae_bench.records import problem_of
 
 pytest_plugins = ("segment_world",)
@@ -34,7 +36,9 @@ def test_a_frozen_backbone_keeps_its_bits_and_the_head_alone_is_saved(frozen):
     held = weights_of(place / "out" / "checkpoint-last.pth")
     assert held
     assert all(name.startswith(("neck.", "pooling.", "laterals.", "smooth.", "fuse.", "classify.")) for name in held)
-    assert record["model"]["params_trainable"] == sum(v.numel() for k, v in held.items() if not k.endswith(("running_mean", "running_var")))
+    assert record["model"]["params_trainable"] == sum(
+        v.numel() for k, v in held.items() if not k.endswith(("running_mean", "running_var"))
+    )
     assert record["model"]["params_total"] > record["model"]["params_trainable"]
     assert (record["config"]["recipe"]["features"], record["config"]["recipe"]["augment"]) == ("cached", False)
 
@@ -42,7 +46,9 @@ def test_a_frozen_backbone_keeps_its_bits_and_the_head_alone_is_saved(frozen):
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_training_a_head_leaves_the_backbone_alone(norm, tiles, tmp_path):
     prepared = opened(tiles, tmp_path, freeze_backbone=True, norm=norm, features="stream", num_workers=0)
-    before = build_backbone(Model(model="test_vit", weights="random", input_size=SIDE), prepared.run.recipe.seed).module.state_dict()
+    before = build_backbone(
+        Model(model="test_vit", weights="random", input_size=SIDE), prepared.run.recipe.seed
+    ).module.state_dict()
     job = prepared.job
     optimizer = torch.optim.SGD([p for p in job.model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
     job.model.train()
@@ -102,7 +108,15 @@ def test_a_linear_head_on_each_pixel(tiles, tmp_path):
 
 def on_two(data, *flags, cwd):
     """The command on two processes, with batches of half the size, so that it is the same run."""
-    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fgmae_bench.segment")
+    launch = (
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "fgmae_bench.segment",
+    )
     arguments = [*launch, "--dataset", "dfc2020", "--data_path", data, *FROZEN, *FOLDERS, *flags, "--batch_size", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([*map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
@@ -136,7 +150,19 @@ def test_one_process_trains_as_two(frozen, tiles, tmp_path):
 @pytest.mark.parametrize("model", ["croma_base", "dofa_base_patch16_224", "copernicusfm_base"])
 def test_torchgeo_models_take_a_decoder_under_our_contract(model, tiles, tmp_path):
     pytest.importorskip("torchgeo", reason="the extra torchgeo is not installed")
-    flags = ("--model", model, "--weights", "random", "--freeze_backbone", "--max_steps", "1", "--warmup_steps", "0", "--fpn_dim", "8")
+    flags = (
+        "--model",
+        model,
+        "--weights",
+        "random",
+        "--freeze_backbone",
+        "--max_steps",
+        "1",
+        "--warmup_steps",
+        "0",
+        "--fpn_dim",
+        "8",
+    )
     done = segment(tiles, *flags, "--batch_size", "2", "--panels", "0", backbone=(), cwd=tmp_path)
     assert done.code == 0, done.err
     assert only_record(tmp_path / "results")["protocol"] == "frozen_upernet"

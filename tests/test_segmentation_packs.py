@@ -1,4 +1,6 @@
-"""Packs of segmentation data: images and label maps come back as from the files, and a run on a pack is the run on the files."""
+"""Packs of segmentation data: images and label maps come back as from the files, and a run on a pack is the run on the
+files.
+"""
 
 import dataclasses
 import json
@@ -13,9 +15,9 @@ from dfc_files import dfc2020, image, tile, write
 from safetensors.numpy import load
 from same_run import essence
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import Data
-from fgmae_bench.contract import FGMAE_CONTRACT
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.contract import FGMAE_CONTRACT
+from fgmae_bench.config.run import Data
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.packs import write as writing
 from fgmae_bench.data.packs.check import check_source, check_values
@@ -25,7 +27,7 @@ from fgmae_bench.data.packs.store import get, stamp_of
 from fgmae_bench.data.packs.write import write_pack
 from fgmae_bench.data.splits import make_split
 from fgmae_bench.errors import BenchError
-from fgmae_bench.views import make_view
+from fgmae_bench.views.classification import make_view
 from fgmae_bench.worlds.dfc import write_dfc
 
 SMALL = 64
@@ -97,7 +99,10 @@ def same_codes(packed, source):
 def changed(pack, folder, key, value):
     """A copy of a pack with another value of one key."""
     copy = shutil.copytree(pack, folder / "copy.lmdb")
-    with lmdb.open(str(copy), lock=False, map_size=1 << 30) as environment, environment.begin(write=True) as transaction:
+    with (
+        lmdb.open(str(copy), lock=False, map_size=1 << 30) as environment,
+        environment.begin(write=True) as transaction,
+    ):
         transaction.put(key, value)
     return copy
 
@@ -118,7 +123,9 @@ def test_pack_is_the_index_of_its_files(packs, name, tmp_path):
     verify(card, packs / f"{name}-float32.lmdb", source)
     verify(card, packs / f"{name}-uint8.lmdb", source)
     for split in [name for name, stated in card.splits.items() if stated.kind == "groups" and not stated.leaky]:
-        of_files, of_pack = (make_split(card, index, Data(dataset=name, split=split), tmp_path) for index in (source, packed))
+        of_files, of_pack = (
+            make_split(card, index, Data(dataset=name, split=split), tmp_path) for index in (source, packed)
+        )
         for part in ("train", "val", "test"):
             np.testing.assert_array_equal(getattr(of_pack, part), getattr(of_files, part))
 
@@ -183,7 +190,9 @@ def test_labels_under_invalid_pixels_are_255_in_a_uint8_pack_alone(tmp_path):
     verify(card, tmp_path / "u.lmdb", source)
 
 
-@pytest.mark.parametrize("values", [(np.nan,), (np.inf,), (-np.inf,), (-99.0,), (0.0, 0.0), (0.0,), (-0.0, -0.0), (3.0,), ()])
+@pytest.mark.parametrize(
+    "values", [(np.nan,), (np.inf,), (-np.inf,), (-99.0,), (0.0, 0.0), (0.0,), (-0.0, -0.0), (3.0,), ()]
+)
 def test_validity_is_that_of_the_files(tmp_path, values):
     """One zero is a measurement, two side by side are none; a look at the extremes must not miss either."""
     pixels = image(7)
@@ -239,7 +248,16 @@ def test_verify_finds_labels_that_are_not_those_of_the_files(packs, tmp_path):
     pixels[0, 0, 0] = 1 + pixels[0, 0, 0] % 10
     path.unlink()
     write(path, pixels)
-    done = call("prepare", "verify", packs / "dfc2020-float32.lmdb", "--data_path", tmp_path / "other", "--workers", 0, cwd=tmp_path)
+    done = call(
+        "prepare",
+        "verify",
+        packs / "dfc2020-float32.lmdb",
+        "--data_path",
+        tmp_path / "other",
+        "--workers",
+        0,
+        cwd=tmp_path,
+    )
     assert done.code == 2
     assert "1 of 24 samples" in done.err
     assert f"{path.stem.replace('_dfc_', '_s1_')}; write the pack again" in done.err
@@ -262,11 +280,14 @@ def test_labels_of_another_size_than_the_pack_states_are_refused(packs, tmp_path
         open_pack(card, copy).codes(0, "igbp")
 
 
-@pytest.mark.parametrize(("change", "line"), [
-    ({"label_sources": []}, "holds no label maps; write the pack again from the files"),
-    ({"label_sources": ["dfc", "modis"]}, "holds labels of modis, which DFC2020 has not"),
-    ({"label_sources": ["dfc"]}, "does not say which samples have labels"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"label_sources": []}, "holds no label maps; write the pack again from the files"),
+        ({"label_sources": ["dfc", "modis"]}, "holds labels of modis, which DFC2020 has not"),
+        ({"label_sources": ["dfc"]}, "does not say which samples have labels"),
+    ],
+)
 def test_a_pack_without_the_labels_of_its_card_is_refused(packs, tmp_path, change, line):
     pack = packs / "dfc2020-float32.lmdb"
     facts = json.loads(get(pack.resolve(), stamp_of(pack), META))
@@ -278,8 +299,12 @@ def test_a_pack_without_the_labels_of_its_card_is_refused(packs, tmp_path, chang
 def test_a_resize_before_the_view_would_part_pixels_and_labels(worlds, tmp_path):
     card = load_card("dfc2020")
     card = dataclasses.replace(card, signal=dataclasses.replace(card.signal, input_resize=128))
-    with pytest.raises(BenchError, match="resized to 128 pixels in a uint8 pack, its label maps are not; write a float32 pack"):
-        write_pack(card, build_index(card, worlds / "dfc2020"), tmp_path / "p.lmdb", view=make_view(card, FGMAE_CONTRACT, None))
+    with pytest.raises(
+        BenchError, match="resized to 128 pixels in a uint8 pack, its label maps are not; write a float32 pack"
+    ):
+        write_pack(
+            card, build_index(card, worlds / "dfc2020"), tmp_path / "p.lmdb", view=make_view(card, FGMAE_CONTRACT, None)
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -287,9 +312,22 @@ def test_a_resize_before_the_view_would_part_pixels_and_labels(worlds, tmp_path)
 
 
 def test_pack_and_verify_as_a_user_types_them(worlds, tmp_path):
-    done = call("prepare", "pack", "sen12ms", "--data_path", worlds / "sen12ms", "--out", "p.lmdb", "--workers", 0, cwd=tmp_path)
+    done = call(
+        "prepare", "pack", "sen12ms", "--data_path", worlds / "sen12ms", "--out", "p.lmdb", "--workers", 0, cwd=tmp_path
+    )
     assert done.code == 0, done.err
-    done = call("prepare", "verify", "p.lmdb", "--dataset", "sen12ms", "--data_path", worlds / "sen12ms", "--workers", 0, cwd=tmp_path)
+    done = call(
+        "prepare",
+        "verify",
+        "p.lmdb",
+        "--dataset",
+        "sen12ms",
+        "--data_path",
+        worlds / "sen12ms",
+        "--workers",
+        0,
+        cwd=tmp_path,
+    )
     assert done.code == 0, done.err
     assert "12 samples of sen12ms as float32, all there, every checksum agrees" in done.out
     assert "are the same, bit by bit" in done.out
@@ -310,5 +348,7 @@ def test_a_run_on_a_pack_is_the_run_on_the_files(packs, tmp_path):
 
 def test_a_run_on_a_pack_of_other_labels_is_refused(packs, tmp_path):
     card = edited_card(tmp_path / "card.toml", ("version = 1", "version = 2"), source=load_card("dfc2020").path)
-    done = call("segment", "--dataset", card, "--data_path", packs / "dfc2020-float32.lmdb", *TINY, *FOLDERS, cwd=tmp_path)
+    done = call(
+        "segment", "--dataset", card, "--data_path", packs / "dfc2020-float32.lmdb", *TINY, *FOLDERS, cwd=tmp_path
+    )
     assert "was written for version 1 of the card dfc2020, which is at 2; write the pack again" in said(done)

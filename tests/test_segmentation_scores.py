@@ -1,11 +1,13 @@
-"""Segmentation metrics against plain loops over pixels and scikit-learn, and what each average does with absent classes."""
+"""Segmentation metrics against plain loops over pixels and scikit-learn, and what each average does with absent
+classes.
+"""
 
 import numpy as np
 import pytest
 from sklearn import metrics
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.scores_segmentation import (
+from fgmae_bench.metrics.segmentation import (
     classes_scored,
     eval_columns,
     image_confusion,
@@ -23,7 +25,9 @@ def masks(seed, count=4, present=K, predicted=K):
     """(count, 20, 17) reference with some 255, and a prediction that is right half of the time."""
     rng = np.random.default_rng(seed)
     reference = rng.choice(present, (count, 20, 17), p=rng.dirichlet(np.ones(present))).astype(np.uint8)
-    guess = np.where(rng.random(reference.shape) < 0.5, reference, rng.integers(0, predicted, reference.shape)).astype(np.uint8)
+    guess = np.where(rng.random(reference.shape) < 0.5, reference, rng.integers(0, predicted, reference.shape)).astype(
+        np.uint8
+    )
     reference[rng.random(reference.shape) < 0.1] = 255
     return reference, guess
 

@@ -7,12 +7,18 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.contract import FGMAE_CONTRACT
-from fgmae_bench.data.raster import Chip
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.errors import BenchError
-from fgmae_bench.segmentation_views import JointAugmentation, mask_invalid, segmentation_batch, training_pair, whole_geometry
-from fgmae_bench.views import make_view
+from fgmae_bench.views.chip import Chip
+from fgmae_bench.views.classification import make_view
+from fgmae_bench.views.segmentation import (
+    JointAugmentation,
+    mask_invalid,
+    segmentation_batch,
+    training_pair,
+    whole_geometry,
+)
 
 SIZE = 64
 
@@ -21,7 +27,9 @@ def blobs(seed=0, side=96, classes=5):
     """A mask of smooth areas and an image whose first band is 40 x class, second its row and column."""
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(side, side)), 8)
     mask = np.digitize(noise, np.quantile(noise, np.linspace(0, 1, classes + 1)[1:-1])).astype(np.uint8)
-    return np.stack([mask * np.float32(40), np.add.outer(np.arange(side) * 100.0, np.arange(side)).astype(np.float32)]), mask
+    return np.stack(
+        [mask * np.float32(40), np.add.outer(np.arange(side) * 100.0, np.arange(side)).astype(np.float32)]
+    ), mask
 
 
 @pytest.mark.parametrize("crop", ["resized", "plain"])
@@ -38,7 +46,9 @@ def test_image_and_mask_stay_aligned(crop, dtype):
         assert label.dtype == np.uint8
         assert set(np.unique(label)) <= set(range(5)), "labels are never mixed"
         drift = np.abs(view[0].astype(float) - label * 40.0)
-        inside = ndimage.binary_erosion(ndimage.grey_dilation(label, 3) == ndimage.grey_erosion(label, 3), border_value=1)
+        inside = ndimage.binary_erosion(
+            ndimage.grey_dilation(label, 3) == ndimage.grey_erosion(label, 3), border_value=1
+        )
         assert inside.mean() > 0.2
         assert drift[inside].max() == 0 if crop == "plain" else drift[inside].max() < 1e-3
         assert drift.mean() < 4, "off by half a pixel at most at the edges"
@@ -88,7 +98,11 @@ def test_flips_happen_half_of_the_time_and_only_where_asked():
             np.testing.assert_array_equal(label, mask[:: -1 if down else 1, :: -1 if across else 1])
         return counts.tolist()
 
-    for got, expected in ((flips(), (True, False)), (flips(vflip=True), (True, True)), (flips(hflip=False), (False, False))):
+    for got, expected in (
+        (flips(), (True, False)),
+        (flips(vflip=True), (True, True)),
+        (flips(hflip=False), (False, False)),
+    ):
         assert [60 < count < 140 if on else count == 0 for count, on in zip(got, expected, strict=True)] == [True, True]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.sliding import sliding_window, window_starts
+from fgmae_bench.models.sliding import sliding_window, window_starts
 
 
 def pointwise(images):
@@ -16,7 +16,9 @@ def pointwise(images):
     return torch.stack([vv * 2, vh - vv, (vv * vh).sin()], dim=1)
 
 
-@pytest.mark.parametrize(("length", "window", "stride"), [(10, 4, 3), (10, 4, 4), (10, 10, 5), (3, 8, 8), (97, 32, 17), (8, 4, 4)])
+@pytest.mark.parametrize(
+    ("length", "window", "stride"), [(10, 4, 3), (10, 4, 4), (10, 10, 5), (3, 8, 8), (97, 32, 17), (8, 4, 4)]
+)
 def test_windows_cover_the_scene_and_the_last_is_flush(length, window, stride):
     starts = window_starts(length, window, stride)
     assert len(set(starts)) == len(starts)
@@ -26,13 +28,19 @@ def test_windows_cover_the_scene_and_the_last_is_flush(length, window, stride):
     assert all(b - a <= stride for a, b in pairwise(starts))
 
 
-@pytest.mark.parametrize(("height", "width", "window", "stride"), [(50, 37, 16, 9), (32, 32, 32, 16), (20, 70, 32, 32), (5, 6, 8, 8)])
+@pytest.mark.parametrize(
+    ("height", "width", "window", "stride"), [(50, 37, 16, 9), (32, 32, 32, 16), (20, 70, 32, 32), (5, 6, 8, 8)]
+)
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_a_model_of_single_pixels_gives_what_it_gives_of_the_whole(height, width, window, stride, batch_size):
     images = torch.randn(2, 2, height, width, generator=torch.Generator().manual_seed(0))
     whole = pointwise(images)
-    torch.testing.assert_close(sliding_window(pointwise, images, window=window, stride=stride, batch_size=batch_size), whole)
-    soft = sliding_window(pointwise, images, window=window, stride=stride, batch_size=batch_size, average="probabilities")
+    torch.testing.assert_close(
+        sliding_window(pointwise, images, window=window, stride=stride, batch_size=batch_size), whole
+    )
+    soft = sliding_window(
+        pointwise, images, window=window, stride=stride, batch_size=batch_size, average="probabilities"
+    )
     torch.testing.assert_close(soft, whole.softmax(1))
 
 
@@ -54,7 +62,9 @@ def test_overlaps_are_averaged_over_the_windows_that_hold_a_pixel():
 
 def test_windows_keep_their_place_and_type():
     """uint8 input stays uint8, and a model of one window's neighbourhood sees genuine neighbours."""
-    scene = torch.arange(40 * 24, dtype=torch.int64).remainder(251).to(torch.uint8).view(1, 1, 40, 24).expand(1, 2, 40, 24)
+    scene = (
+        torch.arange(40 * 24, dtype=torch.int64).remainder(251).to(torch.uint8).view(1, 1, 40, 24).expand(1, 2, 40, 24)
+    )
     seen = []
     sliding_window(lambda w: seen.append(w) or w[:, :1].float(), scene, window=16, stride=8)
     assert seen[0].dtype == torch.uint8

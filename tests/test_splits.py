@@ -1,4 +1,6 @@
-"""Splits against scikit-learn, great circles and plain arithmetic: sizes, order, buffers, nesting, and lists as they are published."""
+"""Splits against scikit-learn, great circles and plain arithmetic: sizes, order, buffers, nesting, and lists as they
+are published.
+"""
 
 import dataclasses
 import hashlib
@@ -12,8 +14,8 @@ import rasterio
 from rasterio.warp import transform
 from sklearn.model_selection import train_test_split
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import Data, compose
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.run import Data, compose
 from fgmae_bench.data import spatial
 from fgmae_bench.data.dataset import only_usable, open_dataset
 from fgmae_bench.data.index import Index
@@ -33,7 +35,11 @@ def data(split=None, **changes):
 def made_index(counts, root="/nowhere"):
     """An index without files: `counts` images of each class."""
     names = load_card("eurosat").classes
-    files = [f"{name}/{name}_{i}.tif" for name, n in zip(names, counts, strict=False) for i in sorted(range(1, n + 1), key=str)]
+    files = [
+        f"{name}/{name}_{i}.tif"
+        for name, n in zip(names, counts, strict=False)
+        for i in sorted(range(1, n + 1), key=str)
+    ]
     labels = np.repeat(np.arange(len(counts)), counts)
     return Index(root=root, files=tuple(files), labels=labels, stamps=np.zeros(len(files), np.uint64), synthetic=None)
 
@@ -86,7 +92,9 @@ def test_reference_split_at_full_size_is_21600_and_5400(card):
 
 
 def test_reference_split_is_the_default(card, index, world):
-    np.testing.assert_array_equal(make_split(card, index, data(), world).train, make_split(card, index, data("reference"), world).train)
+    np.testing.assert_array_equal(
+        make_split(card, index, data(), world).train, make_split(card, index, data("reference"), world).train
+    )
 
 
 def test_60_20_20_split_is_disjoint_complete_and_stratified(card):
@@ -114,7 +122,8 @@ def test_split_seed_that_scikit_learn_cannot_take_is_named_and_not_blamed_on_the
 
 
 @pytest.mark.parametrize(
-    ("split", "counts", "name"), [("reference", [9, 9, 1] + [9] * 7, "HerbaceousVegetation"), ("random_60_20_20", [9] * 9 + [2], "SeaLake")]
+    ("split", "counts", "name"),
+    [("reference", [9, 9, 1] + [9] * 7, "HerbaceousVegetation"), ("random_60_20_20", [9] * 9 + [2], "SeaLake")],
 )
 def test_class_too_small_to_split_is_named(card, split, counts, name):
     with pytest.raises(BenchError, match=f"class '{name}' is too small"):
@@ -132,7 +141,10 @@ def test_unknown_split_offers_the_closest(card, index, world):
 def haversine_m(a, b):
     """Great-circle distance in metres of points (N, 2) and (M, 2), longitude and latitude in degrees: (N, M)."""
     a, b = np.radians(a)[:, None], np.radians(b)[None]
-    h = np.sin((a[..., 1] - b[..., 1]) / 2) ** 2 + np.cos(a[..., 1]) * np.cos(b[..., 1]) * np.sin((a[..., 0] - b[..., 0]) / 2) ** 2
+    h = (
+        np.sin((a[..., 1] - b[..., 1]) / 2) ** 2
+        + np.cos(a[..., 1]) * np.cos(b[..., 1]) * np.sin((a[..., 0] - b[..., 0]) / 2) ** 2
+    )
     return 2 * 6_371_008.8 * np.arcsin(np.sqrt(h))
 
 
@@ -140,7 +152,11 @@ def haversine_m(a, b):
 def country():
     """A whole synthetic country without its files: (index of 1500 images, centres (N, 2) in degrees)."""
     index = made_index([150] * 10)
-    corners = [eurosat.place(0, name, int(file[len(name) * 2 + 2 : -4])) for file in index.files for name in [file.split("/")[0]]]
+    corners = [
+        eurosat.place(0, name, int(file[len(name) * 2 + 2 : -4]))
+        for file in index.files
+        for name in [file.split("/")[0]]
+    ]
     east, north = np.array(corners).T
     lon, lat = transform("EPSG:32633", "EPSG:4326", east + 316, north - 313)
     return index, np.stack([lon, lat], axis=1)
@@ -213,7 +229,9 @@ def test_every_class_comes_near_its_shares(in_country):
 
 def test_spatial_split_is_keyed_by_its_seed(in_country):
     index, _ = in_country
-    a, again, other = (spatial_parts(index, "unused", train=0.6, val=0.2, block_km=20, buffer_m=1000, seed=s) for s in (1, 1, 2))
+    a, again, other = (
+        spatial_parts(index, "unused", train=0.6, val=0.2, block_km=20, buffer_m=1000, seed=s) for s in (1, 1, 2)
+    )
     assert all((x == y).all() for x, y in zip(a, again, strict=True))
     assert a[2].tolist() != other[2].tolist()
 
@@ -228,7 +246,9 @@ def test_centres_are_those_of_the_files_and_are_read_once(index, tmp_path, monke
 
 
 def test_spatial_split_of_files_works_through_make_split(card, index, tmp_path):
-    narrow = dataclasses.replace(card, splits={"spatial": dataclasses.replace(card.splits["spatial"], block_km=5.0, buffer_m=500.0)})
+    narrow = dataclasses.replace(
+        card, splits={"spatial": dataclasses.replace(card.splits["spatial"], block_km=5.0, buffer_m=500.0)}
+    )
     parts = make_split(narrow, index, data("spatial"), tmp_path)
     centres = chip_centres(index, tmp_path)
     assert haversine_m(centres[parts.train], centres[parts.test]).min() > 500
@@ -239,7 +259,9 @@ def test_chips_without_georeference_have_no_spatial_split(tmp_path):
     flat = tmp_path / "flat.tif"
     with rasterio.open(flat, "w", driver="GTiff", dtype="float32", count=2, height=64, width=64) as target:
         target.write(np.zeros((2, 64, 64), np.float32))
-    index = Index(root=tmp_path, files=("flat.tif",), labels=np.zeros(1, np.int64), stamps=np.zeros(1, np.uint64), synthetic=None)
+    index = Index(
+        root=tmp_path, files=("flat.tif",), labels=np.zeros(1, np.int64), stamps=np.zeros(1, np.uint64), synthetic=None
+    )
     with pytest.raises(BenchError, match=r"flat\.tif has no georeference"):
         chip_centres(index, tmp_path)
 
@@ -336,7 +358,8 @@ def test_lists_without_val_have_an_empty_val(listed):
 
 
 @pytest.mark.parametrize(
-    ("train", "test"), [(SIX[:3], [*SIX[3:], SIX[0]]), ([*SIX[:3], SIX[1]], SIX[3:]), ([*SIX[:3], "Forest/Forest_1.jpg"], SIX[3:])]
+    ("train", "test"),
+    [(SIX[:3], [*SIX[3:], SIX[0]]), ([*SIX[:3], SIX[1]], SIX[3:]), ([*SIX[:3], "Forest/Forest_1.jpg"], SIX[3:])],
 )
 def test_sample_listed_twice_is_refused(listed, train, test):
     card, index, folder = listed
@@ -348,7 +371,9 @@ def test_sample_listed_twice_is_refused(listed, train, test):
 def test_absent_names_are_counted_and_the_first_is_named(listed):
     card, index, folder = listed
     write_lists(folder, train=[*SIX[:3], "Forest_77.jpg", "Forest_78.jpg"], test=SIX[3:])
-    with pytest.raises(BenchError, match=r"eurosat-train\.txt names 2 of 5 images that are not in the data, first Forest_77\.jpg"):
+    with pytest.raises(
+        BenchError, match=r"eurosat-train\.txt names 2 of 5 images that are not in the data, first Forest_77\.jpg"
+    ):
         make_split(card, index, data(str(folder)), folder)
 
 
@@ -437,4 +462,7 @@ def test_facts_of_a_run_name_the_samples_of_each_part(card, world, tmp_path):
     assert facts(train_frac=0.5)["test"] == plain["test"]
     index = build_index(card, world)
     train, _ = train_test_split(np.arange(120), train_size=0.8, stratify=index.labels, random_state=42)
-    assert plain["train"] == hashlib.sha256("\n".join(index.files[row].removesuffix(".tif") for row in train).encode()).hexdigest()
+    assert (
+        plain["train"]
+        == hashlib.sha256("\n".join(index.files[row].removesuffix(".tif") for row in train).encode()).hexdigest()
+    )

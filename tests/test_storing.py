@@ -1,4 +1,6 @@
-"""The end of a run: the record comes last, of two processes one writes, and a failure leaves no predictions without a record."""
+"""The end of a run: the record comes last, of two processes one writes, and a failure leaves no predictions without a
+record.
+"""
 
 import json
 import threading
@@ -8,10 +10,9 @@ import pytest
 from commands import listing
 from make_records import make_record
 
-from fgmae_bench.checksums import sha256_of
+from fgmae_bench.hub.checksums import sha256_of
 from fgmae_bench.records import body_sha256, read_record, record_path, seal
-from fgmae_bench.runs.folder import RunFolder, write_predictions
-from fgmae_bench.runs.storing import store_run
+from fgmae_bench.runs.folder import RunFolder, store_run, write_predictions
 
 RECORD = make_record()
 PARTS = (RECORD["dataset"]["name"], RECORD["protocol"], RECORD["run_id"])
@@ -41,15 +42,21 @@ def test_predictions_are_there_before_the_record_and_both_are_linked_into_the_fo
     assert record == read_record(record_path(tmp_path / "results", PARTS))
     assert record["sha256"] == body_sha256(record)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "config.toml", "log.jsonl", "panels.png", "predictions-test.safetensors", "record.json",
-    ]  # fmt: skip
+        "config.toml",
+        "log.jsonl",
+        "panels.png",
+        "predictions-test.safetensors",
+        "record.json",
+    ]
     assert sorted(path.name for path in (tmp_path / "results" / "predictions").iterdir()) == [predictions.name]
 
 
 def test_a_record_made_meanwhile_stays_with_its_predictions(tmp_path):
     first = stored(tmp_path, "out")
     before = listing(tmp_path / "results")
-    second = stored(tmp_path, "other", write=lambda path: pytest.fail("the predictions of a recorded run were written over"))
+    second = stored(
+        tmp_path, "other", write=lambda path: pytest.fail("the predictions of a recorded run were written over")
+    )
     assert second == first
     assert listing(tmp_path / "results") == before
     assert (tmp_path / "other" / "record.json").read_bytes() == (tmp_path / "out" / "record.json").read_bytes()
@@ -81,10 +88,14 @@ def test_of_many_at_once_one_writes_and_all_return_its_record(tmp_path):
     def one(number):
         begun.wait()
         name = f"2026-01-01T00:00:0{number}+00:00"
-        found.append(stored(
-            tmp_path, f"out{number}", write=lambda path: (wrote.append(number), write(path)),
-            assembled=lambda described: assembled(described, created=name),
-        ))  # fmt: skip
+        found.append(
+            stored(
+                tmp_path,
+                f"out{number}",
+                write=lambda path: (wrote.append(number), write(path)),
+                assembled=lambda described: assembled(described, created=name),
+            )
+        )
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(6)]
     for thread in threads:
@@ -114,7 +125,9 @@ def test_an_interruption_after_the_record_leaves_it_with_its_predictions(tmp_pat
         monkeypatch.setattr(storing, "store", interrupted)
     else:
         genuine = RunFolder.copy_in
-        monkeypatch.setattr(RunFolder, "copy_in", lambda self, source, name: name == "record.json" and interrupted(self, source, name))
+        monkeypatch.setattr(
+            RunFolder, "copy_in", lambda self, source, name: name == "record.json" and interrupted(self, source, name)
+        )
     with pytest.raises(KeyboardInterrupt):
         stored(tmp_path, "out")
     record = read_record(record_path(tmp_path / "results", PARTS))

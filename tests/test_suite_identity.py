@@ -1,4 +1,6 @@
-"""Runs made by hand are found again by a suite, and only they: every field that decides is compared, the engines' own values are not."""
+"""Runs made by hand are found again by a suite, and only they: every field that decides is compared, the engines' own
+values are not.
+"""
 
 import pytest
 from commands import call, shared_world
@@ -21,9 +23,15 @@ def planned(folder, flags, module="linear", data=None, protocol="linear_probe"):
     path = experiment(folder, flags)
     text = path.read_text()
     if module != "linear":
-        kept = [line for line in text.splitlines() if not line.startswith(("features", "epochs", "batch_size", "weights", "split"))]
+        kept = [
+            line
+            for line in text.splitlines()
+            if not line.startswith(("features", "epochs", "batch_size", "weights", "split"))
+        ]
         text = "\n".join(kept).replace('module = "linear"', f'module = "{module}"').replace("linear_probe", protocol)
-        text = text.replace(str(shared_world()), str(data)).replace('"eurosat"', '"dfc2020"' if module == "segment" else '"eurosat"')
+        text = text.replace(str(shared_world()), str(data)).replace(
+            '"eurosat"', '"dfc2020"' if module == "segment" else '"eurosat"'
+        )
         text = text.replace('"oa"', '"miou"') if module == "segment" else text
         path.write_text(text)
     result = suite("plan", path, cwd=folder)
@@ -65,22 +73,55 @@ def test_a_value_that_decides_is_compared(tmp_path, typed, flags):
 def test_a_crop_decides_where_views_are_random_and_nowhere_else(tmp_path):
     by_hand("linear", shared_world(), tmp_path, *LINEAR, "--model", "backscatter_stats", "--features", "cached")
     assert planned(tmp_path, 'model = "backscatter_stats", crop_scale = 0.9') == (1, 0)
-    by_hand("linear", shared_world(), tmp_path, *LINEAR, "--model", "test_vit", "--input_size", "32", "--features", "stream")
-    assert planned(tmp_path, 'model = "test_vit", input_size = 32, features = "stream", crop_scale = [0.08, 0.9]') == (1, 1)
+    by_hand(
+        "linear", shared_world(), tmp_path, *LINEAR, "--model", "test_vit", "--input_size", "32", "--features", "stream"
+    )
+    assert planned(tmp_path, 'model = "test_vit", input_size = 32, features = "stream", crop_scale = [0.08, 0.9]') == (
+        1,
+        1,
+    )
 
 
 def test_a_rate_left_open_is_that_of_the_recipe(tmp_path):
-    by_hand("linear", shared_world(), tmp_path, *LINEAR, "--model", "backscatter_stats", "--features", "cached", "--lr", "0.7")
+    by_hand(
+        "linear",
+        shared_world(),
+        tmp_path,
+        *LINEAR,
+        "--model",
+        "backscatter_stats",
+        "--features",
+        "cached",
+        "--lr",
+        "0.7",
+    )
     assert planned(tmp_path, 'model = "backscatter_stats"') == (0, 1)
     assert planned(tmp_path, 'model = "backscatter_stats", lr = 0.7') == (1, 0)
     assert planned(tmp_path, f'model = "backscatter_stats", blr = {0.7 * 256 / 16}') == (1, 0)
 
 
 def test_fine_tuning_by_hand_is_found(tmp_path):
-    flags = ("--model", "test_vit", "--input_size", "32", "--weights", "random", "--max_steps", "2", "--batch_size", "8", "--blr", "0.01")
+    flags = (
+        "--model",
+        "test_vit",
+        "--input_size",
+        "32",
+        "--weights",
+        "random",
+        "--max_steps",
+        "2",
+        "--batch_size",
+        "8",
+        "--blr",
+        "0.01",
+    )
     by_hand("finetune", shared_world(), tmp_path, *flags, "--layer_decay", "0.75", "--drop_path", "0.1")
     words = 'model = "test_vit", input_size = 32, weights = "random", max_steps = 2, batch_size = 8, layer_decay = 0.75, drop_path = 0.1'
-    for more, expected in (("blr = 0.01", (1, 0)), ("blr = [0.01, 0.02]", (1, 1)), ("blr = 0.01, crop_scale = 0.5", (0, 1))):
+    for more, expected in (
+        ("blr = 0.01", (1, 0)),
+        ("blr = [0.01, 0.02]", (1, 1)),
+        ("blr = 0.01, crop_scale = 0.5", (0, 1)),
+    ):
         assert planned(tmp_path, f"{words}, {more}", "finetune", shared_world(), "finetune") == expected
 
 

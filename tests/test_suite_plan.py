@@ -15,7 +15,7 @@ from commands import REPOSITORY, edited_card, listing, said
 from make_records import make_record, store_all
 from suite_world import experiment, suite
 
-from fgmae_bench.experiments import load_experiment
+from fgmae_bench.config.experiments import load_experiment
 from fgmae_bench.suite.command import argv
 from fgmae_bench.suite.expand import expand
 
@@ -27,7 +27,9 @@ def commands(path):
 
 
 def test_lists_multiply_into_commands_and_rates_stay_together(tmp_path):
-    path = experiment(tmp_path, f"{STATISTICS}, seed = [1, 2], train_frac = [0.5, 1], lr = [0.1, 0.2], weight_decay = [0, 0.1]")
+    path = experiment(
+        tmp_path, f"{STATISTICS}, seed = [1, 2], train_frac = [0.5, 1], lr = [0.1, 0.2], weight_decay = [0, 0.1]"
+    )
     found = commands(path)
     assert len(found) == 4
     assert [len(command.points) for command in found] == [4] * 4
@@ -41,7 +43,15 @@ def test_several_processes_start_by_torchrun(tmp_path):
     path = experiment(tmp_path, STATISTICS)
     path.write_text(path.read_text().replace('label = "run 0"', 'label = "run 0"\nnproc_per_node = 2'))
     words = argv(commands(path)[0], "python")
-    assert words[:7] == ["python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fgmae_bench.linear"]
+    assert words[:7] == [
+        "python",
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "fgmae_bench.linear",
+    ]
 
 
 def test_runs_that_share_a_bank_follow_each_other(tmp_path):
@@ -51,7 +61,10 @@ def test_runs_that_share_a_bank_follow_each_other(tmp_path):
 
 
 def test_a_run_that_two_files_name_is_planned_once(tmp_path):
-    first, second = experiment(tmp_path, STATISTICS), experiment(tmp_path, STATISTICS, STATISTICS + ", seed = 7", name="other")
+    first, second = (
+        experiment(tmp_path, STATISTICS),
+        experiment(tmp_path, STATISTICS, STATISTICS + ", seed = 7", name="other"),
+    )
     assert suite("plan", first, second, cwd=tmp_path).out.endswith("2 runs in 2 commands: 0 recorded, 2 to do\n")
 
 
@@ -66,7 +79,12 @@ def test_plan_prints_plain_commands(tmp_path):
 def planned(tmp_path, flags):
     """An experiment that the records of `make_record` may fill."""
     path = experiment(tmp_path, flags)
-    path.write_text(path.read_text().replace('features = "cached"\n', "").replace("epochs = 2\n", "").replace('weights = "random"\n', ""))
+    path.write_text(
+        path.read_text()
+        .replace('features = "cached"\n', "")
+        .replace("epochs = 2\n", "")
+        .replace('weights = "random"\n', "")
+    )
     lines = [line for line in path.read_text().splitlines() if not line.startswith(("data_path", "batch_size"))]
     path.write_text("\n".join(lines))
     return path
@@ -181,12 +199,18 @@ def test_gpus_that_the_machine_has_not_are_refused(tmp_path, monkeypatch):
     for known in ("0,1", "1", "GPU-1a2b", "none"):
         assert suite("run", path, "--gpus", known, "--dry_run", cwd=tmp_path).code == 0
     (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")  # no driver
-    assert "this machine has 0; leave --gpus out, or use --slurm" in said(suite("run", path, "--gpus", "0", cwd=tmp_path))
-    assert suite("run", path, "--gpus", "0", "--slurm", "--dry_run", cwd=tmp_path).code == 0, "the nodes have GPUs of their own"
+    assert "this machine has 0; leave --gpus out, or use --slurm" in said(
+        suite("run", path, "--gpus", "0", cwd=tmp_path)
+    )
+    assert suite("run", path, "--gpus", "0", "--slurm", "--dry_run", cwd=tmp_path).code == 0, (
+        "the nodes have GPUs of their own"
+    )
 
 
 def test_a_protocol_that_only_the_card_decides_is_held_against_the_experiment(tmp_path):
-    card = edited_card(tmp_path / "card.toml", ("[recipes.linear.published]", '[recipes.linear.published]\nprobe = "knn"\n#'))
+    card = edited_card(
+        tmp_path / "card.toml", ("[recipes.linear.published]", '[recipes.linear.published]\nprobe = "knn"\n#')
+    )
     path = experiment(tmp_path, STATISTICS)
     path.write_text(path.read_text().replace('dataset = "eurosat"', f'dataset = "{card}"'))
     assert "runs[0]: protocol is linear_probe, its flags give knn" in said(suite("plan", path, cwd=tmp_path))
@@ -208,7 +232,11 @@ def test_a_receipt_of_another_protocol_is_not_believed(tmp_path):
 def test_more_processes_than_gpus_are_refused_before_anything_runs(tmp_path, monkeypatch):
     with_gpus(tmp_path, monkeypatch, 4)
     path = experiment(tmp_path, STATISTICS)
-    path.write_text(path.read_text().replace('device = "cpu"\n', "").replace('label = "run 0"', 'label = "run 0"\nnproc_per_node = 2'))
+    path.write_text(
+        path.read_text()
+        .replace('device = "cpu"\n', "")
+        .replace('label = "run 0"', 'label = "run 0"\nnproc_per_node = 2')
+    )
     assert "runs[0].nproc_per_node is 2, the suite has 1 GPUs" in said(suite("run", path, "--gpus", "3", cwd=tmp_path))
 
 
@@ -224,7 +252,12 @@ def test_2000_runs_with_1000_records_plan_fast_in_little_memory_without_torch(tm
     )
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", code, path], cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(REPOSITORY)}, check=True
+        [sys.executable, "-c", code, path],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(REPOSITORY)},
+        check=True,
     )
     assert time.perf_counter() - start < 60
     *_, counts, last = done.stdout.splitlines()

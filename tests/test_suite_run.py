@@ -1,4 +1,6 @@
-"""Running a suite on this machine: done once, failures isolated, hangs killed, signals obeyed, several suites side by side."""
+"""Running a suite on this machine: done once, failures isolated, hangs killed, signals obeyed, several suites side by
+side.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ import pytest
 from commands import REPOSITORY, listing, records, said
 from suite_world import experiment, kill, suite
 
+from fgmae_bench.config.experiments import load_experiment
 from fgmae_bench.errors import BenchError
-from fgmae_bench.experiments import load_experiment
 from fgmae_bench.suite import child, slurm
 from fgmae_bench.suite.expand import expand
 from fgmae_bench.suite.ledger import Ledgers
@@ -43,7 +45,9 @@ def stubs(monkeypatch):
     """Runs become stubs; `stubs[label]` may name another command for a run."""
     special: dict[str, list[str]] = {}
     real = child.argv
-    monkeypatch.setattr(child, "argv", lambda command: special.get(command.label) or [sys.executable, STUB, *real(command)[3:]])
+    monkeypatch.setattr(
+        child, "argv", lambda command: special.get(command.label) or [sys.executable, STUB, *real(command)[3:]]
+    )
     return special
 
 
@@ -52,9 +56,13 @@ def stubbed(*words: object, cwd: Path):
     (cwd / "driver.py").write_text(STUBBED)
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
     return subprocess.Popen(
-        [sys.executable, "driver.py", *map(str, words)], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, "driver.py", *map(str, words)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
+    )
 
 
 def test_a_real_suite_runs_once_and_says_so_the_second_time(tmp_path):
@@ -70,7 +78,9 @@ def test_a_real_suite_runs_once_and_says_so_the_second_time(tmp_path):
     assert {receipt["run_id"] for receipt in receipts} == {record["run_id"] for record in records(tmp_path / "results")}
     for receipt in (tmp_path / "results/suite/receipts").glob("*.json"):
         receipt.unlink()
-    assert suite("run", path, cwd=tmp_path).out == "nothing to do: all 2 runs are recorded\n"  # the records alone say it
+    assert (
+        suite("run", path, cwd=tmp_path).out == "nothing to do: all 2 runs are recorded\n"
+    )  # the records alone say it
     (tmp_path / "results" / "records").rename(tmp_path / "gone")
     assert "0 recorded, 2 to do" in suite("plan", path, cwd=tmp_path).out
 
@@ -199,7 +209,11 @@ def test_a_records_folder_that_cannot_be_written_is_refused_before_anything_runs
 def test_a_cluster_that_refuses_the_job_is_one_line(tmp_path, monkeypatch):
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name, script in {"sbatch": "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1", "srun": "", "squeue": ""}.items():
+    for name, script in {
+        "sbatch": "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1",
+        "srun": "",
+        "squeue": "",
+    }.items():
         (tools / name).write_text(f"#!/bin/sh\n{script}\n")
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
@@ -237,6 +251,8 @@ def test_slurm_that_does_not_answer_is_not_asked_to_run_jobs_twice(tmp_path, mon
         ledgers.of(command).note_job(command, f"7_{number}")
     monkeypatch.setattr(slurm, "queued", lambda: asked.append(1))
     monkeypatch.setattr(slurm, "submit", lambda *_: pytest.fail("jobs that may be queued were submitted again"))
-    with pytest.raises(BenchError, match="squeue gives no answer, and 5 jobs of an earlier suite may be in the queue; try again"):
+    with pytest.raises(
+        BenchError, match="squeue gives no answer, and 5 jobs of an earlier suite may be in the queue; try again"
+    ):
         slurm.run_on_slurm(commands, ledgers, slurm.Cluster(), lambda *_: None)
     assert len(asked) == 1

@@ -53,7 +53,10 @@ def running_after_its_first_epoch(tmp_path: Path, seed: int) -> str:
         time.sleep(0.1)
         log = next((tmp_path / "results/suite/logs").glob(f"*seed-{seed}-*.log"), None)
         if log and next((tmp_path / "runs").glob(f"*seed-{seed}-*/checkpoint-last.pth"), None):
-            jobs = [json.loads(path.read_text())["job"] for path in (tmp_path / "results/suite/jobs").glob(f"{log.stem[-10:]}*.json")]
+            jobs = [
+                json.loads(path.read_text())["job"]
+                for path in (tmp_path / "results/suite/jobs").glob(f"{log.stem[-10:]}*.json")
+            ]
             alive = dict(line.split() for line in ask("squeue", "--me", "-h", "-r", "-o", "%i %T").splitlines())
             if jobs and alive.get(jobs[0]) == "RUNNING":
                 return jobs[0]
@@ -71,7 +74,9 @@ def test_a_requeued_and_a_killed_job_end_with_the_undisturbed_records(tmp_path, 
         deadline = time.monotonic() + 400
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(1)
-            subprocess.run(["scontrol", "update", f"jobid={requeued}", "StartTime=now"], capture_output=True)  # not in two minutes
+            subprocess.run(
+                ["scontrol", "update", f"jobid={requeued}", "StartTime=now"], capture_output=True
+            )  # not in two minutes
         assert process.poll() == 0, process.communicate()[0]
     finally:
         process.kill()

@@ -1,4 +1,6 @@
-"""Batch norm over processes is batch norm of the whole batch: forward, gradients, running statistics, however samples lie."""
+"""Batch norm over processes is batch norm of the whole batch: forward, gradients, running statistics, however samples
+lie.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,15 @@ import torch
 from torch import nn
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.sync_bn import SyncBatchNorm
+from fgmae_bench.models.sync_bn import SyncBatchNorm
 
 STEPS = 3
-CASES = [((9, 5), True), ((9, 5, 4, 3), True), ((9, 5, 4, 3), False), ((9, 5, 6), True)]  # (shape of the whole batch, affine)
+CASES = [
+    ((9, 5), True),
+    ((9, 5, 4, 3), True),
+    ((9, 5, 4, 3), False),
+    ((9, 5, 6), True),
+]  # (shape of the whole batch, affine)
 
 
 def data(shape: tuple[int, ...], step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,7 +43,9 @@ def norm(kind: type, shape: tuple[int, ...], affine: bool) -> nn.Module:
 
 
 def steps(module: nn.Module, shape: tuple[int, ...], part: slice) -> dict[str, torch.Tensor]:
-    """Outputs, input gradients and the module's tensors after some training steps and one evaluation of `part` of the batch."""
+    """Outputs, input gradients and the module's tensors after some training steps and one evaluation of `part` of the
+    batch.
+    """
     found: dict[str, torch.Tensor] = {}
     for step in range(STEPS):
         x, back = (tensor[part] for tensor in data(shape, step))
@@ -98,13 +107,18 @@ def test_two_processes_equal_torch_on_the_whole_batch(ranks: list[dict], cut: in
         else:
             got = torch.cat([first[name], second[name]])
         # the channel around 100 with deviation .1 has 4 digits left in float32; sums of squares would leave it none
-        torch.testing.assert_close(got.double(), expected.double(), rtol=2e-3, atol=5e-3, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            got.double(), expected.double(), rtol=2e-3, atol=5e-3, msg=lambda text, name=name: f"{name}: {text}"
+        )
         others = [channel for channel in range(shape[1]) if channel != 1]
         axis = 1 if got.dim() > 1 else 0
         if got.dim():
             index = torch.tensor(others)
             torch.testing.assert_close(
-                got.index_select(axis, index).double(), expected.index_select(axis, index).double(), rtol=1e-5, atol=1e-5
+                got.index_select(axis, index).double(),
+                expected.index_select(axis, index).double(),
+                rtol=1e-5,
+                atol=1e-5,
             )
 
 

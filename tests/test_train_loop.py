@@ -1,4 +1,6 @@
-"""The training loop against independent computations: processes, accumulation, mixing, stochastic depth, what is not finite."""
+"""The training loop against independent computations: processes, accumulation, mixing, stochastic depth, what is not
+finite.
+"""
 
 import copy
 import dataclasses
@@ -12,17 +14,26 @@ import torch
 from torch import nn
 from train_world import make_loop, recipe_of, run
 
+from fgmae_bench.config.recipes import FinetuneRecipe
 from fgmae_bench.errors import RunFailed
-from fgmae_bench.recipes import FinetuneRecipe
-from fgmae_bench.train.groups import param_groups
-from fgmae_bench.train.mixing import Mixing
+from fgmae_bench.train.classification import Mixing
+from fgmae_bench.train.optim import param_groups
 
 WORLD = Path(__file__).with_name("train_world.py")
 
 
 def torchrun(world, out, batch, accum, *more, processes=2):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", str(WORLD)]
-    subprocess.run([*command, str(world), str(out), str(batch), str(accum), *more], check=True, capture_output=True, timeout=300)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={processes}",
+        str(WORLD),
+    ]
+    subprocess.run(
+        [*command, str(world), str(out), str(batch), str(accum), *more], check=True, capture_output=True, timeout=300
+    )
     return torch.load(out, weights_only=True)
 
 
@@ -44,7 +55,10 @@ def test_processes_and_accumulation_do_not_change_three_steps(world, tmp_path):
 
 
 def test_synchronised_batch_norm_does_not_change_three_steps(world, tmp_path):
-    assert largest_difference(one_process(world, 8, 1, sync=True), torchrun(world, tmp_path / "two.pth", 4, 1, "sync")) < 1e-9
+    assert (
+        largest_difference(one_process(world, 8, 1, sync=True), torchrun(world, tmp_path / "two.pth", 4, 1, "sync"))
+        < 1e-9
+    )
 
 
 def test_a_step_is_what_plain_torch_computes(world):

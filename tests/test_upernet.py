@@ -1,4 +1,6 @@
-"""Decode heads and the taps beneath them: shapes, every parameter trained, batch 1, and features that are the blocks' own."""
+"""Decode heads and the taps beneath them: shapes, every parameter trained, batch 1, and features that are the blocks'
+own.
+"""
 
 import math
 
@@ -7,24 +9,28 @@ import timm
 import torch
 from torch import nn
 
-from fgmae_bench.backbones import build_backbone, wrap_module
-from fgmae_bench.config import Model
+from fgmae_bench.config.run import Model
 from fgmae_bench.errors import BenchError
-from fgmae_bench.extractors import TokenPool
-from fgmae_bench.heads import HEADS, Segmenter, make_head
-from fgmae_bench.heads.upernet import HalfScale, pooled
-from fgmae_bench.taps import BlockMaps, OneMap, PyramidMaps, even_blocks, fitting_size, make_taps
+from fgmae_bench.models.build import build_backbone, wrap_module
+from fgmae_bench.models.heads import HEADS, Segmenter, make_head
+from fgmae_bench.models.heads.upernet import HalfScale, pooled
+from fgmae_bench.models.pooling import TokenPool
+from fgmae_bench.models.taps import BlockMaps, OneMap, PyramidMaps, even_blocks, fitting_size, make_taps
 
 DIM, CLASSES = 48, 5
 
 
 def tiny(size=64, **more):
     torch.manual_seed(0)
-    return timm.create_model("vit_tiny_patch16_224", in_chans=2, num_classes=0, img_size=size, depth=4, embed_dim=DIM, num_heads=3, **more)
+    return timm.create_model(
+        "vit_tiny_patch16_224", in_chans=2, num_classes=0, img_size=size, depth=4, embed_dim=DIM, num_heads=3, **more
+    )
 
 
 def maps(batch=2, grid=4, dims=(DIM,) * 4, scales=(1, 1, 1, 1)):
-    return [torch.randn(batch, dim, math.ceil(grid * s), math.ceil(grid * s)) for dim, s in zip(dims, scales, strict=True)]
+    return [
+        torch.randn(batch, dim, math.ceil(grid * s), math.ceil(grid * s)) for dim, s in zip(dims, scales, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(HEADS))
@@ -60,9 +66,13 @@ def test_batch_1_trains(name, norm):
 
 
 def test_batch_1_on_a_grid_of_2_trains_with_group_norm_and_is_explained_with_batch_norm():
-    make_head("upernet", (DIM,) * 4, (16,) * 4, CLASSES, fpn_dim=32, norm="group").train()(maps(batch=1, grid=2), (32, 32))
+    make_head("upernet", (DIM,) * 4, (16,) * 4, CLASSES, fpn_dim=32, norm="group").train()(
+        maps(batch=1, grid=2), (32, 32)
+    )
     with pytest.raises(BenchError, match="use group norm"):
-        make_head("upernet", (DIM,) * 4, (16,) * 4, CLASSES, fpn_dim=32, norm="batch").train()(maps(batch=1, grid=2), (32, 32))
+        make_head("upernet", (DIM,) * 4, (16,) * 4, CLASSES, fpn_dim=32, norm="batch").train()(
+            maps(batch=1, grid=2), (32, 32)
+        )
 
 
 def test_group_norm_heads_treat_each_image_by_itself():

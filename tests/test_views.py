@@ -1,4 +1,6 @@
-"""The input of the published transfer code, pixel for pixel, and views that depend on nothing but seed, epoch and sample."""
+"""The input of the published transfer code, pixel for pixel, and views that depend on nothing but seed, epoch and
+sample.
+"""
 
 import dataclasses
 import math
@@ -13,14 +15,15 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import center_crop
 
-from fgmae_bench import normalizers
-from fgmae_bench.cards import load_card
-from fgmae_bench.contract import FGMAE_CONTRACT, InputContract
-from fgmae_bench.data.raster import Chip, read_chip, valid_mask
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.contract import FGMAE_CONTRACT, InputContract
+from fgmae_bench.data.raster import read_chip, valid_mask
 from fgmae_bench.errors import BenchError
-from fgmae_bench.normalizers import NORMALIZERS, limit_levels, normalize, row_quantiles
-from fgmae_bench.randomness import generator
-from fgmae_bench.views import Augmentation, evaluation_geometry, make_view, random_box, random_geometry
+from fgmae_bench.system.randomness import generator
+from fgmae_bench.views import normalizers
+from fgmae_bench.views.chip import Chip
+from fgmae_bench.views.classification import Augmentation, evaluation_geometry, make_view, random_box, random_geometry
+from fgmae_bench.views.normalizers import NORMALIZERS, limit_levels, normalize, row_quantiles
 from fgmae_bench.worlds import eurosat
 
 MEAN, STD = (-12.59, -20.26), (5.26, 5.91)  # of the transfer code, typed again on purpose
@@ -71,7 +74,9 @@ def test_uint8_view_of_the_genuine_chips_is_the_published_one_bit_by_bit(chips, 
 
 def test_uint8_view_of_other_genuine_scenes_is_the_published_one_bit_by_bit(scenes):
     for name, image in scenes.items():
-        np.testing.assert_array_equal(normalize(image[None].copy(), None, NATIVE)[0], published_uint8(image), err_msg=name)
+        np.testing.assert_array_equal(
+            normalize(image[None].copy(), None, NATIVE)[0], published_uint8(image), err_msg=name
+        )
 
 
 def test_uint8_view_of_synthetic_pixels_is_the_published_one_bit_by_bit(view):
@@ -88,7 +93,9 @@ def test_joint_clip_shares_one_pair_of_quantiles_between_the_bands(scenes):
 
 
 def test_eight_bits_are_the_truncated_z_score_window(scenes):
-    """uint8 = floor(255 clip((z + 2) / 4, 0, 1)) of the quantile-clipped z-score, in float64 up to rounding at the step itself."""
+    """uint8 = floor(255 clip((z + 2) / 4, 0, 1)) of the quantile-clipped z-score, in float64 up to rounding at the step
+    itself.
+    """
     for image in scenes.values():
         clipped = np.stack([np.clip(band, *np.quantile(band.astype(np.float64), (0.01, 0.99))) for band in image])
         z = (clipped.astype(np.float64) - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
@@ -136,12 +143,21 @@ def test_row_quantiles_are_numpys_bit_by_bit(n):
 @pytest.mark.parametrize("holes", [0, 0.1])
 @pytest.mark.parametrize("large", [0, normalizers.LARGE])
 def test_a_clip_on_the_levels_is_the_clip_of_the_values(side, holes, large, monkeypatch):
-    """Speckle, ties, planes of one and of two values, tails beyond the window on either side, infinities; some of it invalid."""
+    """Speckle, ties, planes of one and of two values, tails beyond the window on either side, infinities; some of it
+    invalid.
+    """
     monkeypatch.setattr(normalizers, "LARGE", large)
     rng = np.random.default_rng(side)
     shape = (side, side)
     speckle = lambda mean, spread: (mean + spread * 10 * np.log10(rng.gamma(4.4, size=shape) / 4.4)).astype(np.float32)  # noqa: E731
-    planes = [speckle(-12, 1), speckle(-40, 1), speckle(5, 1), speckle(-15, 9), np.round(speckle(-12, 1)), speckle(-12, 0.01)]
+    planes = [
+        speckle(-12, 1),
+        speckle(-40, 1),
+        speckle(5, 1),
+        speckle(-15, 9),
+        np.round(speckle(-12, 1)),
+        speckle(-12, 0.01),
+    ]
     planes += [np.full(shape, -13.3, np.float32), np.where(rng.random(shape) < 0.99, -13, -7).astype(np.float32)]
     planes += [np.where(rng.random(shape) < 0.03, np.float32(sign * np.inf), speckle(-12, 1)) for sign in (1, -1)]
     for first in planes:
@@ -159,7 +175,9 @@ def test_a_clip_on_the_levels_is_the_clip_of_the_values(side, holes, large, monk
                 if np.isfinite(limits).all():
                     low, high = MEAN[band] - 2 * STD[band], MEAN[band] + 2 * STD[band]
                     x = (np.clip(image[band], *limits) - np.float32(low)) / np.float32(high - low) * np.float32(255)
-                    np.testing.assert_array_equal(got[band], np.where(valid[band], np.clip(x, 0, 255).astype(np.uint8), 127))
+                    np.testing.assert_array_equal(
+                        got[band], np.where(valid[band], np.clip(x, 0, 255).astype(np.uint8), 127)
+                    )
 
 
 def test_limits_are_told_from_levels_for_most_images_and_only_where_they_are_certain(scenes):
@@ -167,7 +185,9 @@ def test_limits_are_told_from_levels_for_most_images_and_only_where_they_are_cer
     told = []
     for image in [*scenes.values(), *synthetic(20)]:
         levels = normalizers._to_bytes(image[None].copy(), NATIVE)[0]
-        limits = normalizers._to_bytes(row_quantiles(image.reshape(2, -1), (0.01, 0.99))[None, :, None], NATIVE)[0, :, 0]
+        limits = normalizers._to_bytes(row_quantiles(image.reshape(2, -1), (0.01, 0.99))[None, :, None], NATIVE)[
+            0, :, 0
+        ]
         for plane, expected in zip(levels, limits.tolist(), strict=True):
             found = limit_levels(plane)
             told.append(found is not None)
@@ -215,15 +235,21 @@ def test_evaluation_view_is_opencvs_resize_to_256_and_the_centre(chips, card):
     assert got.shape == (43, 2, 224, 224)
     assert got.dtype == np.uint8
     for image, view_of_it in zip(chips, got, strict=True):
-        resized = cv2.resize(np.ascontiguousarray(published_uint8(image).transpose(1, 2, 0)), (256, 256), interpolation=cv2.INTER_LINEAR)
+        resized = cv2.resize(
+            np.ascontiguousarray(published_uint8(image).transpose(1, 2, 0)), (256, 256), interpolation=cv2.INTER_LINEAR
+        )
         np.testing.assert_array_equal(view_of_it, resized[16:240, 16:240].transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("size", [14, 31, 32, 33, 98, 224, 252])
 def test_evaluation_view_crops_where_torchvision_does(size):
     side = round(size * 8 / 7)
-    image = np.arange(2 * side * side, dtype=np.float32).reshape(2, side, side)  # resizing to its own size changes nothing
-    np.testing.assert_array_equal(evaluation_geometry(image, size), center_crop(torch.from_numpy(image), [size, size]).numpy())
+    image = np.arange(2 * side * side, dtype=np.float32).reshape(
+        2, side, side
+    )  # resizing to its own size changes nothing
+    np.testing.assert_array_equal(
+        evaluation_geometry(image, size), center_crop(torch.from_numpy(image), [size, size]).numpy()
+    )
 
 
 def test_float_inputs_are_resized_in_float(card):
@@ -232,7 +258,9 @@ def test_float_inputs_are_resized_in_float(card):
     got = make_view(card, named("zscore", size=32), None).batch([chip(image) for image in images], ["a", "b"])
     assert got.dtype == np.float32
     z = ((images[0] - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]).astype(np.float32)
-    expected = cv2.resize(np.ascontiguousarray(z.transpose(1, 2, 0)), (37, 37), interpolation=cv2.INTER_LINEAR)[2:34, 2:34]
+    expected = cv2.resize(np.ascontiguousarray(z.transpose(1, 2, 0)), (37, 37), interpolation=cv2.INTER_LINEAR)[
+        2:34, 2:34
+    ]
     np.testing.assert_allclose(got[0], expected.transpose(2, 0, 1), atol=1e-5)
     assert got.min() < -0.5
 
@@ -256,7 +284,11 @@ def test_random_views_differ_between_epochs_and_seeds(card, change):
     view = make_view(card, named("fgmae", size=32), None)
     chips, ids = [chip(image) for image in synthetic(6)], list("abcdef")
     at = Augmentation(seed=42, epoch=3, crop_scale=0.08)
-    one, other, plain = view.batch(chips, ids, at), view.batch(chips, ids, dataclasses.replace(at, **change)), view.batch(chips, ids)
+    one, other, plain = (
+        view.batch(chips, ids, at),
+        view.batch(chips, ids, dataclasses.replace(at, **change)),
+        view.batch(chips, ids),
+    )
     assert all((a != b).any() for a, b in zip(one, other, strict=True))
     assert all((a != b).any() for a, b in zip(one, plain, strict=True))
 
@@ -306,7 +338,9 @@ def test_random_crops_stay_inside_and_above_the_smallest_share(boxes):
 
 
 def test_random_crops_are_distributed_as_torchvisions(boxes):
-    """Two-sample Kolmogorov-Smirnov at 1 % (.023 for 10,000 draws each), on area share, aspect and place; then the moments."""
+    """Two-sample Kolmogorov-Smirnov at 1 % (.023 for 10,000 draws each), on area share, aspect and place; then the
+    moments.
+    """
     limit = 1.63 * math.sqrt(2 / DRAWS)
     quantities = {
         "share": lambda b: b[:, 2] * b[:, 3] / 64**2,
@@ -332,7 +366,9 @@ def test_random_crops_are_distributed_as_torchvisions(boxes):
 def test_crop_that_cannot_be_had_falls_back_as_torchvisions(shape):
     """All of a very long image cannot be within the aspect range: the largest centre crop is taken."""
     ours = {random_box(generator(i), *shape, 1.0) for i in range(20)}
-    theirs = {tuple(RandomResizedCrop.get_params(torch.zeros(1, *shape), [1.0, 1.0], [3 / 4, 4 / 3])) for _ in range(20)}
+    theirs = {
+        tuple(RandomResizedCrop.get_params(torch.zeros(1, *shape), [1.0, 1.0], [3 / 4, 4 / 3])) for _ in range(20)
+    }
     assert ours & theirs
     if max(shape) > 2 * min(shape):
         assert ours == theirs
@@ -351,14 +387,18 @@ def test_half_of_the_views_are_flipped():
 # --- bands
 
 
-@pytest.mark.parametrize(("on_card", "flag"), [(("VH", "VV"), None), (("VV", "VH"), "VH,VV"), (("VV", "VH"), " vh, vv ")])
+@pytest.mark.parametrize(
+    ("on_card", "flag"), [(("VH", "VV"), None), (("VV", "VH"), "VH,VV"), (("VV", "VH"), " vh, vv ")]
+)
 def test_swapped_bands_are_brought_into_the_contracts_order(card, on_card, flag):
     swapped = dataclasses.replace(card, signal=dataclasses.replace(card.signal, bands=on_card))
     images = synthetic(2)
     valid = np.ones((2, 64, 64), bool)
     valid[1, 5:9, 5:9] = False
     straight = make_view(card, NATIVE, None).batch([chip(images[0], valid), chip(images[1])], ["a", "b"])
-    turned = make_view(swapped, NATIVE, flag).batch([chip(images[0][::-1], valid[::-1]), chip(images[1][::-1])], ["a", "b"])
+    turned = make_view(swapped, NATIVE, flag).batch(
+        [chip(images[0][::-1], valid[::-1]), chip(images[1][::-1])], ["a", "b"]
+    )
     np.testing.assert_array_equal(turned, straight)
     assert (turned != turned[:, ::-1]).any()
 
@@ -414,13 +454,22 @@ def test_fill_is_the_band_mean_after_normalisation():
     valid[0, :, :5] = False
     images[0, :, :5] = np.nan
     hole = (0, slice(None), slice(0, 5))
-    fills = {"fgmae": [127, 127], "fgmae_joint": [127, 127], "zscore": [0, 0], "clip25": [1 - 12.59 / 25, 1 - 20.26 / 25]}
+    fills = {
+        "fgmae": [127, 127],
+        "fgmae_joint": [127, 127],
+        "zscore": [0, 0],
+        "clip25": [1 - 12.59 / 25, 1 - 20.26 / 25],
+    }
     for name, fill in fills.items():
         got = normalize(images.copy(), valid, named(name))
-        np.testing.assert_allclose(got[hole], np.broadcast_to(np.array(fill)[:, None, None], (2, 5, 64)), rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            got[hole], np.broadcast_to(np.array(fill)[:, None, None], (2, 5, 64)), rtol=1e-6, err_msg=name
+        )
         mean = np.array(MEAN, np.float32)[None, :, None, None] + np.zeros((1, 2, 64, 64), np.float32)
         if not name.startswith("fgmae"):
-            np.testing.assert_allclose(normalize(mean, None, named(name))[0, :, 0, 0], fill, rtol=1e-6, atol=1e-7, err_msg=name)
+            np.testing.assert_allclose(
+                normalize(mean, None, named(name))[0, :, 0, 0], fill, rtol=1e-6, atol=1e-7, err_msg=name
+            )
     assert np.isnan(normalize(images.copy(), valid, named("db"))[hole]).all()
 
 
@@ -445,7 +494,9 @@ def test_nan_under_the_mask_is_no_warning():
 
 
 def write_tiff(path, db, nodata=None):
-    with rasterio.open(path, "w", driver="GTiff", dtype="float32", count=2, height=64, width=64, nodata=nodata) as target:
+    with rasterio.open(
+        path, "w", driver="GTiff", dtype="float32", count=2, height=64, width=64, nodata=nodata
+    ) as target:
         target.write(db)
     return path
 
@@ -464,7 +515,9 @@ def test_single_pixels_without_measurement_are_invalid(card, tmp_path, value):
 def test_declared_nodata_tag_is_invalid(card, tmp_path):
     db = synthetic(1)[0]
     db[1, 10, 10:13] = -32768
-    assert read_chip(write_tiff(tmp_path / "tag.tif", db, nodata=-32768), card).valid[1, 10, 10:13].tolist() == [False] * 3
+    assert (
+        read_chip(write_tiff(tmp_path / "tag.tif", db, nodata=-32768), card).valid[1, 10, 10:13].tolist() == [False] * 3
+    )
     assert read_chip(write_tiff(tmp_path / "none.tif", db), card).valid is None  # the same value, undeclared
 
 
@@ -499,7 +552,8 @@ def test_chip_without_invalid_pixels_has_no_mask(card, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fill", "complaint"), [(np.nan, "no valid pixel"), (-99.0, "no valid pixel"), (0.0, "no valid pixel"), (-7.0, "constant")]
+    ("fill", "complaint"),
+    [(np.nan, "no valid pixel"), (-99.0, "no valid pixel"), (0.0, "no valid pixel"), (-7.0, "constant")],
 )
 def test_an_empty_band_is_an_error_that_names_the_file(card, tmp_path, fill, complaint):
     db = synthetic(1)[0]
@@ -509,7 +563,9 @@ def test_an_empty_band_is_an_error_that_names_the_file(card, tmp_path, fill, com
 
 
 def test_a_band_with_a_few_scattered_measurements_keeps_some_when_it_is_resized():
-    """Half of the pixels are valid, so that the image counts; in VH four lie apart, each touched by invalid ones at 128 pixels."""
+    """Half of the pixels are valid, so that the image counts; in VH four lie apart, each touched by invalid ones at 128
+    pixels.
+    """
     card = load_card("bigearthnet")
     db = np.stack([np.full((120, 120), value, np.float32) for value in (-12, -19)])
     db += np.random.default_rng(0).normal(0, 1, db.shape).astype(np.float32)

@@ -22,7 +22,9 @@ def weights_command(*flags, cwd):
 def test_synth_inspect_and_load_at_the_published_size(tmp_path):
     made = weights_command("synth", "--model", "vit_small_patch16", "--out", "s.pth", "--half", cwd=tmp_path)
     assert made.code == 0
-    assert made.out.startswith("257 random tensors of vit_small_patch16 (synthetic, nothing learnt) written to s.pth, layout full, ")
+    assert made.out.startswith(
+        "257 random tensors of vit_small_patch16 (synthetic, nothing learnt) written to s.pth, layout full, "
+    )
     looked = weights_command("inspect", "s.pth", "--model", "vit_small_patch16", cwd=tmp_path)
     assert (looked.code, looked.err) == (0, "")
     lines = [" ".join(line.split()) for line in looked.out.splitlines()]
@@ -38,7 +40,9 @@ def test_synth_inspect_and_load_at_the_published_size(tmp_path):
         "note 150 tensors of float16 cast to float32",
     ):
         assert line in lines
-    vit = VisionTransformer(img_size=224, patch_size=16, in_chans=2, embed_dim=384, depth=12, num_heads=6, num_classes=0)
+    vit = VisionTransformer(
+        img_size=224, patch_size=16, in_chans=2, embed_dim=384, depth=12, num_heads=6, num_classes=0
+    )
     report = load_backbone(vit, tmp_path / "s.pth")
     assert (report.used, sum(report.dropped.values()), report.missing) == (150, 107, 0)
     other = refused("inspect", "s.pth", "--model", "vit_base_patch16", cwd=tmp_path, run=weights_command)
@@ -50,15 +54,24 @@ REFUSALS = {
     "no output": (("synth", "--model", "vit_small_patch16"), "--out is missing"),
     "no model": (("synth", "--out", "w"), "--model is missing; choose from vit_small_patch16"),
     "an unknown model": (("synth", "--model", "vit_smal_patch16", "--out", "w"), "did you mean 'vit_small_patch16'?"),
-    "an unknown layout": (("synth", "--model", "vit_small_patch16", "--out", "w", "--layout", "ful"), "did you mean 'full'?"),
+    "an unknown layout": (
+        ("synth", "--model", "vit_small_patch16", "--out", "w", "--layout", "ful"),
+        "did you mean 'full'?",
+    ),
     "an optimizer without place": (
         ("synth", "--model", "vit_small_patch16", "--out", "w", "--layout", "encoder", "--with-optimizer"),
         "has no optimizer",
     ),
     "an unknown command": (("inspekt", "w"), "did you mean 'inspect'?"),
     "a text to inspect": (("inspect", "there"), "there is a text file that begins 'text'"),
-    "a ResNet for a ViT's file": (("inspect", "w.pth", "--model", "resnet18"), "keys that the model does not know: cls_token"),
-    "an unknown model to inspect": (("inspect", "w.pth", "--model", "vit_smal_patch16"), "did you mean 'vit_small_patch16'?"),
+    "a ResNet for a ViT's file": (
+        ("inspect", "w.pth", "--model", "resnet18"),
+        "keys that the model does not know: cls_token",
+    ),
+    "an unknown model to inspect": (
+        ("inspect", "w.pth", "--model", "vit_smal_patch16"),
+        "did you mean 'vit_small_patch16'?",
+    ),
 }
 
 

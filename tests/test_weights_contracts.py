@@ -1,4 +1,6 @@
-"""Other backbones under the contract they were trained with: key rules, position embeddings, torchgeo's own forward, foreign normalisers."""
+"""Other backbones under the contract they were trained with: key rules, position embeddings, torchgeo's own forward,
+foreign normalisers.
+"""
 
 import importlib.util
 
@@ -8,16 +10,16 @@ import timm
 import torch
 from commands import FOLDERS, call, codes, only_record, records, said, shared_world
 
-from fgmae_bench.backbones import FGMAE_ARCHITECTURES, build_backbone
-from fgmae_bench.backbones.weights import empty_network, torchgeo_model, torchgeo_name
 from fgmae_bench.checkpoints.load import account, load_backbone
 from fgmae_bench.checkpoints.reader import State
 from fgmae_bench.checkpoints.registry import WEIGHTS
-from fgmae_bench.config import Model
-from fgmae_bench.contract import FGMAE_CONTRACT, InputContract
+from fgmae_bench.config.contract import FGMAE_CONTRACT, InputContract
+from fgmae_bench.config.run import Model
 from fgmae_bench.errors import BenchError
-from fgmae_bench.normalizers import normalize
-from fgmae_bench.taps import make_taps
+from fgmae_bench.models.build import FGMAE_ARCHITECTURES, build_backbone
+from fgmae_bench.models.taps import make_taps
+from fgmae_bench.models.weights import empty_network, torchgeo_model, torchgeo_name
+from fgmae_bench.views.normalizers import normalize
 
 needs_torchgeo = pytest.mark.skipif(not importlib.util.find_spec("torchgeo"), reason="torchgeo is not installed")
 
@@ -40,7 +42,9 @@ def state_of(path, tensors, outside=None):
 
 def zeros_like(module):
     """A state of the module's keys and shapes without memory."""
-    return {name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in module.state_dict().items()}
+    return {
+        name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in module.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize("extra", ["fc.weight", "encoder_k.conv1.weight", "queue"])
@@ -75,8 +79,13 @@ def test_a_resnet_from_moco_gives_timms_features(tmp_path):
             if tensor.is_floating_point():
                 tensor.add_(torch.rand_like(tensor))
     own = theirs.state_dict()
-    state = {f"module.encoder_q.{k}": v for k, v in own.items()} | {f"module.encoder_k.{k}": v + 1 for k, v in own.items()}
-    torch.save({"state_dict": state | {"module.encoder_q.fc.0.weight": torch.ones(2), "module.queue": torch.ones(3)}}, tmp_path / "w.pth")
+    state = {f"module.encoder_q.{k}": v for k, v in own.items()} | {
+        f"module.encoder_k.{k}": v + 1 for k, v in own.items()
+    }
+    torch.save(
+        {"state_dict": state | {"module.encoder_q.fc.0.weight": torch.ones(2), "module.queue": torch.ones(3)}},
+        tmp_path / "w.pth",
+    )
     backbone = build_backbone(Model(model="test_resnet", weights=str(tmp_path / "w.pth"), input_size=64), 0)
     images = torch.rand(2, 2, 64, 64)
     with torch.inference_mode():
@@ -117,7 +126,9 @@ def test_a_model_that_does_not_take_two_channels_is_refused(monkeypatch):
         return torch.nn.Conv2d(3, 4, 1)
 
     monkeypatch.setattr(timm, "create_model", lambda name, **options: three_only(**options))
-    with pytest.raises(BenchError, match=r"test_resnet cannot be built for two channels .*; choose a timm model that takes in_chans"):
+    with pytest.raises(
+        BenchError, match=r"test_resnet cannot be built for two channels .*; choose a timm model that takes in_chans"
+    ):
         build_backbone(Model(model="test_resnet", weights="random"), 0)
 
 
@@ -151,7 +162,9 @@ def test_every_sentinel_1_enum_of_torchgeo_is_registered_or_refused_by_cause():
             model = torchgeo_model(f"torchgeo:{enum.__name__}.{member.name}")
             hub = WEIGHTS[torchgeo_name(f"torchgeo:{enum.__name__}.{member.name}", model)][model].hub
             assert member.url.endswith(f"/{hub.repo}/resolve/{hub.revision}/{hub.file}")
-    with pytest.raises(BenchError, match=r"the input contract of torchgeo's Swin_V2_B_Weights\.SENTINEL1_SI_SATLAS is not known here"):
+    with pytest.raises(
+        BenchError, match=r"the input contract of torchgeo's Swin_V2_B_Weights\.SENTINEL1_SI_SATLAS is not known here"
+    ):
         torchgeo_model(f"torchgeo:{Swin_V2_B_Weights.SENTINEL1_SI_SATLAS}")
 
 
@@ -177,7 +190,9 @@ def test_features_are_those_of_torchgeos_own_forward_with_the_same_weights(tmp_p
     with torch.random.fork_rng():
         torch.manual_seed(5)
         theirs = getattr(torchgeo.models, model)(**more).eval()
-    weights = theirs.state_dict() | ({"s2_encoder.linear_input.bias": torch.ones(2)} if model.startswith("croma") else {})
+    weights = theirs.state_dict() | (
+        {"s2_encoder.linear_input.bias": torch.ones(2)} if model.startswith("croma") else {}
+    )
     weights.pop("attn_bias", None)
     torch.save(weights, tmp_path / "w.pth")
     backbone = build_backbone(Model(model=model, weights=str(tmp_path / "w.pth")), 0)
@@ -200,7 +215,17 @@ def test_torchgeos_models_run_through_linear_under_our_contract(tmp_path):
         ("dofa_base_patch16_224", "224", "zscore"),
     ):
         result = call(
-            "linear", "--dataset", "eurosat", "--data_path", shared_world(5), "--model", model, "--input_size", size, *flags, cwd=tmp_path
+            "linear",
+            "--dataset",
+            "eurosat",
+            "--data_path",
+            shared_world(5),
+            "--model",
+            model,
+            "--input_size",
+            size,
+            *flags,
+            cwd=tmp_path,
         )
         assert result.code == 0, result.err
         record = next(r for r in records(tmp_path / "results") if r["model"]["name"] == model)
@@ -211,7 +236,7 @@ def test_torchgeos_models_run_through_linear_under_our_contract(tmp_path):
 
 
 def test_architectures_without_weights_have_their_usual_contract():
-    from fgmae_bench.backbones import resolve_contract
+    from fgmae_bench.models.build import resolve_contract
 
     assert resolve_contract(Model(model="resnet50", weights="random")) == FGMAE_CONTRACT
     assert resolve_contract(Model(model="croma_base", weights="random")).normalizer == "croma"
@@ -228,8 +253,23 @@ def test_a_foreign_normaliser_is_said_before_the_run_and_noted(tmp_path, monkeyp
     vit = build_backbone(Model(model="test_vit", weights="random", input_size=32), 0).module.vit
     torch.save(vit.state_dict(), tmp_path / "tiny.pth")
     assert call("weights.__main__", "fetch", "tiny", "--from", ".", "--cache_dir", "cache", cwd=tmp_path).code == 0
-    flags = ("--dataset", "eurosat", "--data_path", shared_world(5), "--model", "test_vit", "--weights", "tiny", "--features", "cached",
-             "--epochs", "1", "--batch_size", "16", *FOLDERS)  # fmt: skip
+    flags = (
+        "--dataset",
+        "eurosat",
+        "--data_path",
+        shared_world(5),
+        "--model",
+        "test_vit",
+        "--weights",
+        "tiny",
+        "--features",
+        "cached",
+        "--epochs",
+        "1",
+        "--batch_size",
+        "16",
+        *FOLDERS,
+    )
     assert call("linear", *flags, cwd=tmp_path).code == 0
     record = only_record(tmp_path / "results")
     assert "contract_mismatch" not in codes(record)
@@ -245,8 +285,25 @@ def test_a_foreign_normaliser_is_said_before_the_run_and_noted(tmp_path, monkeyp
 def test_weights_without_a_contract_are_taken_for_fgmaes_and_a_foreign_normaliser_is_said(tmp_path):
     vit = build_backbone(Model(model="test_vit", weights="random", input_size=32), 0).module.vit
     torch.save(vit.state_dict(), tmp_path / "mine.pth")
-    flags = ("--dataset", "eurosat", "--data_path", shared_world(5), "--model", "test_vit", "--weights", "mine.pth", "--input_size", "32",
-             "--features", "cached", "--epochs", "1", "--batch_size", "16", *FOLDERS)  # fmt: skip
+    flags = (
+        "--dataset",
+        "eurosat",
+        "--data_path",
+        shared_world(5),
+        "--model",
+        "test_vit",
+        "--weights",
+        "mine.pth",
+        "--input_size",
+        "32",
+        "--features",
+        "cached",
+        "--epochs",
+        "1",
+        "--batch_size",
+        "16",
+        *FOLDERS,
+    )
     assert "contract" not in call("linear", *flags, "--normalizer", "fgmae", cwd=tmp_path).err
     foreign = call("linear", *flags, "--normalizer", "clip25", "--results_dir", "other", cwd=tmp_path)
     assert foreign.code == 0, foreign.err
@@ -254,7 +311,10 @@ def test_weights_without_a_contract_are_taken_for_fgmaes_and_a_foreign_normalise
     assert line in foreign.err
     assert "contract_mismatch" in codes(only_record(tmp_path / "other"))
     random = [flag if flag != "mine.pth" else "random" for flag in flags]
-    assert "taken to have been" not in call("linear", *random, "--normalizer", "clip25", "--results_dir", "third", cwd=tmp_path).err
+    assert (
+        "taken to have been"
+        not in call("linear", *random, "--normalizer", "clip25", "--results_dir", "third", cwd=tmp_path).err
+    )
 
 
 # --- normalisers of other models

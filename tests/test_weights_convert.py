@@ -1,4 +1,6 @@
-"""Conversion: every known layout to the backbone's tensors alone, mended where asked for, equal before the file takes its name."""
+"""Conversion: every known layout to the backbone's tensors alone, mended where asked for, equal before the file takes
+its name.
+"""
 
 import argparse
 import json
@@ -15,15 +17,15 @@ from safetensors.torch import load_file
 from tiny_checkpoints import ENCODER, TINY, arrays, expected_features, features, nested, renamed, tiny_vit
 from torch import nn
 
-from fgmae_bench.backbones import build_backbone
-from fgmae_bench.backbones.contracts import carried_contract
 from fgmae_bench.checkpoints import convert as convert_room
 from fgmae_bench.checkpoints.convert import KEY
 from fgmae_bench.checkpoints.load import load_backbone
 from fgmae_bench.checkpoints.reader import read_state
 from fgmae_bench.checkpoints.shapes import encoder_shapes, full_shapes
-from fgmae_bench.config import Model
-from fgmae_bench.contract import FGMAE_CONTRACT
+from fgmae_bench.config.contract import FGMAE_CONTRACT
+from fgmae_bench.config.run import Model
+from fgmae_bench.models.build import build_backbone
+from fgmae_bench.models.contracts import carried_contract
 
 OUTPUTS = ("out.safetensors", "out.pth")
 
@@ -160,14 +162,22 @@ def test_without_repair_nothing_is_mended(tmp_path, weights):
 
 
 HELD = {
-    "lists": (lambda w: {"model": w | {k: w[k].tolist() for k in ("norm.weight", "norm.bias")}}, "2 x list (norm.weight, norm.bias)"),
+    "lists": (
+        lambda w: {"model": w | {k: w[k].tolist() for k in ("norm.weight", "norm.bias")}},
+        "2 x list (norm.weight, norm.bias)",
+    ),
     "a number": (lambda w: {"model": w | {"gamma": 0.5}}, "1 x number (gamma)"),
     "the first layer": (
-        lambda w: {"state_dict": renamed(w | {"patch_embed.proj.weight": w["patch_embed.proj.weight"].tolist()}, "module.")},
+        lambda w: {
+            "state_dict": renamed(w | {"patch_embed.proj.weight": w["patch_embed.proj.weight"].tolist()}, "module.")
+        },
         "1 x list (module.patch_embed.proj.weight)",
     ),
     "all, beside an optimizer": (
-        lambda w: {"model": {k: v.tolist() for k, v in w.items()}, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}},
+        lambda w: {
+            "model": {k: v.tolist() for k, v in w.items()},
+            "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}},
+        },
         f"{ENCODER} x list (model.cls_token, ",
     ),
 }
@@ -187,7 +197,10 @@ def test_without_repair_lists_and_numbers_are_named_not_dropped(tmp_path, weight
 def test_lists_alone_are_led_to_repair(tmp_path, weights):
     pickled(tmp_path / "in.pkl", {"model": {name: tensor.tolist() for name, tensor in encoder(weights).items()}})
     line = refused("in.pkl", "out.pth", cwd=tmp_path, run=convert)
-    assert f"in.pkl holds no tensors, but {ENCODER} lists and numbers; where these are weights, make tensors of them with" in line
+    assert (
+        f"in.pkl holds no tensors, but {ENCODER} lists and numbers; where these are weights, make tensors of them with"
+        in line
+    )
 
 
 @pytest.mark.parametrize("flags", [(), ("--repair",)])
@@ -263,8 +276,14 @@ def test_an_unknown_contract_is_said(tmp_path, weights):
 
 REFUSALS = {
     "an output that exists": (("in.pth", "there.pth"), "there.pth exists; remove it"),
-    "another ending": (("in.pth", "out.bin"), "out.bin ends in '.bin'; choose a name that ends in .safetensors or .pth"),
-    "an unknown contract": (("in.pth", "out.pth", "--contract", "fgmea"), "unknown contract 'fgmea'; did you mean 'fgmae'?"),
+    "another ending": (
+        ("in.pth", "out.bin"),
+        "out.bin ends in '.bin'; choose a name that ends in .safetensors or .pth",
+    ),
+    "an unknown contract": (
+        ("in.pth", "out.pth", "--contract", "fgmea"),
+        "unknown contract 'fgmea'; did you mean 'fgmae'?",
+    ),
     "an absent input": (("absent.pth", "out.pth"), "absent.pth is not there"),
     "a text": (("there.pth", "out.pth"), "there.pth is a text file"),
     "code": (("evil.pth", "out.pth"), "evil.pth is not read: it names"),
@@ -277,7 +296,10 @@ REFUSALS = {
     "no known layout, mended": (("foreign.pth", "out.pth", "--repair"), "foreign.pth has no known layout"),
     "NaN": (("nan.pth", "out.pth"), "nan.pth: norm.bias holds 3 NaN, 1 infinite; its training has diverged"),
     "NaN, mended": (("nan.pth", "out.safetensors", "--repair"), "nan.pth: norm.bias holds 3 NaN, 1 infinite; its"),
-    "NaN in half precision": (("half.pth", "out.pth", "--repair"), "half.pth: norm.weight holds 32 infinite, and 1 more tensors hold such"),
+    "NaN in half precision": (
+        ("half.pth", "out.pth", "--repair"),
+        "half.pth: norm.weight holds 32 infinite, and 1 more tensors hold such",
+    ),
     "overflow": (("double.pth", "out.pth", "--repair"), "double.pth: norm.bias holds 32 infinite;"),
 }
 
@@ -340,7 +362,9 @@ def test_what_was_written_wrongly_does_not_take_the_name(tmp_path, weights, monk
     torch.save(weights, tmp_path / "in.pth")
     for writer in (forget, flip):
         monkeypatch.setitem(convert_room.WRITERS, ".pth", writer)
-        assert "out.pth: what was written is not what was read" in refused("in.pth", "out.pth", cwd=tmp_path, run=convert)
+        assert "out.pth: what was written is not what was read" in refused(
+            "in.pth", "out.pth", cwd=tmp_path, run=convert
+        )
 
 
 def test_odd_numbers_and_views_are_kept_bit_by_bit(tmp_path):
@@ -361,7 +385,9 @@ def test_odd_numbers_and_views_are_kept_bit_by_bit(tmp_path):
 
 
 def test_the_loader_that_wraps_a_pickle_twice_is_not_ours(tmp_path, weights):
-    """A .pkl without `__author__`, which Detectron2 takes for a Caffe2 file: as a .pth any loader of plain weights opens it."""
+    """A .pkl without `__author__`, which Detectron2 takes for a Caffe2 file: as a .pth any loader of plain weights
+    opens it.
+    """
     pickled(tmp_path / "in.pkl", {"model": arrays(weights)})
     convert("in.pkl", "out.pth", "--repair", cwd=tmp_path)
     with warnings.catch_warnings():

@@ -1,14 +1,16 @@
-"""The manifest of checkpoints: every shipped entry has a contract and a model; a user's file is read strictly, an entry without one refused."""
+"""The manifest of checkpoints: every shipped entry has a contract and a model; a user's file is read strictly, an entry
+without one refused.
+"""
 
 import pytest
 import timm
 from commands import call, said
 
-from fgmae_bench.backbones import FGMAE_ARCHITECTURES, TORCHGEO_ARCHITECTURES
 from fgmae_bench.checkpoints.manifest import SHIPPED, read_manifest
 from fgmae_bench.checkpoints.registry import WEIGHTS, by_file, published, registered
-from fgmae_bench.contract import FGMAE_CONTRACT
+from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.errors import BenchError
+from fgmae_bench.models.build import FGMAE_ARCHITECTURES, TORCHGEO_ARCHITECTURES
 
 GOOD = """
 [contracts.mine]
@@ -86,7 +88,9 @@ def test_the_users_file_adds_and_overrides(manifest):
     assert list(registered()) == [*WEIGHTS, "tiny"]
     entry = published("tiny", "test_vit")
     assert (entry.contract.bands, entry.contract.normalizer, entry.contract.size) == (("VH", "VV"), "zscore", 32)
-    manifest.write_text(GOOD.replace('name = "tiny"\nmodel = "test_vit"', 'name = "fgmae"\nmodel = "vit_small_patch16"'))
+    manifest.write_text(
+        GOOD.replace('name = "tiny"\nmodel = "test_vit"', 'name = "fgmae"\nmodel = "vit_small_patch16"')
+    )
     assert published("fgmae", "vit_small_patch16").hub.file == "tiny.pth"
     assert published("fgmae", "vit_base_patch16").hub.file == "B2_vitb16_fgmae_ep99_enc.pth"
 

@@ -1,4 +1,6 @@
-"""`weights verify`: each way in which a checkpoint can be unfit is found in its column; `weights fetch` for names of the user's own."""
+"""`weights verify`: each way in which a checkpoint can be unfit is found in its column; `weights fetch` for names of
+the user's own.
+"""
 
 import hashlib
 import os
@@ -10,9 +12,9 @@ from commands import call, refused
 from hub_server import asked_hub, child, wait_for
 from test_weights_manifest import GOOD
 
-from fgmae_bench.backbones import build_backbone
-from fgmae_bench.checkpoints.untrained import untrained
-from fgmae_bench.config import Model
+from fgmae_bench.checkpoints.load import untrained
+from fgmae_bench.config.run import Model
+from fgmae_bench.models.build import build_backbone
 
 FETCH_TINY = "from fgmae_bench.weights import fetch as command; command.main({'name': 'tiny', 'cache_dir': argv[0]})"
 
@@ -72,7 +74,11 @@ def test_a_name_of_the_users_is_fetched_verified_and_used(hub, place):
     assert (found["verdict"], found["size"]) == ("fit", "unknown")
     assert verify(cwd=place).out == result.out  # without a name: all that is here
     backbone = build_backbone(Model(model="test_vit", weights="tiny"), 0, place / "cache")
-    assert (backbone.contract.normalizer, backbone.contract.bands, backbone.contract.size) == ("zscore", ("VH", "VV"), 32)
+    assert (backbone.contract.normalizer, backbone.contract.bands, backbone.contract.size) == (
+        "zscore",
+        ("VH", "VV"),
+        32,
+    )
     assert backbone.weights.source == "tiny"
     listed = command("list", "--cache_dir", "cache", cwd=place).out
     assert "tiny.pth" in listed.splitlines()[-1]
@@ -99,7 +105,10 @@ HUB_FAULTS = {
         "wrong bytes came",
     ),
     "404": (lambda hub: hub.files.clear(), "the hub has no tiny.pth of owner/name at revision main (404)"),
-    "429": (lambda hub: hub.answers.extend([("HEAD", 429, {"Retry-After": "3600"})]), "run the same command again in 3600 s"),
+    "429": (
+        lambda hub: hub.answers.extend([("HEAD", 429, {"Retry-After": "3600"})]),
+        "run the same command again in 3600 s",
+    ),
     "cut": (lambda hub: setattr(hub, "cut_after", 1000), "run the same command again"),
 }
 
@@ -224,12 +233,16 @@ def test_digits_in_the_name_are_held_against_the_content(place):
 
 def test_a_list_for_a_server(hub, place):
     command("fetch", "tiny", "--cache_dir", "cache", cwd=place)
-    (place / "list").write_text("# what the job needs\ntiny\n./tiny.pth model=test_vit  # by path\n\nfgmae model=vit_small_patch16\n")
+    (place / "list").write_text(
+        "# what the job needs\ntiny\n./tiny.pth model=test_vit  # by path\n\nfgmae model=vit_small_patch16\n"
+    )
     result = verify("--required", "list", cwd=place)
     assert result.code == 1
     assert result.err == "error: 1 of 3 checkpoints are not fit; see the table\n"
     assert [row(result, k)["verdict"] for k in range(2)] == ["fit", "fit"]
-    assert "not fetched: python -m fgmae_bench.weights fetch fgmae --model vit_small_patch16" in row(result, 2)["verdict"]
+    assert (
+        "not fetched: python -m fgmae_bench.weights fetch fgmae --model vit_small_patch16" in row(result, 2)["verdict"]
+    )
     (place / "list").write_text("tiny\n")
     assert verify("--required", "list", cwd=place).code == 0
 

@@ -1,4 +1,6 @@
-"""The synthetic EuroSAT: true format, plausible physics, the same pixels for the same seed, and a folder that is whole or absent."""
+"""The synthetic EuroSAT: true format, plausible physics, the same pixels for the same seed, and a folder that is whole
+or absent.
+"""
 
 import argparse
 import errno
@@ -15,10 +17,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fgmae_bench.cards import load_card
+from fgmae_bench.config.cards import load_card
 from fgmae_bench.errors import BenchError
 from fgmae_bench.prepare import synth
-from fgmae_bench.randomness import generator
+from fgmae_bench.system.randomness import generator
 from fgmae_bench.worlds import eurosat
 from fgmae_bench.worlds.scene import CANVAS, NOISE_FLOOR_DB, observe
 
@@ -35,7 +37,11 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def images():
     """(N, 2, 64, 64) in dB and class numbers (N,)."""
-    pairs = [(eurosat.chip(0, name, number), label) for label, name in enumerate(eurosat.CLASSES) for number in range(1, PER_CLASS + 1)]
+    pairs = [
+        (eurosat.chip(0, name, number), label)
+        for label, name in enumerate(eurosat.CLASSES)
+        for number in range(1, PER_CLASS + 1)
+    ]
     return np.stack([pixels for pixels, _ in pairs]), np.array([label for _, label in pairs])
 
 
@@ -43,7 +49,9 @@ def images():
 def speckle():
     """Observed power (30, 2, 64, 64) of a bright homogeneous ground."""
     ground = np.full((2, CANVAS, CANVAS), 10, np.float32)
-    return np.stack([10 ** (observe(generator(number, "speckle"), ground).astype(np.float64) / 10) for number in range(30)])
+    return np.stack(
+        [10 ** (observe(generator(number, "speckle"), ground).astype(np.float64) / 10) for number in range(30)]
+    )
 
 
 def tiffs(root):
@@ -74,7 +82,10 @@ def test_marker_fingerprint_is_the_hash_of_what_determines_the_pixels(world):
     _, marker = world
     facts = {key: marker[key] for key in ("world", "version", "seed", "counts")}
     assert facts == {"world": "eurosat", "version": 1, "seed": 0, "counts": dict.fromkeys(eurosat.CLASSES, 3)}
-    assert marker["fingerprint"] == hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    assert (
+        marker["fingerprint"]
+        == hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    )
     assert marker["made_by"].startswith("fgmae_bench ")
 
 
@@ -84,7 +95,9 @@ def test_a_file_does_not_depend_on_how_many_others_are_written(world, tmp_path):
     eurosat.write_eurosat(tmp_path / "few", per_class=counts, classes=("River", "Forest"), seed=0)
     few, many = tiffs(tmp_path / "few"), tiffs(root)
     assert len(few) == 6
-    assert {name: few[name] for name in few if name in many} == {name: many[name] for name in few if name != "River/River_4.tif"}
+    assert {name: few[name] for name in few if name in many} == {
+        name: many[name] for name in few if name != "River/River_4.tif"
+    }
 
 
 def test_another_seed_is_another_world():
@@ -131,8 +144,12 @@ def test_neighbouring_pixels_share_speckle(speckle, axis):
 
 def test_power_of_a_ground_is_kept_and_the_noise_floor_added(speckle):
     assert 10 * np.log10(speckle.mean(axis=(0, 2, 3))) == pytest.approx([10, 10], abs=0.15)
-    dark = np.stack([observe(generator(number, "dark"), np.full((2, CANVAS, CANVAS), -60, np.float32)) for number in range(20)])
-    assert 10 * np.log10((10 ** (dark.astype(np.float64) / 10)).mean(axis=(0, 2, 3))) == pytest.approx(NOISE_FLOOR_DB, abs=0.15)
+    dark = np.stack(
+        [observe(generator(number, "dark"), np.full((2, CANVAS, CANVAS), -60, np.float32)) for number in range(20)]
+    )
+    assert 10 * np.log10((10 ** (dark.astype(np.float64) / 10)).mean(axis=(0, 2, 3))) == pytest.approx(
+        NOISE_FLOOR_DB, abs=0.15
+    )
 
 
 def test_backscatter_is_plausible(images):
@@ -201,7 +218,8 @@ def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path, wanted, 
 
 
 @pytest.mark.parametrize(
-    ("failure", "seen"), [(OSError(errno.ENOSPC, "No space left on device"), BenchError), (KeyboardInterrupt(), KeyboardInterrupt)]
+    ("failure", "seen"),
+    [(OSError(errno.ENOSPC, "No space left on device"), BenchError), (KeyboardInterrupt(), KeyboardInterrupt)],
 )
 def test_nothing_is_left_behind_by_a_failure_in_the_middle(tmp_path, monkeypatch, failure, seen):
     write_chip = eurosat.write_chip
@@ -235,7 +253,9 @@ def test_entry_takes_every_spelling_and_names_the_next_command(tmp_path, capsys)
         given = vars(parser.parse_args(["eurosat", flag, str(tmp_path / "w"), "--per-class", "1", "--seed", "3"]))
         synth.main(given)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"10 synthetic images (no real data) written to {tmp_path / 'w'}; next: python -m fgmae_bench.linear")
+    assert lines[0].startswith(
+        f"10 synthetic images (no real data) written to {tmp_path / 'w'}; next: python -m fgmae_bench.linear"
+    )
     assert all("already lie in" in line for line in lines[1:])
     with pytest.raises(BenchError, match="unknown world 'eurosta'; did you mean 'eurosat'"):
         synth.main({"world": "eurosta"})

@@ -1,4 +1,5 @@
-"""Small checkpoints: a ViT of two blocks, a state dict of its shape under every name, writers of containers, and what a refusal says.
+"""Small checkpoints: a ViT of two blocks, a state dict of its shape under every name, writers of containers, and what a
+refusal says.
 
 A test file takes the fixture with `pytest_plugins = ("tiny_checkpoints",)`.
 """
@@ -22,7 +23,15 @@ DROPPED = {"decoder": DECODER, "hog": HOG}
 
 def tiny_vit(**changed):
     """A timm ViT of TINY's shape, weights from a seed of its own."""
-    options = {"img_size": 16, "patch_size": 4, "in_chans": 2, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
+    options = {
+        "img_size": 16,
+        "patch_size": 4,
+        "in_chans": 2,
+        "embed_dim": 32,
+        "depth": 2,
+        "num_heads": 2,
+        "num_classes": 0,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(99)
         return VisionTransformer(**options | changed).eval()
@@ -44,7 +53,9 @@ def expected_features(weights):
 def weights():
     """A full FGMAE state dict in small, every tensor random, so that no two can be confused."""
     generator = torch.Generator().manual_seed(3)
-    return OrderedDict((name, torch.randn(shape, generator=generator)) for name, shape in full_shapes(TINY, hog=True).items())
+    return OrderedDict(
+        (name, torch.randn(shape, generator=generator)) for name, shape in full_shapes(TINY, hog=True).items()
+    )
 
 
 def arrays(weights):

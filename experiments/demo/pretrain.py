@@ -20,21 +20,22 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from fgmae_bench.backbones.contracts import METADATA
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import compose
-from fgmae_bench.contract import FGMAE_CONTRACT
-from fgmae_bench.files import write_bytes
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.contract import FGMAE_CONTRACT
+from fgmae_bench.config.run import compose
+from fgmae_bench.models.contracts import METADATA
 from fgmae_bench.records import Record
 from fgmae_bench.runs.folder import ordered
 from fgmae_bench.runs.tensors import BEST, load_tensors
+from fgmae_bench.system.files import write_bytes
 from fgmae_bench.train.finetune import run_finetune
 from fgmae_bench.worlds.bigearthnet import write_bigearthnet
 
 CHECKPOINT = Path(__file__).with_name("demo_vit.safetensors")
 MODEL, SIZE = "test_vit", 64  # timm's smallest ViT: width 64, 6 blocks, patches of 16 pixels
 ENCODER = "backbone.vit."  # what stands before the ViT's own keys in a checkpoint of fine-tuning
-# The FGMAE contract's normaliser is the default. The CLS token keeps timm's final norm in place, so that plain ViTs load the file.
+# The FGMAE contract's normaliser is the default. The CLS token keeps timm's final norm in place, so that plain ViTs
+# load the file.
 RECIPE: dict[str, Any] = {
     "recipe": "corrected", "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.05, "batch_size": 32,
     "layer_decay": 1.0, "drop_path": 0.0, "crop_scale": 0.3, "amp": "off", "sync_bn": False,
@@ -56,29 +57,49 @@ def train(settings: Pretraining, scratch: Path) -> tuple[Record, dict[str, Tenso
     write_bigearthnet(scratch / "world", patches=settings.patches, seed=settings.world_seed, progress=True)
     card = load_card("bigearthnet")
     given = RECIPE | {
-        "dataset": "bigearthnet", "data_path": str(scratch / "world"), "model": MODEL, "weights": "random", "pool": "cls",
-        "input_size": SIZE, "epochs": settings.epochs, "warmup_epochs": settings.epochs / 20,
-        "eval_every": max(1, settings.epochs // 10), "seed": settings.seed,
-        "device": "cpu", "cache_dir": str(scratch / "cache"), "results_dir": str(scratch / "results"), "output_dir": str(scratch / "run"),
-    }  # fmt: skip
+        "dataset": "bigearthnet",
+        "data_path": str(scratch / "world"),
+        "model": MODEL,
+        "weights": "random",
+        "pool": "cls",
+        "input_size": SIZE,
+        "epochs": settings.epochs,
+        "warmup_epochs": settings.epochs / 20,
+        "eval_every": max(1, settings.epochs // 10),
+        "seed": settings.seed,
+        "device": "cpu",
+        "cache_dir": str(scratch / "cache"),
+        "results_dir": str(scratch / "results"),
+        "output_dir": str(scratch / "run"),
+    }
     (record,) = run_finetune(compose("finetune", given, card), card, [])
     return record, encoder(load_tensors(scratch / "run" / BEST)["model"])
 
 
 def encoder(model: dict[str, Tensor]) -> dict[str, Tensor]:
     """The ViT's own tensors of a fine-tuned classifier, under timm's keys; the head is left out."""
-    return {name.removeprefix(ENCODER): tensor.contiguous() for name, tensor in model.items() if name.startswith(ENCODER)}
+    return {
+        name.removeprefix(ENCODER): tensor.contiguous() for name, tensor in model.items() if name.startswith(ENCODER)
+    }
 
 
 def packed(weights: dict[str, Tensor], settings: Pretraining, record: Record) -> bytes:
     """The file's bytes, with how it was made and the contract that runs hold `--normalizer` against."""
     made = {
-        "made_by": "experiments/demo/pretrain.py", "task": "19 land-cover classes of a synthetic BigEarthNet-S1 world", "model": MODEL,
-        "input_size": SIZE, "pool": "cls", "normalizer": "fgmae", **asdict(settings), **RECIPE,
+        "made_by": "experiments/demo/pretrain.py",
+        "task": "19 land-cover classes of a synthetic BigEarthNet-S1 world",
+        "model": MODEL,
+        "input_size": SIZE,
+        "pool": "cls",
+        "normalizer": "fgmae",
+        **asdict(settings),
+        **RECIPE,
         "val_map_micro": round(record["metrics"]["best"]["map_micro"], 4),
-    }  # fmt: skip
+    }
     contract = asdict(replace(FGMAE_CONTRACT, size=SIZE))
-    return ordered(save(weights, metadata={"synthetic": json.dumps(made), METADATA: json.dumps({"contract": contract})}))
+    return ordered(
+        save(weights, metadata={"synthetic": json.dumps(made), METADATA: json.dumps({"contract": contract})})
+    )
 
 
 def main() -> None:
@@ -96,7 +117,9 @@ def main() -> None:
     content = packed(weights, settings, record)
     write_bytes(out, content)
     best, seconds = record["metrics"]["best"], record["timing"]["total_seconds"]
-    print(f"{out}: {sum(tensor.numel() for tensor in weights.values())} parameters, {len(content)} bytes (synthetic data)")
+    print(
+        f"{out}: {sum(tensor.numel() for tensor in weights.values())} parameters, {len(content)} bytes (synthetic data)"
+    )
     scores = f"micro mAP {best['map_micro']:.3f}, macro mAP {best['map_macro']:.3f}"
     print(f"best evaluation on val: number {best['epoch']}, {scores}; {seconds:.0f} s of training")
 

@@ -2,8 +2,9 @@
 
   python experiments/demo/transfer.py [--seeds 5] [--per_class 200] [--train_frac 0.125]
 
-Expected: OA .68 against .43 in the linear probe, .70 against .43 in fine-tuning, each 95 % interval far above 0; three minutes.
-The checkpoint has seen another world, other classes and images of another size (see pretrain.py). All data is synthetic.
+Expected: OA .68 against .43 in the linear probe, .70 against .43 in fine-tuning, each 95 % interval far above 0; three
+minutes. The checkpoint has seen another world, other classes and images of another size (see pretrain.py). All data is
+synthetic.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from typing import Any
 
 import torch
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import compose
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.run import compose
+from fgmae_bench.metrics.significance import t_quantile
 from fgmae_bench.records import Record
-from fgmae_bench.significance import t_quantile
 from fgmae_bench.worlds.eurosat import write_eurosat
 
 CHECKPOINT = Path(__file__).with_name("demo_vit.safetensors")
@@ -33,10 +34,17 @@ BACKBONE: dict[str, Any] = {"model": "test_vit", "input_size": 64, "pool": "cls"
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "linear": {"features": "cached", "lr": 0.1, "epochs": 50, "batch_size": 32},
     "finetune": {
-        "recipe": "corrected", "split": "reference", "lr": 1e-3, "epochs": 40, "eval_every": 40, "batch_size": 32, "layer_decay": 1.0,
-        "drop_path": 0.0, "sync_bn": False,
+        "recipe": "corrected",
+        "split": "reference",
+        "lr": 1e-3,
+        "epochs": 40,
+        "eval_every": 40,
+        "batch_size": 32,
+        "layer_decay": 1.0,
+        "drop_path": 0.0,
+        "sync_bn": False,
     },
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +63,22 @@ def accuracy(module: str, weights: str, seed: int, setting: Setting) -> float:
     from fgmae_bench.train.finetune import run_finetune
 
     card = load_card("eurosat")
-    given = BACKBONE | PROTOCOLS[module] | {
-        "dataset": "eurosat", "data_path": str(setting.world), "weights": weights, "seed": seed, "split_seed": seed,
-        "train_frac": setting.train_frac, "cache_dir": str(setting.scratch / "cache"), "results_dir": str(setting.scratch / "results"),
-        "output_dir": str(setting.scratch / "runs" / f"{module}-{Path(weights).stem}-{seed}"),
-    } | setting.flags  # fmt: skip
+    given = (
+        BACKBONE
+        | PROTOCOLS[module]
+        | {
+            "dataset": "eurosat",
+            "data_path": str(setting.world),
+            "weights": weights,
+            "seed": seed,
+            "split_seed": seed,
+            "train_frac": setting.train_frac,
+            "cache_dir": str(setting.scratch / "cache"),
+            "results_dir": str(setting.scratch / "results"),
+            "output_dir": str(setting.scratch / "runs" / f"{module}-{Path(weights).stem}-{seed}"),
+        }
+        | setting.flags
+    )
     engine = {"linear": run_probe, "finetune": run_finetune}[module]
     record: Record = engine(compose(module, given, card), card, [])[0]
     return float(record["metrics"]["test"]["oa"])
@@ -78,21 +97,33 @@ def main() -> None:
     parser.add_argument("--weights", default=str(CHECKPOINT), help="checkpoint (default: beside this script)")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of each protocol, at least 2 (default: 5)")
     parser.add_argument("--per_class", type=int, default=200, help="images a class (default: 200)")
-    parser.add_argument("--train_frac", type=float, default=0.125, help="share of the training images that is labelled (default: 0.125)")
+    parser.add_argument(
+        "--train_frac", type=float, default=0.125, help="share of the training images that is labelled (default: 0.125)"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)  # the model is too small to divide
-    print(f"synthetic EuroSAT world, {options.per_class} images a class, {options.train_frac:.1%} of the labels, {options.seeds} seeds")
-    print(f"{'protocol':<10}{'pre-trained OA':>16}{'random OA':>12}{'difference':>12}{f'{LEVEL:.0%} interval':>22}{'seconds':>9}")
+    print(
+        f"synthetic EuroSAT world, {options.per_class} images a class, {options.train_frac:.1%} of the "
+        f"labels, {options.seeds} seeds"
+    )
+    print(
+        f"{'protocol':<10}{'pre-trained OA':>16}{'random OA':>12}{'difference':>12}"
+        f"{f'{LEVEL:.0%} interval':>22}{'seconds':>9}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(world=Path(folder) / "world", scratch=Path(folder), train_frac=options.train_frac)
         write_eurosat(setting.world, per_class=options.per_class, seed=WORLD_SEED)
         for module in PROTOCOLS:
             start = time.perf_counter()
-            trained, untrained = ([accuracy(module, w, s, setting) for s in range(options.seeds)] for w in (options.weights, "random"))
+            trained, untrained = (
+                [accuracy(module, w, s, setting) for s in range(options.seeds)] for w in (options.weights, "random")
+            )
             mean, low, high = interval([a - b for a, b in zip(trained, untrained, strict=True)])
             means = f"{statistics.fmean(trained):>16.3f}{statistics.fmean(untrained):>12.3f}{mean:>+12.3f}"
-            print(f"{module:<10}{means}{f'[{low:+.3f}, {high:+.3f}]':>22}{time.perf_counter() - start:>9.0f}", flush=True)
+            print(
+                f"{module:<10}{means}{f'[{low:+.3f}, {high:+.3f}]':>22}{time.perf_counter() - start:>9.0f}", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Peak anonymous memory of `weights convert` on a synthesised ViT-H file, in a process of its own, against the encoder's size.
+"""Peak anonymous memory of `weights convert` on a synthesised ViT-H file, in a process of its own, against the
+encoder's size.
 
   python experiments/robustness/convert_memory.py [vit_huge_patch14]
-Expected: under 1.5 times the encoder's bytes for each output; needs 8 GB of disk for ViT-H. The file is random and says so.
+Expected: under 1.5 times the encoder's bytes for each output; needs 8 GB of disk for ViT-H. The file is random and says
+    so.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ print("peak", peak)
 
 def run(code: str, *arguments: object) -> str:
     """What a process of its own prints."""
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], check=True, capture_output=True, text=True
+    )
     return done.stdout
 
 
@@ -49,13 +53,19 @@ def main() -> None:
         for half in ((), ("--half",)):
             source.unlink(missing_ok=True)
             run(SYNTH, "synth", "--model", name, "--out", source, *half)
-            for ending, more in ((".safetensors", ("--repair",) if half else ()), (".pth", ("--repair",) if half else ())):
+            for ending, more in (
+                (".safetensors", ("--repair",) if half else ()),
+                (".pth", ("--repair",) if half else ()),
+            ):
                 out = Path(folder) / f"out{ending}"
                 peak = int(run(MEASURED, "convert", source, out, *more).split()[-1])
                 out.unlink()
                 above = above or peak > LIMIT * encoder
-                print(f"{name} {'float16' if half else 'float32'} to {ending:<12}: peak anonymous memory {peak / 2**20:8.0f} MiB, "
-                      f"{peak / encoder:.2f} of the encoder's {encoder / 2**20:.0f} MiB")  # fmt: skip
+                print(
+                    f"{name} {'float16' if half else 'float32'} to {ending:<12}: peak anonymous memory "
+                    f"{peak / 2**20:8.0f} MiB, "
+                    f"{peak / encoder:.2f} of the encoder's {encoder / 2**20:.0f} MiB"
+                )
     sys.exit(above)
 
 

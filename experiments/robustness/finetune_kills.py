@@ -1,7 +1,8 @@
 """Kill (SIGKILL) and stop (SIGTERM) fine-tuning again and again at random moments; resumed, it must end bit-identical.
 
   python experiments/robustness/finetune_kills.py [--kills 50] [--stops 50]
-After each interruption every file under a final name must be whole. Expected: 0 half files, every finished run equal to the
+After each interruption every file under a final name must be whole. Expected: 0 half files, every finished run equal to
+the
 undisturbed one: record, weights of the last epoch and of the best.
 """
 
@@ -29,11 +30,27 @@ EPOCHS = 12
 def command(world: Path, place: Path) -> list[str]:
     """The run; it saves after every step."""
     flags = {
-        "--dataset": "eurosat", "--data_path": world, "--model": "test_vit", "--input_size": 32, "--weights": "random",
-        "--recipe": "corrected", "--split": "random_60_20_20", "--epochs": EPOCHS, "--warmup_epochs": 1, "--batch_size": 8,
-        "--accum_iter": 2, "--mixup": 0.8, "--head": "bn_linear", "--amp": "off", "--checkpoint_seconds": 0, "--device": "cpu",
-        "--results_dir": place / "results", "--output_dir": place / "run", "--cache_dir": place / "cache", "--resume": "auto",
-    }  # fmt: skip
+        "--dataset": "eurosat",
+        "--data_path": world,
+        "--model": "test_vit",
+        "--input_size": 32,
+        "--weights": "random",
+        "--recipe": "corrected",
+        "--split": "random_60_20_20",
+        "--epochs": EPOCHS,
+        "--warmup_epochs": 1,
+        "--batch_size": 8,
+        "--accum_iter": 2,
+        "--mixup": 0.8,
+        "--head": "bn_linear",
+        "--amp": "off",
+        "--checkpoint_seconds": 0,
+        "--device": "cpu",
+        "--results_dir": place / "results",
+        "--output_dir": place / "run",
+        "--cache_dir": place / "cache",
+        "--resume": "auto",
+    }
     return [sys.executable, "-m", "fgmae_bench.finetune", *(str(part) for pair in flags.items() for part in pair)]
 
 
@@ -77,7 +94,8 @@ def main() -> None:
                     finished, equal = finished + 1, equal + same(place, whole)
                     shutil.rmtree(place)
             print(
-                f"{number.name}: {landed} at random moments (a whole run takes {length:.1f} s), {finished} runs finished, "
+                f"{number.name}: {landed} at random moments (a whole run takes {length:.1f} s), "
+                f"{finished} runs finished, "
                 f"{equal} bit-identical, {bad} half files under a final name",
                 flush=True,
             )

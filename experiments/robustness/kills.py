@@ -30,10 +30,22 @@ EPOCHS = 30
 def command(world: Path, place: Path) -> list[str]:
     """The run; it checkpoints after every epoch."""
     flags = {
-        "--dataset": "eurosat", "--data_path": world, "--model": "vit_tiny_patch16_224", "--input_size": 32, "--weights": "random",
-        "--features": "stream", "--epochs": EPOCHS, "--batch_size": 16, "--amp": "off", "--checkpoint_seconds": 0, "--resume": "auto",
-        "--results_dir": place / "results", "--output_dir": place / "run", "--cache_dir": place / "cache", "--device": "cpu",
-    }  # fmt: skip
+        "--dataset": "eurosat",
+        "--data_path": world,
+        "--model": "vit_tiny_patch16_224",
+        "--input_size": 32,
+        "--weights": "random",
+        "--features": "stream",
+        "--epochs": EPOCHS,
+        "--batch_size": 16,
+        "--amp": "off",
+        "--checkpoint_seconds": 0,
+        "--resume": "auto",
+        "--results_dir": place / "results",
+        "--output_dir": place / "run",
+        "--cache_dir": place / "cache",
+        "--device": "cpu",
+    }
     return [sys.executable, "-m", "fgmae_bench.linear", *(str(part) for pair in flags.items() for part in pair)]
 
 
@@ -85,7 +97,9 @@ def main() -> None:
         whole = time.perf_counter() - start
         expected = essence(root / "undisturbed")
         while landed < options.kills or not (root / "killed" / "results" / "records").exists():
-            process = subprocess.Popen(command(root / "world", root / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command(root / "world", root / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             try:
                 process.wait(dice.uniform(0.3, 1.0) * whole if landed < options.kills else None)
             except subprocess.TimeoutExpired:
@@ -98,7 +112,10 @@ def main() -> None:
                 equal += essence(root / "killed") == expected
                 if landed < options.kills:
                     shutil.rmtree(root / "killed")
-    print(f"{landed} kills at random moments (a whole run takes {whole:.1f} s), {finished} runs finished, {equal} records equal")
+    print(
+        f"{landed} kills at random moments (a whole run takes {whole:.1f} s), {finished} runs finished, "
+        f"{equal} records equal"
+    )
     print(f"half files under a final name: {bad}")
     if equal != finished or bad:
         sys.exit(1)

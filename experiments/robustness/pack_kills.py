@@ -57,7 +57,9 @@ def main() -> None:
         while landed < options.kills or finished == 0:
             partial = root / "pack.lmdb.partial"
             continued += partial.exists()
-            process = subprocess.Popen(command(world, out, kind, landed % 3), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command(world, out, kind, landed % 3), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             try:
                 process.wait(dice.uniform(0.2, 0.9) * seconds if landed < options.kills else None)
             except subprocess.TimeoutExpired:
@@ -71,7 +73,10 @@ def main() -> None:
                 bad += not whole(out, world, 10 * PER_CLASS)
                 shutil.rmtree(out)
                 kind = dice.choice(("float32", "uint8"))
-    print(f"{landed} kills at random moments (undisturbed {seconds:.1f} s), {continued} starts on what was left, {finished} packs finished")
+    print(
+        f"{landed} kills at random moments (undisturbed {seconds:.1f} s), {continued} starts on what was "
+        f"left, {finished} packs finished"
+    )
     print(f"packs that were not whole, or runs that failed: {bad}")
     if bad:
         sys.exit(1)

@@ -1,7 +1,8 @@
 """Kill suite processes that share one record folder at random moments; each run must be recorded exactly once.
 
   python experiments/robustness/suite_kills.py [--suites 8] [--kills 40] [--runs 16]
-Suites are killed with SIGKILL and started again until the kills are spent, then left to end. Expected: every run has one
+Suites are killed with SIGKILL and started again until the kills are spent, then left to end. Expected: every run has
+one
 record, no record was written twice, no run was ever at work in two processes.
 """
 
@@ -98,7 +99,8 @@ def main() -> None:
         broken = sum(problem_of(record) is not None for record in records)
         seeds = sorted(record["config"]["recipe"]["seed"] for record in records)
     print(
-        f"{options.suites} suites, {landed} kills, {options.runs} runs: {len(records)} records, {broken} broken, {rewritten} written twice"
+        f"{options.suites} suites, {landed} kills, {options.runs} runs: {len(records)} records, {broken} "
+        f"broken, {rewritten} written twice"
     )
     print(f"runs at work in two processes at once: {twice}; suites that ended otherwise than with 0: {failed}")
     if seeds != list(range(options.runs)) or broken or rewritten or twice or failed:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from fgmae_bench.backbones import build_backbone
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import Model, compose
-from fgmae_bench.device import autocast, resolve_amp, resolve_device
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.run import Model, compose
+from fgmae_bench.models.build import build_backbone
 from fgmae_bench.probe.engine import run_probe
+from fgmae_bench.system.device import autocast, resolve_amp, resolve_device
 from fgmae_bench.worlds.eurosat import write_eurosat
 
 BATCH = 8  # what the suite uses at 224 px on a CPU, and the fastest of 4, 8, 16, 32, 64
@@ -42,10 +42,20 @@ def bare(model: str, amp: str | None, images: int) -> tuple[float, float]:
 def probe(world: Path, scratch: Path, model: str, amp: str | None, rates: list[float], tag: str) -> tuple[float, float]:
     """(wall, CPU) seconds of a whole cached probe of 50 epochs with a cold bank."""
     given = {
-        "dataset": "eurosat", "data_path": str(world), "model": model, "weights": "random", "features": "cached", "lr": rates,
-        "epochs": 50, "batch_size": 256, "device": "cpu", "cache_dir": str(scratch / f"cache-{tag}"),
-        "results_dir": str(scratch / f"results-{tag}"), "output_dir": str(scratch / f"runs-{tag}"), **({"amp": amp} if amp else {}),
-    }  # fmt: skip
+        "dataset": "eurosat",
+        "data_path": str(world),
+        "model": model,
+        "weights": "random",
+        "features": "cached",
+        "lr": rates,
+        "epochs": 50,
+        "batch_size": 256,
+        "device": "cpu",
+        "cache_dir": str(scratch / f"cache-{tag}"),
+        "results_dir": str(scratch / f"results-{tag}"),
+        "output_dir": str(scratch / f"runs-{tag}"),
+        **({"amp": amp} if amp else {}),
+    }
     card = load_card("eurosat")
     start, cpu = time.perf_counter(), time.process_time()
     run_probe(compose("linear", given, card), card, [])
@@ -73,11 +83,20 @@ def main() -> None:
             seconds["one"].append(probe(scratch / "world", scratch, options.model, options.amp, [0.1], f"one{i}"))
             seconds["grid"].append(probe(scratch / "world", scratch, options.model, options.amp, GRID, f"grid{i}"))
     precision = resolve_amp(options.amp, resolve_device("cpu"))
-    print(f"{options.model}, {images} images (synthetic), {precision}, {torch.get_num_threads()} threads, median of {options.rounds}")
+    print(
+        f"{options.model}, {images} images (synthetic), {precision}, {torch.get_num_threads()} threads, "
+        f"median of {options.rounds}"
+    )
     for clock, kind in enumerate(("wall", "CPU")):  # on a shared machine the CPU seconds are the steadier measure
         median = {name: statistics.median(pair[clock] for pair in values) for name, values in seconds.items()}
-        print(f"{kind} seconds: bare {median['bare']:.1f}, cached 50 epochs {median['one']:.1f}, grid of 16 lr {median['grid']:.1f}")
-        print(f"  cached / bare {median['one'] / median['bare']:.3f}x, grid / one {median['grid'] / median['one']:.3f}x (wanted: 1.1x)")
+        print(
+            f"{kind} seconds: bare {median['bare']:.1f}, cached 50 epochs {median['one']:.1f}, grid of 16 lr "
+            f"{median['grid']:.1f}"
+        )
+        print(
+            f"  cached / bare {median['one'] / median['bare']:.3f}x, grid / one "
+            f"{median['grid'] / median['one']:.3f}x (wanted: 1.1x)"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
-"""Fine-tuning steps of ViT-S against a naive loop, at equal precision and from naive float32 to our default; and the loader alone.
+"""Fine-tuning steps of ViT-S against a naive loop, at equal precision and from naive float32 to our default; and the
+loader alone.
 
   python experiments/speed/finetune_epoch.py [--per_class 13] [--rounds 2] [--model vit_small_patch16]
-The naive loop is what the published scripts do: the per-sample view (two `np.quantile` a band) in loader workers, the whole
-batch through the model at once, SGD on everything, accuracy per batch. Ours: keyed views in threads, the backbone in parts that
+The naive loop is what the published scripts do: the per-sample view (two `np.quantile` a band) in loader workers, the
+whole
+batch through the model at once, SGD on everything, accuracy per batch. Ours: keyed views in threads, the backbone in
+parts that
 stay in the processor's caches, the same batch, the same optimiser. Both run the same number of steps of 64 images.
-Expected: at least 1.2x at equal precision, 2.5x from naive float32 to our default; the loader twice what the model consumes.
+Expected: at least 1.2x at equal precision, 2.5x from naive float32 to our default; the loader twice what the model
+    consumes.
 """
 
 from __future__ import annotations
@@ -24,11 +28,11 @@ from stream_epoch import NaiveData
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import compose
-from fgmae_bench.device import autocast, resolve_amp, resolve_device
-from fgmae_bench.distributed import World
-from fgmae_bench.loader import ahead
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.run import compose
+from fgmae_bench.features.loader import ahead
+from fgmae_bench.system.device import autocast, resolve_amp, resolve_device
+from fgmae_bench.system.distributed import World
 from fgmae_bench.train.finetune import prepare
 from fgmae_bench.train.loop import Loop
 from fgmae_bench.worlds.eurosat import write_eurosat
@@ -43,7 +47,9 @@ def naive(files: list[Path], labels: list[int], amp: str, steps: int, model_name
     head = nn.Sequential(nn.BatchNorm1d(model.num_features, affine=False, eps=1e-6), nn.Linear(model.num_features, 10))
     whole = nn.Sequential(model, head).train()
     optimizer = torch.optim.SGD(whole.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-3)
-    loader = DataLoader(NaiveData(files, labels, train=True), batch_size=BATCH, shuffle=True, num_workers=2, drop_last=True)
+    loader = DataLoader(
+        NaiveData(files, labels, train=True), batch_size=BATCH, shuffle=True, num_workers=2, drop_last=True
+    )
     batches = iter(loader)
     first = next(batches)
     started = time.perf_counter()
@@ -61,14 +67,28 @@ def ours(root: Path, amp: str, steps: int, place: Path, model_name: str) -> tupl
     """(images a second of our loop, of its loader alone)."""
     card = load_card("eurosat")
     given = {
-        "dataset": "eurosat", "data_path": str(root), "model": model_name, "weights": "random", "batch_size": BATCH, "amp": amp,
-        "max_steps": steps, "results_dir": str(place), "cache_dir": str(place / "cache"), "output_dir": str(place / "run"),
-    }  # fmt: skip
+        "dataset": "eurosat",
+        "data_path": str(root),
+        "model": model_name,
+        "weights": "random",
+        "batch_size": BATCH,
+        "amp": amp,
+        "max_steps": steps,
+        "results_dir": str(place),
+        "cache_dir": str(place / "cache"),
+        "output_dir": str(place / "run"),
+    }
     prepared = prepare(compose("finetune", given, card)[0], card, [], World(), CPU, 1)
     loop = Loop(
-        job=prepared.job, plan=dataclasses.replace(prepared.plan, period=steps), recipe=prepared.run.recipe, world=World(), device=CPU,
-        amp=prepared.amp, workers=2, stop=lambda: False,
-    )  # fmt: skip
+        job=prepared.job,
+        plan=dataclasses.replace(prepared.plan, period=steps),
+        recipe=prepared.run.recipe,
+        world=World(),
+        device=CPU,
+        amp=prepared.amp,
+        workers=2,
+        stop=lambda: False,
+    )
     rates = []
     loop.run(lambda: rates.append(loop.period.images / loop.period.seconds), lambda: None, lambda: False)
     rows = np.concatenate([prepared.plan.micro_steps(step, 0) for step in range(prepared.plan.steps_per_epoch)])
@@ -106,7 +126,10 @@ def main() -> None:
         print(f"{name:<12} {value:8.1f} images/s")
     for amp in dict.fromkeys(("off", default)):
         print(f"equal precision, {amp}: {middle[f'ours {amp}'] / middle[f'naive {amp}']:.2f}x (wanted 1.2x)")
-    print(f"naive float32 to our default ({default}): {middle[f'ours {default}'] / middle['naive off']:.2f}x (wanted 2.5x)")
+    print(
+        f"naive float32 to our default ({default}): {middle[f'ours {default}'] / middle['naive off']:.2f}x "
+        "(wanted 2.5x)"
+    )
     print(f"loader against model: {middle['loader'] / middle[f'ours {default}']:.1f}x (wanted 2x)")
 
 

@@ -1,9 +1,12 @@
 """Label maps to training ids: from the bank of labels, against the usual way of one file a sample, side by side.
 
   python experiments/speed/label_mapping.py [--tiles 256]
-The usual way is that of published loaders: `rasterio.open` of each sample's label file, one band, a look-up table. Ours takes the
-rows of a shuffled batch from the memory-mapped bank and maps them by the scheme. Both read from the page cache, on one core, in turns;
-the masks are compared. Wanted: 10x; measured on two busy cores: 18x for DFC labels, 25x for MODIS ones, which lie in files of four
+The usual way is that of published loaders: `rasterio.open` of each sample's label file, one band, a look-up table. Ours
+takes the
+rows of a shuffled batch from the memory-mapped bank and maps them by the scheme. Both read from the page cache, on one
+core, in turns;
+the masks are compared. Wanted: 10x; measured on two busy cores: 18x for DFC labels, 25x for MODIS ones, which lie in
+files of four
 bands. The way between, through our reader of files with its checks, is what filling the bank costs.
 """
 
@@ -19,13 +22,12 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
-from fgmae_bench.cards import load_card
+from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.dfc.maps import MapFiles
 from fgmae_bench.data.index import Index
+from fgmae_bench.data.labels import LabelMap, card_map
 from fgmae_bench.data.layouts import build_index
-from fgmae_bench.label_bank import LabelBank, fill_label_bank
-from fgmae_bench.label_cards import card_map
-from fgmae_bench.label_schemes import LabelMap
+from fgmae_bench.features.label_bank import LabelBank, fill_label_bank
 from fgmae_bench.worlds.dfc import write_dfc
 
 BATCH, ROUNDS = 32, 7
@@ -48,7 +50,9 @@ def usual(index: Index, rows: np.ndarray, label_map: LabelMap) -> Iterator[np.nd
 def checked(index: Index, rows: np.ndarray, label_map: LabelMap) -> Iterator[np.ndarray]:
     """The same through our reader of files."""
     for start in range(0, len(rows), BATCH):
-        yield np.stack([label_map(index.codes(int(row), label_map.source.name)).values for row in rows[start : start + BATCH]])
+        yield np.stack(
+            [label_map(index.codes(int(row), label_map.source.name)).values for row in rows[start : start + BATCH]]
+        )
 
 
 def banked(bank: LabelBank, rows: np.ndarray, label_map: LabelMap) -> Iterator[np.ndarray]:
@@ -74,7 +78,10 @@ def compare(index: Index, bank: LabelBank, label_map: LabelMap, rows: np.ndarray
                 pass
             seconds[name].append(time.perf_counter() - start)
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"{label_map.source.name} as {label_map.scheme.name}, {len(rows)} masks of {'x'.join(map(str, bank.values.shape[1:]))}")
+    print(
+        f"{label_map.source.name} as {label_map.scheme.name}, {len(rows)} masks of "
+        f"{'x'.join(map(str, bank.values.shape[1:]))}"
+    )
     for name, wanted in (("usual", ""), ("checked", ""), ("bank", " (wanted: 10x)")):
         print(f"  {name:<8} {len(rows) / median[name]:>8.0f} masks/s, {median['usual'] / median[name]:.1f}x{wanted}")
 

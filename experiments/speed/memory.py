@@ -21,10 +21,19 @@ def peak(world: Path, scratch: Path, tag: str) -> int:
     """Peak anonymous bytes of one run, as its record states them."""
     results = scratch / f"results-{tag}"
     flags = {
-        "--dataset": "eurosat", "--data_path": world, "--model": "vit_tiny_patch16_224", "--input_size": 32, "--weights": "random",
-        "--features": "cached", "--epochs": 20, "--batch_size": 64, "--cache_dir": scratch / f"cache-{tag}",
-        "--results_dir": results, "--output_dir": scratch / f"run-{tag}", "--device": "cpu",
-    }  # fmt: skip
+        "--dataset": "eurosat",
+        "--data_path": world,
+        "--model": "vit_tiny_patch16_224",
+        "--input_size": 32,
+        "--weights": "random",
+        "--features": "cached",
+        "--epochs": 20,
+        "--batch_size": 64,
+        "--cache_dir": scratch / f"cache-{tag}",
+        "--results_dir": results,
+        "--output_dir": scratch / f"run-{tag}",
+        "--device": "cpu",
+    }
     command = [sys.executable, "-m", "fgmae_bench.linear", *(str(part) for pair in flags.items() for part in pair)]
     subprocess.run(command, check=True, capture_output=True)
     record = json.loads(next(results.glob("records/*/*/*.json")).read_text())

@@ -1,10 +1,13 @@
 """Packing BigEarthNet-S1 patches, and reading training views from the pack, side by side with the usual way.
 
   python experiments/speed/packing.py [--patches 10000] [--workers 2]
-The usual way is that of published SAR code: two rasterio opens a patch, cubic resize 120 -> 128, pickle, six loader workers,
-one writer that commits every 10,000; then per sample unpickle, two `np.quantile` over the bands, eight bits, random crop to
+The usual way is that of published SAR code: two rasterio opens a patch, cubic resize 120 -> 128, pickle, six loader
+workers,
+one writer that commits every 10,000; then per sample unpickle, two `np.quantile` over the bands, eight bits, random
+crop to
 224. Wanted on two cores: packing 4x, training views 10x from uint8 and 4x from float32. Measured there, files in the
-page cache, several times: packing 3.1x to 4.3x as float32 (the disk decides) and 8.6x to 11.3x as uint8, views 10.1x to 10.3x from uint8
+page cache, several times: packing 3.1x to 4.3x as float32 (the disk decides) and 8.6x to 11.3x as uint8, views 10.1x to
+10.3x from uint8
 and 3.8x to 4.0x from float32; anonymous memory flat at 240 MiB.
 """
 
@@ -28,13 +31,13 @@ import psutil
 import rasterio
 from rasterio.transform import Affine
 
-from fgmae_bench.cards import Card, load_card
-from fgmae_bench.contract import FGMAE_CONTRACT
-from fgmae_bench.data.bigearthnet.patch import read_patch
+from fgmae_bench.config.cards import Card, load_card
+from fgmae_bench.config.contract import FGMAE_CONTRACT
+from fgmae_bench.data.bigearthnet.tiff import read_patch
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.packs.read import open_pack
 from fgmae_bench.data.packs.write import write_pack
-from fgmae_bench.views import Augmentation, make_view
+from fgmae_bench.views.classification import Augmentation, make_view
 
 FULL = 590_326
 TEMPLATES, SIDE, RESIZED, BATCH, ROUNDS = 64, 120, 128, 32, 5
@@ -47,8 +50,18 @@ def write_patches(root: Path, count: int, classes: int) -> Index:
     for number in range(TEMPLATES):
         for mean in (-12, -19):
             speckle = cv2.GaussianBlur(dice.gamma(4.4, 1 / 4.4, (SIDE, SIDE)).astype(np.float32), (3, 3), 0.6)
-            image, path = (10 * np.log10(speckle) + mean + dice.normal(0, 3)).astype(np.float32), root / f"template{number}.tif"
-            profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": SIDE, "width": SIDE, "crs": "EPSG:32633"}
+            image, path = (
+                (10 * np.log10(speckle) + mean + dice.normal(0, 3)).astype(np.float32),
+                root / f"template{number}.tif",
+            )
+            profile = {
+                "driver": "GTiff",
+                "dtype": "float32",
+                "count": 1,
+                "height": SIDE,
+                "width": SIDE,
+                "crs": "EPSG:32633",
+            }
             with rasterio.open(path, "w", **profile, transform=Affine(10, 0, 384000, 0, -10, 5342400)) as target:
                 target.write(image, 1)
             contents.append(path.read_bytes())
@@ -61,7 +74,13 @@ def write_patches(root: Path, count: int, classes: int) -> Index:
     labels = (dice.random((count, classes)) < 0.15).astype(np.uint8)
     stamps = np.arange(count, dtype=np.uint64)
     return Index(
-        root=root, files=tuple(names), labels=labels, stamps=stamps, synthetic="speed", groups=("33UUP",) * count, reader=read_patch
+        root=root,
+        files=tuple(names),
+        labels=labels,
+        stamps=stamps,
+        synthetic="speed",
+        groups=("33UUP",) * count,
+        reader=read_patch,
     )
 
 
@@ -127,7 +146,9 @@ def usual_views(path: Path, rows: np.ndarray) -> Iterator[np.ndarray]:
             bands.append(np.clip(plane, 0, 255).astype(np.uint8)[..., None])
         top, left, height, width = RandomResizedCrop.get_params(whole, (0.2, 1.0), (3 / 4, 4 / 3))
         view = cv2.resize(
-            np.concatenate(bands, axis=2)[top : top + height, left : left + width], (224, 224), interpolation=cv2.INTER_LINEAR
+            np.concatenate(bands, axis=2)[top : top + height, left : left + width],
+            (224, 224),
+            interpolation=cv2.INTER_LINEAR,
         )
         yield np.ascontiguousarray((cv2.flip(view, 1) if torch.rand(1) < 0.5 else view).transpose(2, 0, 1))
     environment.close()
@@ -185,11 +206,19 @@ def packing(card: Card, index: Index, root: Path, workers: int) -> None:
     count, view = len(index.files), make_view(card, FGMAE_CONTRACT, None)
     part, ours = count // 10, {}
     tenth = dataclasses.replace(
-        index, files=index.files[:part], labels=index.labels[:part], stamps=index.stamps[:part], groups=index.groups and index.groups[:part]
+        index,
+        files=index.files[:part],
+        labels=index.labels[:part],
+        stamps=index.stamps[:part],
+        groups=index.groups and index.groups[:part],
     )
     for name, kind in (("float32", None), ("uint8", view)):  # first, as the usual writer leaves memory behind
-        _, small = timed(lambda kind=kind, name=name: write_pack(card, tenth, root / f"tenth-{name}", view=kind, workers=workers))
-        seconds, peak = timed(lambda kind=kind, name=name: write_pack(card, index, root / name, view=kind, workers=workers))
+        _, small = timed(
+            lambda kind=kind, name=name: write_pack(card, tenth, root / f"tenth-{name}", view=kind, workers=workers)
+        )
+        seconds, peak = timed(
+            lambda kind=kind, name=name: write_pack(card, index, root / name, view=kind, workers=workers)
+        )
         ours[name] = (seconds, f"{peak / 2**20:.0f} MiB, for a tenth of them {small / 2**20:.0f}")
     usual, peak = timed(lambda: usual_pack(index, root / "usual"))
     print(f"packing {count} patches with {workers} workers; anonymous memory of all processes")

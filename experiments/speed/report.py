@@ -33,7 +33,8 @@ dataset = "eurosat"
 split = "reference"
 weights = "fgmae"
 [layout]
-columns = ["dataset", "run", "model", "recipe", "lr", "weight_decay", "oa", "aa", "loss", "published_oa", "delta_oa", "source", "remarks"]
+columns = ["dataset", "run", "model", "recipe", "lr", "weight_decay", "oa", "aa", "loss",
+           "published_oa", "delta_oa", "source", "remarks"]
 curves = ["loss", "oa", "aa"]
 [[runs]]
 label = "{model}"
@@ -48,9 +49,14 @@ def write_records(count: int, results: Path) -> None:
         row, seed = divmod(i, SEEDS)
         model, setting = MODELS[row % len(MODELS)], row // len(MODELS)
         record = make_record(
-            model=model, seed=seed, lr=LRS[setting % len(LRS)], weight_decay=1e-4 * (1 + setting // len(LRS)), history_epochs=EPOCHS,
-            test={"oa": 0.7 + (i % 997) / 5000}, notes=(("test_is_val", "no val split: nothing was selected"),),
-        )  # fmt: skip
+            model=model,
+            seed=seed,
+            lr=LRS[setting % len(LRS)],
+            weight_decay=1e-4 * (1 + setting // len(LRS)),
+            history_epochs=EPOCHS,
+            test={"oa": 0.7 + (i % 997) / 5000},
+            notes=(("test_is_val", "no val split: nothing was selected"),),
+        )
         path = record_path(results, record)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=2), encoding="utf-8")
@@ -64,7 +70,15 @@ def measure(count: int) -> tuple[float, float, float]:
         experiments.mkdir()
         for model in MODELS:
             (experiments / f"{model}.toml").write_text(EXPERIMENT.format(model=model))
-        command = [sys.executable, "-m", "fgmae_bench.report", "--results_dir", str(results), "--experiments", str(experiments)]
+        command = [
+            sys.executable,
+            "-m",
+            "fgmae_bench.report",
+            "--results_dir",
+            str(results),
+            "--experiments",
+            str(experiments),
+        ]
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -74,10 +88,16 @@ def measure(count: int) -> tuple[float, float, float]:
 def main() -> None:
     """Print each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000], help="numbers of records (default: 1000 10000)")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[1000, 10_000], help="numbers of records (default: 1000 10000)"
+    )
     for count in sorted(parser.parse_args().sizes):
         seconds, processor, mebibytes = measure(count)
-        print(f"{count:>7,} records: {seconds:6.1f} s, of them {processor:6.1f} s computed, {mebibytes:6.0f} MiB at the peak", flush=True)
+        print(
+            f"{count:>7,} records: {seconds:6.1f} s, of them {processor:6.1f} s computed, {mebibytes:6.0f} "
+            "MiB at the peak",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """An epoch of a frozen backbone's decoder from the bank against the decoder alone on tensors in memory, side by side.
 
   python experiments/speed/segment_bank.py [--tiles 24] [--batch 8] [--fpn_dim 256] [--head upernet] [--rounds 3]
-Both take the same steps on the same sizes: forward, loss, backward, AdamW. The bank's side also reads features and labels, maps
-the labels, draws the order, follows the schedule and looks at the loss. Filling the bank and evaluation are not counted.
+Both take the same steps on the same sizes: forward, loss, backward, AdamW. The bank's side also reads features and
+labels, maps
+the labels, draws the order, follows the schedule and looks at the loss. Filling the bank and evaluation are not
+counted.
 On a machine that others use, the CPU seconds tell more than the wall's.
 Expected: at most 1.1x.
 """
@@ -19,12 +21,12 @@ from typing import Any
 
 import torch
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import compose
-from fgmae_bench.device import autocast, resolve_device
-from fgmae_bench.distributed import World
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.run import compose
+from fgmae_bench.system.device import autocast, resolve_device
+from fgmae_bench.system.distributed import World
+from fgmae_bench.train.job import Prepared
 from fgmae_bench.train.loop import Loop
-from fgmae_bench.train.prepared import Prepared
 from fgmae_bench.train.segment import prepare
 from fgmae_bench.worlds.dfc import write_dfc
 
@@ -33,11 +35,22 @@ def prepared_run(world: Path, scratch: Path, given: argparse.Namespace) -> Prepa
     """One epoch of the run, with its bank filled."""
     card = load_card("dfc2020")
     flags: dict[str, Any] = {
-        "dataset": "dfc2020", "data_path": str(world), "model": given.model, "weights": "random", "freeze_backbone": True,
-        "features": "cached", "head": given.head, "fpn_dim": given.fpn_dim, "batch_size": given.batch, "epochs": 1, "warmup_epochs": 0.0,
-        "device": given.device, "cache_dir": str(scratch / "cache"), "results_dir": str(scratch / "results"),
+        "dataset": "dfc2020",
+        "data_path": str(world),
+        "model": given.model,
+        "weights": "random",
+        "freeze_backbone": True,
+        "features": "cached",
+        "head": given.head,
+        "fpn_dim": given.fpn_dim,
+        "batch_size": given.batch,
+        "epochs": 1,
+        "warmup_epochs": 0.0,
+        "device": given.device,
+        "cache_dir": str(scratch / "cache"),
+        "results_dir": str(scratch / "results"),
         "output_dir": str(scratch / "run"),
-    }  # fmt: skip
+    }
     (run,) = compose("segment", flags, card)
     return prepare(run, card, [], World(), resolve_device(given.device), 1)
 
@@ -46,9 +59,15 @@ def from_bank(prepared: Prepared) -> tuple[float, float]:
     """(wall, CPU) seconds of an epoch of the training loop."""
     recipe = prepared.run.recipe
     loop = Loop(
-        job=prepared.job, plan=prepared.plan, recipe=recipe, world=prepared.world, device=prepared.device, amp=prepared.amp,
-        workers=prepared.run.execution.num_workers, stop=lambda: False,
-    )  # fmt: skip
+        job=prepared.job,
+        plan=prepared.plan,
+        recipe=recipe,
+        world=prepared.world,
+        device=prepared.device,
+        amp=prepared.amp,
+        workers=prepared.run.execution.num_workers,
+        stop=lambda: False,
+    )
     start, cpu = time.perf_counter(), time.process_time()
     loop.run(lambda: None, lambda: None, lambda: False)
     return time.perf_counter() - start, time.process_time() - cpu
@@ -90,11 +109,22 @@ def main() -> None:
         alone(prepared)  # warm
         pairs = [(from_bank(prepared), alone(prepared)) for _ in range(given.rounds)]
     steps, load = prepared.plan.total, os.getloadavg()[0]
-    print(f"{given.head} {given.fpn_dim}, {given.model}, {steps} steps of {given.batch} at 256 px, {prepared.device}, amp {prepared.amp}")
+    print(
+        f"{given.head} {given.fpn_dim}, {given.model}, {steps} steps of {given.batch} at 256 px, "
+        f"{prepared.device}, amp {prepared.amp}"
+    )
     for bank, bare in pairs:
-        print("  " + "  ".join(f"{what}: bank {a:.2f} s, alone {b:.2f} s" for what, a, b in zip(("wall", "CPU"), bank, bare, strict=True)))
+        print(
+            "  "
+            + "  ".join(
+                f"{what}: bank {a:.2f} s, alone {b:.2f} s"
+                for what, a, b in zip(("wall", "CPU"), bank, bare, strict=True)
+            )
+        )
     wall, cpu = (statistics.median(bank[i] / bare[i] for bank, bare in pairs) for i in (0, 1))
-    print(f"median ratio: wall {wall:.3f}, CPU {cpu:.3f} (wanted at most 1.1)  load {load:.1f} on {os.cpu_count()} cores")
+    print(
+        f"median ratio: wall {wall:.3f}, CPU {cpu:.3f} (wanted at most 1.1)  load {load:.1f} on {os.cpu_count()} cores"
+    )
 
 
 if __name__ == "__main__":

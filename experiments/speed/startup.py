@@ -30,7 +30,9 @@ def main() -> None:
     for module in ("linear", "prepare", "report"):
         print(f"{module} --help{seconds(f'fgmae_bench.{module}', '--help'):>8.2f} s (wanted: 1.5 s at most)")
     with tempfile.TemporaryDirectory() as folder:
-        print(f"report, no records{seconds('fgmae_bench.report', '--results_dir', folder):>6.2f} s (wanted: 1 s at most)")
+        print(
+            f"report, no records{seconds('fgmae_bench.report', '--results_dir', folder):>6.2f} s (wanted: 1 s at most)"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """An epoch of the streamed probe against a naive loop, at equal precision and from naive float32 to our default.
 
   python experiments/speed/stream_epoch.py [--per_class 40] [--rounds 3]
-The naive loop is what the published scripts do: the per-sample view (two `np.quantile` a band) in loader workers, the whole
-model in training mode, one head, metrics per batch, and the test split forwarded again after every epoch. Ours: keyed views
+The naive loop is what the published scripts do: the per-sample view (two `np.quantile` a band) in loader workers, the
+whole
+model in training mode, one head, metrics per batch, and the test split forwarded again after every epoch. Ours: keyed
+views
 in threads, features without gradients, all heads on them, the test split's features kept in the bank.
 Expected: at least 1.3x at equal precision, 2.5x from naive float32 to our default.
 """
@@ -24,13 +26,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.config import compose
-from fgmae_bench.contract import FGMAE_CONTRACT
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.contract import FGMAE_CONTRACT
+from fgmae_bench.config.run import compose
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.splits import stratified
-from fgmae_bench.device import autocast, resolve_amp, resolve_device
 from fgmae_bench.probe.engine import run_probe
+from fgmae_bench.system.device import autocast, resolve_amp, resolve_device
 from fgmae_bench.worlds.eurosat import write_eurosat
 
 BATCH = 64
@@ -107,10 +109,19 @@ def our_epochs(world: Path, scratch: Path, amp: str, tag: str, epochs: int) -> l
 
     folder.RunFolder.epoch = timed  # type: ignore[method-assign]
     given = {
-        "dataset": "eurosat", "data_path": str(world), "model": "vit_small_patch16", "weights": "random", "features": "stream",
-        "epochs": epochs + 1, "batch_size": BATCH, "device": "cpu", "amp": amp, "cache_dir": str(scratch / f"cache-{tag}"),
-        "results_dir": str(scratch / f"results-{tag}"), "output_dir": str(scratch / f"run-{tag}"),
-    }  # fmt: skip
+        "dataset": "eurosat",
+        "data_path": str(world),
+        "model": "vit_small_patch16",
+        "weights": "random",
+        "features": "stream",
+        "epochs": epochs + 1,
+        "batch_size": BATCH,
+        "device": "cpu",
+        "amp": amp,
+        "cache_dir": str(scratch / f"cache-{tag}"),
+        "results_dir": str(scratch / f"results-{tag}"),
+        "output_dir": str(scratch / f"run-{tag}"),
+    }
     card = load_card("eurosat")
     run_probe(compose("linear", given, card), card, [])
     folder.RunFolder.epoch = real  # type: ignore[method-assign]
@@ -129,13 +140,18 @@ def main() -> None:
         write_eurosat(scratch / "world", per_class=options.per_class)
         index = build_index(card, scratch / "world")
         parts = stratified(index, card.splits["reference"], 42, card.classes)
-        data = [NaiveData([index.path(r) for r in rows], index.labels[rows], t) for rows, t in ((parts.train, True), (parts.test, False))]
+        data = [
+            NaiveData([index.path(r) for r in rows], index.labels[rows], t)
+            for rows, t in ((parts.train, True), (parts.test, False))
+        ]
         model = naive_model()
         seconds: dict[str, list[float]] = {}
         for i in range(options.rounds):
             for amp in dict.fromkeys(("off", default)):
                 seconds.setdefault(f"naive {amp}", []).append(naive_epoch(model, data[0], data[1], amp))
-                seconds.setdefault(f"ours {amp}", []).extend(our_epochs(scratch / "world", scratch, amp, f"{amp}{i}", 1))
+                seconds.setdefault(f"ours {amp}", []).extend(
+                    our_epochs(scratch / "world", scratch, amp, f"{amp}{i}", 1)
+                )
     median = {key: statistics.median(values) for key, values in seconds.items()}
     images = 10 * options.per_class
     for key, value in median.items():

@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 
-from fgmae_bench.contract import FGMAE_CONTRACT
-from fgmae_bench.normalizers import fgmae
+from fgmae_bench.config.contract import FGMAE_CONTRACT
+from fgmae_bench.views.normalizers import fgmae
 from fgmae_bench.worlds.eurosat import CLASSES, chip
 
 IMAGES, BATCH, ROUNDS = 512, 32, 7
@@ -37,7 +37,9 @@ def main() -> None:
         start = time.perf_counter()
         expected = np.stack([naive(image) for image in images])
         middle = time.perf_counter()
-        got = np.concatenate([fgmae(images[i : i + BATCH].copy(), None, FGMAE_CONTRACT) for i in range(0, IMAGES, BATCH)])
+        got = np.concatenate(
+            [fgmae(images[i : i + BATCH].copy(), None, FGMAE_CONTRACT) for i in range(0, IMAGES, BATCH)]
+        )
         seconds["naive"].append(middle - start)
         seconds["ours"].append(time.perf_counter() - middle)
     assert np.array_equal(got, expected), "the two views differ"

@@ -10,9 +10,16 @@ import argparse
 
 import numpy as np
 
-from fgmae_bench.intervals import Units, intervals, multi_label_units, paired_differences, segmentation_units, single_label_units
-from fgmae_bench.randomness import generator
-from fgmae_bench.significance import mcnemar_mid_p
+from fgmae_bench.metrics.intervals import (
+    Units,
+    intervals,
+    multi_label_units,
+    paired_differences,
+    segmentation_units,
+    single_label_units,
+)
+from fgmae_bench.metrics.significance import mcnemar_mid_p
+from fgmae_bench.system.randomness import generator
 
 TILES, PATCHES = 40, 100  # patches a tile on average
 FEWER = {"map_macro": 40}  # patches a tile where a trial is slow; a quarter of the trials
@@ -36,14 +43,18 @@ def hits_to_logits(hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([hit, ~hit], axis=1).astype(np.float32), np.zeros(len(hit), np.int64)
 
 
-def single_label_case(random: np.random.Generator, correlation: float, count: int, patches: int) -> tuple[Units, Units, str, float]:
+def single_label_case(
+    random: np.random.Generator, correlation: float, count: int, patches: int
+) -> tuple[Units, Units, str, float]:
     """(grouped units, plain units, metric, truth) of overall accuracy."""
     tile = tiles(random, count, patches)
     logits, targets = hits_to_logits(random.random(len(tile)) < rates(random, ACCURACY, correlation, count)[tile])
     return single_label_units(logits, targets, tile.astype(str)), single_label_units(logits, targets), "oa", ACCURACY
 
 
-def segmentation_case(random: np.random.Generator, correlation: float, count: int, patches: int) -> tuple[Units, Units, str, float]:
+def segmentation_case(
+    random: np.random.Generator, correlation: float, count: int, patches: int
+) -> tuple[Units, Units, str, float]:
     """Mean IoU of two classes of equal share with equal errors a pixel: a / (2 - a) at accuracy a."""
     tile = tiles(random, count, patches)
     rate = rates(random, ACCURACY, correlation, count)[tile]
@@ -55,13 +66,27 @@ def segmentation_case(random: np.random.Generator, correlation: float, count: in
     return segmentation_units(confusion, tile.astype(str)), segmentation_units(confusion), "miou", truth
 
 
-def multi_label_case(random: np.random.Generator, correlation: float, count: int, patches: int) -> tuple[Units, Units, str, float]:
-    """Macro AP of three labels: presence and normal scores vary by tile; a score is 1.5 higher where its label is there."""
+def multi_label_case(
+    random: np.random.Generator, correlation: float, count: int, patches: int
+) -> tuple[Units, Units, str, float]:
+    """Macro AP of three labels: presence and normal scores vary by tile; a score is 1.5 higher where its label is
+    there.
+    """
     tile = tiles(random, count, patches)
-    y = random.random((len(tile), 3)) < np.stack([rates(random, 0.3, correlation, count) for _ in range(3)], axis=1)[tile]
-    noise = np.sqrt(correlation) * random.normal(size=(count, 3))[tile] + np.sqrt(1 - correlation) * random.normal(size=y.shape)
+    y = (
+        random.random((len(tile), 3))
+        < np.stack([rates(random, 0.3, correlation, count) for _ in range(3)], axis=1)[tile]
+    )
+    noise = np.sqrt(correlation) * random.normal(size=(count, 3))[tile] + np.sqrt(1 - correlation) * random.normal(
+        size=y.shape
+    )
     logits = 1.5 * y + noise
-    return multi_label_units(logits, y, tile.astype(str)), multi_label_units(logits, y), "map_macro", true_average_precision()
+    return (
+        multi_label_units(logits, y, tile.astype(str)),
+        multi_label_units(logits, y),
+        "map_macro",
+        true_average_precision(),
+    )
 
 
 def true_average_precision(prevalence: float = 0.3, shift: float = 1.5) -> float:
@@ -78,19 +103,32 @@ CASES = {"oa": single_label_case, "miou": segmentation_case, "map_macro": multi_
 
 
 def coverage(
-    case: str, correlation: float, trials: int, *, plain: bool, count: int = TILES, patches: int = PATCHES, draws: int = 500
+    case: str,
+    correlation: float,
+    trials: int,
+    *,
+    plain: bool,
+    count: int = TILES,
+    patches: int = PATCHES,
+    draws: int = 500,
 ) -> float:
     """Share of trials whose interval holds the truth."""
     held = 0
     for trial in range(trials):
-        grouped, independent, metric, truth = CASES[case](generator("coverage", case, correlation, trial), correlation, count, patches)
+        grouped, independent, metric, truth = CASES[case](
+            generator("coverage", case, correlation, trial), correlation, count, patches
+        )
         low, high = intervals(independent if plain else grouped, draws)["test"][metric]
         held += low <= truth <= high
     return held / trials
 
 
-def false_positives(correlation: float, trials: int, *, plain: bool, count: int = TILES, patches: int = PATCHES, draws: int = 500) -> float:
-    """Share of trials in which two equally good models differ at the 5 % level: they share half of a tile's difficulty."""
+def false_positives(
+    correlation: float, trials: int, *, plain: bool, count: int = TILES, patches: int = PATCHES, draws: int = 500
+) -> float:
+    """Share of trials in which two equally good models differ at the 5 % level: they share half of a tile's
+    difficulty.
+    """
     found = 0
     for trial in range(trials):
         random = generator("false positives", correlation, trial)
@@ -119,7 +157,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000, help="simulated splits a cell (default: 1000)")
     trials = parser.parse_args().trials
-    print(f"coverage of a nominal 95 % interval, {TILES} tiles of {PATCHES} patches ({FEWER['map_macro']} for AP), {trials} trials")
+    print(
+        f"coverage of a nominal 95 % interval, {TILES} tiles of {PATCHES} patches ({FEWER['map_macro']} for "
+        f"AP), {trials} trials"
+    )
     print(f"{'metric':<12}{'correlation':>12}{'group bootstrap':>18}{'plain bootstrap':>18}")
     for case in CASES:
         for correlation in CORRELATIONS:

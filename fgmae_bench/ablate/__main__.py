@@ -3,14 +3,15 @@
 python -m fgmae_bench.ablate labels --dataset dfc2020 --data_path DIR
 python -m fgmae_bench.ablate traps --dataset dfc2020 --data_path DIR --freeze_backbone
 
-Expected: a model that is scored by labels mapped twice loses nearly everything, a perfect one too (mIoU .05 on DFC2020).
+Expected: a model that is scored by labels mapped twice loses nearly everything, a perfect one too (mIoU .05 on
+    DFC2020).
 """
 
 from __future__ import annotations
 
-from fgmae_bench.ablate.asked import say
+from fgmae_bench.ablate.engine import say
+from fgmae_bench.config.flags import dispatch
 from fgmae_bench.errors import run_entry
-from fgmae_bench.flags import dispatch
 
 # Command -> what it does; each is a module of this package with `add_flags(parser)` and `main(given)`.
 COMMANDS = {

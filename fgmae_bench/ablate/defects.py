@@ -1,15 +1,19 @@
-"""The mistakes of published runs that lie in the model, made again on purpose: nothing outside the ablation can reach them."""
+"""The mistakes of published runs that lie in the model, made again on purpose: nothing outside the ablation can reach
+them.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fgmae_bench.backbones import Backbone
+from fgmae_bench.data.labels import DFC, IGBP, IGNORE, SCHEMES, Codes, LabelMap, Scheme, TrainIds
 from fgmae_bench.errors import BenchError
-from fgmae_bench.randomness import key
-from fgmae_bench.train.segmenter import SegmentationModel
+from fgmae_bench.models.build import Backbone
+from fgmae_bench.system.randomness import key
+from fgmae_bench.train.segmentation import SegmentationModel
 
 POSITION_STD = 0.02  # of timm's own initialisation
 
@@ -37,16 +41,44 @@ def frozen_output(model: SegmentationModel, outputs: int, seed: int) -> None:
 
 
 def random_position(backbone: Backbone, seed: int) -> None:
-    """Draw the position embeddings anew after the weights were loaded, and freeze them, as when a loader deletes their key.
+    """Draw the position embeddings anew after the weights were loaded, and freeze them, as when a loader deletes their
+    key.
 
     Raises BenchError on a backbone without any.
     """
     vit = next((part for part in backbone.module.modules() if isinstance(part, VisionTransformer)), None)
     if vit is None or vit.pos_embed is None:
-        raise BenchError(f"{backbone.name} has no position embeddings to spoil", "take a ViT, such as --model vit_small_patch16")
+        raise BenchError(
+            f"{backbone.name} has no position embeddings to spoil", "take a ViT, such as --model vit_small_patch16"
+        )
     generator = torch.Generator().manual_seed(key(seed, "random position") % 2**63)
     with torch.no_grad():
         drawn = torch.empty(vit.pos_embed.shape)
         nn.init.trunc_normal_(drawn, std=POSITION_STD, generator=generator)
         vit.pos_embed.copy_(drawn)
     vit.pos_embed.requires_grad_(False)
+
+
+def double_mapped(codes: Codes, scheme: Scheme = SCHEMES["dfc10"]) -> TrainIds:
+    """Training ids of DFC codes that were taken for IGBP codes, as a loader does whose flag says "this is MODIS".
+
+    Forest to Wetlands become Forest, Croplands and Urban Shrubland, Snow and Barren Savanna (IGNORE where the scheme
+    has none), Water Grassland; nothing fails. Raises TypeError for anything but codes, BenchError unless they are
+    DFC's.
+    """
+    if not isinstance(codes, Codes):
+        raise TypeError(f"double_mapped takes Codes, not {type(codes).__name__}")
+    if codes.source.name != DFC.name:
+        raise BenchError(
+            f"double mapping is the mistake of {DFC.name} labels, not of {codes.source.name}", "leave the cell out"
+        )
+    return TrainIds(values=np.take(double_table(scheme), codes.values), scheme=scheme)
+
+
+def double_table(scheme: Scheme = SCHEMES["dfc10"]) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    """(256,) the training id that each DFC code ends up with."""
+    wrong = LabelMap(IGBP, scheme).table
+    table = np.full(256, IGNORE, np.uint8)
+    for code in DFC.codes:
+        table[code] = wrong[code]
+    return table

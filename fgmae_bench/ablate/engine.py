@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from fgmae_bench.cards import Card
-from fgmae_bench.config import Run
-from fgmae_bench.device import resolve_device
-from fgmae_bench.distributed import World, join_world, leave_world
-from fgmae_bench.locks import held
-from fgmae_bench.records import Record, note
+from fgmae_bench.ablate.matrix import Matrix, filled
+from fgmae_bench.ablate.references import LabelCounts
+from fgmae_bench.ablate.sides import Cell
+from fgmae_bench.config.cards import Card, load_card
+from fgmae_bench.config.flags import add_fields
+from fgmae_bench.config.run import Run, compose, read_config, sections
+from fgmae_bench.data.dataset import Dataset, only_usable, open_dataset
+from fgmae_bench.errors import BenchError, note
+from fgmae_bench.records import Record
 from fgmae_bench.runs.folder import RunFolder
+from fgmae_bench.runs.setup import require_present
 from fgmae_bench.runs.tensors import LAST
+from fgmae_bench.system.device import resolve_device
+from fgmae_bench.system.distributed import World, join_world, leave_world
+from fgmae_bench.system.files import lock_or_fail
+from fgmae_bench.train.job import Prepared
 from fgmae_bench.train.loop import Period
-from fgmae_bench.train.prepared import Prepared
 from fgmae_bench.train.resolve import recorded, run_one
 from fgmae_bench.train.segment import Defects, prepare
 from fgmae_bench.train.state import find_state, numbered, save_state
@@ -59,7 +69,8 @@ def joined(run: Run) -> Iterator[tuple[World, torch.device]]:
 def run_planned(planned: Sequence[Planned], card: Card, world: World, device: torch.device) -> list[Record]:
     """The records in order; what is recorded is read, what was interrupted goes on.
 
-    Where no val split selects, runs of equal `training` are trained once and scored in turn. Under torchrun every rank calls this.
+    Where no val split selects, runs of equal `training` are trained once and scored in turn. Under torchrun every rank
+    calls this.
     """
     trained: dict[str, Trained] = {}
     records = []
@@ -85,11 +96,13 @@ def _at_its_end(prepared: Prepared) -> bool:
 
 
 def _adopted(prepared: Prepared, donor: Trained | None) -> Prepared | None:
-    """The run with the end of another's training as its checkpoint, so that only its evaluation is left; None where there is none."""
+    """The run with the end of another's training as its checkpoint, so that only its evaluation is left; None where
+    there is none.
+    """
     if donor is None or len(prepared.dataset.parts.val):
         return None
     job, world = prepared.job, prepared.world
-    state = world.together(lambda: find_state(donor.id, donor.folder, None))
+    state = world.raise_together(lambda: find_state(donor.id, donor.folder, None))
     if state is None:
         return None
     job.kept.load_state_dict(state.tensors["model"])
@@ -97,12 +110,16 @@ def _adopted(prepared: Prepared, donor: Trained | None) -> Prepared | None:
     scored = job.evaluate("test")
     entry = {**state.history[-1], "val": scored.metrics}
     own = dataclasses.replace(
-        state, run_id=prepared.id, best=None, history=[entry], legacy=[{"epoch": entry["epoch"], **prepared.legacy(scored)}],
+        state,
+        run_id=prepared.id,
+        best=None,
+        history=[entry],
+        legacy=[{"epoch": entry["epoch"], **prepared.legacy(scored)}],
         period=asdict(Period()),
-    )  # fmt: skip
+    )
     if world.rank == 0:
         folder = prepared.place[0]
-        with held(folder / ".lock", f"another run is training into {folder}", "give another --output_dir"):
+        with lock_or_fail(folder / ".lock", f"another run is training into {folder}", "give another --output_dir"):
             save_state(RunFolder(*prepared.place), own)
     world.barrier()
     text = f"trained as {donor.id}, which differs in evaluation alone; only the last epoch was evaluated"
@@ -114,3 +131,77 @@ def _forget(prepared: Prepared) -> None:
     for path in (*numbered(prepared.place[0], prepared.id[-10:]), prepared.place[0] / LAST):
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
+
+
+MODULE = "segment"
+FOLDER = "ablate"  # below tables and figures, where the report looks for none of its own
+
+
+def add_run_flags(parser: argparse.ArgumentParser, data: type) -> None:
+    """The flags of `segment`, with the fields of `data` as those of its data section."""
+    for part, kind in {**sections(MODULE), "data": data}.items():
+        add_fields(parser.add_argument_group(part), kind)
+    parser.add_argument(
+        "--config", metavar="FILE", help="read flags from a config.toml; the command line stands above it"
+    )
+
+
+def asked_run(given: dict[str, Any]) -> tuple[Card, Run]:
+    """(card, the run that is varied). Raises BenchError on what an ablation cannot vary or has no use for."""
+    config = read_config(Path(given["config"]), MODULE) if "config" in given else {}
+    given = {name: value for name, value in given.items() if name != "config"}
+    if "dataset" not in {**config, **given}:
+        raise BenchError("--dataset is missing", "name a dataset, for example --dataset dfc2020")
+    card = load_card(str({**config, **given}["dataset"]))
+    if card.task != "segmentation":
+        raise BenchError(
+            f"{card.title} is a {card.task} dataset", "name a segmentation dataset, for example --dataset dfc2020"
+        )
+    runs = compose(MODULE, given, card, config)
+    if len(runs) > 1:
+        raise BenchError(f"{len(runs)} learning rates", "give one --lr: an ablation varies nothing else")
+    execution = runs[0].execution
+    if execution.eval:
+        raise BenchError("--eval means nothing for an ablation", "leave it out: what is recorded is read, not repeated")
+    if execution.resume not in (None, "auto"):
+        raise BenchError(
+            f"--resume {execution.resume} is the checkpoint of one run", "leave it out: each run goes on from its own"
+        )
+    return card, runs[0]
+
+
+def outputs(run: Run, name: str) -> tuple[Path, Path]:
+    """(table without its ending, figure) of an ablation called `name`."""
+    results = Path(run.execution.results_dir)
+    return results / "tables" / FOLDER / name, results / "figures" / FOLDER / f"{name}.png"
+
+
+def first_process() -> bool:
+    """Whether this process prints and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print on the first process."""
+    if first_process():
+        print(text)  # noqa: T201 (entries print their result)
+
+
+def opened(card: Card, run: Run) -> tuple[Dataset, Path]:
+    """(dataset with the images that are used, cache folder). Raises BenchError on whatever is missing, data and weights
+    alike.
+    """
+    cache = Path(run.execution.cache_dir).expanduser()
+    require_present(card, run, cache)
+    name = run.data.split or (card.recommended_split if run.recipe.recipe == "corrected" else card.default_split)
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, split=name, nb_classes=None))
+    return only_usable(open_dataset(card, run, cache), run, cache), cache
+
+
+def held_against_data(card: Card, run: Run, cells: Sequence[Cell]) -> Matrix:
+    """Cells with what perfect and constant predictors reach in them, or the reason why they cannot be run on this
+    data.
+    """
+    dataset, cache = opened(card, run)
+    counts = LabelCounts(dataset, cache, run.execution.num_workers)
+    return Matrix(card=card, cells=tuple(filled(card, cell, counts) for cell in cells), synthetic=dataset.synthetic)

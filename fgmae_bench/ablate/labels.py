@@ -1,11 +1,11 @@
 """The grid of labels trained on and labels scored by, and what perfect and constant predictors reach in each cell.
 
-  python -m fgmae_bench.ablate labels --dataset dfc2020 --data_path DIR
-  python -m fgmae_bench.ablate labels --dataset dfc2020 --train_schemes dfc10 --eval_schemes dfc10 dfc8 --freeze_backbone
+  python -m fgmae_bench.ablate labels --dataset dfc2020 --data_path DIR python -m fgmae_bench.ablate labels --dataset
+  dfc2020 --train_schemes dfc10 --eval_schemes dfc10 dfc8 --freeze_backbone
 
-Every source is taken under every scheme, and DFC labels mapped twice, the published mistake, beside them. Each cell is one
-recorded run, and what is recorded is not repeated: after a kill the same command goes on. Without a val split that selects,
-one training serves every cell of its row.
+Every source is taken under every scheme, and DFC labels mapped twice, the published mistake, beside them. Each cell is
+one recorded run, and what is recorded is not repeated: after a kill the same command goes on. Without a val split that
+selects, one training serves every cell of its row.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fgmae_bench.ablate.asked import add_run_flags, asked_run, first_process, outputs, say
+from fgmae_bench.ablate.engine import add_run_flags, asked_run, first_process, outputs, say
 from fgmae_bench.ablate.sides import Cell, Side, default_sources, grid, sides
-from fgmae_bench.cards import Card
-from fgmae_bench.config import Data, Run
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.flags import spellings
+from fgmae_bench.config.run import Data, Run
+from fgmae_bench.data.labels import card_scheme, card_source
 from fgmae_bench.errors import BenchError
-from fgmae_bench.flags import spellings
-from fgmae_bench.label_cards import card_scheme, card_source
 
 if TYPE_CHECKING:
     from fgmae_bench.ablate.engine import Planned
@@ -34,8 +34,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `segment`, with several labels and schemes on each side."""
     group = parser.add_argument_group("grid")
     for side, title in WHICH.items():
-        for flag, what, shown in (("labels", "label sources", "all that a scheme is defined for"), ("schemes", "label schemes", "all")):
-            names = [spelling for name in (f"{side}_{flag}", f"{side}_{flag}".rstrip("s")) for spelling in spellings(name)]
+        for flag, what, shown in (
+            ("labels", "label sources", "all that a scheme is defined for"),
+            ("schemes", "label schemes", "all"),
+        ):
+            names = [
+                spelling for name in (f"{side}_{flag}", f"{side}_{flag}".rstrip("s")) for spelling in spellings(name)
+            ]
             names = names if flag == "schemes" else spellings(f"{side}_{flag}")
             text = f"{what} of {title} (default: from card, {shown})"
             group.add_argument(*names, dest=f"{side}_{flag}", nargs="+", metavar=flag.upper(), help=text)
@@ -44,7 +49,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(given: dict[str, Any]) -> None:
     """Say what each cell can reach, run what can be run, write table and figure."""
-    lists = {name: given.pop(name, None) for name in (f"{side}_{flag}" for side in WHICH for flag in ("labels", "schemes"))}
+    lists = {
+        name: given.pop(name, None) for name in (f"{side}_{flag}" for side in WHICH for flag in ("labels", "schemes"))
+    }
     card, run = asked_run(given)
     if run.data.nb_classes is not None:
         raise BenchError("--nb_classes with several label schemes", "leave it out: each scheme says its number")
@@ -76,17 +83,18 @@ def _sides(card: Card, sources: list[str] | None, schemes: list[str] | None) -> 
 
 def measure(card: Card, run: Run, cells: list[Cell]) -> Matrix:
     """The matrix of a grid: references first, said before anything is trained, then the runs."""
-    from fgmae_bench.ablate.engine import joined, run_planned
-    from fgmae_bench.ablate.opened import held_against_data
+    from fgmae_bench.ablate.engine import held_against_data, joined, run_planned
 
     with joined(run) as (world, device):
-        matrix = world.in_turn(lambda: held_against_data(card, run, cells))
+        matrix = world.rank0_first(lambda: held_against_data(card, run, cells))
         say(matrix.before())
         able = [each.cell for each in matrix.cells if each.reference is not None]
         if not able:
             raise BenchError("none of these pairs of labels can be run", "choose other sources or schemes")
         records = iter(run_planned([planned(card, run, cell) for cell in able], card, world, device))
-    done = tuple(each if each.reference is None else dataclasses.replace(each, record=next(records)) for each in matrix.cells)
+    done = tuple(
+        each if each.reference is None else dataclasses.replace(each, record=next(records)) for each in matrix.cells
+    )
     matrix = dataclasses.replace(matrix, cells=done)
     say(matrix.after())
     return matrix
@@ -94,17 +102,25 @@ def measure(card: Card, run: Run, cells: list[Cell]) -> Matrix:
 
 def planned(card: Card, run: Run, cell: Cell) -> Planned:
     """The run of a cell; runs of one training side share their training."""
+    from fgmae_bench.ablate.defects import double_mapped
     from fgmae_bench.ablate.engine import Planned
-    from fgmae_bench.label_defects import double_mapped
     from fgmae_bench.train.segment import Defects
 
     train, evaluated = cell.train, cell.evaluated
     data = dataclasses.replace(
-        run.data, train_labels=train.source, train_scheme=train.scheme, eval_labels=evaluated.source, eval_scheme=evaluated.scheme
+        run.data,
+        train_labels=train.source,
+        train_scheme=train.scheme,
+        eval_labels=evaluated.source,
+        eval_scheme=evaluated.scheme,
     )
-    twice = {side: partial(double_mapped, scheme=card_scheme(card, one.scheme)) if one.double else None
-             for side, one in (("train", train), ("eval", evaluated))}  # fmt: skip
+    twice = {
+        side: partial(double_mapped, scheme=card_scheme(card, one.scheme)) if one.double else None
+        for side, one in (("train", train), ("eval", evaluated))
+    }
     defects = Defects(
-        names=tuple(f"double_mapped_{side}" for side, to_ids in twice.items() if to_ids), train_ids=twice["train"], eval_ids=twice["eval"]
+        names=tuple(f"double_mapped_{side}" for side, to_ids in twice.items() if to_ids),
+        train_ids=twice["train"],
+        eval_ids=twice["eval"],
     )
     return Planned(run=dataclasses.replace(run, data=data), defects=defects, training=train.name)

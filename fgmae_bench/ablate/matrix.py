@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from fgmae_bench.ablate.references import LabelCounts, Reference, class_counts, reference
 from fgmae_bench.ablate.sides import Cell, shared_classes
-from fgmae_bench.cards import Card
+from fgmae_bench.config.cards import Card
+from fgmae_bench.metrics.segmentation import METRICS
 from fgmae_bench.records import Record
-from fgmae_bench.scores_segmentation import METRICS
 
 METRIC = "miou"
 
@@ -94,15 +94,28 @@ def rows_of(matrix: Matrix) -> list[dict[str, str | int | float | bool | None]]:
     rows: list[dict[str, str | int | float | bool | None]] = []
     for each in matrix.cells:
         train, evaluated, held = each.cell.train, each.cell.evaluated, each.reference
-        rows.append({
-            "train_labels": train.source, "train_scheme": train.scheme, "train_mapped_twice": train.double,
-            "eval_labels": evaluated.source, "eval_scheme": evaluated.scheme, "eval_mapped_twice": evaluated.double,
-            **{metric: each.value("measured", metric) for metric in METRICS},
-            **{f"{kind}_{metric}": each.value(kind, metric) for kind in ("perfect", "constant") for metric in METRICS[:3]},
-            "constant_class": held.constant_class if held else None, "shared_classes": each.shared if held else None,
-            "run_id": each.record["run_id"] if each.record else None, "status": each.record["status"] if each.record else "not run",
-            "reason": each.cell.reason, "synthetic": matrix.synthetic,
-        })  # fmt: skip
+        rows.append(
+            {
+                "train_labels": train.source,
+                "train_scheme": train.scheme,
+                "train_mapped_twice": train.double,
+                "eval_labels": evaluated.source,
+                "eval_scheme": evaluated.scheme,
+                "eval_mapped_twice": evaluated.double,
+                **{metric: each.value("measured", metric) for metric in METRICS},
+                **{
+                    f"{kind}_{metric}": each.value(kind, metric)
+                    for kind in ("perfect", "constant")
+                    for metric in METRICS[:3]
+                },
+                "constant_class": held.constant_class if held else None,
+                "shared_classes": each.shared if held else None,
+                "run_id": each.record["run_id"] if each.record else None,
+                "status": each.record["status"] if each.record else "not run",
+                "reason": each.cell.reason,
+                "synthetic": matrix.synthetic,
+            }
+        )
     return rows
 
 

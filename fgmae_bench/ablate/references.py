@@ -1,8 +1,9 @@
-"""What labels alone allow: scores of a perfect and of a constant predictor, from how often codes occur and occur together.
+"""What labels alone allow: scores of a perfect and of a constant predictor, from how often codes occur and occur
+together.
 
-- The perfect predictor knows the training side's labels of the images that are scored: it gives each pixel the class that
-  training would have taught for it there, wrong maps included. Where training has no class for a pixel it says what the
-  constant predictor says.
+- The perfect predictor knows the training side's labels of the images that are scored: it gives each pixel the class
+  that training would have taught for it there, wrong maps included. Where training has no class for a pixel it says
+  what the constant predictor says.
 - The constant predictor gives every pixel the most frequent class of the training split.
 
 Pixels are counted as the label files hold them; those without backscatter, which a run leaves out, are counted too.
@@ -19,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.ablate.sides import Cell, Side
-from fgmae_bench.cards import Card
+from fgmae_bench.config.cards import Card
 from fgmae_bench.data.dataset import Dataset
-from fgmae_bench.data.dfc.histograms import CODES, label_histograms
+from fgmae_bench.data.dfc.ready import CODES, label_histograms
 from fgmae_bench.data.index import Index
-from fgmae_bench.label_schemes import IGNORE
-from fgmae_bench.scores_segmentation import eval_columns, segmentation
+from fgmae_bench.data.labels import IGNORE
+from fgmae_bench.metrics.segmentation import eval_columns, segmentation
 
 Counts = NDArray[np.int64]
 Scores = dict[str, float | None]
@@ -32,7 +33,9 @@ Scores = dict[str, float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Scores that need no model. `perfect` is None where the images that are scored have no labels of the training source."""
+    """Scores that need no model. `perfect` is None where the images that are scored have no labels of the training
+    source.
+    """
 
     perfect: Scores | None
     constant: Scores
@@ -40,7 +43,9 @@ class Reference:
 
 
 class LabelCounts:
-    """Pixels of each code in parts of a dataset, and of each pair of codes in its test images; read when first asked for."""
+    """Pixels of each code in parts of a dataset, and of each pair of codes in its test images; read when first asked
+    for.
+    """
 
     def __init__(self, dataset: Dataset, cache: Path, workers: int = 4, step: Callable[[int], object] = lambda _: None):
         self.dataset, self.cache, self.workers, self.step = dataset, cache, workers, step
@@ -56,18 +61,28 @@ class LabelCounts:
         counts = label_histograms(self.dataset.index, source, self.cache, self.workers)
         return counts[getattr(self.dataset.parts, part)].sum(axis=0, dtype=np.int64)
 
-    def together(self, first: str, second: str) -> Counts:
+    def raise_together(self, first: str, second: str) -> Counts:
         """Pixels (256, 256) of the test images by their code of the first source and of the second."""
         if (first, second) not in self._pairs:
             alike = first == second
-            found = np.diag(self.codes(first, "test")) if alike else joint_histogram(self.dataset.index, self.dataset.parts.test,
-                                                                                    first, second, self.workers, self.step)  # fmt: skip
+            found = (
+                np.diag(self.codes(first, "test"))
+                if alike
+                else joint_histogram(
+                    self.dataset.index, self.dataset.parts.test, first, second, self.workers, self.step
+                )
+            )
             self._pairs[first, second] = found
         return self._pairs[first, second]
 
 
 def joint_histogram(
-    index: Index, rows: NDArray[np.int64], first: str, second: str, workers: int, step: Callable[[int], object] = lambda _: None
+    index: Index,
+    rows: NDArray[np.int64],
+    first: str,
+    second: str,
+    workers: int,
+    step: Callable[[int], object] = lambda _: None,
 ) -> Counts:
     """Pixels (256, 256) of some images by their code of two sources."""
 
@@ -89,13 +104,16 @@ def reference(card: Card, cell: Cell, counts: LabelCounts) -> Reference:
     most = most_frequent(class_counts(card, train, counts.codes(train.source, "train")))
     perfect = None
     if not counts.missing(train.source, "test"):
-        perfect = segmentation(confusion(card, cell, counts.together(train.source, evaluated.source), most))
+        perfect = segmentation(confusion(card, cell, counts.raise_together(train.source, evaluated.source), most))
     always = np.zeros((CODES, CODES), np.int64)
-    always[IGNORE] = counts.codes(evaluated.source, "test")  # pixels that training has no class for: the predictor's constant
+    always[IGNORE] = counts.codes(
+        evaluated.source, "test"
+    )  # pixels that training has no class for: the predictor's constant
     return Reference(
-        perfect=perfect, constant=segmentation(confusion(card, cell, always, most)),
+        perfect=perfect,
+        constant=segmentation(confusion(card, cell, always, most)),
         constant_class=train.map(card).scheme.classes[most],
-    )  # fmt: skip
+    )
 
 
 def class_counts(card: Card, side: Side, codes: Counts) -> Counts:
@@ -112,7 +130,8 @@ def most_frequent(classes: Counts) -> int:
 
 
 def confusion(card: Card, cell: Cell, together: Counts, fill: int) -> Counts:
-    """Confusion matrix (K, K) or (K, K + 1) of predicting the training side's class of each pixel, `fill` where it has none.
+    """Confusion matrix (K, K) or (K, K + 1) of predicting the training side's class of each pixel, `fill` where it has
+    none.
 
     `together` (256, 256) holds pixels by the training source's code and the evaluation source's.
     """

@@ -1,4 +1,6 @@
-"""The mistakes of published runs as a series: which there are, what repairs each, and what was measured step by step."""
+"""The mistakes of published runs as a series: which there are, what repairs each, and what was measured step by
+step.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.metrics.segmentation import METRICS
 from fgmae_bench.records import Record
-from fgmae_bench.scores_segmentation import METRICS
 
-# Mistake -> what its repair is called, in the order in which they are repaired. Labels come first: while evaluation is mapped
-# twice no other repair can be seen. The training labels come last: they are no mistake of the code, but what it was put down to.
+# Mistake -> what its repair is called, in the order in which they are repaired. Labels come first: while evaluation is
+# mapped twice no other repair can be seen. The training labels come last: they are no mistake of the code, but what it
+# was put down to.
 REPAIRS = {
     "double_mapped": "labels mapped once",
     "extra_output": "outputs from the scheme",
@@ -38,7 +41,9 @@ def repair_order(asked: Sequence[str] | None, possible: Sequence[str]) -> list[s
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Records of the start and after each repair, and what a perfect predictor reaches under the labels of each step."""
+    """Records of the start and after each repair, and what a perfect predictor reaches under the labels of each
+    step.
+    """
 
     dataset: str  # its title
     order: tuple[str, ...]
@@ -49,7 +54,9 @@ class Series:
     @property
     def title(self) -> str:
         """What table and figure are headed with."""
-        return f"Mistakes repaired one after the other on {self.dataset}" + (" (synthetic data)" if self.synthetic else "")
+        return f"Mistakes repaired one after the other on {self.dataset}" + (
+            " (synthetic data)" if self.synthetic else ""
+        )
 
     def explained(self) -> list[str]:
         """What the start is, and what gains mean."""
@@ -57,9 +64,12 @@ class Series:
         random = self.records[-1]["model"]["weights"]["source"] == "random" and "random_position" in known
         more = " The weights are random: so are the position embeddings that are repaired." if random else ""
         return [
-            f"The first row makes {len(known)} mistakes at once: {', '.join(known)}. Each further row repairs one more and stays repaired; "
-            "its gain is what it adds after those above it, and would be another in another order. mIoU over the classes that have "
-            "reference pixels; a perfect predictor gives each test pixel what its training labels would have taught. One run a step: a "
+            f"The first row makes {len(known)} mistakes at once: {', '.join(known)}. Each further row "
+            "repairs one more and stays repaired; "
+            "its gain is what it adds after those above it, and would be another in another order. mIoU "
+            "over the classes that have "
+            "reference pixels; a perfect predictor gives each test pixel what its training labels would "
+            "have taught. One run a step: a "
             f"small gain may be no more than what another seed gives.{more}"
         ]
 
@@ -70,11 +80,17 @@ class Series:
         for step, record, perfect in zip((START, *self.order), self.records, self.perfect, strict=True):
             scores = record["metrics"]["test"]
             miou = scores.get("miou")
-            found.append({
-                "step": REPAIRS.get(step, step), "repairs": step if step in REPAIRS else None,
-                **{metric: scores.get(metric) for metric in METRICS},
-                "gain": miou - before if miou is not None and before is not None else None, "perfect_miou": perfect,
-                "run_id": record["run_id"], "status": record["status"], "synthetic": self.synthetic,
-            })  # fmt: skip
+            found.append(
+                {
+                    "step": REPAIRS.get(step, step),
+                    "repairs": step if step in REPAIRS else None,
+                    **{metric: scores.get(metric) for metric in METRICS},
+                    "gain": miou - before if miou is not None and before is not None else None,
+                    "perfect_miou": perfect,
+                    "run_id": record["run_id"],
+                    "status": record["status"],
+                    "synthetic": self.synthetic,
+                }
+            )
             before = miou
         return found

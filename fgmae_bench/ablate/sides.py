@@ -1,4 +1,6 @@
-"""The two sides of a cell: which labels, under which scheme, mapped once or twice; and why a pair of them cannot be run."""
+"""The two sides of a cell: which labels, under which scheme, mapped once or twice; and why a pair of them cannot be
+run.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.cards import Card
+from fgmae_bench.ablate.defects import double_table
+from fgmae_bench.config.cards import Card
+from fgmae_bench.data.labels import DFC, LabelMap, card_map, card_scheme
 from fgmae_bench.errors import BenchError
-from fgmae_bench.label_cards import card_map, card_scheme
-from fgmae_bench.label_defects import double_table
-from fgmae_bench.label_schemes import DFC, LabelMap
-from fgmae_bench.scores_segmentation import eval_columns
+from fgmae_bench.metrics.segmentation import eval_columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,9 @@ class Cell:
 
 
 def sides(card: Card, sources: Sequence[str], schemes: Sequence[str], *, double: bool = True) -> list[Side]:
-    """Every source under every scheme, impossible ones included, then DFC labels mapped twice where both kinds are known."""
+    """Every source under every scheme, impossible ones included, then DFC labels mapped twice where both kinds are
+    known.
+    """
     found = [Side(source=source, scheme=scheme) for source in sources for scheme in schemes]
     usual = sorted(schemes, key=lambda name: name != card.label_scheme)
     twice = [Side(source=DFC.name, scheme=name, double=True) for name in usual if _maps_twice(card, name)]

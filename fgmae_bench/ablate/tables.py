@@ -1,4 +1,6 @@
-"""Tables and figures of the ablations, written by rename: Markdown to read, CSV to compute with, PNG and SVG to look at."""
+"""Tables and figures of the ablations, written by rename: Markdown to read, CSV to compute with, PNG and SVG to look
+at.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,20 @@ from typing import Any
 
 from fgmae_bench.ablate.matrix import Matrix, rows_of, shown
 from fgmae_bench.ablate.series import Series
-from fgmae_bench.files import write_text
 from fgmae_bench.records import Record
-from fgmae_bench.report.canvas import PNG_DPI, literal, save
-from fgmae_bench.report.grids import draw_matrix, waterfall
-from fgmae_bench.report.markdown import escaped, line
+from fgmae_bench.report.figures import PNG_DPI, draw_matrix, literal, save, waterfall
+from fgmae_bench.report.formats.markdown import escaped, line
+from fgmae_bench.system.files import write_text
 
 KINDS = {"measured": "Measured", "perfect": "Perfect predictor", "constant": "Constant predictor"}
 SYNTHETIC = "Synthetic data: a generated world. The numbers say nothing about real scenes."
 MEANING = (
-    "mIoU over the classes that have reference pixels. The perfect predictor gives each test pixel the class that the training "
-    "labels of that very pixel would have taught, the constant one the most frequent class of the training split; pixels are "
-    "counted as the label files hold them. Classes of different schemes are matched by name; one that the other scheme lacks can "
+    "mIoU over the classes that have reference pixels. The perfect predictor gives each test pixel the "
+    "class that the training "
+    "labels of that very pixel would have taught, the constant one the most frequent class of the "
+    "training split; pixels are "
+    "counted as the label files hold them. Classes of different schemes are matched by name; one that "
+    "the other scheme lacks can "
     "only be wrong. *Mapped twice*: DFC labels taken for IGBP codes, a published mistake."
 )
 
@@ -52,9 +56,15 @@ def draw_matrix_figure(matrix: Matrix, path: Path) -> None:
     figure = Figure(figsize=(3 * width, height), dpi=PNG_DPI, layout="constrained")
     for i, (kind, title) in enumerate(KINDS.items(), 1):
         draw_matrix(
-            figure.add_subplot(1, 3, i), matrix.values(kind), matrix.rows, matrix.columns, title=f"{title}: mIoU",
-            row_title="trained on" if i == 1 else "", col_title="scored by", digits=2,
-        )  # fmt: skip
+            figure.add_subplot(1, 3, i),
+            matrix.values(kind),
+            matrix.rows,
+            matrix.columns,
+            title=f"{title}: mIoU",
+            row_title="trained on" if i == 1 else "",
+            col_title="scored by",
+            digits=2,
+        )
     figure.suptitle(literal(matrix.title, 100), fontsize=10)
     save(figure, path)
 
@@ -65,7 +75,12 @@ def write_series(series: Series, stem: Path, figure: Path) -> list[Path]:
     lines = [*_heading(series.title, series.synthetic), *series.explained(), "", _setting(series.records[-1]), ""]
     lines += [line(["step", "mIoU", "gain", "a perfect predictor", "OA", "run"]), line(["---"] * 6)]
     for row in rows:
-        numbers = [shown(row["miou"]), shown(row["gain"], "{:+.3f}".format), shown(row["perfect_miou"]), shown(row["oa"])]
+        numbers = [
+            shown(row["miou"]),
+            shown(row["gain"], "{:+.3f}".format),
+            shown(row["perfect_miou"]),
+            shown(row["oa"]),
+        ]
         lines.append(line([escaped(str(row["step"])), *numbers, escaped(str(row["run_id"]))]))
     lines += ["", f"![{escaped(series.title)}]({_link(figure, stem)})", ""]
     return _write(stem, lines, rows)
@@ -87,7 +102,8 @@ def _setting(record: Record) -> str:
     length = f"{recipe['max_steps']} steps" if recipe.get("max_steps") else f"{recipe['epochs']} epochs"
     words = (
         f"{record['model']['name']} with weights {record['model']['weights']['source']}, {record['protocol']}, recipe "
-        f"{record['recipe']}, {length} of batch {recipe['batch_size'] * recipe['accum_iter'] * record['environment']['world_size']}, "
+        f"{record['recipe']}, {length} of batch "
+        f"{recipe['batch_size'] * recipe['accum_iter'] * record['environment']['world_size']}, "
         f"split {dataset['split']}: {dataset['n_train']} train, {dataset['n_val']} val, {dataset['n_test']} test."
     )
     return escaped(words)

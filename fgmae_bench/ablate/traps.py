@@ -1,11 +1,13 @@
-"""The mistakes of the published DFC2020 runs, all at once and then repaired one after the other, each step one recorded run.
+"""The mistakes of the published DFC2020 runs, all at once and then repaired one after the other, each step one recorded
+run.
 
   python -m fgmae_bench.ablate traps --dataset dfc2020 --data_path DIR
   python -m fgmae_bench.ablate traps --dataset dfc2020 --freeze_backbone --order clip25 double_mapped ...
 
-The start: DFC labels of evaluation (and of training, where it has any) taken for IGBP codes; one output too many; a random 3x3
-convolution behind the logits that is never trained; position embeddings drawn anew after loading and never trained; input
-clipped to [-25, 0] dB; no augmentation; and MODIS labels in training. After a kill the same command goes on.
+The start: DFC labels of evaluation (and of training, where it has any) taken for IGBP codes; one output too many; a
+random 3x3 convolution behind the logits that is never trained; position embeddings drawn anew after loading and never
+trained; input clipped to [-25, 0] dB; no augmentation; and MODIS labels in training. After a kill the same command goes
+on.
 """
 
 from __future__ import annotations
@@ -16,20 +18,19 @@ from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fgmae_bench.ablate.asked import add_run_flags, asked_run, first_process, outputs, say
+from fgmae_bench.ablate.engine import add_run_flags, asked_run, first_process, outputs, say
 from fgmae_bench.ablate.series import REPAIRS, START, Series, repair_order
 from fgmae_bench.ablate.sides import Side
-from fgmae_bench.cards import Card
-from fgmae_bench.config import Run, SegmentData
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.flags import spellings
+from fgmae_bench.config.run import Run, SegmentData
+from fgmae_bench.data.labels import DFC, IGBP, card_map
 from fgmae_bench.errors import BenchError
-from fgmae_bench.flags import spellings
-from fgmae_bench.label_cards import card_map
-from fgmae_bench.label_schemes import DFC, IGBP
 
 if TYPE_CHECKING:
     from fgmae_bench.ablate.engine import Planned
-    from fgmae_bench.backbones import Backbone
-    from fgmae_bench.train.segmenter import SegmentationModel
+    from fgmae_bench.models.build import Backbone
+    from fgmae_bench.train.segmentation import SegmentationModel
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -57,14 +58,24 @@ def main(given: dict[str, Any]) -> None:
 
 
 def with_labels(card: Card, run: Run) -> Run:
-    """The run with its labels stated, trained on MODIS's where the card has them, scored by DFC's; views are random ones."""
+    """The run with its labels stated, trained on MODIS's where the card has them, scored by DFC's; views are random
+    ones.
+    """
     data = run.data
     coarse = IGBP.name if IGBP.name in card.label_sources else DFC.name
     train, scheme = data.train_labels or coarse, data.train_scheme or card.label_scheme
     stated = dataclasses.replace(
-        data, train_labels=train, train_scheme=scheme, eval_labels=data.eval_labels or DFC.name, eval_scheme=data.eval_scheme or scheme
+        data,
+        train_labels=train,
+        train_scheme=scheme,
+        eval_labels=data.eval_labels or DFC.name,
+        eval_scheme=data.eval_scheme or scheme,
     )
-    recipe = dataclasses.replace(run.recipe, features=run.recipe.features or "stream") if run.recipe.freeze_backbone else run.recipe
+    recipe = (
+        dataclasses.replace(run.recipe, features=run.recipe.features or "stream")
+        if run.recipe.freeze_backbone
+        else run.recipe
+    )
     return dataclasses.replace(run, data=stated, recipe=recipe)
 
 
@@ -77,7 +88,9 @@ def _check(card: Card, run: Run) -> None:
         card_map(card, source, scheme)
     card_map(card, data.eval_labels, data.train_scheme)  # what is trained on at the end
     if run.model.normalizer == "clip25":
-        raise BenchError("--normalizer clip25 is one of the mistakes", "name the normaliser that repairs it, or leave the flag out")
+        raise BenchError(
+            "--normalizer clip25 is one of the mistakes", "name the normaliser that repairs it, or leave the flag out"
+        )
     if not run.recipe.augment:
         raise BenchError("--no_augment is one of the mistakes", "leave it out")
     if run.recipe.stride is not None:
@@ -93,26 +106,30 @@ def possible(run: Run) -> list[str]:
 
 def measure(card: Card, run: Run, order: list[str]) -> Series:
     """The series: every step run, beside what a perfect predictor would reach with its labels."""
-    from fgmae_bench.ablate.engine import joined, run_planned
+    from fgmae_bench.ablate.engine import held_against_data, joined, run_planned
     from fgmae_bench.ablate.matrix import shown
-    from fgmae_bench.ablate.opened import held_against_data
     from fgmae_bench.ablate.sides import grid
 
     left = [set(order[i:]) for i in range(len(order) + 1)]  # the mistakes still made at each step
     cells = [cell for mistakes in left for cell in grid(card, *([side] for side in labels_of(run, mistakes)))]
 
     with joined(run) as (world, device):
-        held = world.in_turn(lambda: held_against_data(card, run, cells))
+        held = world.rank0_first(lambda: held_against_data(card, run, cells))
         for pair, reason in held.reasons().items():
             raise BenchError(f"{pair}: {reason}", "choose other labels or schemes")
         perfect = tuple(each.value("perfect") for each in held.cells)
         for step, cell, value in zip((START, *order), cells, perfect, strict=True):
             say(f"  {REPAIRS.get(step, step):<40}{cell.train.name} -> {cell.evaluated.name}: perfect {shown(value)}")
         records = run_planned([planned(card, run, mistakes) for mistakes in left], card, world, device)
-    series = Series(dataset=card.title, order=tuple(order), records=tuple(records), perfect=perfect, synthetic=held.synthetic)
+    series = Series(
+        dataset=card.title, order=tuple(order), records=tuple(records), perfect=perfect, synthetic=held.synthetic
+    )
     mark = "  [synthetic data]" if held.synthetic else ""
     for row in series.rows():
-        say(f"  {row['step']:<40}mIoU {shown(row['miou'])}  {shown(row['gain'], '{:+.3f}'.format):>6}  {row['run_id']}{mark}")
+        say(
+            f"  {row['step']:<40}mIoU {shown(row['miou'])}  {shown(row['gain'], '{:+.3f}'.format):>6}  "
+            f"{row['run_id']}{mark}"
+        )
     return series
 
 
@@ -125,10 +142,11 @@ def labels_of(run: Run, mistakes: Collection[str]) -> tuple[Side, Side]:
 
 
 def planned(card: Card, run: Run, mistakes: Collection[str]) -> Planned:
-    """The run that makes some mistakes; where labels of evaluation alone are wrong, its training is that of the right ones."""
-    from fgmae_bench.ablate.defects import frozen_output, random_position
+    """The run that makes some mistakes; where labels of evaluation alone are wrong, its training is that of the right
+    ones.
+    """
+    from fgmae_bench.ablate.defects import double_mapped, frozen_output, random_position
     from fgmae_bench.ablate.engine import Planned
-    from fgmae_bench.label_defects import double_mapped
     from fgmae_bench.train.segment import Defects
 
     train, evaluated = labels_of(run, mistakes)
@@ -144,10 +162,16 @@ def planned(card: Card, run: Run, mistakes: Collection[str]) -> Planned:
         if "frozen_output" in mistakes:
             frozen_output(model, outputs_made, seed)
 
-    twice = {name: partial(double_mapped, scheme=side.map(card).scheme) if side.double else None
-             for name, side in (("train", train), ("eval", evaluated))}  # fmt: skip
+    twice = {
+        name: partial(double_mapped, scheme=side.map(card).scheme) if side.double else None
+        for name, side in (("train", train), ("eval", evaluated))
+    }
     names = [f"double_mapped_{name}" for name, to_ids in twice.items() if to_ids]
     names += [name for name in ("extra_output", "frozen_output", "random_position") if name in mistakes]
-    defects = Defects(names=tuple(names), train_ids=twice["train"], eval_ids=twice["eval"], extra_outputs=extra, model=spoil)
+    defects = Defects(
+        names=tuple(names), train_ids=twice["train"], eval_ids=twice["eval"], extra_outputs=extra, model=spoil
+    )
     training = " ".join([train.name, *sorted(set(mistakes) - {"double_mapped", "coarse_labels"})])
-    return Planned(run=dataclasses.replace(run, data=data, model=model, recipe=recipe), defects=defects, training=training)
+    return Planned(
+        run=dataclasses.replace(run, data=data, model=model, recipe=recipe), defects=defects, training=training
+    )

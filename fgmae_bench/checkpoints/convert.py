@@ -1,7 +1,9 @@
-"""A checkpoint to a file that can be trusted: the backbone's tensors alone, in safetensors or a plain .pth, with where they came from.
+"""A checkpoint to a file that can be trusted: the backbone's tensors alone, in safetensors or a plain .pth, with where
+they came from.
 
-safetensors is written here and not by its library, which holds all tensors in memory twice and orders its metadata at random: the
-format is a length, a JSON header and the bytes in order (huggingface.co/docs/safetensors), and one tensor at a time is enough.
+safetensors is written here and not by its library, which holds all tensors in memory twice and orders its metadata at
+random: the format is a length, a JSON header and the bytes in order (huggingface.co/docs/safetensors), and one tensor
+at a time is enough.
 """
 
 from __future__ import annotations
@@ -17,18 +19,26 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from fgmae_bench.checkpoints.inert import shown
 from fgmae_bench.checkpoints.layouts import NO_TENSOR, drop_rule, knows, layout_of
-from fgmae_bench.checkpoints.opcodes import shown
 from fgmae_bench.checkpoints.reader import State, read_state
-from fgmae_bench.contract import InputContract
+from fgmae_bench.config.contract import InputContract
 from fgmae_bench.errors import BenchError
-from fgmae_bench.files import replacing
+from fgmae_bench.system.files import replacing
 
 KEY = "fgmae_bench"  # of the metadata that says where the tensors came from
 CODES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32",
-    torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 ALONE = "save the backbone's state dict alone, with its own keys"
 PIECE = 1 << 24  # bytes that are written at once
 
@@ -46,8 +56,8 @@ class Converted:
 def convert(state: State, out: Path, contract: InputContract | None, *, repair: bool) -> Converted:
     """Write the backbone's tensors of `state` to `out`, read them back and compare before the file takes its name.
 
-    Raises BenchError where `out` exists or has another ending, on unknown keys beside the backbone or no known ones, on NaN and
-    infinity, and where something needs mending and `repair` is not asked for.
+    Raises BenchError where `out` exists or has another ending, on unknown keys beside the backbone or no known ones, on
+    NaN and infinity, and where something needs mending and `repair` is not asked for.
     """
     if out.exists():
         raise BenchError(f"{out} exists", "remove it or choose another name")
@@ -57,7 +67,9 @@ def convert(state: State, out: Path, contract: InputContract | None, *, repair: 
     tensors, dropped = backbone_of(state)
     if not knows(tensors):
         some = ", ".join(shown(name) for name in list(tensors)[:5])
-        raise BenchError(f"{state.path} has no known layout: none of its {len(tensors)} keys is of a known backbone ({some})", ALONE)
+        raise BenchError(
+            f"{state.path} has no known layout: none of its {len(tensors)} keys is of a known backbone ({some})", ALONE
+        )
     mends = _mends(state, tensors)
     if mends and not repair:
         found = ", ".join(f"{count} x {kind}" for kind, count in mends.items())
@@ -65,9 +77,15 @@ def convert(state: State, out: Path, contract: InputContract | None, *, repair: 
     _require_finite(state.path, tensors, repair)
     layout = layout_of(state.wrapper, state.prefix, dropped)
     story = {
-        "source": shown(state.path.name), "source_sha256": state.sha256, "layout": layout, "wrapper": state.wrapper, "prefix": state.prefix,
-        "dropped": dropped, "mended": mends, "contract": dataclasses.asdict(contract) if contract else None,
-    }  # fmt: skip
+        "source": shown(state.path.name),
+        "source_sha256": state.sha256,
+        "layout": layout,
+        "wrapper": state.wrapper,
+        "prefix": state.prefix,
+        "dropped": dropped,
+        "mended": mends,
+        "contract": dataclasses.asdict(contract) if contract else None,
+    }
     with replacing(out) as temporary:
         WRITERS[out.suffix](temporary, tensors, {"format": "pt", KEY: json.dumps(story, sort_keys=True)}, repair)
         _require_equal(tensors, read_state(temporary), repair, out)
@@ -91,11 +109,14 @@ def backbone_of(state: State) -> tuple[dict[str, Tensor], dict[str, int]]:
             dropped[rule] += 1
     if unknown:
         raise BenchError(
-            f"{state.path}: {len(unknown)} keys are neither of the backbone nor of a known head: {', '.join(unknown[:5])}",
+            f"{state.path}: {len(unknown)} keys are neither of the backbone nor of a known head: "
+            f"{', '.join(unknown[:5])}",
             ALONE,
         )
     if not kept:
-        raise BenchError(f"{state.path} holds no tensors of a backbone", "give a checkpoint with the weights of a backbone")
+        raise BenchError(
+            f"{state.path} holds no tensors of a backbone", "give a checkpoint with the weights of a backbone"
+        )
     if state.plain:
         dropped[NO_TENSOR] += len(state.plain)
     return kept, dict(dropped)
@@ -103,7 +124,9 @@ def backbone_of(state: State) -> tuple[dict[str, Tensor], dict[str, int]]:
 
 def _require_mended(state: State) -> None:
     """Refuse weights that are lists or numbers; what a rule drops may be anything."""
-    waiting = {name: kind for name, kind in state.unmended.items() if drop_rule(name.removeprefix(state.prefix)) is None}
+    waiting = {
+        name: kind for name, kind in state.unmended.items() if drop_rule(name.removeprefix(state.prefix)) is None
+    }
     if waiting:
         found = ", ".join(f"{count} x {kind}" for kind, count in sorted(Counter(waiting.values()).items()))
         names = ", ".join(shown(name) for name in list(waiting)[:5]) + (", ..." if len(waiting) > 5 else "")
@@ -116,12 +139,17 @@ def _require_finite(path: Path, tensors: dict[str, Tensor], repair: bool) -> Non
     if bad:
         name, text = next(iter(bad.items()))
         more = f", and {len(bad) - 1} more tensors hold such numbers" if len(bad) > 1 else ""
-        raise BenchError(f"{path}: {shown(name)} holds {text}{more}", "its training has diverged or the file is damaged; get another one")
+        raise BenchError(
+            f"{path}: {shown(name)} holds {text}{more}",
+            "its training has diverged or the file is damaged; get another one",
+        )
 
 
 def _not_finite(tensor: Tensor) -> str:
     """'3 NaN, 1 infinite' for such numbers in a tensor, "" without them."""
-    if not tensor.is_floating_point() or not tensor.numel() or torch.stack(torch.aminmax(tensor)).isfinite().all():  # NaN wins both
+    if (
+        not tensor.is_floating_point() or not tensor.numel() or torch.stack(torch.aminmax(tensor)).isfinite().all()
+    ):  # NaN wins both
         return ""
     counts = {"NaN": int(tensor.isnan().sum()), "infinite": int(tensor.isinf().sum())}
     return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
@@ -143,7 +171,9 @@ def _require_equal(tensors: dict[str, Tensor], written: State, repair: bool, out
     """Raise BenchError unless the file holds the tensors bit by bit."""
     same = set(written.tensors) == set(tensors) and not written.outside and not written.prefix
     if not same or not all(_equal(written.tensors[name], _cast(tensor, repair)) for name, tensor in tensors.items()):
-        raise BenchError(f"{out}: what was written is not what was read", "check the disk, then run the same command again")
+        raise BenchError(
+            f"{out}: what was written is not what was read", "check the disk, then run the same command again"
+        )
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -178,7 +208,9 @@ def _pour(tensor: Tensor, stream: IO[bytes]) -> None:
 
 
 def _write_pth(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], repair: bool) -> None:
-    """torch.save of {'model', 'metadata'}; a part of a larger storage is copied, or the whole of it would be written."""
+    """torch.save of {'model', 'metadata'}; a part of a larger storage is copied, or the whole of it would be
+    written.
+    """
     whole = {name: _own_storage(_cast(tensor, repair)) for name, tensor in tensors.items()}
     torch.save({"model": whole, "metadata": metadata}, path)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 import pickle
-from collections.abc import Callable
+import pickletools
+from collections.abc import Callable, Collection
 from typing import IO, Any, ClassVar
 
 import numpy as np
@@ -13,9 +14,138 @@ import torch
 from torch import Tensor
 from torch.storage import TypedStorage
 
-from fgmae_bench.checkpoints.opcodes import Refused, scan
+# What picklers of protocol 2 and later write for containers, scalars, bytes and reductions. Left out on purpose:
+# extension registry, INST and OBJ, keyword arguments (NEWOBJ_EX), sets, out-of-band buffers, DUP and POP, the text
+# protocols 0 and 1.
+OPCODES = (
+    "PROTO",
+    "FRAME",
+    "STOP",
+    "MARK",
+    "NONE",
+    "NEWTRUE",
+    "NEWFALSE",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "BINFLOAT",
+    "SHORT_BINSTRING",
+    "BINSTRING",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+    "BYTEARRAY8",
+    "EMPTY_LIST",
+    "APPEND",
+    "APPENDS",
+    "EMPTY_TUPLE",
+    "TUPLE",
+    "TUPLE1",
+    "TUPLE2",
+    "TUPLE3",
+    "EMPTY_DICT",
+    "SETITEM",
+    "SETITEMS",
+    "BINGET",
+    "LONG_BINGET",
+    "BINPUT",
+    "LONG_BINPUT",
+    "MEMOIZE",
+    "GLOBAL",
+    "STACK_GLOBAL",
+    "REDUCE",
+    "NEWOBJ",
+    "BUILD",
+    "BINPERSID",
+)
+IN_PLACE = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD")  # change the object below their items
+MAX_DEPTH = 64
+MAX_WORK = 50_000_000  # nodes passed from one operation to the next; a published ViT-H with its optimizer needs 300,000
 
-LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6: the pickled number 0x1950a86a20f9469cfc6c
+Weight = tuple[int, int]  # (depth, nodes when every shared part is written out)
+
+
+class Refused(ValueError):
+    """The content is readable and holds something that has no place in a checkpoint."""
+
+
+def scan(stream: IO[bytes], allowed: Collection[str], protocol: int) -> None:
+    """Read one pickle from `stream` up to and with its STOP, without building anything.
+
+    `allowed`: global names as "module name"; `protocol`: the latest whose operations may occur. Raises Refused on an
+    operation, a name, a depth or an amount of work beyond these; ValueError or IndexError when the bytes are no whole
+    pickle.
+    """
+    machine = _Machine()
+    for step, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if opcode.name not in OPCODES or opcode.proto > protocol:
+            later = f" of protocol {opcode.proto}" if opcode.proto > protocol else ""
+            raise Refused(f"it uses the pickle operation {opcode.name}{later}")
+        if opcode.name == "GLOBAL" and argument not in allowed:
+            raise Refused(f"it names {shown(str(argument).replace(' ', '.'))}")
+        machine.step(opcode, argument, step)
+
+
+def shown(text: object, limit: int = 80) -> str:
+    """Text of a file as it may stand in a message: one line, printable, at most `limit` characters."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in str(text)[: limit + 1])
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+class _Machine:
+    """The pickle machine with weights in place of objects."""
+
+    def __init__(self) -> None:
+        self.stack: list[Weight] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Weight] = {}
+        self.work = 0
+
+    def step(self, opcode: pickletools.OpcodeInfo, argument: object, step: int) -> None:
+        """Follow one operation."""
+        if opcode.name == "MARK":
+            self.marks.append(len(self.stack))
+        elif opcode.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            index = len(self.memo) if opcode.name == "MEMOIZE" else int(str(argument))
+            if index > step:
+                raise Refused(
+                    "it numbers its parts without need"
+                )  # the C unpickler would reserve a table of that length
+            self.memo[index] = self.stack[-1]
+        elif opcode.name in ("BINGET", "LONG_BINGET"):
+            if argument not in self.memo:
+                raise ValueError("it refers to a part that is not there")
+            self.stack.append(self.memo[int(str(argument))])
+        else:
+            self._apply(opcode)
+
+    def _apply(self, opcode: pickletools.OpcodeInfo) -> None:
+        before = opcode.stack_before
+        if pickletools.markobject in before:
+            start = self.marks.pop() - before.index(pickletools.markobject)
+        else:
+            start = len(self.stack) - len(before)
+        if start < (self.marks[-1] if self.marks else 0):
+            raise ValueError("its operations do not add up")
+        taken = self.stack[start:]
+        del self.stack[start:]
+        target = taken.pop(0) if opcode.name in IN_PLACE else (0, 1)
+        nodes = sum(weight[1] for weight in taken)
+        depth = max([target[0], *(weight[0] + 1 for weight in taken)])
+        self.work += nodes
+        if depth > MAX_DEPTH or self.work > MAX_WORK:
+            raise Refused("it nests its parts too deeply")
+        if opcode.stack_after:
+            self.stack.append((depth, target[1] + nodes))
+
+
+LEGACY_MAGIC = (
+    b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6: the pickled number 0x1950a86a20f9469cfc6c
+)
 TORCH_PROTOCOL = 2
 LEGACY_PICKLES = 5  # magic, version, system, content, keys of the storages; raw storages follow
 NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
@@ -91,7 +221,9 @@ class Array:
         """Read the numbers; raises ValueError when shape and bytes differ."""
         if type(dtype) is not Dtype or type(shape) is not tuple or not all(type(n) is int and n >= 0 for n in shape):
             raise Refused("it holds a numpy array that is none")
-        self.tensor = torch.from_numpy(dtype.numbers(raw, math.prod(shape)).reshape(shape, order="F" if order == "F" else "C"))
+        self.tensor = torch.from_numpy(
+            dtype.numbers(raw, math.prod(shape)).reshape(shape, order="F" if order == "F" else "C")
+        )
 
 
 class Rebuild:
@@ -156,7 +288,11 @@ def _storage(content: Any) -> TypedStorage:
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *unused: Any) -> Tensor:
     """`_rebuild_tensor_v2` that never enlarges the storage; `unused`: requires_grad, hooks, metadata."""
     numbers = (offset, *size, *stride)
-    if type(storage) is not TypedStorage or not all(type(n) is int and n >= 0 for n in numbers) or len(size) != len(stride):
+    if (
+        type(storage) is not TypedStorage
+        or not all(type(n) is int and n >= 0 for n in numbers)
+        or len(size) != len(stride)
+    ):
         raise Refused("it holds a tensor that is none")
     extent = offset + (1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if all(size) else 0)
     if extent > storage.size():
@@ -183,10 +319,22 @@ STAND_INS: dict[str, Any] = {
 }
 # What torch's own reader builds: the part of its list that a checkpoint of plain tensors needs.
 TORCH_NAMES = (
-    "collections OrderedDict", "_codecs encode", "torch Size", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter",
-    "torch DoubleStorage", "torch FloatStorage", "torch HalfStorage", "torch BFloat16Storage", "torch LongStorage", "torch IntStorage",
-    "torch ShortStorage", "torch CharStorage", "torch ByteStorage", "torch BoolStorage",
-)  # fmt: skip
+    "collections OrderedDict",
+    "_codecs encode",
+    "torch Size",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "torch DoubleStorage",
+    "torch FloatStorage",
+    "torch HalfStorage",
+    "torch BFloat16Storage",
+    "torch LongStorage",
+    "torch IntStorage",
+    "torch ShortStorage",
+    "torch CharStorage",
+    "torch ByteStorage",
+    "torch BoolStorage",
+)
 TORCH_ALLOWED = frozenset({*STAND_INS, *TORCH_NAMES})
 SAFE_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (stand_in, name.replace(" ", ".")) for name, stand_in in STAND_INS.items()

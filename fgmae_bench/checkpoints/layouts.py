@@ -1,4 +1,6 @@
-"""How checkpoints are laid out, as rules: entries that wrap a state dict, prefixes of its keys, keys that no backbone needs."""
+"""How checkpoints are laid out, as rules: entries that wrap a state dict, prefixes of its keys, keys that no backbone
+needs.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgmae_bench.checkpoints.inert import Array, Namespace
-from fgmae_bench.checkpoints.opcodes import Refused, shown
+from fgmae_bench.checkpoints.inert import Array, Namespace, Refused, shown
 
 # Entries that hold the state dict, the first that is there; `teacher` before `student`, as DINO evaluates it.
 WRAPPERS = (
-    "state_dict", "model_state_dict", "model_state", "model", "teacher", "student", "network", "net", "module", "backbone", "encoder",
-    "weights", "params",
-)  # fmt: skip
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "teacher",
+    "student",
+    "network",
+    "net",
+    "module",
+    "backbone",
+    "encoder",
+    "weights",
+    "params",
+)
 # Prefixes of the backbone's keys, longest first; the first with an anchor below it.
 PREFIXES = (
-    "module.base_encoder.", "module.encoder_q.", "module.backbone.", "module.encoder.", "module.model.", "model.backbone.",
-    "model.encoder.", "base_encoder.", "encoder_q.", "backbone.", "encoder.", "network.", "model.", "module.",
-)  # fmt: skip
-ANCHORS = ("patch_embed.proj.weight", "conv1.weight", "conv1.0.weight")  # first layer of a ViT, of a ResNet, of a deep stem
+    "module.base_encoder.",
+    "module.encoder_q.",
+    "module.backbone.",
+    "module.encoder.",
+    "module.model.",
+    "model.backbone.",
+    "model.encoder.",
+    "base_encoder.",
+    "encoder_q.",
+    "backbone.",
+    "encoder.",
+    "network.",
+    "model.",
+    "module.",
+)
+ANCHORS = (
+    "patch_embed.proj.weight",
+    "conv1.weight",
+    "conv1.0.weight",
+)  # first layer of a ViT, of a ResNet, of a deep stem
 # Rule -> keys that are left out, after the prefix or beside it.
 DROP_RULES = {
     "decoder": r"decoder_.*|decoder\..*|mask_token",
@@ -34,12 +62,15 @@ DROP_RULES = {
     "momentum_encoder": r"(momentum_encoder|encoder_k)\..*",
     "projector": r"(projector|projection_head|predictor)\..*",
     "other_modality": r"(s2_encoder|s2_GAP_FFN|joint_encoder)\..*",
-    "training": r"(optim|optimizer|scaler|scheduler|lr_scheduler|args|config|cfg|hparams|hyper_parameters)(_state|_state_dict)?\..*",
+    "training": r"(optim|optimizer|scaler|scheduler|lr_scheduler|args|config|cfg|hparams|hyper_parameters)"
+    r"(_state|_state_dict)?\..*",
 }
 # Numbers beside weights, at the top of a state dict, that no model learns: best_acc1, global_step, last_epoch.
 COUNTERS = r"(\w+_)?(epochs?|steps?|iters?|iterations?|updates|batch_size|lr|seed|loss|acc1?|accuracy|version)"
 # How keys of backbones begin: of each architecture in timm, of CROMA.
-BACKBONE_KEYS = r"cls_token|pos_embed|patch_embed|embeds|conv|stem|features|blocks|layer|stage|norm|body|base_layer|s1_encoder"
+BACKBONE_KEYS = (
+    r"cls_token|pos_embed|patch_embed|embeds|conv|stem|features|blocks|layer|stage|norm|body|base_layer|s1_encoder"
+)
 NO_TENSOR = "no_tensor"  # the rule of entries of the state dict that are no tensors
 HEAD = r"(head|heads|fc|classifier)\..*"
 SCALARS = (bool, int, float, str, bytes, type(None))
@@ -69,7 +100,9 @@ def find_state(root: Any, *, numbers: bool = False) -> Found:
             raise Refused(f"it holds {described(root)} where a mapping of names to tensors is expected")
         present = [name for name in WRAPPERS if _holds_tensors(dict.get(root, name))]
         if not present and numbers and not _holds_tensors(root):
-            present = [name for name in WRAPPERS if isinstance(held := dict.get(root, name), dict) and _holds_numbers(held)]
+            present = [
+                name for name in WRAPPERS if isinstance(held := dict.get(root, name), dict) and _holds_numbers(held)
+            ]
         if not present:
             break
         if len(present) > 1:
@@ -86,7 +119,9 @@ def find_state(root: Any, *, numbers: bool = False) -> Found:
 
 
 def prefix_of(names: Collection[str]) -> str:
-    """The prefix below which the backbone lies, "" for a bare state dict; without an anchor only one that all keys carry."""
+    """The prefix below which the backbone lies, "" for a bare state dict; without an anchor only one that all keys
+    carry.
+    """
     for prefix in PREFIXES:
         if any(prefix + anchor in names for anchor in ANCHORS):
             return prefix
@@ -96,7 +131,9 @@ def prefix_of(names: Collection[str]) -> str:
 
 
 def layout_of(wrapper: str, prefix: str, rules: Collection[str]) -> str:
-    """What kind of file it is, by what stands around the backbone: moco, croma, full (with HOG layer), mae (decoder) or encoder."""
+    """What kind of file it is, by what stands around the backbone: moco, croma, full (with HOG layer), mae (decoder) or
+    encoder.
+    """
     if "queue" in rules or "momentum_encoder" in rules or "encoder_q" in prefix:
         return "moco"
     if "other_modality" in rules:
@@ -162,7 +199,9 @@ def knows(names: Iterable[str]) -> bool:
 
 
 def mendable(name: str, value: Any, known: dict[int, tuple[int, ...] | None]) -> tuple[int, ...] | None:
-    """Shape of the tensor that `--repair` makes of a value; None for text, and for counters and settings of a training."""
+    """Shape of the tensor that `--repair` makes of a value; None for text, and for counters and settings of a
+    training.
+    """
     return None if re.fullmatch(COUNTERS, name) else shape_of(value, known)
 
 
@@ -188,7 +227,8 @@ def shape_of(value: Any, known: dict[int, tuple[int, ...] | None] | None = None)
 
 
 def as_tensor(value: Any) -> Tensor | None:
-    """A number, or a rectangle of nested lists of numbers or of arrays of one shape, as a tensor; None for anything else.
+    """A number, or a rectangle of nested lists of numbers or of arrays of one shape, as a tensor; None for anything
+    else.
 
     Floating-point numbers become float32, whole ones int64.
     """
@@ -209,7 +249,9 @@ def _joined(value: Any) -> Tensor:
 def _are_numbers(values: Sequence[Any]) -> bool:
     """Whether all are numbers that a tensor can hold; a truth value is none."""
     kinds = set(map(type, values))
-    return bool(kinds) and kinds <= {int, float} and (kinds != {int} or (min(values) >= -(2**63) and max(values) < 2**63))
+    return (
+        bool(kinds) and kinds <= {int, float} and (kinds != {int} or (min(values) >= -(2**63) and max(values) < 2**63))
+    )
 
 
 def _flat(mapping: dict[Any, Any], prefix: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:

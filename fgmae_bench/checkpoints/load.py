@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from fgmae_bench.checkpoints.inert import shown
 from fgmae_bench.checkpoints.layouts import NO_TENSOR, drop_rule, is_head
-from fgmae_bench.checkpoints.opcodes import shown
 from fgmae_bench.checkpoints.reader import MEND, State, read_state
 from fgmae_bench.checkpoints.shapes import geometry, named_widths
 from fgmae_bench.errors import BenchError
@@ -28,7 +28,9 @@ WHICH = "give the checkpoint of this model, or name the model of this checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """What became of each key: `used` + sum of `dropped` is all of the file; `missing` are keys of the model's own head."""
+    """What became of each key: `used` + sum of `dropped` is all of the file; `missing` are keys of the model's own
+    head.
+    """
 
     used: int
     dropped: dict[str, int]
@@ -39,7 +41,8 @@ class LoadReport:
 
 
 def load_backbone(module: nn.Module, path: Path) -> LoadReport:
-    """Load the backbone's weights from `path` into `module`, which is changed only when all is well; its head stays as it is.
+    """Load the backbone's weights from `path` into `module`, which is changed only when all is well; its head stays as
+    it is.
 
     Raises BenchError on an unreadable file, another geometry, unknown or missing keys, numbers that are not finite.
     """
@@ -49,12 +52,15 @@ def load_backbone(module: nn.Module, path: Path) -> LoadReport:
 def load_state(module: nn.Module, state: State, optional: str = "") -> LoadReport:
     """`load_backbone` of a state that was read before."""
     tensors, report = account(module, state, optional)
-    module.load_state_dict(tensors, strict=False)  # strictness is account's: only a head or a computed buffer may be missing
+    module.load_state_dict(
+        tensors, strict=False
+    )  # strictness is account's: only a head or a computed buffer may be missing
     return report
 
 
 def account(module: nn.Module, state: State, optional: str = "") -> tuple[dict[str, Tensor], LoadReport]:
-    """(tensors for `module`, float32 where they are weights; what became of each key). `module` may lie on the meta device.
+    """(tensors for `module`, float32 where they are weights; what became of each key). `module` may lie on the meta
+    device.
 
     `optional`: pattern of the keys that a file may lack. Tensors that are not used are neither copied nor read. Raises
     BenchError as `load_backbone`.
@@ -64,7 +70,11 @@ def account(module: nn.Module, state: State, optional: str = "") -> tuple[dict[s
     _require_tensors(state, wanted)
     _require_geometry(state, wanted)
     used, dropped = _sorted_keys(state, wanted)
-    _require_all(state, used, [name for name in wanted if not re.fullmatch(f"{COMPUTED}|{optional}" if optional else COMPUTED, name)])
+    _require_all(
+        state,
+        used,
+        [name for name in wanted if not re.fullmatch(f"{COMPUTED}|{optional}" if optional else COMPUTED, name)],
+    )
     tensors, cast, interpolated = {}, Counter[str](), False
     for name in used:
         if not model[name].is_floating_point():
@@ -83,7 +93,12 @@ def account(module: nn.Module, state: State, optional: str = "") -> tuple[dict[s
         notes.append(f"pos_embed interpolated from {before} to {after} tokens (bicubic)")
     missing = len(model) - len(used)
     return tensors, LoadReport(
-        used=len(used), dropped=dropped, missing=missing, sha256=state.sha256, interpolated=interpolated, notes=tuple(notes)
+        used=len(used),
+        dropped=dropped,
+        missing=missing,
+        sha256=state.sha256,
+        interpolated=interpolated,
+        notes=tuple(notes),
     )
 
 
@@ -102,13 +117,22 @@ def _resized(module: nn.Module, embed: Tensor, wanted: tuple[int, ...], path: Pa
     return resize_pos_embed(embed, (side, side), 1, wanted, path)
 
 
-def resize_pos_embed(embed: Tensor, grid: Sequence[int], prefix_tokens: int, wanted: Sequence[int], path: Path) -> Tensor:
+def resize_pos_embed(
+    embed: Tensor, grid: Sequence[int], prefix_tokens: int, wanted: Sequence[int], path: Path
+) -> Tensor:
     """(1, prefix + n*n, D) to (1, prefix + h*w, D): bicubic without antialiasing, prefix tokens kept.
 
-    MAE's `interpolate_pos_embed` (facebookresearch/mae, util/pos_embed.py). Raises BenchError where the old grid is no square.
+    MAE's `interpolate_pos_embed` (facebookresearch/mae, util/pos_embed.py). Raises BenchError where the old grid is no
+    square.
     """
     side = math.isqrt(max(embed.shape[1] - prefix_tokens, 0)) if embed.dim() == 3 else 0
-    if embed.dim() != 3 or side < 1 or embed.shape[0] != 1 or side * side + prefix_tokens != embed.shape[1] or embed.shape[2] != wanted[2]:
+    if (
+        embed.dim() != 3
+        or side < 1
+        or embed.shape[0] != 1
+        or side * side + prefix_tokens != embed.shape[1]
+        or embed.shape[2] != wanted[2]
+    ):
         grid_text = f"is no square grid behind {prefix_tokens} token(s), the model wants {tuple(wanted)}"
         raise BenchError(f"{path}: pos_embed {tuple(embed.shape)} {grid_text}", WHICH)
     kept, patches = embed[:, :prefix_tokens], embed[:, prefix_tokens:]
@@ -122,7 +146,8 @@ def _require_tensors(state: State, wanted: dict[str, tuple[int, ...]]) -> None:
     held = [bare for name in state.plain if (bare := name.removeprefix(state.prefix)) in wanted]
     if held:
         raise BenchError(
-            f"{state.path} holds {len(held)} keys of the model not as tensors: {_listed(held)}", f"where these are weights, {MEND}"
+            f"{state.path} holds {len(held)} keys of the model not as tensors: {_listed(held)}",
+            f"where these are weights, {MEND}",
         )
 
 
@@ -155,7 +180,9 @@ def _sorted_keys(state: State, wanted: dict[str, tuple[int, ...]]) -> tuple[list
         else:
             unknown.append(name)
     if unknown:
-        raise BenchError(f"{state.path} has {len(unknown)} keys that the model does not know: {_listed(unknown)}", WHICH)
+        raise BenchError(
+            f"{state.path} has {len(unknown)} keys that the model does not know: {_listed(unknown)}", WHICH
+        )
     if state.plain:
         dropped[NO_TENSOR] += len(state.plain)
     return used, dict(dropped)
@@ -175,10 +202,17 @@ def _require_all(state: State, used: list[str], wanted: list[str]) -> None:
 def _finite(state: State, name: str) -> Tensor:
     """A tensor of the file in float32; raises BenchError on other kinds of numbers and on NaN or infinity."""
     if state.tensors[name].dtype not in FLOATS:
-        raise BenchError(f"{state.path}: {name} holds {_dtype(state.tensors[name])}", "give weights as floating-point numbers")
+        raise BenchError(
+            f"{state.path}: {name} holds {_dtype(state.tensors[name])}", "give weights as floating-point numbers"
+        )
     weights = state.tensors[name].float()
-    if weights.numel() and not torch.stack(torch.aminmax(weights)).isfinite().all():  # NaN wins both; without a temporary copy
-        raise BenchError(f"{state.path}: {name} holds NaN or infinity", "its training has diverged or the file is damaged; get another one")
+    if (
+        weights.numel() and not torch.stack(torch.aminmax(weights)).isfinite().all()
+    ):  # NaN wins both; without a temporary copy
+        raise BenchError(
+            f"{state.path}: {name} holds NaN or infinity",
+            "its training has diverged or the file is damaged; get another one",
+        )
     return weights
 
 
@@ -189,3 +223,28 @@ def _dtype(tensor: Tensor) -> str:
 def _listed(names: list[str]) -> str:
     more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(shown(name) for name in names[:LISTED]) + more
+
+
+def untrained(tensors: Mapping[str, Tensor]) -> str | None:
+    """Why a backbone's tensors look untrained, None where they do not.
+
+    The criterion: every normalisation layer has the weights (all 1, or all 0 where residual branches start at zero) and
+    biases (all 0) that initialisation gives it, which no step of training leaves; or a matrix or kernel holds one
+    number throughout.
+    """
+    norms = [name for name, tensor in tensors.items() if name.endswith(".weight") and tensor.dim() == 1]
+    if norms and all(_as_initialised(tensors, name) for name in norms):
+        return f"all {len(norms)} normalisation layers are as initialised (weights 1, biases 0)"
+    for name, tensor in tensors.items():
+        if name.endswith(".weight") and tensor.dim() > 1 and tensor.numel() > 1 and tensor.is_floating_point():
+            low, high = torch.aminmax(tensor)
+            if low == high:
+                return f"{name} holds the number {low.item():g} throughout"
+    return None
+
+
+def _as_initialised(tensors: Mapping[str, Tensor], weight: str) -> bool:
+    values = tensors[weight]
+    bias = tensors.get(weight.removesuffix("weight") + "bias")
+    constant = bool((values == 1).all()) or bool((values == 0).all())
+    return constant and (bias is None or not bool(bias.any()))

@@ -1,7 +1,9 @@
-"""The manifest of known checkpoints: where each lies, what it is, and the input contract it was trained under; facts in TOML.
+"""The manifest of known checkpoints: where each lies, what it is, and the input contract it was trained under; facts in
+TOML.
 
-The shipped one is `manifest.toml` beside this file. Users add theirs in a file of the same form: `$FGMAE_BENCH_WEIGHTS`, by default
-`~/.config/fgmae_bench/weights.toml`; its entries stand above shipped ones of the same name and model.
+The shipped one is `manifest.toml` beside this file. Users add theirs in a file of the same form:
+`$FGMAE_BENCH_WEIGHTS`, by default `~/.config/fgmae_bench/weights.toml`; its entries stand above shipped ones of the
+same name and model.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from fgmae_bench.checksums import is_sha256
-from fgmae_bench.contract import BANDS, InputContract
+from fgmae_bench.config.contract import BANDS, InputContract
+from fgmae_bench.config.strict import from_plain, load_toml
 from fgmae_bench.errors import BenchError, closest, unknown
-from fgmae_bench.normalizers import NORMALIZERS
-from fgmae_bench.strict import from_plain, load_toml
+from fgmae_bench.hub.checksums import is_sha256
+from fgmae_bench.views.normalizers import NORMALIZERS
 
 SHIPPED = Path(__file__).with_name("manifest.toml")
 Layout = Literal["encoder", "full", "mae", "moco", "croma", "any"]
@@ -25,7 +27,9 @@ Layout = Literal["encoder", "full", "mae", "moco", "croma", "any"]
 
 @dataclass(frozen=True, kw_only=True)
 class StatedContract:
-    """An input contract as the manifest states it: `mean` and `std` in dB per band, `size` in pixels; `source`: who says so."""
+    """An input contract as the manifest states it: `mean` and `std` in dB per band, `size` in pixels; `source`: who
+    says so.
+    """
 
     source: str
     bands: tuple[str, ...]
@@ -38,7 +42,12 @@ class StatedContract:
     def contract(self) -> InputContract:
         """What `views` works by."""
         return InputContract(
-            bands=self.bands, normalizer=self.normalizer, mean=self.mean, std=self.std, size=self.size, calibration=self.calibration
+            bands=self.bands,
+            normalizer=self.normalizer,
+            mean=self.mean,
+            std=self.std,
+            size=self.size,
+            calibration=self.calibration,
         )
 
 
@@ -46,7 +55,8 @@ class StatedContract:
 class Entry:
     """One checkpoint. `contract` names a table of `contracts`; what is not known is left out.
 
-    `size` is in bytes and exact; `about_mb` is a size as a listing prints it; `torchgeo` is the enum member that names the same file.
+    `size` is in bytes and exact; `about_mb` is a size as a listing prints it; `torchgeo` is the enum member that names
+    the same file.
     """
 
     name: str
@@ -86,14 +96,17 @@ def user_manifest() -> Path | None:
 def read_manifest(path: Path, known: dict[str, StatedContract]) -> Manifest:
     """Read and check a manifest; `known` are contracts that its entries may name beside its own.
 
-    Raises BenchError, naming file and entry, on an entry without a contract, repeats, unknown names and values that cannot be.
+    Raises BenchError, naming file and entry, on an entry without a contract, repeats, unknown names and values that
+    cannot be.
     """
     raw = load_toml(path)
     listed = raw.get("weights", [])
     for place, item in enumerate(listed if isinstance(listed, list) else []):
         if isinstance(item, dict) and "contract" not in item:
             what = f"{path}: weights[{place}] ({item.get('name', 'unnamed')}) states no input contract"
-            raise BenchError(what, f"name one with contract = ..., a table of [contracts] or one of {', '.join(sorted(known))}")
+            raise BenchError(
+                what, f"name one with contract = ..., a table of [contracts] or one of {', '.join(sorted(known))}"
+            )
     manifest = from_plain(Manifest, raw, str(path))
     for name, contract in manifest.contracts.items():
         _check_contract(contract, f"{path}: contracts.{name}")
@@ -101,7 +114,10 @@ def read_manifest(path: Path, known: dict[str, StatedContract]) -> Manifest:
     for place, entry in enumerate(manifest.weights):
         where = f"{path}: weights[{place}]"
         if entry.contract not in {**known, **manifest.contracts}:
-            raise BenchError(f"{where}: {(error := unknown('contract', entry.contract, {**known, **manifest.contracts})).what}", error.todo)
+            raise BenchError(
+                f"{where}: {(error := unknown('contract', entry.contract, {**known, **manifest.contracts})).what}",
+                error.todo,
+            )
         if (entry.name, entry.model) in seen:
             raise BenchError(f"{where} repeats {entry.name} for {entry.model}", "keep one of them")
         seen.add((entry.name, entry.model))
@@ -127,7 +143,9 @@ def _check_entry(entry: Entry, where: str) -> None:
     if entry.sha256 is not None and not is_sha256(entry.sha256):
         raise BenchError(f"{where}: sha256 is '{entry.sha256}'", "give 64 lower-case hex digits, or leave it out")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", entry.name) or entry.name == "random":
-        raise BenchError(f"{where}: name is '{entry.name}'", "give letters, digits, - and _; random stands for no weights")
+        raise BenchError(
+            f"{where}: name is '{entry.name}'", "give letters, digits, - and _; random stands for no weights"
+        )
     if entry.file.startswith("/") or ".." in entry.file.split("/"):
         raise BenchError(f"{where}: file is '{entry.file}'", "give the file's path inside its repository")
 
@@ -137,7 +155,9 @@ def _check_contract(contract: StatedContract, where: str) -> None:
         error = unknown("normalizer", contract.normalizer, NORMALIZERS)
         raise BenchError(f"{where}: {error.what}", error.todo)
     if sorted(contract.bands) != sorted(BANDS):
-        raise BenchError(f"{where}: bands are {', '.join(contract.bands)}", f"give {' and '.join(BANDS)} in the order of the weights")
+        raise BenchError(
+            f"{where}: bands are {', '.join(contract.bands)}", f"give {' and '.join(BANDS)} in the order of the weights"
+        )
     if len(contract.mean) != len(contract.bands) or len(contract.std) != len(contract.bands) or min(contract.std) <= 0:
         raise BenchError(f"{where}: mean and std do not fit", "give one value a band, std above 0")
     if contract.size < 1:

@@ -1,4 +1,6 @@
-"""A checkpoint file to tensors: torch's zip and older format, plain pickles, safetensors, told apart by content; nothing is executed."""
+"""A checkpoint file to tensors: torch's zip and older format, plain pickles, safetensors, told apart by content;
+nothing is executed.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,14 @@ from fgmae_bench.checkpoints.inert import (
     SAFE_GLOBALS,
     Array,
     PlainUnpickler,
+    Refused,
+    scan,
     scan_legacy,
+    shown,
 )
-from fgmae_bench.checkpoints.opcodes import Refused, scan, shown
 from fgmae_bench.checkpoints.torch_zip import read_newer, scan_zip
-from fgmae_bench.checksums import sha256_of
 from fgmae_bench.errors import BenchError
+from fgmae_bench.hub.checksums import sha256_of
 
 MAX_HEADER = 100_000_000  # of safetensors, the limit of its library
 ANEW = "save its state dict anew where you trust it: torch.save({'model': model.state_dict()}, FILE)"
@@ -38,18 +42,32 @@ MEND = "make tensors of them with: python -m fgmae_bench.weights convert IN OUT 
 AGAIN = "get the file again and compare its SHA-256 with the source's"
 # What readers raise on bytes that are not what they seem.
 DAMAGE = (
-    pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, struct.error, OSError, EOFError, RuntimeError, ValueError, TypeError,
-    LookupError, AttributeError, AssertionError, ArithmeticError, MemoryError, ImportError,
-)  # fmt: skip
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    SafetensorError,
+    struct.error,
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    ImportError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
     """The state dict of a file. `tensors` keep the file's dtype and, where the format allows, lie in the mapped file.
 
-    `tensors`: without `prefix`; `outside`: keys that do not carry it, in full; `plain`: values that are no tensors, as text;
-    `others`: what stands beside the state dict, as text; `metadata`: texts of an entry of that name, whole; `mended`: names of
-    tensors that the file holds as something else, and as what; `unmended`: those of `plain` that `repair` would make tensors of.
+    `tensors`: without `prefix`; `outside`: keys that do not carry it, in full; `plain`: values that are no tensors, as
+    text; `others`: what stands beside the state dict, as text; `metadata`: texts of an entry of that name, whole;
+    `mended`: names of tensors that the file holds as something else, and as what; `unmended`: those of `plain` that
+    `repair` would make tensors of.
     """
 
     path: Path
@@ -69,7 +87,8 @@ class State:
 
 
 def read_state(path: Path, *, repair: bool = False) -> State:
-    """The tensors of a checkpoint file and what was peeled off around them; `repair` makes tensors of lists and numbers too.
+    """The tensors of a checkpoint file and what was peeled off around them; `repair` makes tensors of lists and numbers
+    too.
 
     Raises BenchError, naming the file, on anything that is not tensors, numpy arrays, plain containers or an
     argparse.Namespace, on damage, and where no tensors are found.
@@ -100,12 +119,21 @@ def read_state(path: Path, *, repair: bool = False) -> State:
         raise _no_tensors(path, len(unmended))
     plain = {name: layouts.described(value) for name, value in found.values.items() if name not in named}
     return State(
-        path=path, format=kind, bytes=path.stat().st_size, sha256=digest, prefix=prefix,
+        path=path,
+        format=kind,
+        bytes=path.stat().st_size,
+        sha256=digest,
+        prefix=prefix,
         wrapper="" if kind == "safetensors" else found.wrapper,
         tensors={name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)},
         outside={name: tensor for name, tensor in named.items() if not name.startswith(prefix)},
-        plain=plain, others=found.others, notes=found.notes, metadata=_metadata(root), mended=mended, unmended=unmended,
-    )  # fmt: skip
+        plain=plain,
+        others=found.others,
+        notes=found.notes,
+        metadata=_metadata(root),
+        mended=mended,
+        unmended=unmended,
+    )
 
 
 def file_format(path: Path) -> str:
@@ -134,8 +162,13 @@ def file_format(path: Path) -> str:
         raise BenchError(f"{path} is a tar archive", f"unpack it, or if torch wrote it before 2016, {ANEW}")
     text = head.decode(errors="ignore")  # the last letter may be cut
     if b"\0" not in head and len(text.encode()) > len(head) - 4:
-        raise BenchError(f"{path} is a text file that begins '{shown(text, 40)}'", "get the file itself, not a page or pointer about it")
-    raise BenchError(f"{path} is no checkpoint, or only a part of one", f"give a .pth, .pt, .pkl or .safetensors file, or {AGAIN}")
+        raise BenchError(
+            f"{path} is a text file that begins '{shown(text, 40)}'",
+            "get the file itself, not a page or pointer about it",
+        )
+    raise BenchError(
+        f"{path} is no checkpoint, or only a part of one", f"give a .pth, .pt, .pkl or .safetensors file, or {AGAIN}"
+    )
 
 
 def _read_zip(path: Path) -> Any:
@@ -212,7 +245,12 @@ def _refusing(path: Path) -> Iterator[None]:
 def _tensor(value: Tensor | Array) -> Tensor:
     """A plain dense tensor in memory."""
     tensor = value.tensor if isinstance(value, Array) else value.detach()
-    if type(tensor) is not Tensor or tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+    if (
+        type(tensor) is not Tensor
+        or tensor.layout != torch.strided
+        or tensor.device.type != "cpu"
+        or tensor.is_quantized
+    ):
         raise Refused("it holds a tensor that is not plain and dense")
     return tensor
 
@@ -234,7 +272,11 @@ def _no_tensors(path: Path, unmended: int) -> BenchError:
 def _metadata(root: Any) -> dict[str, str]:
     """Texts of the entry `metadata` beside the state dict."""
     held = dict.get(root, "metadata") if isinstance(root, dict) else None
-    return {key: text for key, text in dict.items(held) if type(key) is type(text) is str} if isinstance(held, dict) else {}
+    return (
+        {key: text for key, text in dict.items(held) if type(key) is type(text) is str}
+        if isinstance(held, dict)
+        else {}
+    )
 
 
 def _require_in_file(tensors: dict[str, Tensor], size: int) -> None:

@@ -1,4 +1,6 @@
-"""Named weights: which published file belongs to which model, what it was trained on, and where it lies once it was fetched."""
+"""Named weights: which published file belongs to which model, what it was trained on, and where it lies once it was
+fetched.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,20 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgmae_bench.checkpoints.manifest import SHIPPED, Entry, StatedContract, read_manifest, require_models, user_manifest
+from fgmae_bench.checkpoints.manifest import (
+    SHIPPED,
+    Entry,
+    StatedContract,
+    read_manifest,
+    require_models,
+    user_manifest,
+)
 from fgmae_bench.checkpoints.shapes import ARCHITECTURES
-from fgmae_bench.checksums import PINS, noted
-from fgmae_bench.contract import InputContract
+from fgmae_bench.config.contract import InputContract
 from fgmae_bench.errors import BenchError, unknown
-from fgmae_bench.hub import Fetched, adopt, fetch
-from fgmae_bench.hub_http import HubFile
+from fgmae_bench.hub.checksums import PINS, noted
+from fgmae_bench.hub.fetch import Fetched, adopt, fetch
+from fgmae_bench.hub.http import HubFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +50,9 @@ def _registry(entries: tuple[Entry, ...], contracts: dict[str, StatedContract]) 
     named: Registry = {}
     for entry in entries:
         hub = HubFile(repo=entry.repo, file=entry.file, revision=entry.revision)
-        named.setdefault(entry.name, {})[entry.model] = Published(hub=hub, contract=contracts[entry.contract].contract(), entry=entry)
+        named.setdefault(entry.name, {})[entry.model] = Published(
+            hub=hub, contract=contracts[entry.contract].contract(), entry=entry
+        )
     return named
 
 
@@ -57,7 +68,10 @@ def registered() -> Registry:
     own = read_manifest(path, _SHIPPED.contracts)
     require_models(path, own.weights, {*ARCHITECTURES, *(entry.model for entry in _SHIPPED.weights)})
     theirs = _registry(own.weights, {**_SHIPPED.contracts, **own.contracts})
-    return {name: {**WEIGHTS.get(name, {}), **theirs.get(name, {})} for name in [*WEIGHTS, *(n for n in theirs if n not in WEIGHTS)]}
+    return {
+        name: {**WEIGHTS.get(name, {}), **theirs.get(name, {})}
+        for name in [*WEIGHTS, *(n for n in theirs if n not in WEIGHTS)]
+    }
 
 
 def stated_contracts() -> dict[str, StatedContract]:
@@ -94,7 +108,9 @@ def weights_folder(cache: Path | None = None) -> Path:
 
 
 def find_weights(name: str, model: str, folder: Path) -> Path | None:
-    """The fetched and verified file in a weights folder, None where it is not. Raises BenchError when it has changed since."""
+    """The fetched and verified file in a weights folder, None where it is not. Raises BenchError when it has changed
+    since.
+    """
     entry = published(name, model)
     path = place_of(name, entry, folder)
     return path if noted(path, str(entry.hub)) else None
@@ -111,7 +127,9 @@ def locate(name: str, model: str, cache: Path) -> Path:
 
 
 def fetch_weights(name: str, model: str, folder: Path, source: Path | None = None) -> Fetched:
-    """Fetch and verify a named file into a weights folder, from the hub or from a folder that holds the published files."""
+    """Fetch and verify a named file into a weights folder, from the hub or from a folder that holds the published
+    files.
+    """
     entry = published(name, model)
     target, pins = place_of(name, entry, folder), folder / PINS
     if source is None:

@@ -1,4 +1,6 @@
-"""Keys and shapes of the published Vision Transformers, derived from their architecture; tests hold them against the reference classes."""
+"""Keys and shapes of the published Vision Transformers, derived from their architecture; tests hold them against the
+reference classes.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ def encoder_shapes(vit: VitShape) -> dict[str, Shape]:
 
 
 def full_shapes(vit: VitShape, hog: bool) -> dict[str, Shape]:
-    """The pre-training state dict: encoder, decoder and, with `hog`, FGMAE's target layer; without, the pixels of raw MAE."""
+    """The pre-training state dict: encoder, decoder and, with `hog`, FGMAE's target layer; without, the pixels of raw
+    MAE.
+    """
     dim = vit.decoder_dim
     outputs = vit.channels * (HOG_OUTPUTS if hog else vit.patch**2)
     shapes = encoder_shapes(vit)

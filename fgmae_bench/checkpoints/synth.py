@@ -1,4 +1,6 @@
-"""Random checkpoints with exactly the published keys, shapes and wrappers, for tests and demos; they have learnt nothing."""
+"""Random checkpoints with exactly the published keys, shapes and wrappers, for tests and demos; they have learnt
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,22 @@ from torch import Tensor
 
 from fgmae_bench.checkpoints.shapes import VitShape, encoder_shapes, full_shapes
 from fgmae_bench.errors import BenchError
-from fgmae_bench.files import replacing
+from fgmae_bench.system.files import replacing
 
 Weights = OrderedDict[str, Tensor]
-FIXED = ("pos_embed", "decoder_pos_embed", "hog.weight_x", "hog.weight_y", "hog.gkern")  # not trained: no optimizer state
+FIXED = (
+    "pos_embed",
+    "decoder_pos_embed",
+    "hog.weight_x",
+    "hog.weight_y",
+    "hog.gkern",
+)  # not trained: no optimizer state
 EPOCH = 99
 
 
-def write_synthetic(path: Path, vit: VitShape, layout: str, *, seed: int = 0, half: bool = False, with_optimizer: bool = False) -> int:
+def write_synthetic(
+    path: Path, vit: VitShape, layout: str, *, seed: int = 0, half: bool = False, with_optimizer: bool = False
+) -> int:
     """Write a random checkpoint in a layout of LAYOUTS; number of keys of its state dict.
 
     Raises BenchError when `path` exists, or when an optimizer is asked of a layout without one.
@@ -29,7 +39,9 @@ def write_synthetic(path: Path, vit: VitShape, layout: str, *, seed: int = 0, ha
     if path.exists():
         raise BenchError(f"{path} exists", "remove it or choose another name")
     if with_optimizer and layout not in ("full", "mae"):
-        raise BenchError(f"layout {layout} has no optimizer", "use the layout full or mae, or leave out --with_optimizer")
+        raise BenchError(
+            f"layout {layout} has no optimizer", "use the layout full or mae, or leave out --with_optimizer"
+        )
     weights = random_weights(vit, layout, seed)
     if half:
         weights = OrderedDict((name, tensor.half()) for name, tensor in weights.items())
@@ -39,7 +51,9 @@ def write_synthetic(path: Path, vit: VitShape, layout: str, *, seed: int = 0, ha
 
 
 def random_weights(vit: VitShape, layout: str, seed: int) -> Weights:
-    """The state dict of a layout: truncated normal (std .02), unit norms, zero biases, the fixed sine-cosine positions of MAE."""
+    """The state dict of a layout: truncated normal (std .02), unit norms, zero biases, the fixed sine-cosine positions
+    of MAE.
+    """
     shapes = encoder_shapes(vit) if layout == "encoder" else full_shapes(vit, hog=layout != "mae")
     generator = torch.Generator().manual_seed(seed)
     weights: Weights = OrderedDict()
@@ -69,8 +83,16 @@ def sincos_positions(dim: int, side: int) -> Tensor:
 
 def _pretraining(path: Path, weights: Weights, with_optimizer: bool) -> None:
     """util/misc.py `save_model` of the published code; its arguments are an argparse.Namespace."""
-    args = argparse.Namespace(synthetic=True, batch_size=64, epochs=EPOCH + 1, mask_ratio=0.7, feature="hog", output_dir="", device="cuda")
-    scaler = {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0}
+    args = argparse.Namespace(
+        synthetic=True, batch_size=64, epochs=EPOCH + 1, mask_ratio=0.7, feature="hog", output_dir="", device="cuda"
+    )
+    scaler = {
+        "scale": 65536.0,
+        "growth_factor": 2.0,
+        "backoff_factor": 0.5,
+        "growth_interval": 2000,
+        "_growth_tracker": 0,
+    }
     optimizer = _optimizer(weights, with_optimizer)
     torch.save({"model": weights, "optimizer": optimizer, "epoch": EPOCH, "scaler": scaler, "args": args}, path)
 
@@ -85,7 +107,11 @@ def _optimizer(weights: Weights, with_moments: bool) -> dict[str, Any]:
     state = {}
     if with_moments:
         for index, tensor in enumerate(trained):
-            state[index] = {"step": torch.tensor(1.0), "exp_avg": torch.zeros_like(tensor), "exp_avg_sq": torch.zeros_like(tensor)}
+            state[index] = {
+                "step": torch.tensor(1.0),
+                "exp_avg": torch.zeros_like(tensor),
+                "exp_avg_sq": torch.zeros_like(tensor),
+            }
     return {"state": state, "param_groups": groups}
 
 
@@ -96,7 +122,10 @@ def _bare(path: Path, weights: Weights, with_optimizer: bool) -> None:
 
 def _dataparallel(path: Path, weights: Weights, with_optimizer: bool) -> None:
     """Saved from inside DistributedDataParallel."""
-    torch.save({"epoch": EPOCH, "state_dict": OrderedDict((f"module.{name}", tensor) for name, tensor in weights.items())}, path)
+    torch.save(
+        {"epoch": EPOCH, "state_dict": OrderedDict((f"module.{name}", tensor) for name, tensor in weights.items())},
+        path,
+    )
 
 
 def _safetensors(path: Path, weights: Weights, with_optimizer: bool) -> None:

@@ -1,5 +1,7 @@
-"""What torch.save writes since 1.6: a zip of one pickle and the bytes of each storage. torch itself reads it by pickle protocol 2;
-its reader of plain weights knows no operation of protocols 3 to 5, so those are read here by the inert unpickler."""
+"""What torch.save writes since 1.6: a zip of one pickle and the bytes of each storage. torch itself reads it by pickle
+protocol 2; its reader of plain weights knows no operation of protocols 3 to 5, so those are read here by the inert
+unpickler.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +17,31 @@ from typing import IO, Any
 import torch
 from torch.storage import TypedStorage, UntypedStorage
 
-from fgmae_bench.checkpoints.inert import PLAIN, TORCH_ALLOWED, TORCH_PROTOCOL, PlainUnpickler
-from fgmae_bench.checkpoints.opcodes import Refused, scan
+from fgmae_bench.checkpoints.inert import PLAIN, TORCH_ALLOWED, TORCH_PROTOCOL, PlainUnpickler, Refused, scan
 
 # What names a storage's type, as the type of its numbers: cannot be called, and has no attributes to set.
 STORAGES: dict[str, Any] = {
-    "torch DoubleStorage": torch.float64, "torch FloatStorage": torch.float32, "torch HalfStorage": torch.float16,
-    "torch BFloat16Storage": torch.bfloat16, "torch LongStorage": torch.int64, "torch IntStorage": torch.int32,
-    "torch ShortStorage": torch.int16, "torch CharStorage": torch.int8, "torch ByteStorage": torch.uint8, "torch BoolStorage": torch.bool,
-}  # fmt: skip
-ZIPPED = {**{name: stand_in for name, stand_in in PLAIN.items() if name != "torch.storage _load_from_bytes"}, **STORAGES}
+    "torch DoubleStorage": torch.float64,
+    "torch FloatStorage": torch.float32,
+    "torch HalfStorage": torch.float16,
+    "torch BFloat16Storage": torch.bfloat16,
+    "torch LongStorage": torch.int64,
+    "torch IntStorage": torch.int32,
+    "torch ShortStorage": torch.int16,
+    "torch CharStorage": torch.int8,
+    "torch ByteStorage": torch.uint8,
+    "torch BoolStorage": torch.bool,
+}
+ZIPPED = {
+    **{name: stand_in for name, stand_in in PLAIN.items() if name != "torch.storage _load_from_bytes"},
+    **STORAGES,
+}
 LOCAL_HEADER = 30  # bytes of a zip member's own header before its name
 
 
 def scan_zip(archive: zipfile.ZipFile, size: int) -> zipfile.ZipInfo | None:
-    """Scan the pickle of a torch zip of `size` bytes: its member where it is to be read by `read_newer`, None where torch reads it.
+    """Scan the pickle of a torch zip of `size` bytes: its member where it is to be read by `read_newer`, None where
+    torch reads it.
 
     Raises Refused as `scan`, and where the archive is no plain torch.save.
     """
@@ -50,14 +62,19 @@ def read_newer(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) ->
 def _pickle_of(archive: zipfile.ZipFile, size: int) -> zipfile.ZipInfo:
     """The member `<name>/data.pkl`. torch stores members without compression, once each, side by side."""
     members = archive.infolist()
-    pickles = [member for member in members if member.filename.count("/") == 1 and member.filename.endswith("/data.pkl")]
+    pickles = [
+        member for member in members if member.filename.count("/") == 1 and member.filename.endswith("/data.pkl")
+    ]
     if len(pickles) != 1:
         raise Refused("it is a zip archive, not a checkpoint of torch.save")
     if any(member.filename.endswith("/constants.pkl") for member in members):
         raise Refused("it is a TorchScript program")
     if len({member.filename.casefold() for member in members}) != len(members):
         raise Refused("it is a zip archive that holds a name twice")
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(member.file_size for member in members) > size:
+    if (
+        any(member.compress_type != zipfile.ZIP_STORED for member in members)
+        or sum(member.file_size for member in members) > size
+    ):
         raise Refused("it is a compressed zip archive")
     return pickles[0]
 
@@ -78,7 +95,9 @@ class _ZipUnpickler(PlainUnpickler):
         self.storages: dict[str, UntypedStorage] = {}
 
     def persistent_load(self, pid: Any) -> TypedStorage:
-        """The storage that ("storage", type, key, device, count) names, on the CPU; raises ValueError where its bytes differ in length."""
+        """The storage that ("storage", type, key, device, count) names, on the CPU; raises ValueError where its bytes
+        differ in length.
+        """
         if type(pid) is not tuple or len(pid) != 5 or type(pid[0]) is not str or pid[0] != "storage":
             raise Refused("it names a part outside of it that is no storage")
         _, dtype, key, _, count = pid
@@ -94,7 +113,9 @@ class _ZipUnpickler(PlainUnpickler):
         """The member's bytes where they lie; of a fixed length, so that no tensor can enlarge it."""
         if not member.file_size:
             return UntypedStorage(0)
-        sizes = struct.unpack_from("<HH", self.view, member.header_offset + LOCAL_HEADER - 4)  # of its name, of its extra field
+        sizes = struct.unpack_from(
+            "<HH", self.view, member.header_offset + LOCAL_HEADER - 4
+        )  # of its name, of its extra field
         start = member.header_offset + LOCAL_HEADER + sum(sizes)
         return torch.frombuffer(self.view, dtype=torch.uint8, count=member.file_size, offset=start).untyped_storage()
 

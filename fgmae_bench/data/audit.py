@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.cards import Card
+from fgmae_bench.config.cards import Card
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.raster import Chip
-from fgmae_bench.errors import BenchError
-from fgmae_bench.randomness import generator
-from fgmae_bench.records import note
+from fgmae_bench.errors import BenchError, note
+from fgmae_bench.system.randomness import generator
+from fgmae_bench.views.chip import Chip
 
 MIN_IMAGES = 30  # fewer cannot be judged: calm water alone brings VV - VH of a single image to 0 dB
 SAMPLED = 64
@@ -84,20 +83,27 @@ def measure(chips: list[Chip], bands: tuple[str, ...]) -> Statistics:
     total = sum(chip.db.size for chip in chips)
     median = np.nanmedian(np.array(medians), axis=0)
     return Statistics(
-        images=len(chips), bands=bands, median=tuple(map(float, median)), first_minus_second=float(np.nanmedian(differences)),
-        ratio=_median(ratios), negative=float((pooled < 0).mean()), whole=float((pooled == np.round(pooled)).mean()),
-        minimum=float(pooled.min()), maximum=float(pooled.max()), local_variation=_median(variations),
+        images=len(chips),
+        bands=bands,
+        median=tuple(map(float, median)),
+        first_minus_second=float(np.nanmedian(differences)),
+        ratio=_median(ratios),
+        negative=float((pooled < 0).mean()),
+        whole=float((pooled == np.round(pooled)).mean()),
+        minimum=float(pooled.min()),
+        maximum=float(pooled.max()),
+        local_variation=_median(variations),
         invalid=1 - len(pooled) / total,
-    )  # fmt: skip
+    )
 
 
 def recognise_units(s: Statistics) -> tuple[str, tuple[str, ...]]:
     """(units, cues) from several cues together; `ambiguous` unless they agree.
 
     dB: negative medians in a plausible range. 8-bit: whole numbers in 0..255. Power against amplitude (neither is ever
-    negative) by three cues of which two must agree: the level of the co-polarised median, the ratio of the bands (4.8 to
-    7.9 dB apart in genuine scenes: 3.0-6.2 in power, 1.7-2.5 in amplitude) and the local variation of 4-5 looks (.45-.5 in
-    power, half of it in amplitude).
+    negative) by three cues of which two must agree: the level of the co-polarised median, the ratio of the bands (4.8
+    to 7.9 dB apart in genuine scenes: 3.0-6.2 in power, 1.7-2.5 in amplitude) and the local variation of 4-5 looks
+    (.45-.5 in power, half of it in amplitude).
     """
     high, low = max(s.median), min(s.median)
     if s.negative > 0.5 and low > -35 and high < 3 and s.maximum < 45:
@@ -110,14 +116,22 @@ def recognise_units(s: Statistics) -> tuple[str, tuple[str, ...]]:
     votes = {
         "level": "amplitude" if high > 1.5 or 0.15 < high <= 1.5 else "linear_power",
         "ratio of the bands": "linear_power" if 2.6 < ratio < 12 else "amplitude" if 1.2 < ratio <= 2.6 else "",
-        "local variation": "linear_power" if s.local_variation > 0.36 else "amplitude" if s.local_variation > 0.12 else "",
+        "local variation": "linear_power"
+        if s.local_variation > 0.36
+        else "amplitude"
+        if s.local_variation > 0.12
+        else "",
     }
     for units in ("linear_power", "amplitude"):
         cues = tuple(f"{name} says so" for name, vote in votes.items() if vote == units)
         others = [vote for vote in votes.values() if vote and vote != units]
         if len(cues) >= 2 and len(others) <= 1:
             return units, ("no value is negative", *cues)
-    return "ambiguous", ("no value is negative", f"ratio of the bands {ratio:.2f}", f"local variation {s.local_variation:.2f}")
+    return "ambiguous", (
+        "no value is negative",
+        f"ratio of the bands {ratio:.2f}",
+        f"local variation {s.local_variation:.2f}",
+    )
 
 
 def judge(card: Card, statistics: Statistics, where: str, band_order: tuple[str, ...] | None = None) -> Verdict:
@@ -125,10 +139,15 @@ def judge(card: Card, statistics: Statistics, where: str, band_order: tuple[str,
     units, cues = recognise_units(statistics)
     if statistics.images < MIN_IMAGES:
         text = f"{statistics.images} images are too few to judge units and band order (at least {MIN_IMAGES})"
-        return Verdict(statistics=statistics, units=units, cues=cues, refusal=None, warnings=(note("too_few_to_judge", text),))
+        return Verdict(
+            statistics=statistics, units=units, cues=cues, refusal=None, warnings=(note("too_few_to_judge", text),)
+        )
     refusal, warnings = None, []
     if units != card.signal.units:
-        what = f"{where} looks like {UNITS[units]} ({', '.join(cues)}), {card.title} is stated as {UNITS[card.signal.units]}"
+        what = (
+            f"{where} looks like {UNITS[units]} ({', '.join(cues)}), {card.title} is stated as "
+            f"{UNITS[card.signal.units]}"
+        )
         todo = "convert it with 10*log10(power) or 20*log10(amplitude), or pass --trust_data if you know better"
         refusal = BenchError(what, todo)
     elif units == "dB":
@@ -136,10 +155,15 @@ def judge(card: Card, statistics: Statistics, where: str, band_order: tuple[str,
         difference = statistics.first_minus_second * (1 if bands[0] == "VV" else -1)
         held = ",".join(bands)
         if difference < 0:
-            what = f"{where}: median of VV-VH is {difference:.1f} dB over {statistics.images} images, so {held} cannot be the order"
+            what = (
+                f"{where}: median of VV-VH is {difference:.1f} dB over {statistics.images} images, so {held} "
+                "cannot be the order"
+            )
             refusal = BenchError(what, f"pass --band_order {','.join(bands[::-1])}, or --trust_data if you know better")
         elif not 2 <= difference <= 12:
-            warnings.append(note("band_difference", f"median of VV-VH is {difference:.1f} dB, outside the usual 2 to 12 dB"))
+            warnings.append(
+                note("band_difference", f"median of VV-VH is {difference:.1f} dB, outside the usual 2 to 12 dB")
+            )
     return Verdict(statistics=statistics, units=units, cues=cues, refusal=refusal, warnings=tuple(warnings))
 
 

@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.cards import Card
-from fgmae_bench.config import Run
-from fgmae_bench.contract import parse_bands
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.contract import parse_bands
+from fgmae_bench.config.run import Run
 from fgmae_bench.data.audit import audit
 from fgmae_bench.data.index import Index, check_counts, ids_sha256, require_data
 from fgmae_bench.data.packs.read import is_pack, open_index
 from fgmae_bench.data.splits import PARTS, Parts, few_labels, make_split
 from fgmae_bench.data.usable import usable_images
-from fgmae_bench.errors import BenchError
-from fgmae_bench.progress import Progress
-from fgmae_bench.records import note
+from fgmae_bench.errors import BenchError, note
+from fgmae_bench.system.progress import Progress
 
 log = logging.getLogger("fgmae_bench")
 
@@ -81,19 +80,22 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
     if synthetic:
         notes.append(note("synthetic", "synthetic data: the numbers say nothing about real scenes"))
     facts = {
-        "card": card.name, "split": name if name in card.splits else "lists", "card_version": card.version,
+        "card": card.name,
+        "split": name if name in card.splits else "lists",
+        "card_version": card.version,
         "synthetic": index.synthetic or ("tagged" if tagged else None),
-    }  # fmt: skip
+    }
     few = few_labels(index, parts.train, run.data.train_frac, run.data.split_seed)
     parts = dataclasses.replace(parts, train=few)
     return Dataset(card=card, index=index, parts=parts, synthetic=synthetic, facts=facts, notes=tuple(notes))
 
 
 def only_usable(dataset: Dataset, run: Run, cache: Path) -> Dataset:
-    """The dataset without images that have too many invalid pixels, and with the hashes of the samples that are really used.
+    """The dataset without images that have too many invalid pixels, and with the hashes of the samples that are really
+    used.
 
-    Reads every file once, ever: a broken one is named here, before anything is computed. Raises BenchError when a part or a
-    class of it is left without images.
+    Reads every file once, ever: a broken one is named here, before anything is computed. Raises BenchError when a part
+    or a class of it is left without images.
     """
     card, index = dataset.card, dataset.index
     with Progress("checking pixels", len(index.files), "images", show=os.environ.get("RANK", "0") == "0") as progress:
@@ -105,7 +107,9 @@ def only_usable(dataset: Dataset, run: Run, cache: Path) -> Dataset:
     share = card.signal.max_invalid_fraction
     text = f"{left_out} images with more than {share:.0%} invalid pixels were left out"
     notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []))
-    facts = dataset.facts | {"samples_sha256": {part: ids_sha256([index.ids[row] for row in kept[part]]) for part in PARTS}}
+    facts = dataset.facts | {
+        "samples_sha256": {part: ids_sha256([index.ids[row] for row in kept[part]]) for part in PARTS}
+    }
     return dataclasses.replace(dataset, parts=parts, notes=notes, facts=facts)
 
 
@@ -113,7 +117,9 @@ def _refuse_emptied(dataset: Dataset, kept: dict[str, NDArray[np.int64]]) -> Non
     parts, labels = dataset.parts, dataset.index.labels
     for part in PARTS:
         if len(getattr(parts, part)) and not len(kept[part]):
-            raise BenchError(f"every image of the {part} split has too many invalid pixels", "look at the data with prepare inspect")
+            raise BenchError(
+                f"every image of the {part} split has too many invalid pixels", "look at the data with prepare inspect"
+            )
     if labels.ndim == 1:
         for label in sorted(set(labels[parts.train].tolist()) - set(labels[kept["train"]].tolist())):
             what = f"every training image of class '{dataset.card.classes[label]}' has too many invalid pixels"
@@ -121,14 +127,18 @@ def _refuse_emptied(dataset: Dataset, kept: dict[str, NDArray[np.int64]]) -> Non
 
 
 def check_classes(expected: int, scheme: str, given: int | None) -> list[dict[str, str]]:
-    """Hold `--nb_classes` against a label scheme: K + 1 (class 0 counted) warns and leaves a note, anything else is refused."""
+    """Hold `--nb_classes` against a label scheme: K + 1 (class 0 counted) warns and leaves a note, anything else is
+    refused.
+    """
     if given in (None, expected):
         return []
     if given == expected + 1:
         text = f"--nb_classes {given} counts a class 0 that {scheme} does not have: {expected} outputs are used"
         log.warning(text)
         return [note("nb_classes", text)]
-    raise BenchError(f"--nb_classes is {given}, label scheme {scheme} has {expected}", f"give {expected} or leave the flag out")
+    raise BenchError(
+        f"--nb_classes is {given}, label scheme {scheme} has {expected}", f"give {expected} or leave the flag out"
+    )
 
 
 def _refuse(error: BenchError, trust: bool, notes: list[dict[str, str]]) -> None:

@@ -11,18 +11,21 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
-from fgmae_bench.cards import Signal
-from fgmae_bench.contract import BANDS
+from fgmae_bench.config.cards import Signal
+from fgmae_bench.config.contract import BANDS
 from fgmae_bench.data.index import TIFF
-from fgmae_bench.data.raster import GDAL, SYNTHETIC_TAG, Chip, valid_mask
+from fgmae_bench.data.raster import GDAL, SYNTHETIC_TAG, valid_mask
 from fgmae_bench.errors import BenchError
+from fgmae_bench.views.chip import Chip
 
 SINGLE = re.compile(r"^(?P<stem>.*?)_?(?P<band>VV|VH)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Found:
-    """One image: its name relative to the folder, its group (the folder above it), and one file, or two in the order VV, VH."""
+    """One image: its name relative to the folder, its group (the folder above it), and one file, or two in the order
+    VV, VH.
+    """
 
     name: str
     group: str
@@ -31,7 +34,9 @@ class Found:
 
 def find_images(root: Path) -> tuple[list[Found], list[str]]:
     """(images below `root` in path order, lines on files that are no images of two bands)."""
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in TIFF and p.is_file() and not p.name.startswith("."))
+    files = sorted(
+        p for p in root.rglob("*") if p.suffix.lower() in TIFF and p.is_file() and not p.name.startswith(".")
+    )
     images: list[Found] = []
     pairs: dict[tuple[Path, str], dict[str, Path]] = {}
     skipped: list[str] = []
@@ -43,7 +48,9 @@ def find_images(root: Path) -> tuple[list[Found], list[str]]:
             images.append(Found(path.relative_to(root).as_posix(), path.parent.name, (path,)))
     for (folder, stem), bands in pairs.items():
         if set(bands) == set(BANDS):
-            name = (folder / (stem or folder.name)).relative_to(root).as_posix() if folder != root else stem or folder.name
+            name = (
+                (folder / (stem or folder.name)).relative_to(root).as_posix() if folder != root else stem or folder.name
+            )
             images.append(Found(name, folder.parent.name if stem else root.name, tuple(bands[band] for band in BANDS)))
         else:
             skipped += [f"{path.relative_to(root)}: its partner band is missing" for path in bands.values()]
@@ -68,7 +75,9 @@ def read_image(found: Found) -> Chip:
     if len({plane.shape for plane in planes}) != 1:
         raise BenchError(f"{found.name}: VV and VH differ in size", "replace the files")
     db: NDArray[np.float32] = np.concatenate(planes)
-    signal = Signal(bands=BANDS, units="dB", calibration="unstated", size=db.shape[1:], dtype="float32", nodata=(-99.0,))
+    signal = Signal(
+        bands=BANDS, units="dB", calibration="unstated", size=db.shape[1:], dtype="float32", nodata=(-99.0,)
+    )
     valid = valid_mask(db, signal, nodata)
     if not valid.any(axis=(1, 2)).all():
         raise BenchError(f"{found.name}: a band has no valid pixel", "replace or remove it")

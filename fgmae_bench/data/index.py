@@ -1,4 +1,6 @@
-"""The index of a dataset on disk: which samples there are, their classes, and a signature that changes with any file."""
+"""The index of a dataset on disk: which samples there are, their classes, and a signature that changes with any
+file.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.cards import Card
-from fgmae_bench.data.raster import Chip, read_chip
+from fgmae_bench.config.cards import Card
+from fgmae_bench.data.labels import Codes
+from fgmae_bench.data.raster import read_chip
 from fgmae_bench.errors import BenchError, closest
-from fgmae_bench.label_schemes import Codes
+from fgmae_bench.views.chip import Chip
 
 TIFF = (".tif", ".tiff")
 SIDECARS = (".aux.xml", ".ovr", ".xml", "thumbs.db", "desktop.ini")
@@ -51,8 +54,8 @@ class LabelMaps(Protocol):
 class Index:
     """Samples of one dataset in the order of sorted files.
 
-    `files` are relative to `root`. `labels` index the card's classes: (N,) for single-label datasets, multi-hot (N, C) for
-    multi-label ones, (N, 0) for segmentation, whose label maps are read by `codes`.
+    `files` are relative to `root`. `labels` index the card's classes: (N,) for single-label datasets, multi-hot (N, C)
+    for multi-label ones, (N, 0) for segmentation, whose label maps are read by `codes`.
     """
 
     root: Path
@@ -67,7 +70,9 @@ class Index:
     reader: Reader = read_file  # how the pixels of one sample are read
     names: tuple[str, ...] | None = None  # sample ids where they are not the files without their endings
     maps: LabelMaps | None = None  # label maps of segmentation data
-    size: tuple[int, int] | None = None  # (height, width) of the images where a synthetic world has made them smaller than the card's
+    size: tuple[int, int] | None = (
+        None  # (height, width) of the images where a synthetic world has made them smaller than the card's
+    )
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -86,7 +91,9 @@ class Index:
     def codes(self, row: int, source: str) -> Codes:
         """Labels (H, W) of one sample, as codes of one of the card's label sources."""
         if self.maps is None:
-            raise BenchError(f"{self.root} holds no label maps", "segmentation needs a dataset whose card names label sources")
+            raise BenchError(
+                f"{self.root} holds no label maps", "segmentation needs a dataset whose card names label sources"
+            )
         return self.maps.codes(row, source)
 
     def path(self, row: int) -> Path:
@@ -119,9 +126,12 @@ def class_folders(card: Card, root: Path) -> Index:
         labels += [card.classes.index(name)] * len(found)
     marker = read_marker(root)
     index = Index(
-        root=root, files=tuple(files), labels=np.array(labels, np.int64), stamps=np.array(stamps, np.uint64),
+        root=root,
+        files=tuple(files),
+        labels=np.array(labels, np.int64),
+        stamps=np.array(stamps, np.uint64),
         synthetic=marker["fingerprint"] if marker else card.synthetic,
-    )  # fmt: skip
+    )
     if len(set(index.ids)) != len(index.ids):
         raise BenchError(f"{root}: two files differ in their ending only", "keep one of each")
     return index
@@ -143,7 +153,10 @@ def check_counts(card: Card, index: Index) -> str | None:
     if index.labels.ndim == 2:
         if not marker and card.counts and card.counts.per_collection:
             return _collections(card.counts.per_collection, index)
-        on_disk, total = len(index.files) + index.left_out, sum(marker["counts"].values()) if marker else card.counts and card.counts.total
+        on_disk, total = (
+            len(index.files) + index.left_out,
+            sum(marker["counts"].values()) if marker else card.counts and card.counts.total,
+        )
         return None if total in (None, on_disk) else f"{index.root} holds {on_disk} images where {source} says {total}"
     expected = marker["counts"] if marker else (card.counts.per_class if card.counts else {})
     found = np.bincount(index.labels, minlength=len(card.classes))
@@ -156,7 +169,9 @@ def check_counts(card: Card, index: Index) -> str | None:
 
 
 def _collections(stated: dict[str, int], index: Index) -> str | None:
-    """What the data contradicts of the sizes of its collections, the first part of each id; collections that lack are no fault."""
+    """What the data contradicts of the sizes of its collections, the first part of each id; collections that lack are
+    no fault.
+    """
     found = Counter(name.partition("/")[0] for name in index.ids)
     for name, count in stated.items():
         if found[name] not in (0, count):
@@ -174,7 +189,9 @@ def read_marker(root: Path) -> dict[str, Any] | None:
         if isinstance(marker["fingerprint"], str) and isinstance(marker["counts"], dict):
             return dict(marker)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BenchError(f"{path}: broken marker of a synthetic world ({error})", "write the world again with prepare synth") from error
+        raise BenchError(
+            f"{path}: broken marker of a synthetic world ({error})", "write the world again with prepare synth"
+        ) from error
     raise BenchError(f"{path}: broken marker of a synthetic world", "write the world again with prepare synth")
 
 
@@ -187,11 +204,16 @@ def _step_in(card: Card, root: Path) -> Path:
         if len(inside) != 1:
             break
         root = root / inside[0]
-    raise BenchError(f"{root}: none of the class folders of {card.title} is there", f"expected {', '.join(sorted(card.classes)[:3])}, …")
+    raise BenchError(
+        f"{root}: none of the class folders of {card.title} is there",
+        f"expected {', '.join(sorted(card.classes)[:3])}, …",
+    )
 
 
 def _images(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """(name, bytes, modification time in ns) of each TIFF in a class folder; other files are refused, sidecars skipped."""
+    """(name, bytes, modification time in ns) of each TIFF in a class folder; other files are refused, sidecars
+    skipped.
+    """
     for entry in os.scandir(folder):
         name = entry.name.lower()
         if _hidden(entry.name) or name.endswith(SIDECARS):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fgmae_bench.cards import Card
-from fgmae_bench.data.bigearthnet.raw import bigearthnet_v1
-from fgmae_bench.data.bigearthnet.raw_v2 import bigearthnet_v2
+from fgmae_bench.config.cards import Card
+from fgmae_bench.data.bigearthnet.raw import bigearthnet_v1, bigearthnet_v2
 from fgmae_bench.data.dfc.layout import paired_folders, rois
 from fgmae_bench.data.index import Index, class_folders, require_data
 from fgmae_bench.errors import BenchError, closest

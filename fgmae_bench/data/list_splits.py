@@ -1,7 +1,10 @@
-"""Splits by lists of file names: where published lists lie, what a folder of lists holds, and the rows that they mean."""
+"""Splits by lists of file names: where published lists lie, what a folder of lists holds, and the rows that they
+mean.
+"""
 
 from __future__ import annotations
 
+import bz2
 import json
 import logging
 import os
@@ -10,10 +13,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.cards import Card, Split
+from fgmae_bench.config.cards import Card, Split
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.text_lists import read_lines
 from fgmae_bench.errors import BenchError
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """(number from 1, text without the spaces around it) of each line that holds anything; `.bz2` is unpacked.
+
+    Raises BenchError naming the file when it cannot be read or unpacked, or is no UTF-8 text.
+    """
+    try:
+        content = path.read_bytes()
+        text = (bz2.decompress(content) if path.suffix == ".bz2" else content).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BenchError(
+            f"{path}: cannot be read as a list (no UTF-8 text: {error.reason})", "save it as UTF-8"
+        ) from error
+    except (OSError, ValueError, EOFError) as error:
+        raise BenchError(f"{path}: cannot be read as a list ({error})", "replace the file") from error
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
 
 PARTS = ("train", "val", "test")
 Rows = NDArray[np.int64]
@@ -22,7 +42,9 @@ log = logging.getLogger("fgmae_bench")
 
 
 def published_lists(card: Card, index: Index, split: Split, name: str) -> Path:
-    """The folder that holds the lists of one of the card's splits: the data, the folder around it, `splits` in both, or the card's."""
+    """The folder that holds the lists of one of the card's splits: the data, the folder around it, `splits` in both, or
+    the card's.
+    """
     places = (index.root, index.root / "splits", index.root.parent, index.root.parent / "splits", card.path.parent)
     folder = next((place for place in places if _list_file(place, split.files["train"])), index.root)
     absent = [file for file in split.files.values() if not _list_file(folder, file)]
@@ -38,8 +60,10 @@ def _list_file(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / name.removesuffix(".bz2")) if path.is_file()), None)
 
 
-def said_leaky(folder: Path) -> bool:
-    """Whether the `split.json` that `prepare split` leaves beside lists calls them leaky; lists without it are not judged."""
+def read_leaky_flag(folder: Path) -> bool:
+    """Whether the `split.json` that `prepare split` leaves beside lists calls them leaky; lists without it are not
+    judged.
+    """
     path = folder / "split.json"
     if not path.is_file():
         return False
@@ -68,10 +92,10 @@ def list_files(folder: Path) -> dict[str, str]:
 def rows_of_lists(index: Index, split: Split, folder: Path) -> tuple[dict[str, Rows], int]:
     """(rows of each part, samples in none) from lists of file names.
 
-    The ending is ignored (.jpg for .tif), with it the split's `suffix`; a class folder before the name is optional. A line may
-    hold several names of one sample, separated by a comma, and what is no name; a first line that begins with the split's
-    `header` names columns. Raises BenchError on samples that are listed twice, and where the data lacks more than the split's
-    tolerance of a list.
+    The ending is ignored (.jpg for .tif), with it the split's `suffix`; a class folder before the name is optional. A
+    line may hold several names of one sample, separated by a comma, and what is no name; a first line that begins with
+    the split's `header` names columns. Raises BenchError on samples that are listed twice, and where the data lacks
+    more than the split's tolerance of a list.
     """
     rows_of = _names(index)
     parts, seen = dict[str, Rows](), dict[int, str]()
@@ -95,7 +119,9 @@ def rows_of_lists(index: Index, split: Split, folder: Path) -> tuple[dict[str, R
             what = f"{path} names {len(absent)} of {len(lines)} images that are not in the data, first {absent[0]}"
             raise BenchError(what, "complete the data or correct the list")
         if absent:
-            log.warning("%s names %d of %d images that are not in the data; they are left out", path, len(absent), len(lines))
+            log.warning(
+                "%s names %d of %d images that are not in the data; they are left out", path, len(absent), len(lines)
+            )
         parts[part] = np.array(rows, np.int64)
     return parts, len(index.files) - len(seen)
 

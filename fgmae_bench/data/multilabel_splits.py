@@ -1,4 +1,5 @@
-"""Splits of multi-label patches on the grids of tiles: at random, or by whole tiles or blocks; and how much a split leaks.
+"""Splits of multi-label patches on the grids of tiles: at random, or by whole tiles or blocks; and how much a split
+leaks.
 
 Everything here is a pure function of names, places and labels. A split is an array `part` (N,): 0 train, 1 val, 2 test,
 LEFT_OUT for patches in the buffer between parts.
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from fgmae_bench.data.spatial import EARTH_RADIUS_M, deal_blocks
 from fgmae_bench.errors import BenchError
-from fgmae_bench.randomness import keyed_order
+from fgmae_bench.system.randomness import keyed_order
 
 LEFT_OUT = -1
 PATCH_M = 1200.0  # side of a patch, and of a cell of a tile's grid
@@ -36,7 +37,9 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Adjacency:
-    """How many of `tested` patches touch a training patch, and how many training patches touch one of them on average."""
+    """How many of `tested` patches touch a training patch, and how many training patches touch one of them on
+    average.
+    """
 
     touching: int
     tested: int
@@ -55,7 +58,9 @@ def grid_of(groups: Sequence[str], row: Sequence[int], col: Sequence[int]) -> Gr
 
 
 def random_parts(ids: Sequence[str], *, fractions: Fractions, seed: int) -> Part:
-    """Part of each patch at random, not stratified; depends on (seed, id) and on which ids there are, not on their order."""
+    """Part of each patch at random, not stratified; depends on (seed, id) and on which ids there are, not on their
+    order.
+    """
     _check(fractions, len(ids))
     place = {name: rank for rank, name in enumerate(keyed_order(seed, "random_split", ids))}
     if len(place) != len(ids):
@@ -66,23 +71,36 @@ def random_parts(ids: Sequence[str], *, fractions: Fractions, seed: int) -> Part
 
 
 def tile_parts(
-    grid: Grid, labels: NDArray[np.integer] | None, *, fractions: Fractions, seed: int, block: int | None = None, buffer: int = 1,
+    grid: Grid,
+    labels: NDArray[np.integer] | None,
+    *,
+    fractions: Fractions,
+    seed: int,
+    block: int | None = None,
+    buffer: int = 1,
     centres: NDArray[np.float64] | None = None,
-) -> Part:  # fmt: skip
-    """Part of each patch: whole groups, or blocks of `block` x `block` cells, dealt so that each label comes near its shares.
+) -> Part:
+    """Part of each patch: whole groups, or blocks of `block` x `block` cells, dealt so that each label comes near its
+    shares.
 
-    `labels` are multi-hot (N, C), None to balance the number of patches alone. Between two parts `buffer` cells stay empty: the
-    earlier in (train, val, test) gives way. Patches of different groups may overlap on the ground; that is seen where `centres`,
-    longitude and latitude (N, 2) in degrees, are given. Raises BenchError where there are fewer groups or blocks than parts.
+    `labels` are multi-hot (N, C), None to balance the number of patches alone. Between two parts `buffer` cells stay
+    empty: the earlier in (train, val, test) gives way. Patches of different groups may overlap on the ground; that is
+    seen where `centres`, longitude and latitude (N, 2) in degrees, are given. Raises BenchError where there are fewer
+    groups or blocks than parts.
     """
     _check(fractions, len(grid.row))
     if buffer < 0 or (block is not None and block <= 2 * buffer):
-        raise BenchError(f"blocks of {block} patches with a buffer of {buffer}", "give buffer >= 0 and blocks wider than two buffers")
+        raise BenchError(
+            f"blocks of {block} patches with a buffer of {buffer}", "give buffer >= 0 and blocks wider than two buffers"
+        )
     size = block or int(max(grid.row.max(), grid.col.max())) + 1
     cells = np.stack([grid.group, grid.row // size, grid.col // size], axis=1)
     blocks = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
     if blocks.max() + 1 < np.count_nonzero(fractions):
-        raise BenchError(f"{blocks.max() + 1} tiles or blocks do not make {np.count_nonzero(fractions)} parts", "divide tiles into blocks")
+        raise BenchError(
+            f"{blocks.max() + 1} tiles or blocks do not make {np.count_nonzero(fractions)} parts",
+            "divide tiles into blocks",
+        )
     part = deal_blocks(blocks, _weights(labels, len(blocks)), np.array(fractions), seed).astype(np.int8)
     kept = part.copy()
     for earlier in (0, 1):
@@ -97,7 +115,8 @@ def tile_parts(
 def adjacency(grid: Grid, train: Ints, test: Ints, centres: NDArray[np.float64] | None = None) -> Adjacency:
     """How the rows `test` touch the rows `train`: the same or one of the eight cells around, in the same group.
 
-    With `centres`, longitude and latitude (N, 2) in degrees, patches of other groups count where their squares may touch.
+    With `centres`, longitude and latitude (N, 2) in degrees, patches of other groups count where their squares may
+    touch.
     """
     count = neighbours(grid, test, train, 1)
     if centres is not None:
@@ -123,7 +142,9 @@ def neighbours(grid: Grid, rows: Ints, others: Ints, reach: int) -> Ints:
 
 
 def label_shares(part: Part, labels: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Share (3, C) of each label's patches that each part holds, of those that are in a part; NaN for labels that nobody has."""
+    """Share (3, C) of each label's patches that each part holds, of those that are in a part; NaN for labels that
+    nobody has.
+    """
     counts = np.stack([labels[part == number].sum(axis=0) for number in range(3)]).astype(np.float64)
     total = counts.sum(axis=0)
     return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
@@ -151,10 +172,18 @@ def _weights(labels: NDArray[np.integer] | None, count: int) -> NDArray[np.float
 
 
 def _check(fractions: Fractions, count: int) -> None:
-    """Raise BenchError unless three fractions add up to 1, train and test are above 0, and there is something to split."""
-    if len(fractions) != 3 or min(fractions) < 0 or not (fractions[0] > 0 < fractions[2]) or abs(sum(fractions) - 1) > 1e-6:
+    """Raise BenchError unless three fractions add up to 1, train and test are above 0, and there is something to
+    split.
+    """
+    if (
+        len(fractions) != 3
+        or min(fractions) < 0
+        or not (fractions[0] > 0 < fractions[2])
+        or abs(sum(fractions) - 1) > 1e-6
+    ):
         raise BenchError(
-            f"fractions are {' '.join(map(str, fractions))}", "give train > 0, val and test > 0 that add up to 1, such as .6 .2 .2"
+            f"fractions are {' '.join(map(str, fractions))}",
+            "give train > 0, val and test > 0 that add up to 1, such as .6 .2 .2",
         )
     if not count:
         raise BenchError("there are no patches to split", "check the index or the lists")

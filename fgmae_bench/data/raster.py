@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,46 +11,17 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from fgmae_bench.cards import Card, Signal
-from fgmae_bench.contract import InputContract
+from fgmae_bench.config.cards import Card, Signal
 from fgmae_bench.data.tiff import read_plain
 from fgmae_bench.errors import BenchError
+from fgmae_bench.views.chip import Chip
 
 SYNTHETIC_TAG = "FGMAE_BENCH_SYNTHETIC"
 GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}  # no look at the folder for each file
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what GDAL has to say is in the error that is raised
-warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # a chip without a place is no fault unless a split needs it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ready:
-    """What the view of `contract` makes of a chip before its geometry, kept in a pack: `image` (2, H, W) uint8.
-
-    `order` and `input_resize` are those of the view that made it.
-    """
-
-    image: NDArray[np.uint8]
-    contract: InputContract
-    order: tuple[int, ...]
-    input_resize: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chip:
-    """Backscatter `db` (2, H, W) float32 in file order of the bands and units of the card; `valid` (2, H, W), None when all are.
-
-    Where `ready` is given, `db` is a thumbnail read back from eight bits: enough to tell units and band order by.
-    """
-
-    db: NDArray[np.float32]
-    valid: NDArray[np.bool_] | None
-    synthetic: bool
-    ready: Ready | None = None
-
-    @property
-    def invalid_fraction(self) -> float:
-        """Share of invalid pixels over both bands."""
-        return 0.0 if self.valid is None else 1.0 - float(self.valid.mean())
+warnings.filterwarnings(
+    "ignore", category=NotGeoreferencedWarning
+)  # a chip without a place is no fault unless a split needs it
 
 
 def read_chip(path: Path, card: Card) -> Chip:
@@ -76,18 +46,32 @@ def _read_with_gdal(path: Path, card: Card) -> tuple[NDArray[np.float32], list[f
             if source.driver != "GTiff":
                 raise BenchError(f"{path} is {source.driver}, not TIFF", "replace the file")
             if source.count != len(card.signal.bands):
-                raise BenchError(f"{path} has {source.count} bands, {card.title} has {len(card.signal.bands)}", "replace the file")
+                raise BenchError(
+                    f"{path} has {source.count} bands, {card.title} has {len(card.signal.bands)}", "replace the file"
+                )
             if source.shape != tuple(card.signal.size):
                 wanted = "x".join(map(str, card.signal.size))
-                raise BenchError(f"{path} is {source.shape[0]}x{source.shape[1]} pixels, {card.title} has {wanted}", "replace the file")
+                raise BenchError(
+                    f"{path} is {source.shape[0]}x{source.shape[1]} pixels, {card.title} has {wanted}",
+                    "replace the file",
+                )
             if np.dtype(source.dtypes[0]).kind not in "fiu":
-                raise BenchError(f"{path} holds {source.dtypes[0]} values", "give detected backscatter, not complex samples")
+                raise BenchError(
+                    f"{path} holds {source.dtypes[0]} values", "give detected backscatter, not complex samples"
+                )
             db = source.read(out_dtype=np.float32)
             nodata = [value for value in source.nodatavals if value is not None]
             synthetic = SYNTHETIC_TAG in source.tags()
     except RasterioError as error:
-        reason = str(error.__cause__ or error).replace(f"'{path}'", "it").replace(str(path), "it").replace("it not ", "it is not ")
-        raise BenchError(f"{path} cannot be read as a TIFF ({reason[:160]})", "replace the file, or verify the download") from error
+        reason = (
+            str(error.__cause__ or error)
+            .replace(f"'{path}'", "it")
+            .replace(str(path), "it")
+            .replace("it not ", "it is not ")
+        )
+        raise BenchError(
+            f"{path} cannot be read as a TIFF ({reason[:160]})", "replace the file, or verify the download"
+        ) from error
     return db, nodata, synthetic
 
 

@@ -15,8 +15,8 @@ from rasterio.warp import transform
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.raster import GDAL
 from fgmae_bench.errors import BenchError
-from fgmae_bench.files import replacing
-from fgmae_bench.randomness import generator
+from fgmae_bench.system.files import replacing
+from fgmae_bench.system.randomness import generator
 
 EARTH_RADIUS_M = 6_371_008.8
 Rows = NDArray[np.int64]
@@ -72,7 +72,9 @@ def spatial_parts(
 
 
 def block_numbers(centres: NDArray[np.float64], block_km: float) -> NDArray[np.int64]:
-    """Block number (N,) of each centre: cells of `block_km` in latitude, and in longitude at the cell's own latitude."""
+    """Block number (N,) of each centre: cells of `block_km` in latitude, and in longitude at the cell's own
+    latitude.
+    """
     height = np.degrees(block_km * 1000 / EARTH_RADIUS_M)
     row = np.floor(centres[:, 1] / height)
     width = height / np.cos(np.radians((row + 0.5) * height))
@@ -80,7 +82,9 @@ def block_numbers(centres: NDArray[np.float64], block_km: float) -> NDArray[np.i
     return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def deal_blocks(blocks: NDArray[np.int64], labels: NDArray[Any], shares: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
+def deal_blocks(
+    blocks: NDArray[np.int64], labels: NDArray[Any], shares: NDArray[np.float64], seed: int
+) -> NDArray[np.int64]:
     """Part (N,) of each sample: blocks, largest first in a keyed order, go where the labels they hold are missed most.
 
     `labels` are class numbers (N,), or how much of each class a sample holds (N, C).

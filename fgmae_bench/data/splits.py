@@ -1,4 +1,6 @@
-"""Which samples train, select and test: stratified, spatial, tile and random splits, lists, and nested few-label subsets."""
+"""Which samples train, select and test: stratified, spatial, tile and random splits, lists, and nested few-label
+subsets.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +8,50 @@ import logging
 import math
 import os
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.cards import Card, Split
-from fgmae_bench.config import Data
-from fgmae_bench.data.dfc.parts import group_parts
+from fgmae_bench.config.cards import Card, Split
+from fgmae_bench.config.run import Data
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.list_splits import PARTS, list_files, published_lists, rows_of_lists, said_leaky
+from fgmae_bench.data.list_splits import PARTS, list_files, published_lists, read_leaky_flag, rows_of_lists
 from fgmae_bench.data.multilabel_splits import random_parts, tile_parts
 from fgmae_bench.data.spatial import spatial_parts
 from fgmae_bench.errors import BenchError, unknown
-from fgmae_bench.randomness import keyed_order
+from fgmae_bench.system.randomness import keyed_order
 
 Rows = NDArray[np.int64]
+ORDER = ("test", "val", "train")  # a group that several parts name is in the first of them
+
+
+def group_parts(index: Index, split: Split) -> dict[str, Rows]:
+    """Rows of train, val and test: a sample is where a pattern of the part matches its group, such as
+    `ROIs0000_test/*`.
+    """
+    if index.groups is None:
+        raise BenchError(f"{index.root}: the groups of the samples are not known", "choose another split")
+    part_of = {group: _part(group, split) for group in set(index.groups)}
+    parts = [part_of[group] for group in index.groups]
+    return {name: np.array([row for row, part in enumerate(parts) if part == name], np.int64) for name in ORDER}
+
+
+def _part(group: str, split: Split) -> str:
+    return next(
+        (part for part in ORDER if any(fnmatchcase(group, pattern) for pattern in split.groups.get(part, ()))), ""
+    )
+
 
 log = logging.getLogger("fgmae_bench")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Row numbers of the index for each part, in the order of the split; `val` may be empty. `left_out` counts the rest."""
+    """Row numbers of the index for each part, in the order of the split; `val` may be empty. `left_out` counts the
+    rest.
+    """
 
     train: Rows
     val: Rows
@@ -38,14 +61,16 @@ class Parts:
 
 
 def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
-    """The split that `data` names: one of the card's, or a folder of lists. Raises BenchError where it cannot be made."""
+    """The split that `data` names: one of the card's, or a folder of lists. Raises BenchError where it cannot be
+    made.
+    """
     name = data.split or card.default_split
     if name in card.splits:
         split = card.splits[name]
         folder = published_lists(card, index, split, name) if split.kind == "lists" else None
     elif os.path.isdir(name):
         folder = Path(name)
-        split = Split(kind="lists", files=list_files(folder), leaky=said_leaky(folder))
+        split = Split(kind="lists", files=list_files(folder), leaky=read_leaky_flag(folder))
     else:
         raise unknown("split", name, [*card.splits, "<folder of lists>"])
     if split.kind == "stratified":
@@ -67,7 +92,9 @@ def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
 
 
 def stratified(index: Index, split: Split, seed: int, classes: tuple[str, ...]) -> Parts:
-    """scikit-learn's `train_test_split` over the sorted files, stratified; a second call divides the rest into val and test."""
+    """scikit-learn's `train_test_split` over the sorted files, stratified; a second call divides the rest into val and
+    test.
+    """
     from sklearn.model_selection import train_test_split
 
     assert split.train is not None
@@ -78,7 +105,9 @@ def stratified(index: Index, split: Split, seed: int, classes: tuple[str, ...]) 
     needed = 3 if split.val else 2
     if counts.min() < needed:
         name = classes[int(counts.argmin())]
-        raise BenchError(f"class '{name}' is too small to split ({counts.min()} images)", f"give each class at least {needed} images")
+        raise BenchError(
+            f"class '{name}' is too small to split ({counts.min()} images)", f"give each class at least {needed} images"
+        )
     try:
         train, rest = train_test_split(rows, train_size=split.train, stratify=index.labels, random_state=seed)
         if not split.val:
@@ -91,10 +120,11 @@ def stratified(index: Index, split: Split, seed: int, classes: tuple[str, ...]) 
 
 
 def few_labels(index: Index, rows: Rows, fraction: float, seed: int) -> Rows:
-    """The first ceil(fraction x n) samples of each class in an order keyed by (seed, sample id); keeps the order of `rows`.
+    """The first ceil(fraction x n) samples of each class in an order keyed by (seed, sample id); keeps the order of
+    `rows`.
 
-    Multi-label samples belong to several classes and count as one group. Subsets are nested: a smaller fraction is contained
-    in a larger one. Nothing is drawn twice.
+    Multi-label samples belong to several classes and count as one group. Subsets are nested: a smaller fraction is
+    contained in a larger one. Nothing is drawn twice.
     """
     if fraction >= 1:
         return rows
@@ -112,15 +142,14 @@ def _spatial(index: Index, split: Split, seed: int, cache: Path) -> Parts:
     assert split.buffer_m is not None
     parts = spatial_parts(
         index, cache, train=split.train, val=split.val, block_km=split.block_km, buffer_m=split.buffer_m, seed=seed
-    )  # fmt: skip
+    )
     kept = sum(map(len, parts))
     return Parts(train=parts[0], val=parts[1], test=parts[2], leaky=split.leaky, left_out=len(index.files) - kept)
 
 
 def _by_name(index: Index, split: Split, seed: int) -> Parts:
     """Multi-label parts from what the ids say: at random, or by tile and cell."""
-    from fgmae_bench.data.bigearthnet.lists import Named
-    from fgmae_bench.data.bigearthnet.official import grid_of_names
+    from fgmae_bench.data.bigearthnet.official import Named, grid_of_names
 
     assert split.train is not None
     fractions = (split.train, split.val, 1 - split.train - split.val)
@@ -129,10 +158,17 @@ def _by_name(index: Index, split: Split, seed: int) -> Parts:
     else:
         grid = grid_of_names([Named(s2=None, s1=os.path.basename(name)) for name in index.ids])
         part = tile_parts(
-            grid, index.labels, fractions=fractions, seed=seed, block=split.block_patches, buffer=split.buffer_patches or 0
-        )  # fmt: skip
+            grid,
+            index.labels,
+            fractions=fractions,
+            seed=seed,
+            block=split.block_patches,
+            buffer=split.buffer_patches or 0,
+        )
     rows = [np.flatnonzero(part == number) for number in range(3)]
-    return Parts(train=rows[0], val=rows[1], test=rows[2], leaky=split.leaky, left_out=len(index.files) - sum(map(len, rows)))
+    return Parts(
+        train=rows[0], val=rows[1], test=rows[2], leaky=split.leaky, left_out=len(index.files) - sum(map(len, rows))
+    )
 
 
 def _stated(index: Index, split: Split, name: str) -> Parts:
@@ -146,7 +182,9 @@ def _stated(index: Index, split: Split, name: str) -> Parts:
 
 
 def _by_group(index: Index, split: Split) -> Parts:
-    """Parts by the groups of the samples; with `everything` each sample is trained on and scored, which measures the fit alone."""
+    """Parts by the groups of the samples; with `everything` each sample is trained on and scored, which measures the
+    fit alone.
+    """
     rows = np.arange(len(index.files))
     if split.kind == "everything":
         return Parts(train=rows, val=rows[:0], test=rows, leaky=split.leaky)
@@ -163,4 +201,7 @@ def _refuse_empty_classes(card: Card, index: Index, parts: Parts, name: str) -> 
     missing = set(range(len(card.classes))) - set(index.labels[parts.train].tolist())
     if missing:
         names = ", ".join(card.classes[k] for k in sorted(missing))
-        raise BenchError(f"split '{name}' leaves no training samples of {names}", "give these classes more images, or choose another split")
+        raise BenchError(
+            f"split '{name}' leaves no training samples of {names}",
+            "give these classes more images, or choose another split",
+        )

@@ -1,4 +1,5 @@
-"""Pixels of the plainest TIFF files, uncompressed float32 strips in one piece, without GDAL, which takes 0.5 ms to open one.
+"""Pixels of the plainest TIFF files, uncompressed float32 strips in one piece, without GDAL, which takes 0.5 ms to open
+one.
 
 Every other file, broken ones included, is left to GDAL.
 
@@ -16,12 +17,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTH, HEIGHT, BITS, COMPRESSION, OFFSETS, SAMPLES, COUNTS, PLANAR, SAMPLE_FORMAT = 256, 257, 258, 259, 273, 277, 279, 284, 339
+WIDTH, HEIGHT, BITS, COMPRESSION, OFFSETS, SAMPLES, COUNTS, PLANAR, SAMPLE_FORMAT = (
+    256,
+    257,
+    258,
+    259,
+    273,
+    277,
+    279,
+    284,
+    339,
+)
 ORIENTATION, METADATA, NODATA = 274, 42112, 42113
-# Tags that say nothing about how pixels are stored: photometric, description, rows a strip, resolution, software, date, extra
-# samples, GeoTIFF. A file with any other tag is not plain.
+# Tags that say nothing about how pixels are stored: photometric, description, rows a strip, resolution, software, date,
+# extra samples, GeoTIFF. A file with any other tag is not plain.
 HARMLESS = {262, 270, 278, 282, 283, 296, 305, 306, 338, 33550, 33922, 34264, 34735, 34736, 34737}
-KNOWN = {*HARMLESS, WIDTH, HEIGHT, BITS, COMPRESSION, OFFSETS, SAMPLES, COUNTS, PLANAR, SAMPLE_FORMAT, ORIENTATION, METADATA, NODATA}
+KNOWN = {
+    *HARMLESS,
+    WIDTH,
+    HEIGHT,
+    BITS,
+    COMPRESSION,
+    OFFSETS,
+    SAMPLES,
+    COUNTS,
+    PLANAR,
+    SAMPLE_FORMAT,
+    ORIENTATION,
+    METADATA,
+    NODATA,
+}
 LAYOUTS = {1: ("B", 1), 2: ("s", 1), 3: ("H", 2), 4: ("I", 4)}  # type -> format and bytes of a value
 MOST_BYTES = 1 << 24
 
@@ -59,7 +84,12 @@ def _parse(data: bytes) -> Plain | None:
     if tags is None:
         return None
     width, height, bands = tags[WIDTH][0], tags[HEIGHT][0], tags.get(SAMPLES, (1,))[0]
-    usual = (tags.get(COMPRESSION, (1,)), tags.get(ORIENTATION, (1,)), set(tags[BITS]), set(tags.get(SAMPLE_FORMAT, ())))
+    usual = (
+        tags.get(COMPRESSION, (1,)),
+        tags.get(ORIENTATION, (1,)),
+        set(tags[BITS]),
+        set(tags.get(SAMPLE_FORMAT, ())),
+    )
     if usual != ((1,), (1,), {32}, {3}):
         return None
     offsets, counts = tags[OFFSETS], tags[COUNTS]
@@ -73,8 +103,9 @@ def _parse(data: bytes) -> Plain | None:
     nodata = tags.get(NODATA, (b"",))[0].rstrip(b"\0 ")
     return Plain(
         db=np.array(pixels.reshape(bands, height, width), np.float32, order="C"),
-        nodata=(float(nodata),) if nodata else (), metadata=tags.get(METADATA, (b"",))[0],
-    )  # fmt: skip
+        nodata=(float(nodata),) if nodata else (),
+        metadata=tags.get(METADATA, (b"",))[0],
+    )
 
 
 def _tags(data: bytes) -> dict[int, tuple[Any, ...]] | None:

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.cards import Card
+from fgmae_bench.config.cards import Card
 from fgmae_bench.data.index import Index
-from fgmae_bench.files import replacing
+from fgmae_bench.system.files import replacing
 
 
-def usable_images(card: Card, index: Index, cache: Path, workers: int, step: Callable[[int], object]) -> NDArray[np.bool_]:
+def usable_images(
+    card: Card, index: Index, cache: Path, workers: int, step: Callable[[int], object]
+) -> NDArray[np.bool_]:
     """True (N,) where the share of invalid pixels is within the card's limit; `step` is told of each file that is read.
 
     Raises BenchError naming a file that cannot be read or has no valid pixel.

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.data.raster import Chip
-from fgmae_bench.files import replacing
+from fgmae_bench.system.files import replacing
+from fgmae_bench.views.chip import Chip
 
 PER_CLASS = 3
 MAX_CLASSES = 12
@@ -24,7 +24,9 @@ def composite(db: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def write_contact_sheet(path: Path, title: str, groups: dict[str, list[Chip]], in_db: bool) -> None:
-    """Write a PNG: a row a class, for each of a few images VV, VH and, in dB, the composite. Other units are stretched."""
+    """Write a PNG: a row a class, for each of a few images VV, VH and, in dB, the composite. Other units are
+    stretched.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -32,7 +34,9 @@ def write_contact_sheet(path: Path, title: str, groups: dict[str, list[Chip]], i
 
     names = list(groups)[:MAX_CLASSES]
     shown = max(min(PER_CLASS, len(groups[name])) for name in names)
-    figure, axes = plt.subplots(len(names), 3 * shown, figsize=(1.25 * 3 * shown + LEFT, 1.3 * len(names) + TOP), squeeze=False)
+    figure, axes = plt.subplots(
+        len(names), 3 * shown, figsize=(1.25 * 3 * shown + LEFT, 1.3 * len(names) + TOP), squeeze=False
+    )
     for axis in axes.flat:
         axis.set_axis_off()
     for row, name in enumerate(names):
@@ -51,7 +55,9 @@ def write_contact_sheet(path: Path, title: str, groups: dict[str, list[Chip]], i
     more = f"   ({hidden} more classes not shown)" if hidden else ""
     scale = f"VV {VV_DB[0]:g}..{VV_DB[1]:g} dB, VH {VH_DB[0]:g}..{VH_DB[1]:g} dB; red VV, green VH, blue VV-VH 0..15 dB"
     width, height = figure.get_size_inches()
-    figure.suptitle(f"{title}{more}\n{scale if in_db else 'stretched to 2-98 %'}", fontsize=9, y=1 - 0.08 / height, va="top")
+    figure.suptitle(
+        f"{title}{more}\n{scale if in_db else 'stretched to 2-98 %'}", fontsize=9, y=1 - 0.08 / height, va="top"
+    )
     figure.subplots_adjust(left=LEFT / width, right=0.99, bottom=0.01, top=1 - TOP / height, wspace=0.04, hspace=0.06)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")

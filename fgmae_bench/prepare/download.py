@@ -12,35 +12,41 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.archive import unpack
-from fgmae_bench.cards import Card, Download, load_card
-from fgmae_bench.checksums import note_path
+from fgmae_bench.config.cards import Card, Download, load_card
+from fgmae_bench.config.flags import spellings
 from fgmae_bench.data.index import check_counts
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.errors import BenchError, os_error
-from fgmae_bench.flags import spellings
-from fgmae_bench.hub import fetch
-from fgmae_bench.hub_http import HubFile
-from fgmae_bench.locks import alone
+from fgmae_bench.hub.archive import unpack
+from fgmae_bench.hub.checksums import note_path
+from fgmae_bench.hub.fetch import fetch
+from fgmae_bench.hub.http import HubFile
+from fgmae_bench.system.files import lock_and_clean_up
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("dataset", metavar="DATASET", help="a dataset's name, or a card's path")
-    parser.add_argument(*spellings("data_path"), metavar="DIR", help="new folder of the data (default: data beside the card)")
-    parser.add_argument(*spellings("keep_archive"), action="store_true", help="keep the archive, it lies beside the folder")
+    parser.add_argument(
+        *spellings("data_path"), metavar="DIR", help="new folder of the data (default: data beside the card)"
+    )
+    parser.add_argument(
+        *spellings("keep_archive"), action="store_true", help="keep the archive, it lies beside the folder"
+    )
 
 
 def main(given: dict[str, Any]) -> None:
     """Fetch, unpack into a temporary folder, rename; print what lies where and the command that comes next."""
     card = load_card(given["dataset"])
     if card.download is None:
-        raise BenchError(f"{card.title} cannot be downloaded by this command", f"get it with: {card.origin.get or card.origin.url}")
+        raise BenchError(
+            f"{card.title} cannot be downloaded by this command", f"get it with: {card.origin.get or card.origin.url}"
+        )
     data = Path(given.get("data_path") or card.data_path)
     _require_new(card, data)
     place = data.resolve()
     archive = place.parent / Path(card.download.file).name
-    with alone(place.with_name(f"{place.name}.download.partial")):
+    with lock_and_clean_up(place.with_name(f"{place.name}.download.partial")):
         if not _holds_anything(data):  # else another process has done it while this one waited
             fetched = fetch(_hub_file(card.download), archive, sha256=card.download.sha256 or None)
             print(f"{archive.name}: {fetched.transferred} bytes transferred, sha256 {fetched.sha256}")
@@ -61,7 +67,10 @@ def _require_new(card: Card, data: Path) -> None:
     if data.exists() and not data.is_dir():
         raise BenchError(f"{data} is not a folder", "choose another folder with --data_path")
     if _holds_anything(data):
-        todo = f"look at it with: python -m fgmae_bench.prepare inspect {card.name} --data_path {data}, or choose another folder"
+        todo = (
+            f"look at it with: python -m fgmae_bench.prepare inspect {card.name} --data_path {data}, or choose "
+            "another folder"
+        )
         raise BenchError(f"{data} is not empty, nothing was downloaded", todo)
 
 

@@ -2,7 +2,8 @@
 
 Of bigearthnet_v2, whose metadata tables state labels, split and covered patches, `--lists` means nothing.
 
-A killed command goes on where it stopped; a second one reads only what changed. Broken patches are listed with their reason.
+A killed command goes on where it stopped; a second one reads only what changed. Broken patches are listed with their
+reason.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgmae_bench.cards import Card, load_card
+from fgmae_bench.config.cards import Card, load_card
+from fgmae_bench.config.flags import spellings
 from fgmae_bench.errors import BenchError, unknown
-from fgmae_bench.flags import spellings
-from fgmae_bench.locks import alone
+from fgmae_bench.system.files import lock_and_clean_up
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,14 +36,30 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `prepare index`; what is not typed stays absent."""
     parser.add_argument("dataset", metavar="DATASET", help="name or card path, such as bigearthnet")
     parser.add_argument(*spellings("data_path"), metavar="FOLDER", help="raw data (default: the card's data folder)")
-    parser.add_argument("--out", metavar="FILE", help="the table (default: index.parquet beside the patches, where runs look for it)")
-    parser.add_argument("--format", metavar="{parquet,csv}", help="of the table (default: by the ending of --out, else parquet)")
-    parser.add_argument("--strict", action="store_true", help="the first broken patch is an error (default: it is listed)")
-    parser.add_argument("--lists", metavar="FOLDER", help="published lists, for snow and cloud_shadow (default: flags stay as they are)")
-    parser.add_argument("--links", metavar="OUT.csv", help="also write patch, product, link, from the Copernicus catalogue (default: no)")
+    parser.add_argument(
+        "--out", metavar="FILE", help="the table (default: index.parquet beside the patches, where runs look for it)"
+    )
+    parser.add_argument(
+        "--format", metavar="{parquet,csv}", help="of the table (default: by the ending of --out, else parquet)"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="the first broken patch is an error (default: it is listed)"
+    )
+    parser.add_argument(
+        "--lists", metavar="FOLDER", help="published lists, for snow and cloud_shadow (default: flags stay as they are)"
+    )
+    parser.add_argument(
+        "--links",
+        metavar="OUT.csv",
+        help="also write patch, product, link, from the Copernicus catalogue (default: no)",
+    )
     parser.add_argument("--catalogue", metavar="URL", help=f"base address of the catalogue (default: {CATALOGUE})")
-    parser.add_argument("--rate", type=float, metavar="PER_SECOND", help=f"most questions a second to the catalogue (default: {RATE:g})")
-    parser.add_argument("--workers", type=int, metavar="PROCESSES", help="processes that read patches (default: one a core)")
+    parser.add_argument(
+        "--rate", type=float, metavar="PER_SECOND", help=f"most questions a second to the catalogue (default: {RATE:g})"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="PROCESSES", help="processes that read patches (default: one a core)"
+    )
 
 
 def main(given: dict[str, Any]) -> None:
@@ -52,11 +69,17 @@ def main(given: dict[str, Any]) -> None:
 
     card = load_card(given["dataset"])
     if card.layout not in LAYOUTS:
-        raise BenchError(f"{card.title} has layout '{card.layout}', which needs no index", f"prepare index knows {', '.join(LAYOUTS)}")
+        raise BenchError(
+            f"{card.title} has layout '{card.layout}', which needs no index",
+            f"prepare index knows {', '.join(LAYOUTS)}",
+        )
     version = LAYOUTS[card.layout]
     for name in ("lists", "links", "catalogue", "rate") if version == 2 else ():
         if name in given:
-            raise BenchError(f"--{name} means nothing for {card.title}: its tables name snow and cloud, but no products", "leave it out")
+            raise BenchError(
+                f"--{name} means nothing for {card.title}: its tables name snow and cloud, but no products",
+                "leave it out",
+            )
     out, form = _target(given)
     lists = _folder(given["lists"], "--lists") if "lists" in given else None
     workers = given.get("workers", len(os.sched_getaffinity(0)))
@@ -66,7 +89,9 @@ def main(given: dict[str, Any]) -> None:
     catalogue = normal_base(given.get("catalogue", CATALOGUE))
     data = _folder(given.get("data_path", card.data_path), "--data_path", f"get the data: {card.origin.get}")
     root = (patch_root if version == 1 else scene_root)(data)
-    table = build(card, root, out or root / f"index.{form}", form, lists=lists, workers=workers, strict=given.get("strict", False))
+    table = build(
+        card, root, out or root / f"index.{form}", form, lists=lists, workers=workers, strict=given.get("strict", False)
+    )
     _say(table, out or root / f"index.{form}", lists)
     if "links" in given:
         links = Path(given["links"]).expanduser()
@@ -75,16 +100,18 @@ def main(given: dict[str, Any]) -> None:
         _list("products are not in the catalogue", missing)
 
 
-def build(card: Card, root: Path, out: Path, form: str, *, lists: Path | None = None, workers: int = 1, strict: bool = False) -> pa.Table:
+def build(
+    card: Card, root: Path, out: Path, form: str, *, lists: Path | None = None, workers: int = 1, strict: bool = False
+) -> pa.Table:
     """The patch table of `root`, written to `out` by rename; finished batches lie in `<out>.parts` until then.
 
     A table of a synthetic world carries the world's fingerprint.
 
     Raises BenchError where `out` cannot be written, a list is missing, or, when `strict`, a patch is broken.
     """
-    from fgmae_bench.data.bigearthnet.lists import flag
     from fgmae_bench.data.bigearthnet.metadata import find_metadata
-    from fgmae_bench.data.bigearthnet.raw_v2 import completed
+    from fgmae_bench.data.bigearthnet.official import flag
+    from fgmae_bench.data.bigearthnet.raw import completed
     from fgmae_bench.data.bigearthnet.scan import PARTS, scan
     from fgmae_bench.data.bigearthnet.table import INDEX_FILE, mark_synthetic, read_table, write_table
     from fgmae_bench.data.index import read_marker
@@ -93,7 +120,7 @@ def build(card: Card, root: Path, out: Path, form: str, *, lists: Path | None = 
     parts = out.with_name(f"{out.name}{PARTS}")
     if version == 2:
         find_metadata(root)  # before hours of reading
-    with alone(out.with_name(f".{out.name}.lock")):
+    with lock_and_clean_up(out.with_name(f".{out.name}.lock")):
         sources = {path for path in (root / INDEX_FILE, out) if path.is_file() and path.suffix == ".parquet"}
         known = [read_table(path, version) for path in [*sorted(sources), *sorted(parts.glob("[!.]*.parquet"))]]
         table = scan(root, card.signal.size, known, version=version, parts=parts, workers=workers, strict=strict)
@@ -111,26 +138,45 @@ def _say(table: pa.Table, out: Path, lists: Path | None) -> None:
     """Counts on standard output, broken patches and contradictions on standard error."""
     import pyarrow.compute as pc
 
-    from fgmae_bench.data.bigearthnet.lists import contradictions
+    from fgmae_bench.data.bigearthnet.official import contradictions
     from fgmae_bench.data.bigearthnet.scan import problems
 
     counts = {name: int(pc.sum(table[name]).as_py() or 0) for name in ("no_19_class", "snow", "cloud_shadow")}
     broken = problems(table)
     known = table["snow"].null_count < len(table)
-    flags = f"{counts['snow']} under seasonal snow, {counts['cloud_shadow']} under cloud or shadow" if known else "snow and cloud unknown"
-    print(f"{len(table)} patches in {out}: {counts['no_19_class']} with none of the 19 classes, {flags}, {len(broken)} broken")
+    flags = (
+        f"{counts['snow']} under seasonal snow, {counts['cloud_shadow']} under cloud or shadow"
+        if known
+        else "snow and cloud unknown"
+    )
+    print(
+        f"{len(table)} patches in {out}: {counts['no_19_class']} with none of the 19 classes, {flags}, "
+        f"{len(broken)} broken"
+    )
     if "split" in table.column_names:
         said = {item["values"]: item["counts"] for item in pc.value_counts(table["split"]).to_pylist()}
-        print(f"{', '.join(f'{said.get(part, 0)} {part}' for part in ('train', 'val', 'test'))}, {said.get(None, 0)} in no metadata table")
+        print(
+            f"{', '.join(f'{said.get(part, 0)} {part}' for part in ('train', 'val', 'test'))}, "
+            f"{said.get(None, 0)} in no metadata table"
+        )
     _list("broken patches", broken)
     if lists:
-        _list("patches whose labels contradict the list of those with none of the 19 classes", contradictions(table, lists))
+        _list(
+            "patches whose labels contradict the list of those with none of the 19 classes",
+            contradictions(table, lists),
+        )
 
 
 def _list(title: str, found: list[str]) -> None:
     """How many and the first few, on standard error."""
     if found:
-        print(f"{len(found)} {title}:", *found[:SHOWN], *(["…"] if len(found) > SHOWN else []), sep="\n  ", file=sys.stderr)
+        print(
+            f"{len(found)} {title}:",
+            *found[:SHOWN],
+            *(["…"] if len(found) > SHOWN else []),
+            sep="\n  ",
+            file=sys.stderr,
+        )
 
 
 def _target(given: dict[str, Any]) -> tuple[Path | None, str]:

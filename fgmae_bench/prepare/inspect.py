@@ -1,4 +1,5 @@
-"""Hold a folder or a pack of Sentinel-1 images against a card, or against none: units, band order, statistics, a contact sheet.
+"""Hold a folder or a pack of Sentinel-1 images against a card, or against none: units, band order, statistics, a
+contact sheet.
 
 python -m fgmae_bench.prepare inspect eurosat --data_path DIR
 python -m fgmae_bench.prepare inspect eurosat-float32.lmdb
@@ -14,30 +15,41 @@ from typing import Any
 
 import numpy as np
 
-from fgmae_bench.cards import Card, load_card
-from fgmae_bench.contract import BANDS
+from fgmae_bench.config.cards import Card, load_card
+from fgmae_bench.config.contract import BANDS
+from fgmae_bench.config.flags import spellings
 from fgmae_bench.data.audit import MIN_IMAGES, UNITS, Statistics, calibration_note, judge, measure, recognise_units
 from fgmae_bench.data.gather import Found, find_images, read_image
 from fgmae_bench.data.index import check_counts
-from fgmae_bench.data.raster import Chip
 from fgmae_bench.errors import BenchError
-from fgmae_bench.flags import spellings
 from fgmae_bench.prepare.contact_sheet import fair_share, write_contact_sheet
 from fgmae_bench.prepare.inspect_labels import report_labels
-from fgmae_bench.progress import Progress
-from fgmae_bench.randomness import keyed_order
+from fgmae_bench.system.progress import Progress
+from fgmae_bench.system.randomness import keyed_order
+from fgmae_bench.views.chip import Chip
 
 LIMIT = 600
 CONTRADICTED = "counts   contradicted"
-GROUPED = {"single_label": "class", "multi_label": "tile", "segmentation": "folder"}  # what images are grouped by, by task
+GROUPED = {
+    "single_label": "class",
+    "multi_label": "tile",
+    "segmentation": "folder",
+}  # what images are grouped by, by task
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("what", metavar="WHAT", help="a dataset's name, a card's path, a pack, or a folder of images")
-    parser.add_argument(*spellings("data_path"), dest="data_path", metavar="DIR", help="folder of the data (default: data beside the card)")
+    parser.add_argument(
+        *spellings("data_path"),
+        dest="data_path",
+        metavar="DIR",
+        help="folder of the data (default: data beside the card)",
+    )
     parser.add_argument("--out", metavar="PNG", help="contact sheet (default: inspect/<name>.png)")
-    parser.add_argument("--limit", type=int, metavar="N", help=f"images read at most, evenly over the classes (default: {LIMIT})")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help=f"images read at most, evenly over the classes (default: {LIMIT})"
+    )
 
 
 def main(given: dict[str, Any]) -> None:
@@ -57,10 +69,16 @@ def main(given: dict[str, Any]) -> None:
     name = root.resolve().name if card is None else card.name
     images, skipped, facts, read = _images(card, root)
     chips, broken = _read(images, limit, read)
-    for line in [*facts, *(f"skipped  {line}" for line in _few(skipped)), *(f"unusable {line}" for line in _few(broken))]:
+    for line in [
+        *facts,
+        *(f"skipped  {line}" for line in _few(skipped)),
+        *(f"unusable {line}" for line in _few(broken)),
+    ]:
         print(line)
     if not chips:
-        raise BenchError(f"{root}: no readable image of two bands", "give a folder of two-band TIFFs, or of VV and VH files in pairs")
+        raise BenchError(
+            f"{root}: no readable image of two bands", "give a folder of two-band TIFFs, or of VV and VH files in pairs"
+        )
     bands = card.signal.bands if card else BANDS
     statistics = measure([chip for _, chip in chips], bands)
     units, cues = recognise_units(statistics)
@@ -69,12 +87,18 @@ def main(given: dict[str, Any]) -> None:
     order = [bands.index(band) for band in BANDS]
     groups: dict[str, list[Chip]] = {}
     for image, chip in chips:
-        kept = Chip(db=chip.db[order], valid=None if chip.valid is None else chip.valid[order], synthetic=chip.synthetic)
+        kept = Chip(
+            db=chip.db[order], valid=None if chip.valid is None else chip.valid[order], synthetic=chip.synthetic
+        )
         groups.setdefault(image.group, []).append(kept)
     synthetic = any(chip.synthetic for _, chip in chips)
     out = Path(given.get("out") or Path("inspect") / f"{name}.png")
-    write_contact_sheet(out, f"{card.title if card else name}{' (synthetic data)' if synthetic else ''}", groups, units == "dB")
-    _print_verdict(card, statistics, units, cues, root, contradicted=any(fact.startswith(CONTRADICTED) for fact in facts))
+    write_contact_sheet(
+        out, f"{card.title if card else name}{' (synthetic data)' if synthetic else ''}", groups, units == "dB"
+    )
+    _print_verdict(
+        card, statistics, units, cues, root, contradicted=any(fact.startswith(CONTRADICTED) for fact in facts)
+    )
     refusals = report_labels(card, root, out, synthetic) if card and card.task == "segmentation" else []
     print(f"contact sheet: {out}")
     if synthetic:
@@ -95,8 +119,15 @@ def _images(card: Card | None, root: Path) -> tuple[list[Found], list[str], list
     from fgmae_bench.data.packs.read import open_index
 
     index = open_index(card, root)
-    groups = [card.classes[label] for label in index.labels] if index.labels.ndim == 1 else index.groups or [card.name] * len(index.files)
-    images = [Found(sample, group, (index.path(row),)) for row, (sample, group) in enumerate(zip(index.ids, groups, strict=True))]
+    groups = (
+        [card.classes[label] for label in index.labels]
+        if index.labels.ndim == 1
+        else index.groups or [card.name] * len(index.files)
+    )
+    images = [
+        Found(sample, group, (index.path(row),))
+        for row, (sample, group) in enumerate(zip(index.ids, groups, strict=True))
+    ]
     contradiction = check_counts(card, index)
     counts = f"{CONTRADICTED}: {contradiction}" if contradiction else "counts   as stated"
     facts = [f"{card.title} at {index.root}: {len(images)} images in {len(card.classes)} classes", counts]
@@ -115,7 +146,9 @@ def card_of(pack: Path) -> str:
     root = pack.resolve()
     held = get(root, stamp_of(root), META)
     if held is None:
-        raise BenchError(f"{pack} does not say which dataset it holds", f"name it: prepare inspect DATASET --data_path {pack}")
+        raise BenchError(
+            f"{pack} does not say which dataset it holds", f"name it: prepare inspect DATASET --data_path {pack}"
+        )
     return parse_meta(held, root).card
 
 
@@ -169,11 +202,19 @@ def _print_groups(chips: list[tuple[Found, Chip]], kind: str) -> None:
         difference = np.median([np.median(c.db[0]) - np.median(c.db[1]) for _, c in members])
         invalid = 1 - (len(first) + len(second)) / sum(c.db.size for _, c in members)
         numbers = (first.mean(), second.mean(), first.std(), second.std(), difference)
-        print(f"{group[:25]:<26}{len(members):>8}" + "".join(f"{number:>9.3g}" for number in numbers) + f"{invalid:>9.2%}")
+        print(
+            f"{group[:25]:<26}{len(members):>8}" + "".join(f"{number:>9.3g}" for number in numbers) + f"{invalid:>9.2%}"
+        )
 
 
-def _print_verdict(card: Card | None, s: Statistics, units: str, cues: tuple[str, ...], root: Path, *, contradicted: bool) -> None:
-    few = "" if s.images >= MIN_IMAGES else f" ({s.images} images: too few for a verdict, at least {MIN_IMAGES} are needed)"
+def _print_verdict(
+    card: Card | None, s: Statistics, units: str, cues: tuple[str, ...], root: Path, *, contradicted: bool
+) -> None:
+    few = (
+        ""
+        if s.images >= MIN_IMAGES
+        else f" ({s.images} images: too few for a verdict, at least {MIN_IMAGES} are needed)"
+    )
     print(f"units    {UNITS[units]}{few}: {', '.join(cues)}")
     if units == "dB":
         print(f"bands    median of {s.bands[0]}-{s.bands[1]} is {s.first_minus_second:.1f} dB{few}")

@@ -1,4 +1,6 @@
-"""What `prepare inspect` says of label maps: every source under every scheme and split, how far train and eval are apart, overlaps."""
+"""What `prepare inspect` says of label maps: every source under every scheme and split, how far train and eval are
+apart, overlaps.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +10,26 @@ from pathlib import Path
 
 import numpy as np
 
-from fgmae_bench.cards import Card
 from fgmae_bench.checkpoints.registry import default_cache
-from fgmae_bench.config import Data
-from fgmae_bench.data.dfc.histograms import Histograms, label_histograms, labelled, shares, total_variation
-from fgmae_bench.data.dfc.looks import labels_look
-from fgmae_bench.data.dfc.overlap import find_overlaps, quadrant_hashes
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.run import Data
+from fgmae_bench.data.dfc.ready import (
+    Histograms,
+    check_label_codes,
+    find_overlaps,
+    label_histograms,
+    labelled,
+    quadrant_hashes,
+    shares,
+    total_variation,
+)
 from fgmae_bench.data.index import Index
+from fgmae_bench.data.labels import LabelMap, Scheme, card_scheme, card_source, histogram_text
 from fgmae_bench.data.packs.read import open_index
 from fgmae_bench.data.splits import Parts, make_split
 from fgmae_bench.errors import BenchError
-from fgmae_bench.label_cards import card_scheme, card_source
-from fgmae_bench.label_schemes import LabelMap, Scheme, histogram_text
 from fgmae_bench.prepare.label_sheet import write_label_sheet
-from fgmae_bench.progress import Progress
+from fgmae_bench.system.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +41,9 @@ class Labels:
 
 
 def report_labels(card: Card, root: Path, out: Path, synthetic: bool) -> list[BenchError]:
-    """Print what the label maps at `root` hold and draw some beside the contact sheet `out`; returns what speaks against them."""
+    """Print what the label maps at `root` hold and draw some beside the contact sheet `out`; returns what speaks
+    against them.
+    """
     index, cache = open_index(card, root), default_cache()
     labels = read_labels(card, index, cache)
     print_labels(card, index, labels, cache)
@@ -55,12 +65,16 @@ def read_labels(card: Card, index: Index, cache: Path) -> Labels:
             refusals.append(error)
             continue
         histograms[source] = counts
-        refusals += [refusal for refusal in [labels_look(card_source(card, source), counts, str(index.root))] if refusal]
+        refusals += [
+            refusal for refusal in [check_label_codes(card_source(card, source), counts, str(index.root))] if refusal
+        ]
     return Labels(histograms=histograms, refusals=tuple(refusals))
 
 
 def print_labels(card: Card, index: Index, labels: Labels, cache: Path) -> None:
-    """Print the histogram of each source, then for each split overlaps and, under each scheme, the classes of its parts."""
+    """Print the histogram of each source, then for each split overlaps and, under each scheme, the classes of its
+    parts.
+    """
     for source, counts in labels.histograms.items():
         total = counts.sum(axis=0, dtype=np.int64)
         found = histogram_text({code: int(count) for code, count in enumerate(total)}, card_source(card, source))
@@ -75,7 +89,10 @@ def print_labels(card: Card, index: Index, labels: Labels, cache: Path) -> None:
         except BenchError as error:
             print(f"\nsplit {name}: cannot be made here: {error.what}")
             continue
-        print(f"\nsplit {name}: {len(parts.train)} train, {len(parts.val)} val, {len(parts.test)} test, {parts.left_out} in no part")
+        print(
+            f"\nsplit {name}: {len(parts.train)} train, {len(parts.val)} val, {len(parts.test)} test, "
+            f"{parts.left_out} in no part"
+        )
         if hashes is None:
             with Progress("hashing quadrants", len(index.files), "images") as progress:
                 hashes = quadrant_hashes(card, index, cache, workers, progress.step)
@@ -86,12 +103,19 @@ def print_labels(card: Card, index: Index, labels: Labels, cache: Path) -> None:
 
 
 def _print_scheme(card: Card, scheme: Scheme, histograms: dict[str, Histograms], parts: Parts) -> None:
-    """The share of each class by source and part, then the distances between what may be trained on and what may be scored by."""
+    """The share of each class by source and part, then the distances between what may be trained on and what may be
+    scored by.
+    """
     maps = {source: LabelMap(card_source(card, source), scheme) for source in histograms if source in scheme.ids}
     if not maps:
         return
     rows = {"train": parts.train, "val": parts.val, "test": parts.test}
-    held = {(s, part): histograms[s][found] for s in maps for part, found in rows.items() if len(found) and histograms[s][found].any()}
+    held = {
+        (s, part): histograms[s][found]
+        for s in maps
+        for part, found in rows.items()
+        if len(found) and histograms[s][found].any()
+    }
     columns = {key: shares(counts, maps[key[0]]) for key, counts in held.items()}
     print(f"  {scheme.name:<38}" + "".join(f"{f'{source} {part}':>13}" for source, part in columns))
     for number, title in enumerate(scheme.classes):

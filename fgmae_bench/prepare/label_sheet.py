@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.cards import Card
+from fgmae_bench.config.cards import Card
 from fgmae_bench.data.index import Index
+from fgmae_bench.data.labels import IGNORE, LabelMap, Scheme, card_scheme, card_source
 from fgmae_bench.errors import BenchError
-from fgmae_bench.files import replacing
-from fgmae_bench.label_cards import card_scheme, card_source
-from fgmae_bench.label_schemes import IGNORE, LabelMap, Scheme
 from fgmae_bench.prepare.contact_sheet import composite
-from fgmae_bench.randomness import keyed_order
+from fgmae_bench.system.files import replacing
+from fgmae_bench.system.randomness import keyed_order
 
 SHOWN = 6
 
@@ -29,7 +28,8 @@ def coloured(ids: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint8]:
 
 
 def write_label_sheet(path: Path, card: Card, index: Index, title: str) -> bool:
-    """Write a PNG: a row an image with its composite and each source under the card's usual scheme; False where there is none.
+    """Write a PNG: a row an image with its composite and each source under the card's usual scheme; False where there
+    is none.
 
     Images that cannot be read are left out.
     """
@@ -40,7 +40,9 @@ def write_label_sheet(path: Path, card: Card, index: Index, title: str) -> bool:
     from matplotlib.patches import Patch
 
     scheme = card_scheme(card)
-    sources = [name for name in (index.maps.sources if index.maps else ()) if card_source(card, name).name in scheme.ids]
+    sources = [
+        name for name in (index.maps.sources if index.maps else ()) if card_source(card, name).name in scheme.ids
+    ]
     panels = _panels(card, index, sources, scheme)
     if not panels or not sources:
         return False
@@ -54,10 +56,15 @@ def write_label_sheet(path: Path, card: Card, index: Index, title: str) -> bool:
             axes[row, column].imshow(image, interpolation="nearest")
             if row == 0:
                 axes[row, column].set_title(("composite", *sources)[column], fontsize=8)
-    legend = [Patch(facecolor=colour, edgecolor="grey", label=name) for name, colour in zip(scheme.classes, scheme.colours, strict=True)]
+    legend = [
+        Patch(facecolor=colour, edgecolor="grey", label=name)
+        for name, colour in zip(scheme.classes, scheme.colours, strict=True)
+    ]
     figure.legend(handles=legend, loc="center right", fontsize=7, title=scheme.name, title_fontsize=8)
     figure.suptitle(f"{title}: labels", fontsize=9)
-    figure.subplots_adjust(left=0.01, right=1 - 1.9 / figure.get_size_inches()[0], bottom=0.01, top=0.9, wspace=0.04, hspace=0.06)
+    figure.subplots_adjust(
+        left=0.01, right=1 - 1.9 / figure.get_size_inches()[0], bottom=0.01, top=0.9, wspace=0.04, hspace=0.06
+    )
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)
@@ -77,7 +84,9 @@ def _panels(card: Card, index: Index, sources: list[str], scheme: Scheme) -> lis
         except BenchError:
             continue
         shown = chip.db if chip.valid is None else np.where(chip.valid, chip.db, np.float32(np.nan))
-        coloured_maps = [coloured(maps[source](codes).values, scheme) for source, codes in zip(sources, labels, strict=True)]
+        coloured_maps = [
+            coloured(maps[source](codes).values, scheme) for source, codes in zip(sources, labels, strict=True)
+        ]
         panels.append([composite(shown[order]), *coloured_maps])
         if len(panels) == SHOWN:
             break

@@ -11,31 +11,44 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.cards import load_card
-from fgmae_bench.contract import BANDS, FGMAE_CONTRACT, parse_bands
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.contract import BANDS, FGMAE_CONTRACT, parse_bands
+from fgmae_bench.config.flags import spellings
 from fgmae_bench.errors import BenchError, closest
-from fgmae_bench.flags import spellings
-from fgmae_bench.progress import Progress
+from fgmae_bench.system.progress import Progress
 
-KINDS = {"float32": "backscatter exactly as read", "uint8": "the input of FGMAE's contract before its geometry, an eighth in size and time"}
+KINDS = {
+    "float32": "backscatter exactly as read",
+    "uint8": "the input of FGMAE's contract before its geometry, an eighth in size and time",
+}
 MOST_WORKERS = 8
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("dataset", metavar="DATASET", help="a dataset's name, or a card's path")
-    parser.add_argument(*spellings("data_path"), metavar="DIR", help="the data: files, or a pack (default: data beside the card)")
-    parser.add_argument("--out", metavar="PACK.lmdb", help="new folder of the pack (default: <DATASET>-<dtype>.lmdb beside the data)")
-    parser.add_argument("--dtype", metavar="{" + ",".join(KINDS) + "}", help="; ".join(f"{k}: {v}" for k, v in KINDS.items()))
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that read; 0 reads in this one (default: one a core)")
-    parser.add_argument(*spellings("band_order"), metavar="VV,VH", help="order of the bands in the files, standing above the card's")
+    parser.add_argument(
+        *spellings("data_path"), metavar="DIR", help="the data: files, or a pack (default: data beside the card)"
+    )
+    parser.add_argument(
+        "--out", metavar="PACK.lmdb", help="new folder of the pack (default: <DATASET>-<dtype>.lmdb beside the data)"
+    )
+    parser.add_argument(
+        "--dtype", metavar="{" + ",".join(KINDS) + "}", help="; ".join(f"{k}: {v}" for k, v in KINDS.items())
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes that read; 0 reads in this one (default: one a core)"
+    )
+    parser.add_argument(
+        *spellings("band_order"), metavar="VV,VH", help="order of the bands in the files, standing above the card's"
+    )
     parser.add_argument(*spellings("trust_data"), action="store_true", help="pack data that contradicts its card")
 
 
 def main(given: dict[str, Any]) -> None:
     """Index, check against the card, pack; print what lies where and the command that comes next."""
     from fgmae_bench.data.packs.write import write_pack
-    from fgmae_bench.views import make_view
+    from fgmae_bench.views.classification import make_view
 
     kind, workers = given.get("dtype", "float32"), given.get("workers", min(MOST_WORKERS, os.cpu_count() or 1))
     if kind not in KINDS:
@@ -52,7 +65,11 @@ def main(given: dict[str, Any]) -> None:
     with Progress("packing", len(index.files), "samples") as progress:
         written = write_pack(card, index, out, view=view, bands=order, workers=workers, step=progress.step)
     seconds = time.monotonic() - start
-    done = f"{written.new} now in {seconds:.1f} s, {written.new / seconds:.0f}/s" if written.new else "nothing was left to do"
+    done = (
+        f"{written.new} now in {seconds:.1f} s, {written.new / seconds:.0f}/s"
+        if written.new
+        else "nothing was left to do"
+    )
     print(f"{written.count} samples as {kind} in {out}, {written.size / 2**20:.1f} MiB ({done})")
     if index.synthetic:
         print("synthetic data: made by fgmae_bench, no real scene")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fgmae_bench.config.flags import spellings
 from fgmae_bench.errors import BenchError, unknown
-from fgmae_bench.flags import spellings
 
 SEED = 0
 Marker = dict[str, Any]
@@ -22,9 +22,11 @@ Marker = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """How a world is asked for: the flag that says how much of it, and what writes it: (folder, how much, seed) to its marker.
+    """How a world is asked for: the flag that says how much of it, and what writes it: (folder, how much, seed) to its
+    marker.
 
-    What writes a `sized` world, whose images may be smaller than the true ones, takes `size`, pixels on a side, as well.
+    What writes a `sized` world, whose images may be smaller than the true ones, takes `size`, pixels on a side, as
+    well.
     """
 
     flag: str
@@ -32,23 +34,32 @@ class World:
     unit: str
     write: Callable[..., Marker]
     sized: bool = False
-    following: str = "linear --dataset {name} --data_path {data_path} --weights random --features cached"  # the command to try next
+    following: str = (
+        "linear --dataset {name} --data_path {data_path} --weights random --features cached"  # the command to try next
+    )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `prepare synth`; what is not typed stays absent."""
     paths = [spelling for name in ("data_path", "output_dir", "out") for spelling in spellings(name)]
     parser.add_argument("world", metavar="WORLD", help=f"what to write: {', '.join(sorted(WORLDS))}")
-    parser.add_argument(*paths, dest="data_path", metavar="FOLDER", help="new folder (default: datasets/<WORLD>-synthetic/data)")
+    parser.add_argument(
+        *paths, dest="data_path", metavar="FOLDER", help="new folder (default: datasets/<WORLD>-synthetic/data)"
+    )
     for flag in dict.fromkeys(world.flag for world in WORLDS.values()):
         asked = {name: world for name, world in WORLDS.items() if world.flag == flag}
         kinds = dict.fromkeys((world.unit, world.default) for world in asked.values())
-        named = {kind: " and ".join(name for name, world in asked.items() if (world.unit, world.default) == kind) for kind in kinds}
+        named = {
+            kind: " and ".join(name for name, world in asked.items() if (world.unit, world.default) == kind)
+            for kind in kinds
+        }
         text = ", ".join(f"{unit}, for {named[unit, default]} (default: {default})" for unit, default in kinds)
         metavar = next(iter(asked.values())).unit.split()[0].upper()
         parser.add_argument(*spellings(flag), type=int, metavar=metavar, help=text)
     sized = ", ".join(name for name, world in WORLDS.items() if world.sized)
-    parser.add_argument("--size", type=int, metavar="PIXELS", help=f"pixels on a side, for {sized} (default: as in truth)")
+    parser.add_argument(
+        "--size", type=int, metavar="PIXELS", help=f"pixels on a side, for {sized} (default: as in truth)"
+    )
     parser.add_argument("--seed", type=int, metavar="SEED", help=f"another seed gives another world (default: {SEED})")
 
 
@@ -100,7 +111,9 @@ def _dfc(world: str) -> Callable[..., Marker]:
     def write(data_path: Path, tiles: int, seed: int, size: int | None = None) -> Marker:
         from fgmae_bench.worlds.dfc import SIZE, write_dfc
 
-        return write_dfc(data_path, world=world, tiles=tiles, seed=seed, size=SIZE if size is None else size, progress=True)
+        return write_dfc(
+            data_path, world=world, tiles=tiles, seed=seed, size=SIZE if size is None else size, progress=True
+        )
 
     return write
 
@@ -110,6 +123,10 @@ WORLDS = {
     "eurosat": World(flag="per_class", default=40, unit="images a class", write=_eurosat),
     "bigearthnet": World(flag="patches", default=600, unit="patches in all", write=_bigearthnet),
     "bigearthnet_v2": World(flag="patches", default=600, unit="patches in all", write=_bigearthnet_v2),
-    "dfc2020": World(flag="tiles", default=96, unit="tiles in all", write=_dfc("dfc2020"), sized=True, following=INSPECT),
-    "sen12ms": World(flag="tiles", default=96, unit="tiles in all", write=_dfc("sen12ms"), sized=True, following=INSPECT),
+    "dfc2020": World(
+        flag="tiles", default=96, unit="tiles in all", write=_dfc("dfc2020"), sized=True, following=INSPECT
+    ),
+    "sen12ms": World(
+        flag="tiles", default=96, unit="tiles in all", write=_dfc("sen12ms"), sized=True, following=INSPECT
+    ),
 }

@@ -10,11 +10,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgmae_bench.cards import load_card
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.flags import spellings
 from fgmae_bench.errors import BenchError
-from fgmae_bench.flags import spellings
 from fgmae_bench.prepare.pack import MOST_WORKERS, make_order
-from fgmae_bench.progress import Progress
+from fgmae_bench.system.progress import Progress
 
 if TYPE_CHECKING:
     from fgmae_bench.data.packs.store import Stamp
@@ -24,9 +24,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("pack", metavar="PACK.lmdb", help="our pack, one of rico-hdl, or one of the legacy formats")
     parser.add_argument(*spellings("data_path"), metavar="DIR", help="what it was packed from: compare every sample")
-    parser.add_argument("--dataset", metavar="NAME", help="a dataset's name, or a card's path (default: what the pack states)")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="a dataset's name, or a card's path (default: what the pack states)"
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read the source (default: one a core)")
-    parser.add_argument(*spellings("band_order"), metavar="VV,VH", help="order of the bands in the source's files, as when packing")
+    parser.add_argument(
+        *spellings("band_order"), metavar="VV,VH", help="order of the bands in the source's files, as when packing"
+    )
 
 
 def main(given: dict[str, Any]) -> None:
@@ -58,7 +62,9 @@ def _ours(root: Path, held: bytes, given: dict[str, Any]) -> None:
         return
     source = open_index(card, Path(given["data_path"]), make_order(given.get("band_order")))
     with Progress("comparing", meta.count, "samples") as progress:
-        check_source(card, index, meta, source, given.get("workers", min(MOST_WORKERS, os.cpu_count() or 1)), progress.step)
+        check_source(
+            card, index, meta, source, given.get("workers", min(MOST_WORKERS, os.cpu_count() or 1)), progress.step
+        )
     print(f"{given['data_path']}: all {meta.count} samples, labels and groups are the same, bit by bit")
 
 
@@ -70,10 +76,15 @@ def _foreign(root: Path, stamp: Stamp, given: dict[str, Any]) -> None:
         raise BenchError(f"{given['pack']} has no __meta__ to compare by", "verify it without --data_path")
     if first_item(root, stamp)[1].startswith(PICKLE):
         lengths = [len(parts) for _, parts in pickled_items(root, stamp)]
-        print(f"{given['pack']}: {len(lengths)} legacy samples, pickled {lengths[0]}-tuples, all decoded without unpickling")
+        print(
+            f"{given['pack']}: {len(lengths)} legacy samples, pickled {lengths[0]}-tuples, all decoded "
+            "without unpickling"
+        )
         return
     shapes = {name: image.shape[1:] for name, image in rico_items(root)}
     if not shapes:
-        raise BenchError(f"{given['pack']} has no __meta__ and holds no Sentinel-1 bands", "give a pack of ours or of rico-hdl")
+        raise BenchError(
+            f"{given['pack']} has no __meta__ and holds no Sentinel-1 bands", "give a pack of ours or of rico-hdl"
+        )
     sizes = ", ".join(f"{h}x{w}" for h, w in sorted(set(shapes.values())))
     print(f"{given['pack']}: rico-hdl, {len(shapes)} Sentinel-1 patches of {sizes} pixels with VV and VH; no labels")

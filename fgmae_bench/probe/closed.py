@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.errors import BenchError
-from fgmae_bench.records import note
-from fgmae_bench.scores import cross_entropy
-from fgmae_bench.scores_multilabel import binary_cross_entropy
+from fgmae_bench.errors import BenchError, note
+from fgmae_bench.metrics.multi_label import binary_cross_entropy
+from fgmae_bench.metrics.single_label import cross_entropy
 
 MAX_ITERATIONS = 3000
 FOLDS = 5
@@ -32,9 +31,14 @@ class Fitted:
 
 
 def fit_logistic(
-    train: tuple[Matrix, Labels], parts: dict[str, tuple[Matrix, Labels]], classes: int, penalties: tuple[float, ...], seed: int
+    train: tuple[Matrix, Labels],
+    parts: dict[str, tuple[Matrix, Labels]],
+    classes: int,
+    penalties: tuple[float, ...],
+    seed: int,
 ) -> Fitted:
-    """Logistic regression by L-BFGS on standardised features, mean loss + penalty/2 |w|^2: multinomial, or one a class for multi-hot.
+    """Logistic regression by L-BFGS on standardised features, mean loss + penalty/2 |w|^2: multinomial, or one a class
+    for multi-hot.
 
     The penalty is chosen by loss on `val` where there is one, else by cross-validation inside the training split.
     """
@@ -44,10 +48,15 @@ def fit_logistic(
     if len(penalties) == 1:
         chosen, how = penalties[0], "given"
     elif "val" in parts:
-        losses = [_loss(_logistic(features, train[1], p, classes).decision(scaled["val"]), parts["val"][1]) for p in penalties]
+        losses = [
+            _loss(_logistic(features, train[1], p, classes).decision(scaled["val"]), parts["val"][1]) for p in penalties
+        ]
         chosen, how = penalties[int(np.argmin(losses))], "by loss on val"
     else:
-        chosen, how = _cross_validated(features, train[1], penalties, classes, seed), f"by {FOLDS}-fold cross-validation inside train"
+        chosen, how = (
+            _cross_validated(features, train[1], penalties, classes, seed),
+            f"by {FOLDS}-fold cross-validation inside train",
+        )
     model = _logistic(features, train[1], chosen, classes)
     notes = [note("penalty_chosen", f"L2 penalty {chosen:.3g} chosen {how} from {len(penalties)}")]
     if len(penalties) > 1 and chosen in (min(penalties), max(penalties)):
@@ -62,11 +71,13 @@ def fit_logistic(
 def fit_knn(train: tuple[Matrix, Labels], parts: dict[str, tuple[Matrix, Labels]], classes: int, k: int) -> Fitted:
     """k nearest training samples by cosine.
 
-    Single label: logits are logarithms of the shares of votes, whose softmax are the shares; ties go to the first class, as in
-    scikit-learn. Multi-hot: the logit of the share of neighbours that carry a class.
+    Single label: logits are logarithms of the shares of votes, whose softmax are the shares; ties go to the first
+    class, as in scikit-learn. Multi-hot: the logit of the share of neighbours that carry a class.
     """
     reference = _unit(train[0])
-    carried = np.eye(classes, dtype=np.float32)[train[1]] if train[1].ndim == 1 else train[1].astype(np.float32)  # (N, C)
+    carried = (
+        np.eye(classes, dtype=np.float32)[train[1]] if train[1].ndim == 1 else train[1].astype(np.float32)
+    )  # (N, C)
     logits = {}
     for part, (x, _) in parts.items():
         shares = np.zeros((len(x), classes), np.float32)
@@ -134,11 +145,15 @@ def _cross_validated(features: Matrix, labels: Labels, penalties: tuple[float, .
 
     folds = FOLDS if labels.ndim == 2 else min(FOLDS, int(np.bincount(labels, minlength=classes).min()))
     if folds < 2:
-        raise BenchError("a class has one training sample: no cross-validation", "give one --weight_decay, or more samples")
+        raise BenchError(
+            "a class has one training sample: no cross-validation", "give one --weight_decay, or more samples"
+        )
     kind = KFold if labels.ndim == 2 else StratifiedKFold
     splits = list(kind(folds, shuffle=True, random_state=seed % 2**32).split(features, labels))
     losses = [
-        np.mean([_loss(_logistic(features[a], labels[a], p, classes).decision(features[b]), labels[b]) for a, b in splits])
+        np.mean(
+            [_loss(_logistic(features[a], labels[a], p, classes).decision(features[b]), labels[b]) for a, b in splits]
+        )
         for p in penalties
     ]
     return penalties[int(np.argmin(losses))]

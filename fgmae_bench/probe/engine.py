@@ -1,4 +1,6 @@
-"""The probe engine: frozen features once, all heads of a grid fitted on them, each run recorded, interrupted ones resumed."""
+"""The probe engine: frozen features once, all heads of a grid fitted on them, each run recorded, interrupted ones
+resumed.
+"""
 
 from __future__ import annotations
 
@@ -14,37 +16,104 @@ import numpy as np
 import torch
 from torch import nn
 
-from fgmae_bench.cards import Card
-from fgmae_bench.config import Run
-from fgmae_bench.device import device_name, resolve_device
-from fgmae_bench.distributed import join_world, leave_world
-from fgmae_bench.environment import MemoryPeak, describe, now
-from fgmae_bench.errors import Diverged
-from fgmae_bench.features import Spent
-from fgmae_bench.files import require_writable
-from fgmae_bench.probe.checkpoint import HeadState, save_fitted, save_state
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.recipes import PROTOCOLS
+from fgmae_bench.config.run import Run
+from fgmae_bench.errors import BenchError, Diverged, note
+from fgmae_bench.features.extract import Spent
+from fgmae_bench.probe.checkpoint import HeadState, load_state, save_fitted, save_state
 from fgmae_bench.probe.closed import fit_knn, fit_logistic
-from fgmae_bench.probe.materials import Materials, gather_materials
-from fgmae_bench.probe.resolve import Probe, resolve
-from fgmae_bench.probe.resume import find_states
-from fgmae_bench.probe.train import GridFit
-from fgmae_bench.progress import Progress
-from fgmae_bench.recipes import PROTOCOLS
-from fgmae_bench.records import Record, note, read_record, record_path
+from fgmae_bench.probe.resolve import Materials, Probe, gather_materials, resolve
+from fgmae_bench.probe.train import GridFit, logits_of
+from fgmae_bench.records import Record, read_record, record_path
 from fgmae_bench.runs.assemble import Params, assemble, classification_metrics
 from fgmae_bench.runs.curve_notes import rate_notes
-from fgmae_bench.runs.folder import RunFolder, write_predictions
-from fgmae_bench.runs.outcome import Outcome
-from fgmae_bench.runs.storing import store_run
-from fgmae_bench.runs.tasks import TASKS, Task
+from fgmae_bench.runs.folder import RunFolder, store_run, write_predictions
+from fgmae_bench.runs.tasks import TASKS, Outcome, Task, legacy_of
+from fgmae_bench.runs.tensors import LAST
+from fgmae_bench.system.device import device_name, resolve_device
+from fgmae_bench.system.distributed import join_world, leave_world
+from fgmae_bench.system.environment import MemoryPeak, describe, now
+from fgmae_bench.system.files import require_writable
+from fgmae_bench.system.progress import Progress
 
 log = logging.getLogger("fgmae_bench")
+
+
+def find_states(probe: Probe) -> dict[str, HeadState]:
+    """Checkpoints to go on from, by run id. A checkpoint of another run is refused when `--resume` was given, else
+    passed over.
+    """
+    states: dict[str, HeadState] = {}
+    for id, run in probe.runs.items():
+        folder, named = probe.places[id][0], run.execution.resume
+        if run.recipe.probe != "sgd":
+            continue
+        path = folder / LAST if named in (None, "auto") else Path(str(named))
+        if named in (None, "auto") and not path.exists():
+            continue
+        try:
+            state = load_state(path)
+        except BenchError as error:
+            if named is not None:
+                raise
+            log.warning("%s; it is passed over", error.what)
+            continue
+        if named is not None:
+            _require_same_run(state, id, path)
+        if state.run_id == id:
+            log.info("%s goes on after epoch %d of %d", id, state.epochs, run.recipe.epochs)
+            states[id] = state
+    return states
+
+
+def _require_same_run(state: HeadState, id: str, path: Path) -> None:
+    if state.run_id != id:
+        what = f"{path} belongs to {state.run_id}, this is {id}: model, data, batch or recipe differ"
+        raise BenchError(what, "repeat the flags of that run, or choose another --output_dir")
+
+
+def evaluate_checkpoint(runs: list[Run], card: Card) -> dict[str, Any]:
+    """Scores of the checkpoint that `--resume` names over the test split (`test`, `legacy`); nothing is recorded."""
+    if runs[0].recipe.probe != "sgd":
+        raise BenchError(f"--eval with --probe {runs[0].recipe.probe}", "score checkpoints of --probe sgd")
+    if len(runs) != 1:
+        raise BenchError("--eval scores one checkpoint", "give one --lr and one --weight_decay")
+    world, device = join_world(resolve_device(runs[0].execution.device))
+    try:
+        probe = resolve(runs, card, [], world, device, None)
+        (id, run), (folder, _) = next(iter(probe.runs.items())), next(iter(probe.places.values()))
+        named = run.execution.resume
+        state = world.raise_together(lambda: load_state(folder / LAST if named in (None, "auto") else Path(str(named))))
+        _require_same_run(state, id, folder)
+        materials = gather_materials(
+            dataclasses.replace(probe, runs={id: run}), run, Spent(), MemoryPeak(), parts=("test",)
+        )
+        bank, rows = materials.evaluation["test"]
+        outcome = Outcome(
+            logits=logits_of(state.best_head or state.head, bank, rows), legacy_curve=state.legacy, best=state.best
+        )
+        assert outcome.logits is not None
+        task, targets = TASKS[card.task], materials.labels[rows]
+        test = task.evaluate(outcome.logits, targets)
+        return {
+            "run_id": id,
+            "which": f"best on val, epoch {state.best['epoch'] + 1}" if state.best else f"after epoch {state.epochs}",
+            "test": test,
+            "legacy": legacy_of(outcome, targets, run.recipe.batch_size, task),
+        }
+    finally:
+        leave_world()
+
+
 PROBES = {means["probe"]: protocol for protocol, (module, means) in PROTOCOLS.items() if module == "linear"}
 
 
-def run_probe(runs: list[Run], card: Card, notes: list[dict[str, str]], module: nn.Module | None = None) -> list[Record]:
-    """Run a grid and return its records in order; runs whose record exists are read, not repeated. Raises Diverged once all
-    are recorded.
+def run_probe(
+    runs: list[Run], card: Card, notes: list[dict[str, str]], module: nn.Module | None = None
+) -> list[Record]:
+    """Run a grid and return its records in order; runs whose record exists are read, not repeated. Raises Diverged once
+    all are recorded.
 
     `module` stands in for the backbone that the runs name (see `fgmae_bench.evaluate`). Under torchrun every rank calls
     this; rank 0 writes.
@@ -55,7 +124,7 @@ def run_probe(runs: list[Run], card: Card, notes: list[dict[str, str]], module: 
         probe = resolve(runs, card, notes, world, device, module)
         results = Path(runs[0].execution.results_dir)
         paths = {id: record_path(results, (card.name, PROBES[run.recipe.probe], id)) for id, run in probe.runs.items()}
-        done = world.together(lambda: {id: read_record(path) for id, path in paths.items() if path.exists()})
+        done = world.raise_together(lambda: {id: read_record(path) for id, path in paths.items() if path.exists()})
         done = world.broadcast(done)
         for id in done:
             how = " as diverged" if done[id]["status"] == "diverged" else ""
@@ -80,8 +149,8 @@ def _run_pending(probe: Probe, results: Path, start: float) -> dict[str, Record]
     folders = {id: RunFolder(*probe.places[id]) for id in probe.runs} if world.rank == 0 else {}
     places = [results, probe.cache, *(place for id in probe.runs for place in probe.places[id])]
     for place in places if world.rank == 0 else [Path.cwd()] * len(places):
-        world.together(lambda place=place: require_writable(place))  # type: ignore[misc]
-    states = world.broadcast(world.together(lambda: find_states(probe)))
+        world.raise_together(lambda place=place: require_writable(place))  # type: ignore[misc]
+    states = world.broadcast(world.raise_together(lambda: find_states(probe)))
     for state in states.values():
         if state.threads != torch.get_num_threads():
             log.info("using %d threads, as before the interruption, so that the result stays the same", state.threads)
@@ -95,7 +164,9 @@ def _run_pending(probe: Probe, results: Path, start: float) -> dict[str, Record]
         records: dict[str, Record] | None = None
         if world.rank == 0:
             environment = describe(probe.extractor.device.type, device_name(probe.extractor.device), world.size)
-            timing = _timing(spent, memory, total=fitted - start, features=fitting - featuring, fitting=fitted - fitting)
+            timing = _timing(
+                spent, memory, total=fitted - start, features=fitting - featuring, fitting=fitted - fitting
+            )
             notes = probe.notes + _pass_notes(probe)
             records = {
                 id: _record(probe, id, outcome, folders[id], results, environment, timing, notes, materials)
@@ -117,8 +188,13 @@ def _taking_back(folders: dict[str, RunFolder]) -> Iterator[None]:
 
 
 def _fit(
-    probe: Probe, first: Run, materials: Materials, folders: dict[str, RunFolder], states: dict[str, HeadState], memory: MemoryPeak
-) -> list[Outcome]:  # fmt: skip
+    probe: Probe,
+    first: Run,
+    materials: Materials,
+    folders: dict[str, RunFolder],
+    states: dict[str, HeadState],
+    memory: MemoryPeak,
+) -> list[Outcome]:
     classes = probe.dataset.card.classes
     if first.recipe.probe != "sgd":
         outcome = _fit_closed(first, materials, len(classes), TASKS[probe.dataset.card.task])
@@ -127,7 +203,12 @@ def _fit(
         return [outcome]
     recipes = {id: run.recipe for id, run in probe.runs.items()}
     fit = GridFit(
-        materials, recipes, probe.effective_batch, len(classes), probe.extractor.backbone.feature_dim, TASKS[probe.dataset.card.task]
+        materials,
+        recipes,
+        probe.effective_batch,
+        len(classes),
+        probe.extractor.backbone.feature_dim,
+        TASKS[probe.dataset.card.task],
     )
     fit.resume(states)
     for id, folder in folders.items():
@@ -145,7 +226,9 @@ def _fit(
 
         def after_epoch(epochs: int) -> None:
             nonlocal saved
-            if folders and (epochs == first.recipe.epochs or time.monotonic() - saved >= first.execution.checkpoint_seconds):
+            if folders and (
+                epochs == first.recipe.epochs or time.monotonic() - saved >= first.execution.checkpoint_seconds
+            ):
                 for g, id in enumerate(fit.ids):
                     save_state(folders[id], fit.state(g), classes)
                 saved = time.monotonic()
@@ -158,7 +241,10 @@ def _fit_closed(run: Run, materials: Materials, classes: int, task: Task) -> Out
     start = time.perf_counter()
     bank = materials.train_banks[0]
     train = (np.asarray(bank.features[materials.train]), materials.labels[materials.train])
-    parts = {part: (np.asarray(held.features[rows]), materials.labels[rows]) for part, (held, rows) in materials.evaluation.items()}
+    parts = {
+        part: (np.asarray(held.features[rows]), materials.labels[rows])
+        for part, (held, rows) in materials.evaluation.items()
+    }
     if run.recipe.probe == "lbfgs":
         fitted = fit_logistic(train, parts, classes, run.recipe.penalties, run.recipe.seed)
     else:
@@ -169,23 +255,38 @@ def _fit_closed(run: Run, materials: Materials, classes: int, task: Task) -> Out
     watched = "val" if "val" in parts else "test"
     outcome.final = task.evaluate(fitted.logits[watched], parts[watched][1])
     seconds = time.perf_counter() - start
-    outcome.history.append({
-        "epoch": 0, "lr": None, "train_loss": None, "val": dict(outcome.final), "seconds": seconds,
-        "images_per_second": len(train[1]) / seconds,
-    })  # fmt: skip
+    outcome.history.append(
+        {
+            "epoch": 0,
+            "lr": None,
+            "train_loss": None,
+            "val": dict(outcome.final),
+            "seconds": seconds,
+            "images_per_second": len(train[1]) / seconds,
+        }
+    )
     return outcome
 
 
 def _record(
-    probe: Probe, id: str, outcome: Outcome, folder: RunFolder, results: Path, environment: dict[str, Any],
-    timing: dict[str, Any], notes: list[dict[str, str]], materials: Materials,
-) -> Record:  # fmt: skip
+    probe: Probe,
+    id: str,
+    outcome: Outcome,
+    folder: RunFolder,
+    results: Path,
+    environment: dict[str, Any],
+    timing: dict[str, Any],
+    notes: list[dict[str, str]],
+    materials: Materials,
+) -> Record:
     """Write everything of one run; its record comes last."""
     dataset, backbone, run = probe.dataset, probe.extractor.backbone, probe.runs[id]
     classes, protocol = dataset.card.classes, PROBES[run.recipe.probe]
     rows = materials.evaluation["test"][1]
     groups = None if dataset.index.groups is None else [dataset.index.groups[row] for row in rows]
-    counts = {part: len(materials.evaluation[part][1]) if part in materials.evaluation else 0 for part in ("val", "test")}
+    counts = {
+        part: len(materials.evaluation[part][1]) if part in materials.evaluation else 0 for part in ("val", "test")
+    }
     trainable = 0 if run.recipe.probe == "knn" else (backbone.feature_dim + 1) * len(classes)
     rates = rate_notes("linear", run, dataset.card, probe.effective_batch) if run.recipe.probe == "sgd" else []
     logits = outcome.logits
@@ -193,35 +294,61 @@ def _record(
 
     def assembled(predictions: dict[str, str] | None) -> Record:
         return assemble(
-            run, id, dataset, backbone, protocol=protocol, params=Params(backbone.params + trainable, trainable),
+            run,
+            id,
+            dataset,
+            backbone,
+            protocol=protocol,
+            params=Params(backbone.params + trainable, trainable),
             metrics=classification_metrics(outcome, TASKS[dataset.card.task], classes, groups),
-            counts={"train": len(materials.train), **counts}, history=outcome.history, predictions=predictions, environment=environment,
-            timing=timing, created=now(), notes=[*outcome.notes, *rates, *notes], diverged=outcome.diverged,
-        )  # fmt: skip
+            counts={"train": len(materials.train), **counts},
+            history=outcome.history,
+            predictions=predictions,
+            environment=environment,
+            timing=timing,
+            created=now(),
+            notes=[*outcome.notes, *rates, *notes],
+            diverged=outcome.diverged,
+        )
 
     return store_run(
-        results, (dataset.card.name, protocol, id), folder, assembled=assembled,
-        write=lambda path: write_predictions(path, logits, materials.labels[rows], [dataset.index.ids[r] for r in rows], classes, groups),
+        results,
+        (dataset.card.name, protocol, id),
+        folder,
+        assembled=assembled,
+        write=lambda path: write_predictions(
+            path, logits, materials.labels[rows], [dataset.index.ids[r] for r in rows], classes, groups
+        ),
         leave=lambda: save_fitted(folder, id, outcome.fitted, classes) if outcome.fitted else None,
-    )  # fmt: skip
+    )
 
 
 def _timing(spent: Spent, memory: MemoryPeak, *, total: float, features: float, fitting: float) -> dict[str, Any]:
     waited = spent.forward_seconds + spent.wait_seconds
     device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
     return {
-        "total_seconds": total, "train_seconds": fitting, "eval_seconds": features,
+        "total_seconds": total,
+        "train_seconds": fitting,
+        "eval_seconds": features,
         "data_wait_fraction": spent.wait_seconds / waited if waited else None,
         "images_per_second": spent.images / waited if waited else None,
-        "peak_anonymous_memory_bytes": memory.bytes, "peak_device_memory_bytes": device,
-    }  # fmt: skip
+        "peak_anonymous_memory_bytes": memory.bytes,
+        "peak_device_memory_bytes": device,
+    }
 
 
 def _pass_notes(probe: Probe) -> list[dict[str, str]]:
     """Notes on how the runs were computed."""
     notes = []
     if len(probe.runs) > 1:
-        notes.append(note("shared_pass", f"{len(probe.runs)} runs were fitted in one pass; its time stands in each record"))
+        notes.append(
+            note("shared_pass", f"{len(probe.runs)} runs were fitted in one pass; its time stands in each record")
+        )
     if next(iter(probe.runs.values())).execution.compile:
-        notes.append(note("compiled", "the backbone was compiled: features differ from eager ones in their last bits, in bf16 visibly"))
+        notes.append(
+            note(
+                "compiled",
+                "the backbone was compiled: features differ from eager ones in their last bits, in bf16 visibly",
+            )
+        )
     return notes

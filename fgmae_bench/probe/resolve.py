@@ -7,20 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from fgmae_bench.backbones import Backbone
-from fgmae_bench.cards import Card
-from fgmae_bench.config import Run, run_id
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.recipes import ProbeRecipe
+from fgmae_bench.config.run import Run, run_id
+from fgmae_bench.config.schedules import base_lr, rate_of, require_falling
 from fgmae_bench.data.dataset import Dataset, only_usable
-from fgmae_bench.device import Precision
-from fgmae_bench.distributed import World
 from fgmae_bench.errors import BenchError
-from fgmae_bench.features import Extractor
-from fgmae_bench.optim import base_lr, rate_of, require_falling
-from fgmae_bench.recipes import ProbeRecipe
+from fgmae_bench.features.bank import Bank, fill_bank
+from fgmae_bench.features.extract import Extractor, Rows, Spent
+from fgmae_bench.models.build import Backbone
 from fgmae_bench.runs.setup import facts_of, places, set_up
+from fgmae_bench.system.device import Precision
+from fgmae_bench.system.distributed import World
+from fgmae_bench.system.environment import MemoryPeak
+from fgmae_bench.system.progress import Progress
+from fgmae_bench.views.classification import Augmentation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +43,13 @@ class Probe:
 
 
 def resolve(
-    runs: list[Run], card: Card, notes: list[dict[str, str]], world: World, device: torch.device, module: nn.Module | None
-) -> Probe:  # fmt: skip
+    runs: list[Run],
+    card: Card,
+    notes: list[dict[str, str]],
+    world: World,
+    device: torch.device,
+    module: nn.Module | None,
+) -> Probe:
     """Fill in everything that card, contract and hardware decide, and give each run its id."""
     first = runs[0]
     setup = set_up(first, card, world, device, module)
@@ -46,10 +57,15 @@ def resolve(
     batch = first.recipe.batch_size * first.recipe.accum_iter * world.size
     _require_enough(first, len(setup.dataset.parts.train), batch, world.size)
     whole = [
-        Run(data=setup.data, model=setup.model, recipe=_resolved_recipe(r, backbone, setup.amp, batch, device.type), execution=r.execution)
+        Run(
+            data=setup.data,
+            model=setup.model,
+            recipe=_resolved_recipe(r, backbone, setup.amp, batch, device.type),
+            execution=r.execution,
+        )
         for r in runs
     ]
-    dataset = world.in_turn(lambda: only_usable(setup.dataset, first, setup.cache))
+    dataset = world.rank0_first(lambda: only_usable(setup.dataset, first, setup.cache))
     _require_enough(first, len(dataset.parts.train), batch, world.size)
     facts = facts_of(dataset, backbone)
     resolved = {run_id(run, facts, world.size): run for run in whole}
@@ -57,14 +73,24 @@ def resolve(
     if first.execution.compile:
         backbone.module.compile()
     extractor = Extractor(
-        dataset=dataset, backbone=backbone, view=setup.view, device=device, amp=setup.amp, workers=first.execution.num_workers, world=world,
+        dataset=dataset,
+        backbone=backbone,
+        view=setup.view,
+        device=device,
+        amp=setup.amp,
+        workers=first.execution.num_workers,
+        world=world,
         compiled=first.execution.compile,
-    )  # fmt: skip
+    )
     return Probe(
-        runs=resolved, dataset=dataclasses.replace(dataset, facts=facts), extractor=extractor, cache=setup.cache, effective_batch=batch,
+        runs=resolved,
+        dataset=dataclasses.replace(dataset, facts=facts),
+        extractor=extractor,
+        cache=setup.cache,
+        effective_batch=batch,
         places={id: places(card, run, id, len(resolved)) for id, run in resolved.items()},
         notes=[*notes, *setup.notes],
-    )  # fmt: skip
+    )
 
 
 def _require_enough(run: Run, train: int, batch: int, processes: int) -> None:
@@ -73,7 +99,11 @@ def _require_enough(run: Run, train: int, batch: int, processes: int) -> None:
     if recipe.probe == "sgd" and batch > train:
         what = f"effective batch {batch} is larger than the training split ({train} images)"
         fits = train // processes // recipe.accum_iter
-        todo = f"use --batch_size {fits} or less" if fits else f"use --accum_iter {max(1, train // processes // recipe.batch_size)} or less"
+        todo = (
+            f"use --batch_size {fits} or less"
+            if fits
+            else f"use --accum_iter {max(1, train // processes // recipe.batch_size)} or less"
+        )
         raise BenchError(what, todo)
     if recipe.probe == "knn" and recipe.knn_k > train:
         raise BenchError(f"--knn_k is {recipe.knn_k}, the training split holds {train} images", "give a smaller k")
@@ -87,7 +117,9 @@ def _resolved_recipe(run: Run, backbone: Backbone, amp: Precision, batch: int, d
         raise BenchError(f"{backbone.name} sees no random views", "leave out --features stream and --views")
     if recipe.probe != "sgd":
         if recipe.features == "stream" or recipe.views > 1:
-            raise BenchError(f"--probe {recipe.probe} is fitted on the evaluation view", "leave out --features stream and --views")
+            raise BenchError(
+                f"--probe {recipe.probe} is fitted on the evaluation view", "leave out --features stream and --views"
+            )
         return dataclasses.replace(recipe, amp=amp, features="cached")
     wanted = recipe.features is None and recipe.views == 1 and not native
     stream = wanted and (device_type == "cuda" or recipe.recipe == "published")
@@ -103,3 +135,68 @@ def _resolved_recipe(run: Run, backbone: Backbone, amp: Precision, batch: int, d
     return dataclasses.replace(
         recipe, amp=amp, features=features, lr=lr, blr=base_lr(lr, batch), crop_scale=crop_scale, knn_k=5, penalties=()
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """Labels by row, train rows, and the banks of the evaluation view by part."""
+
+    labels: NDArray[np.int64]
+    train: Rows
+    evaluation: dict[str, tuple[Bank, Rows]]
+    train_banks: tuple[Bank, ...]  # cached: one for each view; empty in stream mode
+    extractor: Extractor
+    spent: Spent
+
+
+def gather_materials(
+    probe: Probe, first: Run, spent: Spent, memory: MemoryPeak, parts: tuple[str, ...] = ("train", "val", "test")
+) -> Materials:
+    """Features of every part that is asked for and kept: the evaluation parts always, the training part unless it is
+    streamed.
+    """
+    extractor, recipe = probe.extractor, first.recipe
+    split = probe.dataset.parts
+    train = split.train if "train" in parts else split.train[:0]
+    cached = recipe.features == "cached" and len(train) > 0
+    evaluated = {part: rows for part, rows in (("val", split.val), ("test", split.test)) if len(rows) and part in parts}
+    if cached and recipe.views == 1:
+        wanted = np.concatenate([*evaluated.values(), train])
+        bank = _filled(probe, wanted, None, spent, memory, "features")
+        train_banks: tuple[Bank, ...] = (bank,)
+    else:
+        bank = _filled(probe, np.concatenate(list(evaluated.values())), None, spent, memory, "evaluation features")
+        views = range(recipe.views if cached else 0)
+        train_banks = tuple(
+            _filled(
+                probe,
+                train,
+                Augmentation(seed=recipe.seed, epoch=v, crop_scale=recipe.crop_scale),
+                spent,
+                memory,
+                f"view {v}",
+            )
+            for v in views
+        )
+    train = train_banks[0].usable(train) if train_banks else train
+    evaluation = {part: (bank, bank.usable(rows)) for part, rows in evaluated.items()}
+    return Materials(
+        labels=probe.dataset.index.labels,
+        train=train,
+        evaluation=evaluation,
+        train_banks=train_banks,
+        extractor=extractor,
+        spent=spent,
+    )
+
+
+def _filled(
+    probe: Probe, rows: Rows, augmentation: Augmentation | None, spent: Spent, memory: MemoryPeak, label: str
+) -> Bank:
+    with Progress(label, len(rows), "images", show=probe.extractor.world.rank == 0) as progress:
+
+        def step(count: int) -> None:
+            progress.step(count)
+            memory.look()
+
+        return fill_bank(probe.extractor, rows, probe.cache, augmentation, spent, step)

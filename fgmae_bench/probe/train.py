@@ -1,28 +1,131 @@
-"""Epochs of the linear probe: one stream of features, all heads of the grid, every epoch evaluated over the whole split."""
+"""Epochs of the linear probe: one stream of features, all heads of the grid, every epoch evaluated over the whole
+split.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from fgmae_bench.bank import Bank
-from fgmae_bench.features import Features, Rows, extract
-from fgmae_bench.optim import cosine
+from fgmae_bench.config.recipes import ProbeRecipe
+from fgmae_bench.config.schedules import cosine
+from fgmae_bench.errors import note
+from fgmae_bench.features.bank import Bank
+from fgmae_bench.features.extract import Features, Rows, extract
 from fgmae_bench.probe.checkpoint import HeadState
-from fgmae_bench.probe.materials import Materials
-from fgmae_bench.probe.sgd import HeadGrid, head_logits
-from fgmae_bench.randomness import epoch_order, key
-from fgmae_bench.recipes import ProbeRecipe
-from fgmae_bench.records import note
-from fgmae_bench.runs.outcome import Outcome
-from fgmae_bench.runs.selection import legacy_of, rank, seen_by_reference
-from fgmae_bench.runs.tasks import Task
-from fgmae_bench.views import Augmentation
+from fgmae_bench.probe.resolve import Materials
+from fgmae_bench.runs.tasks import Outcome, Task, legacy_of, rank, seen_by_reference
+from fgmae_bench.system.randomness import epoch_order, key
+from fgmae_bench.views.classification import Augmentation
+
+BN_EPS = 1e-6  # BatchNorm1d(affine=False, eps=1e-6) of the reference's head
+BN_MOMENTUM = 0.1
+LossAndError = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # see `fgmae_bench.runs.tasks`
+INIT_STD = 0.01  # truncated normal, as for MAE's probing heads
+
+
+@dataclass
+class HeadGrid:
+    """G linear heads over one standardisation. `weight` (D, G*C), `bias` (G*C); heads never influence one another.
+
+    Standardisation does not depend on the heads, so one serves all: the batch's own statistics in training, running
+    ones in evaluation. Every head starts from the same draw, so that it is what a run of its own would give.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    velocity_w: Tensor
+    velocity_b: Tensor
+    running_mean: Tensor  # (D,)
+    running_var: Tensor  # (D,)
+    heads: int
+    classes: int
+
+    @classmethod
+    def start(cls, dim: int, classes: int, heads: int, seed: int) -> HeadGrid:
+        """Heads before training: truncated normal weights (std 0.01), zero bias."""
+        drawn = torch.empty(classes, dim)
+        torch.nn.init.trunc_normal_(drawn, std=INIT_STD, generator=torch.Generator().manual_seed(seed))
+        weight = drawn.T.repeat(1, heads).contiguous()
+        bias = torch.zeros(heads * classes)
+        return cls(
+            weight=weight,
+            bias=bias,
+            velocity_w=torch.zeros_like(weight),
+            velocity_b=torch.zeros_like(bias),
+            running_mean=torch.zeros(dim),
+            running_var=torch.ones(dim),
+            heads=heads,
+            classes=classes,
+        )
+
+    def step(
+        self, features: Tensor, targets: Tensor, lr: Tensor, weight_decay: Tensor, momentum: float, error: LossAndError
+    ) -> Tensor:
+        """One step of SGD: features (B, D), targets of the task, lr and weight_decay (G,). Losses (G,) before the step.
+
+        The update is torch.optim.SGD's: v = momentum v + (g + wd w), w = w - lr v.
+        """
+        x = self._standardised_batch(features)
+        loss, gradient = error((x @ self.weight + self.bias).view(len(x), self.heads, self.classes), targets)
+        flat = gradient.reshape(len(x), -1)
+        rate, decay = lr.repeat_interleave(self.classes), weight_decay.repeat_interleave(self.classes)
+        self.velocity_w.mul_(momentum).add_(x.T @ flat).addcmul_(self.weight, decay)
+        self.velocity_b.mul_(momentum).add_(flat.sum(0)).addcmul_(self.bias, decay)
+        self.weight.sub_(rate * self.velocity_w)
+        self.bias.sub_(rate * self.velocity_b)
+        return loss
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Evaluation logits (N, G, C) of features (N, D)."""
+        x = (features - self.running_mean) * torch.rsqrt(self.running_var + BN_EPS)
+        return (x @ self.weight + self.bias).view(len(x), self.heads, self.classes)
+
+    def head(self, g: int) -> dict[str, Tensor]:
+        """Copies of one head: `weight` (C, D), `bias` (C,), `running_mean` (D,), `running_var` (D,)."""
+        columns = slice(g * self.classes, (g + 1) * self.classes)
+        return {
+            "weight": self.weight[:, columns].T.contiguous().clone(),
+            "bias": self.bias[columns].clone(),
+            "running_mean": self.running_mean.clone(),
+            "running_var": self.running_var.clone(),
+        }
+
+    def velocity(self, g: int) -> dict[str, Tensor]:
+        """Copies of one head's momentum: `weight` (C, D), `bias` (C,)."""
+        columns = slice(g * self.classes, (g + 1) * self.classes)
+        return {"weight": self.velocity_w[:, columns].T.contiguous().clone(), "bias": self.velocity_b[columns].clone()}
+
+    def put(self, g: int, head: dict[str, Tensor], velocity: dict[str, Tensor]) -> None:
+        """Set one head, its momentum, and the standardisation that all share."""
+        columns = slice(g * self.classes, (g + 1) * self.classes)
+        self.weight[:, columns], self.bias[columns] = head["weight"].T, head["bias"]
+        self.velocity_w[:, columns], self.velocity_b[columns] = velocity["weight"].T, velocity["bias"]
+        self.running_mean.copy_(head["running_mean"])
+        self.running_var.copy_(head["running_var"])
+
+    def _standardised_batch(self, features: Tensor) -> Tensor:
+        mean = features.mean(0)
+        centred = features - mean
+        var = centred.square().mean(0)
+        unbiased = var * (len(features) / max(len(features) - 1, 1))
+        self.running_mean.lerp_(mean, BN_MOMENTUM)
+        self.running_var.lerp_(unbiased, BN_MOMENTUM)
+        return centred * torch.rsqrt(var + BN_EPS)
+
+
+def head_logits(head: dict[str, Tensor], features: Tensor) -> Tensor:
+    """Evaluation logits (N, C) of one head over features (N, D)."""
+    x = (features - head["running_mean"]) * torch.rsqrt(head["running_var"] + BN_EPS)
+    return x @ head["weight"].T + head["bias"]
+
 
 CHUNK = 8192  # rows of a bank that are in memory at once
 Batches = Iterator[tuple[Features, Rows]]
@@ -33,8 +136,14 @@ class GridFit:
     """A grid of heads (recipes that differ in lr and weight decay only) on its way through the epochs."""
 
     def __init__(
-        self, materials: Materials, recipes: dict[str, ProbeRecipe], effective_batch: int, classes: int, dim: int, task: Task
-    ):  # fmt: skip
+        self,
+        materials: Materials,
+        recipes: dict[str, ProbeRecipe],
+        effective_batch: int,
+        classes: int,
+        dim: int,
+        task: Task,
+    ):
         self.materials, self.ids, self.recipes = materials, list(recipes), list(recipes.values())
         self.recipe, self.batch, self.task = self.recipes[0], effective_batch, task
         self.heads = HeadGrid.start(dim, classes, len(recipes), key(self.recipe.seed, "head") % 2**63)
@@ -52,7 +161,9 @@ class GridFit:
                 self.done[g], self.best[g] = state.epochs, state.best_head
                 self.outcomes[g].best, self.outcomes[g].history = state.best, list(state.history)
                 self.outcomes[g].legacy_curve = list(state.legacy)
-        for g in sorted(range(len(self.ids)), key=lambda g: -self.done[g]):  # the one furthest back sets the standardisation
+        for g in sorted(
+            range(len(self.ids)), key=lambda g: -self.done[g]
+        ):  # the one furthest back sets the standardisation
             if self.ids[g] in states:
                 self.heads.put(g, states[self.ids[g]].head, states[self.ids[g]].velocity)
         if min(self.done) == 0:
@@ -60,9 +171,13 @@ class GridFit:
             self.heads.running_mean, self.heads.running_var = fresh.running_mean, fresh.running_var
 
     def run(self, on_epoch: OnEpoch, after_epoch: Callable[[int], None]) -> list[Outcome]:
-        """Train the remaining epochs; `on_epoch(g, entry)` is told of each head's epoch, `after_epoch(epochs)` once for all."""
+        """Train the remaining epochs; `on_epoch(g, entry)` is told of each head's epoch, `after_epoch(epochs)` once for
+        all.
+        """
         for epoch in range(min(self.done), self.recipe.epochs):
-            ahead = {g: (self.heads.head(g), self.heads.velocity(g)) for g, done in enumerate(self.done) if done > epoch}
+            ahead = {
+                g: (self.heads.head(g), self.heads.velocity(g)) for g, done in enumerate(self.done) if done > epoch
+            }
             losses, lr, seconds, images = self._train(epoch)
             shared = (self.heads.running_mean.clone(), self.heads.running_var.clone())
             for g, (head, velocity) in ahead.items():
@@ -71,7 +186,9 @@ class GridFit:
             self._evaluate(epoch, losses, lr, seconds, images, on_epoch)
             after_epoch(epoch + 1)
         bank, rows = self.materials.evaluation["test"]
-        tested = (logits_of(best, bank, rows) for best in self.best) if self.selects else _all_logits(self.heads, bank, rows)
+        tested = (
+            (logits_of(best, bank, rows) for best in self.best) if self.selects else _all_logits(self.heads, bank, rows)
+        )
         for outcome, logits in zip(self.outcomes, tested, strict=True):
             self._finish(outcome, logits)
         return self.outcomes
@@ -80,9 +197,16 @@ class GridFit:
         """Where head `g` stands."""
         outcome = self.outcomes[g]
         return HeadState(
-            run_id=self.ids[g], epochs=self.done[g], head=self.heads.head(g), velocity=self.heads.velocity(g), best_head=self.best[g],
-            best=outcome.best, history=outcome.history, legacy=outcome.legacy_curve, threads=torch.get_num_threads(),
-        )  # fmt: skip
+            run_id=self.ids[g],
+            epochs=self.done[g],
+            head=self.heads.head(g),
+            velocity=self.heads.velocity(g),
+            best_head=self.best[g],
+            best=outcome.best,
+            history=outcome.history,
+            legacy=outcome.legacy_curve,
+            threads=torch.get_num_threads(),
+        )
 
     def _train(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor, float, int]:
         """One epoch of steps: (mean loss (G,), last rates (G,), seconds, images)."""
@@ -92,14 +216,16 @@ class GridFit:
         for i, (features, rows) in enumerate(_batches(self.materials, self.recipe, epoch, self.batch)):
             lr = _rates(self.recipes, epoch + i / steps)
             targets = torch.from_numpy(self.materials.labels[rows])
-            losses += self.heads.step(torch.from_numpy(features), targets, lr, self.decay, self.recipe.momentum, self.task.error)
+            losses += self.heads.step(
+                torch.from_numpy(features), targets, lr, self.decay, self.recipe.momentum, self.task.loss_and_grad
+            )
             seen += 1
         assert seen, "no batch was trained on"  # resolve refuses a batch larger than the split
         return losses / seen, lr, time.perf_counter() - start, seen * self.batch
 
     def _evaluate(
         self, epoch: int, losses: torch.Tensor, lr: torch.Tensor, seconds: float, images: int, on_epoch: OnEpoch
-    ) -> None:  # fmt: skip
+    ) -> None:
         bank, rows = self.materials.evaluation["val" if self.selects else "test"]
         targets = self.materials.labels[rows]
         for g, logits in enumerate(_all_logits(self.heads, bank, rows)):
@@ -108,12 +234,18 @@ class GridFit:
             metrics = self.task.evaluate(logits, targets)
             outcome = self.outcomes[g]
             entry = {
-                "epoch": epoch, "lr": self._rate(g, epoch, images), "train_loss": _finite(losses[g]), "val": metrics,
-                "seconds": seconds, "images_per_second": images / seconds,
-            }  # fmt: skip
+                "epoch": epoch,
+                "lr": self._rate(g, epoch, images),
+                "train_loss": _finite(losses[g]),
+                "val": metrics,
+                "seconds": seconds,
+                "images_per_second": images / seconds,
+            }
             outcome.history.append(entry)
             if seen_by_reference(epoch, self.recipe.epochs):
-                outcome.legacy_curve.append({"epoch": epoch, **self.task.legacy(logits, targets, self.recipe.batch_size)})
+                outcome.legacy_curve.append(
+                    {"epoch": epoch, **self.task.legacy(logits, targets, self.recipe.batch_size)}
+                )
             if self.selects and rank(metrics, self.task.selection) > rank(outcome.best, self.task.selection):
                 outcome.best, self.best[g] = {"epoch": epoch, **metrics}, self.heads.head(g)
             self.done[g] = epoch + 1
@@ -125,7 +257,9 @@ class GridFit:
         return _rate(self.recipes[g], epoch + (images // self.batch - 1) / steps)
 
     def _finish(self, outcome: Outcome, logits: NDArray[np.float32]) -> None:
-        """Final and test scores: without a val split the last epoch is both; with one, the best epoch on val is tested once."""
+        """Final and test scores: without a val split the last epoch is both; with one, the best epoch on val is tested
+        once.
+        """
         targets = self.materials.labels[self.materials.evaluation["test"][1]]
         outcome.logits, outcome.targets = logits, targets
         outcome.test = self.task.evaluate(logits, targets)
@@ -148,11 +282,15 @@ def _rates(recipes: list[ProbeRecipe], progress: float) -> torch.Tensor:
 
 
 def _rate(recipe: ProbeRecipe, progress: float) -> float:
-    return cosine(progress, peak=recipe.lr or 0.0, floor=recipe.min_lr, warmup=recipe.warmup_epochs, total=recipe.epochs)
+    return cosine(
+        progress, peak=recipe.lr or 0.0, floor=recipe.min_lr, warmup=recipe.warmup_epochs, total=recipe.epochs
+    )
 
 
 def _batches(materials: Materials, recipe: ProbeRecipe, epoch: int, size: int) -> Batches:
-    """Whole batches (features (B, D), rows (B,)) of an epoch in its keyed order; the last incomplete batch is dropped."""
+    """Whole batches (features (B, D), rows (B,)) of an epoch in its keyed order; the last incomplete batch is
+    dropped.
+    """
     rows = materials.train[epoch_order(recipe.seed, epoch, len(materials.train))]
     if materials.train_banks:
         bank = materials.train_banks[epoch % len(materials.train_banks)]

@@ -3,9 +3,9 @@
     python -m fgmae_bench.report --results_dir results --experiments experiments
     python -m fgmae_bench.report compare RUN_A RUN_B      (see its own --help)
 
-Expected: <out>/tables/<name>.md, .csv, .tex and .html for every experiment, an index beside them, <out>/figures/<name>-*.png and .svg,
-and the page <out>/index.html with each run's full record in <out>/runs/.
-Exit code 0; 1 when a record was broken (it is named and left out) or, with --check, when tables are stale; 2 on bad input.
+Expected: <out>/tables/<name>.md, .csv, .tex and .html for every experiment, an index beside them,
+<out>/figures/<name>-*.png and .svg, and the page <out>/index.html with each run's full record in <out>/runs/. Exit code
+0; 1 when a record was broken (it is named and left out) or, with --check, when tables are stale; 2 on bad input.
 """
 
 from __future__ import annotations
@@ -17,38 +17,57 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fgmae_bench.config.experiments import Experiment, load_experiments
+from fgmae_bench.config.flags import Parser, spellings
 from fgmae_bench.errors import EXIT_DONE, EXIT_FAILED, BenchError, run_entry, unknown
-from fgmae_bench.experiments import Experiment, load_experiments
-from fgmae_bench.flags import Parser, spellings
 from fgmae_bench.records import Record, all_records
 from fgmae_bench.report import figures, output, page, pictures, published
 from fgmae_bench.report.columns import check_columns
-from fgmae_bench.report.formats import NO_RECORDS
-from fgmae_bench.report.markdown import markdown
+from fgmae_bench.report.formats.common import NO_RECORDS
+from fgmae_bench.report.formats.markdown import markdown
+from fgmae_bench.report.output import FORMATS
 from fgmae_bench.report.predictions import with_intervals
 from fgmae_bench.report.row import Table
 from fgmae_bench.report.table import build
-from fgmae_bench.report.writers import FORMATS
 
 DEFAULT_RESULTS = Path("results")
 
 
 def parser() -> Parser:
     """The flags of the report."""
-    made = Parser(prog="fgmae_bench.report", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = Parser(
+        prog="fgmae_bench.report",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
     def path(name: str, default: str | None, text: str) -> None:
-        made.add_argument(*spellings(name), dest=name, type=Path, default=default and Path(default), metavar="PATH", help=text)
+        made.add_argument(
+            *spellings(name), dest=name, type=Path, default=default and Path(default), metavar="PATH", help=text
+        )
 
     path("results_dir", None, "folder of the records (default: results)")
     path("experiments", "experiments", "folder of the experiment files (default: experiments)")
     path("out", None, "folder that gets tables/ and figures/ (default: <results_dir>)")
-    path("published", None, "published numbers (default: <results_dir>/published/published_results.csv, else the repository's copy)")
+    path(
+        "published",
+        None,
+        "published numbers (default: <results_dir>/published/published_results.csv, else the repository's copy)",
+    )
     choices = " ".join(FORMATS)
-    made.add_argument("--formats", nargs="+", default=list(FORMATS), metavar="FORMAT", help=f"table formats (default: {choices})")
-    made.add_argument("--intervals", action="store_true", help="fill in missing test intervals from stored predictions (default: off)")
-    made.add_argument("--check", action="store_true", help="write nothing; exit 1 when tables on disk are stale (default: off)")
-    made.add_argument("--validate", action="store_true", help="only check every record's schema and hash (default: off)")
+    made.add_argument(
+        "--formats", nargs="+", default=list(FORMATS), metavar="FORMAT", help=f"table formats (default: {choices})"
+    )
+    made.add_argument(
+        "--intervals", action="store_true", help="fill in missing test intervals from stored predictions (default: off)"
+    )
+    made.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 when tables on disk are stale (default: off)"
+    )
+    made.add_argument(
+        "--validate", action="store_true", help="only check every record's schema and hash (default: off)"
+    )
     made.add_argument("--print", action="store_true", help="also print the tables as Markdown (default: off)")
     return made
 
@@ -125,7 +144,9 @@ def _tables(options: dict[str, Any], records: list[Record]) -> list[Table]:
 
 def _table(experiment: Experiment, records: list[Record], rows: list[dict[str, str]]) -> Table:
     table = build(experiment, records, published.for_runs(experiment, rows))
-    return dataclasses.replace(table, figures=figures.drawable(table, experiment.layout.curves), pictures=pictures.available(table))
+    return dataclasses.replace(
+        table, figures=figures.drawable(table, experiment.layout.curves), pictures=pictures.available(table)
+    )
 
 
 def _require_folder(results_dir: Path) -> None:

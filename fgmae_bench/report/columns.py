@@ -7,21 +7,47 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from fgmae_bench.cards import card_names, load_card
+from fgmae_bench.config.cards import card_names, load_card
+from fgmae_bench.config.experiments import Experiment, effective_batch
 from fgmae_bench.errors import BenchError, closest
-from fgmae_bench.experiments import Experiment, effective_batch
 from fgmae_bench.records import Record
 from fgmae_bench.report.row import Bounds, Row, Value, shared, summary
 
 Getter = Callable[[Row], Value]
-METRICS = ("oa", "aa", "kappa", "f1_macro", "map_micro", "map_macro", "f1_micro", "miou", "miou_union", "miou_all", "fwiou", "loss")
+METRICS = (
+    "oa",
+    "aa",
+    "kappa",
+    "f1_macro",
+    "map_micro",
+    "map_macro",
+    "f1_micro",
+    "miou",
+    "miou_union",
+    "miou_all",
+    "fwiou",
+    "loss",
+)
 ONLY_PUBLISHED = ("map",)  # stated without saying whether classes or decisions were averaged: held against nothing
-REQUIRED = ("dataset", "recipe", "split", "leaks", "effective_batch", "seeds", "images_per_second", "memory_gib", "seconds", "remarks")
+REQUIRED = (
+    "dataset",
+    "recipe",
+    "split",
+    "leaks",
+    "effective_batch",
+    "seeds",
+    "images_per_second",
+    "memory_gib",
+    "seconds",
+    "remarks",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """`value` of a row; `digits` after the point in readable formats (None: as short as exact); `spread`: may vary by seed."""
+    """`value` of a row; `digits` after the point in readable formats (None: as short as exact); `spread`: may vary by
+    seed.
+    """
 
     value: Getter
     digits: int | None = None
@@ -41,11 +67,15 @@ def _config(part: str, name: str) -> Column:
 
 def _metric(name: str) -> Column:
     """A metric of the test split, scored once."""
-    return Column(value=lambda row: summary(record["metrics"]["test"].get(name) for record in row.records), digits=3, spread=True)
+    return Column(
+        value=lambda row: summary(record["metrics"]["test"].get(name) for record in row.records), digits=3, spread=True
+    )
 
 
 def _interval(name: str) -> Column:
-    """The test interval of a metric; over several seeds the means of their bounds, which is no narrower than that of their mean."""
+    """The test interval of a metric; over several seeds the means of their bounds, which is no narrower than that of
+    their mean.
+    """
 
     def value(row: Row) -> Bounds | None:
         pairs = [((record["metrics"]["intervals"] or {}).get("test") or {}).get(name) for record in row.records]
@@ -70,7 +100,9 @@ def memory_gib(record: Record) -> float | None:
 
 
 def leaks(record: Record) -> bool | None:
-    """Whether the split tears neighbours apart: a note of the record says so; None for lists that no card vouches for."""
+    """Whether the split tears neighbours apart: a note of the record says so; None for lists that no card vouches
+    for.
+    """
     if any(note["code"] == "leaky_split" for note in record["notes"]):
         return True
     return False if record["dataset"]["split"] in splits_of(record["dataset"]["name"]) else None
@@ -134,7 +166,9 @@ COLUMNS: dict[str, Column] = {
 
 
 def check_columns(experiment: Experiment) -> None:
-    """Raise BenchError, naming file and key path, where the layout names a column that does not exist or repeats one."""
+    """Raise BenchError, naming file and key path, where the layout names a column that does not exist or repeats
+    one.
+    """
     names = experiment.layout.columns
     for i, name in enumerate(names):
         where = f"{experiment.path}: layout.columns[{i}]"

@@ -24,7 +24,8 @@ LEGACY = Note(
 def differences(records: tuple[Record, ...], published: Published) -> tuple[dict[str, float], tuple[Note, ...]]:
     """Measured (mean over seeds) - published for each metric that both sides have, and notes on how or why not.
 
-    Dataset, split, protocol and metric definition must all match; per-batch averages are held against `metrics.legacy` only.
+    Dataset, split, protocol and metric definition must all match; per-batch averages are held against `metrics.legacy`
+    only.
     """
     obstacle = _obstacle(records, published)
     if obstacle:
@@ -33,7 +34,9 @@ def differences(records: tuple[Record, ...], published: Published) -> tuple[dict
     measured = [record["metrics"]["legacy" if legacy else "test"] for record in records]
     if any(values is None for values in measured):
         return {}, (NO_LEGACY,)
-    if legacy and any(values.get("batch_size", published.batch_per_process) != published.batch_per_process for values in measured):
+    if legacy and any(
+        values.get("batch_size", published.batch_per_process) != published.batch_per_process for values in measured
+    ):
         text = f"No difference shown: the published per-batch averages are of batches of {published.batch_per_process}."
         return {}, (Note(code="other_batch", text=text),)
     found = {}
@@ -45,13 +48,16 @@ def differences(records: tuple[Record, ...], published: Published) -> tuple[dict
 
 
 def statement(published: Published) -> tuple[Note, ...]:
-    """What is to be known of a published row: how it was averaged, its remark, and whether its pair is possible at all."""
+    """What is to be known of a published row: how it was averaged, its remark, and whether its pair is possible at
+    all.
+    """
     words = "; ".join(part for part in (published.definition, published.remark) if part)
     notes = [Note(code="published_as", text=f"Published by {published.source}: {words}.")] if words else []
     bound = impossible_pair(published)
     if bound is not None:
         text = (
-            f"Published OA {published.value('oa')} and AA {published.value('aa')} cannot both be values of the whole set: "
+            f"Published OA {published.value('oa')} and AA {published.value('aa')} cannot both be values "
+            "of the whole set: "
             f"with the class shares of {published.dataset}, OA and AA differ by at most {bound:.4f}."
         )
         notes.append(Note(code="impossible_pair", text=text))
@@ -76,7 +82,10 @@ def _obstacle(records: tuple[Record, ...], published: Published) -> Note | None:
     if split is None:
         return no("other_split", "the split of the published number is not known")
     if dataset["split"] != split or seed not in (None, dataset["split_seed"]):
-        return no("other_split", f"the published number is of the split '{split}'" + (f", seed {seed}" if seed is not None else ""))
+        return no(
+            "other_split",
+            f"the published number is of the split '{split}'" + (f", seed {seed}" if seed is not None else ""),
+        )
     if record["config"]["data"].get("train_frac", 1.0) != 1.0:
         return no("other_split", "the published number is of the whole training split")
     if not any(known in published.definition for known in ("per-batch", "whole")):

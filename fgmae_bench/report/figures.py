@@ -3,17 +3,59 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from fgmae_bench.config.experiments import Experiment
 from fgmae_bench.errors import BenchError, closest
-from fgmae_bench.experiments import Experiment
 from fgmae_bench.records import Record
-from fgmae_bench.report.canvas import COLOURS, MARKERS, literal, new_axes, outer_legend, save
 from fgmae_bench.report.row import Table
 from fgmae_bench.report.table import distinct
+from fgmae_bench.system.files import replacing
+
+# Okabe & Ito 2008, without the yellow that vanishes on white; beyond these, markers tell curves apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv*PX<>hp"
+GRID = "#dddddd"
+PNG_DPI = 120
+
+
+def new_axes(width: float = 9, height: float = 4.5) -> tuple[Any, Any]:
+    """(figure, axes) of a size in inches, with a light grid, without the state of pyplot."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=PNG_DPI)
+    axes = figure.add_subplot()
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def outer_legend(axes: Any) -> None:
+    """The legend at the right of the axes."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+
+
+def literal(text: str, width: int = 48) -> str:
+    """Text that matplotlib shows as it is: no mathematics, no hidden legend entry, lines of readable length."""
+    clean = " ".join("".join(c if c.isprintable() else " " for c in text).split()).replace("$", r"\$")
+    return "\n".join(textwrap.wrap(f" {clean}" if clean.startswith("_") else clean, width, drop_whitespace=False))
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write the figure as `path` (PNG) and as SVG beside it; neither holds a date, a version or a random name."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
+        for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+            with replacing(path.with_suffix(f".{ending}")) as temporary:
+                figure.savefig(temporary, format=ending, bbox_inches="tight", metadata=metadata)
+
 
 # Metric -> label of its axis, with the unit.
 AXES = {
@@ -57,7 +99,9 @@ def file_name(table: str, metric: str) -> str:
 
 
 def curves(table: Table, metric: str) -> list[Curve]:
-    """The curves of all records of the table that have a history of `metric`, in row order; `lr` is the learning rate."""
+    """The curves of all records of the table that have a history of `metric`, in row order; `lr` is the learning
+    rate.
+    """
     pairs = [(row.label, record) for row in table.rows for record in row.records if _has(record, metric)]
     labels = distinct([label for label, _ in pairs], [record for _, record in pairs])
     together = Counter(labels)
@@ -73,7 +117,8 @@ def _has(record: Record, metric: str) -> bool:
     if metric == "lr":
         return any(entry["lr"] is not None for entry in record["history"])
     return any(
-        entry["val"].get(metric) is not None or (metric == "loss" and entry["train_loss"] is not None) for entry in record["history"]
+        entry["val"].get(metric) is not None or (metric == "loss" and entry["train_loss"] is not None)
+        for entry in record["history"]
     )
 
 
@@ -132,3 +177,81 @@ def _title(table: Table, every: list[Curve], shown: list[Curve]) -> str:
     if len(every) > len(shown):
         parts.append(f"{len(every) - len(shown)} of {len(every)} runs left out")
     return "\n".join([parts[0], ", ".join(parts[1:])]) if len(parts) > 1 else parts[0]
+
+
+MAX_NUMBERED = 20  # cells a side beyond which numbers would not be read
+
+
+def heatmap(
+    matrix: Sequence[Sequence[float | None]],
+    rows: Sequence[str],
+    cols: Sequence[str],
+    path: Path,
+    *,
+    title: str = "",
+    row_title: str = "",
+    col_title: str = "",
+    digits: int = 2,
+) -> None:
+    """A matrix of fractions in [0, 1] with its numbers, as PNG and SVG; None is left white."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.5 + 0.55 * len(cols), 1.8 + 0.45 * len(rows)), dpi=PNG_DPI)
+    draw_matrix(
+        figure.add_subplot(), matrix, rows, cols, title=title, row_title=row_title, col_title=col_title, digits=digits
+    )
+    save(figure, path)
+
+
+def draw_matrix(
+    axes: Any,
+    matrix: Sequence[Sequence[float | None]],
+    rows: Sequence[str],
+    cols: Sequence[str],
+    *,
+    title: str = "",
+    row_title: str = "",
+    col_title: str = "",
+    digits: int = 2,
+) -> None:
+    """Draw a matrix of fractions onto axes."""
+    values = [[float("nan") if value is None else float(value) for value in line] for line in matrix]
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(cols)), [literal(name, 24) for name in cols], rotation=45, ha="right", fontsize=7)
+    axes.set_yticks(range(len(rows)), [literal(name, 32) for name in rows], fontsize=7)
+    axes.set_title(literal(title, 60), fontsize=9)
+    axes.set_xlabel(literal(col_title), fontsize=8)
+    axes.set_ylabel(literal(row_title), fontsize=8)
+    if max(len(rows), len(cols)) > MAX_NUMBERED:
+        return
+    for i, line in enumerate(values):
+        for j, value in enumerate(line):
+            if value == value:
+                colour = "white" if value > 0.6 else "black"
+                axes.text(j, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=6, color=colour)
+
+
+def waterfall(steps: Sequence[tuple[str, float]], path: Path, *, title: str = "", axis: str = "") -> None:
+    """Bars from the first step's value through what each further step adds or takes, to the sum, as PNG and SVG.
+
+    `steps` are (label, value): the first value stands for itself, the others are differences.
+    """
+    figure, axes = new_axes(1.5 + 0.9 * (len(steps) + 1), 4.2)
+    level = 0.0
+    for i, (_, value) in enumerate(steps):
+        start, level = level, level + value
+        colour = COLOURS[0] if i == 0 else COLOURS[2] if value >= 0 else COLOURS[1]
+        axes.bar(i, value, bottom=start, color=colour, width=0.7)
+        axes.text(
+            i, max(start, level), f"{value:.3f}" if i == 0 else f"{value:+.3f}", ha="center", va="bottom", fontsize=8
+        )
+        axes.plot([i + 0.35, i + 0.65], [level, level], color="#666666", linewidth=0.8)
+    axes.bar(len(steps), level, color=COLOURS[0], width=0.7)
+    axes.text(len(steps), level, f"{level:.3f}", ha="center", va="bottom", fontsize=8)
+    labels = [*(literal(label, 16) for label, _ in steps), "all together"]
+    axes.set_xticks(range(len(labels)), labels, fontsize=8, rotation=30, ha="right")
+    axes.set_ylabel(literal(axis))
+    axes.set_title(literal(title, 60), fontsize=10)
+    axes.grid(visible=False, axis="x")
+    axes.grid(visible=True, axis="y", color=GRID)
+    save(figure, path)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fgmae_bench.files import write_text
 from fgmae_bench.records import Record
 from fgmae_bench.report import figures, pictures
-from fgmae_bench.report.markdown import index
+from fgmae_bench.report.formats.html_table import html
+from fgmae_bench.report.formats.latex import latex
+from fgmae_bench.report.formats.markdown import index, markdown
+from fgmae_bench.report.formats.spreadsheet import comma_separated
 from fgmae_bench.report.row import Table
-from fgmae_bench.report.writers import FORMATS
+from fgmae_bench.system.files import write_text
+
+FORMATS: dict[str, Callable[[Table], str]] = {"md": markdown, "csv": comma_separated, "tex": latex, "html": html}
+
 
 KINDS = (*figures.AXES, "lr", "confusion", "few-labels")  # what the figures of a table are named by
 
@@ -56,7 +61,9 @@ def write_figures(tables: list[Table], folder: Path, say: Callable[[str], None])
 
 
 def stale(found: dict[Path, str], formats: list[str], folder: Path) -> list[str]:
-    """A line for each table on disk that differs from what the records give, and for those that no experiment gives any more."""
+    """A line for each table on disk that differs from what the records give, and for those that no experiment gives any
+    more.
+    """
     lines = [
         f"stale: {path}; write it with python -m fgmae_bench.report"
         for path, text in found.items()

@@ -1,7 +1,8 @@
-"""The page: one self-contained index.html over all tables; beside it one script a run with its full record, loaded on demand.
+"""The page: one self-contained index.html over all tables; beside it one script a run with its full record, loaded on
+demand.
 
-Data stands in the page as JSON that no HTML parser can mistake for markup, one line a row and a run, and reaches the reader
-as text only. The page asks the network for nothing, and its security policy forbids that it could.
+Data stands in the page as JSON that no HTML parser can mistake for markup, one line a row and a run, and reaches the
+reader as text only. The page asks the network for nothing, and its security policy forbids that it could.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from fgmae_bench.errors import os_error
-from fgmae_bench.files import write_text
 from fgmae_bench.records import Record
 from fgmae_bench.report import page_data
 from fgmae_bench.report.figures import AXES
-from fgmae_bench.report.formats import footnotes
+from fgmae_bench.report.formats.common import footnotes
 from fgmae_bench.report.row import Table
+from fgmae_bench.system.files import write_text
 
 INDEX, RUNS = "index.html", "runs"
 SCRIPTS = ("page-dom.js", "page-chart.js", "page-table.js", "page-run.js", "page.js")
@@ -95,9 +96,14 @@ def _runs(tables: list[Table], names: dict[str, str], count: int) -> str:
     wanted: dict[str, tuple[Record, dict[str, None]]] = {}
     for table in tables:
         for record in table.records:
-            wanted.setdefault(names[record["sha256"]], (record, {}))[1].update(dict.fromkeys(page_data.curve_metrics(table)))
+            wanted.setdefault(names[record["sha256"]], (record, {}))[1].update(
+                dict.fromkeys(page_data.curve_metrics(table))
+            )
     points = page_data.points_of(count)
-    lines = [f"{in_script(name)}:{in_script(page_data.run_data(record, list(m), points))}" for name, (record, m) in wanted.items()]
+    lines = [
+        f"{in_script(name)}:{in_script(page_data.run_data(record, list(m), points))}"
+        for name, (record, m) in wanted.items()
+    ]
     return ",\n".join(lines)
 
 

@@ -3,10 +3,10 @@
     python -m fgmae_bench.report compare RUN_A RUN_B [RUN_C ...] [--metric oa]
     python -m fgmae_bench.report compare --table eurosat_linear
 
-Runs are run ids or paths of records; the first is held against each other one. Of a table's row with several seeds only the first
-seed is compared: to hold other seeds against each other, name their runs. Groups (tiles, scenes) are drawn where the
-predictions name them, else samples; accuracy on independent samples is tested by McNemar's mid-p. p-values of all cells are
-corrected together (Holm), and stars are given only after that: * below .05, ** below .01, *** below .001.
+Runs are run ids or paths of records; the first is held against each other one. Of a table's row with several seeds only
+the first seed is compared: to hold other seeds against each other, name their runs. Groups (tiles, scenes) are drawn
+where the predictions name them, else samples; accuracy on independent samples is tested by McNemar's mid-p. p-values of
+all cells are corrected together (Holm), and stars are given only after that: * below .05, ** below .01, *** below .001.
 Exit code 0; 2 where runs were tested on different samples, or predictions are missing.
 """
 
@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
+from fgmae_bench.config.experiments import load_experiment
+from fgmae_bench.config.flags import Parser, spellings
 from fgmae_bench.errors import BenchError, closest
-from fgmae_bench.experiments import load_experiment
-from fgmae_bench.flags import Parser, spellings
-from fgmae_bench.intervals import LEVEL, Difference, paired_differences
+from fgmae_bench.metrics.intervals import LEVEL, Difference, paired_differences
+from fgmae_bench.metrics.significance import holm, mcnemar_mid_p
 from fgmae_bench.records import Record, all_records, read_record
 from fgmae_bench.report.predictions import Predictions, find_predictions, read_predictions, same_test
 from fgmae_bench.report.table import build
-from fgmae_bench.significance import holm, mcnemar_mid_p
 
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 BOOTSTRAP, MCNEMAR = "paired bootstrap", "McNemar mid-p"
@@ -58,10 +58,17 @@ class Candidate:
 def parser() -> Parser:
     """The flags of `report compare`."""
     made = Parser(
-        prog="fgmae_bench.report compare", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="fgmae_bench.report compare",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("runs", nargs="*", metavar="RUN", help="run ids or paths of records; the first is held against the others")
-    made.add_argument("--metric", nargs="+", default=[], metavar="METRIC", help="metrics to compare (default: all that the runs have)")
+    made.add_argument(
+        "runs", nargs="*", metavar="RUN", help="run ids or paths of records; the first is held against the others"
+    )
+    made.add_argument(
+        "--metric", nargs="+", default=[], metavar="METRIC", help="metrics to compare (default: all that the runs have)"
+    )
     text = "compare the rows of this experiment's table, of each row the first seed only (default: the runs named)"
     made.add_argument("--table", metavar="NAME", help=text)
     for name, default, text in (
@@ -69,7 +76,12 @@ def parser() -> Parser:
         ("experiments", "experiments", "folder of the experiment files"),
     ):
         made.add_argument(
-            *spellings(name), dest=name, type=Path, default=Path(default), metavar="PATH", help=f"{text} (default: {default})"
+            *spellings(name),
+            dest=name,
+            type=Path,
+            default=Path(default),
+            metavar="PATH",
+            help=f"{text} (default: {default})",
         )
     return made
 
@@ -81,9 +93,15 @@ def main(argv: list[str]) -> str:
     chosen = [find_run(name, results_dir) for name in options["runs"]]
     if options["table"]:
         named = {candidate.record["run_id"] for candidate in chosen}
-        chosen += [each for each in of_table(options["table"], options["experiments"], results_dir) if each.record["run_id"] not in named]
+        chosen += [
+            each
+            for each in of_table(options["table"], options["experiments"], results_dir)
+            if each.record["run_id"] not in named
+        ]
     if len(chosen) < 2:
-        raise BenchError(f"{len(chosen)} runs to compare", "name two run ids or records, or a --table with two measured rows")
+        raise BenchError(
+            f"{len(chosen)} runs to compare", "name two run ids or records, or a --table with two measured rows"
+        )
     _require_different(chosen)
     return words(chosen, *compare(chosen, options["metric"], skip=bool(options["table"])))
 
@@ -101,7 +119,11 @@ def find_run(name: str, results_dir: Path) -> Candidate:
     """A run by its id or by the path of its record; raises BenchError where there is none or several."""
     path = Path(name)
     if not name.endswith(".json"):
-        found = sorted((results_dir / "records").glob(f"*/*/{name}.json")) if "/" not in name and not set(name) & set("*?[") else []
+        found = (
+            sorted((results_dir / "records").glob(f"*/*/{name}.json"))
+            if "/" not in name and not set(name) & set("*?[")
+            else []
+        )
         if len(found) != 1:
             every = [each.stem for each in (results_dir / "records").glob("*/*/*.json")]
             if found:
@@ -130,15 +152,29 @@ def of_table(name: str, experiments: Path, results_dir: Path) -> list[Candidate]
     """The measured rows of a table, the first seed of each, where predictions are stored."""
     path = experiments / f"{name}.toml"
     if not path.is_file():
-        raise BenchError(f"no experiment '{name}' in {experiments}", closest(name, [each.stem for each in experiments.glob("*.toml")]))
+        raise BenchError(
+            f"no experiment '{name}' in {experiments}",
+            closest(name, [each.stem for each in experiments.glob("*.toml")]),
+        )
     experiment = load_experiment(path)
     records = [record for _, record in all_records(results_dir)[0]]
-    rows = [row for row in build(experiment, records, [[] for _ in experiment.runs]).rows if row.records and row.records[0]["predictions"]]
-    return [dataclasses.replace(candidate(row.records[0]["run_id"], row.records[0], results_dir), seeds=len(row.records)) for row in rows]
+    rows = [
+        row
+        for row in build(experiment, records, [[] for _ in experiment.runs]).rows
+        if row.records and row.records[0]["predictions"]
+    ]
+    return [
+        dataclasses.replace(candidate(row.records[0]["run_id"], row.records[0], results_dir), seeds=len(row.records))
+        for row in rows
+    ]
 
 
-def compare(runs: list[Candidate], metrics: list[str], *, skip: bool = False) -> tuple[list[Pair], list[str], Predictions]:
-    """(cells after Holm, sentences on runs left out, the first run's predictions); `skip` leaves out runs of other samples."""
+def compare(
+    runs: list[Candidate], metrics: list[str], *, skip: bool = False
+) -> tuple[list[Pair], list[str], Predictions]:
+    """(cells after Holm, sentences on runs left out, the first run's predictions); `skip` leaves out runs of other
+    samples.
+    """
     first, *others = runs
     base = read_predictions(first.record, first.predictions)
     base_units, cells, left_out = base.units(), [], []
@@ -184,11 +220,13 @@ def words(runs: list[Candidate], cells: list[Pair], left_out: list[str], base: P
     lines.append(f"A = {cells[0].a if cells else runs[0].name}")
     width = max([len(cell.b) for cell in cells] or [1])
     lines.append(
-        f"{'B':<{width}}  {'metric':<10} {'A':>6} {'B':>6} {'A - B':>7}  {f'{LEVEL:.0%} interval':<16} {'p':>7} {'p (Holm)':>8}      test"
+        f"{'B':<{width}}  {'metric':<10} {'A':>6} {'B':>6} {'A - B':>7}  {f'{LEVEL:.0%} interval':<16} "
+        f"{'p':>7} {'p (Holm)':>8}      test"
     )
     lines += [_line(cell, width) for cell in cells]
     lines.append(
-        f"Holm over {sum(cell.difference.p is not None for cell in cells)} cells; * below .05, ** below .01, *** below .001 after it."
+        f"Holm over {sum(cell.difference.p is not None for cell in cells)} cells; * below .05, ** below .01, "
+        "*** below .001 after it."
     )
     return "\n".join(lines)
 

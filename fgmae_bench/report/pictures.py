@@ -1,4 +1,6 @@
-"""A table's pictures beside its curves: learning rate, confusion matrices, few-label curves; and all models across datasets."""
+"""A table's pictures beside its curves: learning rate, confusion matrices, few-label curves; and all models across
+datasets.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,8 @@ from typing import Any
 
 from fgmae_bench.records import Record
 from fgmae_bench.report import figures
-from fgmae_bench.report.canvas import COLOURS, MARKERS, PNG_DPI, literal, new_axes, outer_legend, save
 from fgmae_bench.report.columns import METRICS
-from fgmae_bench.report.grids import draw_matrix
+from fgmae_bench.report.figures import COLOURS, MARKERS, PNG_DPI, draw_matrix, literal, new_axes, outer_legend, save
 from fgmae_bench.report.row import Row, Spread, Table, summary
 
 MAX_MATRICES, MAX_CLASSES, MAX_ROWS = 4, 25, 8
@@ -21,7 +22,10 @@ Point = tuple[str, str, bool, float, float]  # model, dataset and protocol, synt
 def available(table: Table) -> dict[str, str]:
     """Caption -> file name, for the pictures that the table's records can fill."""
     kinds = {
-        "learning rate over epochs": ("lr", any(entry["lr"] is not None for record in table.records for entry in record["history"])),
+        "learning rate over epochs": (
+            "lr",
+            any(entry["lr"] is not None for record in table.records for entry in record["history"]),
+        ),
         "confusion matrices": ("confusion", bool(confused(table))),
         "few-label curves": ("few-labels", bool(few_label_lines(table))),
     }
@@ -74,7 +78,9 @@ def draw_confusion(table: Table, path: Path) -> None:
 
 
 def few_label_lines(table: Table) -> dict[str, list[tuple[float, float, float]]]:
-    """Model (and source of weights) -> (train fraction, mean, std) in order, where a model was run with several fractions."""
+    """Model (and source of weights) -> (train fraction, mean, std) in order, where a model was run with several
+    fractions.
+    """
     lines: dict[str, dict[float, Row]] = {}
     for row in table.rows:
         if row.records and main_metric(row.records[0]):
@@ -82,16 +88,25 @@ def few_label_lines(table: Table) -> dict[str, list[tuple[float, float, float]]]
             name = f"{model_name(row.records[0])}, {row.records[0]['recipe']}{' (synthetic)' if row.synthetic else ''}"
             lines.setdefault(name, {}).setdefault(fraction, row)
     return {
-        name: [(fraction, *_value(points[fraction])) for fraction in sorted(points)] for name, points in lines.items() if len(points) > 1
+        name: [(fraction, *_value(points[fraction])) for fraction in sorted(points)]
+        for name, points in lines.items()
+        if len(points) > 1
     }
 
 
 def draw_few_labels(table: Table, path: Path) -> None:
-    """The main metric over the share of training labels, one line a model; bars are the standard deviation over seeds."""
+    """The main metric over the share of training labels, one line a model; bars are the standard deviation over
+    seeds.
+    """
     figure, axes = new_axes()
     for i, (name, points) in enumerate(list(few_label_lines(table).items())[: figures.MAX_CURVES]):
         x, y, error = zip(*points, strict=True)
-        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 2, "markersize": 4}
+        style: dict[str, Any] = {
+            "color": COLOURS[i % len(COLOURS)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "capsize": 2,
+            "markersize": 4,
+        }
         axes.errorbar(x, y, yerror(error), label=literal(name), linewidth=1.3, **style)
     metric = next(main_metric(record) for record in table.records)
     axes.set_xscale("log")
@@ -114,7 +129,14 @@ def across(tables: list[Table]) -> list[Point]:
         for row in table.rows:
             metric = main_metric(row.records[0]) if row.records else None
             if metric:
-                found.append((model_name(row.records[0]), f"{row.dataset}, {table.protocol} ({metric})", row.synthetic, *_value(row)))
+                found.append(
+                    (
+                        model_name(row.records[0]),
+                        f"{row.dataset}, {table.protocol} ({metric})",
+                        row.synthetic,
+                        *_value(row),
+                    )
+                )
     return sorted(found)
 
 
@@ -128,13 +150,29 @@ def draw_across(tables: list[Table], path: Path) -> None:
         i = models.index(model)
         fill = "none" if synthetic else COLOURS[i % len(COLOURS)]
         axes.errorbar(
-            mean, places[place], xerr=error or None, linestyle="", marker=MARKERS[i % len(MARKERS)], markersize=7,
-            color=COLOURS[i % len(COLOURS)], markerfacecolor=fill, capsize=2,
-        )  # fmt: skip
+            mean,
+            places[place],
+            xerr=error or None,
+            linestyle="",
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=7,
+            color=COLOURS[i % len(COLOURS)],
+            markerfacecolor=fill,
+            capsize=2,
+        )
     for i, model in enumerate(models[:24]):
-        axes.plot([], [], linestyle="", marker=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], label=literal(model))
+        axes.plot(
+            [],
+            [],
+            linestyle="",
+            marker=MARKERS[i % len(MARKERS)],
+            color=COLOURS[i % len(COLOURS)],
+            label=literal(model),
+        )
     if any(point[2] for point in points):
-        axes.plot([], [], linestyle="", marker="o", color="#666666", markerfacecolor="none", label="hollow: synthetic data")
+        axes.plot(
+            [], [], linestyle="", marker="o", color="#666666", markerfacecolor="none", label="hollow: synthetic data"
+        )
     axes.set_yticks(range(len(places)), [literal(place) for place in places])
     axes.set_ylim(-0.6, len(places) - 0.4)
     axes.set_xlabel("main metric of each dataset, every row of each model (fraction)")

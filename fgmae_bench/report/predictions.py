@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.intervals import Units, intervals, multi_label_units, segmentation_units, single_label_units
+from fgmae_bench.metrics.intervals import Units, intervals, multi_label_units, segmentation_units, single_label_units
 from fgmae_bench.records import Record
 
 REPEAT = "run it again with another --results_dir, or restore the file"
@@ -21,7 +21,9 @@ KINDS = {"single_label": single_label_units, "multi_label": multi_label_units}
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a run said of each test sample: `scores` are logits (N, K) with `targets`, or confusion matrices (N, K, C) without."""
+    """What a run said of each test sample: `scores` are logits (N, K) with `targets`, or confusion matrices (N, K, C)
+    without.
+    """
 
     kind: str
     ids: tuple[str, ...]
@@ -43,9 +45,13 @@ class Predictions:
         place = {name: i for i, name in enumerate(self.ids)}
         rows = np.array([place[name] for name in ids])
         return Predictions(
-            kind=self.kind, ids=ids, groups=self.groups and tuple(self.groups[i] for i in rows), classes=self.classes,
-            scores=self.scores[rows], targets=None if self.targets is None else self.targets[rows],
-        )  # fmt: skip
+            kind=self.kind,
+            ids=ids,
+            groups=self.groups and tuple(self.groups[i] for i in rows),
+            classes=self.classes,
+            scores=self.scores[rows],
+            targets=None if self.targets is None else self.targets[rows],
+        )
 
 
 def find_predictions(record: Record, results_dir: Path) -> Path:
@@ -60,7 +66,9 @@ def find_predictions(record: Record, results_dir: Path) -> Path:
 
 
 def read_predictions(record: Record, path: Path) -> Predictions:
-    """Read and check one file; raises BenchError where it is damaged, changed, or of other samples than the record's."""
+    """Read and check one file; raises BenchError where it is damaged, changed, or of other samples than the
+    record's.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -70,7 +78,9 @@ def read_predictions(record: Record, path: Path) -> Predictions:
             raise BenchError(f"{path}: not the predictions that {record['run_id']} stored (sha256 differs)", REPEAT)
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        lists = {name: tuple(map(str, json.loads(text))) for name, text in header["__metadata__"].items() if name in LISTS}
+        lists = {
+            name: tuple(map(str, json.loads(text))) for name, text in header["__metadata__"].items() if name in LISTS
+        }
         found = _predictions(tensors, lists)
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})", REPEAT) from error
@@ -90,30 +100,42 @@ def _predictions(tensors: dict[str, NDArray[Any]], lists: dict[str, tuple[str, .
     ids, groups, classes = lists["ids"], lists.get("groups"), lists["classes"]
     if "confusion" in tensors:
         kind, scores, targets = "segmentation", tensors["confusion"], None
-        shapes_fit = scores.ndim == 3 and scores.shape[1] == len(classes) and scores.shape[2] - scores.shape[1] in (0, 1)
+        shapes_fit = (
+            scores.ndim == 3 and scores.shape[1] == len(classes) and scores.shape[2] - scores.shape[1] in (0, 1)
+        )
     else:
         scores, targets = tensors["logits"], tensors["targets"]
         kind = "multi_label" if targets.ndim == 2 else "single_label"
         shapes_fit = scores.ndim == 2 and scores.shape[1] == len(classes) and len(targets) == len(scores)
-    if not shapes_fit or len(scores) != len(ids) or len(set(ids)) != len(ids) or (groups is not None and len(groups) != len(ids)):
+    if (
+        not shapes_fit
+        or len(scores) != len(ids)
+        or len(set(ids)) != len(ids)
+        or (groups is not None and len(groups) != len(ids))
+    ):
         raise ValueError("ids, groups, classes and arrays do not fit one another")
     return Predictions(kind=kind, ids=ids, groups=groups, classes=classes, scores=scores, targets=targets)
 
 
 def same_test(a: Predictions, b: Predictions, names: tuple[str, str]) -> Predictions:
-    """`b` in the order of `a`; raises BenchError unless both are of the same samples with the same labels and groups."""
+    """`b` in the order of `a`; raises BenchError unless both are of the same samples with the same labels and
+    groups.
+    """
     both = f"{names[0]} and {names[1]}"
     missing, extra = set(a.ids) - set(b.ids), set(b.ids) - set(a.ids)
     if missing or extra:
         raise BenchError(
-            f"{both} were tested on different samples ({len(missing)} only in the first, {len(extra)} only in the second)",
+            f"{both} were tested on different samples ({len(missing)} only in the first, {len(extra)} only in "
+            "the second)",
             "compare runs of the same split",
         )
     if (a.kind, a.classes) != (b.kind, b.classes):
         raise BenchError(f"{both} were scored under different classes", "compare runs of one label scheme")
     b = b.in_order_of(a.ids)
     if a.targets is not None and not np.array_equal(a.targets, b.targets):  # type: ignore[arg-type]
-        raise BenchError(f"{both} hold different labels for the same samples", "compare runs of one version of the data")
+        raise BenchError(
+            f"{both} hold different labels for the same samples", "compare runs of one version of the data"
+        )
     if a.targets is None and not np.array_equal(a.scores.sum(2), b.scores.sum(2)):
         raise BenchError(f"{both} hold different label counts for the same images", "compare runs of one label scheme")
     if a.groups != b.groups:
@@ -122,7 +144,9 @@ def same_test(a: Predictions, b: Predictions, names: tuple[str, str]) -> Predict
 
 
 def with_intervals(record: Record, results_dir: Path) -> Record:
-    """The record with test intervals: its own, else those of its stored predictions. Raises BenchError where these are of no use."""
+    """The record with test intervals: its own, else those of its stored predictions. Raises BenchError where these are
+    of no use.
+    """
     if record["metrics"]["intervals"] is not None or record["predictions"] is None:
         return record
     found = intervals(read_predictions(record, find_predictions(record, results_dir)).units())

@@ -1,4 +1,6 @@
-"""Numbers that others published: reading `published_results.csv`, finding a planned run's rows, and judging their pairs."""
+"""Numbers that others published: reading `published_results.csv`, finding a planned run's rows, and judging their
+pairs.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from fgmae_bench.cards import Card, card_names, load_card
+from fgmae_bench.config.cards import Card, card_names, load_card
+from fgmae_bench.config.experiments import Experiment, PublishedRow
 from fgmae_bench.errors import BenchError, closest
-from fgmae_bench.experiments import Experiment, PublishedRow
 
 # Split (name on the dataset's card) and split seed behind the numbers of a published table; the CSV does not say it.
 # A table that is not listed has an unknown split, so nothing is compared with it. Sources: results/published/README.md.
@@ -19,13 +21,26 @@ SPLITS: dict[str, tuple[str, int | None]] = {
     "eurosat_s1_frozen": ("copernicus", None),  # list files: no seed
 }
 REPOSITORY_COPY = Path(__file__).resolve().parents[2] / "results" / "published" / "published_results.csv"
-NEEDED = ("table", "source", "dataset", "method", "metric_1", "value_1", "metric_2", "value_2", "metric_definition", "remark")
+NEEDED = (
+    "table",
+    "source",
+    "dataset",
+    "method",
+    "metric_1",
+    "value_1",
+    "metric_2",
+    "value_2",
+    "metric_definition",
+    "remark",
+)
 ROUNDING = 0.001  # two values printed with three decimals differ from their true difference by less than this
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One published row. `metrics` are fractions; `dataset` is the title on a card, `protocol` the record's word for the method."""
+    """One published row. `metrics` are fractions; `dataset` is the title on a card, `protocol` the record's word for
+    the method.
+    """
 
     table: str
     source: str
@@ -54,7 +69,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
             reader = csv.DictReader(stream, strict=True)
             rows, columns = list(reader), reader.fieldnames or ()
     except OSError as error:
-        raise BenchError(f"{path}: published numbers cannot be read ({error.strerror})", "give the file with --published") from error
+        raise BenchError(
+            f"{path}: published numbers cannot be read ({error.strerror})", "give the file with --published"
+        ) from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise BenchError(f"{path}: not a table of published numbers ({error})", "correct the file") from error
     if not rows or not set(NEEDED) <= set(columns):
@@ -76,7 +93,9 @@ def select(rows: list[dict[str, str]], wanted: PublishedRow, where: str) -> Publ
     for name in wanted.where:
         if name not in columns:
             raise BenchError(f"{where}.where: unknown column '{name}'", closest(name, columns))
-    fitting = [row for row in rows if row["table"] == wanted.table and all(_fits(row[k], v) for k, v in wanted.where.items())]
+    fitting = [
+        row for row in rows if row["table"] == wanted.table and all(_fits(row[k], v) for k, v in wanted.where.items())
+    ]
     if len(fitting) != 1:
         raise BenchError(f"{where} selects {len(fitting)} published rows", "name column values that single out one row")
     return to_published(fitting[0], where)
@@ -98,7 +117,9 @@ def to_published(row: dict[str, str], where: str) -> Published:
             try:
                 metrics.append((row[f"metric_{i}"], float(row[f"value_{i}"])))
             except ValueError as error:
-                raise BenchError(f"{where}: value_{i} is '{row[f'value_{i}']}'", "correct the published number") from error
+                raise BenchError(
+                    f"{where}: value_{i} is '{row[f'value_{i}']}'", "correct the published number"
+                ) from error
     return Published(
         table=row["table"],
         source=row["source"],
@@ -130,7 +151,7 @@ def impossible_pair(published: Published) -> float | None:
     """
     import numpy as np
 
-    from fgmae_bench.scores import oa_aa_bound
+    from fgmae_bench.metrics.single_label import oa_aa_bound
 
     oa, aa, card = published.value("oa"), published.value("aa"), card_titled(published.dataset)
     split, _ = SPLITS.get(published.table, (None, None))

@@ -48,7 +48,9 @@ class Row:
     records: tuple[Record, ...] = ()
     planned: dict[str, Any] = field(default_factory=dict)
     published: Published | None = None
-    deltas: dict[str, float] = field(default_factory=dict)  # metric -> measured - published, where the two may be compared
+    deltas: dict[str, float] = field(
+        default_factory=dict
+    )  # metric -> measured - published, where the two may be compared
     notes: tuple[Note, ...] = ()
 
     @property

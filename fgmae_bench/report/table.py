@@ -1,4 +1,6 @@
-"""From an experiment and the records to the rows of its table: what may share a row, in which order, beside which number."""
+"""From an experiment and the records to the rows of its table: what may share a row, in which order, beside which
+number.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from fgmae_bench.experiments import Experiment, PlannedRun, batches, effective_batch, matches
+from fgmae_bench.config.experiments import Experiment, PlannedRun, batches, effective_batch, matches
 from fgmae_bench.records import Record
 from fgmae_bench.report.compare import differences, statement
 from fgmae_bench.report.published import Published, title_of
@@ -44,7 +46,8 @@ def build(experiment: Experiment, records: list[Record], published: list[list[Pu
 def _rows_of(experiment: Experiment, run: PlannedRun, records: list[Record], published: list[Published]) -> list[Row]:
     """Rows of one planned run: measured beside the first published row, further published rows, then synthetic ones.
 
-    A synthetic row never shares a line with a published number, so where only synthetic records exist, that number keeps its own.
+    A synthetic row never shares a line with a published number, so where only synthetic records exist, that number
+    keeps its own.
     """
     genuine = [record for record in records if not record["dataset"]["synthetic"]]
     synthetic = [record for record in records if record["dataset"]["synthetic"]]
@@ -52,7 +55,15 @@ def _rows_of(experiment: Experiment, run: PlannedRun, records: list[Record], pub
     title = title_of(str({**experiment.common, **run.flags}["dataset"]))
     rows = [_measured(label, group, first) for label, group in _labelled(run.label, genuine)]
     if not genuine and (first or not synthetic):
-        rows.append(Row(label=run.label, dataset=title, planned=planned(experiment, run), published=first, notes=_statement(first)))
+        rows.append(
+            Row(
+                label=run.label,
+                dataset=title,
+                planned=planned(experiment, run),
+                published=first,
+                notes=_statement(first),
+            )
+        )
     rows += [Row(label=run.label, dataset=title, published=other, notes=_statement(other)) for other in published[1:]]
     return rows + [_measured(label, group, None) for label, group in _labelled(run.label, synthetic)]
 
@@ -94,7 +105,8 @@ def settings(record: Record) -> dict[str, Any]:
 
 
 def groups(records: list[Record]) -> list[tuple[Record, ...]]:
-    """Records that differ by seed only, together; ordered by lr, weight decay and run ids, seeds in order within a group.
+    """Records that differ by seed only, together; ordered by lr, weight decay and run ids, seeds in order within a
+    group.
 
     Where a seed comes twice, something unseen differs too: each of those records stands alone.
     """
@@ -119,11 +131,16 @@ def _labelled(label: str, records: list[Record]) -> list[tuple[str, tuple[Record
     found = groups(records)
     labels = distinct([label] * len(found), [group[0] for group in found])
     count = Counter(labels)
-    return [(text if count[text] == 1 else f"{text} {group[0]['run_id'][-10:]}", group) for text, group in zip(labels, found, strict=True)]
+    return [
+        (text if count[text] == 1 else f"{text} {group[0]['run_id'][-10:]}", group)
+        for text, group in zip(labels, found, strict=True)
+    ]
 
 
 def distinct(labels: list[str], records: list[Record]) -> list[str]:
-    """The labels, with the settings added in which records of equal label differ (facts only where no plain setting differs)."""
+    """The labels, with the settings added in which records of equal label differ (facts only where no plain setting
+    differs).
+    """
     told = [settings(record) for record in records]
     rivals: dict[str, list[dict[str, Any]]] = {}
     for label, own in zip(labels, told, strict=True):

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fgmae_bench.backbones import Backbone
-from fgmae_bench.config import Run, to_plain
+from fgmae_bench.config.run import Run, to_plain
 from fgmae_bench.data.dataset import Dataset
-from fgmae_bench.intervals import intervals
+from fgmae_bench.metrics.intervals import intervals
+from fgmae_bench.models.build import Backbone
 from fgmae_bench.records import SCHEMA_VERSION, Record, seal
-from fgmae_bench.runs.outcome import Outcome
-from fgmae_bench.runs.tasks import Task
+from fgmae_bench.runs.tasks import Outcome, Task
 
 
 @dataclass(frozen=True)
@@ -26,44 +25,88 @@ class Params:
 
 
 def assemble(
-    run: Run, run_id: str, dataset: Dataset, backbone: Backbone, *, protocol: str, params: Params, metrics: dict[str, Any],
-    counts: dict[str, int], history: list[dict[str, Any]], predictions: dict[str, str] | None, environment: dict[str, Any],
-    timing: dict[str, Any], created: str, notes: list[dict[str, str]], diverged: bool = False, schemes: tuple[str, str] | None = None,
-) -> Record:  # fmt: skip
-    """The sealed record of one run. `counts` are the samples really used in each part; `schemes` those of train and eval labels."""
+    run: Run,
+    run_id: str,
+    dataset: Dataset,
+    backbone: Backbone,
+    *,
+    protocol: str,
+    params: Params,
+    metrics: dict[str, Any],
+    counts: dict[str, int],
+    history: list[dict[str, Any]],
+    predictions: dict[str, str] | None,
+    environment: dict[str, Any],
+    timing: dict[str, Any],
+    created: str,
+    notes: list[dict[str, str]],
+    diverged: bool = False,
+    schemes: tuple[str, str] | None = None,
+) -> Record:
+    """The sealed record of one run. `counts` are the samples really used in each part; `schemes` those of train and
+    eval labels.
+    """
     card = dataset.card
     train_scheme, eval_scheme = schemes or (card.label_scheme, card.label_scheme)
-    return seal({
-        "schema": SCHEMA_VERSION, "run_id": run_id, "created": created, "protocol": protocol,
-        "recipe": run.recipe.recipe,
-        "status": "diverged" if diverged else "done",
-        "dataset": {
-            "name": card.name, "card_version": card.version, "split": run.data.split, "split_seed": run.data.split_seed,
-            "eval_split": "val" if counts["val"] else "test", **{f"n_{part}": counts[part] for part in ("train", "val", "test")},
-            "sample_ids_sha256": dataset.facts["samples_sha256"], "label_scheme": {"train": train_scheme, "eval": eval_scheme},
-            "band_order": list((run.data.band_order or "").split(",")), "units": card.signal.units,
-            "calibration": card.signal.calibration, "synthetic": dataset.synthetic,
-        },
-        "model": {
-            "name": run.model.model, "weights": dataclasses.asdict(backbone.weights), "params_total": params.total,
-            "params_trainable": params.trainable, "feature_dim": backbone.feature_dim, "contract": dataclasses.asdict(backbone.contract),
-        },
-        "config": {**to_plain(run), "facts": dataset.facts},
-        "metrics": metrics,
-        "predictions": predictions, "history": history, "environment": environment, "timing": timing,
-        "notes": [*dataset.notes, *notes],
-    })  # fmt: skip
+    return seal(
+        {
+            "schema": SCHEMA_VERSION,
+            "run_id": run_id,
+            "created": created,
+            "protocol": protocol,
+            "recipe": run.recipe.recipe,
+            "status": "diverged" if diverged else "done",
+            "dataset": {
+                "name": card.name,
+                "card_version": card.version,
+                "split": run.data.split,
+                "split_seed": run.data.split_seed,
+                "eval_split": "val" if counts["val"] else "test",
+                **{f"n_{part}": counts[part] for part in ("train", "val", "test")},
+                "sample_ids_sha256": dataset.facts["samples_sha256"],
+                "label_scheme": {"train": train_scheme, "eval": eval_scheme},
+                "band_order": list((run.data.band_order or "").split(",")),
+                "units": card.signal.units,
+                "calibration": card.signal.calibration,
+                "synthetic": dataset.synthetic,
+            },
+            "model": {
+                "name": run.model.model,
+                "weights": dataclasses.asdict(backbone.weights),
+                "params_total": params.total,
+                "params_trainable": params.trainable,
+                "feature_dim": backbone.feature_dim,
+                "contract": dataclasses.asdict(backbone.contract),
+            },
+            "config": {**to_plain(run), "facts": dataset.facts},
+            "metrics": metrics,
+            "predictions": predictions,
+            "history": history,
+            "environment": environment,
+            "timing": timing,
+            "notes": [*dataset.notes, *notes],
+        }
+    )
 
 
-def classification_metrics(outcome: Outcome, task: Task, classes: tuple[str, ...], groups: list[str] | None) -> dict[str, Any]:
-    """The record's `metrics` of a classification run; `outcome` holds the test split's logits and targets, `groups` its tiles or scenes."""
+def classification_metrics(
+    outcome: Outcome, task: Task, classes: tuple[str, ...], groups: list[str] | None
+) -> dict[str, Any]:
+    """The record's `metrics` of a classification run; `outcome` holds the test split's logits and targets, `groups` its
+    tiles or scenes.
+    """
     assert outcome.logits is not None
     assert outcome.targets is not None
     confusion = task.confusion(outcome.logits, outcome.targets)
     return {
-        "final": outcome.final, "best": outcome.best, "test": outcome.test,
+        "final": outcome.final,
+        "best": outcome.best,
+        "test": outcome.test,
         "per_class": task.per_class(outcome.logits, outcome.targets, classes),
         **({} if confusion is None else {"confusion": confusion.tolist()}),
-        "classes_scored": task.classes_scored(outcome.targets, classes), "legacy": outcome.legacy,
-        "intervals": intervals(task.units(outcome.logits, outcome.targets, groups)) if np.isfinite(outcome.logits).all() else None,
-    }  # fmt: skip
+        "classes_scored": task.classes_scored(outcome.targets, classes),
+        "legacy": outcome.legacy,
+        "intervals": intervals(task.units(outcome.logits, outcome.targets, groups))
+        if np.isfinite(outcome.logits).all()
+        else None,
+    }

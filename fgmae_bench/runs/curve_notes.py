@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fgmae_bench.cards import Card
-from fgmae_bench.config import Run, merged, named_recipe
-from fgmae_bench.optim import base_lr
-from fgmae_bench.recipes import NEVER_PUBLISHED
-from fgmae_bench.records import note
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.recipes import NEVER_PUBLISHED
+from fgmae_bench.config.run import Run, merged, named_recipe
+from fgmae_bench.config.schedules import base_lr
+from fgmae_bench.errors import note
 
 REFERENCE_BATCH = 256  # 64 images on 4 processes, what absolute rates of published recipes were used with
 STILL = 0.005  # rise of the metric's mean from one tenth of the evaluations to the last
@@ -25,7 +25,10 @@ def still_improving(history: list[dict[str, Any]], metric: str) -> list[dict[str
     rise = (sum(values[-tenth:]) - sum(values[-2 * tenth : -tenth])) / tenth
     if rise <= STILL:
         return []
-    text = f"{metric} rose by {rise:.3f} over the last tenth of the schedule; a decaying rate does that: only --budget 2 shows more"
+    text = (
+        f"{metric} rose by {rise:.3f} over the last tenth of the schedule; a decaying rate does that: only "
+        "--budget 2 shows more"
+    )
     return [note("still_improving", text)]
 
 
@@ -34,7 +37,10 @@ def lr_off_rule(lr: float, effective_batch: int, recipe_blr: float | None) -> li
     used = base_lr(lr, effective_batch)
     if not recipe_blr or 1 / MOST_OFF <= used / recipe_blr <= MOST_OFF:
         return []
-    text = f"lr {lr:g} at an effective batch of {effective_batch} is a base rate of {used:g}; the recipe's is {recipe_blr:g}"
+    text = (
+        f"lr {lr:g} at an effective batch of {effective_batch} is a base rate of {used:g}; the recipe's is "
+        f"{recipe_blr:g}"
+    )
     return [note("lr_off_rule", text)]
 
 
@@ -55,5 +61,8 @@ def small_batch_norm(batch: int, processes: int) -> list[dict[str, str]]:
     """A note where batch norm sees few samples of one process at a time."""
     if batch >= SMALL_BATCH:
         return []
-    text = f"batch norm in the head sees {batch} samples at a time on each of {processes} processes: results depend on that number"
+    text = (
+        f"batch norm in the head sees {batch} samples at a time on each of {processes} processes: results depend "
+        "on that number"
+    )
     return [note("small_batch_norm", text)]

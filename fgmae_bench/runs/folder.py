@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
+import os
+import platform
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,69 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from fgmae_bench.errors import BenchError, os_error
-from fgmae_bench.files import missing_folders, remove_empty, replacing, write_bytes, write_text
-from fgmae_bench.runs.events import EventFile
+from fgmae_bench.hub.checksums import sha256_of
+from fgmae_bench.records import Record, read_record, record_path, store
 from fgmae_bench.runs.tensors import save_tensors
+from fgmae_bench.system.files import (
+    lock_and_clean_up,
+    missing_folders,
+    remove_empty,
+    replacing,
+    write_bytes,
+    write_text,
+)
+
+_numbers = itertools.count()
+
+
+class EventFile:
+    """One new `events.out.tfevents.*` in `folder`. `first_step` above 0 tells readers to forget later steps of earlier
+    files.
+
+    Every method raises OSError where the folder cannot be written or is full.
+    """
+
+    def __init__(self, folder: Path, first_step: int = 0):
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{next(_numbers)}"
+        self.path = folder / name
+        self.stream = open(self.path, "wb")  # noqa: SIM115 (open as long as the run)
+        self.records = RecordWriter(self.stream)
+        try:
+            self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+            if first_step:
+                self._write(
+                    Event(wall_time=time.time(), step=first_step, session_log=SessionLog(status=SessionLog.START))
+                )
+        except OSError:
+            self.discard()
+            raise
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Add one value for each tag at `step`; readers see them at once."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._write(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def close(self) -> None:
+        """Nothing more will be written."""
+        self.stream.close()
+
+    def discard(self) -> None:
+        """Take the file away."""
+        with contextlib.suppress(OSError):  # what a full disk did not take cannot be written now either
+            self.stream.close()
+        self.path.unlink(missing_ok=True)
+
+    def _write(self, event: Any) -> None:
+        self.records.write(event.SerializeToString())
+        self.records.flush()
+
 
 log = logging.getLogger("fgmae_bench")
 SECONDS_BETWEEN_LOGS = 1.0
@@ -37,14 +101,16 @@ class RunFolder:
         self.resumed_at = 0
         self.trained = False  # True once there is a checkpoint of this run to go on from
 
-    def tell_of_another(self, run_id: str) -> None:
+    def warn_if_replacing(self, run_id: str) -> None:
         """Say that the folder held the files of another finished run, which this one replaces."""
         try:
             held = json.loads((self.folder / "record.json").read_text(encoding="utf-8"))["run_id"]
         except (OSError, ValueError, KeyError, TypeError):
             return
         if held != run_id:
-            log.info("%s held the run %s: its files there are replaced, its record stays in the results", self.folder, held)
+            log.info(
+                "%s held the run %s: its files there are replaced, its record stays in the results", self.folder, held
+            )
 
     def epoch(self, entry: dict[str, Any]) -> None:
         """Log one epoch: a JSON line with all keys, and TensorBoard scalars."""
@@ -91,7 +157,11 @@ class RunFolder:
     def finish(self, config: dict[str, Any]) -> None:
         """Write log and config and close the events."""
         self.write_log()
-        sections = {part: {k: v for k, v in values.items() if v is not None} for part, values in config.items() if part != "facts"}
+        sections = {
+            part: {k: v for k, v in values.items() if v is not None}
+            for part, values in config.items()
+            if part != "facts"
+        }
         self._text("config.toml", "# Runs this run again: --config FILE\nresolved = true\n\n" + tomli_w.dumps(sections))
         if self.events is not None:
             self.events.close()
@@ -114,7 +184,9 @@ class RunFolder:
                 shutil.copyfile(source, temporary)
 
     def abandon(self) -> None:
-        """Take back what this run wrote: its files, for which an earlier run's return, and the folders that were not there before."""
+        """Take back what this run wrote: its files, for which an earlier run's return, and the folders that were not
+        there before.
+        """
         if self.events is not None:
             self.events.discard()
         for path, earlier in self.replaced.items():
@@ -144,7 +216,9 @@ def repeatable(config: dict[str, Any], place: tuple[Path, Path]) -> dict[str, An
 
 def flatten(entry: dict[str, Any]) -> dict[str, Any]:
     """A history entry as one flat line: the evaluation split's metrics with the prefix `val_`."""
-    return {key: value for key, value in entry.items() if key != "val"} | {f"val_{key}": value for key, value in entry["val"].items()}
+    return {key: value for key, value in entry.items() if key != "val"} | {
+        f"val_{key}": value for key, value in entry["val"].items()
+    }
 
 
 def _tag(key: str) -> str:
@@ -153,21 +227,76 @@ def _tag(key: str) -> str:
 
 
 def write_predictions(
-    path: Path, logits: NDArray[np.float32], targets: NDArray[np.int64], ids: list[str], classes: tuple[str, ...],
+    path: Path,
+    logits: NDArray[np.float32],
+    targets: NDArray[np.int64],
+    ids: list[str],
+    classes: tuple[str, ...],
     groups: list[str] | None = None,
-) -> None:  # fmt: skip
-    """`logits` (N, C) float32 and `targets` (N,) int64 with the sample ids, as safetensors under its final name by rename.
+) -> None:
+    """`logits` (N, C) float32 and `targets` (N,) int64 with the sample ids, as safetensors under its final name by
+    rename.
 
     `groups` names the tile or scene of each sample, where it is known.
     """
-    tensors: dict[str, NDArray[Any]] = {"logits": np.ascontiguousarray(logits, np.float32), "targets": np.ascontiguousarray(targets)}
+    tensors: dict[str, NDArray[Any]] = {
+        "logits": np.ascontiguousarray(logits, np.float32),
+        "targets": np.ascontiguousarray(targets),
+    }
     lists = {"ids": ids, "classes": classes, **({} if groups is None else {"groups": groups})}
     write_bytes(path, ordered(save(tensors, {name: json.dumps(values) for name, values in lists.items()})))
 
 
 def ordered(content: bytes) -> bytes:
-    """A safetensors file with its header's keys sorted: the library writes metadata in random order, equal runs shall give equal bytes."""
+    """A safetensors file with its header's keys sorted: the library writes metadata in random order, equal runs shall
+    give equal bytes.
+    """
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # data stays aligned
     return len(header).to_bytes(8, "little") + header + content[end:]
+
+
+def store_run(
+    results: Path,
+    parts: tuple[str, str, str],
+    folder: RunFolder,
+    *,
+    write: Callable[[Path], None] | None,
+    assembled: Callable[[dict[str, str] | None], Record],
+    leave: Callable[[], None] = lambda: None,
+) -> Record:
+    """Write what a run leaves and return its record, as it was read back. `parts` are its dataset, protocol and run id.
+
+    `write` puts the predictions under the path it is given (None for a run without), `assembled` makes the record from
+    their description, `leave` adds what else belongs into the folder. Where another process has recorded the same run
+    meanwhile, its record and predictions stay and are returned. A failure takes the predictions back, so that none lie
+    there without a record.
+    """
+    run_id, path = parts[2], record_path(results, parts)
+    predictions = results / "predictions" / f"{run_id}.safetensors"
+    with lock_and_clean_up(predictions.with_name(f".{run_id}.storing")):
+        found = path.exists()
+        if found:
+            log.info("%s was recorded by another process meanwhile (%s)", run_id, path)
+        try:
+            if write is not None and not found:
+                write(predictions)
+            record = read_record(path) if found else assembled(None if write is None else _described(predictions))
+            folder.warn_if_replacing(run_id)
+            folder.finish(repeatable(record["config"], (folder.folder, folder.log_dir)))
+            leave()
+            if predictions.exists():
+                folder.copy_in(predictions, "predictions-test.safetensors")
+            stored = store(record, results)
+        except BaseException:  # whatever happens after the rename, a record keeps its predictions
+            if not path.exists():
+                predictions.unlink(missing_ok=True)
+            raise
+        folder.copy_in(stored, "record.json")
+        return read_record(stored)
+
+
+def _described(predictions: Path) -> dict[str, str]:
+    """The record's `predictions`: their hash, and their place below the results folder."""
+    return {"sha256": sha256_of(predictions), "file": f"predictions/{predictions.name}"}

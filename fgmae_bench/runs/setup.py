@@ -10,21 +10,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from fgmae_bench.backbones import Backbone, build_backbone, find_weights_file, patch_side, wrap_module
-from fgmae_bench.cards import Card
-from fgmae_bench.config import Model, Run
-from fgmae_bench.contract import parse_bands
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.contract import parse_bands
+from fgmae_bench.config.run import Model, Run
 from fgmae_bench.data.dataset import Dataset, data_root, open_dataset
 from fgmae_bench.data.index import require_data
 from fgmae_bench.data.packs.read import is_pack
-from fgmae_bench.device import Precision, resolve_amp
-from fgmae_bench.distributed import World
-from fgmae_bench.errors import BenchError
-from fgmae_bench.extractors import write_out_attention
-from fgmae_bench.files import require_writable
-from fgmae_bench.records import note
-from fgmae_bench.taps import fitting_size
-from fgmae_bench.views import View, make_view
+from fgmae_bench.errors import BenchError, note
+from fgmae_bench.models.build import Backbone, build_backbone, find_weights_file, patch_side, wrap_module
+from fgmae_bench.models.pooling import write_out_attention
+from fgmae_bench.models.taps import fitting_size
+from fgmae_bench.system.device import Precision, resolve_amp
+from fgmae_bench.system.distributed import World
+from fgmae_bench.system.files import require_writable
+from fgmae_bench.views.classification import View, make_view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,28 +41,42 @@ class Setup:
 
 
 def set_up(
-    first: Run, card: Card, world: World, device: torch.device, module: nn.Module | None = None, *, drop_path: float = 0.0,
-    tasks: tuple[str, ...] = ("single_label", "multi_label"), classes: int | None = None,
-) -> Setup:  # fmt: skip
+    first: Run,
+    card: Card,
+    world: World,
+    device: torch.device,
+    module: nn.Module | None = None,
+    *,
+    drop_path: float = 0.0,
+    tasks: tuple[str, ...] = ("single_label", "multi_label"),
+    classes: int | None = None,
+) -> Setup:
     """Open the data and build the backbone of a run; `module` stands in for the backbone that it names.
 
     `tasks` are those that the engine is for; `classes` is the number of outputs where the card does not decide it. For
-    segmentation the view holds the whole image and the input is as large as the data, where the run does not say otherwise.
-    Raises BenchError for everything that is missing at once, for what contradicts the card, and for weights that do not fit.
+    segmentation the view holds the whole image and the input is as large as the data, where the run does not say
+    otherwise. Raises BenchError for everything that is missing at once, for what contradicts the card, and for weights
+    that do not fit.
     """
     if card.task not in tasks:
         entry = "fgmae_bench.segment" if card.task == "segmentation" else "fgmae_bench.linear or fgmae_bench.finetune"
         raise BenchError(f"{card.title} is a {card.task} dataset", f"use {entry}")
     name = first.data.split or (card.recommended_split if first.recipe.recipe == "corrected" else card.default_split)
-    data = dataclasses.replace(first.data, split=name, nb_classes=None if classes is not None else first.data.nb_classes)
+    data = dataclasses.replace(
+        first.data, split=name, nb_classes=None if classes is not None else first.data.nb_classes
+    )
     cache = Path(first.execution.cache_dir).expanduser()
     if module is None:
-        world.together(lambda: require_present(card, first, cache))
-    dataset = world.together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))
+        world.raise_together(lambda: require_present(card, first, cache))
+    dataset = world.raise_together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))
     whole = card.task == "segmentation"
     wanted = first.model if not whole or first.model.input_size else _at_data_size(first.model, dataset, module)
-    backbone = world.together(
-        lambda: wrap_module(module, wanted) if module is not None else build_backbone(wanted, first.recipe.seed, cache, drop_path=drop_path)
+    backbone = world.raise_together(
+        lambda: (
+            wrap_module(module, wanted)
+            if module is not None
+            else build_backbone(wanted, first.recipe.seed, cache, drop_path=drop_path)
+        )
     )
     view = make_view(card, backbone.contract, first.data.band_order, whole=whole)
     held = parse_bands(first.data.band_order) if first.data.band_order else card.signal.bands
@@ -71,15 +84,23 @@ def set_up(
     amp: Precision = resolve_amp(first.recipe.amp, device) if backbone.lowers_precision else "off"
     if amp == "bf16" and device.type == "cpu":
         write_out_attention(backbone.module)
-    world.together(lambda: _require_places(first, cache) if world.rank == 0 else None)
+    world.raise_together(lambda: _require_places(first, cache) if world.rank == 0 else None)
     return Setup(
-        data=data, model=_resolved_model(first, backbone), dataset=dataset, backbone=backbone, view=view, amp=amp, cache=cache,
+        data=data,
+        model=_resolved_model(first, backbone),
+        dataset=dataset,
+        backbone=backbone,
+        view=view,
+        amp=amp,
+        cache=cache,
         notes=[*backbone.notes, *_calibration_notes(card, backbone)],
-    )  # fmt: skip
+    )
 
 
 def _at_data_size(model: Model, dataset: Dataset, module: nn.Module | None) -> Model:
-    """The model at the size of the data, or the next smaller one that its patches divide; a user's `module` is made for one size."""
+    """The model at the size of the data, or the next smaller one that its patches divide; a user's `module` is made for
+    one size.
+    """
     size = min(dataset.index.size or dataset.card.signal.size)
     patch = patch_side(model.model) if module is None else 1
     return dataclasses.replace(model, input_size=fitting_size(size, patch))
@@ -103,7 +124,11 @@ def _require_places(run: Run, cache: Path) -> None:
 def _resolved_model(run: Run, backbone: Backbone) -> Model:
     weights = backbone.weights.source if backbone.weights.source in ("none", "module") else run.model.weights
     return dataclasses.replace(
-        run.model, weights=weights, pool=backbone.pool, input_size=backbone.contract.size or None, normalizer=backbone.contract.normalizer
+        run.model,
+        weights=weights,
+        pool=backbone.pool,
+        input_size=backbone.contract.size or None,
+        normalizer=backbone.contract.normalizer,
     )
 
 
@@ -111,7 +136,10 @@ def require_present(card: Card, run: Run, cache: Path) -> None:
     """Raise one BenchError that names everything that is not here, data and weights, with the commands that get it."""
     problems = []
     root = data_root(card, run)
-    for look in (lambda: None if is_pack(root) else require_data(card, root), lambda: find_weights_file(run.model, cache)):
+    for look in (
+        lambda: None if is_pack(root) else require_data(card, root),
+        lambda: find_weights_file(run.model, cache),
+    ):
         try:
             look()
         except BenchError as error:

@@ -1,9 +1,12 @@
-"""What single-label and multi-label probing do differently: the loss, the scores, and the metric that selects an epoch."""
+"""What single-label and multi-label probing do differently: the loss, the scores, and the metric that selects an
+epoch.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,21 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fgmae_bench import scores, scores_multilabel
-from fgmae_bench.intervals import Units, multi_label_units, single_label_units
+from fgmae_bench.metrics import multi_label as scores_multilabel
+from fgmae_bench.metrics import single_label as scores
+from fgmae_bench.metrics.intervals import Units, multi_label_units, single_label_units
 
 Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """`error` maps logits (B, G, C) and targets to (mean loss (G,), its gradient (B, G, C)); the rest takes logits (N, C).
+    """`loss_and_grad` maps logits (B, G, C) and targets to (mean loss (G,), its gradient (B, G, C)); the rest takes
+    logits (N, C).
 
     `units` are what the intervals of the scores are drawn from.
     """
 
     selection: str
-    error: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    loss_and_grad: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     evaluate: Callable[[NDArray[Any], NDArray[Any]], Metrics]
     per_class: Callable[[NDArray[Any], NDArray[Any], tuple[str, ...]], Metrics]
     classes_scored: Callable[[NDArray[Any], tuple[str, ...]], list[str]]
@@ -34,7 +39,7 @@ class Task:
     units: Callable[[NDArray[Any], NDArray[Any], list[str] | None], Units]
 
 
-def _softmax_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _softmax_loss_and_grad(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy: targets (B,) are class numbers."""
     batch, heads, _ = logits.shape
     log_p = logits.log_softmax(-1)
@@ -43,7 +48,7 @@ def _softmax_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return loss, log_p.exp_().scatter_add_(-1, index, torch.full_like(index, -1, dtype=logits.dtype)) / batch
 
 
-def _logistic_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _logistic_loss_and_grad(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy with logits, mean over samples and classes: targets (B, C) are multi-hot."""
     y = targets.to(logits.dtype)[:, None]
     loss = torch.nn.functional.softplus(logits) - logits * y
@@ -76,17 +81,19 @@ def _evaluate_multi(logits: NDArray[Any], targets: NDArray[Any]) -> Metrics:
 TASKS: dict[str, Task] = {
     "single_label": Task(
         selection="oa",
-        error=_softmax_error,
+        loss_and_grad=_softmax_loss_and_grad,
         evaluate=_evaluate_single,
         per_class=lambda logits, targets, classes: scores.per_class(_confusion(logits, targets), classes),
-        classes_scored=lambda targets, classes: scores.classes_scored(np.diag(np.bincount(targets, minlength=len(classes))), classes),
+        classes_scored=lambda targets, classes: scores.classes_scored(
+            np.diag(np.bincount(targets, minlength=len(classes))), classes
+        ),
         confusion=_confusion,
         legacy=scores.legacy_single_label,
         units=single_label_units,
     ),
     "multi_label": Task(
         selection="map_micro",
-        error=_logistic_error,
+        loss_and_grad=_logistic_loss_and_grad,
         evaluate=_evaluate_multi,
         per_class=scores_multilabel.per_class,
         classes_scored=scores_multilabel.classes_scored,
@@ -95,3 +102,49 @@ TASKS: dict[str, Task] = {
         units=multi_label_units,
     ),
 }
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """One head. `final` is the last epoch on the evaluation split; `logits` (N, C) are the test split's."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    final: dict[str, Any] = field(default_factory=dict)
+    test: dict[str, Any] = field(default_factory=dict)
+    targets: NDArray[np.int64] | NDArray[np.uint8] | None = None  # of the test split, (N,) or multi-hot (N, C)
+    logits: NDArray[np.float32] | None = None
+    legacy: dict[str, Any] | None = None
+    legacy_curve: list[dict[str, Any]] = field(default_factory=list)
+    fitted: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # parameters of a probe without epochs
+    notes: list[dict[str, str]] = field(default_factory=list)
+    diverged: bool = False
+
+
+LEGACY_EVERY = 10  # the reference evaluates every tenth epoch and the last
+
+
+def rank(metrics: dict[str, Any] | None, selection: str) -> tuple[float, float]:
+    """What the best epoch is chosen by: the task's metric, then the loss."""
+    if metrics is None or metrics[selection] is None:
+        return (-math.inf, -math.inf)
+    return (metrics[selection], -metrics["loss"] if metrics["loss"] is not None else -math.inf)
+
+
+def seen_by_reference(epoch: int, epochs: int) -> bool:
+    """True for the epochs that the reference evaluates."""
+    return epoch % LEGACY_EVERY == 0 or epoch + 1 == epochs
+
+
+def legacy_of(outcome: Outcome, targets: NDArray[Any], batch_size: int, task: Task) -> dict[str, Any]:
+    """What per-batch averaging would have printed of the test split, and the maximum over the reference's sparse
+    evaluations.
+
+    Without a val split the evaluations were of the test split, as in the reference; with one there is no such maximum.
+    """
+    assert outcome.logits is not None
+    values: dict[str, Any] = dict(task.legacy(outcome.logits, targets, batch_size))
+    for name in [name for name in values if name != "loss"] if outcome.best is None else []:
+        seen = [entry[name] for entry in outcome.legacy_curve if entry.get(name) is not None]
+        values[f"{name}_max"] = max(seen, default=None)
+    return {"batch_size": batch_size, **{k: scores.finite(v) if isinstance(v, float) else v for k, v in values.items()}}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.files import replacing
+from fgmae_bench.system.files import replacing
 
 LAST, BEST = "checkpoint-last.pth", "checkpoint-best.pth"
 
@@ -47,7 +47,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
     """Read a checkpoint file onto the CPU; raises BenchError when it is not there or damaged."""
     if not path.is_file():
         raise BenchError(
-            f"no checkpoint at {path}", "give the path of a checkpoint-last.pth with --resume, or leave out --resume and --eval"
+            f"no checkpoint at {path}",
+            "give the path of a checkpoint-last.pth with --resume, or leave out --resume and --eval",
         )
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -57,6 +58,12 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
 def unreadable(path: Path, error: Exception) -> BenchError:
     """The error for a file that is no checkpoint of ours."""
-    told = str(error).strip().splitlines()[0][:120] if isinstance(error, OSError | RuntimeError) and str(error).strip() else ""
+    told = (
+        str(error).strip().splitlines()[0][:120]
+        if isinstance(error, OSError | RuntimeError) and str(error).strip()
+        else ""
+    )
     reason = f" ({told})" if told else ""
-    return BenchError(f"{path} is no readable checkpoint of a run{reason}", "give one that a run left; a damaged one may be removed")
+    return BenchError(
+        f"{path} is no readable checkpoint of a run{reason}", "give one that a run left; a damaged one may be removed"
+    )

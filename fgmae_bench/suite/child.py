@@ -25,7 +25,9 @@ RUN_ID = re.compile(r"(\S+-(?:published|corrected)-[0-9a-f]{10})\s+[a-z]\w* -?[0
 
 @dataclass(kw_only=True)
 class Child:
-    """A command at work. `held` are the locks of its runs, which the process inherits; `reason` is why it is being ended."""
+    """A command at work. `held` are the locks of its runs, which the process inherits; `reason` is why it is being
+    ended.
+    """
 
     command: Command
     process: subprocess.Popen[bytes]
@@ -77,7 +79,9 @@ class Child:
 
 def start(command: Command, log: Path, held: list[int], gpus: tuple[str, ...], threads: int | None) -> Child:
     """Start a command; raises BenchError where its log cannot be written."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    }
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     if threads is not None:
@@ -89,9 +93,15 @@ def start(command: Command, log: Path, held: list[int], gpus: tuple[str, ...], t
             stream.flush()
             offset = stream.tell()  # before the start: the process moves the position that it shares
             process = subprocess.Popen(
-                argv(command), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment, start_new_session=True,
-                pass_fds=held, preexec_fn=lambda: _tie_to(parent),  # noqa: PLW1509 (no threads here)
-            )  # fmt: skip
+                argv(command),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=environment,
+                start_new_session=True,
+                pass_fds=held,
+                preexec_fn=lambda: _tie_to(parent),  # noqa: PLW1509 (no threads here)
+            )
             return Child(command=command, process=process, log=log, offset=offset, held=held, gpus=gpus)
     except OSError as error:
         raise os_error(error, log) from error

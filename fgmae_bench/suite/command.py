@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.config import Run
-from fgmae_bench.experiments import Experiment, PlannedRun
+from fgmae_bench.config.experiments import Experiment, PlannedRun
+from fgmae_bench.config.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One run. `key` hashes what the suite knows of it beforehand: its run id needs the samples and the weights' content."""
+    """One run. `key` hashes what the suite knows of it beforehand: its run id needs the samples and the weights'
+    content.
+    """
 
     key: str
     run: Run
@@ -24,7 +26,8 @@ class Point:
 class Command:
     """One call of a module; learning rates and weight decays that it fits in one pass are points of the same command.
 
-    `flags` are complete but for the output folder, `bank` names what its features are made of, `where` is the run's key path.
+    `flags` are complete but for the output folder, `bank` names what its features are made of, `where` is the run's key
+    path.
     """
 
     key: str
@@ -70,7 +73,11 @@ class Command:
 def argv(command: Command, python: str = sys.executable) -> list[str]:
     """The command line, with `python` in front."""
     module = f"fgmae_bench.{command.experiment.module}"
-    launcher = [] if command.processes == 1 else ["torch.distributed.run", "--standalone", f"--nproc_per_node={command.processes}", "-m"]
+    launcher = (
+        []
+        if command.processes == 1
+        else ["torch.distributed.run", "--standalone", f"--nproc_per_node={command.processes}", "-m"]
+    )
     words = [python, "-m", *launcher, module]
     for name, value in (command.flags | {"output_dir": str(command.output_dir)}).items():
         if value is True:

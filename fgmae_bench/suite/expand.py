@@ -6,18 +6,21 @@ import dataclasses
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.cards import Card, load_card
-from fgmae_bench.config import Run, check, compose, field_sections
-from fgmae_bench.errors import BenchError, closest
-from fgmae_bench.experiments import Experiment, PlannedRun, check_protocol, check_records, choices, flag_types
-from fgmae_bench.recipes import RECIPES
-from fgmae_bench.strict import convert
+from fgmae_bench.checkpoints.registry import WEIGHTS
+from fgmae_bench.config.cards import Card, load_card
+from fgmae_bench.config.experiments import Experiment, PlannedRun, check_protocol, check_records, choices, flag_types
+from fgmae_bench.config.recipes import RECIPES
+from fgmae_bench.config.run import Run, check, compose, field_sections
+from fgmae_bench.config.strict import convert
+from fgmae_bench.errors import BenchError, closest, unknown
 from fgmae_bench.suite.command import Command, Point
 
 SYNTHETIC_MARKER = "SYNTHETIC.json"  # lies in every synthetic world
@@ -29,9 +32,8 @@ BANK_RECIPE = ("features", "views", "amp", "probe", "crop_scale")
 def expand(experiments: Iterable[Experiment], overrides: dict[str, Any] | None = None) -> list[Command]:
     """All commands in the order of the files, those that share a feature bank brought together.
 
-    `overrides` are execution flags that stand above the files'.
-    A run that two files name stands once. Raises BenchError naming file and key path on impossible values and on a run that
-    one file names twice.
+    `overrides` are execution flags that stand above the files'. A run that two files name stands once. Raises
+    BenchError naming file and key path on impossible values and on a run that one file names twice.
     """
     found: dict[str, Command] = {}
     for experiment in experiments:
@@ -40,7 +42,9 @@ def expand(experiments: Iterable[Experiment], overrides: dict[str, Any] | None =
             for command in _commands(experiment, planned, f"{experiment.path}: runs[{i}]", overrides or {}):
                 for point in command.points:
                     if point.key in seen:
-                        raise BenchError(f"{command.where} ({command.label}) repeats {seen[point.key]}", "name each run once")
+                        raise BenchError(
+                            f"{command.where} ({command.label}) repeats {seen[point.key]}", "name each run once"
+                        )
                     seen[point.key] = command.where.split(": ")[-1]
                 found.setdefault(command.key, command)
     order = {bank: i for i, bank in reversed(list(enumerate(command.bank for command in found.values())))}
@@ -51,8 +55,12 @@ def _commands(experiment: Experiment, planned: PlannedRun, where: str, overrides
     """The commands of one `[[runs]]`: lists multiply, but for those that the module fits in one pass."""
     flags = {**experiment.common, **planned.flags, **_known(experiment, overrides)}
     hints, in_one_pass = flag_types(experiment.module), _in_one_pass(experiment.module)
-    grids = {name: value for name, value in flags.items() if len(choices(hints[name], value)) > 1 and name not in in_one_pass}
-    flags |= {name: value[0] for name, value in flags.items() if choices(hints[name], value) is value and len(value) == 1}
+    grids = {
+        name: value for name, value in flags.items() if len(choices(hints[name], value)) > 1 and name not in in_one_pass
+    }
+    flags |= {
+        name: value[0] for name, value in flags.items() if choices(hints[name], value) is value and len(value) == 1
+    }
     for values in product(*grids.values()):
         chosen = dict(zip(grids, values, strict=True))
         told = ", ".join(f"{name} {value}" for name, value in chosen.items())
@@ -68,30 +76,47 @@ def _command(experiment: Experiment, planned: PlannedRun, flags: dict[str, Any],
         runs = _composed(experiment.module, flags, card)
     except BenchError as error:
         raise BenchError(f"{where}.flags: {error.what}", error.todo) from error
-    check_protocol(experiment.module, planned.protocol or experiment.protocol, vars(runs[0].recipe), where)  # a card may name a value
+    check_protocol(
+        experiment.module, planned.protocol or experiment.protocol, vars(runs[0].recipe), where
+    )  # a card may name a value
     place = data_place(str(flags["dataset"]), runs[0].execution.data_path)
-    points = tuple(Point(key=_key(experiment.module, card, run, place, planned.nproc_per_node), run=run) for run in runs)
+    points = tuple(
+        Point(key=_key(experiment.module, card, run, place, planned.nproc_per_node), run=run) for run in runs
+    )
     key = points[0].key if len(points) == 1 else _sha("\n".join(sorted(point.key for point in points)))
     first = runs[0]
     command = Command(
-        key=key, experiment=experiment, planned=planned, label=label, where=where, flags=flags, points=points,
-        bank=_bank(card, first, place), output_dir=Path(root), card_version=card.version,
+        key=key,
+        experiment=experiment,
+        planned=planned,
+        label=label,
+        where=where,
+        flags=flags,
+        points=points,
+        bank=_bank(card, first, place),
+        output_dir=Path(root),
+        card_version=card.version,
         default_split=card.recommended_split if first.recipe.recipe == "corrected" else card.default_split,
-        synthetic=_synthetic(place), needs_gpu=not first.execution.device.startswith("cpu"),
-    )  # fmt: skip
+        synthetic=_synthetic(place),
+        needs_gpu=not first.execution.device.startswith("cpu"),
+    )
     more = {"log_dir": str(Path(log_root) / command.name)} if log_root else {}
     return dataclasses.replace(command, output_dir=Path(root) / command.name, flags=flags | more)
 
 
 def _composed(module: str, flags: dict[str, Any], card: Card) -> list[Run]:
-    """The runs of a command. Flags that decide about no other are laid over runs composed once: a thousand seeds cost one."""
+    """The runs of a command. Flags that decide about no other are laid over runs composed once: a thousand seeds cost
+    one.
+    """
     hints = flag_types(module)
     alone = {name: convert(hints[name], flags[name], name) for name in DECIDES_ALONE if name in flags}
     rest = {name: value for name, value in flags.items() if name not in DECIDES_ALONE}
     made = []
     for run in _composed_once(module, json.dumps(rest, sort_keys=True), str(card.path)):
         parts = {
-            part: dataclasses.replace(getattr(run, part), **{name: value for name, value in alone.items() if DECIDES_ALONE[name] == part})
+            part: dataclasses.replace(
+                getattr(run, part), **{name: value for name, value in alone.items() if DECIDES_ALONE[name] == part}
+            )
             for part in ("data", "recipe")
         }
         made.append(dataclasses.replace(run, **parts))
@@ -112,7 +137,9 @@ def data_place(dataset: str, given: str | None) -> str:
 
 @cache
 def _synthetic(place: str) -> bool | None:
-    """Whether the folder is a synthetic world; None where it is not here or is a pack, which does not say it by a file."""
+    """Whether the folder is a synthetic world; None where it is not here or is a pack, which does not say it by a
+    file.
+    """
     root = Path(place)
     if (root / SYNTHETIC_MARKER).is_file():
         return True
@@ -120,7 +147,9 @@ def _synthetic(place: str) -> bool | None:
 
 
 def _key(module: str, card: Card, run: Run, place: str, processes: int) -> str:
-    """Hash of what a run means before anything is opened; batch, accumulation and processes count by their product only."""
+    """Hash of what a run means before anything is opened; batch, accumulation and processes count by their product
+    only.
+    """
     recipe = dict(vars(run.recipe))
     recipe["effective_batch"] = recipe.pop("batch_size") * recipe.pop("accum_iter") * processes
     data = dict(vars(run.data)) | {"dataset": [card.name, card.version], "place": place}
@@ -132,7 +161,9 @@ def _bank(card: Card, run: Run, place: str) -> str:
     model, recipe = vars(run.model), vars(run.recipe)
     drawn = run.model.weights == "random" and run.model.model != "backscatter_stats" and ":" not in run.model.model
     seed = run.recipe.seed if drawn else None  # a random backbone is drawn from it
-    return _sha(json.dumps([card.name, place, model, {name: recipe.get(name) for name in BANK_RECIPE}, seed], sort_keys=True))
+    return _sha(
+        json.dumps([card.name, place, model, {name: recipe.get(name) for name in BANK_RECIPE}, seed], sort_keys=True)
+    )
 
 
 @cache
@@ -159,3 +190,43 @@ def _known(experiment: Experiment, execution: dict[str, Any]) -> dict[str, Any]:
 
 def _sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+ASK = """
+import sys
+from fgmae_bench.models.build import architecture
+from fgmae_bench.errors import BenchError
+for name in sys.argv[1:]:
+    try:
+        architecture(name)
+    except BenchError as error:
+        print(name, error.what, error.todo, sep="\\t")
+"""
+
+
+def require_known(commands: list[Command], recorded: set[str]) -> None:
+    """Raise BenchError naming file and key path for a model or weights that nobody knows.
+
+    `recorded` are models that stand in records: they are known.
+    """
+    models = {model for named in WEIGHTS.values() for model in named} | {"backscatter_stats"} | recorded
+    strange: dict[str, Command] = {}
+    for command in commands:
+        model = command.points[0].run.model
+        if ":" not in model.model and model.model not in models:
+            strange.setdefault(model.model, command)
+        path_like = "/" in model.weights or "." in model.weights
+        if (
+            model.model != "backscatter_stats"
+            and ":" not in model.model
+            and model.weights not in (*WEIGHTS, "random")
+            and not path_like
+        ):
+            error = unknown("weights", model.weights, ["random", *WEIGHTS])
+            raise BenchError(f"{command.where}.flags.weights: {error.what}", error.todo)
+    if not strange:
+        return
+    asked = subprocess.run([sys.executable, "-c", ASK, *strange], capture_output=True, text=True)
+    for line in asked.stdout.splitlines():
+        name, what, todo = line.split("\t")
+        raise BenchError(f"{strange[name].where}.flags.model: {what}", todo)

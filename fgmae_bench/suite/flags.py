@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fgmae_bench.config.experiments import flag_types, load_experiment
+from fgmae_bench.config.flags import spellings
+from fgmae_bench.config.strict import convert
 from fgmae_bench.errors import BenchError, closest
-from fgmae_bench.experiments import flag_types, load_experiment
-from fgmae_bench.flags import spellings
 from fgmae_bench.report.columns import check_columns
 from fgmae_bench.report.figures import check_curves
-from fgmae_bench.strict import convert
 from fgmae_bench.suite.command import Command
 from fgmae_bench.suite.expand import expand
 
@@ -22,7 +22,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     """What all three commands take."""
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="experiment files")
     add(parser, "results_dir", "FOLDER", "folder of the records (default: the files' own, else results)")
-    add(parser, "cache_dir", "FOLDER", "folder of indexes and feature banks (default: the files' own, else each module's)")
+    add(
+        parser,
+        "cache_dir",
+        "FOLDER",
+        "folder of indexes and feature banks (default: the files' own, else each module's)",
+    )
     text = "an execution flag for every run, such as data_path=DIR or device=cpu (default: none)"
     parser.add_argument("--set", action="append", metavar="FLAG=VALUE", help=text)
     text = "only runs whose '<file>: <label>' contains or matches this; may be given several times (default: all)"
@@ -90,7 +95,9 @@ def _value(hint: Any, text: str, where: str) -> Any:
 def _only(commands: list[Command], patterns: list[str] | None) -> list[Command]:
     if not patterns:
         return commands
-    kept = [c for c in commands if any(pattern in c.title or fnmatch.fnmatchcase(c.title, pattern) for pattern in patterns)]
+    kept = [
+        c for c in commands if any(pattern in c.title or fnmatch.fnmatchcase(c.title, pattern) for pattern in patterns)
+    ]
     if not kept:
         titles = sorted({command.title for command in commands})
         raise BenchError(f"--only {' '.join(patterns)}: no run is named so", f"choose from {'; '.join(titles[:20])}")

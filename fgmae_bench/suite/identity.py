@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.experiments import Experiment, PlannedRun, effective_batch, matches
-from fgmae_bench.optim import rate_of
+from fgmae_bench.config.experiments import Experiment, PlannedRun, effective_batch, matches
+from fgmae_bench.config.schedules import rate_of
 from fgmae_bench.suite.command import Command, Point
 
-# What an engine resolves to a value of its own, so that a record may differ from the plan: the rate of `blr` stands in `lr`, the
-# number of classes in the scheme; `features` is judged below.
+# What an engine resolves to a value of its own, so that a record may differ from the plan: the rate of `blr` stands in
+# `lr`, the number of classes in the scheme; `features` is judged below.
 RESOLVED = ("blr", "nb_classes", "features")
 
 
@@ -45,7 +45,15 @@ class Shelf:
         experiment, run = command.experiment, definite(command, point)
         recipe = point.run.recipe
         batch = recipe.batch_size * recipe.accum_iter * command.processes
-        facts = (command.protocol, point.run.model.model, recipe.seed, point.run.data.train_frac, batch, recipe.weight_decay, recipe.lr)
+        facts = (
+            command.protocol,
+            point.run.model.model,
+            recipe.seed,
+            point.run.data.train_frac,
+            batch,
+            recipe.weight_decay,
+            recipe.lr,
+        )
         held = self.by_facts.get(facts, [])
         return next((path for path, record in held if fills(experiment, run, command, point, record)), None)
 
@@ -81,7 +89,9 @@ def _without_meaning(recipe: Any) -> set[str]:
 
 
 def _set_aside(record: dict[str, Any]) -> set[str]:
-    """Fields that a run set aside for what it found: random views of an image whose features were computed once, idle drop path."""
+    """Fields that a run set aside for what it found: random views of an image whose features were computed once, idle
+    drop path.
+    """
     recipe, names = record["config"]["recipe"], {"drop_path"} & record["notes"]
     if recipe.get("features") == "cached":
         names |= {"augment"} | ({"crop_scale"} if recipe.get("views", 1) == 1 else set())
@@ -89,7 +99,9 @@ def _set_aside(record: dict[str, Any]) -> set[str]:
 
 
 def fills(experiment: Experiment, run: PlannedRun, command: Command, point: Point, record: dict[str, Any]) -> bool:
-    """Whether a record is that of a definite run: it matches, the card is of the same version, both are synthetic or neither."""
+    """Whether a record is that of a definite run: it matches, the card is of the same version, both are synthetic or
+    neither.
+    """
     dataset = record["dataset"]
     if command.synthetic not in (None, dataset["synthetic"]) or dataset["card_version"] != command.card_version:
         return False
@@ -99,7 +111,9 @@ def fills(experiment: Experiment, run: PlannedRun, command: Command, point: Poin
 
 
 def _same_features(point: Point, record: dict[str, Any]) -> bool:
-    """Streamed and cached features tell runs apart; where a plan leaves them open, the published recipe means streamed ones."""
+    """Streamed and cached features tell runs apart; where a plan leaves them open, the published recipe means streamed
+    ones.
+    """
     recipe = vars(point.run.recipe)
     if "features" not in recipe:
         return True
@@ -118,7 +132,10 @@ def _slim(record: dict[str, Any]) -> dict[str, Any]:
         "config": {part: record["config"][part] for part in ("data", "model", "recipe")}
         | {"facts": {"defects": record["config"].get("facts", {}).get("defects")}},
         "dataset": {name: record["dataset"][name] for name in ("name", "card_version", "synthetic")},
-        "model": {"weights": {"source": record["model"]["weights"]["source"]}, "geometry": record["model"]["contract"].get("geometry")},
+        "model": {
+            "weights": {"source": record["model"]["weights"]["source"]},
+            "geometry": record["model"]["contract"].get("geometry"),
+        },
         "notes": {note["code"] for note in record["notes"]},
         "environment": {"world_size": record["environment"]["world_size"]},
     }
@@ -128,6 +145,11 @@ def _facts(record: dict[str, Any]) -> tuple[Any, ...]:
     config = record["config"]
     recipe = config["recipe"]
     return (
-        record["protocol"], config["model"]["model"], recipe["seed"], config["data"]["train_frac"], effective_batch(record),
-        recipe["weight_decay"], recipe["lr"],
-    )  # fmt: skip
+        record["protocol"],
+        config["model"]["model"],
+        recipe["seed"],
+        config["data"]["train_frac"],
+        effective_batch(record),
+        recipe["weight_decay"],
+        recipe["lr"],
+    )

@@ -1,4 +1,6 @@
-"""What suites leave in `<results_dir>/suite/`: receipts, claims, logs, the last failure and the Slurm job of each command."""
+"""What suites leave in `<results_dir>/suite/`: receipts, claims, logs, the last failure and the Slurm job of each
+command.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from fgmae_bench.errors import BenchError, os_error
-from fgmae_bench.files import require_writable, write_json, write_text
 from fgmae_bench.suite.command import Command, Point
 from fgmae_bench.suite.identity import Shelf
+from fgmae_bench.system.files import require_writable, write_json, write_text
 
 
 class Ledger:
-    """The book of one results folder. Any number of suites and jobs, on any node that sees the folder, keep it together."""
+    """The book of one results folder. Any number of suites and jobs, on any node that sees the folder, keep it
+    together.
+    """
 
     def __init__(self, results_dir: Path):
         self.results_dir, self.root = results_dir, results_dir / "suite"
@@ -84,13 +88,19 @@ class Ledger:
         return self.root / "logs" / f"{command.name}.log"
 
     def receive(self, command: Command, ids: list[str]) -> list[Point]:
-        """Write receipts for what a command says it recorded (run ids in the order of its points); the runs that have no record."""
+        """Write receipts for what a command says it recorded (run ids in the order of its points); the runs that have
+        no record.
+        """
         self.refresh()
         files = {path.stem: path for path in self.shelf.seen}
         known = [files[id] for id in ids if id in files]
         if len(known) == len(command.points):
             for point, path in zip(command.points, known, strict=True):
-                receipt = {"run_id": path.stem, "record": str(path.relative_to(self.results_dir)), "label": command.title}
+                receipt = {
+                    "run_id": path.stem,
+                    "record": str(path.relative_to(self.results_dir)),
+                    "label": command.title,
+                }
                 write_json(self.root / "receipts" / f"{point.key}.json", receipt)
             self.refresh()
         return self.pending(command)
@@ -123,7 +133,9 @@ class Ledgers:
     """The ledgers of all results folders that a suite's commands write to."""
 
     def __init__(self, commands: list[Command]):
-        self.by_folder = {folder: Ledger(folder) for folder in dict.fromkeys(command.results_dir for command in commands)}
+        self.by_folder = {
+            folder: Ledger(folder) for folder in dict.fromkeys(command.results_dir for command in commands)
+        }
         self.refresh()
 
     def of(self, command: Command) -> Ledger:

@@ -1,10 +1,15 @@
-"""Commands as processes on this machine: so many at once, GPUs handed out, failures isolated, nothing left behind on a signal."""
+"""Commands as processes on this machine: so many at once, GPUs handed out, failures isolated, nothing left behind on a
+signal.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,7 +27,9 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How commands are run. `gpus` names the devices to hand out, None hands out none; `timeout` in seconds a command."""
+    """How commands are run. `gpus` names the devices to hand out, None hands out none; `timeout` in seconds a
+    command.
+    """
 
     max_parallel: int = 1
     gpus: tuple[str, ...] | None = None
@@ -35,7 +42,9 @@ Say = Callable[[str, Command, str], None]  # (state, command, what there is to s
 
 @dataclass(kw_only=True)
 class Floor:
-    """What runs now, what waits, and what became of the rest. `warm` holds the banks that a command has been through."""
+    """What runs now, what waits, and what became of the rest. `warm` holds the banks that a command has been
+    through.
+    """
 
     waiting: list[Command]
     ledgers: Ledgers
@@ -102,7 +111,9 @@ def _may_start(floor: Floor, command: Command) -> bool:
 
 
 def _start(floor: Floor, command: Command) -> None:
-    """Claim the runs of a command that are still to do, and start it; put it off where another process holds one of them."""
+    """Claim the runs of a command that are still to do, and start it; put it off where another process holds one of
+    them.
+    """
     ledger = floor.ledgers.of(command)
     ledger.refresh()
     held = ledger.claim(ledger.pending(command))
@@ -161,7 +172,9 @@ def _fail(floor: Floor, command: Command, reason: str) -> None:
 def asked_to_stop() -> Iterator[list[int]]:
     """Collect stop signals in place of being ended by them."""
     asked: list[int] = []
-    before: dict[signal.Signals, Any] = {name: signal.signal(name, lambda number, frame: asked.append(number)) for name in STOP_SIGNALS}
+    before: dict[signal.Signals, Any] = {
+        name: signal.signal(name, lambda number, frame: asked.append(number)) for name in STOP_SIGNALS
+    }
     try:
         yield asked
     finally:
@@ -181,3 +194,48 @@ def _end_all(floor: Floor, asked: list[int]) -> None:
                 floor.running.remove(child)
                 release(child.held)
         time.sleep(LOOK_SECONDS)
+
+
+def require_present(given: str) -> None:
+    """Raise BenchError where `--gpus` names a device that this machine has not: by index, or by the beginning of its
+    UUID.
+    """
+    asked = (
+        subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+        if shutil.which("nvidia-smi")
+        else ""
+    )
+    here = re.findall(r"^GPU (\d+):", asked, re.MULTILINE)
+    uuids = re.findall(r"UUID: ([^)\s]+)", asked)
+    for part in _listed(given) or ():
+        if part not in here and not any(len(part) > len("GPU-") and uuid.startswith(part) for uuid in uuids):
+            todo = f"choose from {', '.join(here)}" if here else "leave --gpus out, or use --slurm"
+            raise BenchError(f"--gpus {given}: there is no GPU {part}, this machine has {len(here)}", todo)
+
+
+def devices(given: str | None) -> tuple[str, ...] | None:
+    """Devices by `--gpus` (a list such as 0,1, or none), else CUDA_VISIBLE_DEVICES, else all; None where there are
+    none.
+    """
+    listed = given if given is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return _listed(listed)
+    if shutil.which("nvidia-smi") is None:
+        return None
+    asked = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True)
+    return tuple(asked.stdout.split()) or None if asked.returncode == 0 else None
+
+
+def _listed(text: str) -> tuple[str, ...] | None:
+    return tuple(part.strip() for part in text.split(",") if part.strip() not in ("", "none", "-1")) or None
+
+
+def require_enough(commands: list[Command], gpus: tuple[str, ...] | None) -> None:
+    """Raise BenchError for a command that wants more GPUs than there are."""
+    for command in commands:
+        if gpus is not None and command.needs_gpu and command.processes > len(gpus):
+            what = f"{command.where}.nproc_per_node is {command.processes}, the suite has {len(gpus)} GPUs to hand out"
+            raise BenchError(
+                what,
+                "lower it (batch_size times as much gives the same run), leave the run out with --only, or use --slurm",
+            )

@@ -10,15 +10,17 @@ import argparse
 from typing import Any
 
 from fgmae_bench.suite.command import shell_line
+from fgmae_bench.suite.expand import require_known
 from fgmae_bench.suite.flags import add_common, commands_of, say
 from fgmae_bench.suite.ledger import Ledgers
-from fgmae_bench.suite.models import require_known
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `suite plan`."""
     add_common(parser)
-    parser.add_argument("--commands", action="store_true", help="print what is still to do as shell commands (default: off)")
+    parser.add_argument(
+        "--commands", action="store_true", help="print what is still to do as shell commands (default: off)"
+    )
 
 
 def main(given: dict[str, Any]) -> None:

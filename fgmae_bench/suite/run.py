@@ -4,7 +4,8 @@ python -m fgmae_bench.suite run experiments/first_real_run.toml
 python -m fgmae_bench.suite run --max_parallel 4 --retry 1 --timeout 7200 experiments/*_fast.toml
 python -m fgmae_bench.suite run --slurm --partition gpu --time 240 --mem 32 experiments/bigearthnet_linear.toml
 
-Exit code 0 when all is recorded, 3 where runs failed, 130 when interrupted: runs end with their checkpoints, Slurm jobs go on.
+Exit code 0 when all is recorded, 3 where runs failed, 130 when interrupted: runs end with their checkpoints, Slurm jobs
+go on.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ import time
 from typing import Any
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.progress import Progress
 from fgmae_bench.suite.command import Command, shell_line
+from fgmae_bench.suite.expand import require_known
 from fgmae_bench.suite.flags import add, add_common, commands_of, say
-from fgmae_bench.suite.gpus import devices, require_enough, require_present
 from fgmae_bench.suite.ledger import Ledgers
-from fgmae_bench.suite.local import Options, Say, run_here
-from fgmae_bench.suite.models import require_known
+from fgmae_bench.suite.local import Options, Say, devices, require_enough, require_present, run_here
 from fgmae_bench.suite.slurm import Cluster, run_on_slurm
+from fgmae_bench.system.progress import Progress
 
 log = logging.getLogger("fgmae_bench")
 EXIT_FAILED_RUNS = 3
@@ -33,13 +33,23 @@ SLURM_ONLY = ("partition", "account", "time", "mem", "cpus", "sbatch")
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `suite run`."""
     add_common(parser)
-    add(parser, "max_parallel", "N", "commands at once (default: as many as the GPUs take, 1 without; 256 on Slurm)", int)
+    add(
+        parser,
+        "max_parallel",
+        "N",
+        "commands at once (default: as many as the GPUs take, 1 without; 256 on Slurm)",
+        int,
+    )
     add(parser, "retry", "N", "more attempts for a command that fails, bad input apart (default: 0)", int)
     add(parser, "timeout", "SECONDS", "a command that takes longer is killed and has failed (default: none)", float)
     add(parser, "gpus", "LIST", "GPUs to hand out, such as 0,1, or none (default: CUDA_VISIBLE_DEVICES, else all)")
-    parser.add_argument("--dry_run", "--dry-run", dest="dry_run", action="store_true", help="print what would be run (default: off)")
+    parser.add_argument(
+        "--dry_run", "--dry-run", dest="dry_run", action="store_true", help="print what would be run (default: off)"
+    )
     group = parser.add_argument_group("Slurm")
-    group.add_argument("--slurm", action="store_true", help="submit job arrays through submitit and wait for them (default: off)")
+    group.add_argument(
+        "--slurm", action="store_true", help="submit job arrays through submitit and wait for them (default: off)"
+    )
     for name, metavar, text, kind in (
         ("partition", "NAME", "partition (default: the cluster's)", str),
         ("account", "NAME", "account (default: the user's)", str),
@@ -48,7 +58,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         ("cpus", "N", "CPUs of a job (default: the cluster's)", int),
     ):
         add(group, name, metavar, text, kind)  # type: ignore[arg-type]
-    group.add_argument("--sbatch", action="append", metavar="NAME=VALUE", help="any other option of sbatch, such as qos=long")
+    group.add_argument(
+        "--sbatch", action="append", metavar="NAME=VALUE", help="any other option of sbatch, such as qos=long"
+    )
 
 
 def main(given: dict[str, Any]) -> None:
@@ -78,12 +90,17 @@ def main(given: dict[str, Any]) -> None:
     started = time.monotonic()
     with Progress("suite", len(left), "commands", show=sys.stderr.isatty()) as progress:
         failed = _run(left, ledgers, given, gpus, _teller(progress, len(left)))
-    say(f"{len(left) - len(failed)} of {len(left)} commands recorded, {len(failed)} failed, {time.monotonic() - started:.0f} s")
+    say(
+        f"{len(left) - len(failed)} of {len(left)} commands recorded, {len(failed)} failed, "
+        f"{time.monotonic() - started:.0f} s"
+    )
     if failed:
         sys.exit(EXIT_FAILED_RUNS)
 
 
-def _run(left: list[Command], ledgers: Ledgers, given: dict[str, Any], gpus: tuple[str, ...] | None, tell: Say) -> dict[str, str]:
+def _run(
+    left: list[Command], ledgers: Ledgers, given: dict[str, Any], gpus: tuple[str, ...] | None, tell: Say
+) -> dict[str, str]:
     retry, timeout = given.get("retry", 0), given.get("timeout")
     if not given.get("slurm"):
         smallest = min(command.processes for command in left)
@@ -91,9 +108,16 @@ def _run(left: list[Command], ledgers: Ledgers, given: dict[str, Any], gpus: tup
         return run_here(left, ledgers, Options(max_parallel=parallel, gpus=gpus, retry=retry, timeout=timeout), tell)
     more = dict(pair.split("=", 1) for pair in given.get("sbatch", []))
     cluster = Cluster(
-        max_parallel=given.get("max_parallel", Cluster.max_parallel), retry=retry, timeout=timeout, minutes=given.get("time", 240),
-        partition=given.get("partition"), account=given.get("account"), memory=given.get("mem"), cpus=given.get("cpus"), more=more,
-    )  # fmt: skip
+        max_parallel=given.get("max_parallel", Cluster.max_parallel),
+        retry=retry,
+        timeout=timeout,
+        minutes=given.get("time", 240),
+        partition=given.get("partition"),
+        account=given.get("account"),
+        memory=given.get("mem"),
+        cpus=given.get("cpus"),
+        more=more,
+    )
     return run_on_slurm(left, ledgers, cluster, tell)
 
 

@@ -1,7 +1,11 @@
-"""Commands as Slurm job arrays through submitit. What became of a job is read from records and `squeue`, never from accounting."""
+"""Commands as Slurm job arrays through submitit. What became of a job is read from records and `squeue`, never from
+accounting.
+"""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +15,24 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.suite.command import Command
 from fgmae_bench.suite.ledger import Ledgers
 from fgmae_bench.suite.local import Options, Say, asked_to_stop, run_here
-from fgmae_bench.suite.queue import queued
+
+
+def queued() -> dict[str, str] | None:
+    """Job id (`123` or `123_4`) -> state of every job of this user that waits or runs; None where squeue gives no
+    answer.
+    """
+    if shutil.which("squeue") is None:
+        return None
+    try:
+        asked = subprocess.run(
+            ["squeue", "--me", "-h", "-r", "-o", "%i %T"], capture_output=True, text=True, timeout=60
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    if asked.returncode:
+        return None
+    return dict(line.split(maxsplit=1) for line in asked.stdout.splitlines() if " " in line)
+
 
 LOOK_SECONDS = 2.0
 SETTLE_SECONDS = 4.0  # after a job has left the queue, until its record must be visible: network file systems lag
@@ -36,7 +57,9 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Job:
-    """What runs on the node: the command under its claim, as on any machine. submitit puts it back after its time limit."""
+    """What runs on the node: the command under its claim, as on any machine. submitit puts it back after its time
+    limit.
+    """
 
     command: Command
     timeout: float | None
@@ -44,7 +67,9 @@ class Job:
     def __call__(self) -> None:
         """Run the command unless it is recorded; its failure is noted in the ledger."""
         ledgers = Ledgers([self.command])
-        run_here([self.command], ledgers, Options(timeout=self.timeout), lambda state, command, text: print_line(state, text))
+        run_here(
+            [self.command], ledgers, Options(timeout=self.timeout), lambda state, command, text: print_line(state, text)
+        )
 
     def checkpoint(self) -> Any:
         """What submitit submits again: the same; the run goes on from its own checkpoint."""
@@ -61,12 +86,16 @@ def print_line(state: str, text: str) -> None:
 def run_on_slurm(commands: list[Command], ledgers: Ledgers, cluster: Cluster, say: Say) -> dict[str, str]:
     """Submit commands and wait until each is recorded or has failed; the failed ones' reasons by key.
 
-    Jobs of an earlier suite that are still in the queue are waited for, not submitted again. On a signal the jobs go on.
+    Jobs of an earlier suite that are still in the queue are waited for, not submitted again. On a signal the jobs go
+    on.
     """
     noted = {command.key: job for command in commands if (job := ledgers.of(command).job(command))}
     queue = queued() if noted else {}
     if queue is None:
-        raise BenchError(f"squeue gives no answer, and {len(noted)} jobs of an earlier suite may be in the queue", "try again when it does")
+        raise BenchError(
+            f"squeue gives no answer, and {len(noted)} jobs of an earlier suite may be in the queue",
+            "try again when it does",
+        )
     jobs = {key: job for key, job in noted.items() if job in queue}
     for command in commands:
         if command.key in jobs:
@@ -79,7 +108,11 @@ def run_on_slurm(commands: list[Command], ledgers: Ledgers, cluster: Cluster, sa
     with asked_to_stop() as asked:
         while waiting:
             if asked:
-                say("left", next(iter(waiting.values())), f"{len(waiting)} commands stay on Slurm; run the suite again to wait for them")
+                say(
+                    "left",
+                    next(iter(waiting.values())),
+                    f"{len(waiting)} commands stay on Slurm; run the suite again to wait for them",
+                )
                 raise KeyboardInterrupt
             time.sleep(LOOK_SECONDS)
             alive = queued()
@@ -106,17 +139,24 @@ def why(ledgers: Ledgers, command: Command, job: str) -> str:
     """Why a job that left the queue has no record."""
     ledger = ledgers.of(command)
     told = f"; log: {ledger.log_of(command)}, {ledger.root / 'slurm'}/{job}_*_log.err"
-    return ledger.failure(command) or f"Slurm job {job} ended without a record: cancelled, killed or refused by its node{told}"
+    return (
+        ledger.failure(command)
+        or f"Slurm job {job} ended without a record: cancelled, killed or refused by its node{told}"
+    )
 
 
 def submit(commands: list[Command], ledgers: Ledgers, cluster: Cluster, say: Say) -> dict[str, str]:
-    """Submit commands, one array for each number of processes; job ids by key. Raises BenchError where the cluster refuses."""
+    """Submit commands, one array for each number of processes; job ids by key. Raises BenchError where the cluster
+    refuses.
+    """
     found: dict[str, str] = {}
     for array in _arrays(commands):
         ledger = ledgers.of(array[0])
         for command in array:
             ledgers.of(command).note_failure(command, None)
-        ids = _sbatch([Job(command, cluster.timeout) for command in array], str(ledger.root / "slurm"), cluster, array[0])
+        ids = _sbatch(
+            [Job(command, cluster.timeout) for command in array], str(ledger.root / "slurm"), cluster, array[0]
+        )
         for command, job in zip(array, ids, strict=True):
             ledgers.of(command).note_job(command, job)
             found[command.key] = job
@@ -138,19 +178,35 @@ def _sbatch(jobs: list[Job], folder: str, cluster: Cluster, like: Command) -> li
     import submitit
 
     wanted = {
-        "job_name": "fgmae_bench", "time": cluster.minutes, "nodes": 1, "ntasks_per_node": 1, "array_parallelism": cluster.max_parallel,
-        "partition": cluster.partition, "account": cluster.account, "mem": cluster.memory and f"{int(cluster.memory * 1024)}MB",
-        "cpus_per_task": cluster.cpus, "gpus_per_node": like.processes if like.needs_gpu else None,
+        "job_name": "fgmae_bench",
+        "time": cluster.minutes,
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "array_parallelism": cluster.max_parallel,
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "mem": cluster.memory and f"{int(cluster.memory * 1024)}MB",
+        "cpus_per_task": cluster.cpus,
+        "gpus_per_node": like.processes if like.needs_gpu else None,
         "additional_parameters": {"requeue": True, **cluster.more},
-    }  # fmt: skip
+    }
     try:
         executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=TIME_LIMITS)
         executor.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
         with executor.batch():
             submitted = [executor.submit(job) for job in jobs]
         return [str(job.job_id) for job in submitted]
-    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, RuntimeError, OSError) as error:
+    except (
+        submitit.core.utils.FailedJobError,
+        submitit.core.utils.FailedSubmissionError,
+        RuntimeError,
+        OSError,
+    ) as error:
         told = " ".join(str(error).split())
         gpus = "generic resource" in told
-        todo = "pass --set device=cpu where there are no GPUs to ask for" if gpus else "check --partition, --time, --mem and sinfo"
+        todo = (
+            "pass --set device=cpu where there are no GPUs to ask for"
+            if gpus
+            else "check --partition, --time, --mem and sinfo"
+        )
         raise BenchError(f"the cluster refused the job ({told[-300:]})", todo) from error

@@ -1,4 +1,5 @@
-"""Say how far the runs of experiments are: recorded, running here or elsewhere, queued on Slurm, failed and why, or to do.
+"""Say how far the runs of experiments are: recorded, running here or elsewhere, queued on Slurm, failed and why, or to
+do.
 
 python -m fgmae_bench.suite status experiments/eurosat_linear.toml
 """
@@ -12,7 +13,7 @@ from typing import Any
 from fgmae_bench.suite.command import Command
 from fgmae_bench.suite.flags import add_common, commands_of, say
 from fgmae_bench.suite.ledger import Ledger, Ledgers
-from fgmae_bench.suite.queue import queued
+from fgmae_bench.suite.slurm import queued
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

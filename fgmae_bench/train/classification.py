@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,17 +10,44 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from timm.data import Mixup
 from torch import Tensor, nn
 
+from fgmae_bench.config.recipes import FinetuneRecipe
 from fgmae_bench.data.dataset import Dataset
-from fgmae_bench.device import Precision, autocast
-from fgmae_bench.distributed import World
-from fgmae_bench.loader import Rows, ahead, read_view
-from fgmae_bench.recipes import FinetuneRecipe
+from fgmae_bench.errors import BenchError
+from fgmae_bench.features.loader import Rows, ahead, read_view
+from fgmae_bench.models.build import Backbone
+from fgmae_bench.models.pooling import TokenPool
 from fgmae_bench.runs.tasks import TASKS
+from fgmae_bench.system.device import Precision, autocast
+from fgmae_bench.system.distributed import World
+from fgmae_bench.system.randomness import key
 from fgmae_bench.train.job import Scored
-from fgmae_bench.train.mixing import Mixing
-from fgmae_bench.views import Augmentation, View
+from fgmae_bench.views.classification import Augmentation, View
+
+
+class Mixing:
+    """timm's mixup and cutmix, for targets of any kind; keyed, so that it needs no state."""
+
+    def __init__(self, mixup: float, cutmix: float, seed: int):
+        self.mixup, self.cutmix, self.seed = mixup, cutmix, seed
+
+    def __call__(self, images: Tensor, targets: Tensor, *place: int) -> tuple[Tensor, Tensor]:
+        """Mixed images (B, C, H, W) and targets (B, K) of soft targets (B, K); B is even. `place` keys the draw.
+
+        timm mixes image i with image B - 1 - i. Asked for the labels 0..B-1 it answers with the matrix M (B, B) of
+        shares whose rows add up to 1; M @ targets then holds for class shares and for several labels an image alike.
+        """
+        count = len(images)
+        mix = Mixup(mixup_alpha=self.mixup, cutmix_alpha=self.cutmix, label_smoothing=0.0, num_classes=count)
+        state = np.random.get_state()  # noqa: NPY002 (timm draws from numpy's global generator)
+        np.random.seed(key(self.seed, "mix", *place) % 2**32)  # noqa: NPY002
+        try:
+            mixed, shares = mix(images.clone(), torch.arange(count, device=images.device))
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+        return mixed, shares.to(targets.dtype) @ targets
 
 
 @dataclass(kw_only=True)
@@ -65,7 +93,9 @@ class ClassificationJob:
         if self.dataset.card.task == "single_label":
             soft = targets.to(logits.dtype) if targets.ndim == 2 else targets
             return nn.functional.cross_entropy(logits, soft, label_smoothing=smoothing)
-        return nn.functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype) * (1 - smoothing) + 0.5 * smoothing)
+        return nn.functional.binary_cross_entropy_with_logits(
+            logits, targets.to(logits.dtype) * (1 - smoothing) + 0.5 * smoothing
+        )
 
     def evaluate(self, part: str, between: Callable[[], None] = lambda: None) -> Scored:
         """Logits of the whole part, every sample once, gathered over the processes, and their scores."""
@@ -94,3 +124,58 @@ def as_input(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor
     """Prepared images on the device in the model's type; uint8 input is brought to [0, 1]."""
     moved = images.to(device, non_blocking=True)
     return moved.to(dtype).div_(255) if images.dtype == torch.uint8 else moved.to(dtype)
+
+
+HEAD_STD = 0.01  # truncated normal, as for the reference's heads
+NORM_EPS = 1e-6
+
+
+class Classifier(nn.Module):
+    """(B, 2, S, S) in [0, 1] to logits (B, C). `chunk` images go through the backbone at a time, 0 for all: the sums
+    are the same.
+    """
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, classes: int, recipe: FinetuneRecipe, chunk: int = 0):
+        super().__init__()
+        self.backbone, self.chunk = backbone, chunk
+        self.norm: nn.Module = nn.Identity()
+        if recipe.head == "bn_linear":
+            self.norm = nn.BatchNorm1d(feature_dim, affine=False, eps=NORM_EPS)
+        self.head = nn.Linear(feature_dim, classes)
+        nn.init.trunc_normal_(
+            self.head.weight, std=HEAD_STD, generator=torch.Generator().manual_seed(key(recipe.seed, "head") % 2**63)
+        )
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        parts = images.split(self.chunk) if self.chunk else (images,)
+        return self.head(self.norm(torch.cat([self.backbone(part) for part in parts])))
+
+
+def trainable(backbone: Backbone) -> Backbone:
+    """The backbone with its parameters to be trained; averaged tokens get a norm of their own in place of the last
+    block's.
+
+    As in MAE's fine-tuning: `norm` is dropped and `fc_norm` follows the mean of the patch tokens.
+    Raises BenchError for a backbone without parameters.
+    """
+    module, weights = backbone.module, backbone.weights
+    if not list(module.parameters()):
+        raise BenchError(f"{backbone.name} has no parameters to fine-tune", "probe it with fgmae_bench.linear")
+    if isinstance(module, TokenPool) and backbone.pool == "mean" and not isinstance(module.vit.norm, nn.Identity):
+        dropped = len(list(module.vit.norm.parameters()))
+        module.vit.norm = nn.Identity()
+        module.vit.fc_norm = nn.LayerNorm(backbone.feature_dim, eps=NORM_EPS)
+        if weights.used:
+            weights = dataclasses.replace(
+                weights,
+                used=weights.used - dropped,
+                dropped=weights.dropped + dropped,
+                missing=weights.missing + dropped,
+            )
+    if isinstance(module, TokenPool):
+        module.vit.attn_pool = None  # type: ignore[assignment]
+        module.vit.head = nn.Identity()  # the feature passes through neither
+    module.requires_grad_(True)
+    return dataclasses.replace(backbone, weights=weights)

@@ -8,27 +8,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from fgmae_bench.cards import Card
-from fgmae_bench.config import Run, run_id
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.recipes import FinetuneRecipe
+from fgmae_bench.config.run import Run, run_id
 from fgmae_bench.data.dataset import only_usable
-from fgmae_bench.distributed import World
-from fgmae_bench.errors import BenchError
-from fgmae_bench.extractors import TokenPool
-from fgmae_bench.recipes import FinetuneRecipe
-from fgmae_bench.records import Record, note
+from fgmae_bench.errors import BenchError, note
+from fgmae_bench.models.pooling import TokenPool
+from fgmae_bench.models.sync_bn import SyncBatchNorm
+from fgmae_bench.records import Record
 from fgmae_bench.runs.assemble import classification_metrics
 from fgmae_bench.runs.curve_notes import rate_notes, small_batch_norm
 from fgmae_bench.runs.folder import write_predictions
-from fgmae_bench.runs.outcome import Outcome
-from fgmae_bench.runs.selection import legacy_of
 from fgmae_bench.runs.setup import facts_of, places, set_up
-from fgmae_bench.runs.tasks import TASKS
-from fgmae_bench.sync_bn import SyncBatchNorm
-from fgmae_bench.train.classification import ClassificationJob
-from fgmae_bench.train.classifier import Classifier, trainable
-from fgmae_bench.train.job import Scored
+from fgmae_bench.runs.tasks import TASKS, Outcome, legacy_of
+from fgmae_bench.system.distributed import World
+from fgmae_bench.train.classification import ClassificationJob, Classifier, trainable
+from fgmae_bench.train.job import Prepared, Scored
 from fgmae_bench.train.plan import Plan, make_plan
-from fgmae_bench.train.prepared import Prepared
 from fgmae_bench.train.resolve import (
     be_deterministic,
     checkpoint_activations,
@@ -43,7 +39,9 @@ from fgmae_bench.train.resolve import (
 PROTOCOL = "finetune"
 
 
-def run_finetune(runs: list[Run], card: Card, notes: list[dict[str, str]], module: nn.Module | None = None) -> list[Record]:
+def run_finetune(
+    runs: list[Run], card: Card, notes: list[dict[str, str]], module: nn.Module | None = None
+) -> list[Record]:
     """Fine-tune each run of a grid and return the records in order; runs whose record exists are read, not repeated.
 
     `module` stands in for the backbone that the runs name (see `fgmae_bench.evaluate`) and is trained in place.
@@ -57,21 +55,29 @@ def evaluate_checkpoint(runs: list[Run], card: Card) -> dict[str, Any]:
 
 
 def prepare(
-    run: Run, card: Card, notes: list[dict[str, str]], world: World, device: torch.device, grid: int, module: nn.Module | None = None
-) -> Prepared:  # fmt: skip
+    run: Run,
+    card: Card,
+    notes: list[dict[str, str]],
+    world: World,
+    device: torch.device,
+    grid: int,
+    module: nn.Module | None = None,
+) -> Prepared:
     """Fill in everything that card, contract and hardware decide, and build model and job."""
     recipe, execution = run.recipe, run.execution
     _require_even(recipe)
     be_deterministic(execution.deterministic)
     setup = set_up(run, card, world, device, module, drop_path=recipe.drop_path)
     make_plan(recipe, len(setup.dataset.parts.train), world.size)
-    backbone = world.together(lambda: trainable(setup.backbone))
-    dataset = world.in_turn(lambda: only_usable(setup.dataset, run, setup.cache))
+    backbone = world.raise_together(lambda: trainable(setup.backbone))
+    dataset = world.rank0_first(lambda: only_usable(setup.dataset, run, setup.cache))
     plan = make_plan(recipe, len(dataset.parts.train), world.size)
     _require_statistics(recipe, plan)
     recipe, idle = without_idle_drop_path(recipe, backbone.module, backbone.name)
     recipe = dataclasses.replace(recipe, sync_bn=recipe.sync_bn and recipe.head == "bn_linear" and world.size > 1)
-    resolved = Run(data=setup.data, model=setup.model, recipe=resolved_recipe(recipe, plan, setup.amp), execution=execution)
+    resolved = Run(
+        data=setup.data, model=setup.model, recipe=resolved_recipe(recipe, plan, setup.amp), execution=execution
+    )
     chunk = forward_chunk(backbone.contract.size, device, plan.batch)
     model = Classifier(backbone.module, backbone.feature_dim, len(card.classes), resolved.recipe, chunk).to(device)
     if recipe.sync_bn:
@@ -87,10 +93,17 @@ def prepare(
     id = run_id(resolved, facts, world.size)
     task = TASKS[card.task]
     job = ClassificationJob(
-        model=model, dataset=dataset, view=setup.view, recipe=resolved.recipe, world=world, device=device, amp=setup.amp,
-        workers=execution.num_workers, batch_size=chunk or 256,
+        model=model,
+        dataset=dataset,
+        view=setup.view,
+        recipe=resolved.recipe,
+        world=world,
+        device=device,
+        amp=setup.amp,
+        workers=execution.num_workers,
+        batch_size=chunk or 256,
         unused_parameters=not isinstance(backbone.module, TokenPool),
-    )  # fmt: skip
+    )
     model.norm = model.norm.to(device)
     batch_size = recipe.batch_size
 
@@ -100,14 +113,32 @@ def prepare(
         return classification_metrics(outcome, task, card.classes, dataset.groups("test"))
 
     return Prepared(
-        run=resolved, id=id, protocol=PROTOCOL, dataset=dataset, backbone=backbone, job=job, plan=plan, world=world, device=device,
-        amp=setup.amp, place=places(card, resolved, id, grid), classes=card.classes, schemes=None,
-        notes=[*notes, *idle, *setup.notes, *rate_notes("finetune", resolved, card, plan.effective), *_notes(resolved, plan)],
-        legacy=lambda scored: task.legacy(scored.outputs, scored.targets, batch_size), metrics=metrics,
+        run=resolved,
+        id=id,
+        protocol=PROTOCOL,
+        dataset=dataset,
+        backbone=backbone,
+        job=job,
+        plan=plan,
+        world=world,
+        device=device,
+        amp=setup.amp,
+        place=places(card, resolved, id, grid),
+        classes=card.classes,
+        schemes=None,
+        notes=[
+            *notes,
+            *idle,
+            *setup.notes,
+            *rate_notes("finetune", resolved, card, plan.effective),
+            *_notes(resolved, plan),
+        ],
+        legacy=lambda scored: task.legacy(scored.outputs, scored.targets, batch_size),
+        metrics=metrics,
         write_predictions=lambda path, test: write_predictions(
             path, test.outputs, test.targets, dataset.ids("test"), card.classes, dataset.groups("test")
         ),
-    )  # fmt: skip
+    )
 
 
 def synchronised(norm: nn.Module, dim: int) -> nn.Module:
@@ -118,12 +149,17 @@ def synchronised(norm: nn.Module, dim: int) -> nn.Module:
 def _require_statistics(recipe: FinetuneRecipe, plan: Plan) -> None:
     seen = plan.batch * (plan.world if recipe.sync_bn else 1)
     if recipe.head == "bn_linear" and seen < 2:
-        raise BenchError("--head bn_linear with --batch_size 1: one sample has no statistics", "give 2 or more, or --head linear")
+        raise BenchError(
+            "--head bn_linear with --batch_size 1: one sample has no statistics", "give 2 or more, or --head linear"
+        )
 
 
 def _require_even(recipe: FinetuneRecipe) -> None:
     if (recipe.mixup or recipe.cutmix) and recipe.batch_size % 2:
-        raise BenchError(f"--batch_size {recipe.batch_size} with --mixup or --cutmix", "give an even batch: images are mixed in pairs")
+        raise BenchError(
+            f"--batch_size {recipe.batch_size} with --mixup or --cutmix",
+            "give an even batch: images are mixed in pairs",
+        )
 
 
 def _notes(run: Run, plan: Plan) -> list[dict[str, str]]:
@@ -132,7 +168,11 @@ def _notes(run: Run, plan: Plan) -> list[dict[str, str]]:
     if recipe.head == "bn_linear" and not recipe.sync_bn:
         notes += small_batch_norm(plan.batch, plan.world)
     if run.execution.compile:
-        notes.append(note("compiled", "the model was compiled: numbers differ from eager ones in their last bits, in bf16 visibly"))
+        notes.append(
+            note(
+                "compiled", "the model was compiled: numbers differ from eager ones in their last bits, in bf16 visibly"
+            )
+        )
     mixed = [name for name in ("mixup", "cutmix") if getattr(recipe, name)]
     if mixed:
         notes.append(note("mixed", f"{' and '.join(mixed)} were applied to every training batch"))

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fgmae_bench.loader import Rows
+from fgmae_bench.config.run import Run
+from fgmae_bench.data.dataset import Dataset
+from fgmae_bench.features.loader import Rows
+from fgmae_bench.models.build import Backbone
+from fgmae_bench.runs.tasks import Outcome
+from fgmae_bench.system.device import Precision
+from fgmae_bench.system.distributed import World
+from fgmae_bench.train.plan import Plan
 
 Metrics = dict[str, Any]
 
@@ -22,7 +31,9 @@ class Scored:
     metrics: Metrics
     outputs: NDArray[Any]  # logits (N, C), or one confusion matrix an image (N, K, K)
     targets: NDArray[Any] = field(default_factory=lambda: np.zeros(0, np.int64))
-    finite: bool = True  # False where the model's loss is no number any more; a loss that means nothing is None and no fault
+    finite: bool = (
+        True  # False where the model's loss is no number any more; a loss that means nothing is None and no fault
+    )
 
 
 class Job(Protocol):
@@ -57,3 +68,29 @@ class Job(Protocol):
     def evaluate(self, part: str, between: Callable[[], None] = lambda: None) -> Scored:
         """Scores of `val` or `test`, the same on every process; `between` is called between batches."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """`legacy` gives what per-batch averages would say of an evaluation; `metrics` turns outcome and test scores into
+    the record's section; `write_predictions` writes the file of one run; `finish` is for pictures and the like.
+    """
+
+    run: Run
+    id: str
+    protocol: str
+    dataset: Dataset
+    backbone: Backbone
+    job: Job
+    plan: Plan
+    world: World
+    device: torch.device
+    amp: Precision
+    place: tuple[Path, Path]  # output folder, TensorBoard folder
+    classes: tuple[str, ...]
+    schemes: tuple[str, str] | None
+    notes: list[dict[str, str]]
+    legacy: Callable[[Scored], dict[str, Any]]
+    metrics: Callable[[Outcome, Scored], dict[str, Any]]
+    write_predictions: Callable[[Path, Scored], None]
+    finish: Callable[[Path], None] = lambda folder: None  # what else belongs into the output folder

@@ -1,13 +1,18 @@
-"""The training loop: steps of accumulated micro-batches, evaluated and saved at set places, the same on any number of processes."""
+"""The training loop: steps of accumulated micro-batches, evaluated and saved at set places, the same on any number of
+processes.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
@@ -15,14 +20,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fgmae_bench.device import Precision, autocast
-from fgmae_bench.distributed import World
+from fgmae_bench.config.recipes import TrainRecipe
 from fgmae_bench.errors import BenchError, RunFailed
-from fgmae_bench.loader import Rows, ahead
-from fgmae_bench.randomness import key
-from fgmae_bench.recipes import TrainRecipe
-from fgmae_bench.train.groups import param_groups
+from fgmae_bench.features.loader import Rows, ahead
+from fgmae_bench.system.device import Precision, autocast
+from fgmae_bench.system.distributed import World
+from fgmae_bench.system.randomness import key
 from fgmae_bench.train.job import Job
+from fgmae_bench.train.optim import param_groups
 from fgmae_bench.train.plan import Plan
 
 log = logging.getLogger("fgmae_bench")
@@ -52,7 +57,7 @@ class Loop:
     amp: Precision
     workers: int
     stop: Callable[[], bool]
-    told: Callable[[int], object] = lambda steps: None  # of progress
+    on_steps: Callable[[int], object] = lambda steps: None  # of progress
     step: int = 0
     period: Period = field(default_factory=Period)
 
@@ -69,13 +74,19 @@ class Loop:
         self.parallel: nn.Module = model
         if self.world.size > 1:
             self.parallel = DistributedDataParallel(
-                model, device_ids=[self.device] if self.device.type == "cuda" else None, gradient_as_bucket_view=True,
+                model,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
                 find_unused_parameters=self.job.unused_parameters,
-            )  # fmt: skip
+            )
 
     def tensors(self) -> dict[str, Any]:
         """States of model, optimiser and scaler."""
-        return {"model": self.job.kept.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        return {
+            "model": self.job.kept.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
 
     def restore(self, tensors: dict[str, Any], step: int, period: dict[str, float]) -> None:
         """Go on after `step` steps; raises BenchError where the tensors are not this model's."""
@@ -85,9 +96,13 @@ class Loop:
             self.scaler.load_state_dict(tensors["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0][:160]
-            raise BenchError(f"the checkpoint does not fit the model ({reason})", "start again, or choose another --output_dir") from error
+            raise BenchError(
+                f"the checkpoint does not fit the model ({reason})", "start again, or choose another --output_dir"
+            ) from error
         self.step = step
-        self.period = Period(period["loss"], int(period["steps"]), int(period["images"]), period["seconds"], period["waited"])
+        self.period = Period(
+            period["loss"], int(period["steps"]), int(period["images"]), period["seconds"], period["waited"]
+        )
 
     def run(self, after_period: Callable[[], None], save: Callable[[], None], due: Callable[[], bool]) -> None:
         """Train to the end of the plan.
@@ -109,14 +124,16 @@ class Loop:
                 return
             self._run_period(save, due)
 
-    def ask(self, save: Callable[[], None]) -> None:
+    def stop_if_requested(self, save: Callable[[], None]) -> None:
         """Between batches of an evaluation: when any process was asked to stop, save and end."""
         if self._agree(self.stop()):
             self._keep(save)
             raise KeyboardInterrupt
 
-    def warm(self) -> None:
-        """One backward pass that is thrown away: DDP orders its buckets by the first, and sums by the order of its buckets."""
+    def warm_up_ddp(self) -> None:
+        """One backward pass that is thrown away: DDP orders its buckets by the first, and sums by the order of its
+        buckets.
+        """
         if self.world.size > 1:
             self._loss(*self._read(0, self.plan.micro_steps(0, self.world.rank)[0]), 0).backward()
             self.optimizer.zero_grad(set_to_none=True)
@@ -126,7 +143,11 @@ class Loop:
         last = self.step + 1
         while not self.plan.evaluated_after(last):
             last += 1
-        places = [(s, m, rows) for s in range(self.step, last) for m, rows in enumerate(self.plan.micro_steps(s, self.world.rank))]
+        places = [
+            (s, m, rows)
+            for s in range(self.step, last)
+            for m, rows in enumerate(self.plan.micro_steps(s, self.world.rank))
+        ]
         read = ahead(lambda place: self._read(place[0], place[2]), places, self.workers)
         look = max(1, MICRO_BATCHES_BETWEEN_LOOKS[self.device.type] // self.plan.accum)
         with contextlib.ExitStack() as stack:
@@ -157,7 +178,10 @@ class Loop:
     def require_finite(self) -> None:
         """Raise NonFinite where a parameter is no number any more."""
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.job.kept.parameters()):
-            raise NonFinite(f"the weights became non-finite in step {self.step} at lr {self.plan.rate(self.step - 1, self.recipe):.3g}")
+            raise NonFinite(
+                f"the weights became non-finite in step {self.step} at lr "
+                f"{self.plan.rate(self.step - 1, self.recipe):.3g}"
+            )
 
     def _read(self, step: int, rows: Rows) -> tuple[Tensor, Tensor]:
         """Images and targets of a micro-batch, in a loader thread."""
@@ -197,11 +221,15 @@ class Loop:
         return total
 
     def _loss(self, images: Tensor, targets: Tensor, micro: int) -> Tensor:
-        """Loss of one micro-batch; what is random in the forward pass is keyed by seed, step, process and micro-batch."""
+        """Loss of one micro-batch; what is random in the forward pass is keyed by seed, step, process and micro-
+        batch.
+        """
         torch.manual_seed(key(self.recipe.seed, "forward", self.step, micro, self.world.rank) % 2**63)
         moved = images.to(self.device, non_blocking=True)
         moved = moved.to(self.dtype).div_(255) if images.dtype == torch.uint8 else moved.to(self.dtype)
-        mixed, labels = self.job.mix(moved, targets.to(self.device, non_blocking=True), (self.step, micro, self.world.rank))
+        mixed, labels = self.job.mix(
+            moved, targets.to(self.device, non_blocking=True), (self.step, micro, self.world.rank)
+        )
         with autocast(self.amp, self.device):
             return self.job.loss(self.parallel(mixed), labels)
 
@@ -212,30 +240,69 @@ class Loop:
         return contextlib.nullcontext()
 
     def _look(self, losses: list[Tensor], due: Callable[[], bool]) -> tuple[bool, bool]:
-        """Exchange what every process must know: the losses, (whether any was asked to stop, whether rank 0 wants to save)."""
-        flags = torch.tensor([float(bool(self.stop())), float(self.world.rank == 0 and due())], dtype=torch.float64, device=self.device)
-        told = torch.cat([torch.stack(losses) / self.world.size, flags])
+        """Exchange what every process must know: the losses, (whether any was asked to stop, whether rank 0 wants to
+        save).
+        """
+        flags = torch.tensor(
+            [float(bool(self.stop())), float(self.world.rank == 0 and due())], dtype=torch.float64, device=self.device
+        )
+        on_steps = torch.cat([torch.stack(losses) / self.world.size, flags])
         if self.world.size > 1:
-            dist.all_reduce(told)
-        *means, stop, wanted = told.tolist()
+            dist.all_reduce(on_steps)
+        *means, stop, wanted = on_steps.tolist()
         for i, loss in enumerate(means):
             if not math.isfinite(loss):
                 step = self.step - len(means) + i
                 epoch = step // self.plan.steps_per_epoch
-                raise NonFinite(f"the loss became {loss} in step {step + 1} (epoch {epoch}) at lr {self.plan.rate(step, self.recipe):.3g}")
+                raise NonFinite(
+                    f"the loss became {loss} in step {step + 1} (epoch {epoch}) at lr "
+                    f"{self.plan.rate(step, self.recipe):.3g}"
+                )
         self.period.loss += sum(means)
         self.period.steps += len(means)
-        self.told(len(means))
+        self.on_steps(len(means))
         return stop > 0, wanted > 0
 
     def _agree(self, mine: bool) -> bool:
         """True on every process when it is on any."""
         if self.world.size == 1:
             return mine
-        told = torch.tensor(float(mine), device=self.device)
-        dist.all_reduce(told)
-        return bool(told.item())
+        on_steps = torch.tensor(float(mine), device=self.device)
+        dist.all_reduce(on_steps)
+        return bool(on_steps.item())
 
 
 class NonFinite(RunFailed):
     """The loss is no number any more."""
+
+
+class StopRequest:
+    """True once the process was asked to stop. A second SIGINT ends it at once."""
+
+    asked = False
+
+    def __bool__(self) -> bool:
+        return self.asked
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Remember the signal."""
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[StopRequest]:
+    """Yield the request that SIGTERM and SIGINT set; the earlier handlers return afterwards. Outside the main thread it
+    never is set.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    earlier = {number: signal.signal(number, request.handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -1,19 +1,23 @@
-"""How a training run is divided: which samples each step and process takes, when the rate changes, when it is evaluated."""
+"""How a training run is divided: which samples each step and process takes, when the rate changes, when it is
+evaluated.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fgmae_bench.config.recipes import TrainRecipe
+from fgmae_bench.config.schedules import SCHEDULES
 from fgmae_bench.errors import BenchError
-from fgmae_bench.loader import Rows
-from fgmae_bench.optim import SCHEDULES
-from fgmae_bench.randomness import epoch_order
-from fgmae_bench.recipes import TrainRecipe
+from fgmae_bench.features.loader import Rows
+from fgmae_bench.system.randomness import epoch_order
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`total` steps of up to `accum` micro-batches of `batch` samples a process; an epoch drops its last incomplete micro-batch only."""
+    """`total` steps of up to `accum` micro-batches of `batch` samples a process; an epoch drops its last incomplete
+    micro-batch only.
+    """
 
     samples: int  # of the training split
     batch: int
@@ -41,7 +45,9 @@ class Plan:
         return -(-self.micro_batches // self.accum)
 
     def micro_steps(self, step: int, rank: int) -> list[Rows]:
-        """Positions in the training split of the micro-batches that `rank` takes in a step, in the epoch's keyed order."""
+        """Positions in the training split of the micro-batches that `rank` takes in a step, in the epoch's keyed
+        order.
+        """
         epoch, index = divmod(step, self.steps_per_epoch)
         order = epoch_order(self.seed, epoch, self.samples)
         size = self.batch * self.world
@@ -59,7 +65,9 @@ class Plan:
     def rate(self, step: int, recipe: TrainRecipe) -> float:
         """Learning rate of a step."""
         schedule = SCHEDULES[recipe.schedule]
-        return schedule(self.progress(step), peak=recipe.lr or 0.0, floor=recipe.min_lr, warmup=self.warmup, total=self.total)
+        return schedule(
+            self.progress(step), peak=recipe.lr or 0.0, floor=recipe.min_lr, warmup=self.warmup, total=self.total
+        )
 
     def evaluated_after(self, step: int) -> bool:
         """True when the split is evaluated after `step` completed steps."""
@@ -70,7 +78,9 @@ def make_plan(recipe: TrainRecipe, samples: int, world: int) -> Plan:
     """The plan of a recipe on `samples` training samples; raises BenchError where a batch does not fit into them."""
     size = recipe.batch_size * world
     if size > samples:
-        what = f"a batch of {recipe.batch_size} on {world} processes is larger than the training split ({samples} images)"
+        what = (
+            f"a batch of {recipe.batch_size} on {world} processes is larger than the training split ({samples} images)"
+        )
         raise BenchError(what, f"use --batch_size {max(1, samples // world)} or less")
     epoch = -(-(samples // size) // recipe.accum_iter)
     every = recipe.eval_every or (max(1, recipe.max_steps // 10) if recipe.max_steps else 1)
@@ -80,7 +90,13 @@ def make_plan(recipe: TrainRecipe, samples: int, world: int) -> Plan:
         given = "--warmup_steps" if recipe.warmup_steps is not None else "--warmup_epochs"
         raise BenchError(f"the warm-up is {warmup:g} of {total} steps", f"give a longer schedule or a shorter {given}")
     return Plan(
-        samples=samples, batch=recipe.batch_size, accum=recipe.accum_iter, world=world, total=total,
-        period=every if recipe.max_steps else every * epoch, warmup=warmup, seed=recipe.seed,
+        samples=samples,
+        batch=recipe.batch_size,
+        accum=recipe.accum_iter,
+        world=world,
+        total=total,
+        period=every if recipe.max_steps else every * epoch,
+        warmup=warmup,
+        seed=recipe.seed,
         by_steps=recipe.max_steps is not None,
-    )  # fmt: skip
+    )

@@ -8,21 +8,21 @@ from typing import Any
 
 import torch
 
-from fgmae_bench.device import device_name
-from fgmae_bench.environment import MemoryPeak, describe, now
 from fgmae_bench.records import Record
 from fgmae_bench.runs.assemble import Params, assemble
 from fgmae_bench.runs.curve_notes import still_improving
-from fgmae_bench.runs.folder import RunFolder
-from fgmae_bench.runs.outcome import Outcome
-from fgmae_bench.runs.storing import store_run
-from fgmae_bench.train.job import Job, Scored
-from fgmae_bench.train.prepared import Prepared
+from fgmae_bench.runs.folder import RunFolder, store_run
+from fgmae_bench.runs.tasks import Outcome
+from fgmae_bench.system.device import device_name
+from fgmae_bench.system.environment import MemoryPeak, describe, now
+from fgmae_bench.train.job import Job, Prepared, Scored
 
 
 @dataclass
 class SpentTime:
-    """Seconds of a run, interruptions left out: of steps, of waiting for data within them, of evaluation, of everything."""
+    """Seconds of a run, interruptions left out: of steps, of waiting for data within them, of evaluation, of
+    everything.
+    """
 
     trained: float = 0.0
     waited: float = 0.0
@@ -31,8 +31,14 @@ class SpentTime:
 
 
 def record_run(
-    prepared: Prepared, outcome: Outcome, test: Scored | None, folder: RunFolder, results: Path, spent: SpentTime, memory: MemoryPeak
-) -> Record:  # fmt: skip
+    prepared: Prepared,
+    outcome: Outcome,
+    test: Scored | None,
+    folder: RunFolder,
+    results: Path,
+    spent: SpentTime,
+    memory: MemoryPeak,
+) -> Record:
     """Write predictions, log, configuration, pictures and the record; `test` is None for a run that diverged."""
     dataset, job = prepared.dataset, prepared.job
     outcome.final = dict(outcome.history[-1]["val"]) if outcome.history else {}
@@ -40,20 +46,32 @@ def record_run(
 
     def assembled(predictions: dict[str, str] | None) -> Record:
         return assemble(
-            prepared.run, prepared.id, dataset, prepared.backbone, protocol=prepared.protocol, params=_params(job),
+            prepared.run,
+            prepared.id,
+            dataset,
+            prepared.backbone,
+            protocol=prepared.protocol,
+            params=_params(job),
             metrics=prepared.metrics(outcome, test) if test is not None else _no_metrics(outcome),
-            counts={part: len(getattr(dataset.parts, part)) for part in ("train", "val", "test")}, history=outcome.history,
-            predictions=predictions, environment=describe(prepared.device.type, device_name(prepared.device), prepared.world.size),
-            timing=_timing(prepared, outcome, spent, memory), created=now(),
-            notes=[*outcome.notes, *still_improving(outcome.history, job.selection), *prepared.notes], diverged=outcome.diverged,
+            counts={part: len(getattr(dataset.parts, part)) for part in ("train", "val", "test")},
+            history=outcome.history,
+            predictions=predictions,
+            environment=describe(prepared.device.type, device_name(prepared.device), prepared.world.size),
+            timing=_timing(prepared, outcome, spent, memory),
+            created=now(),
+            notes=[*outcome.notes, *still_improving(outcome.history, job.selection), *prepared.notes],
+            diverged=outcome.diverged,
             schemes=prepared.schemes,
-        )  # fmt: skip
+        )
 
     return store_run(
-        results, (dataset.card.name, prepared.protocol, prepared.id), folder, assembled=assembled,
+        results,
+        (dataset.card.name, prepared.protocol, prepared.id),
+        folder,
+        assembled=assembled,
         write=None if test is None else lambda path: prepared.write_predictions(path, test),
         leave=lambda: prepared.finish(folder.folder) if test is not None else None,
-    )  # fmt: skip
+    )
 
 
 def _timing(prepared: Prepared, outcome: Outcome, spent: SpentTime, memory: MemoryPeak) -> dict[str, Any]:
@@ -61,12 +79,14 @@ def _timing(prepared: Prepared, outcome: Outcome, spent: SpentTime, memory: Memo
     seconds = sum(duration for _, duration in rates)
     on_gpu = prepared.device.type == "cuda"
     return {
-        "total_seconds": spent.total, "train_seconds": spent.trained, "eval_seconds": spent.evaluated,
+        "total_seconds": spent.total,
+        "train_seconds": spent.trained,
+        "eval_seconds": spent.evaluated,
         "data_wait_fraction": min(1.0, spent.waited / spent.trained) if spent.trained else None,
         "images_per_second": sum(rate * duration for rate, duration in rates) / seconds if seconds else None,
         "peak_anonymous_memory_bytes": memory.bytes,
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated(prepared.device) if on_gpu else None,
-    }  # fmt: skip
+    }
 
 
 def _params(job: Job) -> Params:
@@ -77,8 +97,14 @@ def _params(job: Job) -> Params:
 def _no_metrics(outcome: Outcome) -> dict[str, Any]:
     """The record's `metrics` of a run that was never tested."""
     return {
-        "final": outcome.final, "best": outcome.best, "test": {}, "per_class": {}, "classes_scored": [], "legacy": None, "intervals": None,
-    }  # fmt: skip
+        "final": outcome.final,
+        "best": outcome.best,
+        "test": {},
+        "per_class": {},
+        "classes_scored": [],
+        "legacy": None,
+        "intervals": None,
+    }
 
 
 def as_plain(spent: SpentTime) -> dict[str, float]:

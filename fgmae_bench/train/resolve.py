@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import DropPath
+from torch import nn
 
-from fgmae_bench.config import Run
-from fgmae_bench.device import Precision, resolve_device
-from fgmae_bench.distributed import World, join_world, leave_world
-from fgmae_bench.errors import BenchError, Diverged
-from fgmae_bench.optim import base_lr, rate_of, require_falling
-from fgmae_bench.recipes import TrainRecipe
-from fgmae_bench.records import Record, note, read_record, record_path
+from fgmae_bench.config.recipes import TrainRecipe
+from fgmae_bench.config.run import Run
+from fgmae_bench.config.schedules import base_lr, rate_of, require_falling
+from fgmae_bench.errors import BenchError, Diverged, note
+from fgmae_bench.records import Record, read_record, record_path
 from fgmae_bench.runs.tensors import BEST, LAST, load_tensors
-from fgmae_bench.train.classifier import has_drop_path
+from fgmae_bench.system.device import Precision, resolve_device
+from fgmae_bench.system.distributed import World, join_world, leave_world
+from fgmae_bench.train.job import Prepared
 from fgmae_bench.train.plan import Plan
-from fgmae_bench.train.prepared import Prepared
 from fgmae_bench.train.run import train_and_record
 
 log = logging.getLogger("fgmae_bench")
@@ -51,17 +52,25 @@ def run_each(runs: list[Run], prepare: Prepare) -> list[Record]:
 
 
 def score_checkpoint(runs: list[Run], prepare: Prepare) -> dict[str, Any]:
-    """Scores over the test split of the checkpoint that `--resume` names, by default the best or last of the output folder."""
+    """Scores over the test split of the checkpoint that `--resume` names, by default the best or last of the output
+    folder.
+    """
     if len(runs) != 1:
         raise BenchError("--eval scores one checkpoint", "give one --lr")
     world, device = join_world(resolve_device(runs[0].execution.device))
     try:
         prepared = prepare(runs[0], world, device)
         named, folder = runs[0].execution.resume, prepared.place[0]
-        path = (folder / BEST if (folder / BEST).exists() else folder / LAST) if named in (None, "auto") else Path(str(named))
-        content = world.together(lambda: load_tensors(path))
+        path = (
+            (folder / BEST if (folder / BEST).exists() else folder / LAST)
+            if named in (None, "auto")
+            else Path(str(named))
+        )
+        content = world.raise_together(lambda: load_tensors(path))
         if content.get("run_id") != prepared.id:
-            what = f"{path} belongs to {content.get('run_id')}, this is {prepared.id}: model, data, batch or recipe differ"
+            what = (
+                f"{path} belongs to {content.get('run_id')}, this is {prepared.id}: model, data, batch or recipe differ"
+            )
             raise BenchError(what, "repeat the flags of that run")
         prepared.job.kept.load_state_dict(content["model"])
         prepared.job.model.eval()
@@ -74,8 +83,12 @@ def score_checkpoint(runs: list[Run], prepare: Prepare) -> dict[str, Any]:
 def recorded(prepared: Prepared) -> Record | None:
     """The record of a run that is done already, on every rank; None where there is none."""
     world = prepared.world
-    path = record_path(Path(prepared.run.execution.results_dir), (prepared.dataset.card.name, prepared.protocol, prepared.id))
-    done: Record | None = world.broadcast(world.together(lambda: read_record(path) if world.rank == 0 and path.exists() else None))
+    path = record_path(
+        Path(prepared.run.execution.results_dir), (prepared.dataset.card.name, prepared.protocol, prepared.id)
+    )
+    done: Record | None = world.broadcast(
+        world.raise_together(lambda: read_record(path) if world.rank == 0 and path.exists() else None)
+    )
     if done is not None:
         how = " as diverged" if done["status"] == "diverged" else ""
         log.info("%s is recorded already%s: nothing to do (%s)", prepared.id, how, path)
@@ -96,9 +109,15 @@ def resolved_recipe(recipe: TrainRecipe, plan: Plan, amp: Precision) -> Any:
     every = plan.period if by_steps else plan.period // plan.steps_per_epoch
     without: dict[str, Any] = {"momentum": 0.9} if recipe.optimizer != "sgd" else {}
     return dataclasses.replace(
-        recipe, **without, amp=amp, lr=lr, blr=base_lr(lr, effective), eval_every=every, epochs=1 if by_steps else recipe.epochs,
+        recipe,
+        **without,
+        amp=amp,
+        lr=lr,
+        blr=base_lr(lr, effective),
+        eval_every=every,
+        epochs=1 if by_steps else recipe.epochs,
         warmup_epochs=0.0 if recipe.warmup_steps is not None else recipe.warmup_epochs,
-    )  # fmt: skip
+    )
 
 
 def without_idle_drop_path(recipe: Any, module: torch.nn.Module, name: str) -> tuple[Any, list[dict[str, str]]]:
@@ -111,12 +130,16 @@ def without_idle_drop_path(recipe: Any, module: torch.nn.Module, name: str) -> t
 
 
 def division(plan: Plan) -> dict[str, int]:
-    """What enters the run id where results depend on how a batch is divided: batch norm of a process, mixing, stochastic depth."""
+    """What enters the run id where results depend on how a batch is divided: batch norm of a process, mixing,
+    stochastic depth.
+    """
     return {"batch_size": plan.batch, "accum_iter": plan.accum, "processes": plan.world}
 
 
 def forward_chunk(size: int, device: torch.device, batch: int) -> int:
-    """Images of `size` pixels a forward pass on a CPU, so that activations stay in its caches; 0 for the whole batch."""
+    """Images of `size` pixels a forward pass on a CPU, so that activations stay in its caches; 0 for the whole
+    batch.
+    """
     wanted = min(32, max(8, round(8 * (224 / (size or 64)) ** 2)))
     return wanted if device.type == "cpu" and wanted < batch else 0
 
@@ -129,10 +152,17 @@ def be_deterministic(wanted: bool) -> None:
 
 
 def checkpoint_activations(module: torch.nn.Module, name: str) -> None:
-    """Recompute activations in the backward pass; raises BenchError where the backbone called `name` does not offer it."""
+    """Recompute activations in the backward pass; raises BenchError where the backbone called `name` does not offer
+    it.
+    """
     for part in module.modules():
         switch = getattr(part, "set_grad_checkpointing", None)
         if callable(switch):
             switch(True)
             return
     raise BenchError(f"--grad_checkpointing: {name} does not offer it", "leave it out")
+
+
+def has_drop_path(module: nn.Module) -> bool:
+    """Whether any layer of a model drops its residual path at random."""
+    return any(isinstance(part, DropPath) and part.drop_prob for part in module.modules())

@@ -11,22 +11,19 @@ from pathlib import Path
 
 import torch
 
-from fgmae_bench.distributed import World
-from fgmae_bench.environment import MemoryPeak
-from fgmae_bench.errors import BenchError, Diverged, RunFailed
-from fgmae_bench.locks import held
-from fgmae_bench.progress import Progress
-from fgmae_bench.records import Record, note, record_path
+from fgmae_bench.errors import BenchError, Diverged, RunFailed, note
+from fgmae_bench.records import Record, record_path
 from fgmae_bench.runs.folder import RunFolder
-from fgmae_bench.runs.outcome import Outcome
-from fgmae_bench.runs.selection import rank, seen_by_reference
+from fgmae_bench.runs.tasks import Outcome, rank, seen_by_reference
 from fgmae_bench.runs.tensors import LAST
-from fgmae_bench.train.job import Scored
-from fgmae_bench.train.loop import Loop, NonFinite
-from fgmae_bench.train.prepared import Prepared
+from fgmae_bench.system.distributed import World
+from fgmae_bench.system.environment import MemoryPeak
+from fgmae_bench.system.files import lock_or_fail
+from fgmae_bench.system.progress import Progress
+from fgmae_bench.train.job import Prepared, Scored
+from fgmae_bench.train.loop import Loop, NonFinite, listening
 from fgmae_bench.train.recording import SpentTime, as_plain, record_run
 from fgmae_bench.train.state import TrainState, find_state, save_best, save_state
-from fgmae_bench.train.stop import listening
 
 log = logging.getLogger("fgmae_bench")
 Tensors = dict[str, torch.Tensor]
@@ -58,19 +55,31 @@ class Training:
             torch.cuda.reset_peak_memory_stats(prepared.device)
         with listening() as stop:
             loop = Loop(
-                job=prepared.job, plan=prepared.plan, recipe=prepared.run.recipe, world=prepared.world, device=prepared.device,
-                amp=prepared.amp, workers=prepared.run.execution.num_workers, stop=lambda: bool(stop),
-            )  # fmt: skip
+                job=prepared.job,
+                plan=prepared.plan,
+                recipe=prepared.run.recipe,
+                world=prepared.world,
+                device=prepared.device,
+                amp=prepared.amp,
+                workers=prepared.run.execution.num_workers,
+                stop=lambda: bool(stop),
+            )
             self._go_on(loop)
-            with Progress("training", prepared.plan.total - loop.step, "steps", show=prepared.world.rank == 0) as progress:
-                loop.told = progress.step
+            with Progress(
+                "training", prepared.plan.total - loop.step, "steps", show=prepared.world.rank == 0
+            ) as progress:
+                loop.on_steps = progress.step
                 try:
                     loop.run(lambda: self._evaluate(loop), lambda: self._save(loop), self._due)
                 except NonFinite as error:
                     self._diverged(str(error), results)
                     raise Diverged(str(error)) from error
                 except KeyboardInterrupt:
-                    log.info("stopped after step %d of %d; the same command goes on from there", loop.step, prepared.plan.total)
+                    log.info(
+                        "stopped after step %d of %d; the same command goes on from there",
+                        loop.step,
+                        prepared.plan.total,
+                    )
                     raise
         test = self._score()
         return self._record(test, results)
@@ -79,19 +88,23 @@ class Training:
         return time.monotonic() - self.saved >= self.prepared.run.execution.checkpoint_seconds
 
     def _go_on(self, loop: Loop) -> None:
-        """Take up the run's checkpoint, where there is one, on every process, with the thread count it was made with."""
+        """Take up the run's checkpoint, where there is one, on every process, with the thread count it was made
+        with.
+        """
         prepared, world = self.prepared, self.prepared.world
-        state = world.together(lambda: find_state(prepared.id, prepared.place[0], prepared.run.execution.resume))
-        steps = world.gathered(state.step if state else None)
+        state = world.raise_together(lambda: find_state(prepared.id, prepared.place[0], prepared.run.execution.resume))
+        steps = world.all_gather(state.step if state else None)
         if len(set(steps)) > 1:
-            raise BenchError(f"{prepared.place[0]} is not the same on every machine", "give an --output_dir that all processes share")
+            raise BenchError(
+                f"{prepared.place[0]} is not the same on every machine", "give an --output_dir that all processes share"
+            )
         if state is None:
             return
         if state.threads != torch.get_num_threads():
             log.info("using %d threads, as before the interruption, so that the result stays the same", state.threads)
             torch.set_num_threads(state.threads)
-        loop.warm()
-        world.together(lambda: loop.restore(state.tensors, state.step, state.period))
+        loop.warm_up_ddp()
+        world.raise_together(lambda: loop.restore(state.tensors, state.step, state.period))
         self.outcome.best, self.outcome.history, self.outcome.legacy_curve = state.best, state.history, state.legacy
         self.spent = SpentTime(**state.spent)
         log.info("%s goes on after step %d of %d", prepared.id, state.step, prepared.plan.total)
@@ -107,24 +120,37 @@ class Training:
             return
         self.folder.write_log()
         spent = dataclasses.replace(self.spent, total=self._total())
-        save_state(self.folder, TrainState(
-            run_id=self.prepared.id, step=loop.step, tensors={**loop.tensors(), "best_model": self.best_model}, best=self.outcome.best,
-            history=self.outcome.history, legacy=self.outcome.legacy_curve, threads=torch.get_num_threads(),
-            period=dataclasses.asdict(loop.period), spent=as_plain(spent),
-        ))  # fmt: skip
+        save_state(
+            self.folder,
+            TrainState(
+                run_id=self.prepared.id,
+                step=loop.step,
+                tensors={**loop.tensors(), "best_model": self.best_model},
+                best=self.outcome.best,
+                history=self.outcome.history,
+                legacy=self.outcome.legacy_curve,
+                threads=torch.get_num_threads(),
+                period=dataclasses.asdict(loop.period),
+                spent=as_plain(spent),
+            ),
+        )
 
     def _total(self) -> float:
         """Seconds of this run so far, those before an interruption included."""
         return self.spent.total + time.perf_counter() - self.started
 
     def _evaluate(self, loop: Loop) -> None:
-        """Score the evaluation split after a period; keep the curve and the best model, and save at the end of the plan."""
+        """Score the evaluation split after a period; keep the curve and the best model, and save at the end of the
+        plan.
+        """
         prepared, job, period, plan = self.prepared, self.prepared.job, loop.period, self.prepared.plan
         started = time.perf_counter()
         prepared.world.same_buffers(job.model)
         job.model.eval()
         loop.require_finite()
-        self.last = scored = job.evaluate("val" if self.selects else "test", lambda: loop.ask(lambda: self._save(loop)))
+        self.last = scored = job.evaluate(
+            "val" if self.selects else "test", lambda: loop.stop_if_requested(lambda: self._save(loop))
+        )
         if not scored.finite:
             rate = plan.rate(loop.step - 1, prepared.run.recipe)
             raise NonFinite(f"the evaluation loss is no finite number after step {loop.step} at lr {rate:.3g}")
@@ -134,14 +160,20 @@ class Training:
         self.memory.look()
         epoch = (loop.step - 1) // plan.steps_per_epoch
         entry = {
-            "epoch": epoch, "step": loop.step, "lr": plan.rate(loop.step - 1, prepared.run.recipe),
-            "train_loss": period.loss / period.steps, "val": scored.metrics, "seconds": period.seconds,
+            "epoch": epoch,
+            "step": loop.step,
+            "lr": plan.rate(loop.step - 1, prepared.run.recipe),
+            "train_loss": period.loss / period.steps,
+            "val": scored.metrics,
+            "seconds": period.seconds,
             "images_per_second": period.images / period.seconds,
-        }  # fmt: skip
+        }
         self.outcome.history.append(entry)
         if seen_by_reference(epoch, -(-plan.total // plan.steps_per_epoch)):
             self.outcome.legacy_curve.append({"epoch": epoch, **prepared.legacy(scored)})
-        if self.selects and (self.outcome.best is None or rank(scored.metrics, job.selection) > rank(self.outcome.best, job.selection)):
+        if self.selects and (
+            self.outcome.best is None or rank(scored.metrics, job.selection) > rank(self.outcome.best, job.selection)
+        ):
             self.outcome.best = {"epoch": epoch, **scored.metrics}
             self._keep_best(epoch)
         if self.folder is not None:
@@ -152,7 +184,9 @@ class Training:
 
     def _keep_best(self, epoch: int) -> None:
         if self.folder is not None:
-            self.best_model = {name: tensor.detach().cpu().clone() for name, tensor in self.prepared.job.kept.state_dict().items()}
+            self.best_model = {
+                name: tensor.detach().cpu().clone() for name, tensor in self.prepared.job.kept.state_dict().items()
+            }
             save_best(self.folder, self.prepared.id, epoch, self.best_model, self.prepared.classes)
 
     def _score(self) -> Scored:
@@ -190,13 +224,14 @@ class Training:
 def train_and_record(prepared: Prepared, results: Path) -> Record:
     """Run a prepared run to its record; every rank calls this, rank 0 writes, all return the record.
 
-    Raises BenchError when another process trains into the same folder or works on the same run, RunFailed for a non-finite loss
-    and where memory does not suffice. What the run wrote is taken back unless it left a checkpoint to go on from.
+    Raises BenchError when another process trains into the same folder or works on the same run, RunFailed for a
+    non-finite loss and where memory does not suffice. What the run wrote is taken back unless it left a checkpoint to
+    go on from.
     """
     world = prepared.world
     folder = RunFolder(*prepared.place) if world.rank == 0 else None
     with contextlib.ExitStack() as locks:
-        world.together(lambda: _lock(locks, prepared, results) if world.rank == 0 else None)
+        world.raise_together(lambda: _lock(locks, prepared, results) if world.rank == 0 else None)
         training = Training(prepared, folder)
         try:
             record = training.execute(results)
@@ -214,10 +249,14 @@ def train_and_record(prepared: Prepared, results: Path) -> Record:
 def _lock(locks: contextlib.ExitStack, prepared: Prepared, results: Path) -> None:
     """Hold the output folder and the place of the record until the run is over."""
     output = prepared.place[0]
-    locks.enter_context(held(output / ".lock", f"another run is training into {output}", "give another --output_dir"))
+    locks.enter_context(
+        lock_or_fail(output / ".lock", f"another run is training into {output}", "give another --output_dir")
+    )
     record = record_path(results, (prepared.dataset.card.name, prepared.protocol, prepared.id))
     name = record.with_name(f".{prepared.id}.lock")
-    locks.enter_context(held(name, f"{prepared.id} is under way in another process", "wait for it: the record will be the same"))
+    locks.enter_context(
+        lock_or_fail(name, f"{prepared.id} is under way in another process", "wait for it: the record will be the same")
+    )
 
 
 def _tell(world: World, error: Exception) -> None:
@@ -233,9 +272,16 @@ def _memory_error(error: BaseException, prepared: Prepared) -> RunFailed | None:
     recipe = prepared.run.recipe
     mixed = bool(getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0))
     smallest = 2 if mixed or getattr(recipe, "head", "") == "bn_linear" else 1
-    fits = [n for n in range(recipe.batch_size // 2, smallest - 1, -1) if recipe.batch_size % n == 0 and not (mixed and n % 2)]
+    fits = [
+        n
+        for n in range(recipe.batch_size // 2, smallest - 1, -1)
+        if recipe.batch_size % n == 0 and not (mixed and n % 2)
+    ]
     if not fits:
-        return RunFailed(f"out of memory at --batch_size {recipe.batch_size}; use --grad_checkpointing, --amp bf16 or a smaller model")
+        return RunFailed(
+            f"out of memory at --batch_size {recipe.batch_size}; use --grad_checkpointing, --amp bf16 or a "
+            "smaller model"
+        )
     accum = recipe.accum_iter * recipe.batch_size // fits[0]
     return RunFailed(
         f"out of memory at --batch_size {recipe.batch_size}; use --batch_size {fits[0]} --accum_iter {accum}, "

@@ -16,34 +16,31 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 from torch import nn
 
-from fgmae_bench.backbones import Backbone
-from fgmae_bench.bank import Bank, fill_bank
-from fgmae_bench.cards import Card
-from fgmae_bench.config import Run, run_id
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.run import Run, run_id
 from fgmae_bench.data.dataset import Dataset, check_classes, only_usable
 from fgmae_bench.data.dfc.ready import with_labels
 from fgmae_bench.data.index import ids_sha256
+from fgmae_bench.data.labels import LabelMap, card_map
 from fgmae_bench.data.splits import PARTS
-from fgmae_bench.distributed import World
-from fgmae_bench.errors import BenchError
-from fgmae_bench.features import Extractor, Spent
-from fgmae_bench.files import write_bytes
-from fgmae_bench.intervals import intervals, segmentation_units
-from fgmae_bench.label_bank import label_banks
-from fgmae_bench.label_cards import card_map
-from fgmae_bench.label_schemes import LabelMap
-from fgmae_bench.panels import MAX_PANELS, Panel, draw_panels
-from fgmae_bench.progress import Progress
-from fgmae_bench.records import Record, note
+from fgmae_bench.errors import BenchError, note
+from fgmae_bench.features.bank import Bank, fill_bank
+from fgmae_bench.features.extract import Extractor, Spent
+from fgmae_bench.features.label_bank import label_banks
+from fgmae_bench.metrics.intervals import intervals, segmentation_units
+from fgmae_bench.metrics.segmentation import classes_scored, eval_columns, legacy_segmentation, per_class, total
+from fgmae_bench.models.build import Backbone
+from fgmae_bench.records import Record
 from fgmae_bench.runs.curve_notes import rate_notes
 from fgmae_bench.runs.folder import ordered
-from fgmae_bench.runs.outcome import Outcome
 from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
-from fgmae_bench.scores_segmentation import classes_scored, eval_columns, legacy_segmentation, per_class, total
-from fgmae_bench.segmentation_views import mask_invalid
-from fgmae_bench.train.job import Scored
+from fgmae_bench.runs.tasks import Outcome
+from fgmae_bench.system.distributed import World
+from fgmae_bench.system.files import write_bytes
+from fgmae_bench.system.progress import Progress
+from fgmae_bench.train.job import Prepared, Scored
+from fgmae_bench.train.panels import MAX_PANELS, Panel, draw_panels
 from fgmae_bench.train.plan import make_plan
-from fgmae_bench.train.prepared import Prepared
 from fgmae_bench.train.resolve import (
     be_deterministic,
     checkpoint_activations,
@@ -54,8 +51,18 @@ from fgmae_bench.train.resolve import (
     score_checkpoint,
     without_idle_drop_path,
 )
-from fgmae_bench.train.segmentation import Labels, SegmentationJob, ToIds
-from fgmae_bench.train.segmenter import FlatMaps, FrozenTaps, SegmentationModel, Unflattened, build_segmenter, map_shapes
+from fgmae_bench.train.segmentation import (
+    FlatMaps,
+    FrozenTaps,
+    Labels,
+    SegmentationJob,
+    SegmentationModel,
+    ToIds,
+    Unflattened,
+    build_segmenter,
+    map_shapes,
+)
+from fgmae_bench.views.segmentation import mask_invalid
 
 log = logging.getLogger("fgmae_bench")
 
@@ -76,12 +83,14 @@ NONE = Defects()
 
 def run_segment(
     runs: list[Run], card: Card, notes: list[dict[str, str]], defects: Defects = NONE, module: nn.Module | None = None
-) -> list[Record]:  # fmt: skip
+) -> list[Record]:
     """Train each run of a grid and return the records in order; runs whose record exists are read, not repeated.
 
     `module` stands in for the backbone that the runs name (see `fgmae_bench.evaluate`) and may be trained in place.
     """
-    return run_each(runs, lambda run, world, device: prepare(run, card, notes, world, device, len(runs), defects, module))
+    return run_each(
+        runs, lambda run, world, device: prepare(run, card, notes, world, device, len(runs), defects, module)
+    )
 
 
 def evaluate_checkpoint(runs: list[Run], card: Card) -> dict[str, Any]:
@@ -90,16 +99,24 @@ def evaluate_checkpoint(runs: list[Run], card: Card) -> dict[str, Any]:
 
 
 def label_maps(run: Run, card: Card) -> tuple[LabelMap, LabelMap]:
-    """(map of training, map of evaluation); what is not said of evaluation is as in training. Raises BenchError on a pair that is not."""
+    """(map of training, map of evaluation); what is not said of evaluation is as in training. Raises BenchError on a
+    pair that is not.
+    """
     data = run.data
     train = card_map(card, data.train_labels, data.train_scheme)
     return train, card_map(card, data.eval_labels or train.source.name, data.eval_scheme or train.scheme.name)
 
 
 def prepare(
-    run: Run, card: Card, notes: list[dict[str, str]], world: World, device: torch.device, grid: int, defects: Defects = NONE,
+    run: Run,
+    card: Card,
+    notes: list[dict[str, str]],
+    world: World,
+    device: torch.device,
+    grid: int,
+    defects: Defects = NONE,
     module: nn.Module | None = None,
-) -> Prepared:  # fmt: skip
+) -> Prepared:
     """Fill in everything that card, contract and hardware decide, and build model and job."""
     recipe, execution = run.recipe, run.execution
     be_deterministic(execution.deterministic)
@@ -113,19 +130,31 @@ def prepare(
     if execution.panels > MAX_PANELS:
         raise BenchError(f"--panels is {execution.panels}", f"give {MAX_PANELS} or less")
     recipe = _resolved_features(recipe, device)
-    setup = set_up(run, card, world, device, module, drop_path=recipe.drop_path, tasks=("segmentation",), classes=classes)
-    dataset = world.in_turn(lambda: only_usable(setup.dataset, run, setup.cache))
-    dataset = world.in_turn(
+    setup = set_up(
+        run, card, world, device, module, drop_path=recipe.drop_path, tasks=("segmentation",), classes=classes
+    )
+    dataset = world.rank0_first(lambda: only_usable(setup.dataset, run, setup.cache))
+    dataset = world.rank0_first(
         lambda: with_labels(
-            dataset, train_map, eval_map, setup.cache, workers=execution.num_workers, strict=execution.strict, trust=execution.trust_data
+            dataset,
+            train_map,
+            eval_map,
+            setup.cache,
+            workers=execution.num_workers,
+            strict=execution.strict,
+            trust=execution.trust_data,
         )
     )
     for overlap in (found["text"] for found in dataset.notes if found["code"] == "overlapping_splits"):
         log.warning(overlap)
     plan = make_plan(recipe, len(dataset.parts.train), world.size)
     recipe, idle = without_idle_drop_path(recipe, setup.backbone.module, setup.backbone.name)
-    resolved = Run(data=_resolved_data(setup, train_map, eval_map), model=setup.model, recipe=resolved_recipe(recipe, plan, setup.amp),
-                   execution=execution)  # fmt: skip
+    resolved = Run(
+        data=_resolved_data(setup, train_map, eval_map),
+        model=setup.model,
+        recipe=resolved_recipe(recipe, plan, setup.amp),
+        execution=execution,
+    )
     model, taps = build_segmenter(setup.backbone, recipe, classes + defects.extra_outputs)
     defects.model(model, setup.backbone)
     model.to(device)
@@ -135,48 +164,82 @@ def prepare(
     bank, codes = None, {}
     if recipe.features == "cached":
         sources = {label_map.source.name for label_map in (train_map, eval_map)}
-        codes = world.in_turn(lambda: label_banks(dataset, sources, setup.cache, workers=execution.num_workers, show=world.rank == 0))
+        codes = world.rank0_first(
+            lambda: label_banks(dataset, sources, setup.cache, workers=execution.num_workers, show=world.rank == 0)
+        )
         bank = _maps(setup, dataset, taps, device, world, execution.num_workers)
         model.taps = Unflattened(map_shapes(taps, setup.backbone.contract.size), FrozenTaps(taps))
     if execution.compile:
         model.compile()
     samples = {part: ids_sha256([dataset.index.ids[row] for row in getattr(dataset.parts, part)]) for part in PARTS}
     facts = facts_of(dataset, setup.backbone) | {
-        "samples_sha256": samples, "images_per_epoch": plan.micro_batches * plan.batch * plan.world,
+        "samples_sha256": samples,
+        "images_per_epoch": plan.micro_batches * plan.batch * plan.world,
         **({"defects": list(defects.names)} if defects.names else {}),
         **({} if recipe.norm == "group" and not recipe.drop_path else {"division": division(plan)}),
-    }  # fmt: skip
+    }
     dataset = dataclasses.replace(dataset, facts=facts)
     job = SegmentationJob(
-        model=model, kept=model.head if recipe.freeze_backbone else model, dataset=dataset, view=setup.view, recipe=resolved.recipe,
-        train_labels=_labels(train_map, defects.train_ids), eval_labels=_labels(eval_map, defects.eval_ids),
-        columns=_columns(train_map, eval_map, defects.extra_outputs), world=world, device=device, amp=setup.amp,
-        workers=execution.num_workers, batch_size=chunk or min(64, 4 * plan.batch), bank=bank, label_banks=codes,
+        model=model,
+        kept=model.head if recipe.freeze_backbone else model,
+        dataset=dataset,
+        view=setup.view,
+        recipe=resolved.recipe,
+        train_labels=_labels(train_map, defects.train_ids),
+        eval_labels=_labels(eval_map, defects.eval_ids),
+        columns=_columns(train_map, eval_map, defects.extra_outputs),
+        world=world,
+        device=device,
+        amp=setup.amp,
+        workers=execution.num_workers,
+        batch_size=chunk or min(64, 4 * plan.batch),
+        bank=bank,
+        label_banks=codes,
         unused_parameters=not recipe.freeze_backbone,
-    )  # fmt: skip
+    )
     id = run_id(resolved, facts, world.size)
     place = places(card, resolved, id, grid)
-    wrong = [note("defects", f"made wrong on purpose, for the ablation: {', '.join(defects.names)}")] if defects.names else []
+    wrong = (
+        [note("defects", f"made wrong on purpose, for the ablation: {', '.join(defects.names)}")]
+        if defects.names
+        else []
+    )
     return Prepared(
-        run=resolved, id=id, protocol=f"frozen_{recipe.head}" if recipe.freeze_backbone else "segmentation_finetune", dataset=dataset,
-        backbone=setup.backbone, job=job, plan=plan, world=world, device=device, amp=setup.amp, place=place,
-        classes=train_map.scheme.classes, schemes=(_named(train_map), _named(eval_map)),
+        run=resolved,
+        id=id,
+        protocol=f"frozen_{recipe.head}" if recipe.freeze_backbone else "segmentation_finetune",
+        dataset=dataset,
+        backbone=setup.backbone,
+        job=job,
+        plan=plan,
+        world=world,
+        device=device,
+        amp=setup.amp,
+        place=place,
+        classes=train_map.scheme.classes,
+        schemes=(_named(train_map), _named(eval_map)),
         notes=[*notes, *idle, *counted, *wrong, *setup.notes, *rate_notes("segment", resolved, card, plan.effective)],
         legacy=lambda scored: {"batch_size": plan.batch, **legacy_segmentation(scored.outputs, plan.batch)},
-        metrics=lambda outcome, test: _metrics(outcome, test, eval_map.scheme.classes, plan.batch, dataset.groups("test")),
+        metrics=lambda outcome, test: _metrics(
+            outcome, test, eval_map.scheme.classes, plan.batch, dataset.groups("test")
+        ),
         write_predictions=lambda path, test: _write_confusions(path, test, dataset, eval_map.scheme.classes),
         finish=lambda folder: _draw(job, folder, execution.panels),
-    )  # fmt: skip
+    )
 
 
 def _resolved_features(recipe: Any, device: torch.device) -> Any:
     """Where the maps of a frozen backbone come from. Layer decay and drop path mean nothing to it and are set aside."""
     features = recipe.features
     if recipe.stride is not None and not recipe.augment:
-        raise BenchError("--stride with --no_augment", "leave one out: whole scenes would be resized in training, not in evaluation")
+        raise BenchError(
+            "--stride with --no_augment", "leave one out: whole scenes would be resized in training, not in evaluation"
+        )
     if not recipe.freeze_backbone:
         if features == "cached":
-            raise BenchError("--features cached without --freeze_backbone", "maps are kept only of a backbone that does not change")
+            raise BenchError(
+                "--features cached without --freeze_backbone", "maps are kept only of a backbone that does not change"
+            )
         return dataclasses.replace(recipe, features="stream")
     if features is None:
         features = "cached" if recipe.recipe == "corrected" and device.type == "cpu" else "stream"
@@ -184,14 +247,17 @@ def _resolved_features(recipe: Any, device: torch.device) -> Any:
         raise BenchError("--features cached with --stride", "leave out one: windows are computed as they are needed")
     return dataclasses.replace(
         recipe, features=features, augment=recipe.augment and features == "stream", layer_decay=1.0, drop_path=0.0
-    )  # fmt: skip
+    )
 
 
 def _resolved_data(setup: Setup, train: LabelMap, evaluated: LabelMap) -> Any:
     return dataclasses.replace(
-        setup.data, train_labels=train.source.name, train_scheme=train.scheme.name, eval_labels=evaluated.source.name,
+        setup.data,
+        train_labels=train.source.name,
+        train_scheme=train.scheme.name,
+        eval_labels=evaluated.source.name,
         eval_scheme=evaluated.scheme.name,
-    )  # fmt: skip
+    )
 
 
 def _columns(train: LabelMap, evaluated: LabelMap, extra_outputs: int) -> NDArray[np.int64] | None:
@@ -209,7 +275,9 @@ def _named(label_map: LabelMap) -> str:
 
 def _labels(label_map: LabelMap, instead: ToIds | None) -> Labels:
     scheme = label_map.scheme
-    return Labels(source=label_map.source.name, to_ids=instead or label_map, classes=scheme.classes, colours=scheme.colours)
+    return Labels(
+        source=label_map.source.name, to_ids=instead or label_map, classes=scheme.classes, colours=scheme.colours
+    )
 
 
 def _maps(setup: Setup, dataset: Dataset, taps: nn.Module, device: torch.device, world: World, workers: int) -> Bank:
@@ -217,23 +285,34 @@ def _maps(setup: Setup, dataset: Dataset, taps: nn.Module, device: torch.device,
     module = FlatMaps(taps).to(device)
     count = sum(d * h * w for d, h, w in map_shapes(taps, setup.backbone.contract.size))
     backbone = dataclasses.replace(setup.backbone, module=module, feature_dim=count)
-    extractor = Extractor(dataset=dataset, backbone=backbone, view=setup.view, device=device, amp=setup.amp, workers=workers, world=world)
+    extractor = Extractor(
+        dataset=dataset, backbone=backbone, view=setup.view, device=device, amp=setup.amp, workers=workers, world=world
+    )
     rows = np.concatenate([getattr(dataset.parts, part) for part in PARTS])
     with Progress("feature maps", len(rows), "images", show=world.rank == 0) as progress:
         return fill_bank(extractor, rows, setup.cache, None, Spent(), progress.step)
 
 
-def _metrics(outcome: Outcome, test: Scored, classes: tuple[str, ...], batch: int, groups: list[str] | None) -> dict[str, Any]:
-    """The record's section. With another scheme in evaluation the confusion's last column counts classes that it does not have."""
+def _metrics(
+    outcome: Outcome, test: Scored, classes: tuple[str, ...], batch: int, groups: list[str] | None
+) -> dict[str, Any]:
+    """The record's section. With another scheme in evaluation the confusion's last column counts classes that it does
+    not have.
+    """
     summed = total(test.outputs)
     values: dict[str, Any] = {"batch_size": batch, **legacy_segmentation(test.outputs, batch)}
     for name in ("oa", "aa", "miou") if outcome.best is None else ():
         values[f"{name}_max"] = max((e[name] for e in outcome.legacy_curve if e.get(name) is not None), default=None)
     return {
-        "final": outcome.final, "best": outcome.best, "test": outcome.test, "per_class": per_class(summed, classes),
-        "confusion": summed.tolist(), "classes_scored": classes_scored(summed, classes), "legacy": values,
+        "final": outcome.final,
+        "best": outcome.best,
+        "test": outcome.test,
+        "per_class": per_class(summed, classes),
+        "confusion": summed.tolist(),
+        "classes_scored": classes_scored(summed, classes),
+        "legacy": values,
         "intervals": intervals(segmentation_units(test.outputs, groups)),
-    }  # fmt: skip
+    }
 
 
 def _write_confusions(path: Path, test: Scored, dataset: Dataset, classes: tuple[str, ...]) -> None:
@@ -260,6 +339,10 @@ def _draw(job: SegmentationJob, folder: Path, count: int) -> None:
         label = mask_invalid(job.mask(int(row)), chip.valid)
         panels.append(Panel(name=job.dataset.index.ids[row], db=db, label=label, prediction=prediction))
     draw_panels(
-        panels, job.eval_labels.classes, job.eval_labels.colours, folder / "panels.png", title=job.dataset.card.title,
+        panels,
+        job.eval_labels.classes,
+        job.eval_labels.colours,
+        folder / "panels.png",
+        title=job.dataset.card.title,
         synthetic=job.dataset.synthetic,
-    )  # fmt: skip
+    )

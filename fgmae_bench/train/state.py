@@ -1,4 +1,6 @@
-"""Where a training run stands, as checkpoint files that `torch.load(weights_only=True)` reads, and how it is found again."""
+"""Where a training run stands, as checkpoint files that `torch.load(weights_only=True)` reads, and how it is found
+again.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,11 @@ STEPS = re.compile(r"checkpoint-([0-9a-f]{10})-(\d{8})\.pth")  # the hash of the
 
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """One run after `step` steps. `tensors` are the states of model, optimiser, scaler and the best model; the rest is plain.
+    """One run after `step` steps. `tensors` are the states of model, optimiser, scaler and the best model; the rest is
+    plain.
 
-    `period` holds what is summed since the last evaluation, `spent` seconds of the whole run; `threads` is kept because it
-    changes the last bits.
+    `period` holds what is summed since the last evaluation, `spent` seconds of the whole run; `threads` is kept because
+    it changes the last bits.
     """
 
     run_id: str
@@ -39,13 +42,27 @@ class TrainState:
 
 def save_state(folder: RunFolder, state: TrainState) -> None:
     """Keep a state under its step's name and as the last one; older ones than the newest three go."""
-    curve = {"best": state.best, "history": state.history, "legacy": state.legacy, "period": state.period, "spent": state.spent}
+    curve = {
+        "best": state.best,
+        "history": state.history,
+        "legacy": state.legacy,
+        "period": state.period,
+        "spent": state.spent,
+    }
     hash = state.run_id[-10:]
     name = f"checkpoint-{hash}-{state.step:08d}.pth"
-    folder.save(name, {
-        "format": FORMAT, "kind": "train", "run_id": state.run_id, "step": state.step, "threads": state.threads,
-        "curve": json.dumps(curve), **state.tensors,
-    })  # fmt: skip
+    folder.save(
+        name,
+        {
+            "format": FORMAT,
+            "kind": "train",
+            "run_id": state.run_id,
+            "step": state.step,
+            "threads": state.threads,
+            "curve": json.dumps(curve),
+            **state.tensors,
+        },
+    )
     folder.alias(name, LAST)
     for path in numbered(folder.folder, hash)[KEPT:]:
         path.unlink(missing_ok=True)
@@ -53,7 +70,14 @@ def save_state(folder: RunFolder, state: TrainState) -> None:
 
 def save_best(folder: RunFolder, run_id: str, epoch: int, model: dict[str, Any], classes: tuple[str, ...]) -> None:
     """Keep the model of the best epoch on val."""
-    content = {"format": FORMAT, "kind": "best", "run_id": run_id, "epoch": epoch, "classes": list(classes), "model": model}
+    content = {
+        "format": FORMAT,
+        "kind": "best",
+        "run_id": run_id,
+        "epoch": epoch,
+        "classes": list(classes),
+        "model": model,
+    }
     folder.save(BEST, content, resumable=False, large=True)
 
 
@@ -68,15 +92,25 @@ def load_state(path: Path) -> TrainState:
     content = load_tensors(path)
     try:
         if content.get("kind") != "train":
-            raise BenchError(f"{path} is no checkpoint to go on training from", "give a checkpoint-last.pth of finetune or segment")
+            raise BenchError(
+                f"{path} is no checkpoint to go on training from", "give a checkpoint-last.pth of finetune or segment"
+            )
         if content["format"] != FORMAT:
-            raise BenchError(f"{path} is of checkpoint format {content['format']}", f"this version reads format {FORMAT}")
+            raise BenchError(
+                f"{path} is of checkpoint format {content['format']}", f"this version reads format {FORMAT}"
+            )
         curve = json.loads(content["curve"])
         return TrainState(
-            run_id=content["run_id"], step=content["step"], threads=content["threads"],
+            run_id=content["run_id"],
+            step=content["step"],
+            threads=content["threads"],
             tensors={name: content[name] for name in ("model", "optimizer", "scaler", "best_model")},
-            best=curve["best"], history=curve["history"], legacy=curve["legacy"], period=curve["period"], spent=curve["spent"],
-        )  # fmt: skip
+            best=curve["best"],
+            history=curve["history"],
+            legacy=curve["legacy"],
+            period=curve["period"],
+            spent=curve["spent"],
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise unreadable(path, error) from error
 

@@ -10,8 +10,8 @@ python -m fgmae_bench.weights synth --model vit_small_patch16 --out FILE
 
 from __future__ import annotations
 
+from fgmae_bench.config.flags import dispatch
 from fgmae_bench.errors import run_entry
-from fgmae_bench.flags import dispatch
 
 # Command -> what it does; each is a module of this package with `add_flags(parser)` and `main(given)`.
 COMMANDS = {

@@ -13,18 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from fgmae_bench.checkpoints.registry import WEIGHTS, fetch_weights, registered, weights_folder
+from fgmae_bench.config.flags import spellings
 from fgmae_bench.errors import BenchError, unknown
-from fgmae_bench.flags import spellings
 
 CACHE_HELP = "cache folder, files go to its `weights` (default: $FGMAE_BENCH_CACHE or ~/.cache/fgmae_bench)"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    parser.add_argument("name", metavar="NAME", help=f"which weights: {', '.join(WEIGHTS)}, torchgeo:ENUM.MEMBER, or your manifest's")
+    parser.add_argument(
+        "name", metavar="NAME", help=f"which weights: {', '.join(WEIGHTS)}, torchgeo:ENUM.MEMBER, or your manifest's"
+    )
     parser.add_argument("--model", metavar="MODEL", help="for which model (required where the weights are for several)")
     parser.add_argument(*spellings("cache_dir"), metavar="DIR", help=CACHE_HELP)
-    parser.add_argument("--from", dest="source", metavar="DIR", help="copy from a folder with the published file names, no download")
+    parser.add_argument(
+        "--from", dest="source", metavar="DIR", help="copy from a folder with the published file names, no download"
+    )
 
 
 def main(given: dict[str, Any]) -> None:
@@ -40,7 +44,10 @@ def _named(name: str, model: str | None) -> tuple[str, str]:
     """(registered name, model); raises BenchError where several models are meant."""
     known = registered()
     if name.startswith("torchgeo:"):
-        from fgmae_bench.backbones.weights import torchgeo_model, torchgeo_name  # here, so that --help does not wait for torch
+        from fgmae_bench.models.weights import (  # here, so that --help does not wait for torch
+            torchgeo_model,
+            torchgeo_name,
+        )
 
         model = model or torchgeo_model(name)
         return torchgeo_name(name, model), model

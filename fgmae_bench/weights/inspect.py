@@ -23,7 +23,9 @@ OTHERS_SHOWN = 40
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `weights inspect`."""
     parser.add_argument("file", metavar="FILE", help="a .pth, .pt, .pkl or .safetensors file")
-    parser.add_argument("--model", metavar="NAME", help="hold the file against this model: vit_small_patch16, resnet50 or any timm name")
+    parser.add_argument(
+        "--model", metavar="NAME", help="hold the file against this model: vit_small_patch16, resnet50 or any timm name"
+    )
 
 
 def main(given: dict[str, Any]) -> None:
@@ -32,7 +34,12 @@ def main(given: dict[str, Any]) -> None:
 
     state = read_state(Path(given["file"]))
     report = _report(given["model"], state) if "model" in given else None
-    for line in [*_facts(state), "", *_groups(state), *([] if report is None else ["", *_account(given["model"], report)])]:
+    for line in [
+        *_facts(state),
+        "",
+        *_groups(state),
+        *([] if report is None else ["", *_account(given["model"], report)]),
+    ]:
         print(line)
 
 
@@ -47,7 +54,10 @@ def _facts(state: State) -> Iterator[str]:
     yield f"tensors       {len(state.tensors) + len(state.outside)}"
     for note in state.notes:
         yield f"note          {note}"
-    texts = [*state.others.items(), *((f"{_safe(name)} (in the state dict)", text) for name, text in state.plain.items())]
+    texts = [
+        *state.others.items(),
+        *((f"{_safe(name)} (in the state dict)", text) for name, text in state.plain.items()),
+    ]
     for name, text in texts[:OTHERS_SHOWN]:
         yield f"beside        {name}: {text}"
     if len(texts) > OTHERS_SHOWN:
@@ -63,7 +73,12 @@ def _groups(state: State) -> Iterator[str]:
     entries += [(name, tensor, "unknown") for name, tensor in state.outside.items()]
     for name, tensor, otherwise in entries:
         rule = drop_rule(name) or otherwise
-        group = (rule, re.sub(r"\.\d+\.", ".*.", _safe(name)), tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        group = (
+            rule,
+            re.sub(r"\.\d+\.", ".*.", _safe(name)),
+            tuple(tensor.shape),
+            str(tensor.dtype).removeprefix("torch."),
+        )
         groups[group] = groups.get(group, 0) + 1
     rows = [("rule", "keys", "pattern", "shape", "dtype")]
     rows += [(rule, str(count), pattern, str(shape), dtype) for (rule, pattern, shape, dtype), count in groups.items()]
@@ -74,23 +89,26 @@ def _groups(state: State) -> Iterator[str]:
 
 def _account(model: str, report: LoadReport) -> Iterator[str]:
     dropped = ", ".join(f"{rule} {count}" for rule, count in report.dropped.items()) or "none"
-    yield f"{model}: {report.used} keys used, {sum(report.dropped.values())} dropped ({dropped}), {report.missing} missing"
+    yield (
+        f"{model}: {report.used} keys used, {sum(report.dropped.values())} dropped ({dropped}), "
+        f"{report.missing} missing"
+    )
     for note in report.notes:
         yield f"note          {note}"
 
 
 def _report(model: str, state: State) -> LoadReport:
     """The account against a model without memory for its weights."""
-    from fgmae_bench.backbones.contracts import resolve_contract
-    from fgmae_bench.backbones.weights import empty_network
     from fgmae_bench.checkpoints.load import account
-    from fgmae_bench.config import Model
+    from fgmae_bench.config.run import Model
+    from fgmae_bench.models.contracts import resolve_contract
+    from fgmae_bench.models.weights import empty_network
 
     network, optional = empty_network(model, resolve_contract(Model(model=model, weights="random")).size)
     return account(network, state, optional)[1]
 
 
 def _safe(name: str) -> str:
-    from fgmae_bench.checkpoints.opcodes import shown
+    from fgmae_bench.checkpoints.inert import shown
 
     return shown(name)

@@ -1,4 +1,5 @@
-"""`python -m fgmae_bench.weights synth --model vit_small_patch16 --out FILE`: a random checkpoint, published keys and shapes.
+"""`python -m fgmae_bench.weights synth --model vit_small_patch16 --out FILE`: a random checkpoint, published keys and
+shapes.
 
 The optimizer of the layouts full and mae has no moments unless --with_optimizer asks for them: they triple the file.
 """
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fgmae_bench.checkpoints.shapes import ARCHITECTURES
+from fgmae_bench.config.flags import spellings
 from fgmae_bench.errors import BenchError, unknown
-from fgmae_bench.flags import spellings
 
 # Name of a layout -> what it is; written by `fgmae_bench.checkpoints.synth`.
 LAYOUTS = {
@@ -31,7 +32,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layout", metavar="NAME", help=f"{layouts} (default: full)")
     parser.add_argument("--seed", type=int, metavar="SEED", help="another seed gives other weights (default: 0)")
     parser.add_argument("--half", action="store_true", help="store the weights as float16")
-    parser.add_argument(*spellings("with_optimizer"), dest="with_optimizer", action="store_true", help="with the moments of AdamW")
+    parser.add_argument(
+        *spellings("with_optimizer"), dest="with_optimizer", action="store_true", help="with the moments of AdamW"
+    )
 
 
 def main(given: dict[str, Any]) -> None:
@@ -39,7 +42,10 @@ def main(given: dict[str, Any]) -> None:
     model, layout = given.get("model"), given.get("layout", "full")
     for flag in ("model", "out"):
         if flag not in given:
-            raise BenchError(f"--{flag} is missing", f"choose from {', '.join(ARCHITECTURES)}" if flag == "model" else "name the new file")
+            raise BenchError(
+                f"--{flag} is missing",
+                f"choose from {', '.join(ARCHITECTURES)}" if flag == "model" else "name the new file",
+            )
     if model not in ARCHITECTURES:
         raise unknown("model", str(model), ARCHITECTURES)
     if layout not in LAYOUTS:
@@ -49,4 +55,7 @@ def main(given: dict[str, Any]) -> None:
     options = {flag: given[flag] for flag in ("seed", "half", "with_optimizer") if flag in given}
     out = Path(given["out"])
     keys = write_synthetic(out, ARCHITECTURES[model], layout, **options)
-    print(f"{keys} random tensors of {model} (synthetic, nothing learnt) written to {out}, layout {layout}, {out.stat().st_size:,} bytes")
+    print(
+        f"{keys} random tensors of {model} (synthetic, nothing learnt) written to {out}, layout {layout}, "
+        f"{out.stat().st_size:,} bytes"
+    )

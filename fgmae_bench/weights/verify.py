@@ -3,10 +3,11 @@
 python -m fgmae_bench.weights verify fgmae --model vit_small_patch16
 python -m fgmae_bench.weights verify --required FILE
 
-Without a name: every published checkpoint that is here. A list holds one checkpoint a line: a registered name or a path, then
-model=NAME and sha256=HEX where they are known; # begins a comment. Checked: exists, size, SHA-256, opens without executing anything,
-layout, keys with shapes and finite numbers, and that it is not untrained (not every normalisation layer is as initialised, no
-matrix holds one number). `unknown` is no failure: nothing is known to hold the file against.
+Without a name: every published checkpoint that is here. A list holds one checkpoint a line: a registered name or a
+path, then model=NAME and sha256=HEX where they are known; # begins a comment. Checked: exists, size, SHA-256, opens
+without executing anything, layout, keys with shapes and finite numbers, and that it is not untrained (not every
+normalisation layer is as initialised, no matrix holds one number). `unknown` is no failure: nothing is known to hold
+the file against.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgmae_bench.checkpoints.registry import place_of, registered, weights_folder
+from fgmae_bench.config.flags import spellings
 from fgmae_bench.errors import BenchError, RunFailed
-from fgmae_bench.flags import spellings
-from fgmae_bench.weights.required import Required, read_required, required
+from fgmae_bench.weights.check import Required, read_required, required
 
 if TYPE_CHECKING:
     from fgmae_bench.weights.check import Finding
@@ -29,7 +30,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="registered weights, or a path")
     parser.add_argument("--model", metavar="MODEL", help="the model that shall load it")
     parser.add_argument("--required", metavar="FILE", help="a list of checkpoints, one a line")
-    parser.add_argument(*spellings("cache_dir"), metavar="DIR", help="cache folder (default: $FGMAE_BENCH_CACHE or ~/.cache/fgmae_bench)")
+    parser.add_argument(
+        *spellings("cache_dir"),
+        metavar="DIR",
+        help="cache folder (default: $FGMAE_BENCH_CACHE or ~/.cache/fgmae_bench)",
+    )
 
 
 def main(given: dict[str, Any]) -> None:
@@ -60,7 +65,10 @@ def _items(given: dict[str, Any], folder: Path) -> list[Required]:
         if place_of(name, entry, folder).is_file()
     ]
     if not here:
-        raise BenchError(f"no published weights are in {folder}", "name a checkpoint, give a list with --required, or fetch some first")
+        raise BenchError(
+            f"no published weights are in {folder}",
+            "name a checkpoint, give a list with --required, or fetch some first",
+        )
     return here
 
 
@@ -70,6 +78,8 @@ def _table(findings: list[Finding]) -> list[str]:
     rows: list[tuple[str, ...]] = [("checkpoint", *CHECKS, "sha256", "verdict")]
     for finding in findings:
         verdict = "; ".join(finding.problems) or "fit"
-        rows.append((finding.item.text, *(finding.outcome[check] for check in CHECKS), finding.sha256[:12] or "-", verdict))
+        rows.append(
+            (finding.item.text, *(finding.outcome[check] for check in CHECKS), finding.sha256[:12] or "-", verdict)
+        )
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

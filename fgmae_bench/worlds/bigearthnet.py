@@ -1,4 +1,6 @@
-"""A synthetic BigEarthNet-S1 v1.0: patches with several CORINE classes each, in clusters on the grids of Sentinel-2 tiles."""
+"""A synthetic BigEarthNet-S1 v1.0: patches with several CORINE classes each, in clusters on the grids of Sentinel-2
+tiles.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from tqdm import tqdm
 
 from fgmae_bench.data.bigearthnet.labels import nomenclature
 from fgmae_bench.errors import BenchError
-from fgmae_bench.files import appearing, write_json, write_text
-from fgmae_bench.randomness import generator
+from fgmae_bench.system.files import appearing, write_json, write_text
+from fgmae_bench.system.randomness import generator
 from fgmae_bench.worlds.bigearthnet_land import SIZE, draw_labels, paint
 from fgmae_bench.worlds.bigearthnet_tiles import TILES, Tile
 from fgmae_bench.worlds.folder import MARKER, already_there, encode, fingerprinted
@@ -27,7 +29,8 @@ WORLD, VERSION = "bigearthnet", 1  # the version changes whenever a seed gives o
 PIXEL_M = 10
 PATCH_M = SIZE * PIXEL_M
 
-# Geography. Patches come in square clusters of one landscape, dealt to the tiles in turn; those of a tile fill a growing square.
+# Geography. Patches come in square clusters of one landscape, dealt to the tiles in turn; those of a tile fill a
+# growing square.
 CLUSTER = 5  # patches on a side
 TILE_CLUSTERS = 18  # on a side of a tile; the grid of a genuine tile has 91 patches
 MAX_PATCHES = len(TILES) * (TILE_CLUSTERS * CLUSTER) ** 2
@@ -35,12 +38,18 @@ MAX_PATCHES = len(TILES) * (TILE_CLUSTERS * CLUSTER) ** 2
 # Spread of what one acquisition, one cluster and one place have in common, dB: incidence angle and moisture.
 SCENE_GAIN_DB, CLUSTER_GAIN_DB, PATCH_GAIN_DB = 0.7, 0.5, 0.5
 
-SPLITS = {"train": 13, "val": 6, "test": 6}  # patches of a cluster: 52, 24 and 24 % as in the official split, torn apart as there
+SPLITS = {
+    "train": 13,
+    "val": 6,
+    "test": 6,
+}  # patches of a cluster: 52, 24 and 24 % as in the official split, torn apart as there
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patch:
-    """One patch: its place on the grid of its tile (`col` eastwards, `row` southwards), its labels of the 43 and its split."""
+    """One patch: its place on the grid of its tile (`col` eastwards, `row` southwards), its labels of the 43 and its
+    split.
+    """
 
     tile: Tile
     cluster: int
@@ -79,9 +88,13 @@ def patch_of(seed: int, number: int) -> Patch:
     col, row = (shell, step) if step <= shell else (2 * shell - step, shell)
     labels, splits = _cluster(seed, cluster)
     return Patch(
-        tile=TILES[tile], cluster=cluster, col=col * CLUSTER + place % CLUSTER, row=row * CLUSTER + place // CLUSTER,
-        labels=labels[place], split=splits[place],
-    )  # fmt: skip
+        tile=TILES[tile],
+        cluster=cluster,
+        col=col * CLUSTER + place % CLUSTER,
+        row=row * CLUSTER + place // CLUSTER,
+        labels=labels[place],
+        split=splits[place],
+    )
 
 
 def chip(seed: int, patch: Patch) -> Array:
@@ -110,9 +123,10 @@ def metadata(patch: Patch) -> dict[str, Any]:
 def write_bigearthnet(root: Path, *, patches: int = 600, seed: int = 0, progress: bool = False) -> dict[str, Any]:
     """Write a world as `<root>/<S1name>/<S1name>_VV.tif`, `_VH.tif` and `_labels_metadata.json`; returns its marker.
 
-    `splits/{train,val,test}.csv` are lists in the published form, without the patches that have none of the 19 classes; the
-    marker is `SYNTHETIC.json`. The folder appears whole, by rename; one that already holds this very world is left as it is.
-    Raises BenchError on a number of patches outside 1 ... MAX_PATCHES, a folder that holds anything else, and a full disk.
+    `splits/{train,val,test}.csv` are lists in the published form, without the patches that have none of the 19 classes;
+    the marker is `SYNTHETIC.json`. The folder appears whole, by rename; one that already holds this very world is left
+    as it is. Raises BenchError on a number of patches outside 1 ... MAX_PATCHES, a folder that holds anything else, and
+    a full disk.
     """
     root = Path(root).resolve()
     marker = describe_world(WORLD, VERSION, seed, patches, MAX_PATCHES)
@@ -146,17 +160,23 @@ def write_patch(root: Path, patch: Patch, backscatter_db: Array) -> None:
 
 
 def write_bands(folder: Path, patch: Patch, backscatter_db: Array, world: str) -> None:
-    """Make the folder of one patch with its (2, 120, 120) VV and VH, one file a band, tagged with the name of their world."""
+    """Make the folder of one patch with its (2, 120, 120) VV and VH, one file a band, tagged with the name of their
+    world.
+    """
     folder.mkdir(parents=True)
     x, y = patch.corner_m
     transform, crs = Affine(PIXEL_M, 0, x, 0, -PIXEL_M, y), _crs(patch.tile.zone)
     for name, band_db in zip(("VV", "VH"), backscatter_db, strict=True):
-        (folder / f"{folder.name}_{name}.tif").write_bytes(encode(band_db[None], crs=crs, transform=transform, world=world))
+        (folder / f"{folder.name}_{name}.tif").write_bytes(
+            encode(band_db[None], crs=crs, transform=transform, world=world)
+        )
 
 
 @lru_cache(maxsize=64)
 def _cluster(seed: int, cluster: int) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Labels and split of each patch of a cluster. The first clusters of a tile take its landscapes in turn, the others any."""
+    """Labels and split of each patch of a cluster. The first clusters of a tile take its landscapes in turn, the others
+    any.
+    """
     turn, tile = divmod(cluster, len(TILES))
     landscapes = TILES[tile].landscapes
     rng = generator(seed, WORLD, "cluster", cluster)

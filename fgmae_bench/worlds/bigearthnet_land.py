@@ -83,7 +83,9 @@ LAND: dict[str, Callable[[Rng], Array]] = {
     "Olive groves": lambda rng: studded(rng, plain(rng, "crop", CANVAS), "orchard", 0.3),
     "Pastures": _grass,
     "Annual crops associated with permanent crops": lambda rng: patchy(rng, _fields(rng), _orchard(rng), 0.5),
-    "Complex cultivation patterns": lambda rng: patchy(rng, _fields(rng, 2.5), patchy(rng, _orchard(rng), _grass(rng), 0.5), 0.5, 6),
+    "Complex cultivation patterns": lambda rng: patchy(
+        rng, _fields(rng, 2.5), patchy(rng, _orchard(rng), _grass(rng), 0.5), 0.5, 6
+    ),
     "Land principally occupied by agriculture, with significant areas of natural vegetation": (
         lambda rng: patchy(rng, _fields(rng), patchy(rng, _wood(rng), _open(rng, "herbs"), 0.4), 0.45, 9)
     ),
@@ -97,7 +99,9 @@ LAND: dict[str, Callable[[Rng], Array]] = {
     "Transitional woodland/shrub": lambda rng: patchy(rng, _wood(rng), _open(rng, "herbs", 0.1), 0.5, 5),
     "Beaches, dunes, sands": lambda rng: plain(rng, "sand", CANVAS, texture_db=1.0),
     "Bare rock": lambda rng: plain(rng, "rock", CANVAS, texture_db=2.5, scale=6),
-    "Sparsely vegetated areas": lambda rng: patchy(rng, plain(rng, "rock", CANVAS, texture_db=1.8), _open(rng, "herbs"), 0.4),
+    "Sparsely vegetated areas": lambda rng: patchy(
+        rng, plain(rng, "rock", CANVAS, texture_db=1.8), _open(rng, "herbs"), 0.4
+    ),
     "Burnt areas": lambda rng: _open(rng, "bare", 0.05),
     "Inland marshes": lambda rng: patchy(rng, _open(rng, "marsh", 0, 1.5), _water(rng), 0.15, 4),
     "Peatbogs": lambda rng: _open(rng, "bog", 0.03),
@@ -112,62 +116,126 @@ LAND: dict[str, Callable[[Rng], Array]] = {
 }
 STRIPS = ("Water courses",)  # painted as a strip across the patch where there is anything beside it
 
-# Landscape -> its classes and how often each is met there. What shares a landscape shares patches: this is what correlates labels.
+# Landscape -> its classes and how often each is met there. What shares a landscape shares patches: this is what
+# correlates labels.
 LANDSCAPES: dict[str, dict[str, float]] = {
     "boreal": {
-        "Coniferous forest": 6, "Mixed forest": 5, "Transitional woodland/shrub": 4, "Broad-leaved forest": 1.5,
-        "Water bodies": 2.5, "Peatbogs": 1.2, "Non-irrigated arable land": 0.8,
+        "Coniferous forest": 6,
+        "Mixed forest": 5,
+        "Transitional woodland/shrub": 4,
+        "Broad-leaved forest": 1.5,
+        "Water bodies": 2.5,
+        "Peatbogs": 1.2,
+        "Non-irrigated arable land": 0.8,
     },
     "woods": {
-        "Broad-leaved forest": 5, "Mixed forest": 4, "Coniferous forest": 3, "Transitional woodland/shrub": 2, "Pastures": 1,
-        "Land principally occupied by agriculture, with significant areas of natural vegetation": 2, "Water courses": 0.5,
+        "Broad-leaved forest": 5,
+        "Mixed forest": 4,
+        "Coniferous forest": 3,
+        "Transitional woodland/shrub": 2,
+        "Pastures": 1,
+        ("Land principally occupied by agriculture, with significant areas of natural vegetation"): 2,
+        "Water courses": 0.5,
     },
     "cropland": {
-        "Non-irrigated arable land": 7, "Pastures": 3, "Complex cultivation patterns": 2, "Broad-leaved forest": 1.5,
+        "Non-irrigated arable land": 7,
+        "Pastures": 3,
+        "Complex cultivation patterns": 2,
+        "Broad-leaved forest": 1.5,
         "Land principally occupied by agriculture, with significant areas of natural vegetation": 2,
-        "Discontinuous urban fabric": 1.2, "Water courses": 0.5, "Permanently irrigated land": 0.3,
+        "Discontinuous urban fabric": 1.2,
+        "Water courses": 0.5,
+        "Permanently irrigated land": 0.3,
     },
     "pastoral": {
-        "Pastures": 7, "Non-irrigated arable land": 3, "Peatbogs": 1, "Moors and heathland": 0.8, "Discontinuous urban fabric": 0.6,
-        "Land principally occupied by agriculture, with significant areas of natural vegetation": 2, "Natural grassland": 0.7,
+        "Pastures": 7,
+        "Non-irrigated arable land": 3,
+        "Peatbogs": 1,
+        "Moors and heathland": 0.8,
+        "Discontinuous urban fabric": 0.6,
+        ("Land principally occupied by agriculture, with significant areas of natural vegetation"): 2,
+        "Natural grassland": 0.7,
     },
     "bog": {
-        "Peatbogs": 5, "Moors and heathland": 1.5, "Pastures": 2, "Coniferous forest": 2, "Transitional woodland/shrub": 2,
-        "Water bodies": 1.5, "Inland marshes": 1.5,
+        "Peatbogs": 5,
+        "Moors and heathland": 1.5,
+        "Pastures": 2,
+        "Coniferous forest": 2,
+        "Transitional woodland/shrub": 2,
+        "Water bodies": 1.5,
+        "Inland marshes": 1.5,
     },
     "town": {
-        "Discontinuous urban fabric": 7, "Industrial or commercial units": 4, "Continuous urban fabric": 2, "Green urban areas": 0.8,
-        "Sport and leisure facilities": 0.8, "Road and rail networks and associated land": 0.7, "Mineral extraction sites": 0.5,
-        "Airports": 0.3, "Construction sites": 0.3, "Dump sites": 0.2, "Non-irrigated arable land": 3, "Pastures": 1.2,
-        "Complex cultivation patterns": 1.5, "Water courses": 0.5,
+        "Discontinuous urban fabric": 7,
+        "Industrial or commercial units": 4,
+        "Continuous urban fabric": 2,
+        "Green urban areas": 0.8,
+        "Sport and leisure facilities": 0.8,
+        ("Road and rail networks and associated land"): 0.7,
+        "Mineral extraction sites": 0.5,
+        "Airports": 0.3,
+        "Construction sites": 0.3,
+        "Dump sites": 0.2,
+        "Non-irrigated arable land": 3,
+        "Pastures": 1.2,
+        "Complex cultivation patterns": 1.5,
+        "Water courses": 0.5,
     },
     "montado": {
-        "Agro-forestry areas": 6, "Broad-leaved forest": 3, "Sclerophyllous vegetation": 1.5, "Transitional woodland/shrub": 3,
-        "Olive groves": 1, "Non-irrigated arable land": 2, "Permanently irrigated land": 0.8, "Rice fields": 0.5, "Burnt areas": 0.3,
+        "Agro-forestry areas": 6,
+        "Broad-leaved forest": 3,
+        "Sclerophyllous vegetation": 1.5,
+        "Transitional woodland/shrub": 3,
+        "Olive groves": 1,
+        "Non-irrigated arable land": 2,
+        "Permanently irrigated land": 0.8,
+        "Rice fields": 0.5,
+        "Burnt areas": 0.3,
     },
     "orchards": {
-        "Vineyards": 3, "Olive groves": 2.5, "Fruit trees and berry plantations": 2, "Complex cultivation patterns": 4,
-        "Annual crops associated with permanent crops": 1.5, "Discontinuous urban fabric": 1.5, "Sclerophyllous vegetation": 0.8,
+        "Vineyards": 3,
+        "Olive groves": 2.5,
+        "Fruit trees and berry plantations": 2,
+        "Complex cultivation patterns": 4,
+        ("Annual crops associated with permanent crops"): 1.5,
+        "Discontinuous urban fabric": 1.5,
+        "Sclerophyllous vegetation": 0.8,
         "Land principally occupied by agriculture, with significant areas of natural vegetation": 2.5,
     },
     "mountain": {
-        "Natural grassland": 3, "Sparsely vegetated areas": 2, "Bare rock": 1.5, "Moors and heathland": 2, "Coniferous forest": 3,
-        "Transitional woodland/shrub": 1.5, "Pastures": 1, "Water bodies": 0.4,
+        "Natural grassland": 3,
+        "Sparsely vegetated areas": 2,
+        "Bare rock": 1.5,
+        "Moors and heathland": 2,
+        "Coniferous forest": 3,
+        "Transitional woodland/shrub": 1.5,
+        "Pastures": 1,
+        "Water bodies": 0.4,
     },
     "coast": {
-        "Sea and ocean": 7, "Beaches, dunes, sands": 1.5, "Salt marshes": 1, "Intertidal flats": 1, "Salines": 0.5, "Estuaries": 1,
-        "Coastal lagoons": 0.8, "Port areas": 0.5, "Discontinuous urban fabric": 1.5, "Pastures": 1, "Moors and heathland": 0.5,
+        "Sea and ocean": 7,
+        "Beaches, dunes, sands": 1.5,
+        "Salt marshes": 1,
+        "Intertidal flats": 1,
+        "Salines": 0.5,
+        "Estuaries": 1,
+        "Coastal lagoons": 0.8,
+        "Port areas": 0.5,
+        "Discontinuous urban fabric": 1.5,
+        "Pastures": 1,
+        "Moors and heathland": 0.5,
     },
     "sea": {"Sea and ocean": 1},
-}  # fmt: skip
+}
 LABEL_COUNTS = (0.22, 0.28, 0.25, 0.15, 0.10)  # probabilities of 1, 2, … 5 labels
 
 
 def draw_labels(rng: Rng, landscape: str, count: int, alone: Sequence[str]) -> list[tuple[str, ...]]:
     """Labels of `count` patches of one landscape, each in nomenclature order.
 
-    In a random order every class of the landscape leads one patch (as far as they go), then classes by weight; the others of a
-    patch are drawn by weight. The first class of the landscape that is in `alone` stays alone where it leads in that first round.
+    In a random order every class of the landscape leads one patch (as far as they go), then classes by weight; the
+    others of a patch are drawn by weight. The first class of the landscape that is in `alone` stays alone where it
+    leads in that first round.
     """
     names, weights = list(LANDSCAPES[landscape]), np.array(list(LANDSCAPES[landscape].values()))
     leaders = [*range(len(names))][:count]

@@ -1,4 +1,6 @@
-"""Land covers as a sensor over Europe sees them: each function paints a ground (2, canvas, canvas) of sigma0 in dB, VV and VH."""
+"""Land covers as a sensor over Europe sees them: each function paints a ground (2, canvas, canvas) of sigma0 in dB, VV
+and VH.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,21 @@ def _many(count: float, canvas: int) -> int:
     return int(count * (canvas / CANVAS) ** 2)
 
 
-def plain(rng: np.random.Generator, cover: str, canvas: int = CANVAS, *, texture_db: float = 0.7, scale: float = 5.0) -> Array:
+def plain(
+    rng: np.random.Generator, cover: str, canvas: int = CANVAS, *, texture_db: float = 0.7, scale: float = 5.0
+) -> Array:
     """One cover everywhere, uneven by `texture_db` over about `scale` pixels."""
-    return level(rng, cover, 0.9) + both(rng.uniform(0.6, 1.4) * texture_db * smooth(rng, rng.uniform(0.6, 1.6) * scale, canvas))
+    return level(rng, cover, 0.9) + both(
+        rng.uniform(0.6, 1.4) * texture_db * smooth(rng, rng.uniform(0.6, 1.6) * scale, canvas)
+    )
 
 
 def studded(rng: np.random.Generator, ground: Array, cover: str, share: float) -> Array:
     """`ground` with another cover in single pixels, on `share` of it at most: trees, rocks or shrubs."""
     canvas = ground.shape[-1]
-    return np.where(points(rng, int(rng.uniform(0.3, 1) * share * canvas**2), canvas=canvas), level(rng, cover) + 2, ground)
+    return np.where(
+        points(rng, int(rng.uniform(0.3, 1) * share * canvas**2), canvas=canvas), level(rng, cover) + 2, ground
+    )
 
 
 def patchy(rng: np.random.Generator, ground: Array, other: Array, share: float, scale: float = 8.0) -> Array:
@@ -107,7 +115,13 @@ def industrial(rng: np.random.Generator, canvas: int = CANVAS) -> Array:
 def river(rng: np.random.Generator, canvas: int = CANVAS) -> Array:
     """A river through forest, grassland or fields."""
     kind = rng.random()
-    ground = forest(rng, canvas) if kind < 0.3 else pasture(rng, canvas) if kind < 0.5 else farmland(rng, rng.uniform(0.5, 1.5), canvas)
+    ground = (
+        forest(rng, canvas)
+        if kind < 0.3
+        else pasture(rng, canvas)
+        if kind < 0.5
+        else farmland(rng, rng.uniform(0.5, 1.5), canvas)
+    )
     return np.where(np.abs(meander(rng, rng.uniform(2, 14), canvas)) < rng.uniform(2, 12), water(rng, canvas), ground)
 
 

@@ -1,4 +1,6 @@
-"""A synthetic DFC2020 and SEN12MS in the true layouts: float64 tiles without a place, fine and coarse labels of the same ground."""
+"""A synthetic DFC2020 and SEN12MS in the true layouts: float64 tiles without a place, fine and coarse labels of the
+same ground.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,10 @@ from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 from tqdm import tqdm
 
-from fgmae_bench.data.dfc.names import TileName
+from fgmae_bench.data.dfc.layout import TileName
 from fgmae_bench.errors import BenchError
-from fgmae_bench.files import appearing, write_json
-from fgmae_bench.randomness import generator
+from fgmae_bench.system.files import appearing, write_json
+from fgmae_bench.system.randomness import generator
 from fgmae_bench.worlds.dfc_land import DFC_LANDSCAPES, LANDSCAPES, draw_classes, modis, paint, truth
 from fgmae_bench.worlds.folder import MARKER, TAG, already_there, fingerprinted
 from fgmae_bench.worlds.scene import MARGIN, Array, observe
@@ -69,16 +71,22 @@ WORLDS = {
             Folder(collection="ROIs0000_validation", folder="validation", scene=0, weight=986),
             Folder(collection="ROIs0000_test", folder="0", scene=0, weight=5128),
         ),
-        kinds=("dfc", "lc"), landscapes=DFC_LANDSCAPES,
+        kinds=("dfc", "lc"),
+        landscapes=DFC_LANDSCAPES,
     ),
     "sen12ms": World(
         folders=(
-            _scene("ROIs1158_spring", 1), _scene("ROIs1158_spring", 63), _scene("ROIs1868_summer", 8), _scene("ROIs1868_summer", 43),
-            _scene("ROIs1970_fall", 22), _scene("ROIs2017_winter", 25),
+            _scene("ROIs1158_spring", 1),
+            _scene("ROIs1158_spring", 63),
+            _scene("ROIs1868_summer", 8),
+            _scene("ROIs1868_summer", 43),
+            _scene("ROIs1970_fall", 22),
+            _scene("ROIs2017_winter", 25),
         ),
-        kinds=("lc",), landscapes=tuple(LANDSCAPES),
+        kinds=("lc",),
+        landscapes=tuple(LANDSCAPES),
     ),
-}  # fmt: skip
+}
 
 
 def sample(seed: int, world: str, folder: Folder, patch: int, size: int = SIZE) -> Sample:
@@ -96,10 +104,11 @@ def sample(seed: int, world: str, folder: Folder, patch: int, size: int = SIZE) 
 def write_dfc(
     root: Path, *, world: str = "dfc2020", tiles: int = 96, size: int = SIZE, seed: int = 0, progress: bool = False
 ) -> dict[str, Any]:
-    """Write a world of `tiles` tiles, `size` pixels on a side (256 in truth), and its marker `SYNTHETIC.json`; returns the marker.
+    """Write a world of `tiles` tiles, `size` pixels on a side (256 in truth), and its marker `SYNTHETIC.json`; returns
+    the marker.
 
-    The folder appears whole, by rename; one that already holds this very world is left as it is. Raises BenchError on fewer
-    tiles than folders, a size below SMALLEST, a folder that holds anything else, and a full disk.
+    The folder appears whole, by rename; one that already holds this very world is left as it is. Raises BenchError on
+    fewer tiles than folders, a size below SMALLEST, a folder that holds anything else, and a full disk.
     """
     folders = WORLDS[world].folders
     if tiles < len(folders):
@@ -123,7 +132,11 @@ def write_dfc(
 def write_tile(root: Path, world: str, folder: Folder, patch: int, made: Sample) -> None:
     """Write the files of one tile: image float64, `lc` uint16, `dfc` int32."""
     name = TileName(collection=folder.collection, kind="s1", scene=folder.scene, patch=patch)
-    pixels: dict[str, NDArray[Any]] = {"s1": made.s1.astype(np.float64), "lc": made.lc, "dfc": made.dfc[None].astype(np.int32)}
+    pixels: dict[str, NDArray[Any]] = {
+        "s1": made.s1.astype(np.float64),
+        "lc": made.lc,
+        "dfc": made.dfc[None].astype(np.int32),
+    }
     for kind in ("s1", *WORLDS[world].kinds):
         place = root / folder.collection / f"{kind}_{folder.folder}"
         place.mkdir(parents=True, exist_ok=True)
@@ -131,7 +144,9 @@ def write_tile(root: Path, world: str, folder: Folder, patch: int, made: Sample)
 
 
 def encode(pixels: NDArray[Any], world: str) -> bytes:
-    """Pixels (C, H, W) of any type as the bytes of a tagged GeoTIFF: EPSG:4326 and the identity transform, as the true files."""
+    """Pixels (C, H, W) of any type as the bytes of a tagged GeoTIFF: EPSG:4326 and the identity transform, as the true
+    files.
+    """
     count, height, width = pixels.shape
     profile = {"driver": "GTiff", "dtype": pixels.dtype.name, "count": count, "height": height, "width": width}
     with MemoryFile() as memory, warnings.catch_warnings():
@@ -144,7 +159,9 @@ def encode(pixels: NDArray[Any], world: str) -> bytes:
 
 def _counts(folders: tuple[Folder, ...], tiles: int) -> list[int]:
     """Tiles of each folder by its weight, one at least."""
-    bounds = np.round(np.cumsum([folder.weight for folder in folders]) * tiles / sum(folder.weight for folder in folders)).astype(int)
+    bounds = np.round(
+        np.cumsum([folder.weight for folder in folders]) * tiles / sum(folder.weight for folder in folders)
+    ).astype(int)
     counts = np.maximum(np.diff(bounds, prepend=0), 1)
     counts[counts.argmax()] += tiles - counts.sum()
     return [int(count) for count in counts]

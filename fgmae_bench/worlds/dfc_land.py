@@ -1,4 +1,6 @@
-"""The land of a synthetic DFC2020 or SEN12MS: how each DFC class looks at 10 m, and what a coarse satellite makes of it."""
+"""The land of a synthetic DFC2020 or SEN12MS: how each DFC class looks at 10 m, and what a coarse satellite makes of
+it.
+"""
 
 from __future__ import annotations
 
@@ -54,10 +56,24 @@ SEEN_AS: dict[int, dict[int, float]] = {
 }
 # IGBP code -> codes of LCCS land cover, land use and surface hydrology.
 LCCS: dict[int, tuple[int, int, int]] = {
-    1: (11, 10, 10), 2: (12, 10, 10), 3: (13, 10, 10), 4: (14, 10, 10), 5: (15, 10, 10), 6: (41, 40, 40), 7: (43, 40, 40),
-    8: (21, 20, 20), 9: (22, 20, 20), 10: (31, 30, 30), 11: (31, 30, 50), 12: (31, 36, 30), 13: (1, 9, 1), 14: (42, 35, 30),
-    15: (2, 2, 2), 16: (1, 1, 1), 17: (3, 3, 3),
-}  # fmt: skip
+    1: (11, 10, 10),
+    2: (12, 10, 10),
+    3: (13, 10, 10),
+    4: (14, 10, 10),
+    5: (15, 10, 10),
+    6: (41, 40, 40),
+    7: (43, 40, 40),
+    8: (21, 20, 20),
+    9: (22, 20, 20),
+    10: (31, 30, 30),
+    11: (31, 30, 50),
+    12: (31, 36, 30),
+    13: (1, 9, 1),
+    14: (42, 35, 30),
+    15: (2, 2, 2),
+    16: (1, 1, 1),
+    17: (3, 3, 3),
+}
 
 
 def draw_classes(rng: Rng, landscape: str) -> list[int]:
@@ -83,7 +99,8 @@ def paint(rng: Rng, codes: Codes) -> Array:
 
 
 def modis(rng: Rng, codes: Codes) -> NDArray[np.uint16]:
-    """Four bands (4, H, W), IGBP and LCCS, of a coarse satellite over DFC codes (H, W): blocks of BLOCK pixels, partly wrong.
+    """Four bands (4, H, W), IGBP and LCCS, of a coarse satellite over DFC codes (H, W): blocks of BLOCK pixels, partly
+    wrong.
 
     A block takes the class that is most of it, as an IGBP code drawn by SEEN_AS; the grid of blocks starts anywhere.
     """

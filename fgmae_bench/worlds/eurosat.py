@@ -12,8 +12,8 @@ from rasterio.transform import Affine
 from tqdm import tqdm
 
 from fgmae_bench.errors import BenchError, unknown
-from fgmae_bench.files import appearing, write_json
-from fgmae_bench.randomness import generator
+from fgmae_bench.system.files import appearing, write_json
+from fgmae_bench.system.randomness import generator
 from fgmae_bench.worlds import covers
 from fgmae_bench.worlds.folder import MARKER, already_there, encode, fingerprinted
 from fgmae_bench.worlds.scene import Array, forest, observe, pasture
@@ -29,7 +29,8 @@ SCENE_SPACING_M, SCENE_COLUMNS = 40_000.0, 16
 FIRST_SCENE_M = (185_000.0, 4_605_000.0)  # corner of the first scene: easting, northing
 SLOT_M, SLOT_JITTER_M = 1000.0, 150.0  # a scene is a grid of slots, one an image at most; an image is about 630 m wide
 
-# Spread of what one acquisition or one place has in common, dB: incidence angle and moisture of the scene, then of the image.
+# Spread of what one acquisition or one place has in common, dB: incidence angle and moisture of the scene, then of the
+# image.
 SCENE_GAIN_DB, IMAGE_GAIN_DB = 1.0, 0.5
 
 
@@ -67,7 +68,9 @@ def place(seed: int, name: str, number: int) -> tuple[float, float]:
 
 
 def chip(seed: int, name: str, number: int) -> Array:
-    """Image `number` (from 1) of a class: (2, 64, 64) float32, VV and VH in dB; depends on nothing but the arguments."""
+    """Image `number` (from 1) of a class: (2, 64, 64) float32, VV and VH in dB; depends on nothing but the
+    arguments.
+    """
     scene_gain = generator(seed, WORLD, "gain", scene_of(seed, name, number)).normal(0, SCENE_GAIN_DB)
     rng = generator(seed, WORLD, "pixels", name, number)
     gain = scene_gain + rng.normal(0, IMAGE_GAIN_DB)
@@ -75,13 +78,18 @@ def chip(seed: int, name: str, number: int) -> Array:
 
 
 def write_eurosat(
-    root: Path, *, per_class: int | dict[str, int] = 40, seed: int = 0, classes: tuple[str, ...] | None = None, progress: bool = False
+    root: Path,
+    *,
+    per_class: int | dict[str, int] = 40,
+    seed: int = 0,
+    classes: tuple[str, ...] | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Write a world as `<root>/<Class>/<Class>_<N>.tif` and its marker `SYNTHETIC.json`; returns the marker.
 
-    `per_class` counts images, for each class when it is a dict; `classes` keeps some classes only. The folder appears whole, by
-    rename; one that already holds this very world is left as it is. Raises BenchError on counts below 1, unknown classes, a
-    folder that holds anything else, and a full or read-only disk.
+    `per_class` counts images, for each class when it is a dict; `classes` keeps some classes only. The folder appears
+    whole, by rename; one that already holds this very world is left as it is. Raises BenchError on counts below 1,
+    unknown classes, a folder that holds anything else, and a full or read-only disk.
     """
     root = Path(root).resolve()
     marker = describe(_counts(per_class, classes), seed)

@@ -1,4 +1,6 @@
-"""What every synthetic world leaves on disk: GeoTIFFs that say what they are, and a marker that says what determines them."""
+"""What every synthetic world leaves on disk: GeoTIFFs that say what they are, and a marker that says what determines
+them.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,18 @@ TAG = "FGMAE_BENCH_SYNTHETIC"
 def encode(backscatter_db: Array, *, crs: CRS, transform: Affine, world: str) -> bytes:
     """An image (C, H, W) as the bytes of an uncompressed GeoTIFF, tagged with the name of its world.
 
-    It is made in memory: on a full disk GDAL leaves a short file and says nothing, while Python's own write raises OSError.
+    It is made in memory: on a full disk GDAL leaves a short file and says nothing, while Python's own write raises
+    OSError.
     """
     count, height, width = backscatter_db.shape
-    profile = {"driver": "GTiff", "dtype": "float32", "count": count, "height": height, "width": width, "interleave": "pixel"}
+    profile = {
+        "driver": "GTiff",
+        "dtype": "float32",
+        "count": count,
+        "height": height,
+        "width": width,
+        "interleave": "pixel",
+    }
     with MemoryFile() as memory:
         with memory.open(**profile, crs=crs, transform=transform) as target:
             target.update_tags(**{TAG: world})  # before the pixels, so that GDAL does not write the directory twice

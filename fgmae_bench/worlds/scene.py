@@ -1,4 +1,6 @@
-"""What a Sentinel-1 scene is made of: textures and land covers in dB, and the sensor's speckle, impulse response and noise floor."""
+"""What a Sentinel-1 scene is made of: textures and land covers in dB, and the sensor's speckle, impulse response and
+noise floor.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,12 @@ NOISE_FLOOR_DB = (-22.0, -26.0)  # VV, VH; noise-equivalent sigma0 of IW GRD
 # Weights of the averaged looks: IW GRDH averages 5 looks that overlap, worth 4.4 independent ones (Sentinel-1 Product
 # Specification); tapered weights of independent looks give the same number, (sum w)^2 / sum w^2 = 4.4.
 LOOK_WEIGHTS = np.array([0.42, 1.0, 1.0, 1.0, 0.42], np.float32) / 3.84
-# Standard deviation in pixels of the Gaussian impulse response of the complex signal: its intensity then has an autocorrelation
-# of exp(-d^2 / (2 sigma^2)) at d pixels, .6 at one pixel.
+# Standard deviation in pixels of the Gaussian impulse response of the complex signal: its intensity then has an
+# autocorrelation of exp(-d^2 / (2 sigma^2)) at d pixels, .6 at one pixel.
 RESPONSE_SIGMA = 0.99
 
-# Median sigma0 in dB, VV and VH, of the covers the classes are made of: mid latitudes, C band, 30-45 degrees of incidence.
+# Median sigma0 in dB, VV and VH, of the covers the classes are made of: mid latitudes, C band, 30-45 degrees of
+# incidence.
 COVERS = {
     "crop": (-12.0, -19.2),
     "herbs": (-11.6, -17.6),
@@ -46,7 +49,8 @@ COVERS = {
 
 
 def observe(rng: np.random.Generator, backscatter_db: Array) -> Array:
-    """What the sensor records of a ground (2, H, W) of sigma0 in dB, VV and VH: float32 in dB, smaller by MARGIN on every side.
+    """What the sensor records of a ground (2, H, W) of sigma0 in dB, VV and VH: float32 in dB, smaller by MARGIN on
+    every side.
 
     Scatterers are a circular complex Gaussian field, thermal noise adds to their power, the impulse response correlates
     neighbours, and the looks are averaged in intensity; VV and VH speckle are independent.
@@ -59,7 +63,9 @@ def observe(rng: np.random.Generator, backscatter_db: Array) -> Array:
     signal = rng.standard_normal((height, width, 2, 2 * looks), dtype=np.float32) * amplitude
     kernel = _response()
     focused = cv2.sepFilter2D(signal.reshape(height, width, -1), -1, kernel, kernel)[MARGIN:-MARGIN, MARGIN:-MARGIN]
-    intensity = np.square(focused, out=focused).reshape(*focused.shape[:2], 2, 2 * looks) @ np.repeat(LOOK_WEIGHTS, 2)  # (h, w, 2)
+    intensity = np.square(focused, out=focused).reshape(*focused.shape[:2], 2, 2 * looks) @ np.repeat(
+        LOOK_WEIGHTS, 2
+    )  # (h, w, 2)
     return np.ascontiguousarray(10 * np.log10(intensity.transpose(2, 0, 1)), dtype=np.float32)
 
 
@@ -77,14 +83,18 @@ def smooth(rng: np.random.Generator, scale: float, canvas: int = CANVAS) -> Arra
 
 
 def axes(angle: float, centre: tuple[float, float] | None = None, canvas: int = CANVAS) -> tuple[Array, Array]:
-    """Pixel coordinates (H, W) along and across a direction of `angle` radians through `centre`, by default the middle."""
+    """Pixel coordinates (H, W) along and across a direction of `angle` radians through `centre`, by default the
+    middle.
+    """
     middle = centre or (canvas / 2, canvas / 2)
     y, x = np.mgrid[:canvas, :canvas].astype(np.float32)
     x, y = x - middle[0], y - middle[1]
     return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
 
 
-def fields(rng: np.random.Generator, count: int, angle: float, stretch: float, canvas: int = CANVAS) -> NDArray[np.int64]:
+def fields(
+    rng: np.random.Generator, count: int, angle: float, stretch: float, canvas: int = CANVAS
+) -> NDArray[np.int64]:
     """Field numbers (H, W): `count` polygons, `stretch` times longer along `angle` than across."""
     along, across = axes(angle, canvas=canvas)
     half = canvas * 0.7
@@ -98,7 +108,9 @@ def fields(rng: np.random.Generator, count: int, angle: float, stretch: float, c
 
 
 def meander(rng: np.random.Generator, bend: float, canvas: int = CANVAS) -> Array:
-    """Signed distance (H, W) in pixels to a line through the image that swings by about `bend` pixels; 0 is straight."""
+    """Signed distance (H, W) in pixels to a line through the image that swings by about `bend` pixels; 0 is
+    straight.
+    """
     centre = rng.uniform(0.3, 0.7, 2) * canvas
     along, across = axes(rng.uniform(0, np.pi), (centre[0], centre[1]), canvas)
     period = rng.uniform(0.8, 1.6) * canvas
@@ -110,7 +122,9 @@ def rows(angle: float, period: float, canvas: int = CANVAS) -> Array:
     return np.sin(2 * np.pi * axes(angle, canvas=canvas)[1] / period)
 
 
-def points(rng: np.random.Generator, count: int, where: NDArray[np.bool_] | None = None, canvas: int = CANVAS) -> NDArray[np.bool_]:
+def points(
+    rng: np.random.Generator, count: int, where: NDArray[np.bool_] | None = None, canvas: int = CANVAS
+) -> NDArray[np.bool_]:
     """Mask (H, W) of `count` single pixels drawn anywhere or inside the mask `where`; fewer where they coincide."""
     allowed = np.arange(canvas * canvas) if where is None else np.flatnonzero(where)
     mask = np.zeros(canvas * canvas, bool)
@@ -144,7 +158,9 @@ def farmland(rng: np.random.Generator, contrast: float, canvas: int = CANVAS) ->
 
 def forest(rng: np.random.Generator, canvas: int = CANVAS) -> Array:
     """A closed canopy: fine texture, with stands of other ages."""
-    canopy = rng.uniform(0.4, 0.9) * smooth(rng, rng.uniform(2, 3), canvas) + rng.uniform(0, 0.6) * smooth(rng, 12, canvas)
+    canopy = rng.uniform(0.4, 0.9) * smooth(rng, rng.uniform(2, 3), canvas) + rng.uniform(0, 0.6) * smooth(
+        rng, 12, canvas
+    )
     return level(rng, "forest") + both(canopy)
 
 

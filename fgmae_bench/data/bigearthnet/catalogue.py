@@ -1,7 +1,7 @@
 """Where the product of each patch can be got: the OData catalogue of the Copernicus Data Space, asked once a scene.
 
-API: documentation.dataspace.copernicus.eu/APIs/OData.html, "Query by name" and "Product download". Asking needs no account, a
-download does. The Open Access Hub that older scripts asked closed in 2023.
+API: documentation.dataspace.copernicus.eu/APIs/OData.html, "Query by name" and "Product download". Asking needs no
+account, a download does. The Open Access Hub that older scripts asked closed in 2023.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.files import replacing, write_json
-from fgmae_bench.hub_http import retry_after_s
-from fgmae_bench.progress import Progress
+from fgmae_bench.hub.http import retry_after_s
+from fgmae_bench.system.files import replacing, write_json
+from fgmae_bench.system.progress import Progress
 
 if TYPE_CHECKING:
     import httpx2
@@ -36,11 +36,18 @@ log = logging.getLogger("fgmae_bench")
 def write_links(table: pa.Table, out: Path, catalogue: str, per_second: float) -> tuple[int, list[str]]:
     """Write `out` by rename: patch, product (.SAFE) and download link of every patch with a known scene.
 
-    Returns (lines, products that the catalogue has not: their links are empty). `catalogue` is a `normal_base`. Answers are kept in
-    `<out>.cache.json`. Raises BenchError where the catalogue cannot be reached, refuses, or answers nonsense.
+    Returns (lines, products that the catalogue has not: their links are empty). `catalogue` is a `normal_base`. Answers
+    are kept in `<out>.cache.json`. Raises BenchError where the catalogue cannot be reached, refuses, or answers
+    nonsense.
     """
-    pairs = [(patch, scene) for patch, scene in zip(table["s1_name"].to_pylist(), table["scene"].to_pylist(), strict=True) if scene]
-    links = find_links(sorted({scene for _, scene in pairs}), catalogue, out.with_name(f"{out.name}.cache.json"), per_second)
+    pairs = [
+        (patch, scene)
+        for patch, scene in zip(table["s1_name"].to_pylist(), table["scene"].to_pylist(), strict=True)
+        if scene
+    ]
+    links = find_links(
+        sorted({scene for _, scene in pairs}), catalogue, out.with_name(f"{out.name}.cache.json"), per_second
+    )
     with replacing(out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -59,7 +66,9 @@ def find_links(scenes: list[str], catalogue: str, cache: Path, per_second: float
     todo = [scene for scene in scenes if scene not in known]
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every question
     wait = _pacer(per_second)
-    session = httpx2.Client(timeout=TIMEOUT_S, headers={"user-agent": f"fgmae_bench/{__version__}"}, follow_redirects=True)
+    session = httpx2.Client(
+        timeout=TIMEOUT_S, headers={"user-agent": f"fgmae_bench/{__version__}"}, follow_redirects=True
+    )
     with session as client, Progress("asking", len(todo), "scenes") as progress:
         for scene in todo:
             found[scene] = link_of(scene, ask(client, catalogue, scene, wait), catalogue)
@@ -71,7 +80,9 @@ def find_links(scenes: list[str], catalogue: str, cache: Path, per_second: float
 
 
 def ask(client: httpx2.Client, catalogue: str, scene: str, wait: Callable[[], None]) -> Any:
-    """The catalogue's answer about one scene, as JSON; 429 and 5xx are tried again. `wait` is called before each question."""
+    """The catalogue's answer about one scene, as JSON; 429 and 5xx are tried again. `wait` is called before each
+    question.
+    """
     import httpx2
 
     host = urlsplit(catalogue).netloc
@@ -112,14 +123,18 @@ def link_of(scene: str, answer: Any, catalogue: str) -> str | None:
         newest = max(named, key=lambda item: (bool(item.get("Online")), str(item.get("PublicationDate"))))
         return f"{catalogue.replace('://catalogue.', '://download.')}/Products({newest['Id']})/$value"
     except (KeyError, TypeError, AttributeError) as error:
-        raise BenchError(f"{urlsplit(catalogue).netloc} answers without the expected fields for {scene}", "check --catalogue") from error
+        raise BenchError(
+            f"{urlsplit(catalogue).netloc} answers without the expected fields for {scene}", "check --catalogue"
+        ) from error
 
 
 def normal_base(base: str) -> str:
     """The address up to `/odata/v1`, which is added to a bare host."""
     parts = urlsplit(base)
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise BenchError(f"--catalogue {base} is no address", "give one such as https://catalogue.dataspace.copernicus.eu/odata/v1")
+        raise BenchError(
+            f"--catalogue {base} is no address", "give one such as https://catalogue.dataspace.copernicus.eu/odata/v1"
+        )
     path = parts.path.rstrip("/").removesuffix("/Products")
     return f"{parts.scheme}://{parts.netloc}{path or '/odata/v1'}"
 

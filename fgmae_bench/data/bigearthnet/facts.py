@@ -10,10 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.data.bigearthnet.labels import multi_hot
-from fgmae_bench.data.bigearthnet.names import is_s1_product, parse_s1, parse_s2
-from fgmae_bench.data.bigearthnet.patch import METADATA, band_file
-from fgmae_bench.data.bigearthnet.tiff import read_header
+from fgmae_bench.data.bigearthnet.labels import is_s1_product, multi_hot, parse_s1, parse_s2
+from fgmae_bench.data.bigearthnet.tiff import METADATA, band_file, read_header, read_place
 from fgmae_bench.errors import BenchError
 
 BANDS = ("VV", "VH")
@@ -65,17 +63,23 @@ def check_bands(folder: Path, size: tuple[int, ...], statuses: list[tuple[int, i
         if header.bands != 1:
             raise BenchError(f"{path} has {header.bands} bands where one is expected", TODO)
         if (header.height, header.width) != tuple(size):
-            raise BenchError(f"{path} is {header.height}x{header.width} pixels where {'x'.join(map(str, size))} is expected", TODO)
+            raise BenchError(
+                f"{path} is {header.height}x{header.width} pixels where {'x'.join(map(str, size))} is expected", TODO
+            )
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What `<S1>_labels_metadata.json` says, by column of the table. Raises BenchError naming the file and what is wrong in it."""
+    """What `<S1>_labels_metadata.json` says, by column of the table. Raises BenchError naming the file and what is
+    wrong in it.
+    """
     facts = _Facts(path)
     labels = facts.take("labels", list)
     if not labels or not all(isinstance(label, str) for label in labels):
         raise BenchError(f"{path}: 'labels' is no list of names", TODO)
     hot = multi_hot(labels, path)
-    scene, s2_name, time = (facts.take(key, str) for key in ("scene_source", "corresponding_s2_patch", "acquisition_time"))
+    scene, s2_name, time = (
+        facts.take(key, str) for key in ("scene_source", "corresponding_s2_patch", "acquisition_time")
+    )
     match = _TIME.fullmatch(time)
     if match is None:
         raise BenchError(f"{path}: acquisition_time '{time}' is none", TODO)
@@ -86,11 +90,16 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except BenchError as error:
         raise BenchError(f"{path}: corresponding_s2_patch: {error.what}", error.todo) from error
     return {
-        "s2_name": s2_name, "scene": scene, "acquisition_time": time,
+        "s2_name": s2_name,
+        "scene": scene,
+        "acquisition_time": time,
         "orbit_direction": pass_of(int(match[1])),
-        **facts.corners(), "epsg": facts.epsg(),
-        "labels_43": labels, "labels_19": hot.tolist(), "no_19_class": not hot.any(),
-    }  # fmt: skip
+        **facts.corners(),
+        "epsg": facts.epsg(),
+        "labels_43": labels,
+        "labels_19": hot.tolist(),
+        "no_19_class": not hot.any(),
+    }
 
 
 def pass_of(hour: int) -> str | None:
@@ -109,7 +118,9 @@ class _Facts:
         except FileNotFoundError as error:
             raise BenchError(f"{path} is missing", TODO) from error
         except OSError as error:
-            raise BenchError(f"{path} cannot be read ({error.strerror})", "check the file and its permissions") from error
+            raise BenchError(
+                f"{path} cannot be read ({error.strerror})", "check the file and its permissions"
+            ) from error
         except (ValueError, RecursionError) as error:
             reason = f"is broken or cut ({error})" if content else "is empty"
             raise BenchError(f"{path} {reason}", TODO) from error
@@ -142,7 +153,9 @@ class _Facts:
 
 @lru_cache(maxsize=256)
 def _epsg(projection: str) -> int | None:
-    """EPSG code of a projection in WKT, None for one that it does not have. The archive holds less than a dozen different ones."""
+    """EPSG code of a projection in WKT, None for one that it does not have. The archive holds less than a dozen
+    different ones.
+    """
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
@@ -160,3 +173,30 @@ def status_of(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
+
+
+def describe_v2(root: Path, name: str, size: tuple[int, ...]) -> dict[str, Any]:
+    """Row of the patch in `root/<scene>/<name>`; what is wrong with it stands under `problem`, its paths relative to
+    `root`.
+    """
+    row: dict[str, Any] = {"s1_name": name, "stamp": stamp_v2(root, name)}
+    try:
+        place = parse_s1(name)
+        folder = root / place.scene / name
+        statuses = [status_of(band_file(folder, band)) for band in BANDS]
+        row |= {f"{part}_bytes": status and status[0] for part, status in zip(("vv", "vh"), statuses, strict=True)}
+        row |= {"tile": place.tile, "row": place.row, "col": place.col, "scene": place.scene}
+        row |= {"acquisition_time": place.acquired, "orbit_direction": pass_of(place.clock[0])}
+        check_bands(folder, size, statuses)
+        ground = read_place(band_file(folder, BANDS[0]))
+        if ground is not None:
+            row |= dict(zip(("ulx", "uly", "lrx", "lry"), ground[0], strict=True)) | {"epsg": ground[1]}
+    except BenchError as error:
+        row["problem"] = error.what.replace(f"{root}{os.sep}", "")
+    return row
+
+
+def stamp_v2(root: Path, name: str) -> int:
+    """Hash (64 bits) of sizes and modification times of a patch's two files; the folder's name says the scene."""
+    folder = root / name.rsplit("_", 3)[0] / name
+    return stamp_of([status_of(band_file(folder, band)) for band in BANDS])

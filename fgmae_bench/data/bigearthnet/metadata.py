@@ -1,4 +1,6 @@
-"""The tables that BigEarthNet v2 keeps beside its patches: labels, split, country, and which patches snow or clouds cover."""
+"""The tables that BigEarthNet v2 keeps beside its patches: labels, split, country, and which patches snow or clouds
+cover.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +28,22 @@ TODO = "restore it from the archive"
 
 
 def find_metadata(root: Path) -> list[Path]:
-    """The tables in `root`, else beside it; the one on covered patches may be missing. Raises BenchError without the other."""
+    """The tables in `root`, else beside it; the one on covered patches may be missing. Raises BenchError without the
+    other.
+    """
     for folder in (root, root.parent):
         if (folder / CLEAR).is_file():
             return [folder / name for name in (CLEAR, COVERED) if (folder / name).is_file()]
-    raise BenchError(f"{root}: {CLEAR} is neither in it nor beside it", f"put {CLEAR} of the archive beside BigEarthNet-S1")
+    raise BenchError(
+        f"{root}: {CLEAR} is neither in it nor beside it", f"put {CLEAR} of the archive beside BigEarthNet-S1"
+    )
 
 
 def read_metadata(paths: list[Path]) -> pa.Table:
     """Columns COLUMNS, `labels_19` and `no_19_class` of all patches that the tables name, each once.
 
-    Raises BenchError naming the table: unreadable, without a column, with an unknown label or part, with a patch that has two rows.
+    Raises BenchError naming the table: unreadable, without a column, with an unknown label or part, with a patch that
+    has two rows.
     """
     table = pa.concat_tables([_read_one(path) for path in paths])
     for column, what in (("s1_name", "S1"), ("s2_name", "S2")):
@@ -44,7 +51,9 @@ def read_metadata(paths: list[Path]) -> pa.Table:
         twice = counts.filter(pc.greater(counts.field("counts"), 1))
         if len(twice):
             name = twice.field("values")[0].as_py()
-            raise BenchError(f"{' and '.join(map(str, paths))}: {len(twice)} {what} patches have several rows, first {name}", TODO)
+            raise BenchError(
+                f"{' and '.join(map(str, paths))}: {len(twice)} {what} patches have several rows, first {name}", TODO
+            )
     return table
 
 
@@ -67,7 +76,9 @@ def _read_one(path: Path) -> pa.Table:
     if absent:
         raise BenchError(f"{path} has no column {', '.join(absent)}", TODO)
     try:
-        columns = {name: table[source].cast(SCHEMAS[2].field(name).type).combine_chunks() for name, source in COLUMNS.items()}
+        columns = {
+            name: table[source].cast(SCHEMAS[2].field(name).type).combine_chunks() for name, source in COLUMNS.items()
+        }
         labels = table[LABELS].cast(pa.list_(pa.string())).combine_chunks()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise BenchError(f"{path}: a column is of another type ({str(error).splitlines()[0][:120]})", TODO) from error

@@ -1,4 +1,6 @@
-"""All patches of a raw folder as one table: what is known of unchanged patches is taken over, the rest is read in parallel."""
+"""All patches of a raw folder as one table: what is known of unchanged patches is taken over, the rest is read in
+parallel.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fgmae_bench.data.bigearthnet.facts import describe, stamp
-from fgmae_bench.data.bigearthnet.facts_v2 import describe_v2, stamp_v2
-from fgmae_bench.data.bigearthnet.names import is_s1_patch, is_s1_scene, parse_s1
+from fgmae_bench.data.bigearthnet.facts import describe, describe_v2, stamp, stamp_v2
+from fgmae_bench.data.bigearthnet.labels import is_s1_patch, is_s1_scene, parse_s1
 from fgmae_bench.data.bigearthnet.table import from_rows, write_table
 from fgmae_bench.errors import BenchError
-from fgmae_bench.progress import Progress
+from fgmae_bench.system.progress import Progress
 
 BATCH = 1024  # patches read, and kept as a part, together
 S1_FOLDER = "BigEarthNet-S1"  # what the archive of v2 calls the folder of scenes
@@ -32,7 +33,8 @@ PARTS = ".parts"  # ending of the folder that keeps them until the table is whol
 
 
 def patch_root(root: Path) -> Path:
-    """The folder that holds the patch folders: `root`, or the only folder in it, as the archive wraps them (twice at most).
+    """The folder that holds the patch folders: `root`, or the only folder in it, as the archive wraps them (twice at
+    most).
 
     Raises BenchError where no patch is found, and where the data is v2.
     """
@@ -46,7 +48,9 @@ def patch_root(root: Path) -> Path:
                 if entry.is_dir() and not _foreign(entry.name):
                     others.append(entry.name)
         if any(map(is_s1_scene, others)):
-            raise BenchError(f"{place} holds scene folders: the layout of BigEarthNet v2", "give it to --dataset bigearthnet_v2")
+            raise BenchError(
+                f"{place} holds scene folders: the layout of BigEarthNet v2", "give it to --dataset bigearthnet_v2"
+            )
         if len(others) != 1:
             break
         place = place / others[0]
@@ -55,7 +59,8 @@ def patch_root(root: Path) -> Path:
 
 
 def scene_root(root: Path) -> Path:
-    """The folder that holds the scene folders of v2: `root`, `BigEarthNet-S1` in it, or the only folder in it (twice at most).
+    """The folder that holds the scene folders of v2: `root`, `BigEarthNet-S1` in it, or the only folder in it (twice at
+    most).
 
     Raises BenchError where no scene is found, and where the data is v1.
     """
@@ -65,11 +70,15 @@ def scene_root(root: Path) -> Path:
         if any(map(is_s1_scene, inside)):
             return place
         if any(map(is_s1_patch, inside)):
-            raise BenchError(f"{place} holds patch folders: the layout of BigEarthNet v1", "give it to --dataset bigearthnet")
+            raise BenchError(
+                f"{place} holds patch folders: the layout of BigEarthNet v1", "give it to --dataset bigearthnet"
+            )
         if S1_FOLDER not in inside and len(inside) != 1:
             break
         place = place / (S1_FOLDER if S1_FOLDER in inside else inside[0])
-    raise BenchError(f"{root}: no scene of BigEarthNet-S1 v2 is there", "expected folders such as S1A_IW_GRDH_1SDV_20170613T165043")
+    raise BenchError(
+        f"{root}: no scene of BigEarthNet-S1 v2 is there", "expected folders such as S1A_IW_GRDH_1SDV_20170613T165043"
+    )
 
 
 def list_patches(root: Path, version: int = 1) -> tuple[list[str], NDArray[np.uint64]]:
@@ -85,19 +94,29 @@ def list_patches(root: Path, version: int = 1) -> tuple[list[str], NDArray[np.ui
         inside = _folders(root / scene)
         strange = [name for name in inside if not name.startswith(f"{scene}_")]
         if strange:
-            raise BenchError(f"{root / scene / strange[0]} is no patch of the scene that its folder names", "move it where it belongs")
+            raise BenchError(
+                f"{root / scene / strange[0]} is no patch of the scene that its folder names",
+                "move it where it belongs",
+            )
         names += inside
     return sorted(names), np.array([stamp_v2(root, name) for name in sorted(names)], np.uint64)
 
 
 def scan(
-    root: Path, size: tuple[int, ...], known: list[pa.Table], *, version: int = 1, parts: Path | None = None, workers: int = 1,
+    root: Path,
+    size: tuple[int, ...],
+    known: list[pa.Table],
+    *,
+    version: int = 1,
+    parts: Path | None = None,
+    workers: int = 1,
     strict: bool = False,
-) -> pa.Table:  # fmt: skip
-    """One row a patch of `root`, sorted by name. Rows of `known` tables are taken over where the patch's stamp is the same.
+) -> pa.Table:
+    """One row a patch of `root`, sorted by name. Rows of `known` tables are taken over where the patch's stamp is the
+    same.
 
-    `version` is that of the dataset; rows of v2 lack what the tables beside the patches say. `parts`: folder that keeps every
-    finished batch as a table of its own. `strict`: the first broken patch is a BenchError.
+    `version` is that of the dataset; rows of v2 lack what the tables beside the patches say. `parts`: folder that keeps
+    every finished batch as a table of its own. `strict`: the first broken patch is a BenchError.
     """
     names, stamps = list_patches(root, version)
     kept, todo = _take_over(names, stamps, [from_rows([], version), *known])
@@ -106,7 +125,10 @@ def scan(
     with _pool(min(workers, len(batches))) as pool, Progress("indexing", len(todo), "patches") as progress:
         for batch in (pool.map if pool else map)(partial(read_batch, root, size, version), batches):
             if parts is not None:
-                write_table(parts / f"{hashlib.sha256(repr(batch['s1_name'].to_pylist()).encode()).hexdigest()[:16]}.parquet", batch)
+                write_table(
+                    parts / f"{hashlib.sha256(repr(batch['s1_name'].to_pylist()).encode()).hexdigest()[:16]}.parquet",
+                    batch,
+                )
             if strict:
                 refuse_problems(root, batch)
             tables.append(batch)
@@ -136,7 +158,9 @@ def refuse_problems(root: Path, table: pa.Table) -> None:
 
 
 def mark_twins(table: pa.Table) -> pa.Table:
-    """The table with a problem at patches that claim the place or the S2 partner of another one: neither can be told right."""
+    """The table with a problem at patches that claim the place or the S2 partner of another one: neither can be told
+    right.
+    """
     names, found = table["s1_name"].to_pylist(), table["problem"].to_pylist()
     claims: dict[str, list[int]] = {}
     for row, (name, partner, problem) in enumerate(zip(names, table["s2_name"].to_pylist(), found, strict=True)):
@@ -148,7 +172,9 @@ def mark_twins(table: pa.Table) -> pa.Table:
     for claim, rows in claims.items():
         for row in rows if len(rows) > 1 else ():
             found[row] = f"{', '.join(names[row] for row in rows)} all claim to be {claim}"
-    return table.set_column(table.schema.get_field_index("problem"), table.schema.field("problem"), pa.array(found, pa.string()))
+    return table.set_column(
+        table.schema.get_field_index("problem"), table.schema.field("problem"), pa.array(found, pa.string())
+    )
 
 
 def _take_over(names: list[str], stamps: NDArray[np.uint64], known: list[pa.Table]) -> tuple[pa.Table, list[str]]:

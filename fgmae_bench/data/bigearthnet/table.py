@@ -14,14 +14,15 @@ import pyarrow.parquet as pq
 from fgmae_bench.data.bigearthnet.labels import CLASSES, nomenclature
 from fgmae_bench.data.index import MARKER
 from fgmae_bench.errors import BenchError
-from fgmae_bench.files import replacing
+from fgmae_bench.system.files import replacing
 
 # Version of the dataset -> format of its table, which changes when a row made before must not be taken over.
 FORMAT = {1: "bigearthnet_s1_v1/1", 2: "bigearthnet_s1_v2/1"}
 INDEX_FILE = "index.parquet"
 FORMATS = ("parquet", "csv")
 
-# Times are UTC, corners metres in the projection `epsg`, sizes bytes. Null: not known (no lists given) or not readable (see problem).
+# Times are UTC, corners metres in the projection `epsg`, sizes bytes. Null: not known (no lists given) or not readable
+# (see problem).
 _FACTS = {"label_order": "original", "classes": json.dumps(nomenclature("original").classes_19)}
 _V1 = pa.schema(
     [
@@ -82,7 +83,8 @@ def read_table(path: Path, version: int = 1) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         reason = str(error).splitlines()[0][:120]
         raise BenchError(
-            f"{path} cannot be read as a patch table ({reason})", "give one that prepare index wrote; a damaged one may be removed"
+            f"{path} cannot be read as a patch table ({reason})",
+            "give one that prepare index wrote; a damaged one may be removed",
         ) from error
     kept = (table.schema.metadata or {}).get(b"format", b"").decode()
     if kept != FORMAT[version] or not table.schema.equals(SCHEMAS[version]):
@@ -130,6 +132,8 @@ def _from_csv(path: Path, schema: pa.Schema) -> pa.Table:
     for field in schema:
         column = table[field.name]
         if field.name in SEPARATORS:
-            column = pc.split_pattern(column, SEPARATORS[field.name]).cast(pa.list_(field.type.value_type)).cast(field.type)
+            column = (
+                pc.split_pattern(column, SEPARATORS[field.name]).cast(pa.list_(field.type.value_type)).cast(field.type)
+            )
         columns.append(column)
     return pa.Table.from_arrays(columns, schema=schema)

@@ -6,13 +6,21 @@ Source: TIFF 6.0, section 2; the BigTIFF layout of libtiff.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fgmae_bench.config.cards import Card
+from fgmae_bench.data.bigearthnet.labels import parse_s1
+from fgmae_bench.data.raster import SYNTHETIC_TAG, read_chip, valid_mask
+from fgmae_bench.data.tiff import read_plain
 from fgmae_bench.errors import BenchError
+from fgmae_bench.views.chip import Chip
 
 WIDTH, HEIGHT, SAMPLES = 256, 257, 277
 OFFSETS, COUNTS = (273, 324), (279, 325)  # of strips, of tiles
@@ -20,7 +28,8 @@ PIXEL_SCALE, TIE_POINT, GEO_KEYS = 33550, 33922, 34735
 PROJECTED_CRS = 3072  # the GeoTIFF key that holds an EPSG code
 TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # the whole-number types that these tags come in
 PLACE_TYPES = {3: "H", 4: "I", 12: "d"}  # those of a place
-# Bytes of the signature -> byte order, format of (first directory), of its length, of an entry, bytes of a value kept in the entry.
+# Bytes of the signature -> byte order, format of (first directory), of its length, of an entry, bytes of a value kept
+# in the entry.
 KINDS = {
     b"II*\0": ("<", 4, "I", "H", "HHI4s"),
     b"MM\0*": (">", 4, "I", "H", "HHI4s"),
@@ -42,7 +51,9 @@ class Header:
 
 
 def read_header(path: Path, size: int) -> Header:
-    """Header of a file of `size` bytes. Raises BenchError naming it: absent, empty, no TIFF, shorter than it promises."""
+    """Header of a file of `size` bytes. Raises BenchError naming it: absent, empty, no TIFF, shorter than it
+    promises.
+    """
     if size == 0:
         raise BenchError(f"{path} is empty", TODO)
     try:
@@ -91,7 +102,11 @@ class _Bytes:
     def unpack(self, layout: str, offset: int) -> tuple[Any, ...]:
         """Values of `layout` at `offset`; struct.error beyond the end."""
         size = struct.calcsize(layout)
-        piece = self.head[offset : offset + size] if offset + size <= len(self.head) else os.pread(self.handle, size, offset)
+        piece = (
+            self.head[offset : offset + size]
+            if offset + size <= len(self.head)
+            else os.pread(self.handle, size, offset)
+        )
         return struct.unpack(layout, piece)
 
 
@@ -126,3 +141,57 @@ def _values(data: _Bytes, endian: str, inline: int, letter: str, count: int, hel
     if count > 1 << 20:
         raise ValueError("more strips than a patch has")
     return data.unpack(layout, offset)
+
+
+METADATA = "_labels_metadata.json"
+
+
+def band_file(folder: Path, band: str) -> Path:
+    """Where a patch keeps one band."""
+    return folder / f"{folder.name}_{band}.tif"
+
+
+def read_patch(folder: Path, card: Card) -> Chip:
+    """Chip (2, H, W) dB of `<S1>/<S1>_VV.tif` and `<S1>/<S1>_VH.tif`, in the card's order of bands.
+
+    Raises BenchError naming the file: a band that is missing, empty, truncated, of another size, constant or without
+    valid pixels.
+    """
+    chip = _read_faultless(folder, card)
+    return chip if chip is not None else _read_any(folder, card)
+
+
+def read_patch_v2(path: Path, card: Card) -> Chip:
+    """The same of v2, where patches lie in the folder of their scene: `path` is `<root>/<S1>`, the files
+    `<root>/<scene>/<S1>/…`.
+    """
+    return read_patch(path.parent / parse_s1(path.name).scene / path.name, card)
+
+
+def _read_faultless(folder: Path, card: Card) -> Chip | None:
+    """The chip of two plain files of which every pixel is valid, as nearly all are; None for any other."""
+    db, synthetic = np.empty((len(card.signal.bands), *card.signal.size), np.float32), False
+    for plane, band in zip(db, card.signal.bands, strict=True):
+        plain = read_plain(band_file(folder, band))
+        if plain is None or plain.nodata or plain.db.shape != (1, *plane.shape):
+            return None
+        plane[...] = plain.db[0]
+        synthetic |= SYNTHETIC_TAG.encode() in plain.metadata
+        if plane.min() == plane.max():
+            return None
+    return Chip(db=db, valid=None, synthetic=synthetic) if valid_mask(db, card.signal).all() else None
+
+
+def _read_any(folder: Path, card: Card) -> Chip:
+    chips = []
+    for band in card.signal.bands:
+        path = band_file(folder, band)
+        if not path.is_file():
+            raise BenchError(f"{path} is missing", "restore it from the archive, or remove the patch")
+        chips.append(read_chip(path, dataclasses.replace(card, signal=dataclasses.replace(card.signal, bands=(band,)))))
+    valid = None
+    if any(chip.valid is not None for chip in chips):
+        valid = np.concatenate([np.ones(chip.db.shape, bool) if chip.valid is None else chip.valid for chip in chips])
+    return Chip(
+        db=np.concatenate([chip.db for chip in chips]), valid=valid, synthetic=any(chip.synthetic for chip in chips)
+    )

@@ -1,4 +1,6 @@
-"""The patches that a split divides, from the patch table or from the published names alone: places, labels, reasons to leave out."""
+"""The patches that a split divides, from the patch table or from the published names alone: places, labels, reasons to
+leave out.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fgmae_bench.data.bigearthnet.lists import Named
-from fgmae_bench.data.bigearthnet.official import EXCLUSIONS, grid_of_names
+from fgmae_bench.data.bigearthnet.official import EXCLUSIONS, Named, grid_of_names
 from fgmae_bench.data.multilabel_splits import Grid, grid_of
 from fgmae_bench.errors import BenchError
 
@@ -22,10 +23,11 @@ UNLISTED = "in no metadata table"
 
 @dataclass(frozen=True, kw_only=True)
 class Universe:
-    """Patches (N): names, cells, and where known multi-hot `labels` (N, 19) and `centres` (N, 2), longitude and latitude in degrees.
+    """Patches (N): names, cells, and where known multi-hot `labels` (N, 19) and `centres` (N, 2), longitude and
+    latitude in degrees.
 
-    `reason` (N,) says why a patch takes part in no split, empty where it does; `stated` (N,) the part that the publishers give it,
-    where the table says so. `unlisted` counts patches of which no metadata is known.
+    `reason` (N,) says why a patch takes part in no split, empty where it does; `stated` (N,) the part that the
+    publishers give it, where the table says so. `unlisted` counts patches of which no metadata is known.
     """
 
     names: tuple[Named, ...]
@@ -50,19 +52,26 @@ class Universe:
         """The same with some of its patches."""
         grid = Grid(group=self.grid.group[rows], row=self.grid.row[rows], col=self.grid.col[rows])
         return Universe(
-            names=tuple(self.names[row] for row in rows), grid=grid, reason=tuple(self.reason[row] for row in rows),
-            labels=None if self.labels is None else self.labels[rows], centres=None if self.centres is None else self.centres[rows],
+            names=tuple(self.names[row] for row in rows),
+            grid=grid,
+            reason=tuple(self.reason[row] for row in rows),
+            labels=None if self.labels is None else self.labels[rows],
+            centres=None if self.centres is None else self.centres[rows],
             stated=None if self.stated is None else tuple(self.stated[row] for row in rows),
-        )  # fmt: skip
+        )
 
 
 def from_lists(parts: dict[str, tuple[Named, ...]], exclusions: dict[str, set[str]]) -> Universe:
-    """All patches that the published lists name; without labels, and without the tile where the lists give S2 names only."""
+    """All patches that the published lists name; without labels, and without the tile where the lists give S2 names
+    only.
+    """
     reasons = {name: reason for reason, names in exclusions.items() for name in sorted(names)}
     listed = [named for names in parts.values() for named in names]
     left_out = set(reasons) - {named.s2 for named in listed}
     names = (*listed, *(Named(s2=name, s1=None) for name in reasons if name in left_out))
-    return Universe(names=names, grid=grid_of_names(names), reason=tuple(reasons.get(named.s2 or "", "") for named in names))
+    return Universe(
+        names=names, grid=grid_of_names(names), reason=tuple(reasons.get(named.s2 or "", "") for named in names)
+    )
 
 
 def from_table(table: pa.Table, exclusions: dict[str, set[str]]) -> Universe:
@@ -81,15 +90,20 @@ def from_table(table: pa.Table, exclusions: dict[str, set[str]]) -> Universe:
     reasons = {name: reason for reason, listed in exclusions.items() for name in listed}
     said = [next((reason for reason, column in FLAGS.items() if columns[column][row]), "") for row in range(len(names))]
     return Universe(
-        names=names, grid=grid_of(columns["tile"], columns["row"], columns["col"]),
+        names=names,
+        grid=grid_of(columns["tile"], columns["row"], columns["col"]),
         reason=tuple(reasons.get(named.s2 or "") or flag for named, flag in zip(names, said, strict=True)),
-        labels=np.array(table["labels_19"].to_pylist(), np.uint8), centres=_centres(table),
-        stated=tuple(table["split"].to_pylist()) if "split" in table.column_names else None, unlisted=unlisted,
-    )  # fmt: skip
+        labels=np.array(table["labels_19"].to_pylist(), np.uint8),
+        centres=_centres(table),
+        stated=tuple(table["split"].to_pylist()) if "split" in table.column_names else None,
+        unlisted=unlisted,
+    )
 
 
 def _centres(table: pa.Table) -> NDArray[np.float64] | None:
-    """Longitude and latitude (N, 2) in degrees of the middle of each patch; None where the place of one is not known."""
+    """Longitude and latitude (N, 2) in degrees of the middle of each patch; None where the place of one is not
+    known.
+    """
     from rasterio.warp import transform
 
     if table["epsg"].null_count:

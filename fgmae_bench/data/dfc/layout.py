@@ -3,20 +3,138 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fgmae_bench.cards import Card
+from fgmae_bench.config.cards import Card
 from fgmae_bench.data.dfc.maps import map_files
-from fgmae_bench.data.dfc.scan import Tile, TileKey, scan_tiles, stamp
 from fgmae_bench.data.index import MARKER, SIDECARS, TIFF, Index, read_marker
-from fgmae_bench.data.raster import Chip, read_chip
+from fgmae_bench.data.raster import read_chip
 from fgmae_bench.errors import BenchError
+from fgmae_bench.views.chip import Chip
+
+TILE = re.compile(r"(?P<collection>ROIs\d{4}_[a-z]+)_(?P<kind>[a-z]+\d?)_(?P<scene>\d+)_p(?P<patch>\d+)", re.ASCII)
+SCENE = re.compile(r"(?P<kind>[a-z]+\d?)_(?P<scene>\d+|[a-z]+)", re.ASCII)
+COLLECTION = re.compile(r"ROIs\d{4}_[a-z]+", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class TileName:
+    """`ROIs1158_spring_s1_63_p475`: collection `ROIs1158_spring`, kind `s1` (or `s2`, `lc`, `dfc`), scene 63, patch
+    475.
+    """
+
+    collection: str
+    kind: str
+    scene: int
+    patch: int
+
+    def of(self, kind: str) -> str:
+        """The same tile's name as another kind."""
+        return f"{self.collection}_{kind}_{self.scene}_p{self.patch}"
+
+
+def parse_tile(stem: str) -> TileName | None:
+    """The parts of a file name without ending, None where it is none of a tile."""
+    match = TILE.fullmatch(stem)
+    if match is None:
+        return None
+    return TileName(
+        collection=match["collection"], kind=match["kind"], scene=int(match["scene"]), patch=int(match["patch"])
+    )
+
+
+def parse_scene(folder: str) -> tuple[str, str] | None:
+    """(kind, scene) of a folder such as `s1_63` or `dfc_validation`."""
+    match = SCENE.fullmatch(folder)
+    return (match["kind"], match["scene"]) if match else None
+
+
+KINDS = ("s1", "s2", "lc", "dfc")
+DEEPEST = 6  # folders below the root that are looked into
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class TileKey:
+    """What an image and its label maps have in common: the folders' collection and scene, and the name without its
+    kind.
+    """
+
+    collection: str
+    scene: str
+    tile: tuple[str, int, int]  # collection, scene and patch of the name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One file: where it is (relative to the root), its parsed name, and its size and modification time."""
+
+    file: str
+    name: TileName
+    stat: tuple[int, int]
+
+
+def scan_tiles(root: Path) -> dict[str, dict[TileKey, Tile]]:
+    """Tiles by kind (`s1`, `lc`, `dfc`; `s2` is not listed) and key.
+
+    A tile lies in `<collection>/<kind>_<scene>/`, or in `<kind>/` as Copernicus-Bench has it, however deep; `__MACOSX`
+    and hidden folders are stepped over. Raises BenchError on a TIFF in such a folder whose name is no tile's or another
+    kind's, and where two files have one key.
+    """
+    found: dict[str, dict[TileKey, Tile]] = {}
+    for folder, collection, kind, scene in _scene_folders(root, root, 0):
+        if kind == "s2":
+            continue
+        held = found.setdefault(kind, {})
+        for entry in os.scandir(folder):
+            if (
+                entry.name.startswith(".")
+                or entry.name.lower().endswith(SIDECARS)
+                or not entry.name.lower().endswith(TIFF)
+            ):
+                continue
+            name = parse_tile(os.path.splitext(entry.name)[0])
+            path = Path(entry.path)
+            if name is None or name.kind != kind:
+                example = f"{collection or 'ROIs0000_test'}_{kind}_0_p1.tif"
+                raise BenchError(f"{path} is not named as a tile of {folder.name}", f"expected such as {example}")
+            tile = (name.collection, name.scene, name.patch)
+            key = TileKey(collection=collection or name.collection, scene=scene or str(name.scene), tile=tile)
+            if key in held:
+                raise BenchError(f"{path} and {root / held[key].file} are the same tile", "keep one of the two")
+            status = entry.stat()
+            held[key] = Tile(file=str(path.relative_to(root)), name=name, stat=(status.st_size, status.st_mtime_ns))
+    return found
+
+
+def stamp(*stats: tuple[int, int] | None) -> int:
+    """Hash of sizes and modification times of the files of one sample."""
+    return int.from_bytes(hashlib.blake2b(repr(stats).encode(), digest_size=8).digest())
+
+
+def _scene_folders(root: Path, place: Path, depth: int) -> Iterator[tuple[Path, str, str, str]]:
+    """(folder, collection, kind, scene) of folders such as `ROIs1158_spring/s1_63`, in sorted order; `s1` alone says no
+    more.
+    """
+    inside = sorted(
+        entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
+    )
+    for name in inside:
+        scene = parse_scene(name)
+        if COLLECTION.fullmatch(place.name) and scene:
+            yield place / name, place.name, *scene
+        elif name in KINDS:
+            yield place / name, "", name, ""
+        elif depth < DEEPEST:
+            yield from _scene_folders(root, place / name, depth + 1)
+
 
 log = logging.getLogger("fgmae_bench")
 
@@ -33,17 +151,21 @@ class SizedReader:
 
 
 def rois(card: Card, root: Path) -> Index:
-    """Index of `<collection>/s1_<scene>/<collection>_s1_<scene>_p<N>.tif` with label maps in `lc_<scene>` and `dfc_<scene>`.
+    """Index of `<collection>/s1_<scene>/<collection>_s1_<scene>_p<N>.tif` with label maps in `lc_<scene>` and
+    `dfc_<scene>`.
 
-    Ids are `<collection>/s1_<scene>/<name>` whatever is wrapped around, groups `<collection>/s1_<scene>`, aliases the name that
-    the published lists use. Raises BenchError naming a tile without the label that its neighbours in the folder have.
+    Ids are `<collection>/s1_<scene>/<name>` whatever is wrapped around, groups `<collection>/s1_<scene>`, aliases the
+    name that the published lists use. Raises BenchError naming a tile without the label that its neighbours in the
+    folder have.
     """
     found = scan_tiles(root)
     kind = card.signal.folder
     images = found.get(kind, {})
     if not images:
         example = f"ROIs1158_spring/{kind}_1/ROIs1158_spring_{kind}_1_p1.tif"
-        raise BenchError(f"{root}: no Sentinel-1 tile is there", f"expected such as {example}; get the data: {card.origin.get}")
+        raise BenchError(
+            f"{root}: no Sentinel-1 tile is there", f"expected such as {example}; get the data: {card.origin.get}"
+        )
     broken = {key for key, tile in images.items() if os.path.splitext(os.path.basename(tile.file))[0] in card.broken}
     if broken:
         log.warning("%d tiles that are known to be damaged are left out: %s", len(broken), ", ".join(card.broken))
@@ -54,12 +176,15 @@ def rois(card: Card, root: Path) -> Index:
     _tell_orphans(images, maps)
     listed = next((name for name in ("dfc", "s2") if name in kinds), "s2")
     return _index(
-        card, root, [images[key] for key in keys],
+        card,
+        root,
+        [images[key] for key in keys],
         names=tuple(f"{key.collection}/{kind}_{key.scene}/{images[key].name.of(kind)}" for key in keys),
         groups=tuple(f"{key.collection}/{kind}_{key.scene}" for key in keys),
         aliases=tuple(images[key].name.of(listed) for key in keys),
-        maps={name: [maps[name].get(key) for key in keys] for name in kinds}, left_out=len(broken),
-    )  # fmt: skip
+        maps={name: [maps[name].get(key) for key in keys] for name in kinds},
+        left_out=len(broken),
+    )
 
 
 def paired_folders(card: Card, root: Path) -> Index:
@@ -75,34 +200,67 @@ def paired_folders(card: Card, root: Path) -> Index:
     for kind in kinds:
         absent = sorted(images.keys() - held[kind].keys())
         if absent:
-            raise BenchError(f"{root / images[absent[0]][0]} has no label map in {root / kind}", "complete the data, or remove the image")
+            raise BenchError(
+                f"{root / images[absent[0]][0]} has no label map in {root / kind}",
+                "complete the data, or remove the image",
+            )
     names = tuple(sorted(images.keys() - set(card.broken)))
     size, synthetic = _size(card, root)
     maps = {kind: tuple(held[kind][name][0] for name in names) for kind in kinds}
     return Index(
-        root=root, files=tuple(images[name][0] for name in names), labels=np.zeros((len(names), 0), np.uint8),
+        root=root,
+        files=tuple(images[name][0] for name in names),
+        labels=np.zeros((len(names), 0), np.uint8),
         stamps=np.array([stamp(*(held[kind][name][1] for kind in held)) for name in names], np.uint64),
-        synthetic=synthetic or card.synthetic, left_out=len(images) - len(names), groups=names, names=names,
-        reader=SizedReader(size), size=size, maps=map_files(card, root, names, maps, size),
-    )  # fmt: skip
+        synthetic=synthetic or card.synthetic,
+        left_out=len(images) - len(names),
+        groups=names,
+        names=names,
+        reader=SizedReader(size),
+        size=size,
+        maps=map_files(card, root, names, maps, size),
+    )
 
 
 def _index(
-    card: Card, root: Path, images: list[Tile], *, names: tuple[str, ...], groups: tuple[str, ...], aliases: tuple[str, ...],
-    maps: dict[str, list[Tile | None]], left_out: int,
-) -> Index:  # fmt: skip
+    card: Card,
+    root: Path,
+    images: list[Tile],
+    *,
+    names: tuple[str, ...],
+    groups: tuple[str, ...],
+    aliases: tuple[str, ...],
+    maps: dict[str, list[Tile | None]],
+    left_out: int,
+) -> Index:
     size, synthetic = _size(card, root)
     files = {kind: tuple(tile.file if tile else "" for tile in tiles) for kind, tiles in maps.items()}
-    stamps = [stamp(image.stat, *(tile and tile.stat for tile in of_row)) for image, *of_row in zip(images, *maps.values(), strict=True)]
+    stamps = [
+        stamp(image.stat, *(tile and tile.stat for tile in of_row))
+        for image, *of_row in zip(images, *maps.values(), strict=True)
+    ]
     return Index(
-        root=root, files=tuple(image.file for image in images), labels=np.zeros((len(images), 0), np.uint8),
-        stamps=np.array(stamps, np.uint64), synthetic=synthetic or card.synthetic, left_out=left_out, groups=groups,
-        aliases=aliases, names=names, reader=SizedReader(size), size=size, maps=map_files(card, root, names, files, size),
-    )  # fmt: skip
+        root=root,
+        files=tuple(image.file for image in images),
+        labels=np.zeros((len(images), 0), np.uint8),
+        stamps=np.array(stamps, np.uint64),
+        synthetic=synthetic or card.synthetic,
+        left_out=left_out,
+        groups=groups,
+        aliases=aliases,
+        names=names,
+        reader=SizedReader(size),
+        size=size,
+        maps=map_files(card, root, names, files, size),
+    )
 
 
-def _refuse_gaps(root: Path, keys: Iterable[TileKey], images: dict[TileKey, Tile], maps: dict[str, dict[TileKey, Tile]]) -> None:
-    """Raise BenchError naming an image that lacks a label which others of its folder have, or that has no label at all."""
+def _refuse_gaps(
+    root: Path, keys: Iterable[TileKey], images: dict[TileKey, Tile], maps: dict[str, dict[TileKey, Tile]]
+) -> None:
+    """Raise BenchError naming an image that lacks a label which others of its folder have, or that has no label at
+    all.
+    """
     folders: dict[tuple[str, str], list[TileKey]] = {}
     for key in keys:
         folders.setdefault((key.collection, key.scene), []).append(key)
@@ -111,10 +269,16 @@ def _refuse_gaps(root: Path, keys: Iterable[TileKey], images: dict[TileKey, Tile
             lacking = [key for key in members if key not in held]
             if 0 < len(lacking) < len(members):
                 name = images[lacking[0]]
-                what = f"{root / name.file} has no label {name.name.of(kind)}.tif ({len(lacking)} of {len(members)} tiles of its folder)"
+                what = (
+                    f"{root / name.file} has no label {name.name.of(kind)}.tif ({len(lacking)} of {len(members)} "
+                    "tiles of its folder)"
+                )
                 raise BenchError(what, "complete the data, or remove the tile")
         if not any(members[0] in held for held in maps.values()):
-            what = f"{root / images[members[0]].file} has no label in {' or '.join(f'{kind}_{members[0].scene}' for kind in maps)}"
+            what = (
+                f"{root / images[members[0]].file} has no label in "
+                f"{' or '.join(f'{kind}_{members[0].scene}' for kind in maps)}"
+            )
             raise BenchError(what, "put the folder of the labels beside that of the tiles, or remove the tiles")
 
 
@@ -140,7 +304,9 @@ def _pictures(root: Path, folder: str) -> dict[str, tuple[str, tuple[int, int]]]
 
 
 def _size(card: Card, root: Path) -> tuple[tuple[int, int], str | None]:
-    """((height, width) of the images, fingerprint of the synthetic world that `root` holds): a world's marker may state a size."""
+    """((height, width) of the images, fingerprint of the synthetic world that `root` holds): a world's marker may state
+    a size.
+    """
     marker = read_marker(root)
     if marker is None:
         return (card.signal.size[0], card.signal.size[1]), None

@@ -12,16 +12,17 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
-from fgmae_bench.cards import Card, LabelFile
+from fgmae_bench.config.cards import Card, LabelFile
+from fgmae_bench.data.labels import Codes, Source, card_source
 from fgmae_bench.data.raster import GDAL
 from fgmae_bench.errors import BenchError
-from fgmae_bench.label_cards import card_source
-from fgmae_bench.label_schemes import Codes, Source
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapFiles:
-    """`files` by kind of folder, row by row, relative to `root`, empty where a sample has none; `size` (height, width)."""
+    """`files` by kind of folder, row by row, relative to `root`, empty where a sample has none; `size` (height,
+    width).
+    """
 
     root: Path
     title: str
@@ -41,7 +42,9 @@ class MapFiles:
         return source in self.stated and bool(self.files[self.stated[source].folder][row])
 
     def codes(self, row: int, source: str) -> Codes:
-        """Labels (H, W) of a sample. Raises BenchError naming the file: absent, broken, other bands or size, values of no code."""
+        """Labels (H, W) of a sample. Raises BenchError naming the file: absent, broken, other bands or size, values of
+        no code.
+        """
         if source not in self.stated:
             raise BenchError(f"{self.title} has no label source '{source}'", f"choose from {', '.join(self.stated)}")
         stated = self.stated[source]
@@ -54,10 +57,14 @@ class MapFiles:
         return Codes.of(read_band(path, stated, self.size), self.known[source], str(path))
 
 
-def map_files(card: Card, root: Path, names: tuple[str, ...], files: Mapping[str, tuple[str, ...]], size: tuple[int, int]) -> MapFiles:
+def map_files(
+    card: Card, root: Path, names: tuple[str, ...], files: Mapping[str, tuple[str, ...]], size: tuple[int, int]
+) -> MapFiles:
     """Label maps of a card's sources; `files` by kind of folder."""
     known = {name: card_source(card, name) for name in card.label_sources}
-    return MapFiles(root=root, title=card.title, names=names, files=files, stated=card.label_sources, known=known, size=size)
+    return MapFiles(
+        root=root, title=card.title, names=names, files=files, stated=card.label_sources, known=known, size=size
+    )
 
 
 def read_band(path: Path, stated: LabelFile, size: tuple[int, int]) -> NDArray[Any]:
@@ -68,11 +75,16 @@ def read_band(path: Path, stated: LabelFile, size: tuple[int, int]) -> NDArray[A
                 what = f"{path} has {source.count} bands, label files in '{stated.folder}' have {stated.bands}"
                 raise BenchError(what, "replace the file: it may hold another kind of labels")
             if source.shape != size:
-                raise BenchError(f"{path} is {source.shape[0]}x{source.shape[1]} pixels, its image {size[0]}x{size[1]}", "replace the file")
+                raise BenchError(
+                    f"{path} is {source.shape[0]}x{source.shape[1]} pixels, its image {size[0]}x{size[1]}",
+                    "replace the file",
+                )
             band: NDArray[Any] = source.read(stated.band)
     except RasterioError as error:
         reason = str(error.__cause__ or error).replace(f"'{path}'", "it").replace(str(path), "it")
-        raise BenchError(f"{path} cannot be read as a TIFF ({reason[:160]})", "replace the file, or verify the download") from error
+        raise BenchError(
+            f"{path} cannot be read as a TIFF ({reason[:160]})", "replace the file, or verify the download"
+        ) from error
     if np.dtype(band.dtype).kind not in "iu":
         raise BenchError(f"{path} holds {band.dtype} values", "label maps hold whole numbers: replace the file")
     return band

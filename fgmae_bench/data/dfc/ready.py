@@ -1,35 +1,214 @@
-"""A dataset made ready for segmentation: labels that look like what they are said to be, parts apart, and no image without labels."""
+"""A dataset made ready for segmentation: labels that look like what they are said to be, parts apart, and no image
+without labels.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fgmae_bench.config.cards import Card
 from fgmae_bench.data.dataset import Dataset
-from fgmae_bench.data.dfc.histograms import Histograms, label_histograms, labelled
-from fgmae_bench.data.dfc.looks import labels_look
-from fgmae_bench.data.dfc.overlap import find_overlaps, overlap_notes, quadrant_hashes
+from fgmae_bench.data.index import Index
+from fgmae_bench.data.labels import DFC, IGBP, LabelMap, Source, histogram_text, mismatch
 from fgmae_bench.data.splits import PARTS
-from fgmae_bench.errors import BenchError
-from fgmae_bench.label_schemes import LabelMap, mismatch
-from fgmae_bench.progress import Progress
-from fgmae_bench.records import note
+from fgmae_bench.errors import BenchError, note
+from fgmae_bench.system.files import replacing
+from fgmae_bench.system.progress import Progress
 
+Histograms = NDArray[np.uint32]
+CODES = 256
+
+
+def label_histograms(
+    index: Index, source: str, cache: Path, workers: int = 4, step: Callable[[int], object] = lambda _: None
+) -> Histograms:
+    """Pixels (N, 256) of each code of a source, zeros where a sample has no such labels; `step` is told of each file
+    read.
+
+    Validity of the image is not looked at. Raises BenchError naming a file that cannot be read or holds other codes.
+    """
+    if index.maps is None or source not in index.maps.sources:
+        held = ", ".join(index.maps.sources) if index.maps else "none"
+        raise BenchError(f"{index.root} holds no {source} labels", f"there are: {held}")
+    key = hashlib.sha256(f"{index.signature} {source}".encode()).hexdigest()[:32]
+    path = cache / "index" / f"labels-{key}.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as held_there:
+            kept: Histograms = held_there["counts"]
+        if kept.shape == (len(index.files), CODES):
+            return kept
+    maps = index.maps
+
+    def count(row: int) -> NDArray[np.uint32]:
+        if not maps.has(row, source):
+            return np.zeros(CODES, np.uint32)
+        counts = maps.codes(row, source).histogram().astype(np.uint32)
+        step(1)
+        return counts
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        counts = np.stack(list(pool.map(count, range(len(index.files)))))
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        np.savez_compressed(stream, counts=counts)
+    return counts
+
+
+def labelled(histograms: Histograms, label_map: LabelMap) -> NDArray[np.bool_]:
+    """True (N,) where a sample has at least one pixel of a class of the scheme; the others are left out and counted."""
+    return label_map.counts(histograms).sum(axis=1) > 0
+
+
+def shares(histograms: Histograms, label_map: LabelMap) -> NDArray[np.float64]:
+    """Share (K,) of each class in the labelled pixels of some samples; NaN where there are none."""
+    counts = label_map.counts(histograms.sum(axis=0, dtype=np.int64))
+    total = counts.sum()
+    return counts / total if total else np.full(len(counts), np.nan)
+
+
+def total_variation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Half the sum of the differences of two distributions: 0 where they agree, 1 where they share nothing."""
+    return float(np.abs(first - second).sum() / 2)
+
+
+MIN_TILES = 30
+MOST_SAVANNA_AND_SNOW = 0.1
+ABSENT_IN_DFC = (3, 8)
+
+
+def check_label_codes(source: Source, histograms: Histograms, where: str) -> BenchError | None:
+    """The refusal, with the histogram, of labels (N, 256 codes) that look like another kind; None where nothing speaks
+    against them.
+
+    Tiles without labels of the source do not count.
+    """
+    held = histograms[histograms[:, list(source.codes)].sum(axis=1) > 0]
+    if len(held) < MIN_TILES:
+        return None
+    total = held.sum(axis=0, dtype=np.int64)
+    if source.name == IGBP.name and not total[11:18].any() and not total[list(ABSENT_IN_DFC)].any():
+        return _refusal(source, DFC, total, where, "no code above 10, and neither 3 nor 8")
+    if source.name == DFC.name:
+        share = total[list(ABSENT_IN_DFC)].sum() / total[list(source.codes)].sum()
+        if share > MOST_SAVANNA_AND_SNOW:
+            return _refusal(source, IGBP, total, where, f"{share:.0%} of the pixels are 3 or 8")
+    return None
+
+
+def _refusal(stated: Source, seen: Source, total: NDArray[np.int64], where: str, cue: str) -> BenchError:
+    found = histogram_text({code: int(count) for code, count in enumerate(total)}, stated)
+    what = f"{where}: labels said to be {stated.title} look like {seen.title} ({cue}), found {found}"
+    return BenchError(
+        what, f"name them as what they are (label source {seen.name}), or pass --trust_data if you know better"
+    )
+
+
+NAMED = 3  # pairs that a message names
 Rows = NDArray[np.int64]
+NONE = 0  # hash of a quadrant that tells nothing: of one value, or without a valid pixel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """Samples of two parts that overlap: how it is seen (`name` or `pixels`), how many of `second` are concerned, and
+    some pairs.
+    """
+
+    first: str
+    second: str
+    by: str
+    count: int
+    pairs: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        named = ", ".join(f"{a} and {b}" for a, b in self.pairs[:NAMED])
+        same = "the same name" if self.by == "name" else "a quadrant with the same pixels"
+        return f"{self.count} {self.second} images share {same} with a {self.first} image: {named}"
+
+
+def quadrant_hashes(
+    card: Card, index: Index, cache: Path, workers: int = 4, step: Callable[[int], object] = lambda _: None
+) -> NDArray[np.uint64]:
+    """Hashes (N, 4) of the quadrants of each image, NONE where a quadrant has one value only; read once and kept in the
+    cache.
+    """
+    key = hashlib.sha256(f"{index.signature} quadrants".encode()).hexdigest()[:32]
+    path = cache / "index" / f"quadrants-{key}.npy"
+    if path.exists():
+        kept: NDArray[np.uint64] = np.load(path, allow_pickle=False)
+        if kept.shape == (len(index.files), 4):
+            return kept
+
+    def of(row: int) -> list[int]:
+        db = index.read(row, card).db
+        step(1)
+        return [_hash(part) for half in np.array_split(db, 2, axis=1) for part in np.array_split(half, 2, axis=2)]
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        hashes = np.array(list(pool.map(of, range(len(index.files)))), np.uint64)
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, hashes, allow_pickle=False)
+    return hashes
+
+
+def find_overlaps(index: Index, parts: dict[str, Rows], hashes: NDArray[np.uint64]) -> tuple[Overlap, ...]:
+    """Overlaps between each two of the parts, by file name and by quadrants."""
+    found = []
+    for (first, a), (second, b) in combinations(((name, rows) for name, rows in parts.items() if len(rows)), 2):
+        names = {os.path.basename(index.ids[row]): row for row in a}
+        by_name = [(names[name], int(row)) for row in b if (name := os.path.basename(index.ids[row])) in names]
+        owner = {int(value): int(row) for row in a for value in hashes[row] if value != NONE}
+        by_pixels = [
+            (owner[value], int(row))
+            for row in b
+            if (value := next((v for v in hashes[row].tolist() if v in owner), NONE))
+        ]
+        for by, pairs in (("name", by_name), ("pixels", by_pixels)):
+            if pairs:
+                shown = tuple((index.ids[x], index.ids[y]) for x, y in pairs[:NAMED])
+                found.append(Overlap(first=first, second=second, by=by, count=len(pairs), pairs=shown))
+    return tuple(found)
+
+
+def overlap_notes(overlaps: tuple[Overlap, ...], *, strict: bool) -> list[dict[str, str]]:
+    """A note `overlapping_splits` for each overlap; under `strict` the first is a BenchError."""
+    if overlaps and strict:
+        raise BenchError(str(overlaps[0]), "choose a split whose parts are apart, or leave --strict out")
+    return [note("overlapping_splits", str(overlap)) for overlap in overlaps]
+
+
+def _hash(quadrant: NDArray[np.float32]) -> int:
+    finite = quadrant[np.isfinite(quadrant)]
+    if not finite.size or finite.min() == finite.max():
+        return NONE
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(quadrant).tobytes(), digest_size=8).digest()) or 1
 
 
 def with_labels(
-    dataset: Dataset, train: LabelMap, evaluated: LabelMap, cache: Path, *, workers: int, strict: bool = False, trust: bool = False
+    dataset: Dataset,
+    train: LabelMap,
+    evaluated: LabelMap,
+    cache: Path,
+    *,
+    workers: int,
+    strict: bool = False,
+    trust: bool = False,
 ) -> Dataset:
-    """The dataset without images that have no labelled pixel: by the map of `train` in its part, by `evaluated` in val and test.
+    """The dataset without images that have no labelled pixel: by the map of `train` in its part, by `evaluated` in val
+    and test.
 
-    Notes are added: `label_scheme_mismatch`, `all_ignore_left_out`, `overlapping_splits`. Reads every label map and every image
-    once, ever. Raises BenchError naming a label file that is absent or broken, on labels that look like another kind (a note
-    under `trust`), on a part that is left empty and, under `strict`, on parts that overlap.
+    Notes are added: `label_scheme_mismatch`, `all_ignore_left_out`, `overlapping_splits`. Reads every label map and
+    every image once, ever. Raises BenchError naming a label file that is absent or broken, on labels that look like
+    another kind (a note under `trust`), on a part that is left empty and, under `strict`, on parts that overlap.
     """
     index, parts, notes = dataset.index, dataset.parts, list(dataset.notes)
     rows: dict[str, Rows] = {part: getattr(parts, part) for part in PARTS}
@@ -40,12 +219,15 @@ def with_labels(
     held: dict[str, Histograms] = {}
     for source in {label_map.source.name: label_map.source for label_map in maps.values()}.values():
         held[source.name] = _histograms(dataset, source.name, cache, workers)
-        refusal = labels_look(source, held[source.name], str(index.root))
+        refusal = check_label_codes(source, held[source.name], str(index.root))
         if refusal and not trust:
             raise refusal
         if refusal:
             notes.append(note("data_trusted", f"by --trust_data: {refusal.what}"))
-    kept = {part: chosen[_labelled(dataset, part, chosen, held[maps[part].source.name], maps[part])] for part, chosen in rows.items()}
+    kept = {
+        part: chosen[_labelled(dataset, part, chosen, held[maps[part].source.name], maps[part])]
+        for part, chosen in rows.items()
+    }
     left_out = sum(len(rows[part]) - len(kept[part]) for part in PARTS)
     if left_out:
         notes.append(note("all_ignore_left_out", f"{left_out} images without a pixel of any class were left out"))
@@ -56,8 +238,12 @@ def with_labels(
     return dataclasses.replace(dataset, parts=parts, notes=tuple(notes))
 
 
-def _labelled(dataset: Dataset, part: str, rows: Rows, histograms: Histograms, label_map: LabelMap) -> NDArray[np.bool_]:
-    """True where an image of a part has a labelled pixel; an image without labels of the source, or a part without any, is an error."""
+def _labelled(
+    dataset: Dataset, part: str, rows: Rows, histograms: Histograms, label_map: LabelMap
+) -> NDArray[np.bool_]:
+    """True where an image of a part has a labelled pixel; an image without labels of the source, or a part without any,
+    is an error.
+    """
     index = dataset.index
     for row in rows:
         if index.maps is not None and not index.maps.has(int(row), label_map.source.name):

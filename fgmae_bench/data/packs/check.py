@@ -8,22 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
-from fgmae_bench.cards import Card
+from fgmae_bench.config.cards import Card
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.packs.format import LABELS, META, Encoder, Meta, sample_keys
-from fgmae_bench.data.packs.label_maps import same_labels
+from fgmae_bench.data.packs.format import LABELS, META, Encoder, Meta, same_labels, sample_keys
 from fgmae_bench.data.packs.read import checked_labels, open_pack
 from fgmae_bench.data.packs.store import environment, get, stamp_of
 from fgmae_bench.data.packs.write import encoded
 from fgmae_bench.errors import BenchError
-from fgmae_bench.views import make_view
+from fgmae_bench.views.classification import make_view
 
 SHOWN = 3  # faults that are named, the others are counted
 Step = Callable[[int], object]
 
 
 def check_values(card: Card, root: Path, meta: Meta, step: Step) -> Index:
-    """The index of our pack at `root` once every value has its checksum; raises BenchError naming those that have not."""
+    """The index of our pack at `root` once every value has its checksum; raises BenchError naming those that have
+    not.
+    """
     root = root.resolve()
     index, stamp = open_pack(card, root), stamp_of(root)
     sums = checked_labels(root, stamp, meta, card).crc32
@@ -34,7 +35,10 @@ def check_values(card: Card, root: Path, meta: Meta, step: Step) -> Index:
             if name in (META, LABELS):
                 continue
             if name != keys[at][0]:
-                raise BenchError(f"{root}: {name.decode(errors='replace')} is not among the samples that it states", "write the pack again")
+                raise BenchError(
+                    f"{root}: {name.decode(errors='replace')} is not among the samples that it states",
+                    "write the pack again",
+                )
             if zlib.crc32(value) != sums[keys[at][1]]:
                 faults.append(name.decode())
             at += 1
@@ -61,7 +65,11 @@ def check_source(card: Card, packed: Index, meta: Meta, source: Index, workers: 
     encoder = Encoder(card=card, reader=source.reader, bands=meta.bands, view=view, maps=source.maps)
     stamp, faults = stamp_of(packed.root), []
     for keys, values in encoded(source, sample_keys(source), encoder, workers):
-        faults += [key.decode() for (key, _), (value, _) in zip(keys, values, strict=True) if get(packed.root, stamp, key) != value]
+        faults += [
+            key.decode()
+            for (key, _), (value, _) in zip(keys, values, strict=True)
+            if get(packed.root, stamp, key) != value
+        ]
         step(len(keys))
     _refuse(faults, f"of {len(packed.files)} samples of {packed.root} are not those of {source.root}")
 

@@ -1,9 +1,9 @@
 """What a pack holds: its keys, the value of one sample, and the facts beside the samples.
 
-A value is a safetensors file. `float32`: tensors `VV` and `VH` (H, W) exactly as read. `uint8`: tensor `input` (2, H, W), what
-the view of a named contract is before its geometry. `valid` (2, H, W), in the order of the source's bands, is there only
-where the pixels do not tell by themselves which of them are measurements. Of segmentation data, tensors `labels.<source>` (H, W)
-uint8 hold the codes of each label source, in a uint8 pack with 255 under invalid pixels.
+A value is a safetensors file. `float32`: tensors `VV` and `VH` (H, W) exactly as read. `uint8`: tensor `input` (2, H,
+W), what the view of a named contract is before its geometry. `valid` (2, H, W), in the order of the source's bands, is
+there only where the pixels do not tell by themselves which of them are measurements. Of segmentation data, tensors
+`labels.<source>` (H, W) uint8 hold the codes of each label source, in a uint8 pack with 255 under invalid pixels.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from fgmae_bench import __version__
-from fgmae_bench.cards import Card
-from fgmae_bench.contract import InputContract
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.contract import InputContract
 from fgmae_bench.data.index import Index, LabelMaps, Reader, ids_sha256
-from fgmae_bench.data.raster import Chip, valid_mask
+from fgmae_bench.data.labels import Codes, Source, card_source
+from fgmae_bench.data.packs.store import Stamp, get
+from fgmae_bench.data.packs.table import Labels
+from fgmae_bench.data.raster import valid_mask
 from fgmae_bench.errors import BenchError
-from fgmae_bench.views import View
+from fgmae_bench.views.chip import Chip
+from fgmae_bench.views.classification import View
 
 FORMAT = 1
 META, LABELS, PROGRESS = b"__meta__", b"__labels__", b"__packing__"
@@ -53,7 +57,9 @@ Kind = Literal["float32", "uint8"]
 
 @dataclass(frozen=True, kw_only=True)
 class ReadyFor:
-    """What decides the bytes of a ready input: everything of a contract but its size and geometry, and the card's resize."""
+    """What decides the bytes of a ready input: everything of a contract but its size and geometry, and the card's
+    resize.
+    """
 
     bands: tuple[str, ...]
     normalizer: str
@@ -91,7 +97,9 @@ class Meta:
 
 
 def make_meta(card: Card, index: Index, view: View | None, bands: tuple[str, ...]) -> Meta:
-    """The facts of a pack of `index`; `view` makes it a uint8 pack. Raises BenchError where labels would not lie on its pixels."""
+    """The facts of a pack of `index`; `view` makes it a uint8 pack. Raises BenchError where labels would not lie on its
+    pixels.
+    """
     ready, sources = None, index.maps.sources if index.maps else ()
     if view is not None:
         c = view.contract
@@ -100,17 +108,34 @@ def make_meta(card: Card, index: Index, view: View | None, bands: tuple[str, ...
             raise BenchError(what, "write a float32 pack")
         ready = ReadyFor(bands=c.bands, normalizer=c.normalizer, mean=c.mean, std=c.std, input_resize=view.input_resize)
     return Meta(
-        format=FORMAT, kind="uint8" if view else "float32", card=card.name, card_version=card.version, bands=bands,
-        units=card.signal.units, contract=ready, count=len(index.files), sample_ids_sha256=ids_sha256(index.ids),
-        classes=card.classes, label_scheme=card.label_scheme, groups=index.groups is not None, left_out=index.left_out,
-        synthetic=index.synthetic, sources_sha256=hashlib.sha256(index.stamps.tobytes()).hexdigest(),
-        created_by=f"fgmae_bench {__version__}", label_sources=sources, size=index.size,
-    )  # fmt: skip
+        format=FORMAT,
+        kind="uint8" if view else "float32",
+        card=card.name,
+        card_version=card.version,
+        bands=bands,
+        units=card.signal.units,
+        contract=ready,
+        count=len(index.files),
+        sample_ids_sha256=ids_sha256(index.ids),
+        classes=card.classes,
+        label_scheme=card.label_scheme,
+        groups=index.groups is not None,
+        left_out=index.left_out,
+        synthetic=index.synthetic,
+        sources_sha256=hashlib.sha256(index.stamps.tobytes()).hexdigest(),
+        created_by=f"fgmae_bench {__version__}",
+        label_sources=sources,
+        size=index.size,
+    )
 
 
 def meta_bytes(meta: Meta) -> bytes:
     """Canonical JSON of the facts, without those of label maps where there are none."""
-    facts = {name: value for name, value in dataclasses.asdict(meta).items() if name not in ("label_sources", "size") or value}
+    facts = {
+        name: value
+        for name, value in dataclasses.asdict(meta).items()
+        if name not in ("label_sources", "size") or value
+    }
     return json.dumps(facts, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -121,7 +146,9 @@ def sample_keys(index: Index) -> list[tuple[bytes, int]]:
         key = sample.encode()
         if not sample.isascii() or not 0 < len(key) <= MAX_KEY_BYTES or "\n" in sample or sample.startswith(RESERVED):
             what = f"{index.root}: the name '{sample[:80]}' cannot be a key of a pack"
-            raise BenchError(what, f"use ASCII names of at most {MAX_KEY_BYTES} letters that do not begin with {RESERVED}")
+            raise BenchError(
+                what, f"use ASCII names of at most {MAX_KEY_BYTES} letters that do not begin with {RESERVED}"
+            )
         keys.append((key, row))
     return sorted(keys)
 
@@ -140,7 +167,9 @@ class Encoder:
         """(value, whether the file is tagged as synthetic). Raises BenchError naming a file that cannot be read."""
         chip = self.reader(path, self.card)
         if chip.ready is not None:
-            raise BenchError(f"{path.parent} is a uint8 pack, its backscatter is gone", "pack from the files, or from a float32 pack")
+            raise BenchError(
+                f"{path.parent} is a uint8 pack, its backscatter is gone", "pack from the files, or from a float32 pack"
+            )
         if self.view is None:
             tensors = {band: np.ascontiguousarray(plane) for band, plane in zip(self.bands, chip.db, strict=True)}
             told = valid_mask(chip.db, self.card.signal)
@@ -152,7 +181,9 @@ class Encoder:
         return save({**tensors, **extra, **self._labels(row, chip)}), chip.synthetic
 
     def _labels(self, row: int, chip: Chip) -> dict[str, NDArray[np.uint8]]:
-        """Codes (H, W) of each label source that a sample has. Raises BenchError on one that is absent, broken or of another size."""
+        """Codes (H, W) of each label source that a sample has. Raises BenchError on one that is absent, broken or of
+        another size.
+        """
         tensors = {}
         for source in self.maps.sources if self.maps else ():
             if self.maps is not None and self.maps.has(row, source):
@@ -189,13 +220,101 @@ def _tensor(body: memoryview, dtype: str, shape: list[int], data_offsets: list[i
 
 
 def bands_of(tensors: Mapping[str, NDArray[Any]], bands: tuple[str, ...], where: str) -> NDArray[np.float32]:
-    """Bands (2, H, W) float32 in the order of `bands`, addressed by name; raises BenchError where they are not there as such."""
+    """Bands (2, H, W) float32 in the order of `bands`, addressed by name; raises BenchError where they are not there as
+    such.
+    """
     planes = [tensors[band] for band in bands if band in tensors]
     if len(planes) != len(bands) or {(plane.dtype, plane.ndim) for plane in planes} != {(np.dtype(np.float32), 2)}:
-        raise BenchError(f"{where}: holds {sorted(tensors)}, not {' and '.join(bands)} as float32 images", "write the pack again")
+        raise BenchError(
+            f"{where}: holds {sorted(tensors)}, not {' and '.join(bands)} as float32 images", "write the pack again"
+        )
     if planes[0].shape != planes[1].shape:
         raise BenchError(f"{where}: {' and '.join(bands)} differ in size", "write the pack again")
     image = np.empty((len(planes), *planes[0].shape), np.float32)
     for target, plane in zip(image, planes, strict=True):
         target[:] = plane
     return image
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackMaps:
+    """See `LabelMaps`. `ids` are the keys of the samples, `held` (N, S) says which of `known` each of them has labels
+    of.
+
+    Codes are whole numbers of 8 bits as the source's files hold them; in a uint8 pack they are 255 under invalid
+    pixels.
+    """
+
+    root: Path
+    stamp: Stamp
+    ids: tuple[str, ...]
+    known: Mapping[str, Source]
+    held: NDArray[np.bool_]
+    size: tuple[int, int]  # (height, width)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Label sources that any sample has."""
+        return tuple(name for name, column in zip(self.known, self.held.T, strict=True) if column.any())
+
+    def has(self, row: int, source: str) -> bool:
+        """Whether a sample has labels of this source."""
+        return source in self.known and bool(self.held[row, list(self.known).index(source)])
+
+    def codes(self, row: int, source: str) -> Codes:
+        """Labels (H, W) of a sample. Raises BenchError: no such source or labels, a damaged value."""
+        if source not in self.known:
+            raise BenchError(
+                f"{self.root} holds no {source} labels", f"choose from {', '.join(self.known)}, or pack the data again"
+            )
+        where = f"{self.root}/{self.ids[row]}"
+        if not self.has(row, source):
+            there = ", ".join(name for name in self.known if self.has(row, name)) or "no source"
+            raise BenchError(
+                f"{where} has no {source} labels", f"choose another label source or split (there: {there})"
+            )
+        value = get(self.root, self.stamp, self.ids[row].encode())
+        values = decode_value(value, where).get(LABEL + source) if value is not None else None
+        if values is None or values.dtype != np.uint8 or values.shape != self.size:
+            what = f"{where}: its {source} labels are not {self.size[0]}x{self.size[1]} codes of 8 bits"
+            raise BenchError(what, "write the pack again, or restore it")
+        return Codes(values=values, source=self.known[source])
+
+
+def packed_maps(card: Card, root: Path, stamp: Stamp, meta: Meta, labels: Labels) -> PackMaps | None:
+    """The label maps of a pack of a segmentation dataset, None for others. Raises BenchError where it should have some
+    and has none.
+    """
+    if card.task != "segmentation":
+        return None
+    unknown = sorted(set(meta.label_sources) - set(card.label_sources))
+    if not meta.label_sources or unknown:
+        what = (
+            f"{root} holds labels of {', '.join(unknown)}, which {card.title} has not"
+            if unknown
+            else f"{root} holds no label maps"
+        )
+        raise BenchError(what, "write the pack again from the files")
+    if labels.held is None or labels.held.shape != (meta.count, len(meta.label_sources)):
+        raise BenchError(f"{root}: __labels__ does not say which samples have labels", "write the pack again")
+    height, width = meta.size or card.signal.size
+    return PackMaps(
+        root=root,
+        stamp=stamp,
+        ids=labels.ids,
+        known={name: card_source(card, name) for name in meta.label_sources},
+        held=labels.held,
+        size=(height, width),
+    )
+
+
+def same_labels(packed: Index, source: Index) -> bool:
+    """Whether both have label maps of the same sources for the same samples; their codes are compared with the
+    pixels.
+    """
+    if packed.maps is None or source.maps is None:
+        return packed.maps is source.maps
+    if sorted(packed.maps.sources) != sorted(source.maps.sources):
+        return False
+    rows = range(len(source.files))
+    return all(packed.maps.has(row, name) == source.maps.has(row, name) for name in source.maps.sources for row in rows)

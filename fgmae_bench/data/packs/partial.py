@@ -1,4 +1,6 @@
-"""A pack that is being written: whole batches are committed in the order of keys, and what a killed process left is taken up."""
+"""A pack that is being written: whole batches are committed in the order of keys, and what a killed process left is
+taken up.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ log = logging.getLogger("fgmae_bench")
 
 @dataclass
 class Partial:
-    """`done` keys from the first on are committed; `checksums` (N,) is the CRC-32 of their values in the order of keys."""
+    """`done` keys from the first on are committed; `checksums` (N,) is the CRC-32 of their values in the order of
+    keys.
+    """
 
     folder: Path
     environment: lmdb.Environment
@@ -90,7 +94,9 @@ def _untagged(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _environment(folder: Path) -> lmdb.Environment:
     """For writing, under our own lock instead of LMDB's, which waits for ever."""
-    return lmdb.open(str(folder), map_size=max(FIRST_MAP_BYTES, 2 * _held_bytes(folder)), lock=False, readahead=False, metasync=False)
+    return lmdb.open(
+        str(folder), map_size=max(FIRST_MAP_BYTES, 2 * _held_bytes(folder)), lock=False, readahead=False, metasync=False
+    )
 
 
 def _held_bytes(folder: Path) -> int:

@@ -1,4 +1,5 @@
-"""The legacy pickled values, read as text: a tuple of byte strings and shapes, and nothing else, is taken from the operations.
+"""The legacy pickled values, read as text: a tuple of byte strings and shapes, and nothing else, is taken from the
+operations.
 
 No unpickler runs, so nothing that a value names can be imported, called or built.
 """
@@ -26,7 +27,9 @@ class Refused(ValueError):
 
 
 def read_tuple(value: bytes, where: str) -> Parts:
-    """The tuple of bytes and tuples of numbers that a pickle holds; raises BenchError naming `where` on anything else."""
+    """The tuple of bytes and tuples of numbers that a pickle holds; raises BenchError naming `where` on anything
+    else.
+    """
     machine = _Machine()
     try:
         for step, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(value))):

@@ -1,4 +1,6 @@
-"""Reading a pack as an index: our own packs with all that they state held against the card; packs of others by `legacy`."""
+"""Reading a pack as an index: our own packs with all that they state held against the card; packs of others by
+`legacy`.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.cards import Card, Signal
-from fgmae_bench.contract import InputContract
+from fgmae_bench.config.cards import Card, Signal
+from fgmae_bench.config.contract import InputContract
+from fgmae_bench.config.strict import from_plain
 from fgmae_bench.data.index import Index, ids_sha256
 from fgmae_bench.data.layouts import build_index
-from fgmae_bench.data.packs.format import FORMAT, LABELS, META, Meta, bands_of, decode_value
-from fgmae_bench.data.packs.label_maps import packed_maps
-from fgmae_bench.data.packs.labelled_rico import open_rico_v2, rico_patches
-from fgmae_bench.data.packs.legacy import open_foreign
+from fgmae_bench.data.packs.format import FORMAT, LABELS, META, Meta, bands_of, decode_value, packed_maps
+from fgmae_bench.data.packs.legacy import open_foreign, open_rico_v2, rico_patches
 from fgmae_bench.data.packs.store import Stamp, environment, get, number_of, stamp_of
 from fgmae_bench.data.packs.table import Labels, read_labels
-from fgmae_bench.data.raster import Chip, Ready, valid_mask
+from fgmae_bench.data.raster import valid_mask
 from fgmae_bench.errors import BenchError
-from fgmae_bench.strict import from_plain
+from fgmae_bench.views.chip import Chip, Ready
 
 Order = tuple[str, ...]
 # Layout -> what opens a rico-hdl pack with the labels that the dataset keeps in tables of its own.
@@ -45,8 +46,9 @@ def open_index(card: Card, root: Path, band_order: Order | None = None) -> Index
 def open_pack(card: Card, root: Path, band_order: Order | None = None) -> Index:
     """Index of a pack: ours, rico-hdl's or one of the legacy formats; chips have the bands in the order of the card.
 
-    With `band_order`, what the user states of the source's files, chips have that order instead, as if read from the files;
-    it must be what our pack states. Raises BenchError: not LMDB, cut short, another format, card, class order or count.
+    With `band_order`, what the user states of the source's files, chips have that order instead, as if read from the
+    files; it must be what our pack states. Raises BenchError: not LMDB, cut short, another format, card, class order or
+    count.
     """
     root = root.resolve()
     stamp = stamp_of(root)
@@ -65,10 +67,20 @@ def open_pack(card: Card, root: Path, band_order: Order | None = None) -> Index:
     labels = checked_labels(root, stamp, meta, card)
     reader = PackReader(root, stamp, meta, band_order or card.signal.bands, named=labels.names is not None)
     return Index(
-        root=root, files=labels.names or labels.files, labels=labels.labels, stamps=labels.stamps ^ number_of(stamp),
-        synthetic=meta.synthetic, left_out=meta.left_out, groups=labels.groups, aliases=labels.aliases, parts=labels.parts,
-        names=labels.names, reader=reader, maps=packed_maps(card, root, stamp, meta, labels), size=meta.size,
-    )  # fmt: skip
+        root=root,
+        files=labels.names or labels.files,
+        labels=labels.labels,
+        stamps=labels.stamps ^ number_of(stamp),
+        synthetic=meta.synthetic,
+        left_out=meta.left_out,
+        groups=labels.groups,
+        aliases=labels.aliases,
+        parts=labels.parts,
+        names=labels.names,
+        reader=reader,
+        maps=packed_maps(card, root, stamp, meta, labels),
+        size=meta.size,
+    )
 
 
 def _refuse_order(root: Path, band_order: Order | None, told: str = "") -> None:
@@ -84,22 +96,30 @@ def parse_meta(held: bytes, root: Path) -> Meta:
     except (ValueError, KeyError, TypeError) as error:
         raise BenchError(f"{root}: __meta__ is damaged", "write the pack again") from error
     if found != FORMAT:
-        raise BenchError(f"{root} is a pack of format {found}, this version reads format {FORMAT}", "write the pack again, or update")
+        raise BenchError(
+            f"{root} is a pack of format {found}, this version reads format {FORMAT}", "write the pack again, or update"
+        )
     return from_plain(Meta, facts, f"{root}: __meta__")
 
 
 def _require_card(meta: Meta, card: Card, root: Path) -> None:
     """Raise BenchError unless the pack was written for this card."""
     if meta.card != card.name:
-        raise BenchError(f"{root} is a pack of {meta.card}, not of {card.name}", f"pass --dataset {meta.card}, or give another pack")
+        raise BenchError(
+            f"{root} is a pack of {meta.card}, not of {card.name}", f"pass --dataset {meta.card}, or give another pack"
+        )
     if meta.classes != card.classes or meta.label_scheme != card.label_scheme:
-        what = f"{root} states {_told(meta.classes, meta.label_scheme)}, the card {_told(card.classes, card.label_scheme)}"
+        what = (
+            f"{root} states {_told(meta.classes, meta.label_scheme)}, the card {_told(card.classes, card.label_scheme)}"
+        )
         raise BenchError(what, "its labels would mean other classes: write the pack again for this card")
     if meta.card_version != card.version:
         what = f"{root} was written for version {meta.card_version} of the card {card.name}, which is at {card.version}"
         raise BenchError(what, "write the pack again")
     if meta.units != card.signal.units:
-        raise BenchError(f"{root} holds {meta.units}, the card states {card.signal.units}", "write the pack again for this card")
+        raise BenchError(
+            f"{root} holds {meta.units}, the card states {card.signal.units}", "write the pack again for this card"
+        )
 
 
 def _told(classes: tuple[str, ...], scheme: str) -> str:
@@ -114,20 +134,29 @@ def checked_labels(root: Path, stamp: Stamp, meta: Meta, card: Card) -> Labels:
         what = f"{root} holds {held} samples and {len(labels.files)} labels where it states {meta.count}"
         raise BenchError(what, "write the pack again, or restore it")
     if ids_sha256(labels.ids) != meta.sample_ids_sha256:
-        raise BenchError(f"{root}: the names of its samples are not those that it states", "write the pack again, or restore it")
+        raise BenchError(
+            f"{root}: the names of its samples are not those that it states", "write the pack again, or restore it"
+        )
     shape = labels.labels.shape
     multi = card.task == "multi_label"
     top = 2 if multi else len(card.classes)
     wanted = (0,) if card.task == "segmentation" else (len(card.classes),) if multi else ()
     if shape[1:] != wanted or (labels.labels.size and (labels.labels.min() < 0 or labels.labels.max() >= top)):
-        raise BenchError(f"{root}: its labels {shape} are none of {len(card.classes)} classes of {card.title}", "write the pack again")
+        raise BenchError(
+            f"{root}: its labels {shape} are none of {len(card.classes)} classes of {card.title}",
+            "write the pack again",
+        )
     return labels
 
 
 def _plain(db: NDArray[np.float32], signal: Signal) -> bool:
-    """True where a look at the extremes tells that every pixel is valid: all finite, and no zero or nodata value between them."""
+    """True where a look at the extremes tells that every pixel is valid: all finite, and no zero or nodata value
+    between them.
+    """
     low, high = db.min(), db.max()
-    return bool(np.isfinite(low) and np.isfinite(high)) and not any(low <= value <= high for value in (0.0, *signal.nodata))
+    return bool(np.isfinite(low) and np.isfinite(high)) and not any(
+        low <= value <= high for value in (0.0, *signal.nodata)
+    )
 
 
 @dataclass(frozen=True)
@@ -154,15 +183,23 @@ class PackReader:
         valid = tensors.get("valid")
         if valid is not None:
             valid = valid[[self.meta.bands.index(band) for band in self.order]]
-        return self._ready(tensors, valid, path) if self.meta.contract else self._backscatter(tensors, valid, path, card)
+        return (
+            self._ready(tensors, valid, path) if self.meta.contract else self._backscatter(tensors, valid, path, card)
+        )
 
-    def _backscatter(self, tensors: dict[str, NDArray[Any]], valid: NDArray[np.bool_] | None, path: Path, card: Card) -> Chip:
+    def _backscatter(
+        self, tensors: dict[str, NDArray[Any]], valid: NDArray[np.bool_] | None, path: Path, card: Card
+    ) -> Chip:
         db = bands_of(tensors, self.order, str(path))
         if db.shape[1:] != (self.meta.size or tuple(card.signal.size)):
-            raise BenchError(f"{path} is {db.shape[1]}x{db.shape[2]} pixels, not as {card.title} states", "write the pack again")
+            raise BenchError(
+                f"{path} is {db.shape[1]}x{db.shape[2]} pixels, not as {card.title} states", "write the pack again"
+            )
         if valid is None and not _plain(db, card.signal):
             valid = valid_mask(db, card.signal)
-        return Chip(db=db, valid=None if valid is None or valid.all() else valid, synthetic=self.meta.synthetic is not None)
+        return Chip(
+            db=db, valid=None if valid is None or valid.all() else valid, synthetic=self.meta.synthetic is not None
+        )
 
     def _ready(self, tensors: dict[str, NDArray[Any]], valid: NDArray[np.bool_] | None, path: Path) -> Chip:
         image = tensors.get("input")
@@ -180,8 +217,12 @@ class PackReader:
         mean, std = (np.array(values, np.float32)[:, None, None] for values in (contract.mean, contract.std))
         order = tuple(self.order.index(band) for band in contract.bands)
         return _ReadyFor(
-            contract=contract, order=order, input_resize=self.meta.contract.input_resize, low=mean - 2 * std, step=4 * std / np.float32(255)
-        )  # fmt: skip
+            contract=contract,
+            order=order,
+            input_resize=self.meta.contract.input_resize,
+            low=mean - 2 * std,
+            step=4 * std / np.float32(255),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,11 +235,13 @@ class _ReadyFor:
     low: NDArray[np.float32]
     step: NDArray[np.float32]
 
-    def read_back(self, image: NDArray[np.uint8], valid: NDArray[np.bool_] | None, *, whole: bool) -> NDArray[np.float32]:
+    def read_back(
+        self, image: NDArray[np.uint8], valid: NDArray[np.bool_] | None, *, whole: bool
+    ) -> NDArray[np.float32]:
         """Backscatter (2, h, w) in dB that the bytes (m - 2s .. m + 2s) stand for, in file order.
 
-        As large as `valid` where that is given, else every fourth pixel, enough to tell units and band order by; every pixel
-        where the image is `whole`, as it is drawn beside its labels.
+        As large as `valid` where that is given, else every fourth pixel, enough to tell units and band order by; every
+        pixel where the image is `whole`, as it is drawn beside its labels.
         """
         seen = image if whole or valid is not None else image[:, ::4, ::4]
         db: NDArray[np.float32] = seen * self.step + self.low

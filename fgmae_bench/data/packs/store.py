@@ -1,4 +1,6 @@
-"""LMDB files opened so that a damaged one is an error and not the end of the process, once a process, whatever forks or threads."""
+"""LMDB files opened so that a damaged one is an error and not the end of the process, once a process, whatever forks or
+threads.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def stamp_of(root: Path) -> Stamp:
     try:
         status = os.stat(data_file(root))
     except OSError as error:
-        raise BenchError(f"{data_file(root)} is not there ({error.strerror})", "give the folder of an LMDB pack") from error
+        raise BenchError(
+            f"{data_file(root)} is not there ({error.strerror})", "give the folder of an LMDB pack"
+        ) from error
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -42,8 +46,8 @@ def number_of(stamp: Stamp) -> np.uint64:
 def used_bytes(path: Path) -> int:
     """Bytes that an LMDB file must have: (last page + 1) x page size, read from its two meta pages.
 
-    LMDB itself does not look and dies of SIGBUS at the first page that is missing. Raises BenchError when this is no LMDB
-    file. Source: `MDB_meta` in LMDB's mdb.c, format version 1, 64 bit, little-endian.
+    LMDB itself does not look and dies of SIGBUS at the first page that is missing. Raises BenchError when this is no
+    LMDB file. Source: `MDB_meta` in LMDB's mdb.c, format version 1, 64 bit, little-endian.
     """
     try:
         with open(path, "rb") as stream:
@@ -85,7 +89,8 @@ class _Open:
     environment: lmdb.Environment
 
 
-# LMDB forbids to open a file twice in a process, so that one table for the process is its own rule, not our convenience.
+# LMDB forbids to open a file twice in a process, so that one table for the process is its own rule, not our
+# convenience.
 _OPEN: dict[Path, _Open] = {}
 _OPENING = threading.Lock()
 os.register_at_fork(before=_OPENING.acquire, after_in_parent=_OPENING.release, after_in_child=_OPENING.release)
@@ -114,7 +119,13 @@ def _open(root: Path, stamp: Stamp, outdated: _Open | None) -> lmdb.Environment:
         outdated.environment.close()
     try:
         return lmdb.open(
-            str(root), readonly=True, lock=False, readahead=False, subdir=root.is_dir(), map_size=max(stamp[2], 1 << 20), max_spare_txns=16
+            str(root),
+            readonly=True,
+            lock=False,
+            readahead=False,
+            subdir=root.is_dir(),
+            map_size=max(stamp[2], 1 << 20),
+            max_spare_txns=16,
         )
     except lmdb.Error as error:
         raise BenchError(f"{root} cannot be opened as LMDB ({error})", "write the pack again, or restore it") from error

@@ -1,4 +1,6 @@
-"""What a pack states of its samples under `__labels__`: classes, files, groups, other names, checksums, and which have label maps."""
+"""What a pack states of its samples under `__labels__`: classes, files, groups, other names, checksums, and which have
+label maps.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,11 @@ def labels_bytes(index: Index, checksums: NDArray[np.uint32]) -> bytes:
     """The value under `__labels__`: what the index says of its samples in its order, and the CRC-32 of each value."""
     maps, rows = index.maps, range(len(index.files))
     tensors: dict[str, NDArray[Any]] = {
-        "labels": np.ascontiguousarray(index.labels), "stamps": index.stamps, "crc32": checksums, "files": _lines(index.files),
-    }  # fmt: skip
+        "labels": np.ascontiguousarray(index.labels),
+        "stamps": index.stamps,
+        "crc32": checksums,
+        "files": _lines(index.files),
+    }
     if maps is not None:
         tensors["held"] = np.array([[maps.has(row, name) for name in maps.sources] for row in rows], bool)
     tensors |= {name: _lines(lines) for name in TEXTS if (lines := getattr(index, name)) is not None}
@@ -57,9 +62,13 @@ def read_labels(value: bytes | None, where: str) -> Labels:
         raise BenchError(f"{where} holds no {', '.join(sorted(missing))}", "write the pack again")
     texts = {name: _split(tensors[name]) if name in tensors else None for name in TEXTS}
     read = Labels(
-        labels=tensors["labels"], stamps=tensors["stamps"], crc32=tensors["crc32"], files=_split(tensors["files"]),
-        held=tensors.get("held"), **texts,
-    )  # fmt: skip
+        labels=tensors["labels"],
+        stamps=tensors["stamps"],
+        crc32=tensors["crc32"],
+        files=_split(tensors["files"]),
+        held=tensors.get("held"),
+        **texts,
+    )
     columns = (read.labels, read.stamps, read.crc32, read.files, read.held, *texts.values())
     if len({len(values) for values in columns if values is not None}) != 1:
         raise BenchError(f"{where}: its parts are of different lengths", "write the pack again")

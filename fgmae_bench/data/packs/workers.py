@@ -18,10 +18,11 @@ R = TypeVar("R")
 
 
 def in_order(work: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterator[R]:
-    """Yield `work(task)` of each task in order, computed by `workers` spawned processes; by this one when `workers` is 0.
+    """Yield `work(task)` of each task in order, computed by `workers` spawned processes; by this one when `workers` is
+    0.
 
-    A worker computes its next task while its last result is in use. Raises the BenchError of the first task that has one,
-    RunFailed when a process dies.
+    A worker computes its next task while its last result is in use. Raises the BenchError of the first task that has
+    one, RunFailed when a process dies.
     """
     if workers == 0:
         yield from map(work, tasks)
@@ -49,7 +50,9 @@ class _Worker:
     """One process and its pipe. It is only sent a task when it waits for one, so that no two sides wait to send."""
 
     def __init__(self, work: Callable[[Any], Any]):
-        context = multiprocessing.get_context("spawn")  # a forked child would keep the parent's ends of all pipes, and its locks
+        context = multiprocessing.get_context(
+            "spawn"
+        )  # a forked child would keep the parent's ends of all pipes, and its locks
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, work), daemon=True)
         self.process.start()
@@ -66,7 +69,9 @@ class _Worker:
             good, result = self.pipe.recv()
         except (EOFError, ConnectionResetError) as error:
             self.process.join(1)
-            raise RunFailed(f"a reading process died (exit code {self.process.exitcode}); try fewer --workers") from error
+            raise RunFailed(
+                f"a reading process died (exit code {self.process.exitcode}); try fewer --workers"
+            ) from error
         if not good:
             raise BenchError(*result)
         return result

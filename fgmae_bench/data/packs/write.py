@@ -1,4 +1,5 @@
-"""Writing a pack: parallel readers, one writer under our own lock, whole batches a transaction, the final name by rename.
+"""Writing a pack: parallel readers, one writer under our own lock, whole batches a transaction, the final name by
+rename.
 
 After a kill at any moment the same call goes on behind the last committed batch, when the source has not changed.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 import lmdb
 import numpy as np
 
-from fgmae_bench.cards import Card
+from fgmae_bench.config.cards import Card
 from fgmae_bench.data.index import MARKER, Index, read_marker
 from fgmae_bench.data.packs.format import LABELS, META, PROGRESS, Encoder, Meta, make_meta, meta_bytes, sample_keys
 from fgmae_bench.data.packs.partial import Keys, Partial, partial_pack, same_facts
@@ -26,9 +27,8 @@ from fgmae_bench.data.packs.store import data_file, get, stamp_of, used_bytes
 from fgmae_bench.data.packs.table import labels_bytes
 from fgmae_bench.data.packs.workers import in_order
 from fgmae_bench.errors import BenchError, os_error
-from fgmae_bench.files import missing_folders, remove_empty, write_json
-from fgmae_bench.locks import still_at
-from fgmae_bench.views import View
+from fgmae_bench.system.files import missing_folders, remove_empty, still_at, write_json
+from fgmae_bench.views.classification import View
 
 BATCH_BYTES, MOST_IN_BATCH = 8 << 20, 512  # of one transaction; a few of them are in memory at a time
 PAGE_BYTES = 4096
@@ -56,14 +56,20 @@ class Batch:
 
 
 def write_pack(
-    card: Card, index: Index, out: Path, *, view: View | None = None, bands: tuple[str, ...] | None = None, workers: int = 0,
+    card: Card,
+    index: Index,
+    out: Path,
+    *,
+    view: View | None = None,
+    bands: tuple[str, ...] | None = None,
+    workers: int = 0,
     step: Callable[[int], object] = lambda count: None,
-) -> Written:  # fmt: skip
+) -> Written:
     """Pack every sample of `index`, with its label maps, into the LMDB folder `out`; `step` is told of samples done.
 
-    A `view` whose contract gives eight bits makes a uint8 pack of its input before geometry. `bands` is the order of the
-    files' bands (the card's by default). `workers` are processes that read; 0 reads in this one.
-    Raises BenchError: a broken image or label map, a full disk, another writer, something else at `out`.
+    A `view` whose contract gives eight bits makes a uint8 pack of its input before geometry. `bands` is the order of
+    the files' bands (the card's by default). `workers` are processes that read; 0 reads in this one. Raises BenchError:
+    a broken image or label map, a full disk, another writer, something else at `out`.
     """
     bands = bands or card.signal.bands
     meta, keys = make_meta(card, index, view, bands), sample_keys(index)
@@ -87,7 +93,9 @@ def write_pack(
 def encoded(
     index: Index, keys: Keys, encoder: Encoder, workers: int, folder: Path | None = None
 ) -> Iterator[tuple[Keys, list[tuple[bytes, bool]]]]:
-    """Yield (keys, their values) in batches, read by `workers` processes. Raises BenchError when `folder` has no room for them."""
+    """Yield (keys, their values) in batches, read by `workers` processes. Raises BenchError when `folder` has no room
+    for them.
+    """
     if not keys:
         return
     first = keys[0][1]
@@ -165,7 +173,9 @@ def _lock(guard: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BenchError(f"another process is packing there: it holds {guard}", "wait for it, or give another --out") from error
+            raise BenchError(
+                f"another process is packing there: it holds {guard}", "wait for it, or give another --out"
+            ) from error
         if not still_at(guard, stream):
             raise BenchError(f"another process has just packed there and held {guard}", "run the command again")
         try:
@@ -180,4 +190,8 @@ def _lmdb_error(error: lmdb.Error, out: Path) -> BenchError:
     if code == errno.EIO:
         what = f"no space left while writing {out}, or its disk fails ({error})"
         return BenchError(what, "free space there or choose another --out, then run the same command again")
-    return os_error(OSError(code, str(error)), out) if code > 0 else BenchError(f"{out}: LMDB failed ({error})", "check the disk")
+    return (
+        os_error(OSError(code, str(error)), out)
+        if code > 0
+        else BenchError(f"{out}: LMDB failed ({error})", "check the disk")
+    )

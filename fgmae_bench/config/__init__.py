@@ -1,0 +1,1 @@
+"""Runs, cards and flags as data."""

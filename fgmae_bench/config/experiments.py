@@ -1,0 +1,214 @@
+"""The schema of `experiments/*.toml`: the runs of a table, how it is laid out, and the published rows beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from fgmae_bench.config.recipes import PROTOCOLS, RECIPES
+from fgmae_bench.config.run import field_sections, sections
+from fgmae_bench.config.strict import convert, from_plain, load_toml
+from fgmae_bench.errors import BenchError, closest
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRow:
+    """A row of `results/published/published_results.csv`: the table, and column values that single it out."""
+
+    table: str
+    where: dict[str, str | int | float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """A row of the table: flags of the module (a list is a grid), processes, and the published rows beside it."""
+
+    label: str
+    protocol: str = ""  # where it is another than the file's
+    flags: dict[str, Any] = field(default_factory=dict)
+    nproc_per_node: int = 1
+    weights_files: tuple[str, ...] = ()  # names of files that hold the same weights as the flag `weights` names
+    published: tuple[PublishedRow, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How the table looks: column names in order (see `report/columns.py`) and metrics drawn as curves."""
+
+    columns: tuple[str, ...]
+    curves: tuple[str, ...] = ("loss", "oa")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One file. `common` flags hold for every run unless the run overrides them; `expect` says what to expect in
+    words.
+    """
+
+    title: str
+    module: str
+    protocol: str
+    layout: Layout
+    runs: tuple[PlannedRun, ...]
+    expect: str = ""
+    common: dict[str, Any] = field(default_factory=dict)
+    path: Path = field(default=Path(), metadata={"derived": True})
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending: the name of the table."""
+        return self.path.stem
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Load and check one file; errors name file and key path."""
+    experiment = dataclasses.replace(from_plain(Experiment, load_toml(path), str(path)), path=path)
+    if experiment.module not in RECIPES:
+        raise BenchError(f"{path}: unknown module '{experiment.module}'", closest(experiment.module, RECIPES))
+    if not experiment.runs:
+        raise BenchError(f"{path}: runs is empty", "add [[runs]]")
+    check_flags(experiment.module, experiment.common, f"{path}: common")
+    seen: dict[str, int] = {}
+    for i, run in enumerate(experiment.runs):
+        where = f"{path}: runs[{i}]"
+        if not run.label.strip():
+            raise BenchError(f"{where}.label is empty", "give the run a name: it stands in the table")
+        check_flags(experiment.module, run.flags, f"{where}.flags")
+        check_protocol(
+            experiment.module, run.protocol or experiment.protocol, {**experiment.common, **run.flags}, where
+        )
+        if run.nproc_per_node < 1:
+            raise BenchError(f"{where}.nproc_per_node is {run.nproc_per_node}", "give 1 or more")
+        if run.label in seen:
+            raise BenchError(f"{where}.label repeats runs[{seen[run.label]}]", "give each run a label of its own")
+        seen[run.label] = i
+        if "dataset" not in {**experiment.common, **run.flags}:
+            raise BenchError(f"{where}: no dataset", "add dataset to [common] or to the run's flags")
+    return experiment
+
+
+def load_experiments(folder: Path) -> list[Experiment]:
+    """All experiments of a folder, by name."""
+    if not folder.is_dir():
+        raise BenchError(f"{folder} is not a folder", "give the folder of the experiment files with --experiments")
+    return [load_experiment(path) for path in sorted(folder.glob("*.toml"))]
+
+
+def check_flags(module: str, flags: dict[str, Any], where: str) -> None:
+    """Raise BenchError where a flag is unknown to the module or leaves no record, a value has the wrong type, or a grid
+    is empty or holds a value twice.
+    """
+    hints = flag_types(module)
+    for name, value in flags.items():
+        if name not in hints:
+            raise BenchError(f"{where}: unknown flag '{name}'", closest(name, hints))
+        items = [convert(hints[name], item, f"{where}.{name}") for item in choices(hints[name], value)]
+        for item in items:
+            check_records(module, name, item, f"{where}.{name}")
+        if not items:
+            raise BenchError(f"{where}.{name} is an empty grid", "give at least one value")
+        for i, item in enumerate(items):
+            if item in items[:i]:
+                raise BenchError(f"{where}.{name} holds {item!r} twice", "name each value once")
+
+
+def check_records(module: str, name: str, value: Any, where: str) -> None:
+    """Raise BenchError for a value with which a command of many would leave no record of its own."""
+    if name == "eval" and value is True:
+        what = f"{where} is true, which records nothing"
+        raise BenchError(what, f"leave it out, and score a checkpoint with python -m fgmae_bench.{module} --eval")
+    if name == "resume" and value not in (None, "auto"):
+        raise BenchError(
+            f"{where} is {value}, the checkpoint of one run", "leave it out: each run goes on from its own"
+        )
+
+
+def check_protocol(module: str, protocol: str, flags: dict[str, Any], where: str) -> None:
+    """Raise BenchError where `flags`, defaults included, stand for another protocol than the one that is named."""
+    found = protocols_of(module, flags)
+    if len(found) > 1:
+        raise BenchError(f"{where}: its flags give {' and '.join(found)}", "give each protocol a [[runs]] of its own")
+    if found != [protocol]:
+        deciding = dict.fromkeys(flag for owner, means in PROTOCOLS.values() if owner == module for flag in means)
+        todo = f"set {', '.join(deciding)} or protocol" if deciding else "set protocol"
+        raise BenchError(f"{where}: protocol is {protocol}, its flags give {found[0]}", todo)
+
+
+def protocols_of(module: str, flags: dict[str, Any]) -> list[str]:
+    """The protocols that flags stand for, defaults included: several where a grid goes over what tells them apart."""
+    hints = flag_types(module)
+    given = {f.name: f.default for f in dataclasses.fields(RECIPES[module])} | flags
+    return [
+        name
+        for name, (owner, means) in PROTOCOLS.items()
+        if owner == module and all(value in choices(hints[flag], given[flag]) for flag, value in means.items())
+    ]
+
+
+@cache
+def flag_types(module: str) -> dict[str, Any]:
+    """Flag -> type of one value, for all flags of a module."""
+    return {name: hint for kind in sections(module).values() for name, hint in typing.get_type_hints(kind).items()}
+
+
+def choices(hint: Any, value: Any) -> list[Any]:
+    """The values that a flag takes one after the other: a list is a grid, unless the flag itself holds a list."""
+    return value if isinstance(value, list) and typing.get_origin(hint) is not tuple else [value]
+
+
+def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> bool:
+    """True when a record belongs to a planned run: protocol, effective batch and every flag that the run states agree.
+
+    Weights do not tell apart backbones that load none. A run that an ablation made wrong on purpose belongs to none.
+    """
+    flags = {**experiment.common, **run.flags}
+    owner, hints = field_sections(experiment.module), flag_types(experiment.module)
+    stated = {name: choices(hints[name], value) for name, value in flags.items()}
+    if record["protocol"] != (run.protocol or experiment.protocol) or record["recipe"] not in stated.get(
+        "recipe", ["published"]
+    ):
+        return False
+    if record["config"].get("facts", {}).get("defects"):
+        return False
+    config, weights = record["config"], record["model"]["weights"]["source"]
+    wanted = batches(stated["batch_size"], stated.get("accum_iter", 1)) if "batch_size" in stated else None
+    if wanted is not None and effective_batch(record) not in {batch * run.nproc_per_node for batch in wanted}:
+        return False
+    for name, values in stated.items():
+        if name in ("batch_size", "accum_iter", "recipe") or owner[name] == "execution":
+            continue
+        measured = config[owner[name]].get(name)
+        if name == "dataset" and measured not in values:
+            measured = record["dataset"]["name"]
+        if name == "weights" and weights in ("none", "module", *run.weights_files):
+            continue
+        if not any(_same(measured, value) for value in values):
+            return False
+    return True
+
+
+def _same(measured: Any, planned: Any) -> bool:
+    """Equal, but for the last bits of a number: a rate from a base rate, divided by its factor again, may differ
+    there.
+    """
+    if isinstance(measured, float) and isinstance(planned, int | float):
+        return math.isclose(measured, planned, rel_tol=1e-12)
+    return bool(measured == planned)
+
+
+def batches(batch_size: int | list[int], accum_iter: int | list[int]) -> set[int]:
+    """Samples a step of one process, for each pair of a batch and an accumulation."""
+    sizes, accums = (value if isinstance(value, list) else [value] for value in (batch_size, accum_iter))
+    return {size * accum for size, accum in product(sizes, accums)}
+
+
+def effective_batch(record: dict[str, Any]) -> int:
+    """Samples a step: batch, accumulation and processes together."""
+    recipe = record["config"]["recipe"]
+    return int(recipe.get("batch_size", 1) * recipe.get("accum_iter", 1) * record["environment"]["world_size"])

@@ -1,0 +1,298 @@
+"""A run as data: `Data`, `Model` and `Recipe` hold what can change a number, `Execution` what may not."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.recipes import (
+    ANY,
+    EITHER,
+    NAMED_RECIPES,
+    NEVER_PUBLISHED,
+    PENALTIES,
+    RANGES,
+    RECIPES,
+    SGD_ONLY,
+    option,
+)
+from fgmae_bench.config.strict import from_plain, load_toml
+from fgmae_bench.errors import BenchError, closest, unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which samples, and how they are divided."""
+
+    dataset: str = option("dataset name, or path of a card.toml")
+    split: str | None = option("split name on the card, or a folder of lists", None, shown="from recipe and card")
+    split_seed: int = option("seed of the split and of few-label subsets", 42)
+    train_frac: float = option("share of each class's training samples, in (0, 1]", 1.0)
+    band_order: str | None = option("order of the bands in the files, such as VH,VV", None, shown="from card")
+    nb_classes: int | None = option("number of classes; checked against the label scheme", None, shown="from card")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentData(Data):
+    """Which labels stand for the pixels, in training and in evaluation."""
+
+    train_labels: str | None = option("label source of training: dfc, igbp, …", None, shown="from card")
+    train_scheme: str | None = option("label scheme of training: dfc10, dfc8, igbp17, …", None, shown="from card")
+    eval_labels: str | None = option("label source of evaluation", None, shown="as in training")
+    eval_scheme: str | None = option("label scheme of evaluation", None, shown="as in training")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which backbone, with which weights, fed how."""
+
+    model: str = option("backbone: a registry or timm name, or module:factory", "vit_small_patch16")
+    weights: str = option("registry name, path, or random", "fgmae", aliases=("finetune",))
+    pool: Literal["cls", "mean"] | None = option(
+        "token that becomes the feature", None, shown="cls, or mean where there is none"
+    )
+    input_size: int | None = option("side of the input, pixels", None, shown="from the backbone's contract")
+    normalizer: str | None = option("normaliser of the input", None, shown="from the backbone's contract")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Where and how fast; nothing here may change a number."""
+
+    data_path: str | None = option("folder of the data", None, shown="data beside the card")
+    output_dir: str | None = option(
+        "folder of this run's log, config and checkpoints", None, shown="runs/<dataset>/<run id>"
+    )
+    log_dir: str | None = option("folder of TensorBoard events", None, shown="<output_dir>/tensorboard")
+    results_dir: str = option("folder of records and predictions", "results")
+    cache_dir: str = option(
+        "folder of indexes and feature banks", os.environ.get("FGMAE_BENCH_CACHE", "~/.cache/fgmae_bench")
+    )
+    num_workers: int = option("threads that read and prepare images", 2)
+    device: str = option("cpu, cuda, cuda:N, or auto", "auto")
+    compile: bool = option("compile the backbone with torch.compile; changes the last bits, noted in the record", False)
+    resume: str | None = option(
+        "auto: go on from the checkpoint in the output folder; or a path", None, shown="auto where one is this run's"
+    )
+    checkpoint_seconds: float = option("seconds between checkpoints, each at the end of an epoch", 10.0)
+    eval: bool = option("score the checkpoint that --resume names on the test split, and record nothing", False)
+    legacy_metrics: bool = option("also print what per-batch averages, as in the reference code, would say", False)
+    trust_data: bool = option("go on where the data contradicts its card; recorded as a note", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainExecution(Execution):
+    """Where and how fast a model is trained."""
+
+    checkpoint_seconds: float = option("seconds between checkpoints; SIGTERM and SIGINT save one as well", 300.0)
+    grad_checkpointing: bool = option("recompute activations in the backward pass: less memory, more time", False)
+    deterministic: bool = option("deterministic kernels on a GPU: slower, the same bits again", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentExecution(TrainExecution):
+    """Where and how fast a decoder is trained."""
+
+    strict: bool = option("refuse splits that share tiles or parts of them", False)
+    panels: int = option("test samples drawn into panels.png, 0 for none", 6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run: everything its entry needs."""
+
+    data: Any  # Data, or the module's own
+    model: Model
+    recipe: Any  # the module's own: see `fgmae_bench.config.recipes`
+    execution: Any  # Execution, or the module's own
+
+
+RESOLVED = "resolved"  # in a config.toml: every value that is not the field's default stands in the file
+PARTS = ("data", "model", "recipe", "execution")
+SECTIONS: dict[str, dict[str, type]] = {
+    "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": Execution},
+    "finetune": {"data": Data, "model": Model, "recipe": RECIPES["finetune"], "execution": TrainExecution},
+    "segment": {"data": SegmentData, "model": Model, "recipe": RECIPES["segment"], "execution": SegmentExecution},
+}
+MODEL_ALIASES = {
+    "seg_fgmae_s": "vit_small_patch16", "seg_fgmae_b": "vit_base_patch16", "seg_fgmae_l": "vit_large_patch16",
+    "seg_fgmae_h": "vit_huge_patch14",
+}  # fmt: skip
+
+
+def sections(module: str) -> dict[str, type]:
+    """The dataclasses that a module's run is composed of, by section name."""
+    return SECTIONS[module]
+
+
+def field_sections(module: str) -> dict[str, str]:
+    """Field name -> section, for all flags of a module."""
+    return {f.name: part for part, kind in sections(module).items() for f in dataclasses.fields(kind)}
+
+
+def read_config(path: Path, module: str) -> dict[str, Any]:
+    """Flags from a `config.toml` (sections data, model, recipe, execution).
+
+    A file that says `resolved = true`, as runs leave it, stands for the named recipe's values too.
+    """
+    known, flat = sections(module), {}
+    for part, values in load_toml(path).items():
+        if part == RESOLVED and isinstance(values, bool):
+            flat[RESOLVED] = values
+            continue
+        if part not in known or not isinstance(values, dict):
+            raise BenchError(f"{path}: unknown section '{part}'", "use the sections " + ", ".join(known))
+        names = {f.name for f in dataclasses.fields(known[part])}
+        for key, value in values.items():
+            if key not in names:
+                raise BenchError(f"{path}: {part}: unknown key '{key}'", "remove it")
+            flat[key] = value
+    return flat
+
+
+def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, Any] | None = None) -> list[Run]:
+    """All runs of a command: the grid over the fields that may hold several values.
+
+    Precedence: `given` (command line), `config` (file), the named recipe (the card's above the module's), the fields'
+    defaults. Raises BenchError on values of the wrong type or range.
+    """
+    if module == "segment":
+        config, given = ({**layer, **_without_alias(layer)} for layer in (config or {}, given))
+    config = dict(config or {})
+    resolved = config.pop(RESOLVED, False)
+    if resolved and _another_run(module, given, config):
+        config = {
+            name: value for name, value in config.items() if name not in ("output_dir", "log_dir")
+        }  # they are that run's
+    explicit = {**config, **given}
+    name = explicit.get("recipe", "published")
+    if not isinstance(name, str) or name not in NAMED_RECIPES[module]:
+        raise unknown("recipe", str(name), NAMED_RECIPES[module])
+    named = () if resolved else named_recipe(module, name, card, str(explicit.get("model", Model.model)))
+    flat = merged(*named, config, given)
+    owner = field_sections(module)
+    for key in flat:
+        if key not in owner:
+            raise BenchError(f"{module}: unknown flag '{key}'", closest(key, owner))
+    if flat.get("probe", "sgd") != "sgd":
+        flat = _closed_form(flat, explicit)
+    if name == "published" and any(explicit.get(flag) for flag in NEVER_PUBLISHED if flag in owner):
+        flat |= {"recipe": "corrected", "split": flat.get("split", card.default_split)}
+    grid = [
+        f.name
+        for f in dataclasses.fields(RECIPES[module])
+        if f.metadata["grid"] and isinstance(flat.get(f.name), list | tuple)
+    ]
+    runs = []
+    for values in product(*(flat[key] for key in grid)):
+        point = flat | dict(zip(grid, values, strict=True))
+        parts: dict[str, Any] = {
+            part: from_plain(kind, {k: v for k, v in point.items() if owner.get(k) == part}, f"{module} {part}")
+            for part, kind in sections(module).items()
+        }
+        runs.append(Run(**parts))
+    for run in runs:
+        check(run)
+    if len({run.recipe for run in runs}) != len(runs):
+        raise BenchError("the grid of --lr and --weight_decay holds a value twice", "name each value once")
+    return runs
+
+
+def _another_run(module: str, given: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether the command line changes what a resolved configuration says of its run, beside how it is executed."""
+    owner = field_sections(module)
+    return any(
+        owner.get(name) != "execution" and _single(value) != _single(config.get(name)) for name, value in given.items()
+    )
+
+
+def _single(value: Any) -> Any:
+    """The one value of a list of one."""
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+
+
+def _without_alias(layer: dict[str, Any]) -> dict[str, Any]:
+    """The model that a segmentation script's name for it means."""
+    return {"model": MODEL_ALIASES[layer["model"]]} if layer.get("model") in MODEL_ALIASES else {}
+
+
+def merged(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Flags of several layers, later ones above; of two fields that stand for one another the last layer that names
+    either decides.
+    """
+    flat: dict[str, Any] = {}
+    for layer in layers:
+        for one, other in (*EITHER, *((b, a) for a, b in EITHER)):
+            if one in layer and other not in layer:
+                flat.pop(other, None)
+        flat |= layer
+    return flat
+
+
+def named_recipe(module: str, name: str, card: Card, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Flags of a named recipe: (the module's, the card's); those of a table `by_model` stand above the others of
+    theirs.
+    """
+
+    def flags(layer: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in layer.items() if key != "by_model"} | layer.get("by_model", {}).get(
+            model, {}
+        )
+
+    return flags(NAMED_RECIPES[module][name]), flags(card.recipes.get(module, {}).get(name, {}))
+
+
+def _closed_form(flat: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
+    """Flags of a probe that is fitted, not trained: what belongs to SGD is set aside, so that it cannot tell runs
+    apart.
+
+    `--weight_decay` of `lbfgs` names the candidates of its penalty.
+    """
+    kept = {key: value for key, value in flat.items() if key not in SGD_ONLY}
+    if kept["probe"] == "lbfgs" and "penalties" not in kept:
+        given = explicit.get("weight_decay", PENALTIES)
+        kept["penalties"] = list(given) if isinstance(given, list | tuple) else [given]
+    return kept | {"weight_decay": 0.0, "epochs": 1}
+
+
+def check(run: Run) -> None:
+    """Raise BenchError on a value outside its range (see `fgmae_bench.config.recipes.RANGES`)."""
+    for part in PARTS:
+        for name, value in vars(getattr(run, part)).items():
+            for item in value if isinstance(value, tuple) else (value,):
+                fits, todo = RANGES.get(name, ANY)
+                if item is not None and not fits(item):
+                    raise BenchError(f"--{name} is {item}", todo)
+
+
+def run_hash(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
+    """SHA-256 of what can change a number: resolved Data, Model, Recipe and the `facts` of card and weights.
+
+    Batch, accumulation and world size count by their product only; paths, workers and device do not count.
+    """
+    recipe = dataclasses.asdict(run.recipe)
+    recipe["effective_batch"] = recipe.pop("batch_size") * recipe.pop("accum_iter") * world_size
+    # These three may be paths; the facts name what they stand for: card, samples of each part, content of the weights.
+    data = {key: value for key, value in dataclasses.asdict(run.data).items() if key not in ("dataset", "split")}
+    model = {key: value for key, value in dataclasses.asdict(run.model).items() if key != "weights"}
+    body = {"data": data, "model": model, "recipe": recipe, "facts": facts}
+    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def run_id(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
+    """`<model>-<recipe>-<10 hex>`, safe as a file name."""
+    model = re.sub(r"[^A-Za-z0-9_.]+", "_", run.model.model).strip("._") or "model"
+    return f"{model}-{run.recipe.recipe}-{run_hash(run, facts, world_size)[:10]}"
+
+
+def to_plain(run: Run) -> dict[str, dict[str, Any]]:
+    """The run as nested dicts, as it stands in a record and, without the nulls, in `config.toml`."""
+    return {part: dataclasses.asdict(getattr(run, part)) for part in PARTS}

@@ -1,0 +1,184 @@
+"""The bank: features computed once, memory-mapped, checked by checksum, and found again by what they were made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+
+from fgmae_bench.data.index import ids_sha256
+from fgmae_bench.errors import BenchError, RunFailed, os_error
+from fgmae_bench.features.extract import Extractor, Features, Rows, Spent, extract
+from fgmae_bench.system.distributed import World
+from fgmae_bench.system.files import missing_folders, remove_empty, wait_for_lock, write_json
+from fgmae_bench.views.classification import Augmentation
+
+ABSENT, LEFT_OUT, FIRST_CHECKSUM = 0, 1, 2
+
+
+class Bank:
+    """Features of one dataset under one backbone, view and precision; rows are filled on demand.
+
+    Each row carries a checksum of its features and the stamp of the file they came from: a row torn by a crash, changed
+    since, or of a file that was replaced counts as absent, and the others stay.
+    """
+
+    def __init__(self, folder: Path, count: int, dim: int):
+        self.folder = folder
+        self.features: Features = np.memmap(folder / "features.f32", np.float32, "r+", shape=(count, dim))
+        self.marks: NDArray[np.uint32] = np.memmap(folder / "marks.u32", np.uint32, "r+", shape=(count,))
+        self.stamps: NDArray[np.uint64] = np.memmap(folder / "stamps.u64", np.uint64, "r+", shape=(count,))
+
+    def forget(self, stamps: NDArray[np.uint64]) -> None:
+        """Mark rows as absent whose file is not the one they came from, or whose features do not match their
+        checksum.
+        """
+        self.marks[self.stamps != stamps] = ABSENT
+        held = np.flatnonzero(self.marks >= FIRST_CHECKSUM)
+        self.marks[[row for row in held if self.marks[row] != _checksum(self.features[row])]] = ABSENT
+
+    def put(self, rows: Rows, features: Features, usable: NDArray[np.bool_], stamps: NDArray[np.uint64]) -> None:
+        """Store features and stamps first, then the checksums that make them count."""
+        self.features[rows] = np.where(usable[:, None], features, 0)
+        self.stamps[rows] = stamps
+        self.marks[rows] = [
+            _checksum(row) if ok else LEFT_OUT for row, ok in zip(self.features[rows], usable, strict=True)
+        ]
+
+    def usable(self, rows: Rows) -> Rows:
+        """`rows` without the images that were left out for their invalid pixels."""
+        return rows[self.marks[rows] != LEFT_OUT]
+
+
+def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[str, Any]:
+    """What a bank is made of: weights, contract, view, samples and their files, precision, device type, versions."""
+    index = extractor.dataset.index
+    return {
+        "format": 1,
+        "backbone": extractor.backbone.fingerprint(),
+        "behaviour": extractor.backbone.behaviour(),
+        "contract": asdict(extractor.backbone.contract),
+        "band_order": list(extractor.view.order),
+        "input_resize": extractor.view.input_resize,
+        "view": asdict(augmentation) if augmentation else "evaluation",
+        "root": str(index.root.resolve()),
+        "samples": ids_sha256(index.ids),
+        "max_invalid_fraction": extractor.dataset.card.signal.max_invalid_fraction,
+        "nodata": list(extractor.dataset.card.signal.nodata),
+        "amp": extractor.amp,
+        "compiled": extractor.compiled,
+        "device": extractor.device.type,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "opencv": cv2.__version__,
+    }
+
+
+def fill_bank(
+    extractor: Extractor,
+    rows: Rows,
+    cache: Path,
+    augmentation: Augmentation | None,
+    spent: Spent,
+    step: Callable[[int], object],
+) -> Bank:
+    """The bank that holds `rows`, computing what is missing or damaged; `step` is called with the number of images
+    done.
+
+    Two processes never compute the same bank at once. Raises BenchError when the cache folder cannot be written or is
+    full.
+    """
+    key = bank_key(extractor, augmentation)
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    folder, stamps = cache / "features" / name, extractor.dataset.index.stamps
+    bank: Bank | None = None
+    world = extractor.world
+    with _writing(folder, world):
+        if world.rank == 0:
+            bank = _create(folder, key, stamps, extractor.backbone.feature_dim)
+        missing = world.broadcast(None if bank is None else np.sort(rows[bank.marks[rows] == ABSENT]))
+        step(len(rows) - len(missing))
+        for chunk, features, usable in extract(extractor, missing, augmentation, spent):
+            if bank is not None:
+                bank.put(chunk, features, usable, stamps[chunk])
+            step(len(chunk))
+        world.barrier()
+    if bank is None:
+        if not (folder / "marks.u32").exists():
+            raise BenchError(f"{folder} is not there on every machine", "give a --cache_dir that all processes share")
+        bank = Bank(folder, len(stamps), extractor.backbone.feature_dim)
+    return bank
+
+
+@contextmanager
+def _writing(folder: Path, world: World) -> Iterator[None]:
+    """Rank 0 holds the bank's lock; errors of the operating system become one line.
+
+    A new bank that failed before its first row is taken back; one that holds rows stays, for when the fault is mended.
+    """
+    made: list[Path] = []
+    try:
+        if world.rank:
+            yield
+            return
+        made = missing_folders(folder)
+        with wait_for_lock(folder / "lock"):
+            try:
+                yield
+            except (BenchError, RunFailed, OSError):
+                if made and not _holds_rows(folder):  # under the lock: who waits for it makes the folder anew
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+    except (BenchError, RunFailed, OSError) as error:
+        remove_empty(made)
+        if isinstance(error, OSError):
+            raise os_error(error, folder) from error
+        raise
+
+
+def _holds_rows(folder: Path) -> bool:
+    marks = folder / "marks.u32"
+    return marks.exists() and bool(np.fromfile(marks, np.uint32).any())
+
+
+def _create(folder: Path, key: dict[str, Any], stamps: NDArray[np.uint64], dim: int) -> Bank:
+    """The bank in `folder`, made if need be, without its damaged and outdated rows."""
+    _allocate(folder / "features.f32", len(stamps) * dim * 4)
+    _allocate(folder / "marks.u32", len(stamps) * 4)
+    _allocate(folder / "stamps.u64", len(stamps) * 8)
+    if not (folder / "made_of.json").exists():
+        write_json(folder / "made_of.json", key)
+    bank = Bank(folder, len(stamps), dim)
+    bank.forget(stamps)
+    return bank
+
+
+def _allocate(path: Path, size: int) -> None:
+    """Make a file of `size` bytes with its blocks reserved, so that a full disk is an error here and no crash later."""
+    if path.exists() and path.stat().st_size == size:
+        return
+    path.unlink(missing_ok=True)
+    temporary = path.with_suffix(".partial")
+    try:
+        with open(temporary, "wb") as handle:
+            os.posix_fallocate(handle.fileno(), 0, size)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _checksum(row: NDArray[np.float32]) -> int:
+    return max(zlib.crc32(row.tobytes()), FIRST_CHECKSUM)

@@ -1,0 +1,48 @@
+"""Images of a dataset read and viewed ahead of what consumes them, in threads, always in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fgmae_bench.data.dataset import Dataset
+from fgmae_bench.views.classification import Augmentation, View
+
+Rows = NDArray[np.int64]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def read_view(
+    dataset: Dataset, view: View, rows: Rows, augmentation: Augmentation | None
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Read and view some rows: (B, 2, S, S), and which images have few enough invalid pixels."""
+    if not len(rows):
+        return np.zeros((0, 0), np.uint8), np.zeros(0, bool)
+    chips = [dataset.index.read(row, dataset.card) for row in rows]
+    usable = np.array([chip.invalid_fraction <= dataset.card.signal.max_invalid_fraction for chip in chips])
+    return view.batch(chips, [dataset.index.ids[row] for row in rows], augmentation), usable
+
+
+def ahead(work: Callable[[T], R], chunks: Iterable[T], workers: int) -> Generator[R, None, None]:
+    """Results of `work` over chunks in order, computed by threads a few chunks ahead."""
+    if workers == 0:
+        yield from map(work, chunks)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Any] = deque()
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(work, chunk))
+                if len(waiting) > workers + 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

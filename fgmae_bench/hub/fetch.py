@@ -1,0 +1,265 @@
+"""Files from the hub, whole and verified or not at all: downloads that go on after a kill, held against a SHA-256 of
+our own.
+
+Beside the target lie, while it is fetched, `<target>.partial` (the bytes so far) and `<target>.partial.json` (what they
+are of), and afterwards `<target>.sha256` (what was verified, so that the next fetch reads and transfers nothing).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from fgmae_bench.errors import BenchError, os_error
+from fgmae_bench.hub.checksums import PINS, name_hash, noted, read_pins, sha256_of, write_note, write_pin
+from fgmae_bench.hub.http import AGAIN, HubFile, Remote, Unreachable, ask, chunks, opened
+from fgmae_bench.system.files import still_at, wait_for_lock, write_json
+from fgmae_bench.system.progress import Progress
+
+__all__ = ["Fetched", "HubFile", "Unreachable", "adopt", "fetch"]
+
+MB = 1_000_000
+COPY_BYTES = 1 << 20
+
+log = logging.getLogger("fgmae_bench")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """A verified file. `transferred` counts the bytes of this call, 0 when the file was here; `commit` is the hub's,
+    where asked.
+    """
+
+    path: Path
+    sha256: str
+    transferred: int = 0
+    commit: str | None = None
+
+
+def fetch(source: HubFile, target: Path, *, sha256: str | None = None, pins: Path | None = None) -> Fetched:
+    """Bring `source` to `target` and verify it; an interrupted fetch goes on where it stopped, a finished one transfers
+    nothing.
+
+    The content must have the SHA-256 that is given, pinned in `pins` (default: a file beside the target) and stated by
+    the hub, and begin as a torch-hub style name says; where none is known it is pinned, and where nothing vouches that
+    is said. Raises BenchError on a refusal, wrong content, no network or a full disk.
+    """
+    pins = pins or target.parent / PINS
+    claims = {"expected": sha256, f"pinned in {pins}": read_pins(pins).get(str(source))}
+    if here := _noted(source, target, claims):
+        return here
+    remote = ask(source)
+    expected = _agreed(source, {**claims, "stated by the hub": remote.sha256})
+    with _held(target) as stream:
+        if target.exists():
+            return Fetched(path=target, sha256=_verified_in_place(source, target, expected), commit=remote.commit)
+        received = _receive(source, remote, target, stream)
+        digest = _settle(source, target, stream, expected, pins)
+    return Fetched(path=target, sha256=digest, transferred=received, commit=remote.commit)
+
+
+def adopt(source: HubFile, file: Path, target: Path, *, sha256: str | None = None, pins: Path | None = None) -> Fetched:
+    """Copy `file` to `target` as if it had been fetched, verified the same way.
+
+    The hub is asked for its SHA-256 only where none is known here; where it cannot be reached the content is pinned,
+    and said so.
+    """
+    pins = pins or target.parent / PINS
+    claims = {"expected": sha256, f"pinned in {pins}": read_pins(pins).get(str(source))}
+    if here := _noted(source, target, claims):
+        return here
+    if not file.is_file():
+        raise BenchError(
+            f"{file} does not exist", "give the folder that holds the published files under their own names"
+        )
+    if not any(claims.values()):
+        try:
+            claims["stated by the hub"] = ask(source).sha256
+        except Unreachable as error:
+            log.warning("%s: the hub was not asked for its SHA-256", error.what)
+    expected = _agreed(source, claims)
+    with _held(target) as stream:
+        if target.exists():
+            return Fetched(path=target, sha256=_verified_in_place(source, target, expected))
+        size = file.stat().st_size
+        _require_space(target, size)
+        stream.truncate(0)
+        with open(file, "rb") as original:
+            _pour(iter(lambda: original.read(COPY_BYTES), b""), stream, target, 0, size)
+        digest = _settle(source, target, stream, expected, pins)
+    return Fetched(path=target, sha256=digest)
+
+
+def _noted(source: HubFile, target: Path, claims: dict[str, str | None]) -> Fetched | None:
+    """The file if it was verified before and nothing known here contradicts it."""
+    digest = noted(target, str(source))
+    if digest is None:
+        return None
+    _agreed(source, {**claims, f"that of {target}": digest})
+    return Fetched(path=target, sha256=digest)
+
+
+def _agreed(source: HubFile, claims: dict[str, str | None]) -> str | None:
+    """The SHA-256 on which all claims agree, None without any; raises BenchError when they do not."""
+    known = {who: sha256 for who, sha256 in claims.items() if sha256}
+    if len(set(known.values())) > 1:
+        said = ", ".join(f"{sha256} is {who}" for who, sha256 in known.items())
+        raise BenchError(
+            f"{source}: the SHA-256 is in doubt: {said}",
+            "find out which is right; remove the file or the pin that is not",
+        )
+    agreed = next(iter(known.values()), None)
+    begins = name_hash(source.file)
+    if agreed and begins and not agreed.startswith(begins):
+        said = f"{agreed} is {next(iter(known))}, its name says {begins}..."
+        raise BenchError(
+            f"{source}: the SHA-256 is in doubt: {said}",
+            "find out which is right; remove the file or the pin that is not",
+        )
+    return agreed
+
+
+def _verified_in_place(source: HubFile, target: Path, expected: str | None) -> str:
+    """SHA-256 of a target that is already there: finished by another process meanwhile, or put there by hand."""
+    if digest := noted(target, str(source)):
+        return digest
+    digest = sha256_of(target)
+    if digest != expected:
+        wanted = (
+            f"has SHA-256 {digest}, expected {expected}" if expected else "cannot be verified: its SHA-256 is not known"
+        )
+        raise BenchError(f"{target} is not from here and {wanted}", "remove it and run the same command again")
+    write_note(target, str(source), digest)
+    return digest
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f"{target.name}.partial")
+
+
+def _partial_facts(target: Path) -> Path:
+    return target.with_name(f"{target.name}.partial.json")
+
+
+@contextlib.contextmanager
+def _held(target: Path) -> Iterator[FileIO]:
+    """Yield the partial file of `target`, locked; an empty one is taken away again."""
+    with wait_for_lock(_partial(target)) as stream:
+        try:
+            yield stream
+        finally:
+            if still_at(_partial(target), stream) and os.fstat(stream.fileno()).st_size == 0:
+                _discard(target)
+
+
+def _discard(target: Path) -> None:
+    """Remove what has come so far; only for the holder of the lock."""
+    _partial(target).unlink(missing_ok=True)
+    _partial_facts(target).unlink(missing_ok=True)
+
+
+def _receive(source: HubFile, remote: Remote, target: Path, stream: FileIO) -> int:
+    """Complete the partial file; returns the bytes transferred. What has come stays for the next call, whatever
+    happens.
+    """
+    have = _resumable(remote, target, stream)
+    if have and have == remote.size:
+        return 0
+    _require_space(target, (remote.size or 0) - have)
+    with opened(source, remote.url, have) as (response, start):
+        if start != have:
+            log.info("%s: the server cannot continue a download; it starts anew", target.name)
+        length = response.headers.get("content-length", "")
+        size = remote.size if remote.size is not None else start + int(length) if length.isdecimal() else None
+        stream.seek(start)
+        stream.truncate()
+        return _pour(chunks(response), stream, target, start, size)
+
+
+def _resumable(remote: Remote, target: Path, stream: FileIO) -> int:
+    """Bytes of the partial file that are of this very content; it is emptied where they are not."""
+    facts = {"url": remote.url, "etag": remote.etag, "size": remote.size}
+    have = os.fstat(stream.fileno()).st_size
+    try:
+        before = json.loads(_partial_facts(target).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    same = isinstance(before, dict) and all(facts[key] and facts[key] == before.get(key) for key in ("etag", "size"))
+    if same and have <= (remote.size or 0):
+        return have
+    stream.truncate(0)
+    write_json(_partial_facts(target), facts)
+    return 0
+
+
+def _require_space(target: Path, needed: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if free < needed:
+        what = f"{target.parent} has {free / MB:.0f} MB free, {target.name} needs {needed / MB:.0f} MB more"
+        raise BenchError(what, "free space there or choose another folder, then run the same command again")
+
+
+def _pour(pieces: Iterable[bytes], stream: FileIO, target: Path, start: int, size: int | None) -> int:
+    """Write `pieces` behind byte `start`; returns how many bytes. Raises BenchError when more or fewer than `size` come
+    in all.
+    """
+    done, total = start, max(size or 0, start)
+    label = f"{target.name} (from {start // MB} MB on)" if start else target.name
+    with Progress(label, -(-(total - start) // MB), "MB") as progress:
+        try:
+            for piece in pieces:
+                if size is not None and done + len(piece) > size:
+                    _discard(target)
+                    raise BenchError(
+                        f"{target.name}: more than the {size} bytes of the file came", "run the same command again"
+                    )
+                _write_all(stream, piece, target)
+                progress.step((done + len(piece)) // MB - done // MB)
+                done += len(piece)
+        except Unreachable as error:
+            raise Unreachable(
+                f"{target.name}: {error.what} after {done} of {size or 'unknown'} bytes", error.todo
+            ) from error
+    if size is not None and done < size:
+        raise BenchError(f"{target.name}: the connection ended after {done} of {size} bytes", AGAIN)
+    return done - start
+
+
+def _write_all(stream: FileIO, piece: bytes, target: Path) -> None:
+    view = memoryview(piece)
+    try:
+        while view:
+            view = view[stream.write(view) :]
+    except OSError as error:
+        raise os_error(error, _partial(target)) from error
+
+
+def _settle(source: HubFile, target: Path, stream: FileIO, expected: str | None, pins: Path) -> str:
+    """Verify the complete partial file and give it its final name; wrong bytes are removed."""
+    digest, begins = sha256_of(_partial(target)), name_hash(source.file)
+    if not digest.startswith(expected or begins or ""):
+        _discard(target)
+        todo = "run the same command again; where it stays so, the source holds other content"
+        wanted = expected or f"{begins}... as its name says"
+        raise BenchError(f"{target.name}: wrong bytes came, SHA-256 {digest} instead of {wanted}", todo)
+    if expected is None:
+        write_pin(pins, str(source), digest)
+        if begins:
+            log.info("%s: 8 digits in its name vouch for it; its SHA-256 %s is now pinned in %s", source, digest, pins)
+        else:
+            log.warning("nothing vouches for %s: its SHA-256 %s is now pinned in %s", source, digest, pins)
+    try:
+        os.fsync(stream.fileno())
+        os.replace(_partial(target), target)
+        _partial_facts(target).unlink(missing_ok=True)
+    except OSError as error:
+        raise os_error(error, target) from error
+    write_note(target, str(source), digest)
+    return digest

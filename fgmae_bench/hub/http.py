@@ -1,0 +1,204 @@
+"""The hub's side of a download: what it says of a file, the bytes it sends, and every refusal as one line.
+
+Addresses, token, proxies and offline mode are huggingface_hub's. Its `get_hf_file_metadata` is not used: version 2.4
+asks `/api/agent-harnesses` before the first request of a process, waits as long as a Retry-After says, and breaks on an
+error body that is a JSON list; its downloads are not resumed after a kill and not verified.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urljoin, urlsplit
+
+from fgmae_bench.errors import BenchError
+from fgmae_bench.hub.checksums import is_sha256
+
+if TYPE_CHECKING:
+    from httpx2 import Response
+
+TIMEOUT_S = 20.0  # of a connection and of each wait for bytes
+PAUSES_S = (1.0, 3.0, 9.0)  # before each new try after 429 or 5xx, where the hub does not say how long
+MAX_WAIT_S = 60.0  # a hub that asks for more is not waited for
+MAX_REDIRECTS = 10
+AGAIN = "run the same command again: it goes on where it stopped"
+
+log = logging.getLogger("fgmae_bench")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubFile:
+    """One file of a repository on the hub. `revision` is a commit hash where the content must not change, else a
+    branch.
+    """
+
+    repo: str
+    file: str
+    revision: str = "main"
+    repo_type: Literal["model", "dataset"] = "model"
+
+    def __str__(self) -> str:
+        prefix = "datasets/" if self.repo_type == "dataset" else ""
+        return f"{prefix}{self.repo}@{self.revision}/{self.file}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """What the hub says of a file. `etag` names its content, `size` is in bytes, `commit` is what the revision stands
+    for.
+    """
+
+    url: str
+    etag: str | None
+    size: int | None
+    commit: str | None
+
+    @property
+    def sha256(self) -> str | None:
+        """The SHA-256 of the content: the etag of a large (LFS) file; other etags are git's and say nothing of it."""
+        return self.etag if is_sha256(self.etag) else None
+
+
+class Unreachable(BenchError):
+    """Nobody answered, or the connection ended."""
+
+
+def ask(source: HubFile) -> Remote:
+    """What the hub says of `source`; raises BenchError when it has no such file, refuses or cannot be reached.
+
+    Redirects are followed up to the answer that carries `X-Linked-Etag`: the next one would lead to a storage host.
+    """
+    from huggingface_hub import hf_hub_url
+
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    url = start = hf_hub_url(
+        source.repo, source.file, repo_type=source.repo_type, revision=source.revision, endpoint=endpoint
+    )
+    for _ in range(MAX_REDIRECTS):
+        response = _send(source, "HEAD", url, start)
+        response.close()
+        headers = response.headers
+        if "x-linked-etag" in headers or not response.has_redirect_location:
+            length = None if response.has_redirect_location else headers.get("content-length")
+            size = headers.get("x-linked-size") or length or ""
+            known = int(size) if size.isdecimal() else None
+            return Remote(url=start, etag=_etag(headers), size=known, commit=headers.get("x-repo-commit"))
+        url = urljoin(url, headers["location"])
+    raise BenchError(f"the hub redirects {source} in circles", "check the repository's name")
+
+
+@contextlib.contextmanager
+def opened(source: HubFile, url: str, offset: int) -> Iterator[tuple[Response, int]]:
+    """Yield (response, first byte that it sends): `offset` where the server can, 0 where it sends the whole file."""
+    response = _send(source, "GET", url, url, offset)
+    try:
+        if response.status_code == 416 or (response.status_code == 206 and _first_byte(response) != offset):
+            response.close()
+            response = _send(source, "GET", url, url)
+        yield response, offset if response.status_code == 206 else 0
+    finally:
+        response.close()
+
+
+def chunks(response: Response) -> Iterator[bytes]:
+    """The body as it arrives; raises Unreachable when the connection ends before it does."""
+    import httpx2
+
+    try:
+        yield from response.iter_raw()
+    except httpx2.RequestError as error:
+        raise Unreachable(f"the connection to {response.url.host} ended ({_reason(error)})", AGAIN) from error
+
+
+def _send(source: HubFile, method: str, url: str, start: str, offset: int = 0) -> Response:
+    """An open response below 400, or 416. Retries 429 and 5xx; the token goes to the host of `start` alone."""
+    headers = {"accept-encoding": "identity", **({"range": f"bytes={offset}-"} if offset else {})}
+    for pause_s in (*PAUSES_S, None):
+        response = _attempt(method, url, headers, with_token=urlsplit(url)[:2] == urlsplit(start)[:2])
+        status = response.status_code
+        if status < 400 or status == 416:
+            return response
+        response.close()
+        wait_s = retry_after_s(response, pause_s)
+        if (status != 429 and status < 500) or pause_s is None or wait_s > MAX_WAIT_S:
+            break
+        log.info("the hub answers %d for %s; again in %.0f s", status, source.file, wait_s)
+        time.sleep(wait_s)
+    raise _refusal(source, response)
+
+
+def _attempt(method: str, url: str, headers: dict[str, str], with_token: bool) -> Response:
+    """One request, its body unread; a GET follows redirects and leaves the token behind when the host changes."""
+    import httpx2
+    from huggingface_hub import get_session, get_token
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    from fgmae_bench import __version__
+
+    token = get_token() if with_token else None
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every address, a storage host's signature included
+    sent = {
+        "user-agent": f"fgmae_bench/{__version__}",
+        **headers,
+        **({"authorization": f"Bearer {token}"} if token else {}),
+    }
+    try:
+        client = get_session()
+        request = client.build_request(method, url, headers=sent, timeout=TIMEOUT_S)
+        return client.send(request, stream=True, follow_redirects=method == "GET")
+    except OfflineModeIsEnabled as error:
+        raise Unreachable(
+            "HF_HUB_OFFLINE is set, nothing may be downloaded", "unset it, or take the files from a folder"
+        ) from error
+    except httpx2.InvalidURL as error:
+        raise BenchError(f"{url} is no address ({error})", "correct HF_ENDPOINT") from error
+    except httpx2.RequestError as error:
+        todo = "check the network and HF_ENDPOINT, then run the same command again"
+        raise Unreachable(f"{urlsplit(url).netloc} cannot be reached ({_reason(error)})", todo) from error
+
+
+def _refusal(source: HubFile, response: Response) -> BenchError:
+    status, where = response.status_code, f"{source.file} of {source.repo} at revision {source.revision}"
+    if status == 404:
+        return BenchError(f"the hub has no {where} (404)", "check repository, file and revision")
+    if status in (401, 403):
+        todo = "it is private, gated or does not exist: check its name, or log in with: hf auth login"
+        return BenchError(f"the hub refuses {where} ({status})", todo)
+    if status == 429 or status >= 500:
+        wait_s = retry_after_s(response, None)
+        return BenchError(
+            f"the hub answers {status} for {where}",
+            f"run the same command again {f'in {wait_s:.0f} s' if wait_s else 'later'}",
+        )
+    return BenchError(f"the hub answers {status} for {where}", "check repository, file and revision")
+
+
+def retry_after_s(response: Response, pause_s: float | None) -> float:
+    """Seconds of the Retry-After header (a number or a date), else `pause_s`."""
+    text = response.headers.get("retry-after", "").strip()
+    if text.isdecimal():
+        return float(text)
+    with contextlib.suppress(ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    return pause_s or 0.0
+
+
+def _etag(headers: Any) -> str | None:
+    text = headers.get("x-linked-etag") or headers.get("etag")
+    return text.removeprefix("W/").strip('"') if text else None
+
+
+def _first_byte(response: Response) -> int | None:
+    match = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
+    return int(match[1]) if match else None
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

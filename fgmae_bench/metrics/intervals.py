@@ -1,0 +1,251 @@
+"""Intervals and paired tests from stored predictions: a bootstrap that draws tiles or scenes where they are known, else
+samples.
+
+All metrics are functions of sums over units (a unit is a group or a sample): confusion matrices, or counts per score
+level. A resample is a vector of integer weights, so that all resamples together are one matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fgmae_bench.metrics.multi_label import THRESHOLD, multi_label, probabilities
+from fgmae_bench.metrics.significance import NORMAL, t_quantile, t_two_sided
+from fgmae_bench.system.randomness import generator
+
+REPLICATES = 1000
+LEVEL = 0.95
+MAX_SAMPLES = 10_000  # more independent samples than this are drawn in bags
+BAGS = 2_000  # a standard error from as many bags is good to 1/sqrt(2 BAGS) = 1.6 %
+CELLS = 2**20  # counts kept per class of a multi-label split: units x score levels
+
+Metrics = dict[str, NDArray[np.float64]]  # name -> (B,), NaN where undefined
+
+
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """What is drawn: `count` groups or samples, and the metrics of weighted sums over them: (B, count) -> name ->
+    (B,).
+    """
+
+    count: int
+    grouped: bool
+    measure: Callable[[NDArray[np.float32]], Metrics]
+
+
+def single_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Sequence[str] | None = None) -> Units:
+    """Units of a single-label split: logits (N, K), targets (N,)."""
+    n, k = logits.shape
+    unit, count = _unit_numbers(n, groups)
+    cells = np.asarray(targets, np.int64) * k + np.argmax(logits, 1)
+    sums = np.bincount(unit * k * k + cells, minlength=count * k * k).reshape(count, k * k)
+    return Units(count=count, grouped=groups is not None, measure=_of_confusion(sums, k, single_label_metrics))
+
+
+def segmentation_units(confusion: NDArray[Any], groups: Sequence[str] | None = None) -> Units:
+    """Units of a segmentation split: one confusion matrix an image (N, K, C), columns as in `scores_segmentation`."""
+    n, k, columns = confusion.shape
+    unit, count = _unit_numbers(n, groups)
+    sums = np.zeros((count, k * columns))
+    np.add.at(sums, unit, confusion.reshape(n, k * columns))
+    return Units(count=count, grouped=groups is not None, measure=_of_confusion(sums, k, segmentation_metrics))
+
+
+def multi_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Sequence[str] | None = None) -> Units:
+    """Units of a multi-label split: logits (N, C), multi-hot targets (N, C).
+
+    AP needs the order of the scores: each class keeps counts per unit and score level. There are as many levels as
+    distinct scores, or, beyond CELLS counts, quantiles of them; resampled values are then moved by what that changes of
+    the split's own.
+    """
+    p, y = probabilities(logits), np.asarray(targets) != 0
+    n, classes = p.shape
+    unit, count = _unit_numbers(n, groups)
+    levels = [_level_counts(p[:, c], y[:, c], unit, count) for c in range(classes)]
+    levels.append(_level_counts(p.ravel(), y.ravel(), np.repeat(unit, classes), count))
+    flags = np.concatenate([(p >= THRESHOLD) & y, p >= THRESHOLD, y], axis=1).astype(np.float64)
+    sums = np.zeros((count, 3 * classes))
+    np.add.at(sums, unit, flags)
+
+    def measure(weights: NDArray[np.float32]) -> Metrics:
+        ap = np.stack([_weighted_ap(weights @ positive, weights @ every) for positive, every in levels], axis=1)
+        tp, predicted, reference = np.split(weights.astype(np.float64) @ sums, 3, axis=1)
+        f1 = _ratio(2 * tp, predicted + reference)
+        f1[reference == 0] = np.nan
+        total = _ratio(2 * tp.sum(1), predicted.sum(1) + reference.sum(1))
+        return {"map_micro": ap[:, -1], "map_macro": _mean(ap[:, :-1]), "f1_micro": total, "f1_macro": _mean(f1)}
+
+    exact, own = multi_label(logits, targets), measure(np.ones((1, count), np.float32))
+    shift = {name: np.nan if value is None else value - float(own[name][0]) for name, value in exact.items()}
+    return Units(
+        count=count,
+        grouped=groups is not None,
+        measure=lambda weights: {k: v + shift[k] for k, v in measure(weights).items()},
+    )
+
+
+def single_label_metrics(c: NDArray[np.float64]) -> Metrics:
+    """`scores.single_label` of many confusion matrices (B, K, K) at once."""
+    hits, reference, predicted, total = _marginals(c)
+    oa = _ratio(hits.sum(1), total)
+    chance = _ratio((reference * predicted).sum(1), total**2)
+    f1 = np.where(reference > 0, _ratio(2 * hits, reference + predicted), np.nan)
+    return {
+        "oa": oa,
+        "aa": _mean(_ratio(hits, reference)),
+        "kappa": _ratio(oa - chance, 1 - chance),
+        "f1_macro": _mean(f1),
+    }
+
+
+def segmentation_metrics(c: NDArray[np.float64]) -> Metrics:
+    """`scores_segmentation.segmentation` of many confusion matrices (B, K, C) at once."""
+    hits, reference, predicted, total = _marginals(c)
+    iou = _ratio(hits, reference + predicted - hits)
+    return {
+        "miou": _mean(np.where(reference > 0, iou, np.nan)),
+        "miou_union": _mean(iou),
+        "miou_all": np.where(total > 0, np.nan_to_num(iou).mean(1), np.nan),
+        "oa": _ratio(hits.sum(1), total),
+        "aa": _mean(_ratio(hits, reference)),
+        "fwiou": _ratio((reference * np.nan_to_num(iou)).sum(1), total),
+    }
+
+
+def replicates(units: Units, count: int = REPLICATES, seed: int = 0) -> Metrics:
+    """Metrics of `count` resamples; keyed by seed and number of units, so that runs on the same units are drawn
+    alike.
+    """
+    draws = generator(seed, "bootstrap", units.count).integers(0, units.count, (count, units.count), dtype=np.int32)
+    offset = np.arange(count)[:, None] * units.count
+    weights = np.bincount((draws + offset).ravel(), minlength=count * units.count).reshape(count, units.count)
+    return units.measure(weights.astype(np.float32))
+
+
+def point(units: Units) -> dict[str, float]:
+    """The metrics of the split itself, NaN where undefined."""
+    return {name: float(value[0]) for name, value in units.measure(np.ones((1, units.count), np.float32)).items()}
+
+
+def percentile_interval(values: NDArray[Any], units: int, level: float = LEVEL) -> tuple[float, float] | None:
+    """The expanded percentile interval of bootstrap values; None where fewer than two units, or a value, is undefined.
+
+    The plain percentile interval is too narrow with few units. Quantiles are taken further out, at Phi(-sqrt(G / (G -
+    1)) t), t the two-sided quantile of Student's t with G - 1 degrees of freedom: Hesterberg 2015, section 4.
+    """
+    if units < 2 or not np.isfinite(values).all():
+        return None
+    tail = NORMAL.cdf(-math.sqrt(units / (units - 1)) * t_quantile(level, units - 1))
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def intervals(units: Units, count: int = REPLICATES, level: float = LEVEL) -> dict[str, Any]:
+    """The test intervals of one run, as they stand in a record: bounds per metric (null where undefined) and how they
+    were made.
+    """
+    found = {name: percentile_interval(values, units.count, level) for name, values in replicates(units, count).items()}
+    bounds = {name: None if pair is None else list(pair) for name, pair in found.items()}
+    return {
+        "level": level,
+        "over": "groups" if units.grouped else "samples",
+        "units": units.count,
+        "replicates": count,
+        "test": bounds,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A - B of one metric: `low` and `high` bound it, `p` is two-sided; None where it cannot be told."""
+
+    a: float
+    b: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+def paired_differences(a: Units, b: Units, count: int = REPLICATES, level: float = LEVEL) -> dict[str, Difference]:
+    """Paired bootstrap: A and B are drawn alike; their difference over its standard error is held against Student's t.
+
+    The standard error carries sqrt(G / (G - 1)) and the t has G - 1 degrees of freedom, as for means of G clusters
+    (Cameron & Miller 2015, section VI). Raises ValueError where the units differ in number.
+    """
+    if a.count != b.count:
+        raise ValueError(f"{a.count} and {b.count} units")
+    drawn_a, drawn_b, at_a, at_b = replicates(a, count), replicates(b, count), point(a), point(b)
+    found = {}
+    for name in sorted(drawn_a.keys() & drawn_b.keys(), key=list(drawn_a).index):
+        gap, spread = at_a[name] - at_b[name], drawn_a[name] - drawn_b[name]
+        low = high = p = None
+        if a.count > 1 and np.isfinite(gap) and np.isfinite(spread).all():
+            error = float(spread.std(ddof=1)) * math.sqrt(a.count / (a.count - 1))
+            half = t_quantile(level, a.count - 1) * error
+            low, high = gap - half, gap + half
+            p = t_two_sided(gap / error, a.count - 1) if error > 1e-12 else 1.0 if abs(gap) < 1e-12 else None
+        found[name] = Difference(a=at_a[name], b=at_b[name], low=low, high=high, p=p)
+    return found
+
+
+def _unit_numbers(n: int, groups: Sequence[str] | None) -> tuple[NDArray[np.int64], int]:
+    """(unit of each sample, number of units): its group, itself, or one of many random bags of equal size."""
+    if groups is not None:
+        if len(groups) != n:
+            raise ValueError(f"{len(groups)} groups for {n} samples")
+        names, unit = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+        return unit.reshape(-1).astype(np.int64), len(names)
+    if n <= MAX_SAMPLES:
+        return np.arange(n), n
+    return generator("bags", n).permutation(n) % BAGS, BAGS
+
+
+def _of_confusion(
+    sums: NDArray[Any], k: int, metrics: Callable[[NDArray[np.float64]], Metrics]
+) -> Callable[[NDArray[np.float32]], Metrics]:
+    exact = sums.astype(np.float32) if sums.sum() < 2**22 else sums.astype(np.float64)
+    return lambda weights: metrics((weights @ exact).astype(np.float64).reshape(len(weights), k, -1))
+
+
+def _level_counts(
+    p: NDArray[np.float64], y: NDArray[np.bool_], unit: NDArray[np.int64], count: int
+) -> tuple[NDArray[np.float32], ...]:
+    """(positives, samples) per unit and score level (count, L), the highest score first."""
+    distinct = np.unique(p)
+    most = max(256, CELLS // count)
+    if len(distinct) > most:
+        distinct = np.unique(np.quantile(p, np.linspace(0, 1, most), method="higher"))
+    length = len(distinct)
+    cell = unit * length + (length - 1 - np.minimum(np.searchsorted(distinct, p), length - 1))
+    return tuple(
+        np.bincount(cell[chosen], minlength=count * length).reshape(count, length).astype(np.float32)
+        for chosen in (y, slice(None))
+    )
+
+
+def _weighted_ap(positive: NDArray[np.float32], every: NDArray[np.float32]) -> NDArray[np.float64]:
+    """`scores_multilabel.average_precision` of counts per score level (B, L); NaN without positives."""
+    hits, seen = np.cumsum(positive, 1, dtype=np.float64), np.cumsum(every, 1, dtype=np.float64)
+    precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
+    return _ratio((positive * precision).sum(1), hits[:, -1])
+
+
+def _marginals(c: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    k = c.shape[1]  # a further column holds what was predicted as a class that the reference does not have
+    return np.einsum("bkk->bk", c[:, :, :k]), c.sum(2), c.sum(1)[:, :k], c.sum((1, 2))
+
+
+def _ratio(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=b > 0)
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the defined values of each row, NaN where there is none."""
+    known = np.isfinite(values)
+    return _ratio(np.where(known, values, 0.0).sum(1), known.sum(1).astype(np.float64))

@@ -1,0 +1,154 @@
+"""Segmentation metrics as numpy functions of confusion matrices: one matrix an image, summed exactly, averaged over
+classes once.
+
+A matrix is (K, K), rows = reference, columns = prediction, or (K, K + 1) where the last column counts pixels that were
+given a class which the evaluation scheme does not have: they can only be wrong. A stack (N, K, C) stands for its sum.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fgmae_bench.errors import BenchError
+
+IGNORE = 255  # label of pixels that are neither learnt nor scored
+METRICS = ("miou", "miou_union", "miou_all", "oa", "aa", "fwiou")
+
+
+def eval_columns(train_classes: tuple[str, ...], eval_classes: tuple[str, ...]) -> NDArray[np.int64] | None:
+    """Column (K_train,) of the confusion matrix for each class that is predicted; None where both schemes are the same.
+
+    Classes are matched by name; one that the evaluation scheme does not have gets column K_eval. Raises BenchError on a
+    name that stands twice in a scheme, and where the schemes share no class.
+    """
+    for classes in (train_classes, eval_classes):
+        twice = [name for name, count in Counter(classes).items() if count > 1]
+        if twice:
+            raise BenchError(f"class '{twice[0]}' stands twice in a label scheme", "give each class a name of its own")
+    if train_classes == eval_classes:
+        return None
+    if not set(train_classes) & set(eval_classes):
+        shown = f"{', '.join(train_classes)} and {', '.join(eval_classes)}"
+        raise BenchError(
+            f"the schemes of training and evaluation share no class ({shown})", "choose schemes with common class names"
+        )
+    places = {name: k for k, name in enumerate(eval_classes)}
+    return np.array([places.get(name, len(eval_classes)) for name in train_classes], np.int64)
+
+
+def image_confusion(
+    reference: NDArray[Any], predicted: NDArray[Any], num_classes: int, columns: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Counts of one image's pixels: (K, K), or (K, K + 1) with the `columns` of `eval_columns`. Reference 255 is left
+    out.
+
+    `reference` and `predicted` have one shape; `predicted` holds class numbers of the training scheme. Raises
+    ValueError on shapes that differ and labels outside their scheme.
+    """
+    reference, predicted = np.asarray(reference), np.asarray(predicted)
+    if reference.shape != predicted.shape:
+        raise ValueError(f"reference {reference.shape} and prediction {predicted.shape}")
+    kept = reference != IGNORE
+    rows, chosen = reference[kept].astype(np.int64), predicted[kept].astype(np.int64)
+    _require_inside("reference", rows, num_classes)
+    _require_inside("predicted", chosen, num_classes if columns is None else len(columns))
+    width = num_classes
+    if columns is not None:
+        chosen, width = columns[chosen], num_classes + 1
+    return np.bincount(rows * width + chosen, minlength=num_classes * width).reshape(num_classes, width)
+
+
+def total(confusions: NDArray[Any]) -> NDArray[np.int64]:
+    """The sum (K, C) of a stack (N, K, C), in whole numbers; a single matrix passes through."""
+    counts = np.asarray(confusions, np.int64)
+    return counts if counts.ndim == 2 else counts.sum(axis=0, dtype=np.int64)
+
+
+def segmentation(confusion: NDArray[Any]) -> dict[str, float | None]:
+    """`miou`, `miou_union`, `miou_all`, `oa`, `aa`, `fwiou`, all fractions; None where nothing can be averaged.
+
+    IoU = hits / (reference + predicted - hits). `miou` and `aa` average over the classes with reference pixels,
+    `miou_union` also over those that are only predicted, `miou_all` divides by all K with 0 for absent ones. `fwiou`
+    weights IoU by the share of reference pixels (Garcia-Garcia et al. 2017, arXiv 1704.06857).
+    """
+    hits, reference, union = _sums(confusion)
+    pixels = reference.sum()
+    if pixels == 0:
+        return dict.fromkeys(METRICS)
+    scored = reference > 0
+    iou = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
+    return {
+        "miou": float(iou[scored].mean()),
+        "miou_union": float(iou[union > 0].mean()),
+        "miou_all": float(iou.mean()),
+        "oa": float(hits.sum() / pixels),
+        "aa": float((hits[scored] / reference[scored]).mean()),
+        "fwiou": float((iou * reference).sum() / pixels),
+    }
+
+
+def per_class(confusion: NDArray[Any], classes: tuple[str, ...]) -> dict[str, dict[str, float | int | None]]:
+    """IoU, accuracy (recall), precision and support in pixels of each class; undefined is None.
+
+    IoU is undefined only for a class that is neither in the reference nor predicted.
+    """
+    hits, reference, union = _sums(confusion)
+    predicted = union - reference + hits
+
+    def ratio(a: float, b: float) -> float | None:
+        return float(a / b) if b > 0 else None
+
+    return {
+        name: {
+            "iou": ratio(hits[k], union[k]),
+            "accuracy": ratio(hits[k], reference[k]),
+            "precision": ratio(hits[k], predicted[k]),
+            "support": int(reference[k]),
+        }
+        for k, name in enumerate(classes)
+    }
+
+
+def classes_scored(confusion: NDArray[Any], classes: tuple[str, ...]) -> list[str]:
+    """Names of the classes that have reference pixels."""
+    return [name for name, count in zip(classes, total(confusion).sum(axis=1), strict=True) if count > 0]
+
+
+def legacy_segmentation(confusions: NDArray[Any], batch_size: int) -> dict[str, float | None]:
+    """What averaging over batches prints: `oa`, `aa` and `miou` of each batch of `confusions` (N, K, C), weighted by
+    its size.
+
+    Macro averages divide by all K classes and count a class that is absent from the batch as 0. A batch without a
+    reference pixel is left out.
+    """
+    matrices = np.asarray(confusions, np.int64)
+    sums, weight = np.zeros(3), 0
+    for start in range(0, len(matrices), batch_size):
+        batch = matrices[start : start + batch_size]
+        hits, reference, union = _sums(batch)
+        if reference.sum() == 0:
+            continue
+        accuracy = np.divide(hits, reference, out=np.zeros_like(hits), where=reference > 0)
+        iou = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
+        sums += len(batch) * np.array([hits.sum() / reference.sum(), accuracy.mean(), iou.mean()])
+        weight += len(batch)
+    return {
+        name: float(value / weight) if weight else None for name, value in zip(("oa", "aa", "miou"), sums, strict=True)
+    }
+
+
+def _require_inside(what: str, labels: NDArray[np.int64], count: int) -> None:
+    if labels.size and (labels.min() < 0 or labels.max() >= count):
+        raise ValueError(f"{what} label outside [0, {count})")
+
+
+def _sums(confusion: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """(hits, reference pixels, pixels of reference or prediction), each (K,); exact below 2^53 pixels."""
+    counts = total(confusion)
+    classes = len(counts)
+    hits, reference, predicted = np.diag(counts), counts.sum(axis=1), counts[:, :classes].sum(axis=0)
+    return hits.astype(np.float64), reference.astype(np.float64), (reference + predicted - hits).astype(np.float64)

@@ -1,0 +1,1 @@
+"""Backbones under their contracts, pooling, taps and heads."""

@@ -1,0 +1,150 @@
+"""Names of architectures to modules: FGMAE's, any timm model that takes two channels, torchgeo's Sentinel-1 models, a
+user's factory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from fgmae_bench.config.contract import InputContract
+from fgmae_bench.config.run import Model
+from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.models import torchgeo_models
+from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
+
+# FGMAE's names -> timm's: pre-norm, LayerNorm eps 1e-6, qkv bias, MLP ratio 4 (arXiv 2310.18653 and its code).
+# SoftCon's are timm's own vit_{small,base}_patch14_dinov2 (layer scale, no registers), those of MoCo, DeCUR and CLOSP
+# resnet50.
+FGMAE_ARCHITECTURES = {
+    "vit_small_patch16": "vit_small_patch16_224",
+    "vit_base_patch16": "vit_base_patch16_224",
+    "vit_large_patch16": "vit_large_patch16_224",
+    "vit_huge_patch14": "vit_huge_patch14_224",
+}
+TORCHGEO_ARCHITECTURES = torchgeo_models.FACTORIES
+
+
+def architecture(model_name: str) -> Callable[..., nn.Module] | None:
+    """The entry point behind a model name, None for `backscatter_stats`; raises BenchError with the closest names."""
+    if model_name == "backscatter_stats":
+        return None
+    if model_name in TORCHGEO_ARCHITECTURES:
+        return TORCHGEO_ARCHITECTURES[model_name]
+    timm_name = FGMAE_ARCHITECTURES.get(model_name, model_name)
+    if not timm.is_model(timm_name):
+        named = [*FGMAE_ARCHITECTURES, *TORCHGEO_ARCHITECTURES, "backscatter_stats"]
+        hint = closest(model_name, [*named, *timm.list_models()]).split("?")[0]
+        hint = f"{hint}? " if hint.startswith("did") else ""
+        raise BenchError(
+            f"unknown model '{model_name}'", f"{hint}choose from {', '.join(named)}, any timm name, or module:factory"
+        )
+    return timm.model_entrypoint(timm_name)
+
+
+def patch_side(model_name: str) -> int:
+    """Pixels that the input's side must be a multiple of: a ViT's patch, 1 where any size will do."""
+    entry = architecture(model_name) if ":" not in model_name else None
+    if entry is None:
+        return 1
+    if model_name in TORCHGEO_ARCHITECTURES:
+        return torchgeo_models.patch_of(model_name)
+    with torch.device("meta"):
+        built = entry()
+    return int(built.patch_embed.patch_size[0]) if isinstance(built, VisionTransformer) else 1
+
+
+def make_module(model: Model, contract: InputContract, drop_path: float) -> tuple[nn.Module, Pool | None, int]:
+    """(module, pool, feature dimension). Raises BenchError where the model cannot take the contract's channels and
+    size.
+    """
+    if model.model == "backscatter_stats":
+        return BackscatterStats(), None, BackscatterStats.feature_dim
+    if ":" in model.model:
+        module: nn.Module = PooledMap(_from_factory(model.model))
+        return module, None, measured_dim(module, contract)
+    architecture(model.model)  # an unknown name ends here
+    if model.model in TORCHGEO_ARCHITECTURES:
+        _require_mean(model)
+        module = torchgeo_models.OwnPool(torchgeo_models.make(model.model, contract.size))
+        return module, "mean", measured_dim(module, contract)
+    inner = from_timm(model.model, contract.size, drop_path)
+    if not isinstance(inner, VisionTransformer):
+        _require_mean(model)
+        module = PooledMap(inner)
+        return module, "mean", measured_dim(module, contract)
+    patch = inner.patch_embed.patch_size[0]
+    if contract.size % patch:
+        good = contract.size // patch * patch
+        raise BenchError(
+            f"--input_size {contract.size} is not divisible by the patch of {patch} px",
+            f"use --input_size {good or patch}",
+        )
+    pool: Pool = model.pool or "cls"
+    if pool == "cls" and inner.cls_token is None:
+        raise BenchError(f"{model.model} has no CLS token", "use --pool mean")
+    return TokenPool(inner, pool), pool, inner.num_features
+
+
+def _require_mean(model: Model) -> None:
+    if model.pool == "cls":
+        raise BenchError(f"{model.model} has no CLS token", "use --pool mean")
+
+
+def from_timm(name: str, size: int, drop_path: float = 0.0) -> nn.Module:
+    """A timm model of two channels without its head."""
+    more: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+    timm_name = FGMAE_ARCHITECTURES.get(name, name)
+    try:
+        try:
+            made: nn.Module = timm.create_model(timm_name, in_chans=2, num_classes=0, img_size=size, **more)
+        except TypeError:
+            made = timm.create_model(
+                timm_name, in_chans=2, num_classes=0, **more
+            )  # convolutional: no img_size to state
+    except AssertionError as error:
+        raise BenchError(f"{name} cannot be built at {size} px ({error})", "choose another --input_size") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise BenchError(
+            f"{name} cannot be built for two channels ({reason})", "choose a timm model that takes in_chans"
+        ) from error
+    return made
+
+
+def _from_factory(spec: str) -> nn.Module:
+    """The module that `package.module:factory` returns when called without arguments."""
+    module_name, _, factory_name = spec.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError) as error:
+        raise BenchError(
+            f"--model {spec}: {error}", "give module:factory, importable from the working directory"
+        ) from error
+    made = factory if isinstance(factory, nn.Module) else factory()
+    if not isinstance(made, nn.Module):
+        source = inspect.getsourcefile(factory) if callable(factory) else spec
+        raise BenchError(f"--model {spec} made {type(made).__name__}, no nn.Module", f"mend the factory in {source}")
+    return made
+
+
+def measured_dim(module: nn.Module, contract: InputContract) -> int:
+    """Feature dimension, measured on zeros; raises BenchError where the module does not take the contract's input."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            out = module(torch.zeros(2, len(contract.bands), contract.size, contract.size))
+    except RuntimeError as error:
+        raise BenchError(
+            f"the backbone does not take (B, 2, {contract.size}, {contract.size}) ({error})", "take two channels"
+        ) from error
+    module.train(was_training)
+    return int(out.shape[1])

@@ -1,0 +1,67 @@
+"""A backbone as a run holds it: the module, its contract, and what became of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fgmae_bench.config.contract import InputContract
+from fgmae_bench.models.pooling import Pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsReport:
+    """Where weights came from and what became of each key of their file."""
+
+    source: str
+    sha256: str | None
+    used: int
+    dropped: int
+    missing: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A frozen feature extractor: `module` maps (B, 2, S, S) to (B, feature_dim). `lowers_precision` where autocast may
+    apply.
+    """
+
+    module: nn.Module
+    name: str
+    pool: Pool | None  # None: the module's own
+    feature_dim: int
+    contract: InputContract
+    weights: WeightsReport
+    lowers_precision: bool = True
+    custom: bool = False  # a module of the user's
+    notes: tuple[dict[str, str], ...] = ()
+
+    @property
+    def params(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.module.parameters())
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the structure, the pooling and every tensor: what the feature bank knows the backbone by."""
+        digest = hashlib.sha256(f"{self.name}\0{self.pool}\0{self.module!r}".encode())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def behaviour(self) -> list[str] | None:
+        """Features of one fixed image, rounded, for a module of the user's: its code may change where its tensors do
+        not.
+        """
+        if not self.custom:
+            return None
+        size = self.contract.size
+        with torch.inference_mode():
+            ramp = torch.linspace(0, 1, 2 * size * size).view(1, 2, size, size)
+            features = self.module(ramp.to(next(self.module.parameters(), ramp).device))
+        return [
+            f"{value:.2e}" for value in features[0, :64].float().cpu()
+        ]  # text: NaN is told later, with the image's name

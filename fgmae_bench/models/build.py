@@ -1,0 +1,112 @@
+"""Backbones: the published architectures, any timm model, backscatter statistics, or a factory of the user's; images to
+features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fgmae_bench.checkpoints.reader import read_state
+from fgmae_bench.checkpoints.registry import default_cache
+from fgmae_bench.config.run import Model
+from fgmae_bench.models.architectures import (
+    FGMAE_ARCHITECTURES,
+    TORCHGEO_ARCHITECTURES,
+    architecture,
+    make_module,
+    measured_dim,
+    patch_side,
+)
+from fgmae_bench.models.backbone import Backbone, WeightsReport
+from fgmae_bench.models.contracts import mismatch_notes, resolve_contract
+from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
+from fgmae_bench.models.weights import TORCHGEO, find_weights_file, load_weights, torchgeo_name
+
+
+def build_backbone(model: Model, seed: int, cache: Path | None = None, *, drop_path: float = 0.0) -> Backbone:
+    """The backbone that `model` names with its weights, in evaluation mode and frozen; `cache` is where fetched weights
+    lie.
+
+    Random weights are drawn from `seed`; `drop_path` is the rate of stochastic depth when it is trained. Raises
+    BenchError on an unknown name, weights that are not here or do not fit, an input size the patches do not divide, a
+    pool that is not there.
+    """
+    resolve_contract(model)  # flags that cannot be, before any file is read
+    file = find_weights_file(model, cache or default_cache())
+    if model.weights.startswith(TORCHGEO) and file is not None:
+        model = dataclasses.replace(model, weights=torchgeo_name(model.weights, model.model))
+    if ":" not in model.model:
+        architecture(model.model)
+    state = None if file is None else read_state(file)
+    contract = resolve_contract(model, state)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        module, pool, feature_dim = make_module(model, contract, drop_path)
+    weights = WeightsReport(source="random", sha256=None, used=0, dropped=0, missing=0)
+    notes = mismatch_notes(model, contract, state)
+    statistics = isinstance(module, BackscatterStats)
+    if statistics or ":" in model.model:
+        weights = dataclasses.replace(weights, source="none" if statistics else "module")
+    elif state is not None:
+        weights, told = load_weights(module, model, state)
+        notes += told
+    module.eval().requires_grad_(False)
+    backbone = Backbone(
+        module=module,
+        name=model.model,
+        pool=pool,
+        feature_dim=feature_dim,
+        contract=contract,
+        weights=weights,
+        lowers_precision=not statistics,
+        custom=":" in model.model,
+        notes=notes,
+    )
+    return _known_by_behaviour(backbone) if backbone.custom else backbone
+
+
+def wrap_module(module: nn.Module, model: Model) -> Backbone:
+    """A module of the user's as a frozen backbone under the contract that `model` states; (B, 2, S, S) to (B, D) or a
+    map.
+    """
+    contract = resolve_contract(dataclasses.replace(model, weights="random"))
+    pooled = PooledMap(module)
+    dim = measured_dim(pooled, contract)
+    pooled.eval().requires_grad_(False)
+    weights = WeightsReport(source="module", sha256=None, used=len(module.state_dict()), dropped=0, missing=0)
+    return _known_by_behaviour(
+        Backbone(
+            module=pooled, name=model.model, pool=None, feature_dim=dim, contract=contract, weights=weights, custom=True
+        )
+    )
+
+
+def _known_by_behaviour(backbone: Backbone) -> Backbone:
+    """A user's module with a hash of its tensors and of what it does to a fixed image: its code is not ours to
+    version.
+    """
+    known = hashlib.sha256(f"{backbone.fingerprint()} {backbone.behaviour()}".encode()).hexdigest()
+    return dataclasses.replace(backbone, weights=dataclasses.replace(backbone.weights, sha256=known))
+
+
+__all__ = [
+    "FGMAE_ARCHITECTURES",
+    "TORCHGEO_ARCHITECTURES",
+    "Backbone",
+    "BackscatterStats",
+    "Pool",
+    "PooledMap",
+    "TokenPool",
+    "WeightsReport",
+    "architecture",
+    "build_backbone",
+    "find_weights_file",
+    "patch_side",
+    "resolve_contract",
+    "wrap_module",
+]  # fmt: skip

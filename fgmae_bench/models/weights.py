@@ -1,0 +1,106 @@
+"""`--weights` to a file, and the file into the module, with what became of each key."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fgmae_bench.checkpoints.load import load_state
+from fgmae_bench.checkpoints.reader import State
+from fgmae_bench.checkpoints.registry import locate, registered
+from fgmae_bench.config.run import Model
+from fgmae_bench.errors import BenchError, note, unknown
+from fgmae_bench.models import torchgeo_models
+from fgmae_bench.models.architectures import TORCHGEO_ARCHITECTURES, architecture, from_timm
+from fgmae_bench.models.backbone import WeightsReport
+from fgmae_bench.models.pooling import PooledMap, TokenPool
+from fgmae_bench.models.torchgeo_models import Conditioned, Croma
+
+TORCHGEO = "torchgeo:"
+
+
+def find_weights_file(model: Model, cache: Path) -> Path | None:
+    """The file that `--weights` means: a registered name's fetched file or a path; None for `random` and where none are
+    loaded.
+    """
+    if model.weights == "random" or model.model == "backscatter_stats" or ":" in model.model:
+        return None
+    known = registered()
+    if model.weights in known:
+        return locate(model.weights, model.model, cache)
+    if model.weights.startswith(TORCHGEO):
+        return locate(torchgeo_name(model.weights, model.model), model.model, cache)
+    path = Path(model.weights).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix or "/" in model.weights:
+        raise BenchError(
+            f"--weights {model.weights}: no such file",
+            f"give a checkpoint, or one of random, {', '.join(sorted(known))}",
+        )
+    raise unknown("weights", model.weights, ["random", *known])
+
+
+def load_weights(module: nn.Module, model: Model, state: State) -> tuple[WeightsReport, tuple[dict[str, str], ...]]:
+    """Load a checkpoint into a backbone: (what became of its keys, notes for the record)."""
+    target, optional = loadable(module)
+    report = load_state(target, state, optional)
+    source = model.weights if model.weights in registered() else state.path.name
+    dropped = sum(report.dropped.values())
+    weights = WeightsReport(
+        source=source, sha256=report.sha256, used=report.used, dropped=dropped, missing=report.missing
+    )
+    return weights, tuple(note("weights", text) for text in report.notes)
+
+
+def loadable(module: nn.Module) -> tuple[nn.Module, str]:
+    """(the network whose keys a checkpoint holds, pattern of keys that it may lack)."""
+    if isinstance(module, TokenPool):
+        return module.vit, ""
+    inner = module.inner if isinstance(module, PooledMap) else module
+    return (inner.network, inner.optional) if isinstance(inner, Croma | Conditioned) else (inner, "")
+
+
+def empty_network(name: str, size: int) -> tuple[nn.Module, str]:
+    """(a network on the meta device, without memory for its weights; pattern of keys that a checkpoint of it may
+    lack).
+    """
+    architecture(name)
+    with torch.device("meta"):
+        made = torchgeo_models.make(name, size) if name in TORCHGEO_ARCHITECTURES else from_timm(name, size)
+    return loadable(made)
+
+
+def torchgeo_model(weights: str) -> str:
+    """The model that `torchgeo:Enum.MEMBER` belongs to; raises BenchError where its input contract is not known."""
+    member = weights.removeprefix(TORCHGEO)
+    known = {
+        entry.entry.torchgeo: model
+        for models in registered().values()
+        for model, entry in models.items()
+        if entry.entry.torchgeo
+    }
+    if member in known:
+        return known[member]
+    try:
+        url = importlib.import_module("torchgeo.models").get_weight(member).url
+    except (ImportError, ValueError, AttributeError, KeyError):
+        raise unknown("torchgeo weights", member, [name for name in known if name]) from None
+    raise BenchError(
+        f"the input contract of torchgeo's {member} is not known here",
+        f"add an entry with its contract for {url} to your manifest",
+    )
+
+
+def torchgeo_name(weights: str, model: str) -> str:
+    """The registered name of `torchgeo:Enum.MEMBER`; raises BenchError where it belongs to another model."""
+    fitting = torchgeo_model(weights)
+    if fitting != model:
+        raise BenchError(f"--weights {weights} are those of {fitting}, not of {model}", f"use --model {fitting}")
+    member = weights.removeprefix(TORCHGEO)
+    return next(
+        name for name, models in registered().items() if model in models and models[model].entry.torchgeo == member
+    )

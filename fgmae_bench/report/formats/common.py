@@ -1,0 +1,100 @@
+"""What all writers of tables share: which columns stand there, how a cell reads, and how notes are numbered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fgmae_bench.report.columns import COLUMNS, METRICS, REQUIRED, Column
+from fgmae_bench.report.row import Bounds, Note, Row, Spread, Table, Value
+
+NO_RECORDS = "No records yet: only published numbers are shown."
+SYNTHETIC = "Rows marked (synthetic) were measured on a generated world and say nothing about real scenes."
+SEEDS = "Where seeds repeat, a value is the mean ± the sample standard deviation over them."
+INTERVALS = (
+    "Intervals are of the test samples, for the head as trained, at 95 %: the bootstrap draws groups "
+    "(tiles, scenes) where they "
+    "are known, else samples. What seeds change stands beside the value as ±."
+)
+EMPTY = "–"
+
+
+def readable(column: Column, value: Value) -> str:
+    """A cell as plain text for people: rounded to the column's digits, thousands separated, spreads as mean ± std."""
+    if isinstance(value, Spread):
+        return f"{_number(column, value.mean)} ± {_number(column, value.std)}"
+    if isinstance(value, Bounds):
+        return f"{_number(column, value.low)} to {_number(column, value.high)}"
+    if value is None or value == ():
+        return EMPTY
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _number(column, value) if isinstance(value, int | float) else str(value)
+
+
+def _number(column: Column, value: float) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    if column.digits is None:
+        return f"{value:g}"
+    return f"{round(value, column.digits) + 0.0:{'+' if column.signed else ''},.{column.digits}f}"
+
+
+def with_columns(table: Table, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The layout's columns with those of `names` that it lacks: the dataset in front, others behind."""
+    lacking = [name for name in names if name not in table.columns]
+    front = tuple(name for name in lacking if name == "dataset")
+    return (*front, *table.columns, *(name for name in lacking if name != "dataset"))
+
+
+def shown_columns(table: Table) -> tuple[str, ...]:
+    """The columns of every readable format: the layout's, those that no table may lack, and intervals where rows have
+    them.
+
+    Remarks come last.
+    """
+    names = [name for name in with_columns(table, REQUIRED) if name != "remarks"]
+    found = []
+    for name in names:
+        interval = f"{name}_interval"
+        wanted = name in METRICS and interval not in names and any(COLUMNS[interval].value(row) for row in table.rows)
+        found += [name, interval] if wanted else [name]
+    return (*found, "remarks")
+
+
+def explanations(table: Table) -> list[str]:
+    """Sentences that a table needs to be read rightly."""
+    found = [] if table.records else [NO_RECORDS]
+    if any(row.synthetic for row in table.rows):
+        found.append(SYNTHETIC)
+    if any(len(row.records) > 1 for row in table.rows):
+        found.append(SEEDS)
+    if any(name.endswith("_interval") for name in shown_columns(table)):
+        found.append(INTERVALS)
+    return found
+
+
+def footnotes(table: Table) -> dict[Note, int]:
+    """Numbers of the notes, by first appearance; notes that read the same share one."""
+    numbers: dict[str, int] = {}
+    return {note: numbers.setdefault(note.text, len(numbers) + 1) for row in table.rows for note in row.notes}
+
+
+def note_texts(numbers: dict[Note, int]) -> list[tuple[int, str]]:
+    """(number, text) of each footnote once."""
+    return list({number: (number, note.text) for note, number in numbers.items()}.values())
+
+
+def note_numbers(notes: Iterable[Note], numbers: dict[Note, int]) -> list[int]:
+    """The numbers of a row's notes in order, each once."""
+    return sorted({numbers[note] for note in notes})
+
+
+def one_line(text: str) -> str:
+    """Text on one line, characters that show nothing left out."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def is_number(row: Row, name: str) -> bool:
+    """True where a cell holds a number or what is made of them."""
+    value = COLUMNS[name].value(row)
+    return isinstance(value, int | float | Spread | Bounds) and not isinstance(value, bool)

@@ -1,0 +1,1 @@
+"""Files, processes, devices: what lies below the benchmark."""

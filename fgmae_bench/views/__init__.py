@@ -1,0 +1,1 @@
+"""From backscatter in dB to what a backbone is fed."""

@@ -1,0 +1,185 @@
+"""Normalisers: backscatter in dB to the range a backbone was trained on, per image, ignoring invalid pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fgmae_bench.config.contract import InputContract
+from fgmae_bench.errors import unknown
+
+Images = NDArray[np.float32]  # (B, 2, H, W) dB, bands in the contract's order
+Valid = NDArray[np.bool_] | None  # (B, 2, H, W), None when every pixel is valid
+QUANTILES = (0.01, 0.99)
+LARGE = 96 * 96  # pixels of a band from which counting levels takes less time than sorting values
+
+
+def row_quantiles(values: NDArray[np.float32], quantiles: tuple[float, ...]) -> NDArray[np.float32]:
+    """Quantiles (R, Q) of each row of `values` (R, n), linear interpolation, bit-identical to `np.quantile` row by row.
+
+    One vectorised sort of all rows replaces a call of `np.quantile` for each. The interpolation follows numpy 2's order
+    of operations for float32 input: position in float64, differences and products in float32.
+    """
+    last = values.shape[1] - 1
+    ordered = np.sort(values, axis=1)
+    result = np.empty((len(values), len(quantiles)), np.float32)
+    for i, quantile in enumerate(quantiles):
+        below = math.floor(last * quantile)
+        t = last * quantile - below
+        low, high = ordered[:, below], ordered[:, min(below + 1, last)]
+        result[:, i] = high - (high - low) * np.float32(1 - t) if t >= 0.5 else low + (high - low) * np.float32(t)
+    return result
+
+
+def clip_to_quantiles(images: Images, valid: Valid, joint: bool) -> Images:
+    """Each image clipped to its own [1 %, 99 %] quantiles: per band, or over both bands when `joint`."""
+    batch, bands = images.shape[:2]
+    rows = images.reshape(batch, 1, -1) if joint else images.reshape(batch, bands, -1)
+    flat = rows.reshape(-1, rows.shape[-1])
+    if valid is None:
+        limits = row_quantiles(flat, QUANTILES)
+    else:
+        kept = valid.reshape(flat.shape)
+        limits = np.stack([row_quantiles(row[keep][None], QUANTILES)[0] for row, keep in zip(flat, kept, strict=True)])
+    limits = limits.reshape(batch, rows.shape[1], 2, 1, 1)
+    return np.clip(images, limits[:, :, 0], limits[:, :, 1])
+
+
+@lru_cache(maxsize=16)
+def _window(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Lower end and width (C, 1, 1) of m - 2s .. m + 2s, each rounded to float32 once, not to be written to."""
+    ends = [(m - 2 * s, m + 2 * s) for m, s in zip(mean, std, strict=True)]
+    low, width = np.array([(low, high - low) for low, high in ends], np.float32).T[:, :, None, None]
+    return low, width
+
+
+def _to_bytes(images: Images, contract: InputContract) -> NDArray[np.uint8]:
+    """(x - (m - 2s)) / (4s) x 255, clipped to [0, 255], truncated to uint8: the window m - 2s .. m + 2s of the transfer
+    code.
+    """
+    low, width = _window(contract.mean, contract.std)
+    scaled = images - low
+    scaled /= width
+    scaled *= np.float32(255.0)
+    with np.errstate(invalid="ignore"):  # NaN lies under the mask and is filled by the caller
+        return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
+
+
+def limit_levels(levels: NDArray[np.uint8]) -> tuple[int, int] | None:
+    """What `_to_bytes` makes of the quantiles of a plane (H, W), told from its levels alone, without sorting its
+    values.
+
+    None where the two values that a quantile lies between are of different levels: then it must be known itself.
+    """
+    below = np.cumsum(
+        cv2.calcHist([levels], [0], None, [256], [0, 256]).ravel(), dtype=np.int64
+    )  # pixels up to each level
+    last = levels.size - 1
+    ranks = [math.floor(last * quantile) for quantile in QUANTILES]
+    around = np.array([min(rank + more, last) for rank in ranks for more in (0, 1)])
+    low, above_low, high, above_high = below.searchsorted(around, side="right").tolist()
+    return (low, high) if low == above_low and high == above_high else None
+
+
+def _clipped_as_levels(images: Images, contract: InputContract) -> NDArray[np.uint8]:
+    """The same bytes as of a clip per band before `_to_bytes`: each of its operations keeps the order of values,
+    rounding included.
+    """
+    levels = _to_bytes(images, contract)
+    for image, planes in zip(images, levels, strict=True):
+        for band, plane in enumerate(planes):
+            known = limit_levels(plane)
+            if known is None:
+                limits = np.zeros((1, len(planes), 1, len(QUANTILES)), np.float32)
+                limits[0, band] = row_quantiles(image[band].reshape(1, -1), QUANTILES)
+                low, high = _to_bytes(limits, contract)[0, band, 0].tolist()
+                known = low, high
+            np.clip(plane, *known, out=plane)
+    return levels
+
+
+def fgmae(images: Images, valid: Valid, contract: InputContract) -> NDArray[np.uint8]:
+    """The published input of FGMAE's transfer code: quantile clip per band, then eight bits. Source: zhu-xlab/FGMAE."""
+    if valid is None and images[0, 0].size >= LARGE:
+        return _clipped_as_levels(images, contract)
+    return _filled(_to_bytes(clip_to_quantiles(images, valid, joint=False), contract), valid, 127)
+
+
+def fgmae_joint(images: Images, valid: Valid, contract: InputContract) -> NDArray[np.uint8]:
+    """As `fgmae` with one clip shared by both bands, as in FGMAE's pre-training."""
+    return _filled(_to_bytes(clip_to_quantiles(images, valid, joint=True), contract), valid, 127)
+
+
+def zscore(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """(x - mean) / std per band, nothing clipped."""
+    mean, std = (np.array(v, np.float32)[None, :, None, None] for v in (contract.mean, contract.std))
+    return _filled((images - mean) / std, valid, 0.0)
+
+
+def clip25(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """Clip to [-25, 0] dB, then x / 25 + 1: the DFC2020 baseline's input; saturates a fifth of VH, kept for parity."""
+    mean = np.array(contract.mean, np.float32)[None, :, None, None]
+    return _filled(
+        np.clip(images, -25, 0) / np.float32(25) + np.float32(1),
+        valid,
+        np.clip(mean, -25, 0) / np.float32(25) + np.float32(1),
+    )
+
+
+def db(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """Plain dB, invalid pixels as NaN: for statistics, not for networks."""
+    return _filled(images.copy(), valid, np.nan)
+
+
+def decibels(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """Plain dB with invalid pixels at the band mean: for networks whose publishers normalise nothing."""
+    return _filled(images.copy(), valid, np.array(contract.mean, np.float32)[None, :, None, None])
+
+
+def croma(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """Mean +- 2 deviations of each image's own valid pixels, by band, to [0, 1]: CROMA's input (README of
+    antofuller/CROMA).
+
+    There the statistics are those of a batch; here those of the image, so that no image changes another's features. A
+    band without contrast becomes 0.5, as do invalid pixels.
+    """
+    kept = np.isfinite(images) if valid is None else valid
+    counts = np.maximum(kept.sum((2, 3), keepdims=True), 1)
+    mean = np.where(kept, images, 0).sum((2, 3), keepdims=True, dtype=np.float64) / counts
+    squares = np.square(np.where(kept, images - mean, 0)).sum((2, 3), keepdims=True, dtype=np.float64)
+    reach = 4 * np.sqrt(squares / counts)
+    scaled = np.divide(images - mean, reach, out=np.zeros(images.shape, np.float64), where=kept & (reach > 0))
+    return _filled(np.clip(scaled + 0.5, 0, 1).astype(np.float32), valid, 0.5)
+
+
+NORMALIZERS: dict[str, Callable[[Images, Valid, InputContract], NDArray[np.uint8] | Images]] = {
+    "fgmae": fgmae,
+    "fgmae_joint": fgmae_joint,
+    "zscore": zscore,
+    "clip25": clip25,
+    "decibels": decibels,
+    "croma": croma,
+    "db": db,
+}  # fmt: skip
+
+
+def normalize(images: Images, valid: Valid, contract: InputContract) -> NDArray[np.uint8] | Images:
+    """Images in the contract's range: uint8 for the FGMAE family (0..255 stands for [0, 1]), float32 otherwise.
+
+    Invalid pixels get the band mean after normalisation. Raises BenchError on an unknown normaliser.
+    """
+    if contract.normalizer not in NORMALIZERS:
+        raise unknown("normalizer", contract.normalizer, NORMALIZERS)
+    return NORMALIZERS[contract.normalizer](images, valid, contract)
+
+
+def _filled(images: Any, valid: Valid, fill: float | NDArray[np.float32]) -> Any:
+    if valid is not None:
+        images[~valid] = np.broadcast_to(np.asarray(fill, images.dtype), images.shape)[~valid]
+    return images

@@ -1,0 +1,130 @@
+"""Views of an image with its mask: one geometry for both, nearest for labels, 255 wherever there is nothing to
+learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fgmae_bench.errors import BenchError
+from fgmae_bench.metrics.segmentation import IGNORE
+from fgmae_bench.system.randomness import generator
+from fgmae_bench.views.chip import Chip
+from fgmae_bench.views.classification import View, random_box, whole_geometry
+
+Mask = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointAugmentation:
+    """A keyed random view of image and mask.
+
+    `crop` resized: a crop of at least `crop_scale` of the area, aspect 3/4 to 4/3, resized to the input; plain: a crop
+    of the input's size at the image's own resolution, padded where the image is smaller. Then flips, each half of the
+    time.
+    """
+
+    seed: int
+    epoch: int
+    crop: Literal["resized", "plain"] = "resized"
+    crop_scale: float = 0.5
+    hflip: bool = True
+    vflip: bool = False
+
+
+def mask_invalid(mask: Mask, valid: NDArray[np.bool_] | None) -> Mask:
+    """The mask (H, W) with 255 where any band of `valid` (C, H, W) says that the pixel holds no backscatter."""
+    if valid is None:
+        return mask
+    _require_same(valid, mask)
+    return np.where(valid.all(axis=0), mask, np.uint8(IGNORE))
+
+
+def training_pair(
+    image: NDArray[Any], mask: Mask, size: int, augmentation: JointAugmentation, sample: str
+) -> tuple[NDArray[Any], Mask]:
+    """A random view (C, size, size) of an image (C, H, W) and of its mask (H, W), keyed by seed, epoch and sample.
+
+    Raises BenchError where image and mask differ in size.
+    """
+    _require_same(image, mask)
+    draw = generator(augmentation.seed, "segmentation view", augmentation.epoch, sample)
+    if augmentation.crop == "resized":
+        top, left, height, width = random_box(draw, mask.shape[0], mask.shape[1], augmentation.crop_scale)
+    else:
+        image, mask = _padded(image, mask, size)
+        top, left = (int(draw.integers(0, length - size + 1)) for length in mask.shape)
+        height = width = size
+    image, mask = image[:, top : top + height, left : left + width], mask[top : top + height, left : left + width]
+    if mask.shape != (size, size):
+        # "exact" nearest counts from pixel centres, as bilinear does; OpenCV's plain one is off by up to half a pixel
+        image, mask = _resized(image, size, cv2.INTER_LINEAR), _resized(mask[None], size, cv2.INTER_NEAREST_EXACT)[0]
+    horizontal, vertical = draw.random(2) < 0.5
+    if horizontal and augmentation.hflip:
+        image, mask = image[:, :, ::-1], mask[:, ::-1]
+    if vertical and augmentation.vflip:
+        image, mask = image[:, ::-1], mask[::-1]
+    return np.ascontiguousarray(image), np.ascontiguousarray(mask)
+
+
+def segmentation_batch(
+    view: View,
+    chips: Sequence[Chip],
+    masks: Sequence[Mask],
+    ids: Sequence[str],
+    augmentation: JointAugmentation | None = None,
+) -> tuple[NDArray[Any], list[Mask]]:
+    """Chips and masks (H, W) of training ids to (images (B, 2, S, S), masks), 255 under invalid pixels.
+
+    In the evaluation view (no `augmentation`) masks keep their own size: logits are resized to them, never they to the
+    logits. Raises BenchError, naming the sample, where image and mask differ in size.
+    """
+    images, labels = [], []
+    for chip, mask, sample in zip(chips, masks, ids, strict=True):
+        if chip.db.shape[1:] != mask.shape and chip.ready is None:
+            raise _differ(f"{sample}: image", chip.db.shape[1:], mask.shape)
+        label = mask_invalid(mask, chip.valid if chip.ready is None else None)
+        image = view.before_geometry([chip])[0]  # (2, H, W)
+        if augmentation is None:
+            image = whole_geometry(image, view.contract.size)
+        else:
+            image, label = training_pair(image, label, view.contract.size, augmentation, sample)
+        images.append(image)
+        labels.append(label)
+    return np.stack(images), labels
+
+
+def _resized(image: NDArray[Any], size: int, interpolation: int) -> NDArray[Any]:
+    """(C, size, size) of (C, H, W), band by band."""
+    return np.stack(
+        [cv2.resize(np.ascontiguousarray(band), (size, size), interpolation=interpolation) for band in image]
+    )
+
+
+def _padded(image: NDArray[Any], mask: Mask, size: int) -> tuple[NDArray[Any], Mask]:
+    """Image and mask with at least `size` pixels a side: added to the right and below, with each band's mean and with
+    255.
+    """
+    down, right = (max(0, size - length) for length in mask.shape)
+    if not (down or right):
+        return image, mask
+    larger = np.empty((len(image), mask.shape[0] + down, mask.shape[1] + right), image.dtype)
+    larger[:] = image.mean(axis=(1, 2), dtype=np.float64).astype(image.dtype)[:, None, None]
+    larger[:, : mask.shape[0], : mask.shape[1]] = image
+    return larger, np.pad(mask, ((0, down), (0, right)), constant_values=IGNORE)
+
+
+def _require_same(image: NDArray[Any], mask: Mask) -> None:
+    if image.shape[1:] != mask.shape:
+        raise _differ("image", image.shape[1:], mask.shape)
+
+
+def _differ(what: str, image: tuple[int, ...], mask: tuple[int, ...]) -> BenchError:
+    sizes = f"{'x'.join(map(str, image))} px, its mask {'x'.join(map(str, mask))}"
+    return BenchError(f"{what} has {sizes}", "give image and mask of one size, and leave out a resize on reading")
