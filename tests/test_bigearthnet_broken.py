@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from bigearthnet_raw import SCENE, replace, write_band
 
-from fgmae_bench.data.bigearthnet import facts, patch, raw, table, tiff
+from fgmae_bench.data.bigearthnet import facts, raw, table, tiff
 from fgmae_bench.errors import BenchError
 
 pytest_plugins = ("bigearthnet_raw",)
@@ -165,7 +165,7 @@ def test_reading_a_broken_patch_names_the_file(kind, raw_root, ben):
     folder = raw_root / f"{SCENE}_33UUP_1_0"
     spoil(folder / f"{folder.name}{ending}")
     with pytest.raises(BenchError, match=re.escape(str(folder / f"{folder.name}{ending}"))):
-        patch.read_patch(folder, ben)
+        tiff.read_patch(folder, ben)
 
 
 def test_pixels_that_are_no_measurement_are_masked_by_band(raw_root, ben):
@@ -174,7 +174,7 @@ def test_pixels_that_are_no_measurement_are_masked_by_band(raw_root, ben):
     pixels[:, :3] = np.nan
     (folder / f"{folder.name}_VH.tif").unlink()
     write_band(folder / f"{folder.name}_VH.tif", pixels)
-    chip = patch.read_patch(folder, ben)
+    chip = tiff.read_patch(folder, ben)
     assert chip.valid[0].all()
     assert (~chip.valid[1]).sum() == 360
 

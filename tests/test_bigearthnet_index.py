@@ -18,7 +18,7 @@ from bigearthnet_raw import SCENE, replace, write_patches
 from commands import REPOSITORY
 
 from fgmae_bench.config.flags import dispatch
-from fgmae_bench.data.bigearthnet import labels, lists, patch, raw, scan, table
+from fgmae_bench.data.bigearthnet import labels, official, raw, scan, table, tiff
 from fgmae_bench.errors import BenchError
 
 pytest_plugins = ("bigearthnet_raw",)
@@ -73,7 +73,7 @@ def test_genuine_patches_as_an_index_read_vv_first(genuine, ben):
             with rasterio.open(genuine / name / f"{name}_{band}.tif") as source:
                 assert np.array_equal(source.read(1), values)
         swapped = dataclasses.replace(ben, signal=dataclasses.replace(ben.signal, bands=("VH", "VV")))
-        assert np.array_equal(patch.read_patch(index.path(row), swapped).db, chip.db[::-1])
+        assert np.array_equal(tiff.read_patch(index.path(row), swapped).db, chip.db[::-1])
 
 
 def test_card_in_the_other_order_gets_its_columns_in_that_order(genuine, ben):
@@ -140,7 +140,7 @@ def test_flags_come_from_the_lists_and_stay(tmp_path, raw_root, run_index):
     folder = tmp_path / "lists"
     folder.mkdir()
     for stem, content in zip(
-        (*lists.FLAG_LISTS.values(), lists.NO_19_LIST), (s2[:1], s2[1:3], [s2[2], s2[3]]), strict=True
+        (*official.FLAG_LISTS.values(), official.NO_19_LIST), (s2[:1], s2[1:3], [s2[2], s2[3]]), strict=True
     ):
         (folder / f"{stem}.csv").write_text("\r\n".join(content) + "\r\n")
     assert table.read_table(_indexed(run_index, raw_root))["snow"].to_pylist() == [None] * 6

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from bigearthnet_raw import SCENE
 
-from fgmae_bench.data.bigearthnet import labels, lists, names
+from fgmae_bench.data.bigearthnet import labels
+from fgmae_bench.data.bigearthnet.official import find_list, s2_names
 from fgmae_bench.errors import BenchError
 
 pytest_plugins = ("bigearthnet_raw",)
@@ -24,11 +25,11 @@ LISTS = {
 def official(realdata):
     """Names of each published list."""
     folder = realdata / "official_lists"
-    return {stem: lists.s2_names(lists.find_list(folder, stem)) for stem in (*OFFICIAL, *LISTS)}
+    return {stem: s2_names(find_list(folder, stem)) for stem in (*OFFICIAL, *LISTS)}
 
 
 def test_s1_name_carries_scene_time_tile_column_and_row():
-    name = names.parse_s1("S1A_IW_GRDH_1SDV_20170613T165043_33UUP_61_9")
+    name = labels.parse_s1("S1A_IW_GRDH_1SDV_20170613T165043_33UUP_61_9")
     assert (name.scene, name.tile, name.col, name.row) == (SCENE, "33UUP", 61, 9)
     assert name.acquired == "2017-06-13T16:50:43"
 
@@ -44,7 +45,7 @@ def test_s1_name_carries_scene_time_tile_column_and_row():
     ],
 )
 def test_s2_names_of_both_versions_with_short_times_and_seconds_past_59(name, acquired, tile, place):
-    found = names.parse_s2(name)
+    found = labels.parse_s2(name)
     assert (found.acquired, found.tile, (found.col, found.row)) == (acquired, tile, place)
 
 
@@ -53,16 +54,16 @@ def test_s2_names_of_both_versions_with_short_times_and_seconds_past_59(name, ac
 )
 def test_other_names_are_refused(name):
     with pytest.raises(BenchError, match="is no S2 patch name"):
-        names.parse_s2(name)
+        labels.parse_s2(name)
 
 
 def test_every_published_name_is_read_and_its_odd_times_are_as_many_as_known(official):
     union = [name for part in OFFICIAL for name in official[part]]
     assert len(set(union)) == sum(OFFICIAL.values())
     short = sum(1 for name in union if len(re.search(r"T(\d+)_", name)[1]) == 5)
-    late = sum(1 for name in union if names.parse_s2(name).clock[2] >= 60)
+    late = sum(1 for name in union if labels.parse_s2(name).clock[2] >= 60)
     assert (short, late) == (51_410, 2_199)
-    assert {names.parse_s2(name).clock[0] for name in union} == {9, 10, 11}
+    assert {labels.parse_s2(name).clock[0] for name in union} == {9, 10, 11}
 
 
 def test_published_counts_and_what_they_leave_out(official):

@@ -114,15 +114,15 @@ def test_a_run_without_predictions_leaves_no_folder_for_them(tmp_path):
 
 @pytest.mark.parametrize("moment", ["record", "copy"])
 def test_an_interruption_after_the_record_leaves_it_with_its_predictions(tmp_path, monkeypatch, moment):
-    from fgmae_bench.runs import storing
+    from fgmae_bench.runs import folder
 
     def interrupted(*arguments):
         genuine(*arguments)
         raise KeyboardInterrupt
 
     if moment == "record":
-        genuine = storing.store
-        monkeypatch.setattr(storing, "store", interrupted)
+        genuine = folder.store
+        monkeypatch.setattr(folder, "store", interrupted)
     else:
         genuine = RunFolder.copy_in
         monkeypatch.setattr(

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.models.sync_bn import SyncBatchNorm
+from fgmae_bench.models.norms import SyncBatchNorm
 
 STEPS = 3
 CASES = [

@@ -13,8 +13,8 @@ from fgmae_bench.config.recipes import FinetuneRecipe
 from fgmae_bench.config.run import Run, run_id
 from fgmae_bench.data.dataset import only_usable
 from fgmae_bench.errors import BenchError, note
+from fgmae_bench.models.norms import SyncBatchNorm
 from fgmae_bench.models.pooling import TokenPool
-from fgmae_bench.models.sync_bn import SyncBatchNorm
 from fgmae_bench.records import Record
 from fgmae_bench.runs.assemble import classification_metrics
 from fgmae_bench.runs.curve_notes import rate_notes, small_batch_norm

@@ -10,7 +10,8 @@ import numpy as np
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.packs.format import LABELS, META, Encoder, Meta, same_labels, sample_keys
+from fgmae_bench.data.packs.format import LABELS, META, Encoder, Meta, sample_keys
+from fgmae_bench.data.packs.labels import same_labels
 from fgmae_bench.data.packs.read import checked_labels, open_pack
 from fgmae_bench.data.packs.store import environment, get, stamp_of
 from fgmae_bench.data.packs.write import encoded

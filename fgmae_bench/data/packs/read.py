@@ -20,10 +20,10 @@ from fgmae_bench.config.contract import InputContract
 from fgmae_bench.config.strict import from_plain
 from fgmae_bench.data.index import Index, ids_sha256
 from fgmae_bench.data.layouts import build_index
-from fgmae_bench.data.packs.format import FORMAT, LABELS, META, Meta, bands_of, decode_value, packed_maps
+from fgmae_bench.data.packs.format import FORMAT, LABELS, META, Meta, bands_of, decode_value
+from fgmae_bench.data.packs.labels import Labels, packed_maps, read_labels
 from fgmae_bench.data.packs.legacy import open_foreign, open_rico_v2, rico_patches
 from fgmae_bench.data.packs.store import Stamp, environment, get, number_of, stamp_of
-from fgmae_bench.data.packs.table import Labels, read_labels
 from fgmae_bench.data.raster import valid_mask
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip, Ready

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from fgmae_bench.models.sync_bn import SyncBatchNorm
+from fgmae_bench.models.norms import SyncBatchNorm
 
 
 class PixelLinear(nn.Module):

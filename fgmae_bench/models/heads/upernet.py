@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.models.heads import LEAST, Norm, group_norm, make_norm
+from fgmae_bench.models.norms import LEAST, Norm, group_norm, make_norm
 
 BINS = (1, 2, 3, 6)
 
