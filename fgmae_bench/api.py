@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
 from torch import nn
 
 from fgmae_bench.config.cards import Card, load_card
+from fgmae_bench.config.contract import BANDS, InputContract
 from fgmae_bench.config.recipes import PROTOCOLS
 from fgmae_bench.config.run import Run, compose
 from fgmae_bench.errors import BenchError, unknown
+from fgmae_bench.models.architectures import is_registered
 from fgmae_bench.records import Record
 
 
@@ -22,7 +25,10 @@ def evaluate(
     *,
     name: str,
     input_size: int | None = None,
-    normalizer: str = "fgmae",
+    normalizer: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    contract: InputContract | None = None,
     **flags: Any,
 ) -> Record:
     """Adapt `model` to `dataset` by `protocol` and return the record, which is also stored; a run that is recorded is
@@ -37,7 +43,10 @@ def evaluate(
             `segmentation_finetune`.
         name: the model's name in records and tables.
         input_size: S, in pixels; by default 224, and the size of the data for segmentation.
-        normalizer: what the model expects, see `fgmae_bench.views.normalizers`.
+        normalizer, mean, std: what the model was trained on, see `fgmae_bench.views.normalizers`; one mean and one
+            deviation a band, in dB. Where nothing is stated, z-scores by the training split are assumed, which is said
+            and noted, and the record fills no row of a table.
+        contract: the same as one `InputContract`, in place of `normalizer`, `mean`, `std` and `input_size`.
         flags: any flag of the protocol's command (`python -m fgmae_bench.linear`, `finetune` or `segment`), such as
             `data_path`, `split`, `lr`, `features`, `results_dir`.
 
@@ -58,6 +67,8 @@ def evaluate(
         raise BenchError(
             f"evaluate({flag}=...) beside protocol '{protocol}'", "leave it out: the model and the protocol say it"
         )
+    if is_registered(name) or ":" in name:
+        raise BenchError(f"name='{name}' is a model of the suite", "give the module a name of its own")
     dataset = os.fspath(dataset)
     card = load_card(dataset)
     given = {
@@ -66,16 +77,40 @@ def evaluate(
         "dataset": dataset,
         "model": name,
         "weights": "module",
-        "normalizer": normalizer,
-        **({} if input_size is None else {"input_size": input_size}),
+        **_stated(normalizer, mean, std, input_size, contract),
     }
-    if input_size is None and card.task != "segmentation":
+    if "input_size" not in given and card.task != "segmentation":
         given["input_size"] = 224
     runs = compose(module, given, card)
     if len(runs) != 1:
         raise BenchError("evaluate runs one setting", "give one lr and one weight_decay")
     engine = {"linear": _probe, "finetune": _finetune, "segment": _segment}[module]
     return engine(runs, card, model)[0]
+
+
+def _stated(
+    normalizer: str | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    input_size: int | None,
+    contract: InputContract | None,
+) -> dict[str, Any]:
+    """The flags that state an input contract; raises BenchError where it is stated twice."""
+    bands = {name: [float(v) for v in value] for name, value in (("mean", mean), ("std", std)) if value is not None}
+    single = {"normalizer": normalizer, "input_size": input_size}
+    flags = {**bands, **{name: value for name, value in single.items() if value is not None}}
+    if contract is None:
+        return flags
+    if flags:
+        raise BenchError(f"evaluate(contract=...) and {', '.join(flags)}", "state the input once")
+    if not isinstance(contract, InputContract) or contract.bands != BANDS or contract.geometry != "resize_crop":
+        raise BenchError(f"contract is {contract!r:.80}", "give an InputContract of VV and VH, resized and cropped")
+    return {
+        "normalizer": contract.normalizer,
+        "mean": list(contract.mean),
+        "std": list(contract.std),
+        **({"input_size": contract.size} if contract.size else {}),
+    }
 
 
 def _probe(runs: list[Run], card: Card, model: nn.Module) -> list[Record]:

@@ -73,3 +73,16 @@ def test_what_is_not_as_the_card_says_is_refused(card, world, tmp_path):
     write(world, list(index.ids))
     with pytest.raises(BenchError, match="names 20 of 20 images"):
         divided(dataclasses.replace(card, splits={"copernicus": split}), index, tmp_path)
+
+
+def test_a_number_behind_a_dot_belongs_to_the_name(tmp_path):
+    """`River_12.5` is not `River_12`; an image's ending is none of the name."""
+    from fgmae_bench.data.list_splits import _rows
+
+    rows = {"River/River_12": [0], "River_12": [0], "River/River_7.5": [1], "River_7.5": [1]}
+    assert [_rows(rows, name, "") for name in ("River_12.5", "River_7.5", "River_7.5.jpg", "River_12.tif")] == [
+        [],
+        [1],
+        [1],
+        [0],
+    ]

@@ -282,41 +282,6 @@ def test_a_foreign_normaliser_is_said_before_the_run_and_noted(tmp_path, monkeyp
     assert "unknown normalizer" in said(call("linear", *flags, "--normalizer", "clip24", cwd=tmp_path))
 
 
-def test_weights_without_a_contract_are_taken_for_fgmaes_and_a_foreign_normaliser_is_said(tmp_path):
-    vit = build_backbone(Model(model="test_vit", weights="random", input_size=32), 0).module.vit
-    torch.save(vit.state_dict(), tmp_path / "mine.pth")
-    flags = (
-        "--dataset",
-        "eurosat",
-        "--data_path",
-        shared_world(5),
-        "--model",
-        "test_vit",
-        "--weights",
-        "mine.pth",
-        "--input_size",
-        "32",
-        "--features",
-        "cached",
-        "--epochs",
-        "1",
-        "--batch_size",
-        "16",
-        *FOLDERS,
-    )
-    assert "contract" not in call("linear", *flags, "--normalizer", "fgmae", cwd=tmp_path).err
-    foreign = call("linear", *flags, "--normalizer", "clip25", "--results_dir", "other", cwd=tmp_path)
-    assert foreign.code == 0, foreign.err
-    line = "the input is normalised by clip25, the weights mine.pth carry no contract and are taken to have been trained on fgmae"
-    assert line in foreign.err
-    assert "contract_mismatch" in codes(only_record(tmp_path / "other"))
-    random = [flag if flag != "mine.pth" else "random" for flag in flags]
-    assert (
-        "taken to have been"
-        not in call("linear", *random, "--normalizer", "clip25", "--results_dir", "third", cwd=tmp_path).err
-    )
-
-
 # --- normalisers of other models
 
 

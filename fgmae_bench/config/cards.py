@@ -12,6 +12,7 @@ from fgmae_bench.config.strict import from_plain, load_toml
 from fgmae_bench.errors import BenchError, closest, unknown
 
 REPOSITORY_CARDS = Path(__file__).resolve().parents[2] / "datasets"
+WORDS = ("title", "origin", "notes", "download", "path")  # no facts of the data
 WHEEL_CARDS = Path(__file__).resolve().parents[1] / "_cards"
 
 
@@ -164,9 +165,37 @@ def find_card(dataset: str) -> Path:
 def load_card(dataset: str) -> Card:
     """Load and check the card named `dataset`, or the card file at that path."""
     path = find_card(dataset)
-    card = dataclasses.replace(from_plain(Card, load_toml(path), str(path)), path=path)
+    card = _read(path)
     _check(card)
+    _refuse_shipped_name(card)
     return card
+
+
+def _read(path: Path) -> Card:
+    return dataclasses.replace(from_plain(Card, load_toml(path), str(path)), path=path)
+
+
+def facts(card: Card) -> dict[str, Any]:
+    """What a card says of its data, without what may differ between copies: titles, sources, notes, its own path."""
+    return {f.name: getattr(card, f.name) for f in dataclasses.fields(card) if f.name not in WORDS}
+
+
+def _refuse_shipped_name(card: Card) -> None:
+    """Raise BenchError where a card of the user's has the name of a shipped one and other facts.
+
+    Its records would otherwise stand in the published tables of that name.
+    """
+    if card.path.is_relative_to(REPOSITORY_CARDS) or card.path.is_relative_to(WHEEL_CARDS):
+        return
+    if card.name not in card_names():
+        return
+    shipped, own = facts(_read(find_card(card.name))), facts(card)
+    other = [name for name in own if own[name] != shipped[name]]
+    if other:
+        raise BenchError(
+            f"{card.path}: name = '{card.name}' is a card of the suite, and {', '.join(other)} differ from it",
+            "give the card a name of its own",
+        )
 
 
 def _check(card: Card) -> None:

@@ -15,7 +15,10 @@ def parse_bands(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class InputContract:
-    """Input that a backbone expects. `mean` and `std` in dB per band; `size` in pixels, 0 = the dataset's own."""
+    """Input that a backbone expects. `mean` and `std` in dB per band; `size` in pixels, 0 = the dataset's own.
+
+    `assumed` where nobody stated what the weights were trained on: such a run fills no row of a table.
+    """
 
     bands: tuple[str, ...] = BANDS
     normalizer: str = "fgmae"
@@ -24,6 +27,7 @@ class InputContract:
     size: int = 224
     calibration: str = "sigma0"  # of the pre-training data; cannot be seen in pixels
     geometry: Literal["resize_crop", "native"] = "resize_crop"
+    assumed: bool = False
 
 
 # FGMAE, MAE and SoftCon weights for Sentinel-1: constants of the transfer code of zhu-xlab/FGMAE.

@@ -165,7 +165,8 @@ def choices(hint: Any, value: Any) -> list[Any]:
 def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> bool:
     """True when a record belongs to a planned run: protocol, effective batch and every flag that the run states agree.
 
-    Weights do not tell apart backbones that load none. A run that an ablation made wrong on purpose belongs to none.
+    Weights do not tell apart backbones that load none. Two kinds of runs belong to no row: those that an ablation made
+    wrong on purpose, and those of weights whose input contract nobody stated.
     """
     flags = {**experiment.common, **run.flags}
     owner, hints = field_sections(experiment.module), flag_types(experiment.module)
@@ -174,7 +175,7 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
         "recipe", ["published"]
     ):
         return False
-    if record["config"].get("facts", {}).get("defects"):
+    if record["config"].get("facts", {}).get("defects") or record["model"]["contract"].get("assumed"):
         return False
     config, weights = record["config"], record["model"]["weights"]["source"]
     wanted = batches(stated["batch_size"], stated.get("accum_iter", 1)) if "batch_size" in stated else None
@@ -186,7 +187,7 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
         measured = config[owner[name]].get(name)
         if name == "dataset" and measured not in values:
             measured = record["dataset"]["name"]
-        if name == "weights" and weights in ("none", "module", *run.weights_files):
+        if name == "weights" and weights in ("none", *run.weights_files):
             continue
         if not any(_same(measured, value) for value in values):
             return False

@@ -55,12 +55,21 @@ class Model:
     """Which backbone, with which weights, fed how."""
 
     model: str = option("backbone: a registry or timm name, or module:factory", "vit_small_patch16")
-    weights: str = option("registry name, path, or random", "fgmae", aliases=("finetune",))
+    weights: str = option(
+        "registry name, path, random, or module: those that a factory made",
+        "fgmae",
+        aliases=("finetune",),
+        shown="fgmae; of module:factory, its own",
+    )
     pool: Literal["cls", "mean"] | None = option(
         "token that becomes the feature", None, shown="cls, or mean where there is none"
     )
     input_size: int | None = option("side of the input, pixels", None, shown="from the backbone's contract")
     normalizer: str | None = option("normaliser of the input", None, shown="from the backbone's contract")
+    mean: tuple[float, ...] = option(
+        "means that the normaliser subtracts, dB, VV then VH", (), shown="from the contract"
+    )
+    std: tuple[float, ...] = option("deviations that it divides by, dB, VV then VH", (), shown="from the contract")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +124,7 @@ class Run:
     execution: Any  # Execution, or the module's own
 
 
+OWN_WEIGHTS = "module"  # weights of a factory or a module of the user's, as it made them
 RESOLVED = "resolved"  # in a config.toml: every value that is not the field's default stands in the file
 PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {
@@ -178,6 +188,8 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
         raise unknown("recipe", str(name), NAMED_RECIPES[module])
     named = () if resolved else named_recipe(module, name, card, str(explicit.get("model", Model.model)))
     flat = merged(*named, config, given)
+    if ":" in str(flat.get("model", "")):
+        flat.setdefault("weights", OWN_WEIGHTS)
     owner = field_sections(module)
     for key in flat:
         if key not in owner:

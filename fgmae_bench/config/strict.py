@@ -18,7 +18,7 @@ T = TypeVar("T")
 def load_toml(path: Path) -> dict[str, Any]:
     """Parse a TOML file; raises BenchError naming the file when it is missing or malformed."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BenchError(f"{path}: not valid TOML ({error})", "correct the file") from error
     except OSError as error:

@@ -36,6 +36,8 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 PARTS = ("train", "val", "test")
+# Endings of files that hold images; what else stands behind a dot belongs to the name of a sample.
+ENDINGS = (".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp", ".jp2", ".npy", ".npz", ".nc", ".h5", ".hdf5", ".zarr")
 Rows = NDArray[np.int64]
 
 log = logging.getLogger("fgmae_bench")
@@ -92,10 +94,10 @@ def list_files(folder: Path) -> dict[str, str]:
 def rows_of_lists(index: Index, split: Split, folder: Path) -> tuple[dict[str, Rows], int]:
     """(rows of each part, samples in none) from lists of file names.
 
-    The ending is ignored (.jpg for .tif), with it the split's `suffix`; a class folder before the name is optional. A
-    line may hold several names of one sample, separated by a comma, and what is no name; a first line that begins with
-    the split's `header` names columns. Raises BenchError on samples that are listed twice, and where the data lacks
-    more than the split's tolerance of a list.
+    The ending of an image file is ignored (.jpg for .tif), with it the split's `suffix`; a class folder before the name
+    is optional. A line may hold several names of one sample, separated by a comma, and what is no name; a first line
+    that begins with the split's `header` names columns. Raises BenchError on samples that are listed twice, and
+    where the data lacks more than the split's tolerance of a list.
     """
     rows_of = _names(index)
     parts, seen = dict[str, Rows](), dict[int, str]()
@@ -136,6 +138,15 @@ def _names(index: Index) -> dict[str, list[int]]:
 
 
 def _rows(rows_of: dict[str, list[int]], name: str, suffix: str) -> list[int]:
-    """Rows that a name in a list means: as it stands without its ending and `suffix`, else its last part."""
-    sample = os.path.splitext(name.strip().removeprefix("./"))[0].removesuffix(suffix)
-    return rows_of.get(sample) or rows_of.get(os.path.basename(sample), [])
+    """Rows that a name in a list means: the name as it stands, else without the ending of an image file and `suffix`.
+
+    Each is tried whole, then as its last part. Other endings belong to the name: `River_12.5` is not `River_12`.
+    """
+    whole = name.strip().removeprefix("./")
+    stem, ending = os.path.splitext(whole)
+    bare = (stem if ending.lower() in ENDINGS else whole).removesuffix(suffix)
+    for sample in (whole, bare):
+        found = rows_of.get(sample) or rows_of.get(os.path.basename(sample))
+        if found:
+            return found
+    return []

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from fgmae_bench.config.contract import InputContract
-from fgmae_bench.config.run import Model
+from fgmae_bench.config.run import MODEL_ALIASES, Model
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.models import torchgeo_models
 from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
@@ -47,6 +47,12 @@ def architecture(model_name: str) -> Callable[..., nn.Module] | None:
             f"unknown model '{model_name}'", f"{hint}choose from {', '.join(named)}, any timm name, or module:factory"
         )
     return timm.model_entrypoint(timm_name)
+
+
+def is_registered(model_name: str) -> bool:
+    """Whether `--model NAME` means a model of the suite or of timm: no other model may take such a name."""
+    own = {*FGMAE_ARCHITECTURES, *TORCHGEO_ARCHITECTURES, *MODEL_ALIASES, "backscatter_stats"}
+    return model_name in own or bool(timm.is_model(model_name))
 
 
 def patch_side(model_name: str) -> int:

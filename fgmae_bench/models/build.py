@@ -13,7 +13,7 @@ from torch import nn
 
 from fgmae_bench.checkpoints.reader import read_state
 from fgmae_bench.checkpoints.registry import default_cache
-from fgmae_bench.config.run import Model
+from fgmae_bench.config.run import OWN_WEIGHTS, Model
 from fgmae_bench.models.architectures import (
     FGMAE_ARCHITECTURES,
     TORCHGEO_ARCHITECTURES,
@@ -23,16 +23,24 @@ from fgmae_bench.models.architectures import (
     patch_side,
 )
 from fgmae_bench.models.backbone import Backbone, WeightsReport
-from fgmae_bench.models.contracts import mismatch_notes, resolve_contract
+from fgmae_bench.models.contracts import Statistics, mismatch_notes, resolve_contract
 from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
-from fgmae_bench.models.weights import TORCHGEO, find_weights_file, load_weights, torchgeo_name
+from fgmae_bench.models.weights import TORCHGEO, draw_again, find_weights_file, load_weights, torchgeo_name
 
 
-def build_backbone(model: Model, seed: int, cache: Path | None = None, *, drop_path: float = 0.0) -> Backbone:
+def build_backbone(
+    model: Model,
+    seed: int,
+    cache: Path | None = None,
+    *,
+    drop_path: float = 0.0,
+    statistics: Statistics | None = None,
+) -> Backbone:
     """The backbone that `model` names with its weights, in evaluation mode and frozen; `cache` is where fetched weights
     lie.
 
-    Random weights are drawn from `seed`; `drop_path` is the rate of stochastic depth when it is trained. Raises
+    Random weights are drawn from `seed`; `drop_path` is the rate of stochastic depth when it is trained; `statistics`
+    give mean and deviation of the training split, where nobody stated the input of the weights. Raises
     BenchError on an unknown name, weights that are not here or do not fit, an input size the patches do not divide, a
     pool that is not there.
     """
@@ -43,15 +51,19 @@ def build_backbone(model: Model, seed: int, cache: Path | None = None, *, drop_p
     if ":" not in model.model:
         architecture(model.model)
     state = None if file is None else read_state(file)
-    contract = resolve_contract(model, state)
+    contract = resolve_contract(model, state, statistics)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         module, pool, feature_dim = make_module(model, contract, drop_path)
     weights = WeightsReport(source="random", sha256=None, used=0, dropped=0, missing=0)
     notes = mismatch_notes(model, contract, state)
-    statistics = isinstance(module, BackscatterStats)
-    if statistics or ":" in model.model:
-        weights = dataclasses.replace(weights, source="none" if statistics else "module")
+    handmade, custom = isinstance(module, BackscatterStats), ":" in model.model
+    if handmade:
+        weights = dataclasses.replace(weights, source="none")
+    elif model.weights == OWN_WEIGHTS:
+        weights = dataclasses.replace(weights, source=OWN_WEIGHTS)
+    elif custom and state is None:
+        draw_again(module, model.model, seed)
     elif state is not None:
         weights, told = load_weights(module, model, state)
         notes += told
@@ -63,25 +75,32 @@ def build_backbone(model: Model, seed: int, cache: Path | None = None, *, drop_p
         feature_dim=feature_dim,
         contract=contract,
         weights=weights,
-        lowers_precision=not statistics,
-        custom=":" in model.model,
+        lowers_precision=not handmade,
+        custom=custom,
         notes=notes,
     )
     return _known_by_behaviour(backbone) if backbone.custom else backbone
 
 
-def wrap_module(module: nn.Module, model: Model) -> Backbone:
+def wrap_module(module: nn.Module, model: Model, statistics: Statistics | None = None) -> Backbone:
     """A module of the user's as a frozen backbone under the contract that `model` states; (B, 2, S, S) to (B, D) or a
     map.
     """
-    contract = resolve_contract(dataclasses.replace(model, weights="random"))
+    contract = resolve_contract(model, None, statistics)
     pooled = PooledMap(module)
     dim = measured_dim(pooled, contract)
     pooled.eval().requires_grad_(False)
     weights = WeightsReport(source="module", sha256=None, used=len(module.state_dict()), dropped=0, missing=0)
     return _known_by_behaviour(
         Backbone(
-            module=pooled, name=model.model, pool=None, feature_dim=dim, contract=contract, weights=weights, custom=True
+            module=pooled,
+            name=model.model,
+            pool=None,
+            feature_dim=dim,
+            contract=contract,
+            weights=weights,
+            custom=True,
+            notes=mismatch_notes(model, contract, None),
         )
     )
 

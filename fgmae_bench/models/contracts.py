@@ -7,24 +7,32 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
+from collections.abc import Callable
 
 from fgmae_bench.checkpoints.reader import State
 from fgmae_bench.checkpoints.registry import WEIGHTS, by_file, registered
-from fgmae_bench.config.contract import FGMAE_CONTRACT, RAW_CONTRACT, InputContract
-from fgmae_bench.config.run import Model
+from fgmae_bench.config.contract import BANDS, FGMAE_CONTRACT, RAW_CONTRACT, InputContract
+from fgmae_bench.config.run import OWN_WEIGHTS, Model
 from fgmae_bench.config.strict import from_plain
 from fgmae_bench.errors import BenchError, note, unknown
 from fgmae_bench.models.architectures import TORCHGEO_ARCHITECTURES
-from fgmae_bench.views.normalizers import NORMALIZERS
+from fgmae_bench.views.normalizers import NEEDS_STATISTICS, NORMALIZERS
 
 METADATA = "fgmae_bench"  # the key under which `weights convert` leaves source, layout and contract
 
 log = logging.getLogger("fgmae_bench")
 
 
-def resolve_contract(model: Model, state: State | None = None) -> InputContract:
-    """The contract of the backbone, with `--normalizer` and `--input_size` laid over it; `state` are the weights of a
-    path.
+Statistics = Callable[[], tuple[tuple[float, ...], tuple[float, ...]]]  # (mean, std) in dB of the training split
+
+
+def resolve_contract(model: Model, state: State | None = None, statistics: Statistics | None = None) -> InputContract:
+    """The contract of the backbone, with the flags that state one laid over it; `state` are the weights of a path.
+
+    Where nobody stated what weights were trained on, neither the manifest, the file nor a flag, the input is z-scores
+    by the `statistics` of the training split, and the contract says `assumed`. Raises BenchError for flags that
+    contradict one another.
     """
     if model.model == "backscatter_stats":
         if model.normalizer not in (None, "db") or model.input_size is not None:
@@ -34,15 +42,54 @@ def resolve_contract(model: Model, state: State | None = None) -> InputContract:
         return RAW_CONTRACT
     if model.normalizer is not None and model.normalizer not in NORMALIZERS:
         raise unknown("normalizer", model.normalizer, NORMALIZERS)
-    base = trained_contract(model, state) or _usual_contract(model.model)
-    return dataclasses.replace(base, normalizer=model.normalizer or base.normalizer, size=model.input_size or base.size)
+    _check_statistics(model)
+    trained = trained_contract(model, state)
+    base = trained or _usual_contract(model.model)
+    size = model.input_size or base.size
+    given = dataclasses.replace(
+        base, normalizer=model.normalizer or base.normalizer, mean=model.mean or base.mean, std=model.std or base.std
+    )
+    if trained is not None or not _learnt_elsewhere(model, state):
+        return dataclasses.replace(given, size=size)
+    stated = model.normalizer is not None and (bool(model.mean) or model.normalizer not in NEEDS_STATISTICS)
+    if stated or (model.mean and model.normalizer is None):
+        return dataclasses.replace(given, normalizer=model.normalizer or "zscore", size=size, calibration="unstated")
+    mean, std = statistics() if statistics is not None else (base.mean, base.std)
+    return dataclasses.replace(
+        base,
+        normalizer=model.normalizer or "zscore",
+        mean=mean,
+        std=std,
+        size=size,
+        calibration="unstated",
+        assumed=True,
+    )
+
+
+def _learnt_elsewhere(model: Model, state: State | None) -> bool:
+    """Whether the weights were trained on something that the suite does not know: a file's, or a module's own."""
+    return state is not None or model.weights == OWN_WEIGHTS
+
+
+def _check_statistics(model: Model) -> None:
+    """Raise BenchError on means and deviations that cannot be those of two bands."""
+    if bool(model.mean) != bool(model.std):
+        given, other = ("mean", "std") if model.mean else ("std", "mean")
+        raise BenchError(f"--{given} without --{other}", f"give --{other} as well, one value a band")
+    for name, values in (("mean", model.mean), ("std", model.std)):
+        if values and len(values) != len(BANDS):
+            raise BenchError(f"--{name} has {len(values)} values", f"give one for each of {', '.join(BANDS)}")
+        if not all(math.isfinite(value) for value in values):
+            raise BenchError(f"--{name} holds NaN or infinity", "give numbers in dB")
+    if any(value <= 0 for value in model.std):
+        raise BenchError(f"--std is {' '.join(f'{value:g}' for value in model.std)}", "give positive deviations in dB")
 
 
 def trained_contract(model: Model, state: State | None) -> InputContract | None:
     """The contract that the weights were trained under: the manifest's, or what a converted file carries; None where
     unknown.
     """
-    if model.weights == "random" or ":" in model.model:
+    if model.weights in ("random", OWN_WEIGHTS):
         return None
     named = registered().get(model.weights, {})
     if model.model in named:
@@ -71,19 +118,32 @@ def carried_contract(state: State) -> InputContract | None:
 
 
 def mismatch_notes(model: Model, used: InputContract, state: State | None) -> tuple[dict[str, str], ...]:
-    """A note, and a warning, where the input is normalised otherwise than the weights were trained, or are taken to
-    have been.
+    """A note, and a warning, where the input is normalised otherwise than the weights were trained, and where nobody
+    stated what they were trained on.
     """
-    if state is None or ":" in model.model:
+    if used.assumed:
+        numbers = " and ".join(f"{m:.2f} +- {s:.2f} dB" for m, s in zip(used.mean, used.std, strict=True))
+        text = (
+            f"nobody stated the input that the weights {model.weights} were trained on: {used.normalizer} by "
+            f"{numbers}, the training split's, is assumed"
+        )
+        log.warning("%s; state it with --normalizer, --mean and --std", text)
+        return (note("contract_assumed", text),)
+    trained = trained_contract(model, state)
+    if trained is None or trained_same(trained, used):
         return ()
-    stated = trained_contract(model, state)
-    trained = stated or _usual_contract(model.model)
-    if trained.normalizer == used.normalizer:
-        return ()
-    how = "were trained" if stated else "carry no contract and are taken to have been trained"
-    text = f"the input is normalised by {used.normalizer}, the weights {model.weights} {how} on {trained.normalizer}"
-    log.warning("%s: expect worse features than the weights can give", text)
-    return (note("contract_mismatch", text),)
+    how = ", ".join(
+        f"{name} {getattr(used, name)} where the weights {model.weights} were trained with {getattr(trained, name)}"
+        for name in ("normalizer", "mean", "std")
+        if getattr(used, name) != getattr(trained, name)
+    )
+    log.warning("the input has %s: expect worse features than the weights can give", how)
+    return (note("contract_mismatch", f"the input has {how}"),)
+
+
+def trained_same(trained: InputContract, used: InputContract) -> bool:
+    """Whether the normalisation is the one that the weights were trained under."""
+    return all(getattr(trained, name) == getattr(used, name) for name in ("normalizer", "mean", "std"))
 
 
 def _usual_contract(name: str) -> InputContract:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from fgmae_bench.checkpoints.load import load_state
 from fgmae_bench.checkpoints.reader import State
 from fgmae_bench.checkpoints.registry import locate, registered
-from fgmae_bench.config.run import Model
+from fgmae_bench.config.run import OWN_WEIGHTS, Model
 from fgmae_bench.errors import BenchError, note, unknown
 from fgmae_bench.models import torchgeo_models
 from fgmae_bench.models.architectures import TORCHGEO_ARCHITECTURES, architecture, from_timm
@@ -23,12 +24,18 @@ TORCHGEO = "torchgeo:"
 
 
 def find_weights_file(model: Model, cache: Path) -> Path | None:
-    """The file that `--weights` means: a registered name's fetched file or a path; None for `random` and where none are
-    loaded.
+    """The file that `--weights` means: a registered name's fetched file or a path; None where none are loaded.
+
+    Raises BenchError for a file that is not there and for a name that does not fit the model, whatever the model is.
     """
-    if model.weights == "random" or model.model == "backscatter_stats" or ":" in model.model:
+    if model.weights in ("random", OWN_WEIGHTS) or model.model == "backscatter_stats":
         return None
     known = registered()
+    if ":" in model.model and model.weights in known:
+        raise BenchError(
+            f"--weights {model.weights} with --model {model.model}",
+            "give the path of a checkpoint with the factory's own keys, or leave --weights out: the factory's own",
+        )
     if model.weights in known:
         return locate(model.weights, model.model, cache)
     if model.weights.startswith(TORCHGEO):
@@ -54,6 +61,46 @@ def load_weights(module: nn.Module, model: Model, state: State) -> tuple[Weights
         source=source, sha256=report.sha256, used=report.used, dropped=dropped, missing=report.missing
     )
     return weights, tuple(note("weights", text) for text in report.notes)
+
+
+def draw_again(module: nn.Module, name: str, seed: int) -> None:
+    """Draw a factory's weights anew from `seed`, for a random control of its pre-trained model.
+
+    The module, or each of its layers that has parameters, must offer `reset_parameters`, as torch's layers do, or
+    `init_weights`. Raises BenchError where one does not: what cannot be drawn again would stay pre-trained.
+    """
+    inner = module.inner if isinstance(module, PooledMap) else module
+    own = _drawing(inner)
+    parts = [inner] if own else [part for part in inner.modules() if list(part.parameters(recurse=False))]
+    without = [type(part).__name__ for part in parts if _drawing(part) is None]
+    if without:
+        raise BenchError(
+            f"--weights random: {name} has {', '.join(sorted(set(without)))} without reset_parameters()",
+            "give the module a method reset_parameters(), or a factory of its own for random weights",
+        )
+    before = {key: tensor.clone() for key, tensor in inner.named_parameters() if tensor.dim() > 1}
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
+        torch.manual_seed(seed)
+        for part in parts:
+            draw = _drawing(part)
+            assert draw is not None
+            draw()
+    # some frameworks load their pre-trained file again in init_weights: such a draw changes nothing
+    same = [key for key, tensor in inner.named_parameters() if key in before and torch.equal(tensor, before[key])]
+    if same:
+        raise BenchError(
+            f"--weights random: {same[0]} of {name} is the same after it was drawn again",
+            "give a factory of its own for random weights",
+        )
+
+
+def _drawing(module: nn.Module) -> Callable[[], object] | None:
+    """What draws a module's weights anew, None where it offers nothing."""
+    for name in ("reset_parameters", "init_weights"):
+        draw = getattr(module, name, None)
+        if callable(draw):
+            return draw
+    return None
 
 
 def loadable(module: nn.Module) -> tuple[nn.Module, str]:

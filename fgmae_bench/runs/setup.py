@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.config.contract import parse_bands
+from fgmae_bench.config.contract import BANDS, parse_bands
 from fgmae_bench.config.run import Model, Run
 from fgmae_bench.data.dataset import Dataset, data_root, open_dataset
 from fgmae_bench.data.index import require_data
 from fgmae_bench.data.packs.read import is_pack
+from fgmae_bench.data.statistics import Band, band_statistics
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.models.build import Backbone, build_backbone, find_weights_file, patch_side, wrap_module
 from fgmae_bench.models.pooling import write_out_attention
@@ -71,15 +72,20 @@ def set_up(
     dataset = world.raise_together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))
     whole = card.task == "segmentation"
     wanted = first.model if not whole or first.model.input_size else _at_data_size(first.model, dataset, module)
+    held = parse_bands(first.data.band_order) if first.data.band_order else card.signal.bands
+
+    def statistics() -> tuple[Band, Band]:
+        order = tuple(held.index(band) for band in BANDS)
+        return band_statistics(card, dataset.index, dataset.parts.train, order, first.execution.num_workers)
+
     backbone = world.raise_together(
         lambda: (
-            wrap_module(module, wanted)
+            wrap_module(module, wanted, statistics)
             if module is not None
-            else build_backbone(wanted, first.recipe.seed, cache, drop_path=drop_path)
+            else build_backbone(wanted, first.recipe.seed, cache, drop_path=drop_path, statistics=statistics)
         )
     )
     view = make_view(card, backbone.contract, first.data.band_order, whole=whole)
-    held = parse_bands(first.data.band_order) if first.data.band_order else card.signal.bands
     data = dataclasses.replace(data, band_order=",".join(held), nb_classes=classes or len(card.classes))
     amp: Precision = resolve_amp(first.recipe.amp, device) if backbone.lowers_precision else "off"
     if amp == "bf16" and device.type == "cpu":
@@ -110,6 +116,8 @@ def facts_of(dataset: Dataset, backbone: Backbone) -> dict[str, object]:
     """What enters the run id beside the configuration: card, samples, content of the weights, and what they are fed."""
     contract = backbone.contract
     fed = {"bands": list(contract.bands), "mean": list(contract.mean), "std": list(contract.std)}
+    if contract.assumed:
+        fed["assumed"] = contract.normalizer
     return dataset.facts | {"weights": backbone.weights.sha256 or backbone.weights.source, "input": fed}
 
 
@@ -123,13 +131,11 @@ def _require_places(run: Run, cache: Path) -> None:
 
 def _resolved_model(run: Run, backbone: Backbone) -> Model:
     weights = backbone.weights.source if backbone.weights.source in ("none", "module") else run.model.weights
-    return dataclasses.replace(
-        run.model,
-        weights=weights,
-        pool=backbone.pool,
-        input_size=backbone.contract.size or None,
-        normalizer=backbone.contract.normalizer,
-    )
+    contract = backbone.contract
+    resolved = dataclasses.replace(run.model, weights=weights, pool=backbone.pool, input_size=contract.size or None)
+    if contract.assumed:  # nobody stated it: the configuration that a run leaves must not either
+        return resolved
+    return dataclasses.replace(resolved, normalizer=contract.normalizer, mean=contract.mean, std=contract.std)
 
 
 def require_present(card: Card, run: Run, cache: Path) -> None:
@@ -165,6 +171,6 @@ def places(card: Card, run: Run, id: str, grid: int) -> tuple[Path, Path]:
 def _calibration_notes(card: Card, backbone: Backbone) -> list[dict[str, str]]:
     """A note where pre-trained weights saw another calibration than the card states; pixels cannot show it."""
     held, trained = card.signal.calibration, backbone.contract.calibration
-    if backbone.weights.sha256 is None or held in (trained, "unstated"):
+    if backbone.weights.sha256 is None or "unstated" in (held, trained) or held == trained:
         return []
     return [note("calibration_mismatch", f"the data is stated as {held}, the weights were trained on {trained}")]

@@ -122,6 +122,12 @@ def zscore(images: Images, valid: Valid, contract: InputContract) -> Images:
     return _filled((images - mean) / std, valid, 0.0)
 
 
+def two_sigma(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """(x - (mean - 2 std)) / (4 std) per band, clipped to [0, 1]: a fixed window, the same for every image."""
+    low, width = _window(contract.mean, contract.std)
+    return _filled(np.clip((images - low) / width, 0, 1), valid, 0.5)
+
+
 def clip25(images: Images, valid: Valid, contract: InputContract) -> Images:
     """Clip to [-25, 0] dB, then x / 25 + 1: the DFC2020 baseline's input; saturates a fifth of VH, kept for parity."""
     mean = np.array(contract.mean, np.float32)[None, :, None, None]
@@ -162,11 +168,16 @@ NORMALIZERS: dict[str, Callable[[Images, Valid, InputContract], NDArray[np.uint8
     "fgmae": fgmae,
     "fgmae_joint": fgmae_joint,
     "zscore": zscore,
+    "two_sigma": two_sigma,
     "clip25": clip25,
     "decibels": decibels,
     "croma": croma,
     "db": db,
 }  # fmt: skip
+
+
+# Normalisers whose means and deviations are those of the training data; the others' are part of their definition.
+NEEDS_STATISTICS = ("zscore", "two_sigma")
 
 
 def normalize(images: Images, valid: Valid, contract: InputContract) -> NDArray[np.uint8] | Images:
