@@ -148,7 +148,7 @@ def card_names() -> list[str]:
 def find_card(dataset: str) -> Path:
     """Path of a card given its name or its own path; the repository's copy wins over the wheel's."""
     if dataset.endswith(".toml") or "/" in dataset:
-        path = Path(dataset)
+        path = Path(dataset).expanduser()
         path = path / "card.toml" if path.is_dir() else path
         if not path.is_file():
             raise BenchError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from fgmae_bench.config.run import read_config, sections
+from fgmae_bench.config.strict import plain_path
 from fgmae_bench.errors import BenchError, closest
 
 
@@ -38,7 +39,7 @@ class Parser(argparse.ArgumentParser):
                 f"unknown flag '{rest[0]}'",
                 closest(rest[0].split("=")[0].replace("-", "_").replace("__", "--", 1), flags),
             )
-        return vars(known)
+        return {name: plain_path(value, f"--{name}") for name, value in vars(known).items()}
 
 
 def dispatch(

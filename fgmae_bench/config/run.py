@@ -24,7 +24,7 @@ from fgmae_bench.config.recipes import (
     SGD_ONLY,
     option,
 )
-from fgmae_bench.config.strict import from_plain, load_toml
+from fgmae_bench.config.strict import from_plain, load_toml, plain_path
 from fgmae_bench.errors import BenchError, closest, unknown
 
 
@@ -176,7 +176,7 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
     """
     if module == "segment":
         config, given = ({**layer, **_without_alias(layer)} for layer in (config or {}, given))
-    config = dict(config or {})
+    given, config = plain_path(given, "flags"), plain_path(dict(config or {}), "config")
     resolved = config.pop(RESOLVED, False)
     if resolved and _another_run(module, given, config):
         config = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 import types
 import typing
@@ -23,6 +24,28 @@ def load_toml(path: Path) -> dict[str, Any]:
         raise BenchError(f"{path}: not valid TOML ({error})", "correct the file") from error
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})", "check the path") from error
+
+
+def plain_path(value: Any, where: str) -> Any:
+    """A flag's value with `~` expanded where it begins with it; lists item by item, other values as they are.
+
+    Raises BenchError on a text that is not UTF-8: it could be neither recorded nor printed once the work is done.
+    """
+    if isinstance(value, list | tuple):
+        return type(value)(plain_path(item, where) for item in value)
+    if isinstance(value, dict):
+        return {key: plain_path(item, f"{where}.{key}") for key, item in value.items()}
+    if not isinstance(value, str | os.PathLike):
+        return value
+    text = os.fspath(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = text.encode(errors="backslashreplace").decode()
+        raise BenchError(f"{where} is {shown}, which is not UTF-8", "rename the file or folder") from None
+    if not text.startswith("~"):
+        return value
+    return Path(text).expanduser() if isinstance(value, Path) else os.path.expanduser(text)
 
 
 @cache

@@ -48,7 +48,7 @@ class Dataset:
 
 def data_root(card: Card, run: Run) -> Path:
     """Where the data is: `--data_path`, else beside the card."""
-    return Path(run.execution.data_path).expanduser() if run.execution.data_path else card.data_path
+    return Path(run.execution.data_path) if run.execution.data_path else card.data_path
 
 
 def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:

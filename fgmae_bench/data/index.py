@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -132,9 +132,20 @@ def class_folders(card: Card, root: Path) -> Index:
         stamps=np.array(stamps, np.uint64),
         synthetic=marker["fingerprint"] if marker else card.synthetic,
     )
+    require_utf8(root, files)
     if len(set(index.ids)) != len(index.ids):
         raise BenchError(f"{root}: two files differ in their ending only", "keep one of each")
     return index
+
+
+def require_utf8(root: Path, names: Iterable[str]) -> None:
+    """Raise BenchError naming the first file whose name is not UTF-8: no record could hold it."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = name.encode(errors="backslashreplace").decode()
+            raise BenchError(f"{root}: the name {shown} is not UTF-8", "rename the file") from None
 
 
 def require_data(card: Card, root: Path) -> None:

@@ -40,7 +40,7 @@ def find_weights_file(model: Model, cache: Path) -> Path | None:
         return locate(model.weights, model.model, cache)
     if model.weights.startswith(TORCHGEO):
         return locate(torchgeo_name(model.weights, model.model), model.model, cache)
-    path = Path(model.weights).expanduser()
+    path = Path(model.weights)
     if path.is_file():
         return path
     if path.suffix or "/" in model.weights:

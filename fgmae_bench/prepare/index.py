@@ -94,7 +94,7 @@ def main(given: dict[str, Any]) -> None:
     )
     _say(table, out or root / f"index.{form}", lists)
     if "links" in given:
-        links = Path(given["links"]).expanduser()
+        links = Path(given["links"])
         lines, missing = write_links(table, links, catalogue, rate)
         print(f"{lines} links in {links}")
         _list("products are not in the catalogue", missing)
@@ -181,7 +181,7 @@ def _list(title: str, found: list[str]) -> None:
 
 def _target(given: dict[str, Any]) -> tuple[Path | None, str]:
     """(--out or None, format of the table)."""
-    out = Path(given["out"]).expanduser() if "out" in given else None
+    out = Path(given["out"]) if "out" in given else None
     form = given.get("format") or (out.suffix.removeprefix(".") if out else FORMATS[0])
     if form not in FORMATS:
         raise unknown("format", form, FORMATS)
@@ -191,7 +191,7 @@ def _target(given: dict[str, Any]) -> tuple[Path | None, str]:
 
 
 def _folder(given: str | Path, name: str, todo: str = "give the path of a folder") -> Path:
-    path = Path(given).expanduser()
+    path = Path(given)
     if not path.is_dir():
         raise BenchError(f"{name} {path} is no folder", todo)
     return path

@@ -132,7 +132,7 @@ def _composed_once(module: str, flags: str, card: str) -> list[Run]:
 @cache
 def data_place(dataset: str, given: str | None) -> str:
     """Absolute path of a dataset's data."""
-    return os.path.abspath(Path(given).expanduser() if given else _card(dataset).data_path)
+    return os.path.abspath(given or _card(dataset).data_path)
 
 
 @cache

@@ -63,7 +63,7 @@ def required(name: str, model: str | None, sha256: str | None = None, where: str
         return Required(
             text=f"{name} {entry.entry.model}", path=None, model=entry.entry.model, sha256=sha256, entry=entry
         )
-    path = Path(name).expanduser()
+    path = Path(name)
     if not path.exists() and not path.suffix and "/" not in name:
         raise BenchError(f"{where}'{name}' is neither known weights nor a file", closest(name, known))
     known_file = by_file(path)
