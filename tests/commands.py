@@ -207,11 +207,13 @@ def unsampled(root: Path) -> Path:
 
 
 def edited_card(path: Path, *replacements: tuple[str, str], source: Path = EUROSAT_CARD) -> Path:
-    """A copy of a card with pieces of text replaced; each must be there."""
+    """A copy of a card with pieces of text replaced; each must be there. It gets a name of its own: `own_<name>`."""
     text = source.read_text()
     for old, new in replacements:
         assert old in text
         text = text.replace(old, new, 1)
+    if replacements:
+        text = text.replace('name = "', 'name = "own_', 1)
     path.write_text(text)
     return path
 

@@ -191,7 +191,7 @@ def opened(card: Card, run: Run) -> tuple[Dataset, Path]:
     """(dataset with the images that are used, cache folder). Raises BenchError on whatever is missing, data and weights
     alike.
     """
-    cache = Path(run.execution.cache_dir).expanduser()
+    cache = Path(run.execution.cache_dir)
     require_present(card, run, cache)
     name = run.data.split or (card.recommended_split if run.recipe.recipe == "corrected" else card.default_split)
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, split=name, nb_classes=None))

@@ -175,7 +175,7 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
         "recipe", ["published"]
     ):
         return False
-    if record["config"].get("facts", {}).get("defects") or record["model"]["contract"].get("assumed"):
+    if record["config"].get("facts", {}).get("defects") or record["model"].get("contract", {}).get("assumed"):
         return False
     config, weights = record["config"], record["model"]["weights"]["source"]
     wanted = batches(stated["batch_size"], stated.get("accum_iter", 1)) if "batch_size" in stated else None

@@ -83,7 +83,9 @@ class Execution:
     log_dir: str | None = option("folder of TensorBoard events", None, shown="<output_dir>/tensorboard")
     results_dir: str = option("folder of records and predictions", "results")
     cache_dir: str = option(
-        "folder of indexes and feature banks", os.environ.get("FGMAE_BENCH_CACHE", "~/.cache/fgmae_bench")
+        "folder of indexes and feature banks",
+        os.path.expanduser(os.environ.get("FGMAE_BENCH_CACHE", "~/.cache/fgmae_bench")),
+        shown="$FGMAE_BENCH_CACHE, else ~/.cache/fgmae_bench",
     )
     num_workers: int = option("threads that read and prepare images", 2)
     device: str = option("cpu, cuda, cuda:N, or auto", "auto")

@@ -66,7 +66,7 @@ def set_up(
     data = dataclasses.replace(
         first.data, split=name, nb_classes=None if classes is not None else first.data.nb_classes
     )
-    cache = Path(first.execution.cache_dir).expanduser()
+    cache = Path(first.execution.cache_dir)
     if module is None:
         world.raise_together(lambda: require_present(card, first, cache))
     dataset = world.raise_together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))

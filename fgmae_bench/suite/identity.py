@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fgmae_bench.config.experiments import Experiment, PlannedRun, effective_batch, matches
+from fgmae_bench.config.run import Run
 from fgmae_bench.config.schedules import rate_of
 from fgmae_bench.suite.command import Command, Point
 
@@ -65,12 +66,17 @@ def definite(command: Command, point: Point) -> PlannedRun:
         name: list(value) if isinstance(value, tuple) else value  # as a record holds it
         for part in (run.data, run.model, run.recipe)
         for name, value in vars(part).items()
-        if value is not None and name not in {*RESOLVED, *_without_meaning(run.recipe)}
+        if value is not None and name not in {*RESOLVED, *_unstated(run), *_without_meaning(run.recipe)}
     }
     flags["split"] = run.data.split or command.default_split
     if vars(run.recipe).get("probe", "sgd") == "sgd":
         flags["lr"] = rate_of(run.recipe, run.recipe.batch_size * run.recipe.accum_iter * command.processes)
     return dataclasses.replace(command.planned, flags=flags)
+
+
+def _unstated(run: Run) -> set[str]:
+    """Means and deviations that a plan leaves to the contract; what a record holds of them is that contract's own."""
+    return {name for name in ("mean", "std") if not getattr(run.model, name)}
 
 
 def _without_meaning(recipe: Any) -> set[str]:
@@ -104,6 +110,9 @@ def fills(experiment: Experiment, run: PlannedRun, command: Command, point: Poin
     """
     dataset = record["dataset"]
     if command.synthetic not in (None, dataset["synthetic"]) or dataset["card_version"] != command.card_version:
+        return False
+    stated = point.run.model.normalizer is not None or point.run.model.mean
+    if not stated and "contract_mismatch" in record["notes"]:  # somebody laid another contract over the weights'
         return False
     aside = _set_aside(record)
     run = dataclasses.replace(run, flags={name: value for name, value in run.flags.items() if name not in aside})
