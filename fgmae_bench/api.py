@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from fgmae_bench.config.cards import Card, load_card
+from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.recipes import PROTOCOLS
-from fgmae_bench.config.run import Run, compose
+from fgmae_bench.config.run import compose
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.records import Record
+from fgmae_bench.runs.grid import run_grid
 
 
 def evaluate(
@@ -33,8 +34,7 @@ def evaluate(
             which segmentation needs unless it is one of timm's ViTs or pyramids. A probe puts it into evaluation mode
             and freezes its parameters; what trains it further trains a copy.
         dataset: a dataset's name, or the path of a card.
-        protocol: `linear_probe`, `logistic_regression`, `knn`, `finetune`, `frozen_upernet`, `frozen_linear` or
-            `segmentation_finetune`.
+        protocol: {protocols}.
         name: the model's name in records and tables.
         input_size: S, in pixels; by default 224, and the size of the data for segmentation.
         normalizer: what the model expects, see `fgmae_bench.views.normalizers`.
@@ -74,26 +74,10 @@ def evaluate(
     runs = compose(module, given, card)
     if len(runs) != 1:
         raise BenchError("evaluate runs one setting", "give one lr and one weight_decay")
-    engine = {"linear": _probe, "finetune": _finetune, "segment": _segment}[module]
-    return engine(runs, card, model)[0]
+    return run_grid(module, runs, card, backbone=model if module == "linear" else _copy(model))[0]
 
 
-def _probe(runs: list[Run], card: Card, model: nn.Module) -> list[Record]:
-    from fgmae_bench.probe.engine import run_probe
-
-    return run_probe(runs, card, [], model)
-
-
-def _finetune(runs: list[Run], card: Card, model: nn.Module) -> list[Record]:
-    from fgmae_bench.train.finetune import run_finetune
-
-    return run_finetune(runs, card, [], _copy(model))
-
-
-def _segment(runs: list[Run], card: Card, model: nn.Module) -> list[Record]:
-    from fgmae_bench.train.segment import run_segment
-
-    return run_segment(runs, card, [], module=_copy(model))
+evaluate.__doc__ = (evaluate.__doc__ or "").replace("{protocols}", ", ".join(f"`{name}`" for name in PROTOCOLS))
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -101,9 +85,9 @@ def _copy(model: nn.Module) -> nn.Module:
     try:
         return deepcopy(model)
     except (RuntimeError, TypeError) as error:
-        told = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         todo = (
             "detach the tensors it keeps, use torch.nn.utils.parametrizations, or give --model module:factory on "
             "the command line"
         )
-        raise BenchError(f"{type(model).__name__} cannot be copied ({told})", todo) from error
+        raise BenchError(f"{type(model).__name__} cannot be copied ({reason})", todo) from error
