@@ -27,9 +27,10 @@ import torch
 
 from fgmae_bench.config.cards import Card, load_card
 from fgmae_bench.config.run import Run, compose
+from fgmae_bench.runs.grid import run_grid
 from fgmae_bench.system.device import resolve_device
 from fgmae_bench.system.distributed import World
-from fgmae_bench.train.segment import prepare, run_segment
+from fgmae_bench.train.segment import prepare
 
 CARD = "terramesh_masks"
 SIDE = 224
@@ -70,7 +71,7 @@ def a_run(card: Card, data: Path, out: Path, name: str, **flags: Any) -> Run:
 def fit(title: str, run: Run, card: Card) -> None:
     """Train and print mIoU, seconds and where the panels are; a run that is recorded is only read."""
     cpu = time.process_time()
-    (record,) = run_segment([run], card, [])
+    (record,) = run_grid("segment", [run], card)
     cpu = time.process_time() - cpu
     test, seconds, panels = (
         record["metrics"]["test"],

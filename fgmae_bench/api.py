@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from fgmae_bench.config.cards import Card, load_card
-from fgmae_bench.config.contract import BANDS, InputContract
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.contract import InputContract
 from fgmae_bench.config.recipes import PROTOCOLS
-from fgmae_bench.config.run import Run, compose
+from fgmae_bench.config.run import compose
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.models.architectures import is_registered
 from fgmae_bench.records import Record
+from fgmae_bench.runs.grid import run_grid
 
 
 def evaluate(
@@ -39,8 +40,7 @@ def evaluate(
             which segmentation needs unless it is one of timm's ViTs or pyramids. A probe puts it into evaluation mode
             and freezes its parameters; what trains it further trains a copy.
         dataset: a dataset's name, or the path of a card.
-        protocol: `linear_probe`, `logistic_regression`, `knn`, `finetune`, `frozen_upernet`, `frozen_linear` or
-            `segmentation_finetune`.
+        protocol: {protocols}.
         name: the model's name in records and tables.
         input_size: S, in pixels; by default 224, and the size of the data for segmentation.
         normalizer, mean, std: what the model was trained on, see `fgmae_bench.views.normalizers`; one mean and one
@@ -84,51 +84,7 @@ def evaluate(
     runs = compose(module, given, card)
     if len(runs) != 1:
         raise BenchError("evaluate runs one setting", "give one lr and one weight_decay")
-    engine = {"linear": _probe, "finetune": _finetune, "segment": _segment}[module]
-    return engine(runs, card, model)[0]
-
-
-def _stated(
-    normalizer: str | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    input_size: int | None,
-    contract: InputContract | None,
-) -> dict[str, Any]:
-    """The flags that state an input contract; raises BenchError where it is stated twice."""
-    bands = {name: [float(v) for v in value] for name, value in (("mean", mean), ("std", std)) if value is not None}
-    single = {"normalizer": normalizer, "input_size": input_size}
-    flags = {**bands, **{name: value for name, value in single.items() if value is not None}}
-    if contract is None:
-        return flags
-    if flags:
-        raise BenchError(f"evaluate(contract=...) and {', '.join(flags)}", "state the input once")
-    if not isinstance(contract, InputContract) or contract.bands != BANDS or contract.geometry != "resize_crop":
-        raise BenchError(f"contract is {contract!r:.80}", "give an InputContract of VV and VH, resized and cropped")
-    return {
-        "normalizer": contract.normalizer,
-        "mean": list(contract.mean),
-        "std": list(contract.std),
-        **({"input_size": contract.size} if contract.size else {}),
-    }
-
-
-def _probe(runs: list[Run], card: Card, model: nn.Module) -> list[Record]:
-    from fgmae_bench.probe.engine import run_probe
-
-    return run_probe(runs, card, [], model)
-
-
-def _finetune(runs: list[Run], card: Card, model: nn.Module) -> list[Record]:
-    from fgmae_bench.train.finetune import run_finetune
-
-    return run_finetune(runs, card, [], _copy(model))
-
-
-def _segment(runs: list[Run], card: Card, model: nn.Module) -> list[Record]:
-    from fgmae_bench.train.segment import run_segment
-
-    return run_segment(runs, card, [], module=_copy(model))
+    return run_grid(module, runs, card, backbone=model if module == "linear" else _copy(model))[0]
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -136,9 +92,9 @@ def _copy(model: nn.Module) -> nn.Module:
     try:
         return deepcopy(model)
     except (RuntimeError, TypeError) as error:
-        told = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         todo = (
             "detach the tensors it keeps, use torch.nn.utils.parametrizations, or give --model module:factory on "
             "the command line"
         )
-        raise BenchError(f"{type(model).__name__} cannot be copied ({told})", todo) from error
+        raise BenchError(f"{type(model).__name__} cannot be copied ({reason})", todo) from error

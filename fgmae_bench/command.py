@@ -5,54 +5,62 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
-from fgmae_bench.config.cards import Card, load_card
+from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.flags import parse_run
-from fgmae_bench.config.run import Run, compose
+from fgmae_bench.config.run import compose
 from fgmae_bench.errors import Diverged, note
 from fgmae_bench.records import Record
 
-Engine = Callable[[list[Run], Card, list[dict[str, str]]], list[Record]]
-Evaluate = Callable[[list[Run], Card], dict[str, Any]]
 
-
-def run_command(module: str, doc: str, ignored: tuple[str, ...], what: str, engine: Engine, evaluate: Evaluate) -> None:
-    """Parse the command line of `module`, run its grid with `engine` or score a checkpoint with `evaluate`, print the
-    scores.
+def run_command(module: str, doc: str, ignored: tuple[str, ...], what: str) -> None:
+    """Parse the command line of the entry `module`, run its grid or score a checkpoint, print the scores.
 
     `ignored` flags mean nothing for `what`: accepted, named in one warning, and noted in the record.
     """
-    rank0 = os.environ.get("RANK", "0") == "0"
     given, config, skipped = parse_run(module, doc, sys.argv[1:], ignored)
     card = load_card(str({**config, **given}["dataset"]))
     runs = compose(module, given, card, config)
+    notes = _ignored_notes(skipped, what)
+    legacy = runs[0].execution.legacy_metrics
+    from fgmae_bench.runs.grid import run_grid, score_checkpoint  # torch: bad flags are refused before it is imported
+
+    if runs[0].execution.eval:
+        scored = score_checkpoint(module, runs, card)
+        _say(line(f"{scored['run_id']} {scored['which']}", scored["test"]))
+        if legacy:
+            _say(legacy_line(scored["legacy"]))
+        return
+    failure = None
+    try:
+        records = run_grid(module, runs, card, notes)
+    except Diverged as error:
+        records, failure = error.records, error
+    for record in records:
+        _say_scores(record, legacy)
+    if failure is not None:
+        raise failure
+
+
+def _ignored_notes(skipped: tuple[str, ...], what: str) -> list[dict[str, str]]:
+    """A note for each flag that means nothing for `what`, and one warning of them all."""
     if skipped:
         flags = ", ".join(f"--{flag}" for flag in skipped)
         words = "mean nothing for %s and are ignored" if len(skipped) > 1 else "means nothing for %s and is ignored"
         logging.getLogger("fgmae_bench").warning(f"%s {words}", flags, what)
-    notes = [note("ignored_flag", f"--{flag} means nothing for {what} and was ignored") for flag in skipped]
-    legacy = runs[0].execution.legacy_metrics
-    if runs[0].execution.eval:
-        scored = evaluate(runs, card)
-        _say(rank0, line(f"{scored['run_id']} {scored['which']}", scored["test"]))
-        _say(rank0 and legacy, legacy_line(scored["legacy"]))
+    return [note("ignored_flag", f"--{flag} means nothing for {what} and was ignored") for flag in skipped]
+
+
+def _say_scores(record: Record, legacy: bool) -> None:
+    """Print what a run scored, and with `legacy` the per-batch averages too."""
+    mark = "  [synthetic data]" if record["dataset"]["synthetic"] else ""
+    if record["status"] == "diverged":
+        _say(f"{record['run_id']}  diverged: no scores{mark}")
         return
-    failure = None
-    try:
-        records = engine(runs, card, notes)
-    except Diverged as error:
-        records, failure = error.records, error
-    for record in records:
-        mark = "  [synthetic data]" if record["dataset"]["synthetic"] else ""
-        if record["status"] == "diverged":
-            _say(rank0, f"{record['run_id']}  diverged: no scores{mark}")
-            continue
-        _say(rank0, line(record["run_id"], record["metrics"]["test"]) + f"  n_test {record['dataset']['n_test']}{mark}")
-        _say(rank0 and legacy and bool(record["metrics"]["legacy"]), legacy_line(record["metrics"]["legacy"] or {}))
-    if failure is not None:
-        raise failure
+    _say(line(record["run_id"], record["metrics"]["test"]) + f"  n_test {record['dataset']['n_test']}{mark}")
+    if legacy and record["metrics"]["legacy"]:
+        _say(legacy_line(record["metrics"]["legacy"]))
 
 
 def line(name: str, metrics: dict[str, Any]) -> str:
@@ -65,6 +73,7 @@ def legacy_line(legacy: dict[str, Any]) -> str:
     return line(f"  per-batch averages (batches of {legacy.get('batch_size')}), not to be reported", legacy)
 
 
-def _say(wanted: bool, text: str) -> None:
-    if wanted:
+def _say(text: str) -> None:
+    """Print on the first process."""
+    if os.environ.get("RANK", "0") == "0":
         print(text)  # noqa: T201 (entries print their result)

@@ -9,33 +9,24 @@ published).
 
 from __future__ import annotations
 
-from typing import Any
-
 from fgmae_bench.command import run_command
-from fgmae_bench.config.cards import Card
-from fgmae_bench.config.run import Run
 from fgmae_bench.errors import run_entry
-from fgmae_bench.records import Record
 
 # Flags of published command lines that mean nothing here.
-IGNORED = ("fine_tune", "dist_eval", "is_slurm_job", "pin_mem", "no_pin_mem", "cls_token", "global_pool")
+IGNORED = (
+    "fine_tune",
+    "dist_eval",
+    "is_slurm_job",
+    "pin_mem",
+    "no_pin_mem",
+    "cls_token",
+    "global_pool",
+)
 
 
 def main() -> None:
     """Parse the command line, run the grid, print its scores."""
-    run_command("finetune", __doc__ or "", IGNORED, "fine-tuning", _run, _evaluate)
-
-
-def _run(runs: list[Run], card: Card, notes: list[dict[str, str]]) -> list[Record]:
-    from fgmae_bench.train.finetune import run_finetune
-
-    return run_finetune(runs, card, notes)
-
-
-def _evaluate(runs: list[Run], card: Card) -> dict[str, Any]:
-    from fgmae_bench.train.finetune import evaluate_checkpoint
-
-    return evaluate_checkpoint(runs, card)
+    run_command("finetune", __doc__ or "", IGNORED, "fine-tuning")
 
 
 if __name__ == "__main__":

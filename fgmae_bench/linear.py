@@ -8,36 +8,30 @@ Expected with FGMAE weights on EuroSAT-SAR: OA .80 (ViT-S) to .83 (ViT-L).
 
 from __future__ import annotations
 
-from typing import Any
-
 from fgmae_bench.command import run_command
-from fgmae_bench.config.cards import Card
-from fgmae_bench.config.run import Run
 from fgmae_bench.errors import run_entry
-from fgmae_bench.records import Record
 
 # Flags of published command lines that mean nothing here.
 IGNORED = (
-    "fine_tune", "dist_eval", "is_slurm_job", "pin_mem", "no_pin_mem", "cls_token", "global_pool",
-    "mixup", "cutmix", "smoothing", "drop_path", "layer_decay", "clip_grad",
-)  # fmt: skip
+    "fine_tune",
+    "dist_eval",
+    "is_slurm_job",
+    "pin_mem",
+    "no_pin_mem",
+    "cls_token",
+    "global_pool",
+    "mixup",
+    "cutmix",
+    "smoothing",
+    "drop_path",
+    "layer_decay",
+    "clip_grad",
+)
 
 
 def main() -> None:
     """Parse the command line, run the grid, print its scores."""
-    run_command("linear", __doc__ or "", IGNORED, "a probe", _run, _evaluate)
-
-
-def _run(runs: list[Run], card: Card, notes: list[dict[str, str]]) -> list[Record]:
-    from fgmae_bench.probe.engine import run_probe
-
-    return run_probe(runs, card, notes)
-
-
-def _evaluate(runs: list[Run], card: Card) -> dict[str, Any]:
-    from fgmae_bench.probe.engine import evaluate_checkpoint
-
-    return evaluate_checkpoint(runs, card)
+    run_command("linear", __doc__ or "", IGNORED, "a probe")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,8 @@ Expected of FGMAE ViT-S on DFC2020: mIoU .39 in its paper (8 classes).
 
 from __future__ import annotations
 
-from typing import Any
-
 from fgmae_bench.command import run_command
-from fgmae_bench.config.cards import Card
-from fgmae_bench.config.run import Run
 from fgmae_bench.errors import run_entry
-from fgmae_bench.records import Record
 
 # Flags of published command lines that mean nothing here.
 IGNORED = (
@@ -33,19 +28,7 @@ IGNORED = (
 
 def main() -> None:
     """Parse the command line, run the grid, print its scores."""
-    run_command("segment", __doc__ or "", IGNORED, "segmentation", _run, _evaluate)
-
-
-def _run(runs: list[Run], card: Card, notes: list[dict[str, str]]) -> list[Record]:
-    from fgmae_bench.train.segment import run_segment
-
-    return run_segment(runs, card, notes)
-
-
-def _evaluate(runs: list[Run], card: Card) -> dict[str, Any]:
-    from fgmae_bench.train.segment import evaluate_checkpoint
-
-    return evaluate_checkpoint(runs, card)
+    run_command("segment", __doc__ or "", IGNORED, "segmentation")
 
 
 if __name__ == "__main__":

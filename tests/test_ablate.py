@@ -20,7 +20,7 @@ import torch
 from commands import REPOSITORY, call, codes, metrics, records, said
 
 from fgmae_bench.ablate.defects import FrozenOutput, random_position
-from fgmae_bench.ablate.engine import asked_run, opened
+from fgmae_bench.ablate.engine import read_run, used_data
 from fgmae_bench.ablate.matrix import filled
 from fgmae_bench.ablate.references import CODES, LabelCounts, class_counts, confusion, most_frequent, reference
 from fgmae_bench.ablate.series import REPAIRS, repair_order
@@ -76,8 +76,8 @@ def counts(tiles, tmp_path_factory):
         "weights": "random",
         "cache_dir": str(cache),
     }
-    card, run = asked_run(flags)
-    dataset, cache = opened(card, run)
+    card, run = read_run(flags)
+    dataset, cache = used_data(card, run)
     return LabelCounts(dataset, cache)
 
 
@@ -391,7 +391,7 @@ def test_the_dead_output_is_trained_and_counts_as_wrong(repaired):
 
 
 def test_labels_of_training_are_mapped_twice_where_they_are_dfc(tiles):
-    _, run = asked_run(
+    _, run = read_run(
         {"dataset": "dfc2020", "data_path": str(tiles), "model": "test_vit", "weights": "random", "train_labels": "dfc"}
     )
     run = with_labels(CARD, run)

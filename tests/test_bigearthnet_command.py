@@ -22,7 +22,7 @@ from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.config.run import Model
 from fgmae_bench.models.architectures import make_module
-from fgmae_bench.probe.train import HeadGrid
+from fgmae_bench.probe.heads import HeadGrid
 from fgmae_bench.worlds.bigearthnet import patch_of, write_bigearthnet
 
 SIZES = {

@@ -5,6 +5,7 @@ path.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,10 +15,8 @@ from make_records import make_record
 from fgmae_bench.config import recipes
 from fgmae_bench.config.experiments import load_experiment, load_experiments, matches
 from fgmae_bench.errors import BenchError
-from fgmae_bench.probe import engine
 from fgmae_bench.report.columns import check_columns
 from fgmae_bench.report.figures import check_curves
-from fgmae_bench.train import finetune
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((REPOSITORY / "experiments").rglob("*.toml"))
@@ -169,9 +168,10 @@ def test_a_protocol_that_the_flags_give_loads(tmp_path):
     assert load_experiment(write(tmp_path, in_common)).protocol == "knn"
 
 
-def test_experiments_engines_and_python_agree_on_what_a_protocol_is():
-    assert engine.PROBES == {"sgd": "linear_probe", "lbfgs": "logistic_regression", "knn": "knn"}
-    assert recipes.PROTOCOLS[finetune.PROTOCOL] == ("finetune", {})
+def test_a_recipe_stands_for_the_protocol_that_names_its_values():
+    for protocol, (module, values) in recipes.PROTOCOLS.items():
+        recipe = dataclasses.replace(recipes.RECIPES[module](), **values)
+        assert recipes.protocol_of(module, recipe) == protocol
 
 
 def test_repeated_label_and_empty_runs_are_named(tmp_path):

@@ -315,12 +315,13 @@ def test_pixels_that_are_no_numbers_are_left_out_or_refused(tmp_path):
     assert image.name in line
 
 
-def test_a_loss_that_is_no_number_is_a_failed_run_with_a_record_that_says_so(tmp_path):
+def test_a_loss_that_becomes_infinite_is_recorded_as_diverged(tmp_path):
     done = finetune(shared_world(12), "--lr", "1e30", "--epochs", "3", cwd=tmp_path)
     assert done.code == 1
-    assert "error: the loss became" in done.err
-    assert "in step" in done.err
     record = only_record(tmp_path / "results")
+    assert f"error: {record['run_id']}: the loss became" in done.err
+    assert "in step" in done.err
+    assert done.out == f"{record['run_id']}  diverged: no scores  [synthetic data]\n"
     assert record["status"] == "diverged"
     assert "diverged" in codes(record)
     assert record["predictions"] is None

@@ -14,7 +14,7 @@ from fgmae_bench.config.run import compose
 from fgmae_bench.data.index import ids_sha256
 from fgmae_bench.data.splits import stratified
 from fgmae_bench.errors import BenchError
-from fgmae_bench.probe.engine import run_probe
+from fgmae_bench.runs.grid import run_grid
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def run(root: Path, place: Path, **changes: object) -> dict:
         **changes,
     }
     card = load_card("eurosat")
-    return run_probe(compose("linear", given, card), card, [])[0]
+    return run_grid("linear", compose("linear", given, card), card)[0]
 
 
 def parts(index):
@@ -116,7 +116,7 @@ def test_null_baseline_needs_no_weights_flag(world: Path, tmp_path: Path) -> Non
         "output_dir": str(tmp_path / "run"),
         "cache_dir": str(tmp_path / "cache"),
     }
-    record = run_probe(compose("linear", given, card), card, [])[0]
+    record = run_grid("linear", compose("linear", given, card), card)[0]
     assert record["model"]["weights"]["source"] == record["config"]["model"]["weights"] == "none"
 
 
@@ -148,6 +148,6 @@ def test_a_failed_run_leaves_another_runs_files_in_a_shared_new_folder(
         "device": "cpu",
     }
     with pytest.raises(KeyboardInterrupt):
-        run_probe(compose("linear", given, card), card, [])
+        run_grid("linear", compose("linear", given, card), card)
     assert (shared / "other" / "events").read_text() == "another run's"
     assert not (tmp_path / "run").exists()

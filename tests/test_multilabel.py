@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from fgmae_bench.metrics import multi_label as multi
 from fgmae_bench.probe.closed import fit_knn, fit_logistic
-from fgmae_bench.probe.train import HeadGrid
+from fgmae_bench.probe.heads import HeadGrid
 from fgmae_bench.runs.tasks import TASKS
 
 

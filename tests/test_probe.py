@@ -19,8 +19,9 @@ from fgmae_bench.config.run import Model
 from fgmae_bench.config.schedules import cosine
 from fgmae_bench.errors import BenchError
 from fgmae_bench.probe.closed import fit_knn, fit_logistic
+from fgmae_bench.probe.heads import HeadGrid, head_logits
 from fgmae_bench.probe.resolve import Materials
-from fgmae_bench.probe.train import GridFit, HeadGrid, head_logits
+from fgmae_bench.probe.train import GridFit
 from fgmae_bench.runs.tasks import TASKS
 from fgmae_bench.system.randomness import epoch_order
 

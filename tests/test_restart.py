@@ -87,8 +87,8 @@ def test_heads_of_a_grid_that_stopped_at_different_epochs_catch_up(
     from fgmae_bench.config.cards import load_card
     from fgmae_bench.config.run import compose
     from fgmae_bench.probe import checkpoint
-    from fgmae_bench.probe.engine import run_probe
     from fgmae_bench.runs.folder import RunFolder
+    from fgmae_bench.runs.grid import run_grid
     from fgmae_bench.runs.tensors import LAST
 
     card = load_card("eurosat")
@@ -111,7 +111,7 @@ def test_heads_of_a_grid_that_stopped_at_different_epochs_catch_up(
             "cache_dir": str(tmp_path / "cache"),
             "device": "cpu",
         }
-        return run_probe(compose("linear", given, card), card, [])
+        return run_grid("linear", compose("linear", given, card), card)
 
     expected = [essence(record) for record in run(tmp_path / "whole")]
     saves = 0
@@ -143,13 +143,13 @@ def test_resuming_another_run_is_refused(
     from fgmae_bench.config.flags import parse_run
     from fgmae_bench.config.run import compose
     from fgmae_bench.errors import BenchError
-    from fgmae_bench.probe.engine import run_probe
+    from fgmae_bench.runs.grid import run_grid
 
     card = load_card("eurosat")
     argv = command(world, tmp_path)[3:]
     argv[argv.index("--epochs") + 1] = "1"
     first, _, _ = parse_run("linear", "", argv)
-    run_probe(compose("linear", first, card), card, [])
+    run_grid("linear", compose("linear", first, card), card)
     other, _, _ = parse_run("linear", "", [*argv, *change, "--resume", str(tmp_path / "run" / "checkpoint-last.pth")])
     with pytest.raises(BenchError, match=r"belongs to .*model, data, batch or recipe differ"):
-        run_probe(compose("linear", other, card), card, [])
+        run_grid("linear", compose("linear", other, card), card)

@@ -9,12 +9,14 @@ import timm
 import torch
 from torch import nn
 
+from fgmae_bench.config.names import HEADS
 from fgmae_bench.config.run import Model
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models.build import build_backbone, wrap_module
-from fgmae_bench.models.heads import HEADS, Segmenter, make_head
+from fgmae_bench.models.heads import make_head
 from fgmae_bench.models.heads.upernet import HalfScale, pooled
 from fgmae_bench.models.pooling import TokenPool
+from fgmae_bench.models.segmenter import SegmentationModel
 from fgmae_bench.models.taps import BlockMaps, OneMap, PyramidMaps, even_blocks, fitting_size, make_taps
 
 DIM, CLASSES = 48, 5
@@ -194,8 +196,8 @@ def test_a_backbone_built_at_the_datas_size_has_taps():
     assert isinstance(taps, BlockMaps)
     assert taps.blocks == (2, 5, 8, 11)
     head = make_head("upernet", taps.dims, taps.strides, CLASSES, fpn_dim=32)
-    assert Segmenter(taps, head)(torch.zeros(2, 2, 96, 96)).shape == (2, CLASSES, 96, 96)
-    assert Segmenter(taps, head)(torch.zeros(2, 2, 96, 96), (100, 90)).shape == (2, CLASSES, 100, 90)
+    assert SegmentationModel(taps, head, (96, 96))(torch.zeros(2, 2, 96, 96)).shape == (2, CLASSES, 96, 96)
+    assert SegmentationModel(taps, head, (96, 96))(torch.zeros(2, 2, 96, 96), (100, 90)).shape == (2, CLASSES, 100, 90)
 
 
 def test_a_pyramid_needs_no_neck():
@@ -207,7 +209,7 @@ def test_a_pyramid_needs_no_neck():
     assert isinstance(head.neck, nn.Identity)
     images = torch.randn(2, 2, 64, 64)
     assert [tuple(level.shape[1:]) for level in taps(images)] == [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
-    assert Segmenter(taps, head)(images).shape == (2, CLASSES, 64, 64)
+    assert SegmentationModel(taps, head, (64, 64))(images).shape == (2, CLASSES, 64, 64)
     with pytest.raises(BenchError, match="no ViT and has no blocks"):
         make_taps(backbone.module, 64, blocks=(0, 1, 2, 3))
 
@@ -219,7 +221,7 @@ def test_a_users_map_serves_and_a_users_vector_does_not():
     assert (taps.dims, taps.strides) == ((7,) * 4, (8,) * 4)
     for name in HEADS:
         head = make_head(name, taps.dims, taps.strides, CLASSES, fpn_dim=32, norm="group")
-        assert Segmenter(taps, head)(torch.randn(1, 2, 32, 32)).shape == (1, CLASSES, 32, 32)
+        assert SegmentationModel(taps, head, (32, 32))(torch.randn(1, 2, 32, 32)).shape == (1, CLASSES, 32, 32)
     with pytest.raises(BenchError, match="map for segmentation"):
         make_taps(nn.Sequential(nn.Flatten(), nn.Linear(2 * 32 * 32, 4)), 32)
 
@@ -228,7 +230,7 @@ def test_a_small_segmenter_learns_the_masks_of_a_batch():
     """Backbone and head trained together fit four images with a square of their own each."""
     torch.manual_seed(0)
     taps = BlockMaps(tiny())
-    model = Segmenter(taps, make_head("upernet", taps.dims, taps.strides, 2, fpn_dim=32)).train()
+    model = SegmentationModel(taps, make_head("upernet", taps.dims, taps.strides, 2, fpn_dim=32), (64, 64)).train()
     masks = torch.zeros(4, 64, 64, dtype=torch.long)
     for i, mask in enumerate(masks):
         mask[8 * i : 8 * i + 24, 30 - 8 * i : 54 - 8 * i] = 1

@@ -26,9 +26,9 @@ from fgmae_bench.config.run import compose
 from fgmae_bench.models.contracts import METADATA
 from fgmae_bench.records import Record
 from fgmae_bench.runs.folder import ordered
+from fgmae_bench.runs.grid import run_grid
 from fgmae_bench.runs.tensors import BEST, load_tensors
 from fgmae_bench.system.files import write_bytes
-from fgmae_bench.train.finetune import run_finetune
 from fgmae_bench.worlds.bigearthnet import write_bigearthnet
 
 CHECKPOINT = Path(__file__).with_name("demo_vit.safetensors")
@@ -72,7 +72,7 @@ def train(settings: Pretraining, scratch: Path) -> tuple[Record, dict[str, Tenso
         "results_dir": str(scratch / "results"),
         "output_dir": str(scratch / "run"),
     }
-    (record,) = run_finetune(compose("finetune", given, card), card, [])
+    (record,) = run_grid("finetune", compose("finetune", given, card), card)
     return record, encoder(load_tensors(scratch / "run" / BEST)["model"])
 
 

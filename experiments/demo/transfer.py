@@ -59,8 +59,7 @@ class Setting:
 
 def accuracy(module: str, weights: str, seed: int, setting: Setting) -> float:
     """OA on the test split of one run. `seed` also draws split and labelled subset, alike for all weights."""
-    from fgmae_bench.probe.engine import run_probe
-    from fgmae_bench.train.finetune import run_finetune
+    from fgmae_bench.runs.grid import run_grid
 
     card = load_card("eurosat")
     given = (
@@ -79,8 +78,7 @@ def accuracy(module: str, weights: str, seed: int, setting: Setting) -> float:
         }
         | setting.flags
     )
-    engine = {"linear": run_probe, "finetune": run_finetune}[module]
-    record: Record = engine(compose(module, given, card), card, [])[0]
+    record: Record = run_grid(module, compose(module, given, card), card)[0]
     return float(record["metrics"]["test"]["oa"])
 
 

@@ -18,7 +18,7 @@ import torch
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.run import Model, compose
 from fgmae_bench.models.build import build_backbone
-from fgmae_bench.probe.engine import run_probe
+from fgmae_bench.runs.grid import run_grid
 from fgmae_bench.system.device import autocast, resolve_amp, resolve_device
 from fgmae_bench.worlds.eurosat import write_eurosat
 
@@ -58,7 +58,7 @@ def probe(world: Path, scratch: Path, model: str, amp: str | None, rates: list[f
     }
     card = load_card("eurosat")
     start, cpu = time.perf_counter(), time.process_time()
-    run_probe(compose("linear", given, card), card, [])
+    run_grid("linear", compose("linear", given, card), card)
     return time.perf_counter() - start, time.process_time() - cpu
 
 

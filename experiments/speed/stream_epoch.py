@@ -31,7 +31,7 @@ from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.config.run import compose
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.splits import stratified
-from fgmae_bench.probe.engine import run_probe
+from fgmae_bench.runs.grid import run_grid
 from fgmae_bench.system.device import autocast, resolve_amp, resolve_device
 from fgmae_bench.worlds.eurosat import write_eurosat
 
@@ -123,7 +123,7 @@ def our_epochs(world: Path, scratch: Path, amp: str, tag: str, epochs: int) -> l
         "output_dir": str(scratch / f"run-{tag}"),
     }
     card = load_card("eurosat")
-    run_probe(compose("linear", given, card), card, [])
+    run_grid("linear", compose("linear", given, card), card)
     folder.RunFolder.epoch = real  # type: ignore[method-assign]
     return [b - a for a, b in itertools.pairwise(ends)]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fgmae_bench.data.labels import DFC, IGBP, IGNORE, SCHEMES, Codes, LabelMap, Scheme, TrainIds
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models.build import Backbone
+from fgmae_bench.models.segmenter import SegmentationModel
 from fgmae_bench.system.randomness import key
-from fgmae_bench.train.segmentation import SegmentationModel
 
 POSITION_STD = 0.02  # of timm's own initialisation
 

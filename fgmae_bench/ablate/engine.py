@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,17 @@ from fgmae_bench.config.cards import Card, load_card
 from fgmae_bench.config.flags import add_fields
 from fgmae_bench.config.run import Run, compose, read_config, sections
 from fgmae_bench.data.dataset import Dataset, only_usable, open_dataset
-from fgmae_bench.errors import BenchError, note
+from fgmae_bench.errors import BenchError, Diverged, note
 from fgmae_bench.records import Record
 from fgmae_bench.runs.folder import RunFolder
+from fgmae_bench.runs.grid import complete
 from fgmae_bench.runs.setup import require_present
 from fgmae_bench.runs.tensors import LAST
-from fgmae_bench.system.device import resolve_device
-from fgmae_bench.system.distributed import World, join_world, leave_world
+from fgmae_bench.system.distributed import World
 from fgmae_bench.system.files import lock_or_fail
 from fgmae_bench.train.job import Prepared
 from fgmae_bench.train.loop import Period
-from fgmae_bench.train.resolve import recorded, run_one
+from fgmae_bench.train.run import share_of, train_and_record
 from fgmae_bench.train.segment import Defects, prepare
 from fgmae_bench.train.state import find_state, numbered, save_state
 
@@ -56,37 +56,38 @@ class Trained:
     folder: Path
 
 
-@contextlib.contextmanager
-def joined(run: Run) -> Iterator[tuple[World, torch.device]]:
-    """(the processes that torchrun started, this one's device) of a run, left at the end."""
-    joined_world = join_world(resolve_device(run.execution.device))
-    try:
-        yield joined_world
-    finally:
-        leave_world()
-
-
 def run_planned(planned: Sequence[Planned], card: Card, world: World, device: torch.device) -> list[Record]:
     """The records in order; what is recorded is read, what was interrupted goes on.
 
     Where no val split selects, runs of equal `training` are trained once and scored in turn. Under torchrun every rank
-    calls this.
+    calls this. Raises Diverged at the first run whose loss became non-finite.
     """
     trained: dict[str, Trained] = {}
-    records = []
+    records: list[Record] = []
     for number, each in enumerate(planned, 1):
-        prepared = prepare(each.run, card, [], world, device, A_GRID, each.defects)
+        prepared = prepare(each.run, card, [], world, device, A_GRID, defects=each.defects)
         log.info("run %d of %d: %s", number, len(planned), prepared.id)
-        record = recorded(prepared)
-        if record is None:
-            adopted = _adopted(prepared, trained.get(each.training))
-            record = run_one(adopted or prepared)
-            if adopted is not None and world.rank == 0:
-                _forget(adopted)
+        share = dataclasses.replace(share_of(prepared), compute=_computed_once(prepared, trained.get(each.training)))
+        found, failure = complete(share, world)
+        records += found
+        if failure is not None:
+            raise Diverged(failure, records)
         if each.training not in trained and _at_its_end(prepared):
             trained[each.training] = Trained(id=prepared.id, folder=prepared.place[0])
-        records.append(record)
     return records
+
+
+def _computed_once(prepared: Prepared, donor: Trained | None) -> Callable[[list[str]], dict[str, Record]]:
+    """What computes a run: its evaluation alone where `donor` was trained alike, else all of it."""
+
+    def compute(ids: list[str]) -> dict[str, Record]:
+        adopted = _adopted(prepared, donor)
+        record = train_and_record(adopted or prepared)
+        if adopted is not None and prepared.world.rank == 0:
+            _forget(adopted)
+        return {prepared.id: record}
+
+    return compute
 
 
 def _at_its_end(prepared: Prepared) -> bool:
@@ -146,8 +147,8 @@ def add_run_flags(parser: argparse.ArgumentParser, data: type) -> None:
     )
 
 
-def asked_run(given: dict[str, Any]) -> tuple[Card, Run]:
-    """(card, the run that is varied). Raises BenchError on what an ablation cannot vary or has no use for."""
+def read_run(given: dict[str, Any]) -> tuple[Card, Run]:
+    """(card, the run that is varied) of flags. Raises BenchError on what an ablation cannot vary or has no use for."""
     config = read_config(Path(given["config"]), MODULE) if "config" in given else {}
     given = {name: value for name, value in given.items() if name != "config"}
     if "dataset" not in {**config, **given}:
@@ -187,10 +188,8 @@ def say(text: str) -> None:
         print(text)  # noqa: T201 (entries print their result)
 
 
-def opened(card: Card, run: Run) -> tuple[Dataset, Path]:
-    """(dataset with the images that are used, cache folder). Raises BenchError on whatever is missing, data and weights
-    alike.
-    """
+def used_data(card: Card, run: Run) -> tuple[Dataset, Path]:
+    """(dataset with the images that are used, cache folder). Raises BenchError on missing data and weights."""
     cache = Path(run.execution.cache_dir)
     require_present(card, run, cache)
     name = run.data.split or (card.recommended_split if run.recipe.recipe == "corrected" else card.default_split)
@@ -198,10 +197,8 @@ def opened(card: Card, run: Run) -> tuple[Dataset, Path]:
     return only_usable(open_dataset(card, run, cache), run, cache), cache
 
 
-def held_against_data(card: Card, run: Run, cells: Sequence[Cell]) -> Matrix:
-    """Cells with what perfect and constant predictors reach in them, or the reason why they cannot be run on this
-    data.
-    """
-    dataset, cache = opened(card, run)
+def references_of(card: Card, run: Run, cells: Sequence[Cell]) -> Matrix:
+    """The cells with what perfect and constant predictors reach in them, or why they cannot be run on this data."""
+    dataset, cache = used_data(card, run)
     counts = LabelCounts(dataset, cache, run.execution.num_workers)
     return Matrix(card=card, cells=tuple(filled(card, cell, counts) for cell in cells), synthetic=dataset.synthetic)

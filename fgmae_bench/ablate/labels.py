@@ -15,7 +15,7 @@ import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fgmae_bench.ablate.engine import add_run_flags, asked_run, first_process, outputs, say
+from fgmae_bench.ablate.engine import add_run_flags, first_process, outputs, read_run, say
 from fgmae_bench.ablate.sides import Cell, Side, default_sources, grid, sides
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.flags import spellings
@@ -52,7 +52,7 @@ def main(given: dict[str, Any]) -> None:
     lists = {
         name: given.pop(name, None) for name in (f"{side}_{flag}" for side in WHICH for flag in ("labels", "schemes"))
     }
-    card, run = asked_run(given)
+    card, run = read_run(given)
     if run.data.nb_classes is not None:
         raise BenchError("--nb_classes with several label schemes", "leave it out: each scheme says its number")
     train, evaluated = (_sides(card, lists[f"{side}_labels"], lists[f"{side}_schemes"]) for side in WHICH)
@@ -83,10 +83,11 @@ def _sides(card: Card, sources: list[str] | None, schemes: list[str] | None) -> 
 
 def measure(card: Card, run: Run, cells: list[Cell]) -> Matrix:
     """The matrix of a grid: references first, said before anything is trained, then the runs."""
-    from fgmae_bench.ablate.engine import held_against_data, joined, run_planned
+    from fgmae_bench.ablate.engine import references_of, run_planned
+    from fgmae_bench.runs.grid import joined
 
     with joined(run) as (world, device):
-        matrix = world.rank0_first(lambda: held_against_data(card, run, cells))
+        matrix = world.rank0_first(lambda: references_of(card, run, cells))
         say(matrix.before())
         able = [each.cell for each in matrix.cells if each.reference is not None]
         if not able:

@@ -61,7 +61,7 @@ class LabelCounts:
         counts = label_histograms(self.dataset.index, source, self.cache, self.workers)
         return counts[getattr(self.dataset.parts, part)].sum(axis=0, dtype=np.int64)
 
-    def raise_together(self, first: str, second: str) -> Counts:
+    def pairs(self, first: str, second: str) -> Counts:
         """Pixels (256, 256) of the test images by their code of the first source and of the second."""
         if (first, second) not in self._pairs:
             alike = first == second
@@ -104,7 +104,7 @@ def reference(card: Card, cell: Cell, counts: LabelCounts) -> Reference:
     most = most_frequent(class_counts(card, train, counts.codes(train.source, "train")))
     perfect = None
     if not counts.missing(train.source, "test"):
-        perfect = segmentation(confusion(card, cell, counts.raise_together(train.source, evaluated.source), most))
+        perfect = segmentation(confusion(card, cell, counts.pairs(train.source, evaluated.source), most))
     always = np.zeros((CODES, CODES), np.int64)
     always[IGNORE] = counts.codes(
         evaluated.source, "test"

@@ -18,7 +18,7 @@ from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fgmae_bench.ablate.engine import add_run_flags, asked_run, first_process, outputs, say
+from fgmae_bench.ablate.engine import add_run_flags, first_process, outputs, read_run, say
 from fgmae_bench.ablate.series import REPAIRS, START, Series, repair_order
 from fgmae_bench.ablate.sides import Side
 from fgmae_bench.config.cards import Card
@@ -30,7 +30,7 @@ from fgmae_bench.errors import BenchError
 if TYPE_CHECKING:
     from fgmae_bench.ablate.engine import Planned
     from fgmae_bench.models.build import Backbone
-    from fgmae_bench.train.segmentation import SegmentationModel
+    from fgmae_bench.models.segmenter import SegmentationModel
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def main(given: dict[str, Any]) -> None:
     """Run the series, write table and figure."""
     asked = given.pop("order", None)
-    card, run = asked_run(given)
+    card, run = read_run(given)
     run = with_labels(card, run)
     _check(card, run)
     order = repair_order(asked, possible(run))
@@ -106,15 +106,16 @@ def possible(run: Run) -> list[str]:
 
 def measure(card: Card, run: Run, order: list[str]) -> Series:
     """The series: every step run, beside what a perfect predictor would reach with its labels."""
-    from fgmae_bench.ablate.engine import held_against_data, joined, run_planned
+    from fgmae_bench.ablate.engine import references_of, run_planned
     from fgmae_bench.ablate.matrix import shown
     from fgmae_bench.ablate.sides import grid
+    from fgmae_bench.runs.grid import joined
 
     left = [set(order[i:]) for i in range(len(order) + 1)]  # the mistakes still made at each step
     cells = [cell for mistakes in left for cell in grid(card, *([side] for side in labels_of(run, mistakes)))]
 
     with joined(run) as (world, device):
-        held = world.rank0_first(lambda: held_against_data(card, run, cells))
+        held = world.rank0_first(lambda: references_of(card, run, cells))
         for pair, reason in held.reasons().items():
             raise BenchError(f"{pair}: {reason}", "choose other labels or schemes")
         perfect = tuple(each.value("perfect") for each in held.cells)

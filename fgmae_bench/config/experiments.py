@@ -134,6 +134,8 @@ def check_protocol(module: str, protocol: str, flags: dict[str, Any], where: str
     found = protocols_of(module, flags)
     if len(found) > 1:
         raise BenchError(f"{where}: its flags give {' and '.join(found)}", "give each protocol a [[runs]] of its own")
+    if not found:
+        raise BenchError(f"{where}: its flags give no protocol", f"choose from {', '.join(PROTOCOLS)}")
     if found != [protocol]:
         deciding = dict.fromkeys(flag for owner, means in PROTOCOLS.values() if owner == module for flag in means)
         todo = f"set {', '.join(deciding)} or protocol" if deciding else "set protocol"

@@ -1,5 +1,5 @@
-"""Fields that are also flags: the one helper that gives a dataclass field its help, its spellings and how its default
-is shown.
+"""Recipes: fields that are also flags, what the named recipes fill them with, which protocol they stand for, and what
+they may hold.
 """
 
 from __future__ import annotations
@@ -9,6 +9,19 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
+
+from fgmae_bench.config.names import (
+    HEADS,
+    NORMS,
+    OPTIMIZERS,
+    PROBES,
+    HeadName,
+    NormName,
+    OptimizerName,
+    ProbeName,
+    ScheduleName,
+    listed,
+)
 
 
 def option(
@@ -27,9 +40,7 @@ class ProbeRecipe:
     base_rate: ClassVar[float] = 0.1  # blr where neither lr nor blr is given
 
     recipe: Literal["published", "corrected"] = option("named recipe that fills what is not given", "published")
-    probe: Literal["sgd", "lbfgs", "knn"] = option(
-        "linear probe by SGD, logistic regression, or nearest neighbours", "sgd"
-    )
+    probe: ProbeName = option(listed(PROBES.values()), "sgd")
     features: Literal["stream", "cached"] | None = option(
         "stream: a fresh random view each epoch; cached: features computed once and reused",
         None,
@@ -67,12 +78,10 @@ class TrainRecipe:
     base_rate: ClassVar[float] = 1e-3  # blr where neither lr nor blr is given
 
     recipe: Literal["published", "corrected"] = option("named recipe that fills what is not given", "published")
-    optimizer: Literal["sgd", "adamw"] = option("SGD with momentum, or AdamW", "adamw", shown="from recipe")
+    optimizer: OptimizerName = option(listed(OPTIMIZERS.values()), "adamw", shown="from recipe")
     epochs: int = option("passes over the training split", 50, shown="from recipe")
     max_steps: int | None = option("steps in place of --epochs", None, shown="none")
-    schedule: Literal["cosine", "poly"] = option(
-        "decay of the learning rate after warm-up", "cosine", shown="from recipe"
-    )
+    schedule: ScheduleName = option("decay of the learning rate after warm-up", "cosine", shown="from recipe")
     eval_every: int | None = option(
         "epochs, or steps with --max_steps, between evaluations", None, shown="1, or a tenth of --max_steps"
     )
@@ -118,7 +127,7 @@ class FinetuneRecipe(TrainRecipe):
 class SegmentRecipe(TrainRecipe):
     """How a decode head is trained on a backbone, with it or on top of it."""
 
-    head: Literal["upernet", "linear"] = option("decode head: UPerNet, or a per-pixel linear layer", "upernet")
+    head: HeadName = option(f"decode head: {listed(HEADS.values())}", "upernet")
     freeze_backbone: bool = option("train the head alone: protocol frozen_<head>", False)
     features: Literal["stream", "cached"] | None = option(
         "frozen backbone: fresh random views, or features computed once",
@@ -127,7 +136,7 @@ class SegmentRecipe(TrainRecipe):
     )
     augment: bool = option("random views of the training images", True)
     fpn_dim: int = option("channels of the decoder", 256)
-    norm: Literal["batch", "group"] = option("batch norm over all processes, or group norm, in the decoder", "batch")
+    norm: NormName = option(f"{listed(NORMS.values())}, in the decoder", "batch")
     blocks: tuple[int, ...] = option("indices of the blocks that the decoder sees", (), shown="four, evenly spaced")
     stride: int | None = option(
         "pixels between windows over scenes larger than --input_size", None, shown="none: scenes are resized"
@@ -156,14 +165,22 @@ NEVER_PUBLISHED = (
 RECIPES: dict[str, type] = {"linear": ProbeRecipe, "finetune": FinetuneRecipe, "segment": SegmentRecipe}
 # Protocol -> the module that runs it, and the values of its recipe that it stands for.
 PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
-    "linear_probe": ("linear", {"probe": "sgd"}),
-    "logistic_regression": ("linear", {"probe": "lbfgs"}),
-    "knn": ("linear", {"probe": "knn"}),
+    **{probe.protocol: ("linear", {"probe": name}) for name, probe in PROBES.items()},
     "finetune": ("finetune", {}),
-    "frozen_upernet": ("segment", {"freeze_backbone": True, "head": "upernet"}),
-    "frozen_linear": ("segment", {"freeze_backbone": True, "head": "linear"}),
+    **{f"frozen_{name}": ("segment", {"freeze_backbone": True, "head": name}) for name in HEADS},
     "segmentation_finetune": ("segment", {"freeze_backbone": False}),
 }
+
+
+def protocol_of(module: str, recipe: Any) -> str:
+    """The protocol that a module's recipe stands for."""
+    fitting = (
+        name
+        for name, (owner, values) in PROTOCOLS.items()
+        if owner == module and all(getattr(recipe, field) == value for field, value in values.items())
+    )
+    return next(fitting)
+
 
 # Recipes of a module that hold for every dataset; a card's own table of the same name stands above them. A table
 # `by_model` in a recipe holds values for single models.

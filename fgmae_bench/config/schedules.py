@@ -30,12 +30,12 @@ def poly(progress: float, *, peak: float, floor: float, warmup: float, total: fl
     return floor + (peak - floor) * (1 - _share(progress, warmup, total)) ** 0.9
 
 
-SCHEDULES = {"cosine": cosine, "poly": poly}
-
-
 def _share(progress: float, warmup: float, total: float) -> float:
     """How much of the decay has passed, in [0, 1]."""
     return min(1.0, (progress - warmup) / (total - warmup)) if total > warmup else 1.0
+
+
+SCHEDULES = {"cosine": cosine, "poly": poly}  # --schedule; to add one is to write its function and its entry here
 
 
 def rate_of(recipe: Any, effective_batch: int) -> float:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from fgmae_bench.errors import BenchError, unknown
+from fgmae_bench.config.names import NORMS, code_of
+from fgmae_bench.errors import BenchError
+
+GROUPS, LEAST = 32, 8  # groups at most (Wu & He 2018, arXiv 1803.08494), channels of a group at least
+
+
+def make_norm(name: str, channels: int) -> nn.Module:
+    """The norm of that name for maps of `channels`; raises BenchError with the choices."""
+    norm: nn.Module = code_of("norm", name, NORMS)(channels)
+    return norm
+
+
+def group_norm(channels: int) -> nn.Module:
+    """Group norm of at most 32 groups of at least 8 channels: at 1x1 they are all it has to average over."""
+    fitting = [groups for groups in range(1, GROUPS + 1) if channels % groups == 0 and channels // groups >= LEAST]
+    return nn.GroupNorm(max(fitting, default=1), channels)
 
 
 class SyncBatchNorm(nn.Module):
@@ -129,25 +143,3 @@ def _all_but_channels(x: Tensor) -> list[int]:
 
 def _channels(x: Tensor) -> tuple[int, ...]:
     return (1, -1) + (1,) * (x.dim() - 2)
-
-
-Norm = Literal["batch", "group"]
-GROUPS, LEAST = 32, 8  # groups at most (Wu & He 2018, arXiv 1803.08494), channels of a group at least
-
-
-def group_norm(channels: int) -> nn.Module:
-    """Group norm with 32 groups, or fewer, so that a group has 8 channels: at 1x1 they are all it has to average
-    over.
-    """
-    fitting = [groups for groups in range(1, GROUPS + 1) if channels % groups == 0 and channels // groups >= LEAST]
-    return nn.GroupNorm(max(fitting, default=1), channels)
-
-
-NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": SyncBatchNorm, "group": group_norm}
-
-
-def make_norm(name: str, channels: int) -> nn.Module:
-    """The norm of that name; raises BenchError with the choices."""
-    if name not in NORMS:
-        raise unknown("norm", name, NORMS)
-    return NORMS[name](channels)

@@ -9,35 +9,68 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.config.recipes import PROTOCOLS
+from fgmae_bench.config.recipes import protocol_of
 from fgmae_bench.config.run import Run
-from fgmae_bench.errors import BenchError, Diverged, note
+from fgmae_bench.errors import BenchError, note
 from fgmae_bench.features.extract import Spent
 from fgmae_bench.probe.checkpoint import HeadState, load_state, save_fitted, save_state
-from fgmae_bench.probe.closed import fit_knn, fit_logistic
+from fgmae_bench.probe.closed import fit_closed
 from fgmae_bench.probe.resolve import Materials, Probe, gather_materials, resolve
 from fgmae_bench.probe.train import GridFit, logits_of
-from fgmae_bench.records import Record, read_record, record_path
+from fgmae_bench.records import Record
 from fgmae_bench.runs.assemble import Params, assemble, classification_metrics
 from fgmae_bench.runs.curve_notes import rate_notes
 from fgmae_bench.runs.folder import RunFolder, store_run, write_predictions
-from fgmae_bench.runs.tasks import TASKS, Outcome, Task, legacy_of
+from fgmae_bench.runs.grid import Share, require_same_run, resume_path, use_threads
+from fgmae_bench.runs.tasks import TASKS, Outcome, legacy_of
 from fgmae_bench.runs.tensors import LAST
-from fgmae_bench.system.device import device_name, resolve_device
-from fgmae_bench.system.distributed import join_world, leave_world
+from fgmae_bench.system.device import device_name
+from fgmae_bench.system.distributed import World
 from fgmae_bench.system.environment import MemoryPeak, describe, now
 from fgmae_bench.system.files import require_writable
 from fgmae_bench.system.progress import Progress
 
 log = logging.getLogger("fgmae_bench")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What the records of one pass have in common."""
+
+    environment: dict[str, Any]
+    timing: dict[str, Any]
+    notes: list[dict[str, str]]
+
+
+def shares(
+    runs: list[Run],
+    card: Card,
+    notes: list[dict[str, str]],
+    world: World,
+    device: torch.device,
+    module: nn.Module | None = None,
+) -> Iterator[Share]:
+    """Yield the grid as one share: its heads are fitted on one pass of the backbone, or of `module` in its place."""
+    start = time.perf_counter()
+    kind = runs[0].recipe.probe
+    if runs[0].execution.eval and kind != "sgd":
+        raise BenchError(f"--eval with --probe {kind}", "score checkpoints of --probe sgd")
+    probe = resolve(runs, card, notes, world, device, module)
+    yield Share(
+        runs=probe.runs,
+        card=card,
+        protocol=protocol_of("linear", runs[0].recipe),
+        compute=lambda ids: _compute(dataclasses.replace(probe, runs={id: probe.runs[id] for id in ids}), start),
+        score=lambda: _score(probe),
+    )
 
 
 def find_states(probe: Probe) -> dict[str, HeadState]:
@@ -46,115 +79,53 @@ def find_states(probe: Probe) -> dict[str, HeadState]:
     """
     states: dict[str, HeadState] = {}
     for id, run in probe.runs.items():
-        folder, named = probe.places[id][0], run.execution.resume
         if run.recipe.probe != "sgd":
             continue
-        path = folder / LAST if named in (None, "auto") else Path(str(named))
-        if named in (None, "auto") and not path.exists():
+        path, wanted = resume_path(run, probe.places[id][0] / LAST), run.execution.resume
+        if wanted in (None, "auto") and not path.exists():
             continue
         try:
             state = load_state(path)
         except BenchError as error:
-            if named is not None:
+            if wanted is not None:
                 raise
             log.warning("%s; it is passed over", error.what)
             continue
-        if named is not None:
-            _require_same_run(state, id, path)
+        if wanted is not None:
+            require_same_run(state.run_id, id, path)
         if state.run_id == id:
             log.info("%s goes on after epoch %d of %d", id, state.epochs, run.recipe.epochs)
             states[id] = state
     return states
 
 
-def _require_same_run(state: HeadState, id: str, path: Path) -> None:
-    if state.run_id != id:
-        what = f"{path} belongs to {state.run_id}, this is {id}: model, data, batch or recipe differ"
-        raise BenchError(what, "repeat the flags of that run, or choose another --output_dir")
+def _score(probe: Probe) -> dict[str, Any]:
+    """Scores of the checkpoint that `--resume` names over the test split (`test`, `legacy`)."""
+    (id, run), (folder, _) = next(iter(probe.runs.items())), next(iter(probe.places.values()))
+    path, task = resume_path(run, folder / LAST), TASKS[probe.dataset.card.task]
+    state = probe.extractor.world.raise_together(lambda: load_state(path))
+    require_same_run(state.run_id, id, path)
+    materials = gather_materials(probe, run, Spent(), MemoryPeak(), parts=("test",))
+    bank, rows = materials.evaluation["test"]
+    logits, targets = logits_of(state.best_head or state.head, bank, rows), materials.labels[rows]
+    outcome = Outcome(logits=logits, legacy_curve=state.legacy, best=state.best)
+    return {
+        "run_id": id,
+        "which": f"best on val, epoch {state.best['epoch'] + 1}" if state.best else f"after epoch {state.epochs}",
+        "test": task.evaluate(logits, targets),
+        "legacy": legacy_of(outcome, targets, run.recipe.batch_size, task),
+    }
 
 
-def evaluate_checkpoint(runs: list[Run], card: Card) -> dict[str, Any]:
-    """Scores of the checkpoint that `--resume` names over the test split (`test`, `legacy`); nothing is recorded."""
-    if runs[0].recipe.probe != "sgd":
-        raise BenchError(f"--eval with --probe {runs[0].recipe.probe}", "score checkpoints of --probe sgd")
-    if len(runs) != 1:
-        raise BenchError("--eval scores one checkpoint", "give one --lr and one --weight_decay")
-    world, device = join_world(resolve_device(runs[0].execution.device))
-    try:
-        probe = resolve(runs, card, [], world, device, None)
-        (id, run), (folder, _) = next(iter(probe.runs.items())), next(iter(probe.places.values()))
-        named = run.execution.resume
-        state = world.raise_together(lambda: load_state(folder / LAST if named in (None, "auto") else Path(str(named))))
-        _require_same_run(state, id, folder)
-        materials = gather_materials(
-            dataclasses.replace(probe, runs={id: run}), run, Spent(), MemoryPeak(), parts=("test",)
-        )
-        bank, rows = materials.evaluation["test"]
-        outcome = Outcome(
-            logits=logits_of(state.best_head or state.head, bank, rows), legacy_curve=state.legacy, best=state.best
-        )
-        assert outcome.logits is not None
-        task, targets = TASKS[card.task], materials.labels[rows]
-        test = task.evaluate(outcome.logits, targets)
-        return {
-            "run_id": id,
-            "which": f"best on val, epoch {state.best['epoch'] + 1}" if state.best else f"after epoch {state.epochs}",
-            "test": test,
-            "legacy": legacy_of(outcome, targets, run.recipe.batch_size, task),
-        }
-    finally:
-        leave_world()
-
-
-PROBES = {means["probe"]: protocol for protocol, (module, means) in PROTOCOLS.items() if module == "linear"}
-
-
-def run_probe(
-    runs: list[Run], card: Card, notes: list[dict[str, str]], module: nn.Module | None = None
-) -> list[Record]:
-    """Run a grid and return its records in order; runs whose record exists are read, not repeated. Raises Diverged once
-    all are recorded.
-
-    `module` stands in for the backbone that the runs name (see `fgmae_bench.evaluate`). Under torchrun every rank calls
-    this; rank 0 writes.
-    """
-    start = time.perf_counter()
-    world, device = join_world(resolve_device(runs[0].execution.device))
-    try:
-        probe = resolve(runs, card, notes, world, device, module)
-        results = Path(runs[0].execution.results_dir)
-        paths = {id: record_path(results, (card.name, PROBES[run.recipe.probe], id)) for id, run in probe.runs.items()}
-        done = world.raise_together(lambda: {id: read_record(path) for id, path in paths.items() if path.exists()})
-        done = world.broadcast(done)
-        for id in done:
-            how = " as diverged" if done[id]["status"] == "diverged" else ""
-            log.info("%s is recorded already%s: nothing to do (%s)", id, how, paths[id])
-        pending = {id: run for id, run in probe.runs.items() if id not in done}
-        if pending:
-            done |= _run_pending(dataclasses.replace(probe, runs=pending), results, start)
-        records = [done[id] for id in probe.runs]
-        diverged = [id for id in pending if done[id]["status"] == "diverged"]
-        if diverged:
-            lost = next(found["text"] for found in done[diverged[0]]["notes"] if found["code"] == "diverged")
-            raise Diverged(f"{diverged[0]}: {lost}", records)
-        return records
-    finally:
-        leave_world()
-
-
-def _run_pending(probe: Probe, results: Path, start: float) -> dict[str, Record]:
-    """Fit and record the runs that have no record yet."""
+def _compute(probe: Probe, start: float) -> dict[str, Record]:
+    """Fit and record the runs of a probe, which began at `start`; their records by id, on every process."""
     world, memory, spent = probe.extractor.world, MemoryPeak(), Spent()
     first = next(iter(probe.runs.values()))
     folders = {id: RunFolder(*probe.places[id]) for id in probe.runs} if world.rank == 0 else {}
-    places = [results, probe.cache, *(place for id in probe.runs for place in probe.places[id])]
-    for place in places if world.rank == 0 else [Path.cwd()] * len(places):
-        world.raise_together(lambda place=place: require_writable(place))  # type: ignore[misc]
+    world.raise_together(lambda: _require_places(probe) if world.rank == 0 else None)
     states = world.broadcast(world.raise_together(lambda: find_states(probe)))
     for state in states.values():
-        if state.threads != torch.get_num_threads():
-            log.info("using %d threads, as before the interruption, so that the result stays the same", state.threads)
-            torch.set_num_threads(state.threads)
+        use_threads(state.threads)
     with _taking_back(folders):
         featuring = time.perf_counter()
         materials = gather_materials(probe, first, spent, memory)
@@ -163,16 +134,25 @@ def _run_pending(probe: Probe, results: Path, start: float) -> dict[str, Record]
         fitted = time.perf_counter()
         records: dict[str, Record] | None = None
         if world.rank == 0:
-            environment = describe(probe.extractor.device.type, device_name(probe.extractor.device), world.size)
-            timing = _timing(
-                spent, memory, total=fitted - start, features=fitting - featuring, fitting=fitted - fitting
+            shared = Shared(
+                environment=describe(probe.extractor.device.type, device_name(probe.extractor.device), world.size),
+                timing=_timing(
+                    spent, memory, total=fitted - start, features=fitting - featuring, fitting=fitted - fitting
+                ),
+                notes=probe.notes + _pass_notes(probe),
             )
-            notes = probe.notes + _pass_notes(probe)
             records = {
-                id: _record(probe, id, outcome, folders[id], results, environment, timing, notes, materials)
+                id: _record(probe, id, outcome, folders[id], materials, shared)
                 for id, outcome in zip(probe.runs, outcomes, strict=True)
             }
     return world.broadcast(records)
+
+
+def _require_places(probe: Probe) -> None:
+    """Raise BenchError for a folder that cannot be written, before any work is done."""
+    results = [Path(run.execution.results_dir) for run in probe.runs.values()]
+    for place in (*results, probe.cache, *(place for id in probe.runs for place in probe.places[id])):
+        require_writable(place)
 
 
 @contextlib.contextmanager
@@ -197,7 +177,7 @@ def _fit(
 ) -> list[Outcome]:
     classes = probe.dataset.card.classes
     if first.recipe.probe != "sgd":
-        outcome = _fit_closed(first, materials, len(classes), TASKS[probe.dataset.card.task])
+        outcome = fit_closed(first, materials, len(classes), TASKS[probe.dataset.card.task])
         for folder in folders.values():
             folder.epoch(outcome.history[0])
         return [outcome]
@@ -236,52 +216,17 @@ def _fit(
         return fit.run(on_epoch, after_epoch)
 
 
-def _fit_closed(run: Run, materials: Materials, classes: int, task: Task) -> Outcome:
-    """Logistic regression or nearest neighbours on the bank."""
-    start = time.perf_counter()
-    bank = materials.train_banks[0]
-    train = (np.asarray(bank.features[materials.train]), materials.labels[materials.train])
-    parts = {
-        part: (np.asarray(held.features[rows]), materials.labels[rows])
-        for part, (held, rows) in materials.evaluation.items()
-    }
-    if run.recipe.probe == "lbfgs":
-        fitted = fit_logistic(train, parts, classes, run.recipe.penalties, run.recipe.seed)
-    else:
-        fitted = fit_knn(train, parts, classes, run.recipe.knn_k)
-    outcome = Outcome(logits=fitted.logits["test"], notes=list(fitted.notes), fitted=fitted.parameters)
-    outcome.targets = parts["test"][1]
-    outcome.test = task.evaluate(fitted.logits["test"], outcome.targets)
-    watched = "val" if "val" in parts else "test"
-    outcome.final = task.evaluate(fitted.logits[watched], parts[watched][1])
-    seconds = time.perf_counter() - start
-    outcome.history.append(
-        {
-            "epoch": 0,
-            "lr": None,
-            "train_loss": None,
-            "val": dict(outcome.final),
-            "seconds": seconds,
-            "images_per_second": len(train[1]) / seconds,
-        }
-    )
-    return outcome
-
-
 def _record(
     probe: Probe,
     id: str,
     outcome: Outcome,
     folder: RunFolder,
-    results: Path,
-    environment: dict[str, Any],
-    timing: dict[str, Any],
-    notes: list[dict[str, str]],
     materials: Materials,
+    shared: Shared,
 ) -> Record:
     """Write everything of one run; its record comes last."""
     dataset, backbone, run = probe.dataset, probe.extractor.backbone, probe.runs[id]
-    classes, protocol = dataset.card.classes, PROBES[run.recipe.probe]
+    classes, protocol = dataset.card.classes, protocol_of("linear", run.recipe)
     rows = materials.evaluation["test"][1]
     groups = None if dataset.index.groups is None else [dataset.index.groups[row] for row in rows]
     counts = {
@@ -304,15 +249,15 @@ def _record(
             counts={"train": len(materials.train), **counts},
             history=outcome.history,
             predictions=predictions,
-            environment=environment,
-            timing=timing,
+            environment=shared.environment,
+            timing=shared.timing,
             created=now(),
-            notes=[*outcome.notes, *rates, *notes],
+            notes=[*outcome.notes, *rates, *shared.notes],
             diverged=outcome.diverged,
         )
 
     return store_run(
-        results,
+        Path(run.execution.results_dir),
         (dataset.card.name, protocol, id),
         folder,
         assembled=assembled,

@@ -1,25 +1,27 @@
-"""Fine-tuning for classification: runs resolved and handed to the training loop one after the other."""
+"""Fine-tuning for classification: runs made definite, model and job built, handed to the training loop one by one."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.config.recipes import FinetuneRecipe
+from fgmae_bench.config.recipes import FinetuneRecipe, protocol_of
 from fgmae_bench.config.run import Run, run_id
-from fgmae_bench.data.dataset import only_usable
+from fgmae_bench.data.dataset import Dataset, only_usable
 from fgmae_bench.errors import BenchError, note
+from fgmae_bench.models.build import Backbone
 from fgmae_bench.models.norms import SyncBatchNorm
 from fgmae_bench.models.pooling import TokenPool
-from fgmae_bench.records import Record
 from fgmae_bench.runs.assemble import classification_metrics
 from fgmae_bench.runs.curve_notes import rate_notes, small_batch_norm
 from fgmae_bench.runs.folder import write_predictions
-from fgmae_bench.runs.setup import facts_of, places, set_up
+from fgmae_bench.runs.grid import Share
+from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
 from fgmae_bench.runs.tasks import TASKS, Outcome, legacy_of
 from fgmae_bench.system.distributed import World
 from fgmae_bench.train.classification import ClassificationJob, Classifier, trainable
@@ -31,27 +33,24 @@ from fgmae_bench.train.resolve import (
     division,
     forward_chunk,
     resolved_recipe,
-    run_each,
-    score_checkpoint,
     without_idle_drop_path,
 )
+from fgmae_bench.train.run import share_of
 
-PROTOCOL = "finetune"
 
-
-def run_finetune(
-    runs: list[Run], card: Card, notes: list[dict[str, str]], module: nn.Module | None = None
-) -> list[Record]:
-    """Fine-tune each run of a grid and return the records in order; runs whose record exists are read, not repeated.
-
-    `module` stands in for the backbone that the runs name (see `fgmae_bench.evaluate`) and is trained in place.
+def shares(
+    runs: list[Run],
+    card: Card,
+    notes: list[dict[str, str]],
+    world: World,
+    device: torch.device,
+    module: nn.Module | None = None,
+) -> Iterator[Share]:
+    """Yield each run of a grid as a share of its own, built when it is asked for; `module` stands in for its backbone
+    and is trained in place.
     """
-    return run_each(runs, lambda run, world, device: prepare(run, card, notes, world, device, len(runs), module))
-
-
-def evaluate_checkpoint(runs: list[Run], card: Card) -> dict[str, Any]:
-    """Scores over the test split of the checkpoint that `--resume` names; nothing is recorded."""
-    return score_checkpoint(runs, lambda run, world, device: prepare(run, card, [], world, device, 1))
+    for run in runs:
+        yield share_of(prepare(run, card, notes, world, device, len(runs), module))
 
 
 def prepare(
@@ -63,62 +62,32 @@ def prepare(
     grid: int,
     module: nn.Module | None = None,
 ) -> Prepared:
-    """Fill in everything that card, contract and hardware decide, and build model and job."""
+    """Fill in everything that card, contract and hardware decide, and build model and job of one of `grid` runs."""
     recipe, execution = run.recipe, run.execution
     _require_even(recipe)
     be_deterministic(execution.deterministic)
     setup = set_up(run, card, world, device, module, drop_path=recipe.drop_path)
-    make_plan(recipe, len(setup.dataset.parts.train), world.size)
+    make_plan(recipe, len(setup.dataset.parts.train), world.size)  # refuses a batch before any image is read
     backbone = world.raise_together(lambda: trainable(setup.backbone))
     dataset = world.rank0_first(lambda: only_usable(setup.dataset, run, setup.cache))
     plan = make_plan(recipe, len(dataset.parts.train), world.size)
     _require_statistics(recipe, plan)
     recipe, idle = without_idle_drop_path(recipe, backbone.module, backbone.name)
     recipe = dataclasses.replace(recipe, sync_bn=recipe.sync_bn and recipe.head == "bn_linear" and world.size > 1)
-    resolved = Run(
-        data=setup.data, model=setup.model, recipe=resolved_recipe(recipe, plan, setup.amp), execution=execution
-    )
-    chunk = forward_chunk(backbone.contract.size, device, plan.batch)
-    model = Classifier(backbone.module, backbone.feature_dim, len(card.classes), resolved.recipe, chunk).to(device)
-    if recipe.sync_bn:
-        model.norm = synchronised(model.norm, backbone.feature_dim)
-    if execution.grad_checkpointing:
-        checkpoint_activations(backbone.module, backbone.name)
-    if execution.compile:
-        model.compile()
+    recipe = resolved_recipe(recipe, plan, setup.amp)
+    resolved = Run(data=setup.data, model=setup.model, recipe=recipe, execution=execution)
     facts = facts_of(dataset, backbone) | {"images_per_epoch": plan.micro_batches * plan.batch * plan.world}
     if recipe.head == "bn_linear" or recipe.mixup or recipe.cutmix or recipe.drop_path:
         facts["division"] = division(plan)
     dataset = dataclasses.replace(dataset, facts=facts)
     id = run_id(resolved, facts, world.size)
-    task = TASKS[card.task]
-    job = ClassificationJob(
-        model=model,
-        dataset=dataset,
-        view=setup.view,
-        recipe=resolved.recipe,
-        world=world,
-        device=device,
-        amp=setup.amp,
-        workers=execution.num_workers,
-        batch_size=chunk or 256,
-        unused_parameters=not isinstance(backbone.module, TokenPool),
-    )
-    model.norm = model.norm.to(device)
-    batch_size = recipe.batch_size
-
-    def metrics(outcome: Outcome, test: Scored) -> dict[str, Any]:
-        outcome.logits, outcome.targets = test.outputs, test.targets
-        outcome.legacy = legacy_of(outcome, test.targets, batch_size, task)
-        return classification_metrics(outcome, task, card.classes, dataset.groups("test"))
-
     return Prepared(
         run=resolved,
         id=id,
-        protocol=PROTOCOL,
+        protocol=protocol_of("finetune", recipe),
         dataset=dataset,
         backbone=backbone,
-        job=job,
+        job=_job(resolved, setup, dataset, backbone, plan, world, device),
         plan=plan,
         world=world,
         device=device,
@@ -133,12 +102,52 @@ def prepare(
             *rate_notes("finetune", resolved, card, plan.effective),
             *_notes(resolved, plan),
         ],
-        legacy=lambda scored: task.legacy(scored.outputs, scored.targets, batch_size),
-        metrics=metrics,
-        write_predictions=lambda path, test: write_predictions(
-            path, test.outputs, test.targets, dataset.ids("test"), card.classes, dataset.groups("test")
-        ),
+        **_scoring(dataset, recipe.batch_size),
     )
+
+
+def _job(
+    run: Run, setup: Setup, dataset: Dataset, backbone: Backbone, plan: Plan, world: World, device: torch.device
+) -> ClassificationJob:
+    """The job of a definite run, with its model on the device."""
+    chunk, dim = forward_chunk(backbone.contract.size, device, plan.batch), backbone.feature_dim
+    model = Classifier(backbone.module, dim, len(dataset.card.classes), run.recipe, chunk).to(device)
+    if run.recipe.sync_bn:
+        model.norm = synchronised(model.norm, dim).to(device)
+    if run.execution.grad_checkpointing:
+        checkpoint_activations(backbone.module, backbone.name)
+    if run.execution.compile:
+        model.compile()
+    return ClassificationJob(
+        model=model,
+        dataset=dataset,
+        view=setup.view,
+        recipe=run.recipe,
+        world=world,
+        device=device,
+        amp=setup.amp,
+        workers=run.execution.num_workers,
+        batch_size=chunk or 256,
+        unused_parameters=not isinstance(backbone.module, TokenPool),
+    )
+
+
+def _scoring(dataset: Dataset, batch_size: int) -> dict[str, Any]:
+    """What `Prepared` says of scores: per-batch averages, the record's section, and the file of predictions."""
+    task, classes, groups = TASKS[dataset.card.task], dataset.card.classes, dataset.groups("test")
+
+    def metrics(outcome: Outcome, test: Scored) -> dict[str, Any]:
+        outcome.logits, outcome.targets = test.outputs, test.targets
+        outcome.legacy = legacy_of(outcome, test.targets, batch_size, task)
+        return classification_metrics(outcome, task, classes, groups)
+
+    return {
+        "legacy": lambda scored: task.legacy(scored.outputs, scored.targets, batch_size),
+        "metrics": metrics,
+        "write_predictions": lambda path, test: write_predictions(
+            path, test.outputs, test.targets, dataset.ids("test"), classes, groups
+        ),
+    }
 
 
 def synchronised(norm: nn.Module, dim: int) -> nn.Module:

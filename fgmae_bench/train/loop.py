@@ -27,7 +27,7 @@ from fgmae_bench.system.device import Precision, autocast
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.randomness import key
 from fgmae_bench.train.job import Job
-from fgmae_bench.train.optim import param_groups
+from fgmae_bench.train.optim import make_optimizer
 from fgmae_bench.train.plan import Plan
 
 log = logging.getLogger("fgmae_bench")
@@ -47,7 +47,10 @@ class Period:
 
 @dataclass(kw_only=True)
 class Loop:
-    """A model on its way through the steps of a plan. `stop` is asked at every look; `step` counts completed steps."""
+    """A model on its way through the steps of a plan; `step` counts completed ones.
+
+    `stop` says whether the process was asked to end; `on_steps` is called with the number of steps done since.
+    """
 
     job: Job
     plan: Plan
@@ -57,19 +60,14 @@ class Loop:
     amp: Precision
     workers: int
     stop: Callable[[], bool]
-    on_steps: Callable[[int], object] = lambda steps: None  # of progress
+    on_steps: Callable[[int], object] = lambda steps: None
     step: int = 0
     period: Period = field(default_factory=Period)
 
     def __post_init__(self) -> None:
-        recipe, model = self.recipe, self.job.model
+        model = self.job.model
         self.dtype = next(p for p in model.parameters() if p.requires_grad).dtype
-        sgd = recipe.optimizer == "sgd"
-        groups = param_groups(model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay, decay_all=sgd)
-        if sgd:
-            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum)
-        else:
-            self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999))
+        self.optimizer = make_optimizer(model, self.recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
         self.parallel: nn.Module = model
         if self.world.size > 1:
@@ -112,6 +110,7 @@ class Loop:
         Raises KeyboardInterrupt when asked to stop and RunFailed for a non-finite loss.
         """
         while True:
+            # Where a state was saved after the last step of a period, its evaluation comes first.
             if self.period.steps and self.plan.evaluated_after(self.step):
                 after_period()
                 self.period = Period()
@@ -140,7 +139,7 @@ class Loop:
 
     def _run_period(self, save: Callable[[], None], due: Callable[[], bool]) -> None:
         """Steps up to the next evaluation."""
-        last = self.step + 1
+        last = self.step + 1  # the step after which the split is evaluated
         while not self.plan.evaluated_after(last):
             last += 1
         places = [
@@ -148,6 +147,7 @@ class Loop:
             for s in range(self.step, last)
             for m, rows in enumerate(self.plan.micro_steps(s, self.world.rank))
         ]
+        # Loader threads read ahead of the steps; a look at losses and signals waits for the device: rare on a GPU.
         read = ahead(lambda place: self._read(place[0], place[2]), places, self.workers)
         look = max(1, MICRO_BATCHES_BETWEEN_LOOKS[self.device.type] // self.plan.accum)
         with contextlib.ExitStack() as stack:
@@ -170,13 +170,13 @@ class Loop:
                         raise KeyboardInterrupt
 
     def _keep(self, save: Callable[[], None]) -> None:
-        """Save, unless the model is no longer made of numbers; no process goes on before it is saved."""
+        """Save, unless a weight is NaN or infinite; no process goes on before it is saved."""
         self.require_finite()
         save()
         self.world.barrier()
 
     def require_finite(self) -> None:
-        """Raise NonFinite where a parameter is no number any more."""
+        """Raise NonFinite where a parameter is NaN or infinite."""
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.job.kept.parameters()):
             raise NonFinite(
                 f"the weights became non-finite in step {self.step} at lr "
@@ -189,7 +189,7 @@ class Loop:
             images, targets = self.job.read(self.job.train[rows], step // self.plan.steps_per_epoch)
         except BenchError as error:
             if self.world.rank:
-                log.error("error: %s", error)  # rank 0 does not see it
+                log.error("error: %s", error)  # rank 0 does not have this error
             raise
         pinned = self.device.type == "cuda"
         tensors = torch.from_numpy(images), torch.from_numpy(targets)
@@ -212,7 +212,7 @@ class Loop:
                 self.scaler.scale(loss / count).backward()
             total += loss.detach().double() / count
             self.period.images += len(images) * self.world.size
-        if self.recipe.clip_grad:
+        if self.recipe.clip_grad:  # the norm is that of the true gradients, without fp16's scale
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.job.kept.parameters(), self.recipe.clip_grad)
         self.scaler.step(self.optimizer)
@@ -221,9 +221,8 @@ class Loop:
         return total
 
     def _loss(self, images: Tensor, targets: Tensor, micro: int) -> Tensor:
-        """Loss of one micro-batch; what is random in the forward pass is keyed by seed, step, process and micro-
-        batch.
-        """
+        """Loss of one micro-batch."""
+        # Stochastic depth and dropout draw from torch's generator: keyed here, a resumed run draws the same.
         torch.manual_seed(key(self.recipe.seed, "forward", self.step, micro, self.world.rank) % 2**63)
         moved = images.to(self.device, non_blocking=True)
         moved = moved.to(self.dtype).div_(255) if images.dtype == torch.uint8 else moved.to(self.dtype)
@@ -240,16 +239,17 @@ class Loop:
         return contextlib.nullcontext()
 
     def _look(self, losses: list[Tensor], due: Callable[[], bool]) -> tuple[bool, bool]:
-        """Exchange what every process must know: the losses, (whether any was asked to stop, whether rank 0 wants to
-        save).
+        """(whether any process was asked to stop, whether rank 0 wants to save), exchanged along with the losses.
+
+        Raises NonFinite for a loss that is NaN or infinite, on every process.
         """
         flags = torch.tensor(
             [float(bool(self.stop())), float(self.world.rank == 0 and due())], dtype=torch.float64, device=self.device
         )
-        on_steps = torch.cat([torch.stack(losses) / self.world.size, flags])
+        shared = torch.cat([torch.stack(losses) / self.world.size, flags])  # one exchange for all of it
         if self.world.size > 1:
-            dist.all_reduce(on_steps)
-        *means, stop, wanted = on_steps.tolist()
+            dist.all_reduce(shared)
+        *means, stop, wanted = shared.tolist()
         for i, loss in enumerate(means):
             if not math.isfinite(loss):
                 step = self.step - len(means) + i
@@ -267,13 +267,13 @@ class Loop:
         """True on every process when it is on any."""
         if self.world.size == 1:
             return mine
-        on_steps = torch.tensor(float(mine), device=self.device)
-        dist.all_reduce(on_steps)
-        return bool(on_steps.item())
+        count = torch.tensor(float(mine), device=self.device)
+        dist.all_reduce(count)
+        return bool(count.item())
 
 
 class NonFinite(RunFailed):
-    """The loss is no number any more."""
+    """The loss or a weight is NaN or infinite."""
 
 
 class StopRequest:
@@ -293,8 +293,8 @@ class StopRequest:
 
 @contextlib.contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Yield the request that SIGTERM and SIGINT set; the earlier handlers return afterwards. Outside the main thread it
-    never is set.
+    """Yield the request that SIGTERM and SIGINT set; earlier handlers return afterwards. Never set outside the main
+    thread.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.errors import BenchError
+from fgmae_bench.metrics.segmentation import IGNORE
 from fgmae_bench.system.files import replacing
+from fgmae_bench.train.segmentation import SegmentationJob
+from fgmae_bench.views.segmentation import mask_invalid
 
 Picture = NDArray[np.float64]  # (H, W, 3) in [0, 1]
-IGNORE = 255
 COLUMNS = ("VV (dB)", "VH (dB)", "VV, VH, VV-VH", "label", "prediction", "error")
-INVALID = (0.25, 0.25, 0.45)  # backscatter that is not there
+INVALID = (0.25, 0.25, 0.45)  # no backscatter
 IGNORED, OTHER = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 RIGHT, WRONG = (0.85, 0.85, 0.85), (0.80, 0.15, 0.15)
 RATIO_DB = (2.0, 14.0)  # VV-VH of land and water in genuine scenes
@@ -119,8 +121,32 @@ def draw_panels(
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
+def draw_test_panels(job: SegmentationJob, folder: Path, count: int) -> None:
+    """Write `panels.png` of `count` test samples, evenly spaced in the order of the split; nothing for none."""
+    rows = job.dataset.parts.test
+    if not count or not len(rows):
+        return
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
+    panels = []
+    for row in chosen:
+        chip = job.dataset.index.read(int(row), job.dataset.card)
+        db = chip.db[list(job.view.order)]
+        db = db if chip.valid is None else np.where(chip.valid[list(job.view.order)], db, np.nan)
+        prediction = job.predict(np.array([row]))[0]
+        label = mask_invalid(job.mask(int(row)), chip.valid)
+        panels.append(Panel(name=job.dataset.index.ids[row], db=db, label=label, prediction=prediction))
+    draw_panels(
+        panels,
+        job.eval_labels.classes,
+        job.eval_labels.colours,
+        folder / "panels.png",
+        title=job.dataset.card.title,
+        synthetic=job.dataset.synthetic,
+    )
+
+
 def legend(panels: Sequence[Panel], classes: Sequence[str], colours: Sequence[str]) -> list[tuple[str, Any]]:
-    """(name, colour) of what the pictures show, classes in scheme order, then what is no class."""
+    """(name, colour) of what the pictures show, classes in scheme order, then what stands for no class."""
     seen = set(
         np.unique(
             np.concatenate([np.ravel(mask) for panel in panels for mask in (panel.label, panel.prediction)])
@@ -174,7 +200,7 @@ def _rgb(colour: str) -> tuple[float, ...]:
             raise ValueError(colour)
         return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
     except ValueError as error:
-        raise BenchError(f"'{colour}' is no colour", "give #rrggbb") from error
+        raise BenchError(f"'{colour}' is not a colour", "give #rrggbb") from error
 
 
 def _plain(text: str) -> str:

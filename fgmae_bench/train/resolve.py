@@ -1,12 +1,10 @@
-"""What fine-tuning and segmentation resolve alike: rates, schedules, activations, and the driver of a grid of runs."""
+"""What fine-tuning and segmentation resolve alike: rates, schedules, stochastic depth, activations and memory."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,90 +12,13 @@ from timm.layers import DropPath
 from torch import nn
 
 from fgmae_bench.config.recipes import TrainRecipe
-from fgmae_bench.config.run import Run
 from fgmae_bench.config.schedules import base_lr, rate_of, require_falling
-from fgmae_bench.errors import BenchError, Diverged, note
-from fgmae_bench.records import Record, read_record, record_path
-from fgmae_bench.runs.tensors import BEST, LAST, load_tensors
-from fgmae_bench.system.device import Precision, resolve_device
-from fgmae_bench.system.distributed import World, join_world, leave_world
-from fgmae_bench.train.job import Prepared
+from fgmae_bench.errors import BenchError, RunFailed, note
+from fgmae_bench.models.backbone import images_a_pass
+from fgmae_bench.system.device import Precision
 from fgmae_bench.train.plan import Plan
-from fgmae_bench.train.run import train_and_record
 
 log = logging.getLogger("fgmae_bench")
-Prepare = Callable[[Run, World, torch.device], Prepared]
-
-
-def run_each(runs: list[Run], prepare: Prepare) -> list[Record]:
-    """Train each run of a grid and return the records in order; runs whose record exists are read, not repeated.
-
-    Under torchrun every rank calls this; rank 0 writes.
-    """
-    world, device = join_world(resolve_device(runs[0].execution.device))
-    try:
-        records, failed = [], []
-        for run in runs:
-            try:
-                records.append(run_one(prepare(run, world, device)))
-            except Diverged as error:
-                failed.append(error)
-                if len(runs) > 1:
-                    log.error("%s; the other runs go on", error.what)
-        if failed:
-            raise Diverged(failed[0].what, records) from failed[0]
-        return records
-    finally:
-        leave_world()
-
-
-def score_checkpoint(runs: list[Run], prepare: Prepare) -> dict[str, Any]:
-    """Scores over the test split of the checkpoint that `--resume` names, by default the best or last of the output
-    folder.
-    """
-    if len(runs) != 1:
-        raise BenchError("--eval scores one checkpoint", "give one --lr")
-    world, device = join_world(resolve_device(runs[0].execution.device))
-    try:
-        prepared = prepare(runs[0], world, device)
-        named, folder = runs[0].execution.resume, prepared.place[0]
-        path = (
-            (folder / BEST if (folder / BEST).exists() else folder / LAST)
-            if named in (None, "auto")
-            else Path(str(named))
-        )
-        content = world.raise_together(lambda: load_tensors(path))
-        if content.get("run_id") != prepared.id:
-            what = (
-                f"{path} belongs to {content.get('run_id')}, this is {prepared.id}: model, data, batch or recipe differ"
-            )
-            raise BenchError(what, "repeat the flags of that run")
-        prepared.job.kept.load_state_dict(content["model"])
-        prepared.job.model.eval()
-        scored = prepared.job.evaluate("test")
-        return {"run_id": prepared.id, "which": path.name, "test": scored.metrics, "legacy": prepared.legacy(scored)}
-    finally:
-        leave_world()
-
-
-def recorded(prepared: Prepared) -> Record | None:
-    """The record of a run that is done already, on every rank; None where there is none."""
-    world = prepared.world
-    path = record_path(
-        Path(prepared.run.execution.results_dir), (prepared.dataset.card.name, prepared.protocol, prepared.id)
-    )
-    done: Record | None = world.broadcast(
-        world.raise_together(lambda: read_record(path) if world.rank == 0 and path.exists() else None)
-    )
-    if done is not None:
-        how = " as diverged" if done["status"] == "diverged" else ""
-        log.info("%s is recorded already%s: nothing to do (%s)", prepared.id, how, path)
-    return done
-
-
-def run_one(prepared: Prepared) -> Record:
-    """The record of a prepared run: read where it exists, else trained."""
-    return recorded(prepared) or train_and_record(prepared, Path(prepared.run.execution.results_dir))
 
 
 def resolved_recipe(recipe: TrainRecipe, plan: Plan, amp: Precision) -> Any:
@@ -137,10 +58,8 @@ def division(plan: Plan) -> dict[str, int]:
 
 
 def forward_chunk(size: int, device: torch.device, batch: int) -> int:
-    """Images of `size` pixels a forward pass on a CPU, so that activations stay in its caches; 0 for the whole
-    batch.
-    """
-    wanted = min(32, max(8, round(8 * (224 / (size or 64)) ** 2)))
+    """Images of `size` pixels in a forward pass of a batch: few on a CPU, 0 for the whole batch."""
+    wanted = images_a_pass(size)
     return wanted if device.type == "cpu" and wanted < batch else 0
 
 
@@ -166,3 +85,26 @@ def checkpoint_activations(module: torch.nn.Module, name: str) -> None:
 def has_drop_path(module: nn.Module) -> bool:
     """Whether any layer of a model drops its residual path at random."""
     return any(isinstance(part, DropPath) and part.drop_prob for part in module.modules())
+
+
+def memory_error(error: BaseException, recipe: TrainRecipe) -> RunFailed | None:
+    """The error for a run that ran out of memory, with what keeps the effective batch; None for another error."""
+    if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+        return None
+    mixed = bool(getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0))
+    smallest = 2 if mixed or getattr(recipe, "head", "") == "bn_linear" else 1
+    fits = [
+        n
+        for n in range(recipe.batch_size // 2, smallest - 1, -1)
+        if recipe.batch_size % n == 0 and not (mixed and n % 2)
+    ]
+    if not fits:
+        return RunFailed(
+            f"out of memory at --batch_size {recipe.batch_size}; use --grad_checkpointing, --amp bf16 or a "
+            "smaller model"
+        )
+    accum = recipe.accum_iter * recipe.batch_size // fits[0]
+    return RunFailed(
+        f"out of memory at --batch_size {recipe.batch_size}; use --batch_size {fits[0]} --accum_iter {accum}, "
+        "which keep the effective batch, or --grad_checkpointing"
+    )

@@ -8,21 +8,23 @@ import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from fgmae_bench.errors import BenchError, Diverged, RunFailed, note
+from fgmae_bench.errors import BenchError, note
 from fgmae_bench.records import Record, record_path
 from fgmae_bench.runs.folder import RunFolder
+from fgmae_bench.runs.grid import Share, require_same_run, resume_path, use_threads
 from fgmae_bench.runs.tasks import Outcome, rank, seen_by_reference
-from fgmae_bench.runs.tensors import LAST
-from fgmae_bench.system.distributed import World
+from fgmae_bench.runs.tensors import BEST, LAST, load_tensors
 from fgmae_bench.system.environment import MemoryPeak
 from fgmae_bench.system.files import lock_or_fail
 from fgmae_bench.system.progress import Progress
 from fgmae_bench.train.job import Prepared, Scored
 from fgmae_bench.train.loop import Loop, NonFinite, listening
 from fgmae_bench.train.recording import SpentTime, as_plain, record_run
+from fgmae_bench.train.resolve import memory_error
 from fgmae_bench.train.state import TrainState, find_state, save_best, save_state
 
 log = logging.getLogger("fgmae_bench")
@@ -72,8 +74,7 @@ class Training:
                 try:
                     loop.run(lambda: self._evaluate(loop), lambda: self._save(loop), self._due)
                 except NonFinite as error:
-                    self._diverged(str(error), results)
-                    raise Diverged(str(error)) from error
+                    return self._diverged(str(error), results)
                 except KeyboardInterrupt:
                     log.info(
                         "stopped after step %d of %d; the same command goes on from there",
@@ -100,9 +101,7 @@ class Training:
             )
         if state is None:
             return
-        if state.threads != torch.get_num_threads():
-            log.info("using %d threads, as before the interruption, so that the result stays the same", state.threads)
-            torch.set_num_threads(state.threads)
+        use_threads(state.threads)
         loop.warm_up_ddp()
         world.raise_together(lambda: loop.restore(state.tensors, state.step, state.period))
         self.outcome.best, self.outcome.history, self.outcome.legacy_curve = state.best, state.history, state.legacy
@@ -153,7 +152,7 @@ class Training:
         )
         if not scored.finite:
             rate = plan.rate(loop.step - 1, prepared.run.recipe)
-            raise NonFinite(f"the evaluation loss is no finite number after step {loop.step} at lr {rate:.3g}")
+            raise NonFinite(f"the evaluation loss is NaN or infinite after step {loop.step} at lr {rate:.3g}")
         self.spent.evaluated += time.perf_counter() - started
         self.spent.trained += period.seconds
         self.spent.waited += period.waited
@@ -203,16 +202,13 @@ class Training:
             self.spent.evaluated += time.perf_counter() - started
         return self.last
 
-    def _diverged(self, text: str, results: Path) -> None:
-        """Record a run whose loss is no number any more; the last good checkpoint stays."""
-        if self.folder is None:
-            return
+    def _diverged(self, text: str, results: Path) -> Record | None:
+        """Record a run whose loss is NaN or infinite; the last good checkpoint stays."""
         self.outcome.diverged = True
         self.outcome.notes.append(note("diverged", text))
-        kept = self.folder.folder / LAST
-        if self.folder.trained:
-            log.info("the last good checkpoint is %s", kept)
-        self._record(None, results)
+        if self.folder is not None and self.folder.trained:
+            log.info("the last good checkpoint is %s", self.folder.folder / LAST)
+        return self._record(None, results)
 
     def _record(self, test: Scored | None, results: Path) -> Record | None:
         if self.folder is None:
@@ -221,14 +217,37 @@ class Training:
         return record_run(self.prepared, self.outcome, test, self.folder, results, self.spent, self.memory)
 
 
-def train_and_record(prepared: Prepared, results: Path) -> Record:
+def share_of(prepared: Prepared) -> Share:
+    """The share of a grid that is one prepared run."""
+    return Share(
+        runs={prepared.id: prepared.run},
+        card=prepared.dataset.card,
+        protocol=prepared.protocol,
+        compute=lambda ids: {prepared.id: train_and_record(prepared)},
+        score=lambda: _score_checkpoint(prepared),
+    )
+
+
+def _score_checkpoint(prepared: Prepared) -> dict[str, Any]:
+    """Scores over the test split of the checkpoint that `--resume` names, by default the best or last of the folder."""
+    folder = prepared.place[0]
+    path = resume_path(prepared.run, folder / (BEST if (folder / BEST).exists() else LAST))
+    content = prepared.world.raise_together(lambda: load_tensors(path))
+    require_same_run(content.get("run_id"), prepared.id, path)
+    prepared.job.kept.load_state_dict(content["model"])
+    prepared.job.model.eval()
+    scored = prepared.job.evaluate("test")
+    return {"run_id": prepared.id, "which": path.name, "test": scored.metrics, "legacy": prepared.legacy(scored)}
+
+
+def train_and_record(prepared: Prepared) -> Record:
     """Run a prepared run to its record; every rank calls this, rank 0 writes, all return the record.
 
-    Raises BenchError when another process trains into the same folder or works on the same run, RunFailed for a
-    non-finite loss and where memory does not suffice. What the run wrote is taken back unless it left a checkpoint to
-    go on from.
+    A run whose loss became non-finite is recorded as diverged. Raises BenchError when another process trains into the
+    same folder or works on the same run, RunFailed where memory does not suffice. What the run wrote is taken back
+    unless it left a checkpoint to go on from.
     """
-    world = prepared.world
+    world, results = prepared.world, Path(prepared.run.execution.results_dir)
     folder = RunFolder(*prepared.place) if world.rank == 0 else None
     with contextlib.ExitStack() as locks:
         world.raise_together(lambda: _lock(locks, prepared, results) if world.rank == 0 else None)
@@ -238,10 +257,11 @@ def train_and_record(prepared: Prepared, results: Path) -> Record:
         except BaseException as error:
             if folder is not None and not folder.trained and not training.outcome.diverged:
                 folder.abandon()
-            told = _memory_error(error, prepared)
-            if told is not None:
-                _tell(world, told)
-                raise told from error
+            failure = memory_error(error, prepared.run.recipe)
+            if failure is not None:
+                if world.rank:  # rank 0 does not have this error, and only its line is shown
+                    log.error("error: %s", failure)
+                raise failure from error
             raise
     return world.broadcast(record)
 
@@ -256,34 +276,4 @@ def _lock(locks: contextlib.ExitStack, prepared: Prepared, results: Path) -> Non
     name = record.with_name(f".{prepared.id}.lock")
     locks.enter_context(
         lock_or_fail(name, f"{prepared.id} is under way in another process", "wait for it: the record will be the same")
-    )
-
-
-def _tell(world: World, error: Exception) -> None:
-    """Say what went wrong on a process whose line rank 0 does not see."""
-    if world.rank:
-        log.error("error: %s", error)
-
-
-def _memory_error(error: BaseException, prepared: Prepared) -> RunFailed | None:
-    """The line for a run that ran out of memory, with a batch and an accumulation of the same effective batch."""
-    if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
-        return None
-    recipe = prepared.run.recipe
-    mixed = bool(getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0))
-    smallest = 2 if mixed or getattr(recipe, "head", "") == "bn_linear" else 1
-    fits = [
-        n
-        for n in range(recipe.batch_size // 2, smallest - 1, -1)
-        if recipe.batch_size % n == 0 and not (mixed and n % 2)
-    ]
-    if not fits:
-        return RunFailed(
-            f"out of memory at --batch_size {recipe.batch_size}; use --grad_checkpointing, --amp bf16 or a "
-            "smaller model"
-        )
-    accum = recipe.accum_iter * recipe.batch_size // fits[0]
-    return RunFailed(
-        f"out of memory at --batch_size {recipe.batch_size}; use --batch_size {fits[0]} --accum_iter {accum}, "
-        "which keep the effective batch, or --grad_checkpointing"
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from safetensors.numpy import save
 from torch import Tensor, nn
 
 from fgmae_bench.config.recipes import SegmentRecipe
@@ -18,99 +21,28 @@ from fgmae_bench.data.labels import Codes, TrainIds
 from fgmae_bench.features.bank import Bank
 from fgmae_bench.features.label_bank import LabelBank
 from fgmae_bench.features.loader import Rows, ahead
-from fgmae_bench.metrics.segmentation import IGNORE, image_confusion, segmentation
+from fgmae_bench.metrics.intervals import intervals, segmentation_units
+from fgmae_bench.metrics.segmentation import (
+    IGNORE,
+    classes_scored,
+    image_confusion,
+    legacy_segmentation,
+    per_class,
+    segmentation,
+    total,
+)
 from fgmae_bench.metrics.single_label import finite
-from fgmae_bench.models.build import Backbone
-from fgmae_bench.models.heads import make_head
+from fgmae_bench.models.segmenter import SegmentationModel
 from fgmae_bench.models.sliding import sliding_window
-from fgmae_bench.models.taps import Taps, make_taps
+from fgmae_bench.runs.folder import ordered
+from fgmae_bench.runs.tasks import Outcome
 from fgmae_bench.system.device import Precision, autocast
 from fgmae_bench.system.distributed import World
-from fgmae_bench.system.randomness import key
+from fgmae_bench.system.files import write_bytes
 from fgmae_bench.train.classification import as_input
 from fgmae_bench.train.job import Scored
 from fgmae_bench.views.classification import View
 from fgmae_bench.views.segmentation import JointAugmentation, segmentation_batch
-
-
-class FrozenTaps(nn.Module):
-    """Taps whose backbone stays as it is: evaluation mode, no gradients, whatever the model around it is doing."""
-
-    def __init__(self, taps: nn.Module):
-        super().__init__()
-        self.taps = taps.eval().requires_grad_(False)
-
-    def train(self, mode: bool = True) -> FrozenTaps:
-        """Stay in evaluation mode."""
-        return super().train(False)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Maps (B, D, h, w)."""
-        with torch.no_grad():
-            maps: list[Tensor] = self.taps(images)
-        return maps
-
-
-class FlatMaps(nn.Module):
-    """All maps of an image as one row, as the feature bank keeps them: (B, 2, S, S) to (B, sum of D h w)."""
-
-    def __init__(self, taps: nn.Module):
-        super().__init__()
-        self.taps = taps
-
-    def extra_repr(self) -> str:
-        """The blocks that are tapped: a bank is known by this text and by the tensors, and they show in no tensor."""
-        return f"blocks={getattr(self.taps, 'blocks', None)}"
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, F)."""
-        return torch.cat([level.float().flatten(1) for level in self.taps(images)], dim=1)
-
-
-class Unflattened(nn.Module):
-    """Rows of the bank back to maps of `shapes` (D, h, w); the taps that made them stay a part of the model, unused."""
-
-    def __init__(self, shapes: Sequence[tuple[int, int, int]], made_by: FrozenTaps):
-        super().__init__()
-        self.shapes, self.made_by = tuple(shapes), made_by
-
-    def forward(self, rows: Tensor) -> list[Tensor]:
-        """(B, F) to maps (B, D, h, w)."""
-        sizes = [d * h * w for d, h, w in self.shapes]
-        return [part.unflatten(1, shape) for part, shape in zip(rows.split(sizes, dim=1), self.shapes, strict=True)]
-
-
-class SegmentationModel(nn.Module):
-    """Taps and head: images (B, 2, S, S), or rows of the bank, to logits (B, K, *size)."""
-
-    def __init__(self, taps: nn.Module, head: nn.Module, size: tuple[int, int]):
-        super().__init__()
-        self.taps, self.head, self.size = taps, head, size
-
-    def forward(self, inputs: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Logits at `size` (height, width), by default the input's."""
-        logits: Tensor = self.head(self.taps(inputs), size or self.size)
-        return logits
-
-
-def build_segmenter(backbone: Backbone, recipe: SegmentRecipe, classes: int) -> tuple[SegmentationModel, Taps]:
-    """A model on the backbone, with a head drawn from the recipe's seed; (model, its taps)."""
-    size = backbone.contract.size
-    taps = make_taps(backbone.module, size, recipe.blocks or None)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(key(recipe.seed, "decoder") % 2**63)
-        head = make_head(recipe.head, taps.dims, taps.strides, classes, fpn_dim=recipe.fpn_dim, norm=recipe.norm)
-    seen: nn.Module = FrozenTaps(taps) if recipe.freeze_backbone else taps.requires_grad_(True)
-    return SegmentationModel(seen, head, (size, size)), taps
-
-
-def map_shapes(taps: nn.Module, size: int) -> list[tuple[int, int, int]]:
-    """Shapes (D, h, w) of the maps of one image."""
-    with torch.inference_mode():
-        parameter = next(taps.parameters(), torch.zeros(0))
-        maps = taps(torch.zeros(1, 2, size, size, device=parameter.device, dtype=parameter.dtype))
-    return [(int(m.shape[1]), int(m.shape[2]), int(m.shape[3])) for m in maps]
-
 
 ToIds = Callable[[Codes], TrainIds]
 
@@ -274,3 +206,35 @@ class SegmentationJob:
         scene = as_input(torch.from_numpy(np.ascontiguousarray(image[None])), self.device, torch.float32)
         window = self.view.contract.size
         return sliding_window(self.model, scene, window=window, stride=self.recipe.stride or window)
+
+
+def segmentation_metrics(
+    outcome: Outcome, test: Scored, classes: tuple[str, ...], batch: int, groups: list[str] | None
+) -> dict[str, Any]:
+    """The record's `metrics` of a segmentation run; `groups` are the tiles or scenes of the test split.
+
+    With another scheme in evaluation the confusion's last column counts classes that it does not have.
+    """
+    summed = total(test.outputs)
+    values: dict[str, Any] = {"batch_size": batch, **legacy_segmentation(test.outputs, batch)}
+    for name in ("oa", "aa", "miou") if outcome.best is None else ():
+        values[f"{name}_max"] = max((e[name] for e in outcome.legacy_curve if e.get(name) is not None), default=None)
+    return {
+        "final": outcome.final,
+        "best": outcome.best,
+        "test": outcome.test,
+        "per_class": per_class(summed, classes),
+        "confusion": summed.tolist(),
+        "classes_scored": classes_scored(summed, classes),
+        "legacy": values,
+        "intervals": intervals(segmentation_units(test.outputs, groups)),
+    }
+
+
+def write_confusions(path: Path, test: Scored, dataset: Dataset, classes: tuple[str, ...]) -> None:
+    """`confusion` (N, K, C) int64, one matrix an image, with ids and groups, as safetensors by rename."""
+    metadata = {"ids": json.dumps(dataset.ids("test")), "classes": json.dumps(classes)}
+    groups = dataset.groups("test")
+    if groups is not None:
+        metadata["groups"] = json.dumps(groups)
+    write_bytes(path, ordered(save({"confusion": np.ascontiguousarray(test.outputs)}, metadata)))

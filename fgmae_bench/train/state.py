@@ -13,6 +13,7 @@ from typing import Any
 
 from fgmae_bench.errors import BenchError
 from fgmae_bench.runs.folder import RunFolder
+from fgmae_bench.runs.grid import require_same_run
 from fgmae_bench.runs.tensors import BEST, LAST, load_tensors, unreadable
 
 FORMAT = 1
@@ -93,7 +94,8 @@ def load_state(path: Path) -> TrainState:
     try:
         if content.get("kind") != "train":
             raise BenchError(
-                f"{path} is no checkpoint to go on training from", "give a checkpoint-last.pth of finetune or segment"
+                f"{path} is not a checkpoint to go on training from",
+                "give a checkpoint-last.pth of finetune or segment",
             )
         if content["format"] != FORMAT:
             raise BenchError(
@@ -123,7 +125,7 @@ def find_state(run_id: str, folder: Path, named: str | None) -> TrainState | Non
     log = logging.getLogger("fgmae_bench")
     if named not in (None, "auto"):
         state = load_state(Path(str(named)))
-        _require_same_run(state, run_id, Path(str(named)))
+        require_same_run(state.run_id, run_id, Path(str(named)))
         return state
     candidates = [path for path in (folder / LAST, *numbered(folder, run_id[-10:])) if path.exists()]
     other: TrainState | None = None
@@ -138,14 +140,8 @@ def find_state(run_id: str, folder: Path, named: str | None) -> TrainState | Non
         other = state
     if other is not None:
         if named == "auto":
-            _require_same_run(other, run_id, folder / LAST)
+            require_same_run(other.run_id, run_id, folder / LAST)
         log.warning("%s is of another run, %s; it is replaced", folder / LAST, other.run_id)
     elif candidates and named == "auto":
         raise BenchError(f"no checkpoint in {folder} can be read", "remove them to start again, or leave out --resume")
     return None
-
-
-def _require_same_run(state: TrainState, run_id: str, path: Path) -> None:
-    if state.run_id != run_id:
-        what = f"{path} belongs to {state.run_id}, this is {run_id}: model, data, batch or recipe differ"
-        raise BenchError(what, "repeat the flags of that run, or choose another --output_dir")

@@ -1,6 +1,4 @@
-"""A linear probe of each pixel: the last feature map standardised without learnt scale, one 1x1 convolution, resized
-logits.
-"""
+"""A linear probe of each pixel: the last map standardised without learnt scale, a 1x1 convolution, resized logits."""
 
 from __future__ import annotations
 
@@ -13,11 +11,12 @@ from fgmae_bench.models.norms import SyncBatchNorm
 
 
 class PixelLinear(nn.Module):
-    """The published linear probe, `BatchNorm(affine=False, eps=1e-6)` and a linear layer, at every place of the last
-    map.
-    """
+    """The published linear probe, `BatchNorm(affine=False, eps=1e-6)` and a linear layer, on the last map's pixels."""
 
-    def __init__(self, dims: Sequence[int], strides: Sequence[int], num_classes: int):
+    def __init__(
+        self, dims: Sequence[int], strides: Sequence[int], num_classes: int, *, fpn_dim: int = 0, norm: str = "batch"
+    ):
+        """`dims` are the channels of the maps; a linear layer has no use for strides, `fpn_dim` and `norm`."""
         super().__init__()
         self.standardise = SyncBatchNorm(dims[-1], eps=1e-6, affine=False)
         self.classify = nn.Conv2d(dims[-1], num_classes, 1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.models.norms import LEAST, Norm, group_norm, make_norm
+from fgmae_bench.models.norms import LEAST, group_norm, make_norm
 
 BINS = (1, 2, 3, 6)
 
@@ -60,7 +60,7 @@ class ScaleNeck(nn.Module):
     2106.08254).
     """
 
-    def __init__(self, dims: Sequence[int], norm: Norm):
+    def __init__(self, dims: Sequence[int], norm: str):
         super().__init__()
         finest, fine, _, _ = dims
         self.scales = nn.ModuleList(
@@ -88,7 +88,7 @@ class PyramidPooling(nn.Module):
     The pooled branches have group norm whatever the rest has: at 1x1, batch norm would see one value an image.
     """
 
-    def __init__(self, dim: int, fpn_dim: int, norm: Norm):
+    def __init__(self, dim: int, fpn_dim: int, norm: str):
         super().__init__()
         self.branches = nn.ModuleList([conv(dim, fpn_dim, 1, group_norm(fpn_dim)) for _ in BINS])
         self.fuse = conv(dim + len(BINS) * fpn_dim, fpn_dim, 3, make_norm(norm, fpn_dim))
@@ -106,7 +106,7 @@ class UPerNet(nn.Module):
     """
 
     def __init__(
-        self, dims: Sequence[int], strides: Sequence[int], num_classes: int, *, fpn_dim: int = 256, norm: Norm = "batch"
+        self, dims: Sequence[int], strides: Sequence[int], num_classes: int, *, fpn_dim: int = 256, norm: str = "batch"
     ):
         """`dims` and `strides` (pixels) of four maps, finest first; raises BenchError on another number of maps,
         fpn_dim below 8.

@@ -1,0 +1,80 @@
+"""Names that flags and protocols offer, each with where its code is found: it is imported only when a run uses it, so
+that choices and help need no torch. To add one is to write its code and its line here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from fgmae_bench.config.schedules import SCHEDULES
+from fgmae_bench.errors import unknown
+
+
+class Choice(NamedTuple):
+    """What a name stands for: its `code` as `module:attribute`, and the words of `--help`."""
+
+    code: str
+    words: str
+
+
+class Probe(NamedTuple):
+    """What a value of `--probe` stands for: the protocol of its runs, and the words of `--help`."""
+
+    protocol: str
+    words: str
+
+
+# Entry -> its engine: (runs, card, notes, world, device, module) to `fgmae_bench.runs.grid.Share`s.
+ENGINES = {
+    "linear": "fgmae_bench.probe.engine:shares",
+    "finetune": "fgmae_bench.train.finetune:shares",
+    "segment": "fgmae_bench.train.segment:shares",
+}
+# Decode heads of segmentation: (dims, strides, num_classes, *, fpn_dim, norm) to a module that maps (maps, size) to
+# logits (B, K, *size); see `fgmae_bench.models.heads`. Each is a protocol frozen_<name> too.
+HEADS = {
+    "upernet": Choice("fgmae_bench.models.heads.upernet:UPerNet", "UPerNet"),
+    "linear": Choice("fgmae_bench.models.heads.linear:PixelLinear", "a per-pixel linear layer"),
+}
+# Norms of decode heads: channels to a module.
+NORMS = {
+    "batch": Choice("fgmae_bench.models.norms:SyncBatchNorm", "batch norm over all processes"),
+    "group": Choice("fgmae_bench.models.norms:group_norm", "group norm"),
+}
+# Optimisers of training: (model, recipe) to a torch.optim.Optimizer.
+OPTIMIZERS = {
+    "sgd": Choice("fgmae_bench.train.optim:sgd", "SGD with momentum"),
+    "adamw": Choice("fgmae_bench.train.optim:adamw", "AdamW"),
+}
+PROBES = {
+    "sgd": Probe("linear_probe", "linear probe by SGD"),
+    "lbfgs": Probe("logistic_regression", "logistic regression"),
+    "knn": Probe("knn", "nearest neighbours"),
+}
+
+if TYPE_CHECKING:
+    HeadName: TypeAlias = str
+    NormName: TypeAlias = str
+    OptimizerName: TypeAlias = str
+    ProbeName: TypeAlias = str
+    ScheduleName: TypeAlias = str
+else:  # what the flags accept
+    HeadName, NormName, OptimizerName = Literal[tuple(HEADS)], Literal[tuple(NORMS)], Literal[tuple(OPTIMIZERS)]
+    ProbeName, ScheduleName = Literal[tuple(PROBES)], Literal[tuple(SCHEDULES)]
+
+
+def listed(choices: Iterable[Choice | Probe]) -> str:
+    """The words of some choices as a list in a sentence: `a, b, or c`."""
+    *others, last = (choice.words for choice in choices)
+    return ", ".join([*others, f"or {last}" if others else last])
+
+
+def code_of(kind: str, name: str, table: Mapping[str, Choice | str]) -> Any:
+    """The code that `name` stands for in a table, imported now. Raises BenchError on a name that is not there."""
+    if name not in table:
+        raise unknown(kind, name, table)
+    entry = table[name]
+    module, _, attribute = (entry if isinstance(entry, str) else entry.code).partition(":")
+    return getattr(importlib.import_module(module), attribute)

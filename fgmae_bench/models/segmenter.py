@@ -1,0 +1,93 @@
+"""The segmentation model: taps of a backbone, frozen, trained or already computed, and a decode head on their maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fgmae_bench.config.recipes import SegmentRecipe
+from fgmae_bench.models.backbone import Backbone
+from fgmae_bench.models.heads import make_head
+from fgmae_bench.models.taps import Taps, make_taps
+from fgmae_bench.system.randomness import key
+
+
+class FrozenTaps(nn.Module):
+    """Taps whose backbone stays as it is: evaluation mode, no gradients, whatever the model around it is doing."""
+
+    def __init__(self, taps: nn.Module):
+        super().__init__()
+        self.taps = taps.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> FrozenTaps:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Maps (B, D, h, w)."""
+        with torch.no_grad():
+            maps: list[Tensor] = self.taps(images)
+        return maps
+
+
+class FlatMaps(nn.Module):
+    """All maps of an image as one row, as the feature bank keeps them: (B, 2, S, S) to (B, sum of D h w)."""
+
+    def __init__(self, taps: nn.Module):
+        super().__init__()
+        self.taps = taps
+
+    def extra_repr(self) -> str:
+        """The blocks that are tapped: a bank is known by this text and by the tensors, and they show in no tensor."""
+        return f"blocks={getattr(self.taps, 'blocks', None)}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, F)."""
+        return torch.cat([level.float().flatten(1) for level in self.taps(images)], dim=1)
+
+
+class Unflattened(nn.Module):
+    """Rows of the bank back to maps of `shapes` (D, h, w); the taps that made them stay a part of the model, unused."""
+
+    def __init__(self, shapes: Sequence[tuple[int, int, int]], made_by: FrozenTaps):
+        super().__init__()
+        self.shapes, self.made_by = tuple(shapes), made_by
+
+    def forward(self, rows: Tensor) -> list[Tensor]:
+        """(B, F) to maps (B, D, h, w)."""
+        sizes = [d * h * w for d, h, w in self.shapes]
+        return [part.unflatten(1, shape) for part, shape in zip(rows.split(sizes, dim=1), self.shapes, strict=True)]
+
+
+class SegmentationModel(nn.Module):
+    """Taps and head: images (B, 2, S, S), or rows of the bank, to logits (B, K, *size)."""
+
+    def __init__(self, taps: nn.Module, head: nn.Module, size: tuple[int, int]):
+        super().__init__()
+        self.taps, self.head, self.size = taps, head, size
+
+    def forward(self, inputs: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Logits at `size` (height, width), by default the input's."""
+        logits: Tensor = self.head(self.taps(inputs), size or self.size)
+        return logits
+
+
+def build_segmenter(backbone: Backbone, recipe: SegmentRecipe, classes: int) -> tuple[SegmentationModel, Taps]:
+    """(a model on the backbone with a head of `classes` outputs, drawn from the recipe's seed; its taps)."""
+    size = backbone.contract.size
+    taps = make_taps(backbone.module, size, recipe.blocks or None)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(key(recipe.seed, "decoder") % 2**63)
+        head = make_head(recipe.head, taps.dims, taps.strides, classes, fpn_dim=recipe.fpn_dim, norm=recipe.norm)
+    seen: nn.Module = FrozenTaps(taps) if recipe.freeze_backbone else taps.requires_grad_(True)
+    return SegmentationModel(seen, head, (size, size)), taps
+
+
+def map_shapes(taps: nn.Module, size: int) -> list[tuple[int, int, int]]:
+    """Shapes (D, h, w) of the maps of one image."""
+    with torch.inference_mode():
+        parameter = next(taps.parameters(), torch.zeros(0))
+        maps = taps(torch.zeros(1, 2, size, size, device=parameter.device, dtype=parameter.dtype))
+    return [(int(m.shape[1]), int(m.shape[2]), int(m.shape[3])) for m in maps]
