@@ -87,6 +87,34 @@ def evaluate(
     return run_grid(module, runs, card, backbone=model if module == "linear" else _copy(model))[0]
 
 
+evaluate.__doc__ = (evaluate.__doc__ or "").replace("{protocols}", ", ".join(f"`{name}`" for name in PROTOCOLS))
+
+
+def _stated(
+    normalizer: str | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    input_size: int | None,
+    contract: InputContract | None,
+) -> dict[str, Any]:
+    """The flags that state an input contract; raises BenchError where it is stated twice."""
+    bands = {name: [float(v) for v in value] for name, value in (("mean", mean), ("std", std)) if value is not None}
+    single = {"normalizer": normalizer, "input_size": input_size}
+    flags = {**bands, **{name: value for name, value in single.items() if value is not None}}
+    if contract is None:
+        return flags
+    if flags:
+        raise BenchError(f"evaluate(contract=...) and {', '.join(flags)}", "state the input once")
+    if not isinstance(contract, InputContract) or contract.bands != BANDS or contract.geometry != "resize_crop":
+        raise BenchError(f"contract is {contract!r:.80}", "give an InputContract of VV and VH, resized and cropped")
+    return {
+        "normalizer": contract.normalizer,
+        "mean": list(contract.mean),
+        "std": list(contract.std),
+        **({"input_size": contract.size} if contract.size else {}),
+    }
+
+
 def _copy(model: nn.Module) -> nn.Module:
     """What may be trained in place of the user's module."""
     try:
