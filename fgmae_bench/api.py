@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.config.contract import InputContract
+from fgmae_bench.config.contract import BANDS, InputContract
 from fgmae_bench.config.recipes import PROTOCOLS
 from fgmae_bench.config.run import compose
 from fgmae_bench.errors import BenchError, unknown

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fgmae_bench.config.cards import card_names, load_card
-from fgmae_bench.config.run import NAMED_RECIPES, compose, field_sections, named_recipe
+from fgmae_bench.config.run import EFFECTIVE, NAMED_RECIPES, compose, field_sections, named_recipe
 from fgmae_bench.data.index import check_counts
 from fgmae_bench.data.layouts import LAYOUTS, build_index
 from fgmae_bench.errors import BenchError
@@ -84,6 +84,9 @@ def test_recipes_of_a_shipped_card_compose(name):
             for model in ("vit_small_patch16", *card.recipes.get(module, {}).get(recipe, {}).get("by_model", {})):
                 (run,) = compose(module, {"dataset": name, "recipe": recipe, "model": model}, card)
                 for key, value in named_recipe(module, recipe, card, model)[1].items():
+                    if key == EFFECTIVE:
+                        assert run.recipe.batch_size * run.recipe.accum_iter == value
+                        continue
                     assert getattr(getattr(run, field_sections(module)[key]), key) == value
     assert set(card.recipes) <= set(NAMED_RECIPES)
 

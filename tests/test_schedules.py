@@ -142,7 +142,7 @@ def test_layer_decay_on_what_is_no_vit_is_refused():
 
 
 def test_a_plan_takes_each_sample_once_and_drops_the_last_incomplete_micro_batch_only():
-    recipe = FinetuneRecipe(batch_size=3, accum_iter=4, epochs=2)
+    recipe = FinetuneRecipe(recipe="corrected", batch_size=3, accum_iter=4, epochs=2)
     for world in (1, 2):
         plan = make_plan(recipe, 32, world)
         per_epoch = plan.steps_per_epoch

@@ -49,7 +49,7 @@ class ProbeRecipe:
     views: int = option("cached: random views a training image; 1 = the evaluation view", 1)
     epochs: int = option("passes over the training split", 50, shown="50, from recipe")
     warmup_epochs: float = option("linear warm-up, epochs", 0.0, shown="0, from recipe")
-    batch_size: int = option("samples per step and process", 256, shown="256, from recipe")
+    batch_size: int = option("samples per step and process", 256, shown="from the recipe's effective batch")
     accum_iter: int = option("batches a step; the head is fitted on all of them at once", 1)
     lr: float | None = option("learning rate, absolute; one or several", None, shown="0.1, from recipe", grid=True)
     blr: float | None = option(
@@ -67,7 +67,9 @@ class ProbeRecipe:
     knn_k: int = option("neighbours of --probe knn", 5)
     seed: int = option("seed of initialisation, order and augmentation", 42)
     amp: Literal["off", "bf16", "fp16"] | None = option(
-        "mixed precision of the backbone", None, shown="bf16 where the hardware has it, else off"
+        "mixed precision of the backbone",
+        None,
+        shown="fp16 on CUDA with recipe published, else bf16 where the hardware has it",
     )
 
 
@@ -87,7 +89,7 @@ class TrainRecipe:
     )
     warmup_epochs: float = option("linear warm-up, epochs", 0.0, shown="from recipe")
     warmup_steps: int | None = option("linear warm-up, steps, in place of --warmup_epochs", None, shown="none")
-    batch_size: int = option("samples per forward pass and process", 64, shown="from recipe")
+    batch_size: int = option("samples per forward pass and process", 64, shown="from the recipe's effective batch")
     accum_iter: int = option("batches whose gradients add up to one step", 1, shown="1, from recipe")
     lr: float | None = option("learning rate, absolute; one or several", None, shown="from recipe", grid=True)
     blr: float | None = option(
@@ -106,7 +108,7 @@ class TrainRecipe:
     budget: int = option("factor on the schedule: 2 repeats a run at twice its length", 1)
     seed: int = option("seed of initialisation, order and augmentation", 42)
     amp: Literal["off", "bf16", "fp16"] | None = option(
-        "mixed precision", None, shown="bf16 where the hardware has it, else off"
+        "mixed precision", None, shown="fp16 on CUDA with recipe published, else bf16 where the hardware has it"
     )
 
 
@@ -186,11 +188,27 @@ def protocol_of(module: str, recipe: Any) -> str:
 # `by_model` in a recipe holds values for single models.
 NAMED_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "linear": {
-        "published": {"lr": 0.1, "weight_decay": 0.001, "epochs": 50, "warmup_epochs": 0.0, "crop_scale": 0.08},
-        "corrected": {"blr": 0.1, "weight_decay": 0.0, "epochs": 100, "warmup_epochs": 5.0, "crop_scale": 0.2},
+        "published": {
+            "effective_batch": 256,
+            "lr": 0.1,
+            "weight_decay": 0.001,
+            "epochs": 50,
+            "warmup_epochs": 0.0,
+            "crop_scale": 0.08,
+        },
+        "corrected": {
+            "effective_batch": 256,
+            "blr": 0.1,
+            "weight_decay": 0.0,
+            "epochs": 100,
+            "warmup_epochs": 5.0,
+            "crop_scale": 0.2,
+        },
     },
     "finetune": {
         "published": {
+            "effective_batch": 256,
+            "batch_size": 64,
             "optimizer": "sgd",
             "lr": 0.01,
             "weight_decay": 0.001,
@@ -205,6 +223,7 @@ NAMED_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "sync_bn": False,
         },
         "corrected": {
+            "effective_batch": 64,
             "optimizer": "adamw",
             "blr": 1e-3,
             "weight_decay": 0.05,
@@ -230,7 +249,7 @@ NAMED_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "max_steps": 40_000,
             "warmup_steps": 500,
             "schedule": "poly",
-            "batch_size": 8,
+            "effective_batch": 8,
             "min_lr": 0.0,
             "layer_decay": 0.75,
             "drop_path": 0.1,
@@ -243,7 +262,7 @@ NAMED_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "epochs": 50,
             "warmup_epochs": 3.0,
             "schedule": "poly",
-            "batch_size": 16,
+            "effective_batch": 16,
             "min_lr": 0.0,
             "layer_decay": 0.75,
             "drop_path": 0.1,

@@ -126,6 +126,7 @@ class Run:
     execution: Any  # Execution, or the module's own
 
 
+EFFECTIVE = "effective_batch"  # of a recipe: samples a step, over accumulation and processes
 OWN_WEIGHTS = "module"  # weights of a factory or a module of the user's, as it made them
 RESOLVED = "resolved"  # in a config.toml: every value that is not the field's default stands in the file
 PARTS = ("data", "model", "recipe", "execution")
@@ -170,11 +171,19 @@ def read_config(path: Path, module: str) -> dict[str, Any]:
     return flat
 
 
-def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, Any] | None = None) -> list[Run]:
+def compose(
+    module: str,
+    given: dict[str, Any],
+    card: Card,
+    config: dict[str, Any] | None = None,
+    processes: int | None = None,
+) -> list[Run]:
     """All runs of a command: the grid over the fields that may hold several values.
 
     Precedence: `given` (command line), `config` (file), the named recipe (the card's above the module's), the fields'
-    defaults. Raises BenchError on values of the wrong type or range.
+    defaults. A recipe states the effective batch: where neither the batch of a process nor the accumulation is given,
+    both follow from it and from the number of `processes`, by default those of torchrun. Raises BenchError on values of
+    the wrong type or range, and on processes that do not divide the effective batch.
     """
     if module == "segment":
         config, given = ({**layer, **_without_alias(layer)} for layer in (config or {}, given))
@@ -193,6 +202,7 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
     if ":" in str(flat.get("model", "")):
         flat.setdefault("weights", OWN_WEIGHTS)
     owner = field_sections(module)
+    flat = _divided(flat, explicit, processes or int(os.environ.get("WORLD_SIZE", "1")))
     for key in flat:
         if key not in owner:
             raise BenchError(f"{module}: unknown flag '{key}'", closest(key, owner))
@@ -218,6 +228,35 @@ def compose(module: str, given: dict[str, Any], card: Card, config: dict[str, An
     if len({run.recipe for run in runs}) != len(runs):
         raise BenchError("the grid of --lr and --weight_decay holds a value twice", "name each value once")
     return runs
+
+
+def _divided(flat: dict[str, Any], explicit: dict[str, Any], processes: int) -> dict[str, Any]:
+    """Flags with the recipe's effective batch as batch of a process and accumulation; those that are given stay.
+
+    The recipe's `batch_size` is the largest forward pass of a process: what a batch norm that is not synchronised sees.
+    """
+    effective = flat.get(EFFECTIVE)
+    flat = {name: value for name, value in flat.items() if name != EFFECTIVE}
+    if effective is None or "batch_size" in explicit:
+        return flat
+    if "accum_iter" in explicit:
+        if not isinstance(explicit["accum_iter"], int) or explicit["accum_iter"] < 1:
+            return flat  # refused by name where types and ranges are checked
+        share, rest = divmod(effective, explicit["accum_iter"] * processes)
+        if rest or not share:
+            what = f"--accum_iter {explicit['accum_iter']} on {processes} processes"
+            raise BenchError(f"{what} does not divide the recipe's effective batch of {effective}", "give --batch_size")
+        return flat | {"batch_size": share}
+    share, rest = divmod(effective, processes)
+    if rest:
+        fits = max(n for n in range(1, processes) if effective % n == 0)
+        raise BenchError(
+            f"{processes} processes do not divide the recipe's effective batch of {effective}",
+            f"start {fits}, or give --batch_size and --accum_iter",
+        )
+    largest = min(flat.get("batch_size", share), share)
+    batch = next(size for size in range(largest, 0, -1) if share % size == 0)
+    return flat | {"batch_size": batch, "accum_iter": share // batch}
 
 
 def _another_run(module: str, given: dict[str, Any], config: dict[str, Any]) -> bool:

@@ -68,6 +68,8 @@ def resolve(
     dataset = world.rank0_first(lambda: only_usable(setup.dataset, first, setup.cache))
     _require_enough(first, len(dataset.parts.train), batch, world.size)
     facts = facts_of(dataset, backbone)
+    if first.recipe.probe == "sgd":  # the head is fitted on all processes' features at once
+        facts["batch_norm_samples"] = batch
     resolved = {run_id(run, facts, world.size): run for run in whole}
     backbone.module.to(device)
     if first.execution.compile:

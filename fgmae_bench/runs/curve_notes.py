@@ -6,11 +6,10 @@ from typing import Any
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.recipes import NEVER_PUBLISHED
-from fgmae_bench.config.run import Run, merged, named_recipe
+from fgmae_bench.config.run import EFFECTIVE, Run, merged, named_recipe
 from fgmae_bench.config.schedules import base_lr
 from fgmae_bench.errors import note
 
-REFERENCE_BATCH = 256  # 64 images on 4 processes, what absolute rates of published recipes were used with
 STILL = 0.005  # rise of the metric's mean from one tenth of the evaluations to the last
 MOST_OFF = 2.0  # factor by which a base rate may differ from the recipe's
 SMALL_BATCH = 32  # samples of one process below which batch statistics are noisy
@@ -49,12 +48,20 @@ def rate_notes(module: str, run: Run, card: Card, effective_batch: int) -> list[
     names = [run.recipe.recipe]
     if any(getattr(run.recipe, flag, 0) for flag in NEVER_PUBLISHED):
         names.append("published")  # whose other values may have been kept
-    told = []
+    found = []
     for name in names:
         named = merged(*named_recipe(module, name, card, run.model.model))
-        batch = named.get("batch_size", 64) if "max_steps" in named else REFERENCE_BATCH
-        told.append(lr_off_rule(run.recipe.lr, effective_batch, named.get("blr") or base_lr(named["lr"], batch)))
-    return min(told, key=len)
+        blr = named.get("blr") or base_lr(named["lr"], named[EFFECTIVE])
+        found.append([*lr_off_rule(run.recipe.lr, effective_batch, blr), *another_batch(effective_batch, named)])
+    return min(found, key=len)
+
+
+def another_batch(effective_batch: int, named: dict[str, Any]) -> list[dict[str, str]]:
+    """A note where a run takes another effective batch than its recipe states."""
+    stated = named[EFFECTIVE]
+    if effective_batch == stated:
+        return []
+    return [note("effective_batch", f"an effective batch of {effective_batch} where the recipe states {stated}")]
 
 
 def small_batch_norm(batch: int, processes: int) -> list[dict[str, str]]:

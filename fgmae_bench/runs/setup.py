@@ -87,7 +87,8 @@ def set_up(
     )
     view = make_view(card, backbone.contract, first.data.band_order, whole=whole)
     data = dataclasses.replace(data, band_order=",".join(held), nb_classes=classes or len(card.classes))
-    amp: Precision = resolve_amp(first.recipe.amp, device) if backbone.lowers_precision else "off"
+    published = first.recipe.recipe == "published"
+    amp: Precision = resolve_amp(first.recipe.amp, device, published) if backbone.lowers_precision else "off"
     if amp == "bf16" and device.type == "cpu":
         write_out_attention(backbone.module)
     world.raise_together(lambda: _require_places(first, cache) if world.rank == 0 else None)

@@ -73,7 +73,7 @@ def _command(experiment: Experiment, planned: PlannedRun, flags: dict[str, Any],
         card = _card(str(flags["dataset"]))
         root = flags.pop("output_dir", OUTPUT_ROOT)
         log_root = flags.pop("log_dir", None)
-        runs = _composed(experiment.module, flags, card)
+        runs = _composed(experiment.module, flags, card, planned.nproc_per_node)
     except BenchError as error:
         raise BenchError(f"{where}.flags: {error.what}", error.todo) from error
     check_protocol(
@@ -104,7 +104,7 @@ def _command(experiment: Experiment, planned: PlannedRun, flags: dict[str, Any],
     return dataclasses.replace(command, output_dir=Path(root) / command.name, flags=flags | more)
 
 
-def _composed(module: str, flags: dict[str, Any], card: Card) -> list[Run]:
+def _composed(module: str, flags: dict[str, Any], card: Card, processes: int) -> list[Run]:
     """The runs of a command. Flags that decide about no other are laid over runs composed once: a thousand seeds cost
     one.
     """
@@ -112,7 +112,7 @@ def _composed(module: str, flags: dict[str, Any], card: Card) -> list[Run]:
     alone = {name: convert(hints[name], flags[name], name) for name in DECIDES_ALONE if name in flags}
     rest = {name: value for name, value in flags.items() if name not in DECIDES_ALONE}
     made = []
-    for run in _composed_once(module, json.dumps(rest, sort_keys=True), str(card.path)):
+    for run in _composed_once(module, json.dumps(rest, sort_keys=True), str(card.path), processes):
         parts = {
             part: dataclasses.replace(
                 getattr(run, part), **{name: value for name, value in alone.items() if DECIDES_ALONE[name] == part}
@@ -125,8 +125,8 @@ def _composed(module: str, flags: dict[str, Any], card: Card) -> list[Run]:
 
 
 @cache
-def _composed_once(module: str, flags: str, card: str) -> list[Run]:
-    return compose(module, json.loads(flags), _card(card))
+def _composed_once(module: str, flags: str, card: str, processes: int) -> list[Run]:
+    return compose(module, json.loads(flags), _card(card), processes=processes)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import platform
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from typing import Any, Literal
 import torch
 
 from fgmae_bench.errors import BenchError
+
+log = logging.getLogger("fgmae_bench")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -32,8 +35,15 @@ def resolve_device(name: str) -> torch.device:
 Precision = Literal["off", "bf16", "fp16"]
 
 
-def resolve_amp(amp: Precision | None, device: torch.device) -> Precision:
-    """`off`, `bf16` or `fp16`; by default bf16 where the hardware has it. fp16 is refused on a CPU."""
+def resolve_amp(amp: Precision | None, device: torch.device, published: bool = False) -> Precision:
+    """`off`, `bf16` or `fp16`; fp16 is refused on a CPU.
+
+    By default bf16 where the hardware has it. The reference code runs fp16 with a gradient scaler on CUDA, and so does
+    a `published` recipe there: its runs on a CPU have ids of their own.
+    """
+    if amp is None and published and device.type == "cuda":
+        log.info("precision fp16, as the published code; it is part of the run id, which on a CPU is another")
+        return "fp16"
     if amp is None:
         return "bf16" if has_bf16(device) else "off"
     if amp == "fp16" and device.type == "cpu":

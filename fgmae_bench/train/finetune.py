@@ -76,9 +76,11 @@ def prepare(
     recipe = dataclasses.replace(recipe, sync_bn=recipe.sync_bn and recipe.head == "bn_linear" and world.size > 1)
     recipe = resolved_recipe(recipe, plan, setup.amp)
     resolved = Run(data=setup.data, model=setup.model, recipe=recipe, execution=execution)
-    facts = facts_of(dataset, backbone) | {"images_per_epoch": plan.micro_batches * plan.batch * plan.world}
+    facts = facts_of(dataset, backbone) | {"images_per_epoch": plan.images_per_epoch}
     if recipe.head == "bn_linear" or recipe.mixup or recipe.cutmix or recipe.drop_path:
         facts["division"] = division(plan)
+    if recipe.head == "bn_linear":
+        facts["batch_norm_samples"] = plan.batch * (world.size if recipe.sync_bn else 1)
     dataset = dataclasses.replace(dataset, facts=facts)
     id = run_id(resolved, facts, world.size)
     return Prepared(

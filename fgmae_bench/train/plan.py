@@ -28,6 +28,7 @@ class Plan:
     warmup: float  # steps
     seed: int
     by_steps: bool = False  # the schedule counts steps, not samples
+    whole_steps: bool = False  # an incomplete accumulation at the end of an epoch is discarded
 
     @property
     def effective(self) -> int:
@@ -41,8 +42,14 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps an epoch; the last may hold fewer micro-batches than the others."""
-        return -(-self.micro_batches // self.accum)
+        """Steps an epoch; the last may hold fewer micro-batches than the others, unless `whole_steps`."""
+        return steps_of(self.micro_batches, self.accum, self.whole_steps)
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Images that an epoch learns from; what an incomplete batch holds is left out."""
+        used = self.steps_per_epoch * self.accum if self.whole_steps else self.micro_batches
+        return used * self.batch * self.world
 
     def micro_steps(self, step: int, rank: int) -> list[Rows]:
         """Positions in the training split of the micro-batches that `rank` takes in a step, in the epoch's keyed
@@ -74,6 +81,11 @@ class Plan:
         return step % self.period == 0 or step == self.total
 
 
+def steps_of(micro_batches: int, accum: int, whole_steps: bool) -> int:
+    """Steps that `micro_batches` make at `accum` a step: an incomplete last one counts, unless `whole_steps`."""
+    return micro_batches // accum if whole_steps else -(-micro_batches // accum)
+
+
 def make_plan(recipe: TrainRecipe, samples: int, world: int) -> Plan:
     """The plan of a recipe on `samples` training samples; raises BenchError where a batch does not fit into them."""
     size = recipe.batch_size * world
@@ -82,7 +94,12 @@ def make_plan(recipe: TrainRecipe, samples: int, world: int) -> Plan:
             f"a batch of {recipe.batch_size} on {world} processes is larger than the training split ({samples} images)"
         )
         raise BenchError(what, f"use --batch_size {max(1, samples // world)} or less")
-    epoch = -(-(samples // size) // recipe.accum_iter)
+    # the reference zeroes its gradients when an epoch begins: what had been accumulated by then is lost
+    whole_steps = recipe.recipe == "published"
+    epoch = steps_of(samples // size, recipe.accum_iter, whole_steps)
+    if not epoch:
+        what = f"--accum_iter {recipe.accum_iter} takes more batches than an epoch has ({samples // size})"
+        raise BenchError(what, f"use --accum_iter {samples // size} or less")
     every = recipe.eval_every or (max(1, recipe.max_steps // 10) if recipe.max_steps else 1)
     total = (recipe.max_steps or recipe.epochs * epoch) * recipe.budget
     warmup = (recipe.warmup_steps if recipe.warmup_steps is not None else recipe.warmup_epochs * epoch) * recipe.budget
@@ -99,4 +116,5 @@ def make_plan(recipe: TrainRecipe, samples: int, world: int) -> Plan:
         warmup=warmup,
         seed=recipe.seed,
         by_steps=recipe.max_steps is not None,
+        whole_steps=whole_steps,
     )
