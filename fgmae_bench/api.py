@@ -56,7 +56,7 @@ def evaluate(
         raise BenchError("evaluate(eval=True)", f"score a checkpoint with python -m fgmae_bench.{module} --eval")
     for flag in sorted({"weights", *stands_for} & flags.keys()):
         raise BenchError(
-            f"evaluate({flag}=...) beside protocol '{protocol}'", "leave it out: the model and the protocol say it"
+            f"evaluate({flag}=...) with protocol '{protocol}'", "leave it out: the model and the protocol say it"
         )
     dataset = os.fspath(dataset)
     card = load_card(dataset)

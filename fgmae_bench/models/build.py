@@ -1,6 +1,4 @@
-"""Backbones: the published architectures, any timm model, backscatter statistics, or a factory of the user's; images to
-features.
-"""
+"""Backbones, images to features: published architectures, timm models, backscatter statistics, user factories."""
 
 from __future__ import annotations
 
@@ -53,8 +51,8 @@ def build_backbone(model: Model, seed: int, cache: Path | None = None, *, drop_p
     if statistics or ":" in model.model:
         weights = dataclasses.replace(weights, source="none" if statistics else "module")
     elif state is not None:
-        weights, told = load_weights(module, model, state)
-        notes += told
+        weights, remarks = load_weights(module, model, state)
+        notes += remarks
     module.eval().requires_grad_(False)
     backbone = Backbone(
         module=module,
@@ -71,9 +69,7 @@ def build_backbone(model: Model, seed: int, cache: Path | None = None, *, drop_p
 
 
 def wrap_module(module: nn.Module, model: Model) -> Backbone:
-    """A module of the user's as a frozen backbone under the contract that `model` states; (B, 2, S, S) to (B, D) or a
-    map.
-    """
+    """A module of the user, (B, 2, S, S) to (B, D) or a map, as a frozen backbone under the contract of `model`."""
     contract = resolve_contract(dataclasses.replace(model, weights="random"))
     pooled = PooledMap(module)
     dim = measured_dim(pooled, contract)
@@ -87,9 +83,7 @@ def wrap_module(module: nn.Module, model: Model) -> Backbone:
 
 
 def _known_by_behaviour(backbone: Backbone) -> Backbone:
-    """A user's module with a hash of its tensors and of what it does to a fixed image: its code is not ours to
-    version.
-    """
+    """A user's module with a hash of its tensors and of its features of a fixed image: its code has no version here."""
     known = hashlib.sha256(f"{backbone.fingerprint()} {backbone.behaviour()}".encode()).hexdigest()
     return dataclasses.replace(backbone, weights=dataclasses.replace(backbone.weights, sha256=known))
 

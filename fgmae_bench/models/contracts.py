@@ -1,6 +1,4 @@
-"""Which input contract holds: that of the weights, unless a flag lays another over it, which is said before the run and
-noted.
-"""
+"""Which input contract holds: that of the weights, unless a flag lays another over it, which is said and noted."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ log = logging.getLogger("fgmae_bench")
 
 
 def resolve_contract(model: Model, state: State | None = None) -> InputContract:
-    """The contract of the backbone, with `--normalizer` and `--input_size` laid over it; `state` are the weights of a
-    path.
-    """
+    """The backbone's contract with `--normalizer` and `--input_size` laid over it; `state` are weights of a path."""
     if model.model == "backscatter_stats":
         if model.normalizer not in (None, "db") or model.input_size is not None:
             raise BenchError(
@@ -39,9 +35,7 @@ def resolve_contract(model: Model, state: State | None = None) -> InputContract:
 
 
 def trained_contract(model: Model, state: State | None) -> InputContract | None:
-    """The contract that the weights were trained under: the manifest's, or what a converted file carries; None where
-    unknown.
-    """
+    """The contract of the weights: the manifest's, or what a converted file carries; None where it is unknown."""
     if model.weights == "random" or ":" in model.model:
         return None
     named = registered().get(model.weights, {})
@@ -71,9 +65,7 @@ def carried_contract(state: State) -> InputContract | None:
 
 
 def mismatch_notes(model: Model, used: InputContract, state: State | None) -> tuple[dict[str, str], ...]:
-    """A note, and a warning, where the input is normalised otherwise than the weights were trained, or are taken to
-    have been.
-    """
+    """A note, and a warning, where the input is normalised otherwise than the weights were, or seem to have been."""
     if state is None or ":" in model.model:
         return ()
     stated = trained_contract(model, state)

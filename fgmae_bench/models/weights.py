@@ -23,9 +23,7 @@ TORCHGEO = "torchgeo:"
 
 
 def find_weights_file(model: Model, cache: Path) -> Path | None:
-    """The file that `--weights` means: a registered name's fetched file or a path; None for `random` and where none are
-    loaded.
-    """
+    """The file that `--weights` means: a registered one, fetched, or a path; None where no weights are loaded."""
     if model.weights == "random" or model.model == "backscatter_stats" or ":" in model.model:
         return None
     known = registered()
@@ -65,9 +63,7 @@ def loadable(module: nn.Module) -> tuple[nn.Module, str]:
 
 
 def empty_network(name: str, size: int) -> tuple[nn.Module, str]:
-    """(a network on the meta device, without memory for its weights; pattern of keys that a checkpoint of it may
-    lack).
-    """
+    """(a network on the meta device, without memory for weights; pattern of keys that its checkpoint may lack)."""
     architecture(name)
     with torch.device("meta"):
         made = torchgeo_models.make(name, size) if name in TORCHGEO_ARCHITECTURES else from_timm(name, size)
