@@ -1,7 +1,7 @@
 """The grid of labels trained on and labels scored by, and what perfect and constant predictors reach in each cell.
 
   python -m fgmae_bench.ablate labels --dataset dfc2020 --data_path DIR
-  python -m fgmae_bench.ablate labels --dataset dfc2020 --train_schemes dfc10 --eval_schemes dfc10 dfc8 --freeze_backbone
+  python -m fgmae_bench.ablate labels --dataset dfc2020 --train_schemes dfc10 --eval_schemes dfc10 dfc8
 
 Every source is taken under every scheme, and DFC labels mapped twice too, the published mistake. Each cell is one
 recorded run, and what is recorded is not repeated: after a kill the same command goes on. Without a val split that

@@ -27,8 +27,7 @@ from fgmae_bench.models.weights import TORCHGEO, find_weights_file, load_weights
 
 
 def build_backbone(model: Model, seed: int, cache: Path | None = None, *, drop_path: float = 0.0) -> Backbone:
-    """The backbone that `model` names with its weights, in evaluation mode and frozen; `cache` is where fetched weights
-    lie.
+    """The backbone that `model` names with its weights, in evaluation mode and frozen; `cache` holds fetched weights.
 
     Random weights are drawn from `seed`; `drop_path` is the rate of stochastic depth when it is trained. Raises
     BenchError on an unknown name, weights that are not here or do not fit, an input size the patches do not divide, a
