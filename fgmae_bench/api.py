@@ -65,7 +65,7 @@ def evaluate(
         raise BenchError("evaluate(eval=True)", f"score a checkpoint with python -m fgmae_bench.{module} --eval")
     for flag in sorted({"weights", *stands_for} & flags.keys()):
         raise BenchError(
-            f"evaluate({flag}=...) beside protocol '{protocol}'", "leave it out: the model and the protocol say it"
+            f"evaluate({flag}=...) with protocol '{protocol}'", "leave it out: the model and the protocol say it"
         )
     if is_registered(name) or ":" in name:
         raise BenchError(f"name='{name}' is a model of the suite", "give the module a name of its own")

@@ -1,3 +1,1 @@
-"""What label sources, label schemes and the mistakes of published runs do to a score: grids and series of recorded
-runs.
-"""
+"""What label sources, schemes and published mistakes do to a score: grids and series of recorded runs."""

@@ -1,6 +1,4 @@
-"""The mistakes of published runs that lie in the model, made again on purpose: nothing outside the ablation can reach
-them.
-"""
+"""Mistakes of published runs in the model, made again on purpose: nothing outside the ablation can reach them."""
 
 from __future__ import annotations
 

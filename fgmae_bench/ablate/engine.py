@@ -32,11 +32,12 @@ from fgmae_bench.system.files import lock_or_fail
 from fgmae_bench.train.job import Prepared
 from fgmae_bench.train.loop import Period
 from fgmae_bench.train.run import share_of, train_and_record
-from fgmae_bench.train.segment import Defects, prepare
+from fgmae_bench.train.segment import prepare
+from fgmae_bench.train.segment_job import Defects
 from fgmae_bench.train.state import find_state, numbered, save_state
 
 log = logging.getLogger("fgmae_bench")
-A_GRID = 2  # runs of which each has a sub-folder of --output_dir, however many are asked for today
+A_GRID = 2  # more than one: each run has a sub-folder of --output_dir, however many there are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +98,7 @@ def _at_its_end(prepared: Prepared) -> bool:
 
 
 def _adopted(prepared: Prepared, donor: Trained | None) -> Prepared | None:
-    """The run with the end of another's training as its checkpoint, so that only its evaluation is left; None where
-    there is none.
-    """
+    """The run with the end of another's training as its checkpoint, so that evaluation is left; None without one."""
     if donor is None or len(prepared.dataset.parts.val):
         return None
     job, world = prepared.job, prepared.world

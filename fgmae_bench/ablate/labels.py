@@ -1,10 +1,10 @@
 """The grid of labels trained on and labels scored by, and what perfect and constant predictors reach in each cell.
 
-  python -m fgmae_bench.ablate labels --dataset dfc2020 --data_path DIR python -m fgmae_bench.ablate labels --dataset
-  dfc2020 --train_schemes dfc10 --eval_schemes dfc10 dfc8 --freeze_backbone
+  python -m fgmae_bench.ablate labels --dataset dfc2020 --data_path DIR
+  python -m fgmae_bench.ablate labels --dataset dfc2020 --train_schemes dfc10 --eval_schemes dfc10 dfc8
 
-Every source is taken under every scheme, and DFC labels mapped twice, the published mistake, beside them. Each cell is
-one recorded run, and what is recorded is not repeated: after a kill the same command goes on. Without a val split that
+Every source is taken under every scheme, and DFC labels mapped twice too, the published mistake. Each cell is one
+recorded run, and what is recorded is not repeated: after a kill the same command goes on. Without a val split that
 selects, one training serves every cell of its row.
 """
 
@@ -68,7 +68,7 @@ def main(given: dict[str, Any]) -> None:
 
 
 def _sides(card: Card, sources: list[str] | None, schemes: list[str] | None) -> list[Side]:
-    """The sides that were asked for; raises BenchError on names that the card does not have, and on one named twice."""
+    """The sides that the flags name; raises BenchError on names that the card does not have, and on one named twice."""
     sources = default_sources(card) if sources is None else sources
     schemes = list(card.label_schemes) if schemes is None else schemes
     for names in (sources, schemes):
@@ -105,7 +105,7 @@ def planned(card: Card, run: Run, cell: Cell) -> Planned:
     """The run of a cell; runs of one training side share their training."""
     from fgmae_bench.ablate.defects import double_mapped
     from fgmae_bench.ablate.engine import Planned
-    from fgmae_bench.train.segment import Defects
+    from fgmae_bench.train.segment_job import Defects
 
     train, evaluated = cell.train, cell.evaluated
     data = dataclasses.replace(

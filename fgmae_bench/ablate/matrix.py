@@ -82,7 +82,7 @@ class Matrix:
 
 
 def filled(card: Card, cell: Cell, counts: LabelCounts) -> Filled:
-    """A cell held against the data: its references, or the reason why there are none."""
+    """A cell with its references on this data, or with the reason why there are none."""
     reason = cell.reason or _absent(card, cell, counts)
     if reason is not None:
         return Filled(cell=dataclasses.replace(cell, reason=reason), reference=None, shared=0)

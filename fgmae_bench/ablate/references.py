@@ -33,9 +33,7 @@ Scores = dict[str, float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Scores that need no model. `perfect` is None where the images that are scored have no labels of the training
-    source.
-    """
+    """Scores without a model. `perfect` is None where the scored images have no labels of the training source."""
 
     perfect: Scores | None
     constant: Scores
@@ -43,9 +41,7 @@ class Reference:
 
 
 class LabelCounts:
-    """Pixels of each code in parts of a dataset, and of each pair of codes in its test images; read when first asked
-    for.
-    """
+    """Pixels of each code in parts of a dataset, and of pairs of codes in its test images; read when first needed."""
 
     def __init__(self, dataset: Dataset, cache: Path, workers: int = 4, step: Callable[[int], object] = lambda _: None):
         self.dataset, self.cache, self.workers, self.step = dataset, cache, workers, step

@@ -1,6 +1,4 @@
-"""The mistakes of published runs as a series: which there are, what repairs each, and what was measured step by
-step.
-"""
+"""The mistakes of published runs as a series: which there are, what repairs each, what each step measured."""
 
 from __future__ import annotations
 
@@ -27,23 +25,21 @@ REPAIRS = {
 START = "as published"
 
 
-def repair_order(asked: Sequence[str] | None, possible: Sequence[str]) -> list[str]:
-    """The mistakes in the order of their repair; raises BenchError unless `asked` names each possible one once."""
-    if asked is None:
+def repair_order(wanted: Sequence[str] | None, possible: Sequence[str]) -> list[str]:
+    """The mistakes in the order of their repair; raises BenchError unless `wanted` names each possible one once."""
+    if wanted is None:
         return list(possible)
-    for name in asked:
+    for name in wanted:
         if name not in REPAIRS:
             raise BenchError(f"unknown mistake '{name}'", closest(name, REPAIRS))
-    if sorted(asked) != sorted(possible):
-        raise BenchError(f"--order names {' '.join(asked)}", f"name each of these once: {' '.join(possible)}")
-    return list(asked)
+    if sorted(wanted) != sorted(possible):
+        raise BenchError(f"--order names {' '.join(wanted)}", f"name each of these once: {' '.join(possible)}")
+    return list(wanted)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Records of the start and after each repair, and what a perfect predictor reaches under the labels of each
-    step.
-    """
+    """Records of the start and after each repair, and what a perfect predictor reaches with the labels of each."""
 
     dataset: str  # its title
     order: tuple[str, ...]

@@ -1,6 +1,4 @@
-"""The two sides of a cell: which labels, under which scheme, mapped once or twice; and why a pair of them cannot be
-run.
-"""
+"""The two sides of a cell: labels under a scheme, mapped once or twice; and why a pair of them cannot be run."""
 
 from __future__ import annotations
 
@@ -50,9 +48,7 @@ class Cell:
 
 
 def sides(card: Card, sources: Sequence[str], schemes: Sequence[str], *, double: bool = True) -> list[Side]:
-    """Every source under every scheme, impossible ones included, then DFC labels mapped twice where both kinds are
-    known.
-    """
+    """Every source under every scheme, impossible ones too, then DFC labels mapped twice where both are known."""
     found = [Side(source=source, scheme=scheme) for source in sources for scheme in schemes]
     usual = sorted(schemes, key=lambda name: name != card.label_scheme)
     twice = [Side(source=DFC.name, scheme=name, double=True) for name in usual if _maps_twice(card, name)]
@@ -76,7 +72,7 @@ def grid(card: Card, train: Sequence[Side], evaluated: Sequence[Side]) -> list[C
 
 
 def _reason(card: Card, train: Side, evaluated: Side) -> str | None:
-    """Why labels of two sides cannot be held against one another."""
+    """Why the labels of two sides cannot be compared."""
     try:
         eval_columns(train.map(card).scheme.classes, evaluated.map(card).scheme.classes)
     except BenchError as error:

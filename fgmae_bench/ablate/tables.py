@@ -1,6 +1,4 @@
-"""Tables and figures of the ablations, written by rename: Markdown to read, CSV to compute with, PNG and SVG to look
-at.
-"""
+"""Tables and figures of the ablations, written by rename: Markdown, CSV, PNG and SVG."""
 
 from __future__ import annotations
 
@@ -34,8 +32,8 @@ MEANING = (
 def write_matrix(matrix: Matrix, stem: Path, figure: Path) -> list[Path]:
     """Write a grid of labels as Markdown and CSV; the paths."""
     lines = [*_heading(matrix.title, matrix.synthetic), MEANING]
-    told = next((filled.record for filled in matrix.cells if filled.record), None)
-    lines += ["", _setting(told)] if told else []
+    measured = next((filled.record for filled in matrix.cells if filled.record), None)
+    lines += ["", _setting(measured)] if measured else []
     for kind, title in KINDS.items():
         lines += ["", f"## {title}", "", line(["trained on \\ scored by", *map(escaped, matrix.columns)])]
         lines.append(line(["---"] * (len(matrix.columns) + 1)))

@@ -42,11 +42,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(given: dict[str, Any]) -> None:
     """Run the series, write table and figure."""
-    asked = given.pop("order", None)
+    wanted = given.pop("order", None)
     card, run = read_run(given)
     run = with_labels(card, run)
     _check(card, run)
-    order = repair_order(asked, possible(run))
+    order = repair_order(wanted, possible(run))
     series = measure(card, run, order)
     if first_process():
         from fgmae_bench.ablate.tables import draw_series_figure, write_series
@@ -58,9 +58,7 @@ def main(given: dict[str, Any]) -> None:
 
 
 def with_labels(card: Card, run: Run) -> Run:
-    """The run with its labels stated, trained on MODIS's where the card has them, scored by DFC's; views are random
-    ones.
-    """
+    """The run with its labels stated: trained on MODIS's where the card has them, scored by DFC's; views are random."""
     data = run.data
     coarse = IGBP.name if IGBP.name in card.label_sources else DFC.name
     train, scheme = data.train_labels or coarse, data.train_scheme or card.label_scheme
@@ -105,7 +103,7 @@ def possible(run: Run) -> list[str]:
 
 
 def measure(card: Card, run: Run, order: list[str]) -> Series:
-    """The series: every step run, beside what a perfect predictor would reach with its labels."""
+    """The series: every step run, and what a perfect predictor would reach with its labels."""
     from fgmae_bench.ablate.engine import references_of, run_planned
     from fgmae_bench.ablate.matrix import shown
     from fgmae_bench.ablate.sides import grid
@@ -115,17 +113,17 @@ def measure(card: Card, run: Run, order: list[str]) -> Series:
     cells = [cell for mistakes in left for cell in grid(card, *([side] for side in labels_of(run, mistakes)))]
 
     with joined(run) as (world, device):
-        held = world.rank0_first(lambda: references_of(card, run, cells))
-        for pair, reason in held.reasons().items():
+        references = world.rank0_first(lambda: references_of(card, run, cells))
+        for pair, reason in references.reasons().items():
             raise BenchError(f"{pair}: {reason}", "choose other labels or schemes")
-        perfect = tuple(each.value("perfect") for each in held.cells)
+        perfect = tuple(each.value("perfect") for each in references.cells)
         for step, cell, value in zip((START, *order), cells, perfect, strict=True):
             say(f"  {REPAIRS.get(step, step):<40}{cell.train.name} -> {cell.evaluated.name}: perfect {shown(value)}")
         records = run_planned([planned(card, run, mistakes) for mistakes in left], card, world, device)
     series = Series(
-        dataset=card.title, order=tuple(order), records=tuple(records), perfect=perfect, synthetic=held.synthetic
+        dataset=card.title, order=tuple(order), records=tuple(records), perfect=perfect, synthetic=references.synthetic
     )
-    mark = "  [synthetic data]" if held.synthetic else ""
+    mark = "  [synthetic data]" if references.synthetic else ""
     for row in series.rows():
         say(
             f"  {row['step']:<40}mIoU {shown(row['miou'])}  {shown(row['gain'], '{:+.3f}'.format):>6}  "
@@ -143,12 +141,10 @@ def labels_of(run: Run, mistakes: Collection[str]) -> tuple[Side, Side]:
 
 
 def planned(card: Card, run: Run, mistakes: Collection[str]) -> Planned:
-    """The run that makes some mistakes; where labels of evaluation alone are wrong, its training is that of the right
-    ones.
-    """
+    """The run that makes some mistakes; where labels of evaluation alone are wrong, it shares the right training."""
     from fgmae_bench.ablate.defects import double_mapped, frozen_output, random_position
     from fgmae_bench.ablate.engine import Planned
-    from fgmae_bench.train.segment import Defects
+    from fgmae_bench.train.segment_job import Defects
 
     train, evaluated = labels_of(run, mistakes)
     data = dataclasses.replace(run.data, train_labels=train.source)

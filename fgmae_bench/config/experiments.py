@@ -1,4 +1,4 @@
-"""The schema of `experiments/*.toml`: the runs of a table, how it is laid out, and the published rows beside them."""
+"""The schema of `experiments/*.toml`: the runs of a table, how it is laid out, and the published rows next to them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PublishedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """A row of the table: flags of the module (a list is a grid), processes, and the published rows beside it."""
+    """A row of the table: flags of the module (a list is a grid), processes, and the published rows next to it."""
 
     label: str
     protocol: str = ""  # where it is another than the file's
@@ -47,9 +47,7 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One file. `common` flags hold for every run unless the run overrides them; `expect` says what to expect in
-    words.
-    """
+    """One file. `common` flags hold for every run unless it overrides them; `expect` says in words what to expect."""
 
     title: str
     module: str
@@ -197,9 +195,7 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
 
 
 def _same(measured: Any, planned: Any) -> bool:
-    """Equal, but for the last bits of a number: a rate from a base rate, divided by its factor again, may differ
-    there.
-    """
+    """Equal, but for the last bits of a number: a rate from a base rate, divided by its factor again, may differ."""
     if isinstance(measured, float) and isinstance(planned, int | float):
         return math.isclose(measured, planned, rel_tol=1e-12)
     return bool(measured == planned)

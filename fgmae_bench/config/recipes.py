@@ -1,6 +1,4 @@
-"""Recipes: fields that are also flags, what the named recipes fill them with, which protocol they stand for, and what
-they may hold.
-"""
+"""Recipes: fields that are also flags, the named recipes, which protocol each stands for, and what it may hold."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ from fgmae_bench.config.names import (
 def option(
     text: str, default: Any = dataclasses.MISSING, *, aliases: tuple[str, ...] = (), shown: str = "", grid: bool = False
 ) -> Any:
-    """A field that is also a flag: help `text` with its unit, other spellings, the default as `shown`, several values
-    if `grid`.
-    """
+    """A field and flag: help `text` with its unit, other spellings, its default as `shown`, many values if `grid`."""
     return dataclasses.field(default=default, metadata={"help": text, "aliases": aliases, "shown": shown, "grid": grid})
 
 
@@ -104,7 +100,7 @@ class TrainRecipe:
     drop_path: float = option("rate of stochastic depth at the last block", 0.0, shown="from recipe")
     clip_grad: float | None = option("largest norm of the gradient, 0 for any", None, shown="from recipe")
     crop_scale: float = option("smallest area of a random crop, as a share of the image", 0.08, shown="from recipe")
-    vflip: bool = option("random vertical flips beside the horizontal ones", False, shown="from recipe")
+    vflip: bool = option("random vertical flips as well as horizontal ones", False, shown="from recipe")
     budget: int = option("factor on the schedule: 2 repeats a run at twice its length", 1)
     seed: int = option("seed of initialisation, order and augmentation", 42)
     amp: Literal["off", "bf16", "fp16"] | None = option(

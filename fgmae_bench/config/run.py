@@ -76,7 +76,7 @@ class Model:
 class Execution:
     """Where and how fast; nothing here may change a number."""
 
-    data_path: str | None = option("folder of the data", None, shown="data beside the card")
+    data_path: str | None = option("folder of the data", None, shown="data next to the card")
     output_dir: str | None = option(
         "folder of this run's log, config and checkpoints", None, shown="runs/<dataset>/<run id>"
     )
@@ -260,7 +260,7 @@ def _divided(flat: dict[str, Any], explicit: dict[str, Any], processes: int) -> 
 
 
 def _another_run(module: str, given: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Whether the command line changes what a resolved configuration says of its run, beside how it is executed."""
+    """Whether the command line changes what a resolved configuration says of its run, execution aside."""
     owner = field_sections(module)
     return any(
         owner.get(name) != "execution" and _single(value) != _single(config.get(name)) for name, value in given.items()
@@ -278,9 +278,7 @@ def _without_alias(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def merged(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Flags of several layers, later ones above; of two fields that stand for one another the last layer that names
-    either decides.
-    """
+    """Flags of several layers, later ones above; of two that exclude each other the last layer with either decides."""
     flat: dict[str, Any] = {}
     for layer in layers:
         for one, other in (*EITHER, *((b, a) for a, b in EITHER)):
@@ -291,9 +289,7 @@ def merged(*layers: dict[str, Any]) -> dict[str, Any]:
 
 
 def named_recipe(module: str, name: str, card: Card, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Flags of a named recipe: (the module's, the card's); those of a table `by_model` stand above the others of
-    theirs.
-    """
+    """Flags of a named recipe: (the module's, the card's); a table `by_model` stands above the others of its recipe."""
 
     def flags(layer: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in layer.items() if key != "by_model"} | layer.get("by_model", {}).get(

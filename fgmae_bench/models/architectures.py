@@ -1,6 +1,4 @@
-"""Names of architectures to modules: FGMAE's, any timm model that takes two channels, torchgeo's Sentinel-1 models, a
-user's factory.
-"""
+"""Names of architectures to modules: FGMAE's, timm models of two channels, torchgeo's Sentinel-1, user factories."""
 
 from __future__ import annotations
 
@@ -68,9 +66,7 @@ def patch_side(model_name: str) -> int:
 
 
 def make_module(model: Model, contract: InputContract, drop_path: float) -> tuple[nn.Module, Pool | None, int]:
-    """(module, pool, feature dimension). Raises BenchError where the model cannot take the contract's channels and
-    size.
-    """
+    """(module, pool, feature dimension). Raises BenchError where the model cannot take the channels and size."""
     if model.model == "backscatter_stats":
         return BackscatterStats(), None, BackscatterStats.feature_dim
     if ":" in model.model:

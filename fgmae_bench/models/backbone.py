@@ -34,9 +34,7 @@ class WeightsReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A frozen feature extractor: `module` maps (B, 2, S, S) to (B, feature_dim). `lowers_precision` where autocast may
-    apply.
-    """
+    """A frozen feature extractor (B, 2, S, S) to (B, feature_dim). `lowers_precision` where autocast may apply."""
 
     module: nn.Module
     name: str
@@ -62,15 +60,12 @@ class Backbone:
         return digest.hexdigest()
 
     def behaviour(self) -> list[str] | None:
-        """Features of one fixed image, rounded, for a module of the user's: its code may change where its tensors do
-        not.
-        """
+        """Rounded features of a fixed image, for a module of the user: its code may change where its tensors do not."""
         if not self.custom:
             return None
         size = self.contract.size
         with torch.inference_mode():
             ramp = torch.linspace(0, 1, 2 * size * size).view(1, 2, size, size)
             features = self.module(ramp.to(next(self.module.parameters(), ramp).device))
-        return [
-            f"{value:.2e}" for value in features[0, :64].float().cpu()
-        ]  # text: NaN is told later, with the image's name
+        # As text, so that NaN is equal to itself: it is refused later, with the name of the image.
+        return [f"{value:.2e}" for value in features[0, :64].float().cpu()]

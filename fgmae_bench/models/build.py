@@ -1,6 +1,4 @@
-"""Backbones: the published architectures, any timm model, backscatter statistics, or a factory of the user's; images to
-features.
-"""
+"""Backbones, images to features: published architectures, timm models, backscatter statistics, user factories."""
 
 from __future__ import annotations
 
@@ -36,8 +34,7 @@ def build_backbone(
     drop_path: float = 0.0,
     statistics: Statistics | None = None,
 ) -> Backbone:
-    """The backbone that `model` names with its weights, in evaluation mode and frozen; `cache` is where fetched weights
-    lie.
+    """The backbone that `model` names with its weights, in evaluation mode and frozen; `cache` holds fetched weights.
 
     Random weights are drawn from `seed`; `drop_path` is the rate of stochastic depth when it is trained; `statistics`
     give mean and deviation of the training split, where nobody stated the input of the weights. Raises
@@ -65,8 +62,8 @@ def build_backbone(
     elif custom and state is None:
         draw_again(module, model.model, seed)
     elif state is not None:
-        weights, told = load_weights(module, model, state)
-        notes += told
+        weights, remarks = load_weights(module, model, state)
+        notes += remarks
     module.eval().requires_grad_(False)
     backbone = Backbone(
         module=module,
@@ -83,9 +80,7 @@ def build_backbone(
 
 
 def wrap_module(module: nn.Module, model: Model, statistics: Statistics | None = None) -> Backbone:
-    """A module of the user's as a frozen backbone under the contract that `model` states; (B, 2, S, S) to (B, D) or a
-    map.
-    """
+    """A module of the user, (B, 2, S, S) to (B, D) or a map, as a frozen backbone under the contract of `model`."""
     contract = resolve_contract(model, None, statistics)
     pooled = PooledMap(module)
     dim = measured_dim(pooled, contract)
@@ -106,9 +101,7 @@ def wrap_module(module: nn.Module, model: Model, statistics: Statistics | None =
 
 
 def _known_by_behaviour(backbone: Backbone) -> Backbone:
-    """A user's module with a hash of its tensors and of what it does to a fixed image: its code is not ours to
-    version.
-    """
+    """A user's module with a hash of its tensors and of its features of a fixed image: its code has no version here."""
     known = hashlib.sha256(f"{backbone.fingerprint()} {backbone.behaviour()}".encode()).hexdigest()
     return dataclasses.replace(backbone, weights=dataclasses.replace(backbone.weights, sha256=known))
 

@@ -1,6 +1,4 @@
-"""Which input contract holds: that of the weights, unless a flag lays another over it, which is said before the run and
-noted.
-"""
+"""Which input contract holds: that of the weights, unless a flag lays another over it, which is said and noted."""
 
 from __future__ import annotations
 
@@ -86,9 +84,7 @@ def _check_statistics(model: Model) -> None:
 
 
 def trained_contract(model: Model, state: State | None) -> InputContract | None:
-    """The contract that the weights were trained under: the manifest's, or what a converted file carries; None where
-    unknown.
-    """
+    """The contract of the weights: the manifest's, or what a converted file carries; None where it is unknown."""
     if model.weights in ("random", OWN_WEIGHTS):
         return None
     named = registered().get(model.weights, {})

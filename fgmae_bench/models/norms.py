@@ -28,8 +28,7 @@ def group_norm(channels: int) -> nn.Module:
 
 
 class SyncBatchNorm(nn.Module):
-    """Batch norm of (B, C) or (B, C, ...) with statistics of every process's samples; each sample counts once, however
-    they lie.
+    """Batch norm of (B, C) or (B, C, ...) with statistics of every process's samples, of which each counts once.
 
     Every process must call it the same number of times, training or not being the same everywhere. Statistics are
     float32 or better whatever autocast says, running ones are identical on every process. Without a process group it is
@@ -51,9 +50,7 @@ class SyncBatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape and type as `x`. Raises BenchError in training where one process alone has a single value a
-        channel.
-        """
+        """Same shape and type as `x`. Raises BenchError in training on a single value a channel in one process."""
         if not self.training:
             return self._plain(x)
         self.num_batches_tracked.add_(1)
@@ -91,9 +88,7 @@ class SyncBatchNorm(nn.Module):
 
 
 class _Standardise(torch.autograd.Function):
-    """(x - mean) / deviation where both are functions of x on every process; the gradient takes one sum over the
-    processes.
-    """
+    """(x - mean) / deviation, both functions of x on every process; the gradient takes one sum over the processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mean: Tensor, inverse: Tensor, count: Tensor) -> Tensor:
@@ -105,9 +100,7 @@ class _Standardise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        """dx = (g - mean(g) - normal * mean(g * normal)) / deviation, means over the samples of all processes (arXiv
-        1502.03167).
-        """
+        """dx = (g - mean(g) - normal * mean(g * normal)) / deviation, means over all processes (arXiv 1502.03167)."""
         gradient = gradients[0]
         normal, inverse, count = ctx.saved_tensors  # type: ignore[attr-defined]
         axes, shape = _all_but_channels(gradient), _channels(gradient)

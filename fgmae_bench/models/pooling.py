@@ -1,6 +1,4 @@
-"""What turns images into one vector each: a ViT's token, any module's averaged map, or the statistics of raw
-backscatter.
-"""
+"""What turns images into one vector each: a ViT's token, a module's averaged map, or statistics of backscatter."""
 
 from __future__ import annotations
 
@@ -47,9 +45,7 @@ class PooledMap(nn.Module):
 
 
 class BackscatterStats(nn.Module):
-    """The null baseline: mean, deviation and quantiles of VV, VH and VV - VH in dB, (B, 2, H, W) to (B, 21). Ignores
-    NaN.
-    """
+    """The null baseline: mean, deviation, quantiles of VV, VH, VV - VH in dB, (B, 2, H, W) to (B, 21). Ignores NaN."""
 
     levels = (0.05, 0.25, 0.5, 0.75, 0.95)
     feature_dim = 3 * (2 + len(levels))

@@ -1,6 +1,4 @@
-"""Sliding windows: a scene larger than a model's input, predicted piece by piece and averaged exactly where pieces
-overlap.
-"""
+"""Sliding windows: a scene larger than a model's input, predicted piece by piece, averaged where pieces overlap."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ def sliding_window(
     """Mean (B, K, H, W) float32 over all windows that hold a pixel, of what `predict` makes of (b, C, window, window).
 
     `predict` returns logits (b, K, window, window); `probabilities` averages their softmax. A scene smaller than the
-    window is extended by its border pixels, and what lies outside is cut away again. Nothing is padded otherwise.
+    window is extended by its border pixels, and what is outside is cut away again. Nothing is padded otherwise.
     """
     height, width = images.shape[-2:]
     images = _extended(images, window)
@@ -75,9 +73,7 @@ def sliding_window(
 
 
 def _extended(images: Tensor, window: int) -> Tensor:
-    """Images (B, C, H, W) of any type with at least `window` pixels a side: border pixels repeated to the right and
-    below.
-    """
+    """Images (B, C, H, W) with at least `window` pixels a side: border pixels repeated to the right and below."""
     for axis in (-2, -1):
         length = images.shape[axis]
         if length < window:

@@ -1,6 +1,4 @@
-"""Taps: what a decoder sees of a backbone, four feature maps (B, D, h, w) from a ViT's blocks, a pyramid's levels, or
-one map.
-"""
+"""Taps: the four maps (B, D, h, w) that a decoder sees of a ViT's blocks, of a pyramid's levels, or of one map."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ LEVELS = 4
 
 
 def even_blocks(depth: int, count: int = LEVELS) -> tuple[int, ...]:
-    """Indices of `count` evenly spaced blocks that end with the last: 2, 5, 8, 11 of 12. Raises BenchError on too few
-    blocks.
-    """
+    """Indices of `count` evenly spaced blocks up to the last: 2, 5, 8, 11 of 12. Raises BenchError on too few."""
     if depth < count:
         raise BenchError(
             f"a backbone of {depth} blocks has no {count} evenly spaced ones",
@@ -30,9 +26,7 @@ def even_blocks(depth: int, count: int = LEVELS) -> tuple[int, ...]:
 
 
 def fitting_size(size: int, patch: int) -> int:
-    """Largest input of at most `size` pixels that patches of `patch` pixels divide: 252 for 256 and 14. Raises
-    BenchError on none.
-    """
+    """Largest input of at most `size` pixels that patches divide: 252 for 256 and 14. Raises BenchError on none."""
     if size < patch:
         raise BenchError(f"an input of {size} px is smaller than a patch of {patch} px", f"give {patch} px or more")
     return size // patch * patch
@@ -63,9 +57,7 @@ class BlockMaps(nn.Module):
         self.strides = (vit.patch_embed.patch_size[0],) * len(self.blocks)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, C, S, S) to maps (B, D, S/p, S/p). Raises BenchError on another size than the position embeddings were
-        made for.
-        """
+        """(B, C, S, S) to maps (B, D, S/p, S/p). Raises BenchError on a size the ViT was not built for."""
         expected = self.vit.patch_embed.img_size
         height, width = images.shape[-2:]
         if expected is not None and (height, width) != tuple(expected):
@@ -83,9 +75,7 @@ class BlockMaps(nn.Module):
 
 
 class PyramidMaps(nn.Module):
-    """The last four levels of a timm model with a feature pyramid, finest first, as for a ResNet at strides 4, 8, 16,
-    32.
-    """
+    """The last four levels of a timm model with a feature pyramid, finest first: strides 4, 8, 16, 32 of a ResNet."""
 
     def __init__(self, inner: nn.Module):
         """Raises BenchError on a model without a pyramid of four levels."""
@@ -108,9 +98,7 @@ class PyramidMaps(nn.Module):
 
 
 class OneMap(nn.Module):
-    """The one map (B, D, h, w) of any module, four times over, as ViTDet makes its pyramid of the last map (arXiv
-    2203.16527).
-    """
+    """The one map (B, D, h, w) of any module, four times over, as ViTDet makes its pyramid (arXiv 2203.16527)."""
 
     def __init__(self, inner: nn.Module, size: int, channels: int = 2):
         """Measured on one image of `size` pixels. Raises BenchError where the module returns no map."""
@@ -128,9 +116,9 @@ class OneMap(nn.Module):
         """(B, C, H, W) to the same map (B, D, h, w) at every level."""
         out = self.inner(images)
         if not isinstance(out, Tensor) or out.dim() != 4:
-            told = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+            found = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
             raise BenchError(
-                f"{type(self.inner).__name__} returned {told}", "return a (B, D, h, w) map for segmentation"
+                f"{type(self.inner).__name__} returned {found}", "return a (B, D, h, w) map for segmentation"
             )
         return [out] * LEVELS
 
@@ -147,7 +135,7 @@ def make_taps(module: nn.Module, size: int, blocks: Sequence[int] | None = None)
     if isinstance(inner, VisionTransformer):
         return BlockMaps(inner, blocks)
     if blocks is not None:
-        raise BenchError(f"{type(inner).__name__} is no ViT and has no blocks to name", "leave the blocks out")
+        raise BenchError(f"{type(inner).__name__} is not a ViT: it has no blocks to name", "leave the blocks out")
     if hasattr(inner, "feature_info") and hasattr(inner, "forward_intermediates"):
         return PyramidMaps(inner)
     return OneMap(inner, size)

@@ -42,15 +42,13 @@ class Croma(nn.Module):
 
 
 class Conditioned(nn.Module):
-    """DOFA or Copernicus-FM, told what Sentinel-1 is: a map of its patch tokens, and its own features, the norm of
-    their mean.
-    """
+    """DOFA or Copernicus-FM, given what Sentinel-1 is: a map of its patch tokens, and their normed mean."""
 
     optional = r"fc_norm\..*"  # torchgeo allows files without it: then it stays as it is made, ones and zeros
 
-    def __init__(self, network: nn.Module, told: Callable[[Tensor], dict[str, Any]]):
+    def __init__(self, network: nn.Module, inputs: Callable[[Tensor], dict[str, Any]]):
         super().__init__()
-        self.network, self.told = network, told
+        self.network, self.inputs = network, inputs
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 2, S, S) to (B, D, h, w): patch tokens of the last block, normalised one by one."""
@@ -66,7 +64,7 @@ class Conditioned(nn.Module):
     def pooled(self, images: Tensor) -> Tensor:
         """(B, 2, S, S) to (B, D)."""
         network: Any = self.network
-        features: Tensor = network.forward_features(images, **self.told(images))
+        features: Tensor = network.forward_features(images, **self.inputs(images))
         return features
 
 
@@ -86,9 +84,7 @@ def patch_of(name: str) -> int:
 
 
 def make(name: str, size: int) -> Croma | Conditioned:
-    """The model `name` of FACTORIES with random weights; raises BenchError without torchgeo or at a size it cannot
-    take.
-    """
+    """The model `name` with random weights. Raises BenchError without torchgeo or at a size that it cannot take."""
     patch = patch_of(name)
     if size % patch:
         good = size // patch * patch or patch

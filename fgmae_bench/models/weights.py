@@ -112,9 +112,7 @@ def loadable(module: nn.Module) -> tuple[nn.Module, str]:
 
 
 def empty_network(name: str, size: int) -> tuple[nn.Module, str]:
-    """(a network on the meta device, without memory for its weights; pattern of keys that a checkpoint of it may
-    lack).
-    """
+    """(a network on the meta device, without memory for weights; pattern of keys that its checkpoint may lack)."""
     architecture(name)
     with torch.device("meta"):
         made = torchgeo_models.make(name, size) if name in TORCHGEO_ARCHITECTURES else from_timm(name, size)

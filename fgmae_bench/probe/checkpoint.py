@@ -21,9 +21,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class HeadState:
-    """One head after `epochs` completed epochs: `head` and `velocity` by name, the best head on val so far, the
-    curve.
-    """
+    """One head after `epochs` epochs: `head` and `velocity` by name, the best head on val so far, the curve."""
 
     run_id: str
     epochs: int

@@ -1,6 +1,4 @@
-"""The probe engine: frozen features once, all heads of a grid fitted on them, each run recorded, interrupted ones
-resumed.
-"""
+"""The probe engine: frozen features once, all heads of a grid fitted on them, each recorded and resumable."""
 
 from __future__ import annotations
 
@@ -9,7 +7,6 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +16,24 @@ from torch import nn
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.recipes import protocol_of
 from fgmae_bench.config.run import Run
-from fgmae_bench.errors import BenchError, note
+from fgmae_bench.errors import BenchError
 from fgmae_bench.features.extract import Spent
-from fgmae_bench.probe.checkpoint import HeadState, load_state, save_fitted, save_state
+from fgmae_bench.probe.checkpoint import HeadState, load_state, save_state
 from fgmae_bench.probe.closed import fit_closed
+from fgmae_bench.probe.recording import record_run, shared_by
 from fgmae_bench.probe.resolve import Materials, Probe, gather_materials, resolve
 from fgmae_bench.probe.train import GridFit, logits_of
 from fgmae_bench.records import Record
-from fgmae_bench.runs.assemble import Params, assemble, classification_metrics
-from fgmae_bench.runs.curve_notes import rate_notes
-from fgmae_bench.runs.folder import RunFolder, store_run, write_predictions
+from fgmae_bench.runs.folder import RunFolder
 from fgmae_bench.runs.grid import Share, require_same_run, resume_path, use_threads
 from fgmae_bench.runs.tasks import TASKS, Outcome, legacy_of
 from fgmae_bench.runs.tensors import LAST
-from fgmae_bench.system.device import device_name
 from fgmae_bench.system.distributed import World
-from fgmae_bench.system.environment import MemoryPeak, describe, now
+from fgmae_bench.system.environment import MemoryPeak
 from fgmae_bench.system.files import require_writable
 from fgmae_bench.system.progress import Progress
 
 log = logging.getLogger("fgmae_bench")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shared:
-    """What the records of one pass have in common."""
-
-    environment: dict[str, Any]
-    timing: dict[str, Any]
-    notes: list[dict[str, str]]
 
 
 def shares(
@@ -74,9 +60,7 @@ def shares(
 
 
 def find_states(probe: Probe) -> dict[str, HeadState]:
-    """Checkpoints to go on from, by run id. A checkpoint of another run is refused when `--resume` was given, else
-    passed over.
-    """
+    """Checkpoints to go on from, by run id. With `--resume`, one of another run is refused; else it is left."""
     states: dict[str, HeadState] = {}
     for id, run in probe.runs.items():
         if run.recipe.probe != "sgd":
@@ -134,15 +118,10 @@ def _compute(probe: Probe, start: float) -> dict[str, Record]:
         fitted = time.perf_counter()
         records: dict[str, Record] | None = None
         if world.rank == 0:
-            shared = Shared(
-                environment=describe(probe.extractor.device.type, device_name(probe.extractor.device), world.size),
-                timing=_timing(
-                    spent, memory, total=fitted - start, features=fitting - featuring, fitting=fitted - fitting
-                ),
-                notes=probe.notes + _pass_notes(probe),
-            )
+            seconds = {"total": fitted - start, "features": fitting - featuring, "fitting": fitted - fitting}
+            shared = shared_by(probe, spent, memory, seconds)
             records = {
-                id: _record(probe, id, outcome, folders[id], materials, shared)
+                id: record_run(probe, id, outcome, folders[id], materials, shared)
                 for id, outcome in zip(probe.runs, outcomes, strict=True)
             }
     return world.broadcast(records)
@@ -214,86 +193,3 @@ def _fit(
                 saved = time.monotonic()
 
         return fit.run(on_epoch, after_epoch)
-
-
-def _record(
-    probe: Probe,
-    id: str,
-    outcome: Outcome,
-    folder: RunFolder,
-    materials: Materials,
-    shared: Shared,
-) -> Record:
-    """Write everything of one run; its record comes last."""
-    dataset, backbone, run = probe.dataset, probe.extractor.backbone, probe.runs[id]
-    classes, protocol = dataset.card.classes, protocol_of("linear", run.recipe)
-    rows = materials.evaluation["test"][1]
-    groups = None if dataset.index.groups is None else [dataset.index.groups[row] for row in rows]
-    counts = {
-        part: len(materials.evaluation[part][1]) if part in materials.evaluation else 0 for part in ("val", "test")
-    }
-    trainable = 0 if run.recipe.probe == "knn" else (backbone.feature_dim + 1) * len(classes)
-    rates = rate_notes("linear", run, dataset.card, probe.effective_batch) if run.recipe.probe == "sgd" else []
-    logits = outcome.logits
-    assert logits is not None
-
-    def assembled(predictions: dict[str, str] | None) -> Record:
-        return assemble(
-            run,
-            id,
-            dataset,
-            backbone,
-            protocol=protocol,
-            params=Params(backbone.params + trainable, trainable),
-            metrics=classification_metrics(outcome, TASKS[dataset.card.task], classes, groups),
-            counts={"train": len(materials.train), **counts},
-            history=outcome.history,
-            predictions=predictions,
-            environment=shared.environment,
-            timing=shared.timing,
-            created=now(),
-            notes=[*outcome.notes, *rates, *shared.notes],
-            diverged=outcome.diverged,
-        )
-
-    return store_run(
-        Path(run.execution.results_dir),
-        (dataset.card.name, protocol, id),
-        folder,
-        assembled=assembled,
-        write=lambda path: write_predictions(
-            path, logits, materials.labels[rows], [dataset.index.ids[r] for r in rows], classes, groups
-        ),
-        leave=lambda: save_fitted(folder, id, outcome.fitted, classes) if outcome.fitted else None,
-    )
-
-
-def _timing(spent: Spent, memory: MemoryPeak, *, total: float, features: float, fitting: float) -> dict[str, Any]:
-    waited = spent.forward_seconds + spent.wait_seconds
-    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    return {
-        "total_seconds": total,
-        "train_seconds": fitting,
-        "eval_seconds": features,
-        "data_wait_fraction": spent.wait_seconds / waited if waited else None,
-        "images_per_second": spent.images / waited if waited else None,
-        "peak_anonymous_memory_bytes": memory.bytes,
-        "peak_device_memory_bytes": device,
-    }
-
-
-def _pass_notes(probe: Probe) -> list[dict[str, str]]:
-    """Notes on how the runs were computed."""
-    notes = []
-    if len(probe.runs) > 1:
-        notes.append(
-            note("shared_pass", f"{len(probe.runs)} runs were fitted in one pass; its time stands in each record")
-        )
-    if next(iter(probe.runs.values())).execution.compile:
-        notes.append(
-            note(
-                "compiled",
-                "the backbone was compiled: features differ from eager ones in their last bits, in bf16 visibly",
-            )
-        )
-    return notes

@@ -10,7 +10,7 @@ from torch import Tensor
 
 BN_EPS = 1e-6  # BatchNorm1d(affine=False, eps=1e-6) of the reference's head
 BN_MOMENTUM = 0.1
-LossAndError = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # see `fgmae_bench.runs.tasks`
+LossAndGrad = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # see `fgmae_bench.runs.tasks`
 INIT_STD = 0.01  # truncated normal, as for MAE's probing heads
 
 
@@ -50,14 +50,20 @@ class HeadGrid:
         )
 
     def step(
-        self, features: Tensor, targets: Tensor, lr: Tensor, weight_decay: Tensor, momentum: float, error: LossAndError
+        self,
+        features: Tensor,
+        targets: Tensor,
+        lr: Tensor,
+        weight_decay: Tensor,
+        momentum: float,
+        loss_and_grad: LossAndGrad,
     ) -> Tensor:
         """One step of SGD: features (B, D), targets of the task, lr and weight_decay (G,). Losses (G,) before the step.
 
         The update is torch.optim.SGD's: v = momentum v + (g + wd w), w = w - lr v.
         """
         x = self._standardised_batch(features)
-        loss, gradient = error((x @ self.weight + self.bias).view(len(x), self.heads, self.classes), targets)
+        loss, gradient = loss_and_grad((x @ self.weight + self.bias).view(len(x), self.heads, self.classes), targets)
         flat = gradient.reshape(len(x), -1)
         rate, decay = lr.repeat_interleave(self.classes), weight_decay.repeat_interleave(self.classes)
         self.velocity_w.mul_(momentum).add_(x.T @ flat).addcmul_(self.weight, decay)

@@ -154,9 +154,7 @@ class Materials:
 def gather_materials(
     probe: Probe, first: Run, spent: Spent, memory: MemoryPeak, parts: tuple[str, ...] = ("train", "val", "test")
 ) -> Materials:
-    """Features of every part that is asked for and kept: the evaluation parts always, the training part unless it is
-    streamed.
-    """
+    """Features of the `parts` of the split; the training part is left out where it is streamed."""
     extractor, recipe = probe.extractor, first.recipe
     split = probe.dataset.parts
     train = split.train if "train" in parts else split.train[:0]

@@ -1,6 +1,4 @@
-"""Epochs of the linear probe: one stream of features, all heads of the grid, every epoch evaluated over the whole
-split.
-"""
+"""Epochs of the linear probe: one stream of features for all heads of a grid, scored on the whole split each epoch."""
 
 from __future__ import annotations
 
@@ -68,9 +66,7 @@ class GridFit:
             self.heads.running_mean, self.heads.running_var = fresh.running_mean, fresh.running_var
 
     def run(self, on_epoch: OnEpoch, after_epoch: Callable[[int], None]) -> list[Outcome]:
-        """Train the remaining epochs; `on_epoch(g, entry)` is told of each head's epoch, `after_epoch(epochs)` once for
-        all.
-        """
+        """Train the epochs left; `on_epoch(g, entry)` is called for each head, `after_epoch(epochs)` for all."""
         for epoch in range(min(self.done), self.recipe.epochs):
             ahead = {
                 g: (self.heads.head(g), self.heads.velocity(g)) for g, done in enumerate(self.done) if done > epoch
@@ -154,9 +150,7 @@ class GridFit:
         return _rate(self.recipes[g], epoch + (images // self.batch - 1) / steps)
 
     def _finish(self, outcome: Outcome, logits: NDArray[np.float32]) -> None:
-        """Final and test scores: without a val split the last epoch is both; with one, the best epoch on val is tested
-        once.
-        """
+        """Final and test scores: of the last epoch, or, with a val split, of the best on val, tested once."""
         targets = self.materials.labels[self.materials.evaluation["test"][1]]
         outcome.logits, outcome.targets = logits, targets
         outcome.test = self.task.evaluate(logits, targets)
@@ -185,9 +179,7 @@ def _rate(recipe: ProbeRecipe, progress: float) -> float:
 
 
 def _batches(materials: Materials, recipe: ProbeRecipe, epoch: int, size: int) -> Batches:
-    """Whole batches (features (B, D), rows (B,)) of an epoch in its keyed order; the last incomplete batch is
-    dropped.
-    """
+    """Whole batches (features (B, D), rows (B,)) of an epoch in its keyed order; what is left over is dropped."""
     rows = materials.train[epoch_order(recipe.seed, epoch, len(materials.train))]
     if materials.train_banks:
         bank = materials.train_banks[epoch % len(materials.train_banks)]

@@ -1,6 +1,4 @@
-"""The driver of a grid of runs, the same for every engine: what is recorded is read, the rest is computed, and a
-checkpoint is scored.
-"""
+"""The driver of a grid for every engine: what is recorded is read, the rest computed; and a checkpoint is scored."""
 
 from __future__ import annotations
 

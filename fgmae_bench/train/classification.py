@@ -131,9 +131,7 @@ NORM_EPS = 1e-6
 
 
 class Classifier(nn.Module):
-    """(B, 2, S, S) in [0, 1] to logits (B, C). `chunk` images go through the backbone at a time, 0 for all: the sums
-    are the same.
-    """
+    """(B, 2, S, S) in [0, 1] to logits (B, C). `chunk` images pass the backbone at a time, 0 for all: the same sums."""
 
     def __init__(self, backbone: nn.Module, feature_dim: int, classes: int, recipe: FinetuneRecipe, chunk: int = 0):
         super().__init__()

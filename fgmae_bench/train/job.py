@@ -1,4 +1,4 @@
-"""What the training loop is told of a task: how its batches are read, its loss, and its scores."""
+"""What the training loop needs of a task: how its batches are read, its loss, and its scores."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ class Scored:
     metrics: Metrics
     outputs: NDArray[Any]  # logits (N, C), or one confusion matrix an image (N, K, K)
     targets: NDArray[Any] = field(default_factory=lambda: np.zeros(0, np.int64))
-    finite: bool = (
-        True  # False where the model's loss is no number any more; a loss that means nothing is None and no fault
-    )
+    finite: bool = True  # False where the loss is NaN or infinite; a loss that is None by design leaves it True
 
 
 class Job(Protocol):

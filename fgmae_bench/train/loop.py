@@ -1,6 +1,4 @@
-"""The training loop: steps of accumulated micro-batches, evaluated and saved at set places, the same on any number of
-processes.
-"""
+"""The training loop: steps of accumulated micro-batches, evaluated and saved, the same on any number of processes."""
 
 from __future__ import annotations
 
@@ -130,9 +128,7 @@ class Loop:
             raise KeyboardInterrupt
 
     def warm_up_ddp(self) -> None:
-        """One backward pass that is thrown away: DDP orders its buckets by the first, and sums by the order of its
-        buckets.
-        """
+        """One backward pass, thrown away: DDP orders its buckets by the first, and sums in the order of its buckets."""
         if self.world.size > 1:
             self._loss(*self._read(0, self.plan.micro_steps(0, self.world.rank)[0]), 0).backward()
             self.optimizer.zero_grad(set_to_none=True)
@@ -293,9 +289,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Yield the request that SIGTERM and SIGINT set; earlier handlers return afterwards. Never set outside the main
-    thread.
-    """
+    """Yield the request that SIGTERM and SIGINT set; earlier handlers return afterwards. Main thread only."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

@@ -17,9 +17,7 @@ NO_DECAY = ("cls_token", "pos_embed", "reg_token", "dist_token")
 
 
 def make_optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser of a model's trainable parameters; the rate of each step is set in its groups, times their
-    `lr_scale`.
-    """
+    """The recipe's optimiser of what a model trains; each step sets the rate of its groups, times their `lr_scale`."""
     optimizer: torch.optim.Optimizer = code_of("optimizer", recipe.optimizer, OPTIMIZERS)(model, recipe)
     return optimizer
 

@@ -1,6 +1,4 @@
-"""Panels of segmentation samples as PNG: VV, VH, a composite, label, prediction and error, in the colours of the label
-scheme.
-"""
+"""Panels of segmentation samples as PNG: VV, VH, a composite, label, prediction and error in the scheme's colours."""
 
 from __future__ import annotations
 
@@ -60,9 +58,7 @@ def composite(db: NDArray[Any]) -> Picture:
 
 
 def coloured(labels: NDArray[Any], colours: Sequence[str]) -> Picture:
-    """Class numbers (H, W) in the scheme's `#rrggbb` colours; K is black, 255 white. Raises BenchError on other
-    numbers.
-    """
+    """Class numbers (H, W) in `#rrggbb` colours; K is black, 255 white. Raises BenchError on other numbers."""
     table = np.full((256, 3), np.nan)
     table[: len(colours)] = [_rgb(colour) for colour in colours]
     table[len(colours)], table[IGNORE] = OTHER, IGNORED

@@ -1,6 +1,4 @@
-"""How a training run is divided: which samples each step and process takes, when the rate changes, when it is
-evaluated.
-"""
+"""How a training run is divided: samples of each step and process, its learning rate, when it is evaluated."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from fgmae_bench.system.randomness import epoch_order
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`total` steps of up to `accum` micro-batches of `batch` samples a process; an epoch drops its last incomplete
-    micro-batch only.
-    """
+    """`total` steps of up to `accum` micro-batches of `batch` samples a process; an epoch drops what is left over."""
 
     samples: int  # of the training split
     batch: int
@@ -52,9 +48,7 @@ class Plan:
         return used * self.batch * self.world
 
     def micro_steps(self, step: int, rank: int) -> list[Rows]:
-        """Positions in the training split of the micro-batches that `rank` takes in a step, in the epoch's keyed
-        order.
-        """
+        """Positions in the training split of the micro-batches of a step on `rank`, in the epoch's keyed order."""
         epoch, index = divmod(step, self.steps_per_epoch)
         order = epoch_order(self.seed, epoch, self.samples)
         size = self.batch * self.world

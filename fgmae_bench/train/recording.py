@@ -20,9 +20,7 @@ from fgmae_bench.train.job import Job, Prepared, Scored
 
 @dataclass
 class SpentTime:
-    """Seconds of a run, interruptions left out: of steps, of waiting for data within them, of evaluation, of
-    everything.
-    """
+    """Seconds of a run without interruptions: of steps, of waiting for data in them, of evaluation, of all."""
 
     trained: float = 0.0
     waited: float = 0.0

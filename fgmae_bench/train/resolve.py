@@ -51,9 +51,7 @@ def without_idle_drop_path(recipe: Any, module: torch.nn.Module, name: str) -> t
 
 
 def division(plan: Plan) -> dict[str, int]:
-    """What enters the run id where results depend on how a batch is divided: batch norm of a process, mixing,
-    stochastic depth.
-    """
+    """What enters the run id where results depend on the division of a batch: batch norm, mixing, stochastic depth."""
     return {"batch_size": plan.batch, "accum_iter": plan.accum, "processes": plan.world}
 
 
@@ -71,9 +69,7 @@ def be_deterministic(wanted: bool) -> None:
 
 
 def checkpoint_activations(module: torch.nn.Module, name: str) -> None:
-    """Recompute activations in the backward pass; raises BenchError where the backbone called `name` does not offer
-    it.
-    """
+    """Recompute activations in the backward pass. Raises BenchError where the backbone `name` does not offer it."""
     for part in module.modules():
         switch = getattr(part, "set_grad_checkpointing", None)
         if callable(switch):

@@ -89,9 +89,7 @@ class Training:
         return time.monotonic() - self.saved >= self.prepared.run.execution.checkpoint_seconds
 
     def _go_on(self, loop: Loop) -> None:
-        """Take up the run's checkpoint, where there is one, on every process, with the thread count it was made
-        with.
-        """
+        """Take up the run's checkpoint, if any, on every process, with the thread count that it was made with."""
         prepared, world = self.prepared, self.prepared.world
         state = world.raise_together(lambda: find_state(prepared.id, prepared.place[0], prepared.run.execution.resume))
         steps = world.all_gather(state.step if state else None)
@@ -139,9 +137,7 @@ class Training:
         return self.spent.total + time.perf_counter() - self.started
 
     def _evaluate(self, loop: Loop) -> None:
-        """Score the evaluation split after a period; keep the curve and the best model, and save at the end of the
-        plan.
-        """
+        """Score the evaluation split after a period, keep curve and best model, and save at the end of the plan."""
         prepared, job, period, plan = self.prepared, self.prepared.job, loop.period, self.prepared.plan
         started = time.perf_counter()
         prepared.world.same_buffers(job.model)

@@ -62,7 +62,7 @@ class SegmentationJob:
     """See `fgmae_bench.train.job.Job`. `columns` places predictions in the evaluation scheme where it is another than
     training's.
 
-    With `bank` the model takes rows of maps that were computed once; with `label_banks` (by label source) beside it no
+    With `bank` the model takes rows of maps that were computed once; with `label_banks` (by label source) too no
     file is read.
     """
 
@@ -109,11 +109,11 @@ class SegmentationJob:
         return images, np.stack(labels)
 
     def mix(self, images: Tensor, targets: Tensor, place: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Nothing is mixed: a mask is no share of a class."""
+        """Nothing is mixed."""
         return images, targets
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy over labelled pixels, each weighing the same on whatever process it lies."""
+        """Cross-entropy over labelled pixels, each of the same weight on whatever process it is."""
         logits = outputs if outputs.dtype == torch.float64 else outputs.float()
         if logits.shape[-2:] != targets.shape[-2:]:
             logits = nn.functional.interpolate(logits, size=targets.shape[-2:], mode="bilinear", align_corners=False)

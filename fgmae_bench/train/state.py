@@ -1,6 +1,4 @@
-"""Where a training run stands, as checkpoint files that `torch.load(weights_only=True)` reads, and how it is found
-again.
-"""
+"""Where a training run stands, as checkpoint files that `torch.load(weights_only=True)` reads, and how it is found."""
 
 from __future__ import annotations
 

@@ -25,18 +25,14 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 
 
 def pooled(x: Tensor, bins: int) -> Tensor:
-    """Adaptive average pooling (B, D, h, w) to (B, D, bins, bins) as two products, whose gradient is deterministic on
-    CUDA too.
-    """
+    """Adaptive average pooling to (B, D, bins, bins) as two products, whose gradient is deterministic on CUDA too."""
     rows, columns = (_places(length, bins, x) for length in x.shape[-2:])  # (bins, h), (bins, w)
     down = (rows @ x) / rows.sum(1, keepdim=True)  # zeros and ones, so that half precision does not round the weights
     return (down @ columns.T) / columns.sum(1)
 
 
 def _places(length: int, bins: int, like: Tensor) -> Tensor:
-    """(bins, length): 1 where bin i holds a place, from floor(i * length / bins) to ceil((i + 1) * length / bins), as
-    torch's.
-    """
+    """(bins, length): 1 where bin i, from floor(i length / bins) to ceil((i + 1) length / bins), holds a place."""
     places = torch.zeros(bins, length)
     for i in range(bins):
         places[i, i * length // bins : -(-(i + 1) * length // bins)] = 1
@@ -56,9 +52,7 @@ class HalfScale(nn.Module):
 
 
 class ScaleNeck(nn.Module):
-    """Four maps of one stride to four scales of the patch grid, x4, x2, x1, x1/2, as BEiT does for plain ViTs (arXiv
-    2106.08254).
-    """
+    """Four maps of one stride to the scales x4, x2, x1, x1/2 of the patch grid, as BEiT does (arXiv 2106.08254)."""
 
     def __init__(self, dims: Sequence[int], norm: str):
         super().__init__()
@@ -83,7 +77,7 @@ class ScaleNeck(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """The coarsest map beside its averages over 1, 2, 3 and 6 bins a side, fused by a 3x3 convolution.
+    """The coarsest map with its averages over 1, 2, 3 and 6 bins a side, fused by a 3x3 convolution.
 
     The pooled branches have group norm whatever the rest has: at 1x1, batch norm would see one value an image.
     """
@@ -108,9 +102,7 @@ class UPerNet(nn.Module):
     def __init__(
         self, dims: Sequence[int], strides: Sequence[int], num_classes: int, *, fpn_dim: int = 256, norm: str = "batch"
     ):
-        """`dims` and `strides` (pixels) of four maps, finest first; raises BenchError on another number of maps,
-        fpn_dim below 8.
-        """
+        """`dims` and `strides` (pixels) of four maps, finest first. Raises BenchError on other numbers."""
         super().__init__()
         if len(dims) != 4 or len(strides) != 4:
             raise BenchError(f"UPerNet on {len(dims)} maps", "name four blocks")
