@@ -11,10 +11,9 @@ import os
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card, Split
-from fgmae_bench.data.index import Index
+from fgmae_bench.data.index import Index, Rows
 from fgmae_bench.errors import BenchError
 
 
@@ -36,7 +35,6 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 PARTS = ("train", "val", "test")
-Rows = NDArray[np.int64]
 
 log = logging.getLogger("fgmae_bench")
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.errors import BenchError
+from fgmae_bench.metrics.segmentation import IGNORE
 from fgmae_bench.system.files import replacing
 
 Picture = NDArray[np.float64]  # (H, W, 3) in [0, 1]
-IGNORE = 255
 COLUMNS = ("VV (dB)", "VH (dB)", "VV, VH, VV-VH", "label", "prediction", "error")
 INVALID = (0.25, 0.25, 0.45)  # backscatter that is not there
 IGNORED, OTHER = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
