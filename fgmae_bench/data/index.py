@@ -5,7 +5,6 @@ file.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -20,14 +19,14 @@ from numpy.typing import NDArray
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.labels import Codes
 from fgmae_bench.data.raster import read_chip
+from fgmae_bench.data.synthetic import MARKER, read_marker
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.views.chip import Chip
 
 TIFF = (".tif", ".tiff")
 SIDECARS = (".aux.xml", ".ovr", ".xml", "thumbs.db", "desktop.ini")
-MARKER = "SYNTHETIC.json"  # what a synthetic world leaves at its root
 
-
+Rows = NDArray[np.int64]  # row numbers of an index
 Reader = Callable[[Path, Card], Chip]
 
 
@@ -188,22 +187,6 @@ def _collections(stated: dict[str, int], index: Index) -> str | None:
         if found[name] not in (0, count):
             return f"{index.root} holds {found[name]} images of {name} where the card says {count}"
     return None
-
-
-def read_marker(root: Path) -> dict[str, Any] | None:
-    """The marker of a synthetic world, or None for a folder without one. Raises BenchError on a broken marker."""
-    path = root / MARKER
-    if not path.exists():
-        return None
-    try:
-        marker = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(marker["fingerprint"], str) and isinstance(marker["counts"], dict):
-            return dict(marker)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BenchError(
-            f"{path}: broken marker of a synthetic world ({error})", "write the world again with prepare synth"
-        ) from error
-    raise BenchError(f"{path}: broken marker of a synthetic world", "write the world again with prepare synth")
 
 
 def _step_in(card: Card, root: Path) -> Path:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.errors import BenchError, unknown
+from fgmae_bench.metrics.segmentation import IGNORE
 
-IGNORE = 255  # training id of a pixel without a class; no loss and no score sees it
 _REFUSED = 254  # mark of a code that is none of its source, within a look-up table only
 MOST_CLASSES = 254
 

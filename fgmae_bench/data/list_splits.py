@@ -11,10 +11,9 @@ import os
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card, Split
-from fgmae_bench.data.index import Index
+from fgmae_bench.data.index import Index, Rows
 from fgmae_bench.errors import BenchError
 
 
@@ -38,7 +37,6 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 PARTS = ("train", "val", "test")
 # Endings of files that hold images; what else stands behind a dot belongs to the name of a sample.
 ENDINGS = (".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp", ".jp2", ".npy", ".npz", ".nc", ".h5", ".hdf5", ".zarr")
-Rows = NDArray[np.int64]
 
 log = logging.getLogger("fgmae_bench")
 

@@ -12,18 +12,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card, Split
 from fgmae_bench.config.run import Data
-from fgmae_bench.data.index import Index
+from fgmae_bench.data.index import Index, Rows
 from fgmae_bench.data.list_splits import PARTS, list_files, published_lists, read_leaky_flag, rows_of_lists
 from fgmae_bench.data.multilabel_splits import random_parts, tile_parts
 from fgmae_bench.data.spatial import spatial_parts
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.system.randomness import keyed_order
 
-Rows = NDArray[np.int64]
 ORDER = ("test", "val", "train")  # a group that several parts name is in the first of them
 
 

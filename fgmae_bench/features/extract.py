@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from fgmae_bench.data.dataset import Dataset
+from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import RunFailed
-from fgmae_bench.features.loader import Rows, ahead, read_view
+from fgmae_bench.features.loader import ahead, read_view
 from fgmae_bench.models.backbone import images_a_pass
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.system.device import Precision, autocast

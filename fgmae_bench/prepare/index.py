@@ -114,7 +114,7 @@ def build(
     from fgmae_bench.data.bigearthnet.raw import completed
     from fgmae_bench.data.bigearthnet.scan import PARTS, scan
     from fgmae_bench.data.bigearthnet.table import INDEX_FILE, mark_synthetic, read_table, write_table
-    from fgmae_bench.data.index import read_marker
+    from fgmae_bench.data.synthetic import read_marker
 
     version, marker = LAYOUTS[card.layout], read_marker(root)
     parts = out.with_name(f"{out.name}{PARTS}")

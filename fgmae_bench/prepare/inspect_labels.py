@@ -19,13 +19,13 @@ from fgmae_bench.data.dfc.ready import (
     find_overlaps,
     label_histograms,
     labelled,
-    quadrant_hashes,
     shares,
     total_variation,
 )
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.labels import LabelMap, Scheme, card_scheme, card_source, histogram_text
 from fgmae_bench.data.packs.read import open_index
+from fgmae_bench.data.samples import Samples, sample_facts
 from fgmae_bench.data.splits import Parts, make_split
 from fgmae_bench.errors import BenchError
 from fgmae_bench.prepare.label_sheet import write_label_sheet
@@ -95,7 +95,8 @@ def print_labels(card: Card, index: Index, labels: Labels, cache: Path) -> None:
         )
         if hashes is None:
             with Progress("hashing quadrants", len(index.files), "images") as progress:
-                hashes = quadrant_hashes(card, index, cache, workers, progress.step)
+                samples = Samples(card=card, index=index)
+                hashes = sample_facts(samples, ("quadrants",), cache, workers, progress.step)["quadrants"]
         for overlap in find_overlaps(index, {"train": parts.train, "val": parts.val, "test": parts.test}, hashes):
             print(f"  overlap: {overlap}")
         for scheme in card.label_schemes:

@@ -138,7 +138,7 @@ def _universe(card: Card, given: dict[str, Any], lists: Lists) -> tuple[Universe
     from fgmae_bench.data.bigearthnet.official import read_exclusions
     from fgmae_bench.data.bigearthnet.table import is_synthetic, read_table
     from fgmae_bench.data.bigearthnet.universe import from_lists, from_table
-    from fgmae_bench.data.index import MARKER
+    from fgmae_bench.data.synthetic import MARKER
 
     exclusions = read_exclusions(Path(given["lists"])) if "lists" in given else {}
     if "index" in given:

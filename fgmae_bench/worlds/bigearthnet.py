@@ -17,12 +17,13 @@ from rasterio.transform import Affine
 from tqdm import tqdm
 
 from fgmae_bench.data.bigearthnet.labels import nomenclature
+from fgmae_bench.data.synthetic import MARKER
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.files import appearing, write_json, write_text
 from fgmae_bench.system.randomness import generator
 from fgmae_bench.worlds.bigearthnet_land import SIZE, draw_labels, paint
 from fgmae_bench.worlds.bigearthnet_tiles import TILES, Tile
-from fgmae_bench.worlds.folder import MARKER, already_there, encode, fingerprinted
+from fgmae_bench.worlds.folder import already_there, encode, fingerprinted
 from fgmae_bench.worlds.scene import Array, observe
 
 WORLD, VERSION = "bigearthnet", 1  # the version changes whenever a seed gives other pixels

@@ -20,11 +20,12 @@ from tqdm import tqdm
 from fgmae_bench.data.bigearthnet.labels import multi_hot, nomenclature, parse_s2
 from fgmae_bench.data.bigearthnet.metadata import CLEAR, COVERED
 from fgmae_bench.data.bigearthnet.scan import S1_FOLDER
+from fgmae_bench.data.synthetic import MARKER
 from fgmae_bench.system.files import appearing, replacing, write_json
 from fgmae_bench.system.randomness import generator
 from fgmae_bench.worlds.bigearthnet import CLUSTER, Patch, chip, describe_world, patch_of, write_bands
 from fgmae_bench.worlds.bigearthnet_tiles import TILES
-from fgmae_bench.worlds.folder import MARKER, already_there
+from fgmae_bench.worlds.folder import already_there
 
 WORLD, VERSION = "bigearthnet_v2", 1  # the version changes whenever a seed gives other files
 MAX_PATCHES = 20_000

@@ -18,11 +18,12 @@ from rasterio.transform import Affine
 from tqdm import tqdm
 
 from fgmae_bench.data.dfc.layout import TileName
+from fgmae_bench.data.synthetic import MARKER, TAG
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.files import appearing, write_json
 from fgmae_bench.system.randomness import generator
 from fgmae_bench.worlds.dfc_land import DFC_LANDSCAPES, LANDSCAPES, draw_classes, modis, paint, truth
-from fgmae_bench.worlds.folder import MARKER, TAG, already_there, fingerprinted
+from fgmae_bench.worlds.folder import already_there, fingerprinted
 from fgmae_bench.worlds.scene import MARGIN, Array, observe
 
 VERSION = 1  # changes whenever a seed gives other pixels

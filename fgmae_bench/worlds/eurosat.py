@@ -11,11 +11,12 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 from tqdm import tqdm
 
+from fgmae_bench.data.synthetic import MARKER
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.system.files import appearing, write_json
 from fgmae_bench.system.randomness import generator
 from fgmae_bench.worlds import covers
-from fgmae_bench.worlds.folder import MARKER, already_there, encode, fingerprinted
+from fgmae_bench.worlds.folder import already_there, encode, fingerprinted
 from fgmae_bench.worlds.scene import Array, forest, observe, pasture
 
 WORLD, VERSION = "eurosat", 1  # the version changes whenever a seed gives other pixels

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fgmae_bench.data.bigearthnet.labels import is_s1_product, multi_hot, parse_s1, parse_s2
-from fgmae_bench.data.bigearthnet.tiff import METADATA, band_file, read_header, read_place
+from fgmae_bench.data.bigearthnet.patch import METADATA, band_file
+from fgmae_bench.data.tiff import read_header, read_place
 from fgmae_bench.errors import BenchError
 
 BANDS = ("VV", "VH")

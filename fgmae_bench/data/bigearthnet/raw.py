@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.bigearthnet.labels import CLASSES, order_of, reorder
 from fgmae_bench.data.bigearthnet.metadata import find_metadata, joined, read_metadata
+from fgmae_bench.data.bigearthnet.patch import read_patch, read_patch_v2
 from fgmae_bench.data.bigearthnet.scan import list_patches, patch_root, problems, scan, scene_root
 from fgmae_bench.data.bigearthnet.table import INDEX_FILE, read_table
-from fgmae_bench.data.bigearthnet.tiff import read_patch, read_patch_v2
-from fgmae_bench.data.index import Index, read_marker
+from fgmae_bench.data.index import Index
+from fgmae_bench.data.synthetic import read_marker
 from fgmae_bench.errors import BenchError
 
 log = logging.getLogger("fgmae_bench")

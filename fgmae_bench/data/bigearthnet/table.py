@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from fgmae_bench.data.bigearthnet.labels import CLASSES, nomenclature
-from fgmae_bench.data.index import MARKER
+from fgmae_bench.data.synthetic import MARKER
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.files import replacing
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.dfc.maps import map_files
-from fgmae_bench.data.index import MARKER, SIDECARS, TIFF, Index, read_marker
+from fgmae_bench.data.index import SIDECARS, TIFF, Index
 from fgmae_bench.data.raster import read_chip
+from fgmae_bench.data.synthetic import MARKER, read_marker
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 
