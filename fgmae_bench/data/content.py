@@ -1,0 +1,47 @@
+"""What a dataset is: its decoded pixels and its labels, as hashes that follow neither paths, names nor file formats."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fgmae_bench.data.labels import Codes
+from fgmae_bench.views.chip import Chip
+
+Hashes = NDArray[np.uint64]  # (N,), one a sample
+
+
+def content_of(chip: Chip) -> np.uint64:
+    """Hash (64 bits of BLAKE2b) of an image as it is decoded: float32 in the order of the card's bands, with its size.
+
+    Every invalid pixel counts as the same NaN, whatever stands for it in the file, and -0 as 0. An image that a pack
+    keeps in eight bits counts by those: it is another dataset than its source.
+    """
+    if chip.ready is not None:
+        return _hash("uint8", np.ascontiguousarray(chip.ready.image))
+    values = chip.db + np.float32(0)
+    bad = ~np.isfinite(values) if chip.valid is None else ~(chip.valid & np.isfinite(values))
+    values[bad] = np.nan
+    return _hash("float32", values.astype("<f4"))
+
+
+def codes_of(codes: Codes) -> np.uint64:
+    """Hash (64 bits) of a label map (H, W) as its source's codes."""
+    return _hash(codes.source.name, np.ascontiguousarray(codes.values, "<i4"))
+
+
+def _hash(kind: str, values: NDArray[np.generic]) -> np.uint64:
+    digest = hashlib.blake2b(f"{kind} {values.shape}".encode(), digest_size=8)
+    digest.update(values.tobytes())
+    return np.uint64(int.from_bytes(digest.digest()))
+
+
+def part_sha256(content: Hashes, labels: NDArray[np.generic], rows: NDArray[np.int64], maps: tuple[Hashes, ...]) -> str:
+    """SHA-256 of a part of a split: the images, labels (N, …) and label maps of `rows`, in their order."""
+    digest = hashlib.sha256(content[rows].astype("<u8").tobytes())
+    digest.update(np.ascontiguousarray(labels[rows]).astype("<i8").tobytes())
+    for held in maps:
+        digest.update(held[rows].astype("<u8").tobytes())
+    return digest.hexdigest()
