@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from fgmae_bench.metrics.multi_label import THRESHOLD, multi_label, probabilities
 from fgmae_bench.metrics.significance import NORMAL, t_quantile, t_two_sided
+from fgmae_bench.metrics.statistics import Confusion, Tags, area_under_precision
+from fgmae_bench.metrics.table import MULTI, SEGMENTATION, SINGLE
+from fgmae_bench.metrics.table import measure as measured
 from fgmae_bench.system.randomness import generator
 
 REPLICATES = 1000
@@ -45,16 +48,16 @@ def single_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Sequ
     unit, count = _unit_numbers(n, groups)
     cells = np.asarray(targets, np.int64) * k + np.argmax(logits, 1)
     sums = np.bincount(unit * k * k + cells, minlength=count * k * k).reshape(count, k * k)
-    return Units(count=count, grouped=groups is not None, measure=_of_confusion(sums, k, single_label_metrics))
+    return Units(count=count, grouped=groups is not None, measure=_of_confusion(sums, k, SINGLE))
 
 
 def segmentation_units(confusion: NDArray[Any], groups: Sequence[str] | None = None) -> Units:
-    """Units of a segmentation split: one confusion matrix an image (N, K, C), columns as in `scores_segmentation`."""
+    """Units of a segmentation split: one confusion matrix an image (N, K, C), columns as in `metrics.segmentation`."""
     n, k, columns = confusion.shape
     unit, count = _unit_numbers(n, groups)
     sums = np.zeros((count, k * columns))
     np.add.at(sums, unit, confusion.reshape(n, k * columns))
-    return Units(count=count, grouped=groups is not None, measure=_of_confusion(sums, k, segmentation_metrics))
+    return Units(count=count, grouped=groups is not None, measure=_of_confusion(sums, k, SEGMENTATION))
 
 
 def multi_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Sequence[str] | None = None) -> Units:
@@ -74,12 +77,11 @@ def multi_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Seque
     np.add.at(sums, unit, flags)
 
     def measure(weights: NDArray[np.float32]) -> Metrics:
-        ap = np.stack([_weighted_ap(weights @ positive, weights @ every) for positive, every in levels], axis=1)
-        tp, predicted, reference = np.split(weights.astype(np.float64) @ sums, 3, axis=1)
-        f1 = _ratio(2 * tp, predicted + reference)
-        f1[reference == 0] = np.nan
-        total = _ratio(2 * tp.sum(1), predicted.sum(1) + reference.sum(1))
-        return {"map_micro": ap[:, -1], "map_macro": _mean(ap[:, :-1]), "f1_micro": total, "f1_macro": _mean(f1)}
+        # one class at a time: the counts of a thousand resamples of all classes need not be held together
+        ap = np.stack([area_under_precision(weights @ positive, weights @ every) for positive, every in levels], axis=1)
+        hits, predicted, reference = np.split(weights.astype(np.float64) @ sums, 3, axis=1)
+        tags = Tags(hits=hits, predicted=predicted, reference=reference, ap=ap[:, :-1], ap_together=ap[:, -1])
+        return measured(MULTI, tags)
 
     exact, own = multi_label(logits, targets), measure(np.ones((1, count), np.float32))
     shift = {name: np.nan if value is None else value - float(own[name][0]) for name, value in exact.items()}
@@ -88,34 +90,6 @@ def multi_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Seque
         grouped=groups is not None,
         measure=lambda weights: {k: v + shift[k] for k, v in measure(weights).items()},
     )
-
-
-def single_label_metrics(c: NDArray[np.float64]) -> Metrics:
-    """`scores.single_label` of many confusion matrices (B, K, K) at once."""
-    hits, reference, predicted, total = _marginals(c)
-    oa = _ratio(hits.sum(1), total)
-    chance = _ratio((reference * predicted).sum(1), total**2)
-    f1 = np.where(reference > 0, _ratio(2 * hits, reference + predicted), np.nan)
-    return {
-        "oa": oa,
-        "aa": _mean(_ratio(hits, reference)),
-        "kappa": _ratio(oa - chance, 1 - chance),
-        "f1_macro": _mean(f1),
-    }
-
-
-def segmentation_metrics(c: NDArray[np.float64]) -> Metrics:
-    """`scores_segmentation.segmentation` of many confusion matrices (B, K, C) at once."""
-    hits, reference, predicted, total = _marginals(c)
-    iou = _ratio(hits, reference + predicted - hits)
-    return {
-        "miou": _mean(np.where(reference > 0, iou, np.nan)),
-        "miou_union": _mean(iou),
-        "miou_all": np.where(total > 0, np.nan_to_num(iou).mean(1), np.nan),
-        "oa": _ratio(hits.sum(1), total),
-        "aa": _mean(_ratio(hits, reference)),
-        "fwiou": _ratio((reference * np.nan_to_num(iou)).sum(1), total),
-    }
 
 
 def replicates(units: Units, count: int = REPLICATES, seed: int = 0) -> Metrics:
@@ -206,11 +180,12 @@ def _unit_numbers(n: int, groups: Sequence[str] | None) -> tuple[NDArray[np.int6
     return generator("bags", n).permutation(n) % BAGS, BAGS
 
 
-def _of_confusion(
-    sums: NDArray[Any], k: int, metrics: Callable[[NDArray[np.float64]], Metrics]
-) -> Callable[[NDArray[np.float32]], Metrics]:
+def _of_confusion(sums: NDArray[Any], k: int, task: str) -> Callable[[NDArray[np.float32]], Metrics]:
+    """Metrics of weighted sums (count, K C), multiplied in float32 where that is exact."""
     exact = sums.astype(np.float32) if sums.sum() < 2**22 else sums.astype(np.float64)
-    return lambda weights: metrics((weights @ exact).astype(np.float64).reshape(len(weights), k, -1))
+    return lambda weights: measured(
+        task, Confusion((weights @ exact).astype(np.float64).reshape(len(weights), k, -1))
+    )
 
 
 def _level_counts(
@@ -227,25 +202,3 @@ def _level_counts(
         np.bincount(cell[chosen], minlength=count * length).reshape(count, length).astype(np.float32)
         for chosen in (y, slice(None))
     )
-
-
-def _weighted_ap(positive: NDArray[np.float32], every: NDArray[np.float32]) -> NDArray[np.float64]:
-    """`scores_multilabel.average_precision` of counts per score level (B, L); NaN without positives."""
-    hits, seen = np.cumsum(positive, 1, dtype=np.float64), np.cumsum(every, 1, dtype=np.float64)
-    precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
-    return _ratio((positive * precision).sum(1), hits[:, -1])
-
-
-def _marginals(c: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    k = c.shape[1]  # a further column holds what was predicted as a class that the reference does not have
-    return np.einsum("bkk->bk", c[:, :, :k]), c.sum(2), c.sum(1)[:, :k], c.sum((1, 2))
-
-
-def _ratio(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=b > 0)
-
-
-def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the defined values of each row, NaN where there is none."""
-    known = np.isfinite(values)
-    return _ratio(np.where(known, values, 0.0).sum(1), known.sum(1).astype(np.float64))

@@ -19,7 +19,7 @@ from fgmae_bench.features.bank import Bank
 from fgmae_bench.features.label_bank import LabelBank
 from fgmae_bench.features.loader import Rows, ahead
 from fgmae_bench.metrics.segmentation import IGNORE, image_confusion, segmentation
-from fgmae_bench.metrics.single_label import finite
+from fgmae_bench.metrics.statistics import finite
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.models.heads import make_head
 from fgmae_bench.models.sliding import sliding_window
