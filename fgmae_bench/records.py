@@ -22,11 +22,21 @@ Record = dict[str, Any]
 
 @cache
 def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a record, as shipped in the package."""
-    loaded: dict[str, Any] = json.loads(
-        resources.files("fgmae_bench").joinpath("record.schema.json").read_text(encoding="utf-8")
-    )
+    """The JSON Schema (draft 2020-12) of a record: the file of the package, with the bounds of the metrics table."""
+    from fgmae_bench.metrics.table import METRICS  # here: `--help` needs no numpy
+
+    text = resources.files("fgmae_bench").joinpath("record.schema.json").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    scores = loaded["$defs"]["scores"]
+    scores["properties"] |= {name: _number(metric.bounds) for name, metric in METRICS.items()}
+    scores["additionalProperties"] = _number((0, 1))  # of another version: a percentage is refused
     return loaded
+
+
+def _number(bounds: tuple[float, float] | None) -> dict[str, Any]:
+    """The schema of a number within bounds, null where undefined."""
+    limits = {} if bounds is None else dict(zip(("minimum", "maximum"), bounds, strict=True))
+    return {"type": ["number", "null"], **limits}
 
 
 @cache

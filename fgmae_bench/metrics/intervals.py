@@ -183,9 +183,7 @@ def _unit_numbers(n: int, groups: Sequence[str] | None) -> tuple[NDArray[np.int6
 def _of_confusion(sums: NDArray[Any], k: int, task: str) -> Callable[[NDArray[np.float32]], Metrics]:
     """Metrics of weighted sums (count, K C), multiplied in float32 where that is exact."""
     exact = sums.astype(np.float32) if sums.sum() < 2**22 else sums.astype(np.float64)
-    return lambda weights: measured(
-        task, Confusion((weights @ exact).astype(np.float64).reshape(len(weights), k, -1))
-    )
+    return lambda weights: measured(task, Confusion((weights @ exact).astype(np.float64).reshape(len(weights), k, -1)))
 
 
 def _level_counts(

@@ -21,7 +21,7 @@ def probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def average_precision(p: NDArray[Any], positive: NDArray[Any]) -> float:
-    """Area under precision over recall as a step function of scores (N,), ties taken together; NaN without positives."""
+    """Area under the precision-recall steps of scores (N,), ties taken together; NaN without positives."""
     if not np.any(positive):
         return float("nan")
     order = np.argsort(-p, kind="stable")

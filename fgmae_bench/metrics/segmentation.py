@@ -70,7 +70,7 @@ def total(confusions: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def segmentation(confusion: NDArray[Any]) -> dict[str, float | None]:
-    """The metrics of a confusion matrix (K, C), or of the sum of a stack (N, K, C); None where nothing can be averaged."""
+    """The metrics of a matrix (K, C) or of the sum of a stack (N, K, C); None where nothing can be averaged."""
     return scores(SEGMENTATION, _statistics(confusion))
 
 

@@ -1,4 +1,4 @@
-"""Sufficient statistics of a split, one set or a batch of resamples alike: rows B are sets, NaN is what is undefined."""
+"""Sufficient statistics of B sets at once, a split or its resamples; NaN is what is undefined."""
 
 from __future__ import annotations
 

@@ -200,9 +200,7 @@ def names(task: str) -> tuple[str, ...]:
 
 def measure(task: str, statistics: Confusion | Tags) -> dict[str, Values]:
     """All metrics of a task: name -> (B,), NaN where undefined."""
-    return {
-        name: metric.value(statistics) for name, metric in METRICS.items() if metric.value and task in metric.tasks
-    }
+    return {name: metric.value(statistics) for name, metric in METRICS.items() if metric.value and task in metric.tasks}
 
 
 def scores(task: str, statistics: Confusion | Tags) -> dict[str, float | None]:

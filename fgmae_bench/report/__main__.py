@@ -22,7 +22,6 @@ from fgmae_bench.config.flags import Parser, spellings
 from fgmae_bench.errors import EXIT_DONE, EXIT_FAILED, BenchError, run_entry, unknown
 from fgmae_bench.records import Record, all_records
 from fgmae_bench.report import figures, output, page, pictures, published
-from fgmae_bench.report.columns import check_columns
 from fgmae_bench.report.formats.common import NO_RECORDS
 from fgmae_bench.report.formats.markdown import markdown
 from fgmae_bench.report.output import FORMATS
@@ -129,13 +128,10 @@ def _with_intervals(records: list[Record], results_dir: Path) -> tuple[list[Reco
 
 
 def _tables(options: dict[str, Any], records: list[Record]) -> list[Table]:
-    """The tables of all experiments; every layout is checked before anything is written."""
+    """The tables of all experiments."""
     experiments = load_experiments(options["experiments"])
     if not experiments:
         raise BenchError(f"{options['experiments']} holds no experiment files", "give their folder with --experiments")
-    for experiment in experiments:
-        check_columns(experiment)
-        figures.check_curves(experiment)
     named = any(run.published for experiment in experiments for run in experiment.runs)
     source = options["published"] or published.default_path(options["results_dir"])
     rows = published.read_rows(source) if named or options["published"] else []

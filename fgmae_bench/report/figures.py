@@ -11,8 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.config.experiments import Experiment
-from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
 from fgmae_bench.report.row import Table
 from fgmae_bench.report.table import distinct
@@ -57,21 +56,7 @@ def save(figure: Any, path: Path) -> None:
                 figure.savefig(temporary, format=ending, bbox_inches="tight", metadata=metadata)
 
 
-# Metric -> label of its axis, with the unit.
-AXES = {
-    "loss": "cross-entropy loss (nats)",
-    "oa": "overall accuracy (fraction)",
-    "aa": "average accuracy over classes (fraction)",
-    "kappa": "Cohen's kappa (1 = perfect)",
-    "f1_macro": "F1, mean over classes (fraction)",
-    "map_micro": "average precision, all labels together (fraction)",
-    "map_macro": "average precision, mean over classes (fraction)",
-    "f1_micro": "F1, all labels together (fraction)",
-    "miou": "mean IoU over classes with reference (fraction)",
-    "miou_union": "mean IoU over classes with reference or prediction (fraction)",
-    "miou_all": "mean IoU over all classes (fraction)",
-    "fwiou": "IoU weighted by class frequency (fraction)",
-}
+AXES = {name: metric.axis_label for name, metric in METRICS.items()}
 MAX_CURVES = 12
 
 
@@ -84,13 +69,6 @@ class Curve:
     epochs: list[int]
     values: list[float]
     train: list[float]
-
-
-def check_curves(experiment: Experiment) -> None:
-    """Raise BenchError, naming file and key path, where the layout names a curve that cannot be drawn."""
-    for i, metric in enumerate(experiment.layout.curves):
-        if metric not in AXES:
-            raise BenchError(f"{experiment.path}: layout.curves[{i}]: unknown metric '{metric}'", closest(metric, AXES))
 
 
 def file_name(table: str, metric: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fgmae_bench.report.columns import COLUMNS, METRICS, REQUIRED, Column
+from fgmae_bench.report.columns import COLUMNS, REQUIRED, Column
 from fgmae_bench.report.row import Bounds, Note, Row, Spread, Table, Value
 
 NO_RECORDS = "No records yet: only published numbers are shown."
@@ -56,7 +56,7 @@ def shown_columns(table: Table) -> tuple[str, ...]:
     found = []
     for name in names:
         interval = f"{name}_interval"
-        wanted = name in METRICS and interval not in names and any(COLUMNS[interval].value(row) for row in table.rows)
+        wanted = interval in COLUMNS and interval not in names and any(map(COLUMNS[interval].value, table.rows))
         found += [name, interval] if wanted else [name]
     return (*found, "remarks")
 
