@@ -16,6 +16,7 @@ import numpy as np
 from fgmae_bench.metrics.statistics import Confusion, Tags, Values, finite, mean_known, ratio
 
 SINGLE, MULTI, SEGMENTATION = "single_label", "multi_label", "segmentation"
+FRACTION = (0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Metric:
     hint: str = ""  # sentence that explains the heading
     axis: str = ""  # label of a figure's axis, by default the title
     selects: str | None = None
-    bounds: tuple[float, float] | None = (0.0, 1.0)  # a fraction; None: unbounded
+    bounds: tuple[float, float] | None = FRACTION  # of the value; None: unbounded
 
     @property
     def interval(self) -> bool:
@@ -40,7 +41,7 @@ class Metric:
     @property
     def axis_label(self) -> str:
         """The label of a figure's axis, with the unit."""
-        return self.axis or (f"{self.title} (fraction)" if self.bounds == (0.0, 1.0) else self.title)
+        return self.axis or (f"{self.title} (fraction)" if self.bounds == FRACTION else self.title)
 
 
 def overall_accuracy(s: Confusion) -> Values:
