@@ -66,9 +66,7 @@ def body_sha256(record: Record) -> str:
 
 
 def seal(record: Record) -> Record:
-    """The record with its body hash; raises ValueError when it does not fit the schema (an error of ours, not the
-    user's).
-    """
+    """The record with its body hash; raises ValueError (an error of ours) when it does not fit the schema."""
     sealed = {**record, "sha256": body_sha256(record)}
     problem = problem_of(sealed)
     if problem:
@@ -144,9 +142,9 @@ def all_records(results_dir: Path) -> tuple[list[tuple[Path, Record]], list[str]
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def relative(path: Path) -> str:
-    """A path as it may stand in a record: relative to the working directory where it lies below it."""
+    """A path as it may stand in a record: relative to the working directory where that holds it."""
     return os.path.relpath(path) if Path(path).resolve().is_relative_to(Path.cwd()) else str(path)

@@ -25,7 +25,7 @@ from fgmae_bench.config.run import compose
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models.architectures import architecture
 from fgmae_bench.report.__main__ import parser as report_parser
-from fgmae_bench.report.pairs import parser as compare_parser
+from fgmae_bench.report.compare import parser as compare_parser
 from fgmae_bench.suite.flags import commands_of
 
 README, CHINESE = REPOSITORY / "README.md", REPOSITORY / "README.zh.md"

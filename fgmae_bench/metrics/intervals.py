@@ -1,5 +1,4 @@
-"""Intervals and paired tests from stored predictions: a bootstrap that draws tiles or scenes where they are known, else
-samples.
+"""Intervals and paired tests from stored predictions: a bootstrap over tiles or scenes where known, else samples.
 
 All metrics are functions of sums over units (a unit is a group or a sample): confusion matrices, or counts per score
 level. A resample is a vector of integer weights, so that all resamples together are one matrix product.
@@ -33,9 +32,7 @@ Metrics = dict[str, NDArray[np.float64]]  # name -> (B,), NaN where undefined
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """What is drawn: `count` groups or samples, and the metrics of weighted sums over them: (B, count) -> name ->
-    (B,).
-    """
+    """What is drawn: `count` groups or samples, and the metrics of their weighted sums, (B, count) -> name -> (B,)."""
 
     count: int
     grouped: bool
@@ -46,6 +43,7 @@ def single_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Sequ
     """Units of a single-label split: logits (N, K), targets (N,)."""
     n, k = logits.shape
     unit, count = _unit_numbers(n, groups)
+    # a sample is one cell of its unit's confusion matrix
     cells = np.asarray(targets, np.int64) * k + np.argmax(logits, 1)
     sums = np.bincount(unit * k * k + cells, minlength=count * k * k).reshape(count, k * k)
     return Units(count=count, grouped=groups is not None, measure=_of_confusion(sums, k, SINGLE))
@@ -83,6 +81,7 @@ def multi_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Seque
         tags = Tags(hits=hits, predicted=predicted, reference=reference, ap=ap[:, :-1], ap_together=ap[:, -1])
         return measured(MULTI, tags)
 
+    # what quantiles instead of all levels take from the split's own values is given back to every resample
     exact, own = multi_label(logits, targets), measure(np.ones((1, count), np.float32))
     shift = {name: np.nan if value is None else value - float(own[name][0]) for name, value in exact.items()}
     return Units(
@@ -93,9 +92,8 @@ def multi_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Seque
 
 
 def replicates(units: Units, count: int = REPLICATES, seed: int = 0) -> Metrics:
-    """Metrics of `count` resamples; keyed by seed and number of units, so that runs on the same units are drawn
-    alike.
-    """
+    """Metrics of `count` resamples, keyed by seed and number of units: runs on the same units are drawn alike."""
+    # how often each unit is drawn, (count, units): one bincount over rows that are set apart by an offset
     draws = generator(seed, "bootstrap", units.count).integers(0, units.count, (count, units.count), dtype=np.int32)
     offset = np.arange(count)[:, None] * units.count
     weights = np.bincount((draws + offset).ravel(), minlength=count * units.count).reshape(count, units.count)
@@ -121,9 +119,7 @@ def percentile_interval(values: NDArray[Any], units: int, level: float = LEVEL) 
 
 
 def intervals(units: Units, count: int = REPLICATES, level: float = LEVEL) -> dict[str, Any]:
-    """The test intervals of one run, as they stand in a record: bounds per metric (null where undefined) and how they
-    were made.
-    """
+    """The test intervals of one run as a record holds them: bounds (null where undefined) and how they were made."""
     found = {name: percentile_interval(values, units.count, level) for name, values in replicates(units, count).items()}
     bounds = {name: None if pair is None else list(pair) for name, pair in found.items()}
     return {
@@ -137,7 +133,7 @@ def intervals(units: Units, count: int = REPLICATES, level: float = LEVEL) -> di
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A - B of one metric: `low` and `high` bound it, `p` is two-sided; None where it cannot be told."""
+    """A - B of one metric: `low` and `high` bound it, `p` is two-sided; None where undefined."""
 
     a: float
     b: float
@@ -147,7 +143,7 @@ class Difference:
 
 
 def paired_differences(a: Units, b: Units, count: int = REPLICATES, level: float = LEVEL) -> dict[str, Difference]:
-    """Paired bootstrap: A and B are drawn alike; their difference over its standard error is held against Student's t.
+    """Paired bootstrap: A and B are drawn alike; their difference over its standard error follows Student's t.
 
     The standard error carries sqrt(G / (G - 1)) and the t has G - 1 degrees of freedom, as for means of G clusters
     (Cameron & Miller 2015, section VI). Raises ValueError where the units differ in number.
@@ -195,6 +191,7 @@ def _level_counts(
     if len(distinct) > most:
         distinct = np.unique(np.quantile(p, np.linspace(0, 1, most), method="higher"))
     length = len(distinct)
+    # cell = (unit, level), levels counted from the highest score down
     cell = unit * length + (length - 1 - np.minimum(np.searchsorted(distinct, p), length - 1))
     return tuple(
         np.bincount(cell[chosen], minlength=count * length).reshape(count, length).astype(np.float32)

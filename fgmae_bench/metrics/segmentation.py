@@ -44,11 +44,10 @@ def eval_columns(train_classes: tuple[str, ...], eval_classes: tuple[str, ...]) 
 def image_confusion(
     reference: NDArray[Any], predicted: NDArray[Any], num_classes: int, columns: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """Counts of one image's pixels: (K, K), or (K, K + 1) with the `columns` of `eval_columns`. Reference 255 is left
-    out.
+    """Counts of one image's pixels: (K, K), or (K, K + 1) with the `columns` of `eval_columns`.
 
-    `reference` and `predicted` have one shape; `predicted` holds class numbers of the training scheme. Raises
-    ValueError on shapes that differ and labels outside their scheme.
+    Pixels of reference 255 are left out; `predicted` holds class numbers of the training scheme. Raises ValueError on
+    shapes that differ and labels outside their scheme.
     """
     reference, predicted = np.asarray(reference), np.asarray(predicted)
     if reference.shape != predicted.shape:
@@ -60,6 +59,7 @@ def image_confusion(
     width = num_classes
     if columns is not None:
         chosen, width = columns[chosen], num_classes + 1
+    # a pixel is the cell (reference, prediction) of the matrix
     return np.bincount(rows * width + chosen, minlength=num_classes * width).reshape(num_classes, width)
 
 
@@ -89,8 +89,7 @@ def classes_scored(confusion: NDArray[Any], classes: tuple[str, ...]) -> list[st
 
 
 def legacy_segmentation(confusions: NDArray[Any], batch_size: int) -> dict[str, float | None]:
-    """What averaging over batches prints: `oa`, `aa` and `miou` of each batch of `confusions` (N, K, C), weighted by
-    its size.
+    """What averaging over batches prints: `oa`, `aa` and `miou` of each batch of (N, K, C), weighted by its size.
 
     Macro averages divide by all K classes and count a class that is absent from the batch as 0. A batch without a
     reference pixel is left out.

@@ -45,6 +45,7 @@ def legacy_single_label(logits: NDArray[Any], targets: NDArray[Any], batch_size:
     count, k = logits.shape
     batch = np.arange(count) // batch_size
     hit = logits.argmax(1) == targets
+    # counts per batch and class (B, K), all batches at once
     reference, hits = np.zeros((batch[-1] + 1, k)), np.zeros((batch[-1] + 1, k))
     np.add.at(reference, (batch, targets), 1)
     np.add.at(hits, (batch[hit], targets[hit]), 1)

@@ -1,9 +1,9 @@
-"""Regenerate all tables and figures from the records, beside the published numbers.
+"""Regenerate all tables and figures from the records, with the published numbers.
 
     python -m fgmae_bench.report --results_dir results --experiments experiments
     python -m fgmae_bench.report compare RUN_A RUN_B      (see its own --help)
 
-Expected: <out>/tables/<name>.md, .csv, .tex and .html for every experiment, an index beside them,
+Expected: <out>/tables/<name>.md, .csv, .tex and .html for every experiment, their index,
 <out>/figures/<name>-*.png and .svg, and the page <out>/index.html with each run's full record in <out>/runs/. Exit code
 0; 1 when a record was broken (it is named and left out) or, with --check, when tables are stale; 2 on bad input.
 """
@@ -74,9 +74,9 @@ def parser() -> Parser:
 def main() -> int:
     """Run the command line; returns the exit code."""
     if sys.argv[1:2] == ["compare"]:
-        from fgmae_bench.report import pairs
+        from fgmae_bench.report import compare
 
-        _say(pairs.main(sys.argv[2:]))
+        _say(compare.main(sys.argv[2:]))
         return EXIT_DONE
     options = parser().parse(sys.argv[1:])
     if options["validate"] or options["results_dir"]:

@@ -31,9 +31,7 @@ REQUIRED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """`value` of a row; `digits` after the point in readable formats (None: as short as exact); `spread`: may vary by
-    seed.
-    """
+    """`value` of a row; `digits` after the point (None: as short as exact); `spread`: may vary by seed."""
 
     value: Getter
     digits: int | None = None
@@ -59,9 +57,7 @@ def _metric(name: str) -> Column:
 
 
 def _interval(name: str) -> Column:
-    """The test interval of a metric; over several seeds the means of their bounds, which is no narrower than that of
-    their mean.
-    """
+    """The test interval of a metric; over several seeds the means of their bounds, at least as wide as the mean's."""
 
     def value(row: Row) -> Bounds | None:
         pairs = [((record["metrics"]["intervals"] or {}).get("test") or {}).get(name) for record in row.records]
@@ -79,16 +75,14 @@ def _timing(name: str) -> Column:
 
 
 def memory_gib(record: Record) -> float | None:
-    """Peak memory in GiB: the device's where there is one, else what the process held beside files."""
+    """Peak memory in GiB: the device's where there is one, else the process's, without files."""
     timing = record["timing"]
     peak = timing["peak_device_memory_bytes"] or timing["peak_anonymous_memory_bytes"]
     return peak / 2**30 if peak else None
 
 
 def leaks(record: Record) -> bool | None:
-    """Whether the split tears neighbours apart: a note of the record says so; None for lists that no card vouches
-    for.
-    """
+    """Whether the split tears neighbours apart, as a note of the record says; None for lists that are on no card."""
     if any(note["code"] == "leaky_split" for note in record["notes"]):
         return True
     return False if record["dataset"]["split"] in splits_of(record["dataset"]["name"]) else None

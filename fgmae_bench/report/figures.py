@@ -47,7 +47,7 @@ def literal(text: str, width: int = 48) -> str:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write the figure as `path` (PNG) and as SVG beside it; neither holds a date, a version or a random name."""
+    """Write the figure as `path` (PNG) and as SVG; neither holds a date, a version or a random name."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
@@ -77,9 +77,7 @@ def file_name(table: str, metric: str) -> str:
 
 
 def curves(table: Table, metric: str) -> list[Curve]:
-    """The curves of all records of the table that have a history of `metric`, in row order; `lr` is the learning
-    rate.
-    """
+    """The curves of all records that have a history of `metric` (or `lr`, the learning rate), in row order."""
     pairs = [(row.label, record) for row in table.rows for record in row.records if _has(record, metric)]
     labels = distinct([label for label, _ in pairs], [record for _, record in pairs])
     together = Counter(labels)

@@ -52,9 +52,7 @@ def columns_of(table: Table) -> list[str]:
 
 
 def row_data(row: Row, columns: list[str], numbers: dict[Note, int], names: dict[str, str]) -> dict[str, Any]:
-    """A row: its cells in the order of `columns`, facets in the order of FACETS, kind, keys of its runs, numbers of its
-    notes.
-    """
+    """A row: cells in the order of `columns`, facets in that of FACETS, kind, keys of its runs, numbers of notes."""
     return {
         "kind": kind(row),
         "cells": [None if name == "remarks" else cell(COLUMNS[name], COLUMNS[name].value(row)) for name in columns],
@@ -65,9 +63,7 @@ def row_data(row: Row, columns: list[str], numbers: dict[Note, int], names: dict
 
 
 def heading_data(name: str) -> list[Any]:
-    """Heading of a column, what it means, and whether it is measured (a setting that all rows share is said only
-    once).
-    """
+    """Heading of a column, what it means, and whether it is measured (a setting that all share is said once)."""
     return [*heading(name), COLUMNS[name].digits is not None]
 
 
@@ -121,9 +117,7 @@ def short(value: float | None, digits: int = DIGITS_OF_CURVES) -> float | int | 
 
 
 def curve_metrics(table: Table) -> list[str]:
-    """The metrics whose curves the page draws: those of the layout, with the loss in front. The learning rate is always
-    there.
-    """
+    """The metrics whose curves the page draws, the loss in front; the learning rate is always there."""
     return [name for name in dict.fromkeys(["loss", *table.figures]) if name != "lr"]
 
 

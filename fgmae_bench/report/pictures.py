@@ -1,6 +1,4 @@
-"""A table's pictures beside its curves: learning rate, confusion matrices, few-label curves; and all models across
-datasets.
-"""
+"""Pictures other than curves: learning rate, confusion matrices, few labels, and all models across datasets."""
 
 from __future__ import annotations
 
@@ -78,9 +76,7 @@ def draw_confusion(table: Table, path: Path) -> None:
 
 
 def few_label_lines(table: Table) -> dict[str, list[tuple[float, float, float]]]:
-    """Model (and source of weights) -> (train fraction, mean, std) in order, where a model was run with several
-    fractions.
-    """
+    """Model (and source of weights) -> (train fraction, mean, std) in order, for models with several fractions."""
     lines: dict[str, dict[float, Row]] = {}
     for row in table.rows:
         if row.records and main_metric(row.records[0]):
@@ -95,9 +91,7 @@ def few_label_lines(table: Table) -> dict[str, list[tuple[float, float, float]]]
 
 
 def draw_few_labels(table: Table, path: Path) -> None:
-    """The main metric over the share of training labels, one line a model; bars are the standard deviation over
-    seeds.
-    """
+    """The main metric over the share of training labels, a line a model; bars are standard deviations over seeds."""
     figure, axes = new_axes()
     for i, (name, points) in enumerate(list(few_label_lines(table).items())[: figures.MAX_CURVES]):
         x, y, error = zip(*points, strict=True)

@@ -22,10 +22,9 @@ Metrics = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """`loss_and_grad` maps logits (B, G, C) and targets to (mean loss (G,), its gradient (B, G, C)); the rest takes
-    logits (N, C).
+    """`loss_and_grad` maps logits (B, G, C) and targets to (mean loss (G,), its gradient (B, G, C)).
 
-    `units` are what the intervals of the scores are drawn from.
+    The rest takes logits (N, C); `units` are what the intervals of the scores are drawn from.
     """
 
     selection: str
@@ -136,10 +135,9 @@ def seen_by_reference(epoch: int, epochs: int) -> bool:
 
 
 def legacy_of(outcome: Outcome, targets: NDArray[Any], batch_size: int, task: Task) -> dict[str, Any]:
-    """What per-batch averaging would have printed of the test split, and the maximum over the reference's sparse
-    evaluations.
+    """What per-batch averaging would have printed of the test split, and the best of the reference's evaluations.
 
-    Without a val split the evaluations were of the test split, as in the reference; with one there is no such maximum.
+    Without a val split these were of the test split, as in the reference; with one, that maximum is left out.
     """
     assert outcome.logits is not None
     values: dict[str, Any] = dict(task.legacy(outcome.logits, targets, batch_size))

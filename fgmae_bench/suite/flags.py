@@ -60,7 +60,7 @@ def _overrides(given: dict[str, Any], modules: list[str]) -> dict[str, Any]:
     for pair in given.get("set", []):
         name, equals, text = pair.partition("=")
         if not equals:
-            raise BenchError(f"--set {pair} is no FLAG=VALUE", "give for example --set num_workers=4")
+            raise BenchError(f"--set {pair} is not FLAG=VALUE", "give for example --set num_workers=4")
         hints = flag_types(modules[0])
         if name not in hints:
             raise BenchError(f"--set {name}: unknown flag", closest(name, hints))

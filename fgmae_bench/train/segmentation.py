@@ -20,6 +20,8 @@ from fgmae_bench.features.label_bank import LabelBank
 from fgmae_bench.features.loader import Rows, ahead
 from fgmae_bench.metrics.segmentation import IGNORE, image_confusion, segmentation
 from fgmae_bench.metrics.statistics import finite
+from fgmae_bench.metrics.table import SEGMENTATION
+from fgmae_bench.metrics.table import selection as selection_of
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.models.heads import make_head
 from fgmae_bench.models.sliding import sliding_window
@@ -150,7 +152,7 @@ class SegmentationJob:
     bank: Bank | None = None
     label_banks: Mapping[str, LabelBank] = field(default_factory=dict)
     unused_parameters: bool = False
-    selection: str = "miou"
+    selection: str = selection_of(SEGMENTATION)
 
     def __post_init__(self) -> None:
         self.train = self.dataset.parts.train

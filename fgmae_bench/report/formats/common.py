@@ -47,11 +47,7 @@ def with_columns(table: Table, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def shown_columns(table: Table) -> tuple[str, ...]:
-    """The columns of every readable format: the layout's, those that no table may lack, and intervals where rows have
-    them.
-
-    Remarks come last.
-    """
+    """The columns of every readable format: the layout's, the required ones, intervals where known, remarks last."""
     names = [name for name in with_columns(table, REQUIRED) if name != "remarks"]
     found = []
     for name in names:
