@@ -45,7 +45,7 @@ def test_resampled_single_label_metrics_are_those_of_the_repeated_samples():
         rows = np.repeat(np.arange(len(targets)), weights[i].astype(int))
         wanted = single_label(confusion_matrix(targets[rows], logits[rows].argmax(1), 4))
         assert found == pytest.approx(tuple(wanted.values()), abs=1e-12)
-    assert iv.point(units) == pytest.approx(single_label(confusion_matrix(targets, logits.argmax(1), 4)))
+    assert iv.point(units) == single_label(confusion_matrix(targets, logits.argmax(1), 4))
 
 
 def test_weighted_average_precision_is_scikit_learns():
@@ -69,10 +69,8 @@ def test_segmentation_metrics_are_those_of_the_scores():
         [[8, 2, 2, 0, 1], [1, 9, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
     )  # 2 is only predicted, 3 never occurs
     for matrix in (c, c[:, :4]):
-        found = {name: value[0] for name, value in iv.segmentation_metrics(matrix[None].astype(float)).items()}
-        assert found == pytest.approx(segmentation(matrix))
         units = iv.segmentation_units(np.stack([matrix] * 3))
-        assert iv.point(units) == pytest.approx(segmentation(matrix))
+        assert iv.point(units) == segmentation(matrix)
 
 
 def test_an_empty_split_has_no_interval():
