@@ -16,7 +16,7 @@ import fastjsonschema
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.files import replacing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # records of earlier versions stay readable, see `problem_of`
 Record = dict[str, Any]
 
 
@@ -76,6 +76,9 @@ def seal(record: Record) -> Record:
 
 def problem_of(record: Any) -> str | None:
     """What is wrong with a record, in one line, or None."""
+    made = record.get("schema") if isinstance(record, dict) else None
+    if type(made) is int and made > SCHEMA_VERSION:
+        return f"made by a newer version (its schema is {made}, this version reads {SCHEMA_VERSION})"
     if not fits(record):
         import jsonschema
 

@@ -46,6 +46,8 @@ def make_record(
     notes: tuple[tuple[str, str], ...] = (),
     history_epochs: int = 3,
     status: str = "done",
+    schema: int = 2,
+    content: str = "pixels",
 ) -> Record:
     """A record of a linear probe on the reference split of EuroSAT-SAR, two processes, as in the shipped experiment's
     first row.
@@ -70,7 +72,7 @@ def make_record(
     scores = {"loss": 0.6, "oa": 0.8, "aa": 0.79, "kappa": 0.77, "f1_macro": 0.78, "epoch": epochs} | (test or {})
     total, dim = PARAMS.get(model, (1_000_000, 64))
     body: Record = {
-        "schema": 1,
+        "schema": schema,
         "run_id": run_id(run, facts, world_size),
         "created": "2025-01-01T00:00:00Z",
         "protocol": protocol,
@@ -90,6 +92,14 @@ def make_record(
                 "val": None,
                 "test": sha(f"{split_seed}"),
             },
+            **(
+                {}
+                if schema == 1
+                else {
+                    "card_sha256": sha("card"),
+                    "content_sha256": dict.fromkeys(("train", "val", "test"), sha(content)),
+                }
+            ),
             "label_scheme": {"train": "eurosat10", "eval": "eurosat10"},
             "band_order": ["VV", "VH"],
             "units": "dB",

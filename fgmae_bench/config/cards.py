@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,6 +180,26 @@ def _read(path: Path) -> Card:
 def facts(card: Card) -> dict[str, Any]:
     """What a card says of its data, without what may differ between copies: titles, sources, notes, its own path."""
     return {f.name: getattr(card, f.name) for f in dataclasses.fields(card) if f.name not in WORDS}
+
+
+def facts_sha256(card: Card) -> str:
+    """SHA-256 of the facts that a card states; a field at its default, which a card may leave out, does not count."""
+    return hashlib.sha256(json.dumps(_stated(card, WORDS), sort_keys=True).encode()).hexdigest()
+
+
+def _stated(value: Any, without: tuple[str, ...] = ()) -> Any:
+    """A dataclass as plain data without its fields at their defaults."""
+    if isinstance(value, dict):
+        return {key: _stated(item) for key, item in value.items()}
+    if not dataclasses.is_dataclass(value):
+        return value
+    kept = {}
+    for f in dataclasses.fields(value):
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        held = getattr(value, f.name)
+        if f.name not in without and held != default:
+            kept[f.name] = _stated(held)
+    return kept
 
 
 def _refuse_shipped_name(card: Card) -> None:

@@ -38,10 +38,12 @@ def _hash(kind: str, values: NDArray[np.generic]) -> np.uint64:
     return np.uint64(int.from_bytes(digest.digest()))
 
 
-def part_sha256(content: Hashes, labels: NDArray[np.generic], rows: NDArray[np.int64], maps: tuple[Hashes, ...]) -> str:
+def part_sha256(
+    content: Hashes, labels: NDArray[np.generic], rows: NDArray[np.int64], maps: Hashes | None = None
+) -> str:
     """SHA-256 of a part of a split: the images, labels (N, …) and label maps of `rows`, in their order."""
     digest = hashlib.sha256(content[rows].astype("<u8").tobytes())
     digest.update(np.ascontiguousarray(labels[rows]).astype("<i8").tobytes())
-    for held in maps:
-        digest.update(held[rows].astype("<u8").tobytes())
+    if maps is not None:
+        digest.update(maps[rows].astype("<u8").tobytes())
     return digest.hexdigest()

@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.config.cards import Card
+from fgmae_bench.config.cards import Card, facts_sha256
 from fgmae_bench.config.contract import parse_bands
 from fgmae_bench.config.run import Run
 from fgmae_bench.data.audit import audit, keep_audit
+from fgmae_bench.data.content import Hashes, part_sha256
 from fgmae_bench.data.index import Index, check_counts, ids_sha256, require_data
 from fgmae_bench.data.packs.read import is_pack, open_index
 from fgmae_bench.data.samples import Samples, sample_facts
 from fgmae_bench.data.splits import PARTS, Parts, few_labels, make_split
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.system.progress import Progress
+from fgmae_bench.system.stamps import remember
 
 log = logging.getLogger("fgmae_bench")
 
@@ -40,6 +42,7 @@ class Dataset:
     facts: dict[str, Any]
     notes: tuple[dict[str, str], ...]
     samples: Samples = None  # type: ignore[assignment]  # filled in below where it is not given or of another card
+    content: Hashes | None = None  # (N,) of the pixels of each sample of the index, once they have been read
 
     def __post_init__(self) -> None:
         held = self.samples
@@ -93,6 +96,7 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
         "card": card.name,
         "split": name if name in card.splits else "lists",
         "card_version": card.version,
+        "card_sha256": facts_sha256(card),
         "synthetic": index.synthetic or ("tagged" if tagged else None),
     }
     few = few_labels(index, parts.train, run.data.train_frac, run.data.split_seed)
@@ -103,13 +107,14 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
 
 
 def only_usable(dataset: Dataset, run: Run, cache: Path) -> Dataset:
-    """The dataset without images that have too many invalid pixels, with the hashes of the samples that are used.
+    """The dataset without images that have too many invalid pixels, with the hashes of the samples that are used:
+    of their ids, and of their pixels and labels.
 
     Reads every file once, ever: a broken one is named here, before anything is computed. What fits into memory is held
     for the pass that comes next. Raises BenchError when a part or a class of it is left without images.
     """
     card, index, samples = dataset.card, dataset.index, dataset.samples
-    names = ("invalid", "quadrants") if card.task == "segmentation" else ("invalid",)
+    names = ("invalid", "content", *(("quadrants",) if card.task == "segmentation" else ()))
     with Progress("checking pixels", len(index.files), "images", show=os.environ.get("RANK", "0") == "0") as progress:
         facts = sample_facts(samples, names, cache, run.execution.num_workers, progress.step)
     usable = facts["invalid"] <= card.signal.max_invalid_fraction
@@ -125,9 +130,12 @@ def only_usable(dataset: Dataset, run: Run, cache: Path) -> Dataset:
     notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []))
     keep_audit(samples, cache)
     identity = dataset.facts | {
-        "samples_sha256": {part: ids_sha256([index.ids[row] for row in kept[part]]) for part in PARTS}
+        "samples_sha256": {part: ids_sha256([index.ids[row] for row in kept[part]]) for part in PARTS},
+        "content_sha256": {part: part_sha256(facts["content"], index.labels, kept[part]) for part in PARTS},
     }
-    return dataclasses.replace(dataset, parts=parts, notes=notes, facts=identity)
+    if card.task != "segmentation":  # there the label maps count as well
+        remember(cache, data_root(card, run), identity["content_sha256"])
+    return dataclasses.replace(dataset, parts=parts, notes=notes, facts=identity, content=facts["content"])
 
 
 def _refuse_emptied(dataset: Dataset, kept: dict[str, NDArray[np.int64]]) -> None:

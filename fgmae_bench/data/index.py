@@ -21,6 +21,7 @@ from fgmae_bench.data.labels import Codes
 from fgmae_bench.data.raster import read_chip
 from fgmae_bench.data.synthetic import MARKER, read_marker
 from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.system.stamps import tree_stamp
 from fgmae_bench.views.chip import Chip
 
 TIFF = (".tif", ".tiff")
@@ -80,8 +81,12 @@ class Index:
 
     @cached_property
     def signature(self) -> str:
-        """SHA-256 of names and stamps: changes with any file."""
-        return hashlib.sha256("\n".join(self.files).encode() + self.stamps.tobytes()).hexdigest()
+        """SHA-256 of names and stamps, and of the state of every file below `root`: changes with any file.
+
+        The stamps alone would miss a file whose times were set back after it was written into.
+        """
+        names = "\n".join(self.files).encode()
+        return hashlib.sha256(names + self.stamps.tobytes() + tree_stamp(self.root).encode()).hexdigest()
 
     def read(self, row: int, card: Card) -> Chip:
         """Pixels of one sample, held against the card."""

@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card
+from fgmae_bench.data.content import content_of
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.labels import Codes
 from fgmae_bench.data.sample_cache import Arrays, cached_arrays
+from fgmae_bench.data.statistics import moments
 from fgmae_bench.views.chip import Chip
 
 IMAGE_BYTES = 1 << 30  # 32,768 chips of 2x64x64, which is all of EuroSAT, or 2,048 of 2x256x256
@@ -118,6 +120,8 @@ def _hash(quadrant: NDArray[np.float32]) -> int:
 FACTS: dict[str, Callable[[Chip], Any]] = {
     "invalid": lambda chip: np.float64(chip.invalid_fraction),  # share of invalid pixels
     "quadrants": quadrants,
+    "content": content_of,
+    "moments": moments,
 }
 
 

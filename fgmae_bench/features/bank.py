@@ -32,8 +32,8 @@ ABSENT, LEFT_OUT, FIRST_CHECKSUM = 0, 1, 2
 class Bank:
     """Features of one dataset under one backbone, view and precision; rows are filled on demand.
 
-    Each row carries a checksum of its features and the stamp of the file they came from: a row torn by a crash, changed
-    since, or of a file that was replaced counts as absent, and the others stay.
+    Each row carries a checksum of its features and a hash of the pixels they came from: a row torn by a crash, changed
+    since, or of an image that has changed counts as absent, and the others stay.
     """
 
     def __init__(self, folder: Path, count: int, dim: int):
@@ -67,7 +67,7 @@ def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[st
     """What a bank is made of: weights, contract, view, samples and their files, precision, device type, versions."""
     index = extractor.dataset.index
     return {
-        "format": 1,
+        "format": 2,
         "backbone": extractor.backbone.fingerprint(),
         "behaviour": extractor.backbone.behaviour(),
         "contract": asdict(extractor.backbone.contract),
@@ -103,7 +103,9 @@ def fill_bank(
     """
     key = bank_key(extractor, augmentation)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    folder, stamps = cache / "features" / name, extractor.dataset.index.stamps
+    dataset = extractor.dataset
+    # each row is known by the pixels it came from, not by its file; by the file only before the pixels have been read
+    folder, stamps = cache / "features" / name, dataset.index.stamps if dataset.content is None else dataset.content
     bank: Bank | None = None
     world = extractor.world
     with _writing(folder, world):

@@ -57,11 +57,13 @@ def assemble(
             "dataset": {
                 "name": card.name,
                 "card_version": card.version,
+                "card_sha256": dataset.facts["card_sha256"],
                 "split": run.data.split,
                 "split_seed": run.data.split_seed,
                 "eval_split": "val" if counts["val"] else "test",
                 **{f"n_{part}": counts[part] for part in ("train", "val", "test")},
                 "sample_ids_sha256": dataset.facts["samples_sha256"],
+                "content_sha256": dataset.facts["content_sha256"],
                 "label_scheme": {"train": train_scheme, "eval": eval_scheme},
                 "band_order": list((run.data.band_order or "").split(",")),
                 "units": card.signal.units,

@@ -16,7 +16,8 @@ from fgmae_bench.config.run import Model, Run
 from fgmae_bench.data.dataset import Dataset, data_root, open_dataset
 from fgmae_bench.data.index import require_data
 from fgmae_bench.data.packs.read import is_pack
-from fgmae_bench.data.statistics import Band, band_statistics
+from fgmae_bench.data.samples import sample_facts
+from fgmae_bench.data.statistics import Band, mean_and_deviation
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.models.build import Backbone, build_backbone, find_weights_file, patch_side, wrap_module
 from fgmae_bench.models.pooling import write_out_attention
@@ -76,7 +77,8 @@ def set_up(
 
     def statistics() -> tuple[Band, Band]:
         order = tuple(held.index(band) for band in BANDS)
-        return band_statistics(card, dataset.index, dataset.parts.train, order, first.execution.num_workers)
+        each = sample_facts(dataset.samples, ("moments",), cache, first.execution.num_workers)["moments"]
+        return mean_and_deviation(each[dataset.parts.train], order)
 
     backbone = world.raise_together(
         lambda: (

@@ -38,6 +38,7 @@ class Command:
     flags: dict[str, Any]
     points: tuple[Point, ...]
     bank: str
+    place: Path  # of the data
     output_dir: Path
     card_version: int
     default_split: str

@@ -10,7 +10,9 @@ from typing import Any
 from fgmae_bench.config.experiments import Experiment, PlannedRun, effective_batch, matches
 from fgmae_bench.config.run import Run
 from fgmae_bench.config.schedules import rate_of
+from fgmae_bench.records import SCHEMA_VERSION
 from fgmae_bench.suite.command import Command, Point
+from fgmae_bench.system.stamps import Parts
 
 # What an engine resolves to a value of its own, so that a record may differ from the plan: the rate of `blr` stands in
 # `lr`, the number of classes in the scheme; `features` is judged below.
@@ -26,14 +28,19 @@ class Shelf:
         self.by_facts: dict[tuple[Any, ...], list[tuple[Path, dict[str, Any]]]] = {}
         self.broken: list[str] = []
         self.models: set[str] = set()
+        self.content: dict[Path, dict[str, str]] = {}  # of the parts that a record is of
 
     def refresh(self) -> None:
         """Take in the records that have appeared since."""
         for path in sorted(set((self.results_dir / "records").glob("*/*/*.json")) - self.seen):
             self.seen.add(path)
             try:
-                record = _slim(json.loads(path.read_text(encoding="utf-8")))
+                whole = json.loads(path.read_text(encoding="utf-8"))
+                if whole["schema"] != SCHEMA_VERSION:
+                    continue  # an older record does not say of which pixels it is: its run is made again
+                record = _slim(whole)
                 key = _facts(record)
+                self.content[path] = whole["dataset"]["content_sha256"]
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 self.broken.append(f"{path}: not a readable record")
                 continue
@@ -41,8 +48,8 @@ class Shelf:
             for rate in {key[-1], None}:
                 self.by_facts.setdefault((*key[:-1], rate), []).append((path, record))
 
-    def find(self, command: Command, point: Point) -> Path | None:
-        """Path of the record of a planned run, None where there is none."""
+    def find(self, command: Command, point: Point, contents: list[Parts] | None = None) -> Path | None:
+        """Path of the record of a planned run, None where there is none; of data with one of `contents` where given."""
         experiment, run = command.experiment, definite(command, point)
         recipe = point.run.recipe
         batch = recipe.batch_size * recipe.accum_iter * command.processes
@@ -56,7 +63,15 @@ class Shelf:
             recipe.lr,
         )
         held = self.by_facts.get(facts, [])
-        return next((path for path, record in held if fills(experiment, run, command, point, record)), None)
+        return next(
+            (
+                path
+                for path, record in held
+                if (contents is None or self.content[path] in contents)
+                and fills(experiment, run, command, point, record)
+            ),
+            None,
+        )
 
 
 def definite(command: Command, point: Point) -> PlannedRun:

@@ -16,6 +16,7 @@ from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.suite.command import Command, Point
 from fgmae_bench.suite.identity import Shelf
 from fgmae_bench.system.files import require_writable, write_json, write_text
+from fgmae_bench.system.stamps import Parts, remembered, tree_stamp
 
 
 class Ledger:
@@ -26,23 +27,44 @@ class Ledger:
     def __init__(self, results_dir: Path):
         self.results_dir, self.root = results_dir, results_dir / "suite"
         self.shelf = Shelf(results_dir)
-        self.receipts: dict[str, Path] = {}
+        self.receipts: dict[str, dict[str, Any]] = {}
+        self.data: dict[tuple[Path, Path], tuple[str | None, list[Parts]]] = {}
 
     def refresh(self) -> None:
         """Take in records and receipts that have appeared since; a receipt counts while its record is there."""
         self.shelf.refresh()
+        self.data.clear()
         folder = self.root / "receipts"
         names = [name for name in (os.listdir(folder) if folder.is_dir() else []) if name.endswith(".json")]
         for name in names:
             if name[:-5] not in self.receipts and (receipt := _read(folder / name)):
-                self.receipts[name[:-5]] = self.results_dir / receipt["record"]
+                self.receipts[name[:-5]] = receipt
 
     def record_of(self, command: Command, point: Point) -> Path | None:
-        """The record of a run: by receipt, else by what the records say; None where it is still to do."""
-        path = self.receipts.get(point.key)
-        if path is not None and path in self.shelf.seen and path.parent.name == command.protocol and path.exists():
-            return path
-        return self.shelf.find(command, point)
+        """The record of a run: by receipt, else by what the records say; None where it is still to do.
+
+        A record counts while the data is known to be as it was, or is not here. Data that has changed, or was never
+        read by this user, is read by the run itself, which then finds its record or makes a new one.
+        """
+        tree, contents = self.known_data(command)
+        receipt = self.receipts.get(point.key, {})
+        path = self.results_dir / receipt.get("record", "")
+        if path in self.shelf.content and path.parent.name == command.protocol and path.exists():
+            as_it_was = tree is None or receipt.get("tree") == tree or self.shelf.content[path] in contents
+            return path if as_it_was else None
+        return self.shelf.find(command, point, None if tree is None else contents)
+
+    def known_data(self, command: Command) -> tuple[str | None, list[Parts]]:
+        """(state of the files of a command's data, what they are known to hold); (None, []) where they are not here.
+
+        Looked at once between two refreshes.
+        """
+        cache = Path(command.points[0].run.execution.cache_dir)
+        key = command.place, cache
+        if key not in self.data:
+            held = remembered(cache, command.place)
+            self.data[key] = (None, []) if held is None else (tree_stamp(command.place), held)
+        return self.data[key]
 
     def pending(self, command: Command) -> list[Point]:
         """The runs of a command that have no record."""
@@ -100,6 +122,8 @@ class Ledger:
                     "run_id": path.stem,
                     "record": str(path.relative_to(self.results_dir)),
                     "label": command.title,
+                    "content_sha256": self.shelf.content[path],
+                    "tree": self.known_data(command)[0],
                 }
                 write_json(self.root / "receipts" / f"{point.key}.json", receipt)
             self.refresh()

@@ -38,6 +38,8 @@ def main(given: dict[str, Any]) -> None:
         done = len(command.points) - pending[command.key]
         state = "recorded" if not pending[command.key] else "to do"
         more = f"  ({done} of {len(command.points)} runs recorded)" if len(command.points) > 1 else ""
+        if done and not command.place.exists():
+            more += "  (content unknown: the data is not here)"
         say(f"{state:<9} {command.title}{more}")
     for line in (line for ledger in ledgers for line in ledger.shelf.broken):
         say(f"left out: {line}")

@@ -13,7 +13,7 @@ from torch import nn
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.recipes import protocol_of
 from fgmae_bench.config.run import Run, run_id
-from fgmae_bench.data.dataset import Dataset, check_classes, only_usable
+from fgmae_bench.data.dataset import Dataset, check_classes, data_root, only_usable
 from fgmae_bench.data.dfc.ready import with_labels
 from fgmae_bench.data.index import ids_sha256
 from fgmae_bench.data.labels import LabelMap, card_map
@@ -24,6 +24,7 @@ from fgmae_bench.runs.curve_notes import rate_notes
 from fgmae_bench.runs.grid import Share
 from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
 from fgmae_bench.system.distributed import World
+from fgmae_bench.system.stamps import remember
 from fgmae_bench.train.job import Prepared
 from fgmae_bench.train.panels import MAX_PANELS, draw_test_panels
 from fgmae_bench.train.plan import Plan, make_plan
@@ -143,6 +144,8 @@ def _labelled(run: Run, setup: Setup, maps: tuple[LabelMap, LabelMap], world: Wo
         )
 
     dataset = world.rank0_first(read)
+    if world.rank == 0:
+        remember(setup.cache, data_root(dataset.card, run), dataset.facts["content_sha256"])
     for found in dataset.notes:
         if found["code"] == "overlapping_splits":
             log.warning(found["text"])

@@ -11,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fgmae_bench.data.content import Hashes, codes_of, part_sha256
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.index import Index, Rows
 from fgmae_bench.data.labels import DFC, IGBP, LabelMap, Source, histogram_text, mismatch
@@ -38,26 +40,45 @@ def label_histograms(
 ) -> Histograms:
     """Pixels (N, 256) of each code of a source, zeros where a sample has no such labels.
 
-    Validity of the image is not looked at. `step` is called with the number of files read, `samples` holds them for the
-    next pass. Raises BenchError naming a file that cannot be read or holds other codes.
+    Hashes of the label maps come from the same pass, see `label_content`. Validity of the image is not looked at.
+    `step` is called with the number of files read, `samples` holds them for the next pass. Raises BenchError naming a
+    file that cannot be read or holds other codes.
     """
+    return _label_facts(index, source, cache, workers, step, samples)["labels"]
+
+
+def label_content(dataset: Dataset, source: str, cache: Path, workers: int) -> Hashes:
+    """Hashes (N,) of the label maps of a source, 0 where a sample has none."""
+    return _label_facts(dataset.index, source, cache, workers, lambda _: None, dataset.samples)["label_content"]
+
+
+def _label_facts(
+    index: Index,
+    source: str,
+    cache: Path,
+    workers: int,
+    step: Callable[[int], object],
+    samples: Samples | None,
+) -> dict[str, NDArray[Any]]:
     if index.maps is None or source not in index.maps.sources:
         held = ", ".join(index.maps.sources) if index.maps else "none"
         raise BenchError(f"{index.root} holds no {source} labels", f"there are: {held}")
     maps, codes = index.maps, samples.codes if samples else index.codes
 
-    def count(row: int) -> NDArray[np.uint32]:
+    def look(row: int) -> tuple[NDArray[np.uint32], np.uint64]:
         if not maps.has(row, source):
-            return np.zeros(CODES, np.uint32)
-        counts = codes(row, source).histogram().astype(np.uint32)
+            return np.zeros(CODES, np.uint32), np.uint64(0)
+        held = codes(row, source)
         step(1)
-        return counts
+        return held.histogram().astype(np.uint32), codes_of(held)
 
-    def compute(missing: tuple[str, ...]) -> dict[str, Histograms]:
+    def compute(missing: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            return {"labels": np.stack(list(pool.map(count, range(len(index.files)))))}
+            counts, hashes = zip(*pool.map(look, range(len(index.files))), strict=True)
+        both = {"labels": np.stack(counts), "label_content": np.stack(hashes)}
+        return {kind: both[kind] for kind in missing}
 
-    return cached_arrays(cache, index, {"labels": source}, compute)["labels"]
+    return cached_arrays(cache, index, dict.fromkeys(("labels", "label_content"), source), compute)
 
 
 def labelled(histograms: Histograms, label_map: LabelMap) -> NDArray[np.bool_]:
@@ -197,7 +218,20 @@ def with_labels(
     hashes = sample_facts(dataset.samples, ("quadrants",), cache, workers)["quadrants"]
     notes += overlap_notes(find_overlaps(index, kept, hashes), strict=strict)
     parts = dataclasses.replace(parts, train=kept["train"], val=kept["val"], test=kept["test"])
-    return dataclasses.replace(dataset, parts=parts, notes=tuple(notes))
+    facts = dataset.facts | {"content_sha256": _content(dataset, kept, maps, cache, workers)}
+    return dataclasses.replace(dataset, parts=parts, notes=tuple(notes), facts=facts)
+
+
+def _content(
+    dataset: Dataset, rows: dict[str, Rows], maps: dict[str, LabelMap], cache: Path, workers: int
+) -> dict[str, str]:
+    """Hash of each part: its images, and the label maps that it is learnt or scored by."""
+    content = sample_facts(dataset.samples, ("content",), cache, workers)["content"]
+    held = {name: label_content(dataset, name, cache, workers) for name in {m.source.name for m in maps.values()}}
+    return {
+        part: part_sha256(content, dataset.index.labels, chosen, held[maps[part].source.name])
+        for part, chosen in rows.items()
+    }
 
 
 def _labelled(
