@@ -172,6 +172,9 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
     if record["config"].get("facts", {}).get("defects") or record["model"].get("contract", {}).get("assumed"):
         return False
     config, weights = record["config"], record["model"]["weights"]["source"]
+    codes = {found["code"] if isinstance(found, dict) else found for found in record["notes"]}
+    if "batch_size" not in stated and "effective_batch" in codes:  # the row means the batch of its recipe
+        return False
     wanted = batches(stated["batch_size"], stated.get("accum_iter", 1)) if "batch_size" in stated else None
     if wanted is not None and effective_batch(record) not in {batch * run.nproc_per_node for batch in wanted}:
         return False

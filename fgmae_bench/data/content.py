@@ -41,7 +41,8 @@ def _hash(kind: str, values: NDArray[np.generic]) -> np.uint64:
 def part_sha256(
     content: Hashes, labels: NDArray[np.generic], rows: NDArray[np.int64], maps: Hashes | None = None
 ) -> str:
-    """SHA-256 of a part of a split: the images, labels (N, …) and label maps of `rows`, in their order."""
+    """SHA-256 of a part of a split: the images, labels (N, …) and label maps of `rows`, whatever their order."""
+    rows = np.sort(rows)
     digest = hashlib.sha256(content[rows].astype("<u8").tobytes())
     digest.update(np.ascontiguousarray(labels[rows]).astype("<i8").tobytes())
     if maps is not None:

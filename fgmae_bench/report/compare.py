@@ -178,6 +178,7 @@ def compare(
     base_units, cells, left_out = base.units(), [], []
     for other in others:
         try:
+            require_same_content(first, other)
             mine = same_test(base, read_predictions(other.record, other.predictions), (first.name, other.name))
         except BenchError as error:
             if not skip:
@@ -191,6 +192,18 @@ def compare(
             cells.append(_cell(first.name, other.name, metric, found[metric], base, mine))
     adjusted = holm([cell.difference.p for cell in cells])
     return [dataclasses.replace(cell, adjusted=p) for cell, p in zip(cells, adjusted, strict=True)], left_out, base
+
+
+def require_same_content(a: Candidate, b: Candidate) -> None:
+    """Raise BenchError unless two runs were tested on the same pixels and labels: equal names of files are no proof."""
+    held = [each.record["dataset"].get("content_sha256") for each in (a, b)]
+    for each, content in zip((a, b), held, strict=True):
+        if content is None:
+            what = f"the record of {each.name} is of an older version and does not say of which pixels it is"
+            raise BenchError(what, "run it again, and compare the new records")
+    if held[0]["test"] != held[1]["test"]:
+        what = f"{a.name} and {b.name} were tested on other pixels or labels"
+        raise BenchError(what, "compare runs on one and the same test data")
 
 
 def _cell(a: str, b: str, metric: str, difference: Difference, first: Predictions, second: Predictions) -> Pair:

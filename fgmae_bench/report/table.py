@@ -47,6 +47,7 @@ def _rows_of(experiment: Experiment, run: PlannedRun, records: list[Record], pub
     A synthetic row never shares a line with a published number, so where only synthetic records exist, that number
     keeps its own.
     """
+    records = current(records)
     genuine = [record for record in records if not record["dataset"]["synthetic"]]
     synthetic = [record for record in records if record["dataset"]["synthetic"]]
     first = published[0] if published else None
@@ -64,6 +65,37 @@ def _rows_of(experiment: Experiment, run: PlannedRun, records: list[Record], pub
         )
     rows += [Row(label=run.label, dataset=title, published=other, notes=_statement(other)) for other in published[1:]]
     return rows + [_measured(label, group, None) for label, group in _labelled(run.label, synthetic)]
+
+
+# What a row says of a run, besides the seed: records that agree in these are of one run, made by different versions.
+SAME_RUN = (
+    "train_frac",
+    "split_seed",
+    "lr",
+    "weight_decay",
+    "epochs",
+    "max_steps",
+    "probe",
+    "features",
+    "views",
+    "seed",
+)
+
+
+def current(records: list[Record]) -> list[Record]:
+    """The records without those of an older schema whose run a newer record repeats."""
+    newest = max((record["schema"] for record in records), default=0)
+    repeated = {_run(record) for record in records if record["schema"] == newest}
+    return [record for record in records if record["schema"] == newest or _run(record) not in repeated]
+
+
+def _run(record: Record) -> str:
+    config, dataset = record["config"], record["dataset"]
+    flat = {**config["data"], **config["recipe"]}
+    own = {name: flat.get(name) for name in SAME_RUN}
+    named = [record["model"]["name"], record["model"]["weights"]["sha256"], record["protocol"], record["recipe"]]
+    where = [dataset["name"], dataset["split"], dataset["synthetic"], effective_batch(record)]
+    return json.dumps([own, named, where], sort_keys=True)
 
 
 def _measured(label: str, group: tuple[Record, ...], published: Published | None) -> Row:
