@@ -68,6 +68,7 @@ class Index:
     aliases: tuple[str, ...] | None = None  # another name of each sample, such as its S2 partner's, that lists may use
     parts: tuple[str, ...] | None = None  # train, val or test, where the data itself says so of each sample
     reader: Reader = read_file  # how the pixels of one sample are read
+    sums: NDArray[np.uint32] | None = None  # CRC-32 of each sample's value in a pack, which the reader can check
     names: tuple[str, ...] | None = None  # sample ids where they are not the files without their endings
     maps: LabelMaps | None = None  # label maps of segmentation data
     size: tuple[int, int] | None = (
@@ -91,6 +92,12 @@ class Index:
     def read(self, row: int, card: Card) -> Chip:
         """Pixels of one sample, held against the card."""
         return self.reader(self.path(row), card)
+
+    def read_checked(self, row: int, card: Card) -> Chip:
+        """The same, held against the checksum that a pack keeps: for the first pass, which says what the data is."""
+        if self.sums is None:
+            return self.read(row, card)
+        return self.reader(self.path(row), card, int(self.sums[row]))  # type: ignore[call-arg]
 
     def codes(self, row: int, source: str) -> Codes:
         """Labels (H, W) of one sample, as codes of one of the card's label sources."""

@@ -83,7 +83,7 @@ class Samples:
 
     def chip(self, row: int) -> Chip:
         """The image of a row, held for the next pass. Raises BenchError naming a file that cannot be read."""
-        return self.images.get(int(row), lambda: self.index.read(row, self.card))
+        return self.images.get(int(row), lambda: self.index.read_checked(row, self.card))
 
     def take_chip(self, row: int) -> Chip:
         """The image of a row for the last pass."""

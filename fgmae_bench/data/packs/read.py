@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +79,7 @@ def open_pack(card: Card, root: Path, band_order: Order | None = None) -> Index:
         parts=labels.parts,
         names=labels.names,
         reader=reader,
+        sums=labels.crc32,
         maps=packed_maps(card, root, stamp, meta, labels),
         size=meta.size,
     )
@@ -172,13 +174,18 @@ class PackReader:
     order: Order
     named: bool = False
 
-    def __call__(self, path: Path, card: Card) -> Chip:
-        """The chip at `path`, which is the pack's folder and the sample's file name, or its id where it is named."""
+    def __call__(self, path: Path, card: Card, crc32: int | None = None) -> Chip:
+        """The chip at `path`, which is the pack's folder and the sample's file name, or its id where it is named.
+
+        Where `crc32` is given, the value is held against it: a sample that was changed after packing is refused.
+        """
         name = str(path)[len(str(self.root)) + 1 :]
         key = name if self.named else os.path.splitext(name)[0]
         value = get(self.root, self.stamp, key.encode())
         if value is None:
             raise BenchError(f"{self.root} holds no sample {key}", "write the pack again, or restore it")
+        if crc32 is not None and zlib.crc32(value) != crc32:
+            raise BenchError(f"{path}: the sample does not have its checksum", "restore the pack, or write it again")
         tensors = decode_value(value, str(path))
         valid = tensors.get("valid")
         if valid is not None:
