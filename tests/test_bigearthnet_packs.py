@@ -85,7 +85,7 @@ def test_genuine_patches_go_from_files_to_a_pack_and_back_bit_by_bit(realdata, b
     data = Path(shutil.copytree(realdata / "bigearthnet_s1_v1", tmp_path / "data"))
     for command in (
         ("index", "bigearthnet", "--data_path", data, "--workers", 1),
-        ("pack", "bigearthnet", "--data_path", data, "--out", "p.lmdb", "--trust_data", "--workers", 0),
+        ("pack", "bigearthnet", "--data_path", data, "--out", "p.lmdb", "--partial", "--workers", 0),
         ("verify", "p.lmdb", "--data_path", data, "--workers", 0),
         ("inspect", "p.lmdb", "--out", "p.png"),
     ):

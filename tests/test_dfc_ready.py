@@ -26,6 +26,7 @@ def opened(root, tmp_path, **flags):
             "data_path": str(root),
             "split": "community",
             "trust_data": True,
+            "partial": True,
             "num_workers": 0,
             **flags,
         },

@@ -42,7 +42,7 @@ def run(root: Path, place: Path, **changes: object) -> dict:
         "epochs": 1,
         "batch_size": 16,
         "device": "cpu",
-        "trust_data": True,
+        "partial": True,
         "amp": "off",
         "results_dir": str(place / "results"),
         "output_dir": str(place / "run"),

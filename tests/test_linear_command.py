@@ -235,7 +235,7 @@ def test_synthetic_data_is_said_everywhere(plain):
 
 def test_a_synthetic_world_without_its_marker_is_known_by_its_files(tmp_path):
     (small_world(tmp_path) / "SYNTHETIC.json").unlink()
-    run = Run(tmp_path, "--trust_data", data="world")
+    run = Run(tmp_path, "--partial", data="world")
     assert run.record["dataset"]["synthetic"] is True
     assert "synthetic" in codes(run.record)
 
@@ -243,7 +243,7 @@ def test_a_synthetic_world_without_its_marker_is_known_by_its_files(tmp_path):
 def test_files_without_tag_and_marker_are_genuine(tmp_path):
     (small_world(tmp_path) / "SYNTHETIC.json").unlink()
     rewrite_all(tmp_path / "world", lambda pixels: pixels, tagged=False)
-    run = Run(tmp_path, "--trust_data", data="world")
+    run = Run(tmp_path, "--partial", data="world")
     assert run.record["dataset"]["synthetic"] is False
     assert not run.said.out.endswith("[synthetic data]\n")
 

@@ -96,7 +96,8 @@ class Execution:
     checkpoint_seconds: float = option("seconds between checkpoints, each at the end of an epoch", 10.0)
     eval: bool = option("score the checkpoint that --resume names on the test split, and record nothing", False)
     legacy_metrics: bool = option("also print what per-batch averages, as in the reference code, would say", False)
-    trust_data: bool = option("go on where the data contradicts its card; recorded as a note", False)
+    trust_data: bool = option("go on where the pixels contradict the card; recorded as a note", False)
+    partial: bool = option("go on with fewer samples than the card counts; every check still runs; noted", False)
 
 
 @dataclass(frozen=True, kw_only=True)

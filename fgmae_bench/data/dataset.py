@@ -17,7 +17,7 @@ from fgmae_bench.config.contract import parse_bands
 from fgmae_bench.config.run import Run
 from fgmae_bench.data.audit import audit, keep_audit
 from fgmae_bench.data.content import Hashes, part_sha256
-from fgmae_bench.data.index import Index, check_counts, ids_sha256, require_data
+from fgmae_bench.data.index import Index, Miscount, check_counts, ids_sha256, require_data
 from fgmae_bench.data.packs.read import is_pack, open_index
 from fgmae_bench.data.samples import Samples, sample_facts
 from fgmae_bench.data.splits import PARTS, Parts, few_labels, make_split
@@ -66,7 +66,8 @@ def data_root(card: Card, run: Run) -> Path:
 def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
     """Index, check and split the data of a run.
 
-    Raises BenchError when data is missing or contradicts its card; with `--trust_data` contradictions become notes.
+    Raises BenchError when data is missing or contradicts its card. Two contradictions can become notes: fewer samples
+    than the card counts with `--partial`, pixels that are not as it says with `--trust_data`.
     """
     order = parse_bands(run.data.band_order) if run.data.band_order else None
     if order is not None and sorted(order) != sorted(card.signal.bands):
@@ -80,7 +81,7 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
     trust = run.execution.trust_data
     contradiction = check_counts(card, index)
     if contradiction:
-        _refuse(BenchError(contradiction, "complete the data, correct the card, or pass --trust_data"), trust, notes)
+        notes.append(accept_count(contradiction, run.execution.partial))
     parts = make_split(card, index, run.data, cache)
     samples = Samples(card=card, index=index)
     verdict, tagged = audit(card, index, order, samples, cache)
@@ -164,6 +165,15 @@ def check_classes(expected: int, scheme: str, given: int | None) -> list[dict[st
     raise BenchError(
         f"--nb_classes is {given}, label scheme {scheme} has {expected}", f"give {expected} or leave the flag out"
     )
+
+
+def accept_count(contradiction: Miscount, partial: bool) -> dict[str, str]:
+    """The note on an incomplete dataset; raises BenchError unless `partial` allows it, and on more samples."""
+    if contradiction.found > contradiction.stated:
+        raise BenchError(contradiction.text, "remove what does not belong there, or correct the card")
+    if not partial:
+        raise BenchError(contradiction.text, "complete the data, correct the card, or pass --partial")
+    return note("partial", f"by --partial: {contradiction.text}")
 
 
 def _refuse(error: BenchError, trust: bool, notes: list[dict[str, str]]) -> None:

@@ -168,37 +168,49 @@ def require_data(card: Card, root: Path) -> None:
         raise BenchError(f"{card.title}: {root} is empty", f"get the data with: {get}")
 
 
-def check_counts(card: Card, index: Index) -> str | None:
-    """What the data contradicts of the counts of its card (or of its synthetic world's marker), or None."""
+@dataclass(frozen=True, kw_only=True)
+class Miscount:
+    """How many samples there are, and how many were stated."""
+
+    text: str
+    found: int
+    stated: int
+
+
+def check_counts(card: Card, index: Index) -> Miscount | None:
+    """What the data contradicts of the counts of its card (or of its synthetic world's marker), or None.
+
+    Of several, one with more samples than stated comes first: no part of the dataset can have those.
+    """
+    found = [(place, count, stated) for place, count, stated in _counted(card, index) if count != stated]
+    if not found:
+        return None
+    place, count, stated = max(found, key=lambda each: each[1] > each[2])
+    source = MARKER if read_marker(index.root) else "the card"
+    return Miscount(text=f"{place} where {source} says {stated}", found=count, stated=stated)
+
+
+def _counted(card: Card, index: Index) -> Iterator[tuple[str, int, int]]:
+    """(what holds how many images, in words; that number; the number stated) of each count that is stated."""
     marker = read_marker(index.root)
-    source = MARKER if marker else "the card"
     if index.labels.ndim == 2:
         if not marker and card.counts and card.counts.per_collection:
-            return _collections(card.counts.per_collection, index)
-        on_disk, total = (
-            len(index.files) + index.left_out,
-            sum(marker["counts"].values()) if marker else card.counts and card.counts.total,
-        )
-        return None if total in (None, on_disk) else f"{index.root} holds {on_disk} images where {source} says {total}"
+            held = Counter(name.partition("/")[0] for name in index.ids)
+            for name, stated in card.counts.per_collection.items():
+                if held[name]:  # a collection that is not there is no fault
+                    yield f"{index.root} holds {held[name]} images of {name}", held[name], stated
+            return
+        on_disk = len(index.files) + index.left_out
+        if marker or card.counts:
+            total = sum(marker["counts"].values()) if marker else card.counts.total  # type: ignore[union-attr]
+            yield f"{index.root} holds {on_disk} images", on_disk, int(total)
+        return
     expected = marker["counts"] if marker else (card.counts.per_class if card.counts else {})
-    found = np.bincount(index.labels, minlength=len(card.classes))
-    for name, count in zip(card.classes, found, strict=True):
-        if expected and expected.get(name) != count:
-            return f"{index.root / name} holds {count} images where {source} says {expected.get(name, 0)}"
-    if not expected and card.counts and card.counts.total != len(index.files):
-        return f"{index.root} holds {len(index.files)} images where {source} says {card.counts.total}"
-    return None
-
-
-def _collections(stated: dict[str, int], index: Index) -> str | None:
-    """What the data contradicts of the sizes of its collections, the first part of each id; collections that lack are
-    no fault.
-    """
-    found = Counter(name.partition("/")[0] for name in index.ids)
-    for name, count in stated.items():
-        if found[name] not in (0, count):
-            return f"{index.root} holds {found[name]} images of {name} where the card says {count}"
-    return None
+    if not expected and card.counts:
+        yield f"{index.root} holds {len(index.files)} images", len(index.files), card.counts.total
+    for name, count in zip(card.classes, np.bincount(index.labels, minlength=len(card.classes)), strict=True):
+        if expected:
+            yield f"{index.root / name} holds {count} images", int(count), expected.get(name, 0)
 
 
 def _step_in(card: Card, root: Path) -> Path:

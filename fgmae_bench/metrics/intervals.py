@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.metrics.multi_label import THRESHOLD, multi_label, probabilities
+from fgmae_bench.metrics.multi_label import THRESHOLD, multi_label
 from fgmae_bench.metrics.significance import NORMAL, t_quantile, t_two_sided
 from fgmae_bench.metrics.statistics import Confusion, Tags, area_under_precision
 from fgmae_bench.metrics.table import MULTI, SEGMENTATION, SINGLE
@@ -65,7 +65,7 @@ def multi_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Seque
     distinct scores, or, beyond CELLS counts, quantiles of them; resampled values are then moved by what that changes of
     the split's own.
     """
-    p, y = probabilities(logits), np.asarray(targets) != 0
+    p, y = np.asarray(logits, np.float64), np.asarray(targets) != 0
     n, classes = p.shape
     unit, count = _unit_numbers(n, groups)
     levels = [_level_counts(p[:, c], y[:, c], unit, count) for c in range(classes)]

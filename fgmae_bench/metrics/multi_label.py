@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fgmae_bench.metrics.statistics import Tags, area_under_precision, by_class, finite
 from fgmae_bench.metrics.table import MULTI, scores
 
-THRESHOLD = 0.5
+THRESHOLD = 0.0  # of a logit, where its probability is .5
 
 
 def probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
@@ -40,18 +40,19 @@ def binary_cross_entropy(logits: NDArray[Any], targets: NDArray[Any]) -> float:
 
 
 def multi_label(logits: NDArray[Any], targets: NDArray[Any]) -> dict[str, float | None]:
-    """The metrics of logits (N, C) against multi-hot targets (N, C): AP on probabilities, F1 at probability .5.
+    """The metrics of logits (N, C) against multi-hot targets (N, C): AP ranks by logits, F1 is taken at logit 0.
 
-    Macro averages run over the classes that have positives; without any, everything is None.
+    Probabilities would rank worse: beyond a logit of 37 they are all 1 and so tie. Macro averages run over the classes
+    that have positives; without any, everything is None.
     """
-    return scores(MULTI, _statistics(logits, targets, together=True))
+    return scores(MULTI, _statistics(np.asarray(logits, np.float64), THRESHOLD, targets, together=True))
 
 
 def per_class(
     logits: NDArray[Any], targets: NDArray[Any], classes: tuple[str, ...]
 ) -> dict[str, dict[str, float | int | None]]:
     """AP, F1 and support of each class; undefined is None."""
-    s = _statistics(logits, targets, together=False)
+    s = _statistics(np.asarray(logits, np.float64), THRESHOLD, targets, together=False)
     return by_class(classes, s.reference[0], {"ap": s.ap[0], "f1": s.f1[0]})
 
 
@@ -61,7 +62,7 @@ def classes_scored(targets: NDArray[Any], classes: tuple[str, ...]) -> list[str]
 
 
 def legacy_multi_label(logits: NDArray[Any], targets: NDArray[Any], batch_size: int) -> dict[str, float | None]:
-    """What averaging over batches prints: each metric of each batch, weighted by its size.
+    """What averaging over batches prints: each metric of each batch, weighted by its size. AP ranks by probabilities.
 
     Classes without positives in a batch are left out of its macro AP, which is what inflated the published numbers, and
     count 0 in its macro F1, as in torchmetrics.
@@ -70,7 +71,8 @@ def legacy_multi_label(logits: NDArray[Any], targets: NDArray[Any], batch_size: 
     weights: dict[str, int] = {}
     for start in range(0, len(targets), batch_size):
         z, y = logits[start : start + batch_size], targets[start : start + batch_size]
-        values = {"loss": binary_cross_entropy(z, y), **multi_label(z, y)}
+        ranked = scores(MULTI, _statistics(probabilities(z), 0.5, y, together=True))
+        values = {"loss": binary_cross_entropy(z, y), **ranked}
         if values["f1_macro"] is not None:
             values["f1_macro"] *= float((np.asarray(y) != 0).any(axis=0).mean())
         for name, value in values.items():
@@ -80,10 +82,10 @@ def legacy_multi_label(logits: NDArray[Any], targets: NDArray[Any], batch_size: 
     return {name: finite(total / weights[name]) for name, total in totals.items()}
 
 
-def _statistics(logits: NDArray[Any], targets: NDArray[Any], *, together: bool) -> Tags:
-    """The statistics of one split, B = 1; AP of all decisions only where it is wanted: it sorts N x C scores."""
-    p, y = probabilities(logits), np.asarray(targets) != 0
-    predicted = p >= THRESHOLD
+def _statistics(p: NDArray[np.float64], threshold: float, targets: NDArray[Any], *, together: bool) -> Tags:
+    """The statistics of the scores of one split, B = 1; AP of all decisions only where it is wanted: it sorts N x C."""
+    y = np.asarray(targets) != 0
+    predicted = p >= threshold
     hits, chosen, reference = ((predicted & y).sum(0), predicted.sum(0), y.sum(0))
     return Tags(
         hits=hits[None].astype(np.float64),

@@ -112,5 +112,5 @@ def _contents(card: Card, data: Path) -> str:
     """What was unpacked, held against the card; raises BenchError when it is not laid out as the card says."""
     index = build_index(card, data)
     contradiction = check_counts(card, index)
-    counts = f"but {contradiction}" if contradiction else "as the card says"
+    counts = f"but {contradiction.text}" if contradiction else "as the card says"
     return f"{len(index.files)} images in {len(card.classes)} classes at {index.root}, {counts}"

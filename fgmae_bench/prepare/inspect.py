@@ -129,7 +129,7 @@ def _images(card: Card | None, root: Path) -> tuple[list[Found], list[str], list
         for row, (sample, group) in enumerate(zip(index.ids, groups, strict=True))
     ]
     contradiction = check_counts(card, index)
-    counts = f"{CONTRADICTED}: {contradiction}" if contradiction else "counts   as stated"
+    counts = f"{CONTRADICTED}: {contradiction.text}" if contradiction else "counts   as stated"
     facts = [f"{card.title} at {index.root}: {len(images)} images in {len(card.classes)} classes", counts]
     if index.path(0).is_file():
         return images, [], facts, read_image

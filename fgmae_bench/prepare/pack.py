@@ -42,7 +42,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         *spellings("band_order"), metavar="VV,VH", help="order of the bands in the files, standing above the card's"
     )
-    parser.add_argument(*spellings("trust_data"), action="store_true", help="pack data that contradicts its card")
+    parser.add_argument(
+        *spellings("trust_data"), action="store_true", help="pack data whose pixels contradict its card (default: off)"
+    )
+    parser.add_argument(
+        *spellings("partial"), action="store_true", help="pack fewer samples than the card counts (default: off)"
+    )
 
 
 def main(given: dict[str, Any]) -> None:
@@ -87,19 +92,18 @@ def make_order(text: str | None) -> tuple[str, ...] | None:
 
 
 def checked_source(given: dict[str, Any], order: tuple[str, ...] | None) -> Any:
-    """The source's index. Raises BenchError where it contradicts its card, unless `--trust_data` was given."""
+    """The source's index. Raises BenchError where it contradicts its card and no flag allows that."""
     from fgmae_bench.data.audit import audit
+    from fgmae_bench.data.dataset import accept_count
     from fgmae_bench.data.index import check_counts
     from fgmae_bench.data.packs.read import open_index
 
     card = load_card(given["dataset"])
     index = open_index(card, Path(given.get("data_path") or card.data_path), order)
-    if given.get("trust_data"):
-        return index
     contradiction = check_counts(card, index)
     if contradiction:
-        raise BenchError(contradiction, "complete the data, correct the card, or pass --trust_data")
+        accept_count(contradiction, given.get("partial", False))
     verdict, _ = audit(card, index, order)
-    if verdict.refusal:
+    if verdict.refusal and not given.get("trust_data"):
         raise verdict.refusal
     return index
