@@ -154,21 +154,15 @@ def _fit(
     states: dict[str, HeadState],
     memory: MemoryPeak,
 ) -> list[Outcome]:
-    classes = probe.dataset.card.classes
+    """Outcomes of the runs in order: fitted at once, or trained by epochs from where their checkpoints left them."""
+    classes, task = probe.dataset.card.classes, TASKS[probe.dataset.card.task]
     if first.recipe.probe != "sgd":
-        outcome = fit_closed(first, materials, len(classes), TASKS[probe.dataset.card.task])
+        outcome = fit_closed(first, materials, len(classes), task)
         for folder in folders.values():
             folder.epoch(outcome.history[0])
         return [outcome]
-    recipes = {id: run.recipe for id, run in probe.runs.items()}
-    fit = GridFit(
-        materials,
-        recipes,
-        probe.effective_batch,
-        len(classes),
-        probe.extractor.backbone.feature_dim,
-        TASKS[probe.dataset.card.task],
-    )
+    recipes, dim = {id: run.recipe for id, run in probe.runs.items()}, probe.extractor.backbone.feature_dim
+    fit = GridFit(materials, recipes, probe.effective_batch, len(classes), dim, task)
     fit.resume(states)
     for id, folder in folders.items():
         if id in states:
