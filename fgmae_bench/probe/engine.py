@@ -110,6 +110,7 @@ def _compute(probe: Probe, start: float) -> dict[str, Record]:
     states = world.broadcast(world.raise_together(lambda: find_states(probe)))
     for state in states.values():
         use_threads(state.threads)
+    # Features first, then all heads on them; rank 0 alone writes, and the others get the records at the end.
     with _taking_back(folders):
         featuring = time.perf_counter()
         materials = gather_materials(probe, first, spent, memory)
