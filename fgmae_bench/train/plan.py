@@ -42,7 +42,7 @@ class Plan:
 
     def micro_steps(self, step: int, rank: int) -> list[Rows]:
         """Positions in the training split of the micro-batches of a step on `rank`, in the epoch's keyed order."""
-        # Ranks take every size-th sample of a step's share, so that a step holds the same samples on any number of them.
+        # Ranks take every size-th sample of a step, which so holds the same samples on any number of them.
         epoch, index = divmod(step, self.steps_per_epoch)
         order = epoch_order(self.seed, epoch, self.samples)
         size = self.batch * self.world
