@@ -18,7 +18,7 @@ from rasterio.transform import Affine
 from tqdm import tqdm
 
 from fgmae_bench.data.dfc.layout import TileName
-from fgmae_bench.data.synthetic import MARKER, TAG
+from fgmae_bench.data.synthetic import MARKER, SYNTHETIC_TAG
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.files import appearing, write_json
 from fgmae_bench.system.randomness import generator
@@ -153,7 +153,9 @@ def encode(pixels: NDArray[Any], world: str) -> bytes:
     with MemoryFile() as memory, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with memory.open(**profile, crs=WGS84, transform=Affine.identity()) as target:
-            target.update_tags(**{TAG: world})  # before the pixels, so that GDAL does not write the directory twice
+            target.update_tags(
+                **{SYNTHETIC_TAG: world}
+            )  # before the pixels, so that GDAL does not write the directory twice
             target.write(pixels)
         return bytes(memory.getbuffer())
 
