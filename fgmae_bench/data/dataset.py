@@ -144,9 +144,7 @@ def _refuse_emptied(dataset: Dataset, kept: dict[str, NDArray[np.int64]]) -> Non
 
 
 def check_classes(expected: int, scheme: str, given: int | None) -> list[dict[str, str]]:
-    """Hold `--nb_classes` against a label scheme: K + 1 (class 0 counted) warns and leaves a note, anything else is
-    refused.
-    """
+    """Hold `--nb_classes` against a label scheme: K + 1 (class 0 counted) leaves a note, all else is refused."""
     if given in (None, expected):
         return []
     if given == expected + 1:

@@ -1,6 +1,4 @@
-"""The index of a dataset on disk: which samples there are, their classes, and a signature that changes with any
-file.
-"""
+"""The index of a dataset on disk: its samples, their classes, and a signature that changes with any file."""
 
 from __future__ import annotations
 
@@ -168,9 +166,7 @@ def check_counts(card: Card, index: Index) -> str | None:
 
 
 def _collections(stated: dict[str, int], index: Index) -> str | None:
-    """What the data contradicts of the sizes of its collections, the first part of each id; collections that lack are
-    no fault.
-    """
+    """What contradicts the stated sizes of collections (first part of an id); absent collections are allowed."""
     found = Counter(name.partition("/")[0] for name in index.ids)
     for name, count in stated.items():
         if found[name] not in (0, count):
@@ -194,9 +190,7 @@ def _step_in(card: Card, root: Path) -> Path:
 
 
 def _images(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """(name, bytes, modification time in ns) of each TIFF in a class folder; other files are refused, sidecars
-    skipped.
-    """
+    """(name, bytes, modification time in ns) of each TIFF in a class folder; all but sidecars are refused."""
     for entry in os.scandir(folder):
         name = entry.name.lower()
         if _hidden(entry.name) or name.endswith(SIDECARS):

@@ -1,6 +1,4 @@
-"""Splits by lists of file names: where published lists lie, what a folder of lists holds, and the rows that they
-mean.
-"""
+"""Splits by lists of file names: where the lists are, what they hold, and the rows that they mean."""
 
 from __future__ import annotations
 
@@ -59,9 +57,7 @@ def _list_file(folder: Path, name: str) -> Path | None:
 
 
 def read_leaky_flag(folder: Path) -> bool:
-    """Whether the `split.json` that `prepare split` leaves beside lists calls them leaky; lists without it are not
-    judged.
-    """
+    """Whether the `split.json` of `prepare split` calls the lists next to it leaky; False without it."""
     path = folder / "split.json"
     if not path.is_file():
         return False

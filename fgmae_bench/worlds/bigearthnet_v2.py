@@ -1,5 +1,4 @@
-"""A synthetic BigEarthNet v2 (reBEN): the land of the first world in the layout of the second version, divided by
-blocks.
+"""A synthetic BigEarthNet v2 (reBEN): the land of the first world in v2's layout, divided by blocks.
 
 Labels, split and flags stand in two tables beside the scenes. Blocks of 4 x 4 patches, a patch apart, go to one part
 each, so that no test patch touches a training patch.
@@ -65,9 +64,7 @@ SCHEMA = pa.schema(
 
 
 def patches_of(seed: int) -> Iterator[Patch]:
-    """The patches of a world in order: those of the first world that have one of the 19 classes and lie inside a
-    block.
-    """
+    """The patches in order: those of the first world with one of the 19 classes, inside a block."""
     for number in count():
         patch = patch_of(seed, number)
         if patch.in_19 and max(patch.col % CLUSTER, patch.row % CLUSTER) < CLUSTER - 1:

@@ -1,6 +1,4 @@
-"""A synthetic DFC2020 and SEN12MS in the true layouts: float64 tiles without a place, fine and coarse labels of the
-same ground.
-"""
+"""A synthetic DFC2020 and SEN12MS in the true layouts: float64 tiles, fine and coarse labels of the same ground."""
 
 from __future__ import annotations
 
@@ -105,8 +103,7 @@ def sample(seed: int, world: str, folder: Folder, patch: int, size: int = SIZE) 
 def write_dfc(
     root: Path, *, world: str = "dfc2020", tiles: int = 96, size: int = SIZE, seed: int = 0, progress: bool = False
 ) -> dict[str, Any]:
-    """Write a world of `tiles` tiles, `size` pixels on a side (256 in truth), and its marker `SYNTHETIC.json`; returns
-    the marker.
+    """Write a world of `tiles` tiles, `size` pixels on a side (256 in truth), and its marker; returns the marker.
 
     The folder appears whole, by rename; one that already holds this very world is left as it is. Raises BenchError on
     fewer tiles than folders, a size below SMALLEST, a folder that holds anything else, and a full disk.
@@ -145,9 +142,7 @@ def write_tile(root: Path, world: str, folder: Folder, patch: int, made: Sample)
 
 
 def encode(pixels: NDArray[Any], world: str) -> bytes:
-    """Pixels (C, H, W) of any type as the bytes of a tagged GeoTIFF: EPSG:4326 and the identity transform, as the true
-    files.
-    """
+    """Pixels (C, H, W) of any type as the bytes of a tagged GeoTIFF: EPSG:4326, identity transform, as in truth."""
     count, height, width = pixels.shape
     profile = {"driver": "GTiff", "dtype": pixels.dtype.name, "count": count, "height": height, "width": width}
     with MemoryFile() as memory, warnings.catch_warnings():

@@ -1,6 +1,4 @@
-"""What every synthetic world leaves on disk: GeoTIFFs that say what they are, and a marker that says what determines
-them.
-"""
+"""What every synthetic world leaves on disk: tagged GeoTIFFs, and a marker that says what determines them."""
 
 from __future__ import annotations
 
