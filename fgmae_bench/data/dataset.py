@@ -56,7 +56,7 @@ class Dataset:
 
 
 def data_root(card: Card, run: Run) -> Path:
-    """Where the data is: `--data_path`, else beside the card."""
+    """Where the data is: `--data_path`, else next to the card."""
     return Path(run.execution.data_path).expanduser() if run.execution.data_path else card.data_path
 
 

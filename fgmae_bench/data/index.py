@@ -34,7 +34,7 @@ def read_file(path: Path, card: Card) -> Chip:
 
 
 class LabelMaps(Protocol):
-    """Label maps of segmentation data: files beside the images, or values of a pack."""
+    """Label maps of segmentation data: files next to the images, or values of a pack."""
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def published_lists(card: Card, index: Index, split: Split, name: str) -> Path:
 
 
 def _list_file(folder: Path, name: str) -> Path | None:
-    """A list that lies in a folder as it is or, where its name ends in .bz2, unpacked."""
+    """A list in a folder as it is or, where its name ends in .bz2, unpacked."""
     return next((path for path in (folder / name, folder / name.removesuffix(".bz2")) if path.is_file()), None)
 
 

@@ -27,7 +27,7 @@ Fractions = tuple[float, float, float]  # train, val, test
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Where patches lie: `group` numbers their tiles (or acquisitions), `row` and `col` their cell in it; all (N,)."""
+    """Where patches are: `group` numbers their tiles (or acquisitions), `row` and `col` their cell in it; all (N,)."""
 
     group: Ints
     row: Ints

@@ -83,12 +83,12 @@ class View:
             raise BenchError("packed input and backscatter are mixed", "give one kind of data")
         held, wanted = made_of(chip.ready.contract, chip.ready.input_resize), made_of(self.contract, self.input_resize)
         if held != wanted:
-            told = [
+            named = [
                 f"{name} of {bands} (mean {mean}, std {std}, resize {side})"
                 for name, bands, mean, std, side in (held, wanted)
             ]
             raise BenchError(
-                f"the pack holds input made by {told[0]}, the backbone expects {told[1]}",
+                f"the pack holds input made by {named[0]}, the backbone expects {named[1]}",
                 "use a float32 pack, or the files",
             )
         if chip.ready.order != self.order:

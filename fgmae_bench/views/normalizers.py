@@ -65,14 +65,14 @@ def _to_bytes(images: Images, contract: InputContract) -> NDArray[np.uint8]:
     scaled = images - low
     scaled /= width
     scaled *= np.float32(255.0)
-    with np.errstate(invalid="ignore"):  # NaN lies under the mask and is filled by the caller
+    with np.errstate(invalid="ignore"):  # NaN is under the mask and is filled by the caller
         return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
 
 
 def limit_levels(levels: NDArray[np.uint8]) -> tuple[int, int] | None:
     """What `_to_bytes` makes of the quantiles of a plane (H, W), from its levels alone, without sorting values.
 
-    None where the two values that a quantile lies between are of different levels: then it must be known itself.
+    None where the two values that a quantile is between are of different levels: then it must be known itself.
     """
     below = np.cumsum(
         cv2.calcHist([levels], [0], None, [256], [0, 256]).ravel(), dtype=np.int64

@@ -1,6 +1,6 @@
 """BigEarthNet's labels: 43 class names to the 19-class nomenclature, in either of the two orders in circulation.
 
-The facts lie in `labels.csv` beside the card.
+The facts are in `labels.csv` next to the card.
 """
 
 from __future__ import annotations

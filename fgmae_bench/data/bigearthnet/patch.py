@@ -34,7 +34,7 @@ def read_patch(folder: Path, card: Card) -> Chip:
 
 
 def read_patch_v2(path: Path, card: Card) -> Chip:
-    """The same of v2, where patches lie in the folder of their scene: `path` is `<root>/<S1>`, the files
+    """The same of v2, where patches are in the folder of their scene: `path` is `<root>/<S1>`, the files
     `<root>/<scene>/<S1>/…`.
     """
     return read_patch(path.parent / parse_s1(path.name).scene / path.name, card)

@@ -80,7 +80,7 @@ def scene_root(root: Path) -> Path:
 def list_patches(root: Path, version: int = 1) -> tuple[list[str], NDArray[np.uint64]]:
     """(sorted names of the patch folders, their stamps): in `root`, or in the scene folders there.
 
-    Raises BenchError where a patch of v2 lies in another scene's folder.
+    Raises BenchError where a patch of v2 is in another scene's folder.
     """
     if version == 1:
         names = sorted(_folders(root))
@@ -110,7 +110,7 @@ def scan(
 ) -> pa.Table:
     """One row a patch of `root`, sorted by name. Rows of `known` tables are kept where the stamp is the same.
 
-    `version` is that of the dataset; rows of v2 lack what the tables beside the patches say. `parts`: folder that keeps
+    `version` is that of the dataset; rows of v2 lack what the tables next to the patches say. `parts`: folder that keeps
     every finished batch as a table of its own. `strict`: the first broken patch is a BenchError.
     """
     names, stamps = list_patches(root, version)

@@ -81,7 +81,7 @@ class Tile:
 def scan_tiles(root: Path) -> dict[str, dict[TileKey, Tile]]:
     """Tiles by kind (`s1`, `lc`, `dfc`; `s2` is not listed) and key.
 
-    A tile lies in `<collection>/<kind>_<scene>/`, or in `<kind>/` as Copernicus-Bench has it, however deep; `__MACOSX`
+    A tile is in `<collection>/<kind>_<scene>/`, or in `<kind>/` as Copernicus-Bench has it, however deep; `__MACOSX`
     and hidden folders are stepped over. Raises BenchError on a TIFF in such a folder whose name is no tile's or another
     kind's, and where two files have one key.
     """
