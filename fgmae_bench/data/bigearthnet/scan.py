@@ -110,8 +110,8 @@ def scan(
 ) -> pa.Table:
     """One row a patch of `root`, sorted by name. Rows of `known` tables are kept where the stamp is the same.
 
-    `version` is that of the dataset; rows of v2 lack what the tables next to the patches say. `parts`: folder that keeps
-    every finished batch as a table of its own. `strict`: the first broken patch is a BenchError.
+    `version` is that of the dataset; rows of v2 lack what the tables next to the patches say. `parts`: folder for
+    each finished batch as a table. `strict`: the first broken patch is a BenchError.
     """
     names, stamps = list_patches(root, version)
     kept, todo = _take_over(names, stamps, [from_rows([], version), *known])
