@@ -4,6 +4,8 @@ import numpy as np
 import rasterio
 from rasterio.transform import Affine
 
+from fgmae_bench.data.samples import Samples, sample_facts
+
 SIZE = 256
 
 
@@ -40,3 +42,8 @@ def dfc2020(root, validation=2, test=3):
     for patch in range(100, 100 + test):
         tile(root, "ROIs0000_test", "0", 0, patch)
     return root
+
+
+def quadrant_hashes(card, index, cache):
+    """Hashes (N, 4) of the quadrants of each image."""
+    return sample_facts(Samples(card=card, index=index), ("quadrants",), cache)["quadrants"]

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from bigearthnet_raw import SCENE, replace, write_band
 
-from fgmae_bench.data.bigearthnet import facts, raw, table, tiff
+from fgmae_bench.data.bigearthnet import facts, raw, table
+from fgmae_bench.data.bigearthnet.patch import read_patch
+from fgmae_bench.data.tiff import read_header
 from fgmae_bench.errors import BenchError
 
 pytest_plugins = ("bigearthnet_raw",)
@@ -165,7 +167,7 @@ def test_reading_a_broken_patch_names_the_file(kind, raw_root, ben):
     folder = raw_root / f"{SCENE}_33UUP_1_0"
     spoil(folder / f"{folder.name}{ending}")
     with pytest.raises(BenchError, match=re.escape(str(folder / f"{folder.name}{ending}"))):
-        tiff.read_patch(folder, ben)
+        read_patch(folder, ben)
 
 
 def test_pixels_that_are_no_measurement_are_masked_by_band(raw_root, ben):
@@ -174,7 +176,7 @@ def test_pixels_that_are_no_measurement_are_masked_by_band(raw_root, ben):
     pixels[:, :3] = np.nan
     (folder / f"{folder.name}_VH.tif").unlink()
     write_band(folder / f"{folder.name}_VH.tif", pixels)
-    chip = tiff.read_patch(folder, ben)
+    chip = read_patch(folder, ben)
     assert chip.valid[0].all()
     assert (~chip.valid[1]).sum() == 360
 
@@ -194,13 +196,13 @@ def test_header_agrees_with_gdal_and_notices_every_cut(tmp_path, profile):
     path = tmp_path / "a.tif"
     write_band(path, np.random.default_rng(0).normal(size=(120, 90)).astype(np.float32), **profile)
     size = path.stat().st_size
-    header = tiff.read_header(path, size)
+    header = read_header(path, size)
     assert (header.height, header.width, header.bands) == (120, 90, 1)
     content = path.read_bytes()
     for cut in (*random.Random(0).sample(range(size - 64), 60), header.end - 1):
         path.write_bytes(content[:cut])
         with pytest.raises(BenchError, match=r"a\.tif"):
-            tiff.read_header(path, cut)
+            read_header(path, cut)
 
 
 def test_header_reader_survives_any_damage(tmp_path):
@@ -214,4 +216,4 @@ def test_header_reader_survives_any_damage(tmp_path):
             spoilt[chance.randrange(500)] = chance.randrange(256)
         path.write_bytes(spoilt)
         with contextlib.suppress(BenchError):
-            tiff.read_header(path, len(spoilt))
+            read_header(path, len(spoilt))

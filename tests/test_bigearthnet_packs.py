@@ -19,8 +19,8 @@ from fgmae_bench.config.cards import Split, load_card
 from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.config.run import Data
 from fgmae_bench.data.bigearthnet.official import read_list, s2_names
+from fgmae_bench.data.bigearthnet.patch import _read_any, read_patch
 from fgmae_bench.data.bigearthnet.raw import bigearthnet_v2
-from fgmae_bench.data.bigearthnet.tiff import _read_any, read_patch
 from fgmae_bench.data.packs.read import open_index
 from fgmae_bench.data.packs.write import write_pack
 from fgmae_bench.data.splits import make_split

@@ -20,10 +20,10 @@ from fgmae_bench.data.bigearthnet.labels import nomenclature
 from fgmae_bench.data.bigearthnet.metadata import CLEAR, COVERED
 from fgmae_bench.data.bigearthnet.raw import bigearthnet_v1, bigearthnet_v2
 from fgmae_bench.data.bigearthnet.table import read_table
-from fgmae_bench.data.bigearthnet.tiff import read_place
 from fgmae_bench.data.index import check_counts
 from fgmae_bench.data.packs.read import open_index
 from fgmae_bench.data.splits import make_split
+from fgmae_bench.data.tiff import read_place
 from fgmae_bench.errors import BenchError
 from fgmae_bench.worlds import bigearthnet_v2 as world_module
 from fgmae_bench.worlds.bigearthnet import chip

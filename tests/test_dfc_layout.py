@@ -7,27 +7,25 @@ import shutil
 
 import numpy as np
 import pytest
-from dfc_files import SIZE, dfc2020, image, tile, write
+from dfc_files import SIZE, dfc2020, image, quadrant_hashes, tile, write
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.run import Data
 from fgmae_bench.data.dfc.layout import parse_scene, parse_tile
 from fgmae_bench.data.dfc.ready import (
-    NONE,
     check_label_codes,
     find_overlaps,
     label_histograms,
     labelled,
     overlap_notes,
-    quadrant_hashes,
     shares,
     total_variation,
 )
 from fgmae_bench.data.index import check_counts
 from fgmae_bench.data.labels import DFC, IGBP, card_map, card_source, label_map
 from fgmae_bench.data.layouts import build_index
+from fgmae_bench.data.samples import NONE, Samples, sample_facts
 from fgmae_bench.data.splits import make_split
-from fgmae_bench.data.usable import usable_images
 from fgmae_bench.errors import BenchError
 
 CARD, SEN12MS = load_card("dfc2020"), load_card("sen12ms")
@@ -357,7 +355,9 @@ def test_tiles_of_nan_are_left_out_and_counted(root, tmp_path):
     pixels[:, :200] = np.nan
     write(root / "ROIs0000_test" / "s1_0" / "ROIs0000_test_s1_0_p100.tif", pixels)
     index = build_index(CARD, root)
-    assert usable_images(CARD, index, tmp_path, 1, lambda _: None).tolist() == [False, True, True, True, True]
+    facts = sample_facts(Samples(card=CARD, index=index), ("invalid",), tmp_path)
+    assert facts["invalid"][0] == 200 / SIZE
+    assert not facts["invalid"][1:].any()
 
 
 def test_all_ignore_images_are_found(tmp_path):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import rasterio
 from commands import call, refused
-from dfc_files import SIZE, tile, write
+from dfc_files import SIZE, quadrant_hashes, tile, write
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.run import Data
-from fgmae_bench.data.dfc.ready import check_label_codes, find_overlaps, label_histograms, quadrant_hashes
+from fgmae_bench.data.dfc.ready import check_label_codes, find_overlaps, label_histograms
 from fgmae_bench.data.index import check_counts
 from fgmae_bench.data.labels import DFC, SOURCES, card_source, label_map
 from fgmae_bench.data.layouts import build_index

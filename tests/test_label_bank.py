@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.features import label_bank
 from fgmae_bench.features.label_bank import fill_label_bank
 from fgmae_bench.train.segmentation import SegmentationJob
+from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.classification import make_view
 from fgmae_bench.worlds.dfc import write_dfc
 
@@ -192,7 +192,9 @@ def test_of_two_at_once_one_reads(card, root, tmp_path, monkeypatch):
 def test_images_of_several_sizes_are_not_banked(card, root, tmp_path, monkeypatch):
     index = build_index(card, root)
     codes = Index.codes
-    monkeypatch.setattr(Index, "read", lambda self, row, card: SimpleNamespace(valid=None, ready=None))
+    monkeypatch.setattr(
+        Index, "read", lambda self, row, card: Chip(db=np.zeros((2, 8, 8), np.float32), valid=None, synthetic=False)
+    )
     monkeypatch.setattr(Index, "codes", lambda self, row, name: cut(codes(self, row, name), 8 * (row + 1)))
     assert fill_label_bank(card, index, "dfc", tmp_path / "cache") is None
     assert not (tmp_path / "cache").exists()
@@ -212,7 +214,7 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_bank(card, root, tm
     code = f"""
 import os, sys
 from pathlib import Path
-from fgmae_bench import label_bank
+from fgmae_bench.features import label_bank
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.layouts import build_index
 label_bank.CHUNK = 1

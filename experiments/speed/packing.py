@@ -33,7 +33,7 @@ from rasterio.transform import Affine
 
 from fgmae_bench.config.cards import Card, load_card
 from fgmae_bench.config.contract import FGMAE_CONTRACT
-from fgmae_bench.data.bigearthnet.tiff import read_patch
+from fgmae_bench.data.bigearthnet.patch import read_patch
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.packs.read import open_pack
 from fgmae_bench.data.packs.write import write_pack

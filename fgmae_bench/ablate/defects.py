@@ -7,8 +7,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fgmae_bench.data.labels import DFC, IGBP, IGNORE, SCHEMES, Codes, LabelMap, Scheme, TrainIds
+from fgmae_bench.data.labels import DFC, IGBP, SCHEMES, Codes, LabelMap, Scheme, TrainIds
 from fgmae_bench.errors import BenchError
+from fgmae_bench.metrics.segmentation import IGNORE
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.models.segmenter import SegmentationModel
 from fgmae_bench.system.randomness import key

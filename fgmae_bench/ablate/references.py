@@ -24,8 +24,7 @@ from fgmae_bench.config.cards import Card
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.dfc.ready import CODES, label_histograms
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.labels import IGNORE
-from fgmae_bench.metrics.segmentation import eval_columns, segmentation
+from fgmae_bench.metrics.segmentation import IGNORE, eval_columns, segmentation
 
 Counts = NDArray[np.int64]
 Scores = dict[str, float | None]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.index import Index
+from fgmae_bench.data.sample_cache import cached_arrays, load_arrays
+from fgmae_bench.data.samples import Samples, pixels_key
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.system.randomness import generator
 from fgmae_bench.views.chip import Chip
@@ -67,33 +70,65 @@ def sample_rows(index: Index, count: int = SAMPLED) -> NDArray[np.int64]:
 
 def measure(chips: list[Chip], bands: tuple[str, ...]) -> Statistics:
     """Statistics of chips (each (2, H, W), file order)."""
-    medians, differences, ratios, variations = [], [], [], []
-    values = []
-    for chip in chips:
-        masked = chip.db.astype(np.float64)
-        if chip.valid is not None:
-            masked = np.where(chip.valid, masked, np.nan)
-        middle = np.nanmedian(masked, axis=(1, 2))
-        medians.append(middle)
-        differences.append(np.nanmedian(masked[0] - masked[1]))
-        ratios.append(middle[0] / middle[1] if middle[1] else np.nan)
-        variations.append(_local_variation(masked[0]))
-        values.append(masked[np.isfinite(masked)])
-    pooled = np.concatenate(values)
-    total = sum(chip.db.size for chip in chips)
-    median = np.nanmedian(np.array(medians), axis=0)
+    return reduced(np.array([image_statistics(chip) for chip in chips], np.float64), bands)
+
+
+class ImageStatistics(NamedTuple):
+    """What the audit keeps of one image, or, with a column in each field, of several."""
+
+    first: Any  # medians of the bands in file order
+    second: Any
+    difference: Any  # median of first - second
+    ratio: Any  # first / second, NaN where second is 0
+    variation: Any  # local variation of the first band
+    valid: Any  # numbers of values: valid, negative, whole, all
+    negative: Any
+    whole: Any
+    pixels: Any
+    minimum: Any
+    maximum: Any
+    synthetic: Any  # 1 where the file carries the tag
+
+
+def image_statistics(chip: Chip) -> ImageStatistics:
+    """Statistics of one image. Counts are summed over images later, which is exact; medians stay per image."""
+    masked = chip.db.astype(np.float64)
+    if chip.valid is not None:
+        masked = np.where(chip.valid, masked, np.nan)
+    first, second = np.nanmedian(masked, axis=(1, 2))
+    values = masked[np.isfinite(masked)]
+    return ImageStatistics(
+        first=first,
+        second=second,
+        difference=np.nanmedian(masked[0] - masked[1]),
+        ratio=first / second if second else np.nan,
+        variation=_local_variation(masked[0]),
+        valid=len(values),
+        negative=(values < 0).sum(),
+        whole=(values == np.round(values)).sum(),
+        pixels=chip.db.size,
+        minimum=values.min(initial=np.inf),
+        maximum=values.max(initial=-np.inf),
+        synthetic=chip.synthetic,
+    )
+
+
+def reduced(table: NDArray[np.float64], bands: tuple[str, ...]) -> Statistics:
+    """Statistics of several images from a row (12,) of `image_statistics` each."""
+    columns = ImageStatistics(*table.T)
+    valid = columns.valid.sum()
     return Statistics(
-        images=len(chips),
+        images=len(table),
         bands=bands,
-        median=tuple(map(float, median)),
-        first_minus_second=float(np.nanmedian(differences)),
-        ratio=_median(ratios),
-        negative=float((pooled < 0).mean()),
-        whole=float((pooled == np.round(pooled)).mean()),
-        minimum=float(pooled.min()),
-        maximum=float(pooled.max()),
-        local_variation=_median(variations),
-        invalid=1 - len(pooled) / total,
+        median=(float(np.nanmedian(columns.first)), float(np.nanmedian(columns.second))),
+        first_minus_second=float(np.nanmedian(columns.difference)),
+        ratio=_median(columns.ratio),
+        negative=float(columns.negative.sum() / valid),
+        whole=float(columns.whole.sum() / valid),
+        minimum=float(columns.minimum.min()),
+        maximum=float(columns.maximum.max()),
+        local_variation=_median(columns.variation),
+        invalid=float(1 - valid / columns.pixels.sum()),
     )
 
 
@@ -167,11 +202,41 @@ def judge(card: Card, statistics: Statistics, where: str, band_order: tuple[str,
     return Verdict(statistics=statistics, units=units, cues=cues, refusal=refusal, warnings=tuple(warnings))
 
 
-def audit(card: Card, index: Index, band_order: tuple[str, ...] | None = None) -> tuple[Verdict, bool]:
-    """(verdict over a sample of the data, True where a sampled file carries the synthetic tag)."""
-    chips = [index.read(row, card) for row in sample_rows(index)]
-    where = str(index.root)
-    return judge(card, measure(chips, card.signal.bands), where, band_order), any(chip.synthetic for chip in chips)
+def audit(
+    card: Card,
+    index: Index,
+    band_order: tuple[str, ...] | None = None,
+    samples: Samples | None = None,
+    cache: Path | None = None,
+) -> tuple[Verdict, bool]:
+    """(verdict over a sample of the data, True where a sampled file carries the synthetic tag).
+
+    `samples` holds what is read for the next pass. What `keep_audit` left in `cache` is not measured again.
+    """
+    table = _table(samples or Samples(card=card, index=index), cache)
+    verdict = judge(card, reduced(table, card.signal.bands), str(index.root), band_order)
+    return verdict, bool(ImageStatistics(*table.T).synthetic.any())
+
+
+def keep_audit(samples: Samples, cache: Path) -> None:
+    """Keep what was measured in the cache folder, once nothing speaks against the data any more."""
+    rows, kinds = _rows_and_key(samples)
+    cached_arrays(cache, samples.index, kinds, lambda missing: {"audit": _table(samples, None)}, count=len(rows))
+
+
+def _table(samples: Samples, cache: Path | None) -> NDArray[np.float64]:
+    """`image_statistics` (n, 12) of the sampled images: measured once a process, or read from the cache folder."""
+    if "audit" not in samples.measured:
+        rows, kinds = _rows_and_key(samples)
+        held = load_arrays(cache, samples.index, kinds, count=len(rows)) if cache else {}
+        measured = [] if held else [image_statistics(samples.chip(row)) for row in rows]
+        samples.measured.update(held or {"audit": np.array(measured, np.float64)})
+    return samples.measured["audit"]
+
+
+def _rows_and_key(samples: Samples) -> tuple[NDArray[np.int64], dict[str, str]]:
+    rows = sample_rows(samples.index)
+    return rows, {"audit": f"{pixels_key(samples)} {rows.tolist()}"}
 
 
 def calibration_note(card: Card) -> str:
@@ -179,9 +244,9 @@ def calibration_note(card: Card) -> str:
     return f"calibration is {card.signal.calibration} by the card's statement; pixels cannot show it"
 
 
-def _median(values: list[Any]) -> float:
+def _median(values: NDArray[np.float64]) -> float:
     """Median of the finite values, NaN without any."""
-    finite = np.asarray(values)[np.isfinite(values)]
+    finite = values[np.isfinite(values)]
     return float(np.median(finite)) if len(finite) else float("nan")
 
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import parse_bands
 from fgmae_bench.config.run import Run
-from fgmae_bench.data.audit import audit
+from fgmae_bench.data.audit import audit, keep_audit
 from fgmae_bench.data.index import Index, check_counts, ids_sha256, require_data
 from fgmae_bench.data.packs.read import is_pack, open_index
+from fgmae_bench.data.samples import Samples, sample_facts
 from fgmae_bench.data.splits import PARTS, Parts, few_labels, make_split
-from fgmae_bench.data.usable import usable_images
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.system.progress import Progress
 
@@ -28,7 +28,10 @@ log = logging.getLogger("fgmae_bench")
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Everything of the data that a run needs. `facts` enter the run id; `notes` enter the record."""
+    """Everything of the data that a run needs. `facts` enter the run id; `notes` enter the record.
+
+    `samples` reads its images and label maps; a copy with another card or index reads them anew.
+    """
 
     card: Card
     index: Index
@@ -36,6 +39,12 @@ class Dataset:
     synthetic: bool
     facts: dict[str, Any]
     notes: tuple[dict[str, str], ...]
+    samples: Samples = None  # type: ignore[assignment]  # filled in below where it is not given or of another card
+
+    def __post_init__(self) -> None:
+        held = self.samples
+        if held is None or held.card is not self.card or held.index is not self.index:
+            object.__setattr__(self, "samples", Samples(card=self.card, index=self.index))
 
     def ids(self, part: str) -> list[str]:
         """Sample ids of a part, in the order of the split."""
@@ -47,7 +56,7 @@ class Dataset:
 
 
 def data_root(card: Card, run: Run) -> Path:
-    """Where the data is: `--data_path`, else beside the card."""
+    """Where the data is: `--data_path`, else next to the card."""
     return Path(run.execution.data_path).expanduser() if run.execution.data_path else card.data_path
 
 
@@ -70,7 +79,8 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
     if contradiction:
         _refuse(BenchError(contradiction, "complete the data, correct the card, or pass --trust_data"), trust, notes)
     parts = make_split(card, index, run.data, cache)
-    verdict, tagged = audit(card, index, order)
+    samples = Samples(card=card, index=index)
+    verdict, tagged = audit(card, index, order, samples, cache)
     if verdict.refusal:
         _refuse(verdict.refusal, trust, notes)
     notes += verdict.warnings
@@ -87,30 +97,37 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
     }
     few = few_labels(index, parts.train, run.data.train_frac, run.data.split_seed)
     parts = dataclasses.replace(parts, train=few)
-    return Dataset(card=card, index=index, parts=parts, synthetic=synthetic, facts=facts, notes=tuple(notes))
+    return Dataset(
+        card=card, index=index, parts=parts, synthetic=synthetic, facts=facts, notes=tuple(notes), samples=samples
+    )
 
 
 def only_usable(dataset: Dataset, run: Run, cache: Path) -> Dataset:
-    """The dataset without images that have too many invalid pixels, and with the hashes of the samples that are really
-    used.
+    """The dataset without images that have too many invalid pixels, with the hashes of the samples that are used.
 
-    Reads every file once, ever: a broken one is named here, before anything is computed. Raises BenchError when a part
-    or a class of it is left without images.
+    Reads every file once, ever: a broken one is named here, before anything is computed. What fits into memory is held
+    for the pass that comes next. Raises BenchError when a part or a class of it is left without images.
     """
-    card, index = dataset.card, dataset.index
+    card, index, samples = dataset.card, dataset.index, dataset.samples
+    names = ("invalid", "quadrants") if card.task == "segmentation" else ("invalid",)
     with Progress("checking pixels", len(index.files), "images", show=os.environ.get("RANK", "0") == "0") as progress:
-        usable = usable_images(card, index, cache, run.execution.num_workers, progress.step)
+        facts = sample_facts(samples, names, cache, run.execution.num_workers, progress.step)
+    usable = facts["invalid"] <= card.signal.max_invalid_fraction
     kept = {part: rows[usable[rows]] for part, rows in ((name, getattr(dataset.parts, name)) for name in PARTS)}
+    if card.task != "segmentation":  # there the bank of labels needs every image once more
+        used = set(np.concatenate(list(kept.values())).tolist())
+        samples.let_go(row for row in range(len(index.files)) if row not in used)
     _refuse_emptied(dataset, kept)
     parts = dataclasses.replace(dataset.parts, **kept)
     left_out = sum(len(getattr(dataset.parts, part)) - len(kept[part]) for part in PARTS)
     share = card.signal.max_invalid_fraction
     text = f"{left_out} images with more than {share:.0%} invalid pixels were left out"
     notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []))
-    facts = dataset.facts | {
+    keep_audit(samples, cache)
+    identity = dataset.facts | {
         "samples_sha256": {part: ids_sha256([index.ids[row] for row in kept[part]]) for part in PARTS}
     }
-    return dataclasses.replace(dataset, parts=parts, notes=notes, facts=facts)
+    return dataclasses.replace(dataset, parts=parts, notes=notes, facts=identity)
 
 
 def _refuse_emptied(dataset: Dataset, kept: dict[str, NDArray[np.int64]]) -> None:
@@ -127,9 +144,7 @@ def _refuse_emptied(dataset: Dataset, kept: dict[str, NDArray[np.int64]]) -> Non
 
 
 def check_classes(expected: int, scheme: str, given: int | None) -> list[dict[str, str]]:
-    """Hold `--nb_classes` against a label scheme: K + 1 (class 0 counted) warns and leaves a note, anything else is
-    refused.
-    """
+    """Hold `--nb_classes` against a label scheme: K + 1 (class 0 counted) leaves a note, all else is refused."""
     if given in (None, expected):
         return []
     if given == expected + 1:

@@ -14,7 +14,8 @@ from rasterio.errors import RasterioError
 from fgmae_bench.config.cards import Signal
 from fgmae_bench.config.contract import BANDS
 from fgmae_bench.data.index import TIFF
-from fgmae_bench.data.raster import GDAL, SYNTHETIC_TAG, valid_mask
+from fgmae_bench.data.raster import GDAL, valid_mask
+from fgmae_bench.data.synthetic import SYNTHETIC_TAG
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 

@@ -1,11 +1,8 @@
-"""The index of a dataset on disk: which samples there are, their classes, and a signature that changes with any
-file.
-"""
+"""The index of a dataset on disk: its samples, their classes, and a signature that changes with any file."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,14 +17,14 @@ from numpy.typing import NDArray
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.labels import Codes
 from fgmae_bench.data.raster import read_chip
+from fgmae_bench.data.synthetic import MARKER, read_marker
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.views.chip import Chip
 
 TIFF = (".tif", ".tiff")
 SIDECARS = (".aux.xml", ".ovr", ".xml", "thumbs.db", "desktop.ini")
-MARKER = "SYNTHETIC.json"  # what a synthetic world leaves at its root
 
-
+Rows = NDArray[np.int64]  # row numbers of an index
 Reader = Callable[[Path, Card], Chip]
 
 
@@ -37,7 +34,7 @@ def read_file(path: Path, card: Card) -> Chip:
 
 
 class LabelMaps(Protocol):
-    """Label maps of segmentation data: files beside the images, or values of a pack."""
+    """Label maps of segmentation data: files next to the images, or values of a pack."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -169,30 +166,12 @@ def check_counts(card: Card, index: Index) -> str | None:
 
 
 def _collections(stated: dict[str, int], index: Index) -> str | None:
-    """What the data contradicts of the sizes of its collections, the first part of each id; collections that lack are
-    no fault.
-    """
+    """What contradicts the stated sizes of collections (first part of an id); absent collections are allowed."""
     found = Counter(name.partition("/")[0] for name in index.ids)
     for name, count in stated.items():
         if found[name] not in (0, count):
             return f"{index.root} holds {found[name]} images of {name} where the card says {count}"
     return None
-
-
-def read_marker(root: Path) -> dict[str, Any] | None:
-    """The marker of a synthetic world, or None for a folder without one. Raises BenchError on a broken marker."""
-    path = root / MARKER
-    if not path.exists():
-        return None
-    try:
-        marker = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(marker["fingerprint"], str) and isinstance(marker["counts"], dict):
-            return dict(marker)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BenchError(
-            f"{path}: broken marker of a synthetic world ({error})", "write the world again with prepare synth"
-        ) from error
-    raise BenchError(f"{path}: broken marker of a synthetic world", "write the world again with prepare synth")
 
 
 def _step_in(card: Card, root: Path) -> Path:
@@ -211,9 +190,7 @@ def _step_in(card: Card, root: Path) -> Path:
 
 
 def _images(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """(name, bytes, modification time in ns) of each TIFF in a class folder; other files are refused, sidecars
-    skipped.
-    """
+    """(name, bytes, modification time in ns) of each TIFF in a class folder; all but sidecars are refused."""
     for entry in os.scandir(folder):
         name = entry.name.lower()
         if _hidden(entry.name) or name.endswith(SIDECARS):

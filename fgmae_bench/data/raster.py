@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from fgmae_bench.config.cards import Card, Signal
+from fgmae_bench.data.synthetic import SYNTHETIC_TAG
 from fgmae_bench.data.tiff import read_plain
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 
-SYNTHETIC_TAG = "FGMAE_BENCH_SYNTHETIC"
 GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}  # no look at the folder for each file
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what GDAL has to say is in the error that is raised
 warnings.filterwarnings(

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.warp import transform
 
-from fgmae_bench.data.index import Index
+from fgmae_bench.data.index import Index, Rows
 from fgmae_bench.data.raster import GDAL
+from fgmae_bench.data.sample_cache import cached_arrays
 from fgmae_bench.errors import BenchError
-from fgmae_bench.system.files import replacing
 from fgmae_bench.system.randomness import generator
 
 EARTH_RADIUS_M = 6_371_008.8
-Rows = NDArray[np.int64]
 
 
 def chip_centres(index: Index, cache: Path) -> NDArray[np.float64]:
@@ -27,19 +26,15 @@ def chip_centres(index: Index, cache: Path) -> NDArray[np.float64]:
 
     Raises BenchError where a sample is no file of its own, as in packs, or a file has no georeference.
     """
-    path = cache / "index" / f"centres-{index.signature[:32]}.npy"
-    if path.exists():
-        centres: NDArray[np.float64] = np.load(path, allow_pickle=False)
-        if centres.shape == (len(index.files), 2):
-            return centres
-    if not index.path(0).is_file():
-        what = f"{index.root} holds no georeferenced file a sample, which a spatial split reads"
-        raise BenchError(what, "give the files with --data_path, or a folder of lists with --split DIR")
-    with rasterio.Env(**GDAL), ThreadPoolExecutor(4) as pool:
-        centres = np.array(list(pool.map(_centre, map(index.path, range(len(index.files))))))
-    with replacing(path) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, centres, allow_pickle=False)
-    return centres
+
+    def compute(missing: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
+        if not index.path(0).is_file():
+            what = f"{index.root} holds no georeferenced file a sample, which a spatial split reads"
+            raise BenchError(what, "give the files with --data_path, or a folder of lists with --split DIR")
+        with rasterio.Env(**GDAL), ThreadPoolExecutor(4) as pool:
+            return {"centres": np.array(list(pool.map(_centre, map(index.path, range(len(index.files))))))}
+
+    return cached_arrays(cache, index, {"centres": ""}, compute)["centres"]
 
 
 def _centre(path: Path) -> tuple[float, float]:
@@ -59,7 +54,7 @@ def spatial_parts(
 ) -> tuple[Rows, Rows, Rows]:
     """(train, val, test) rows: blocks dealt out so that each class comes near its shares, then the buffer applied.
 
-    A chip is left out when a chip of a part that comes later in (train, val, test) lies within `buffer_m` of it.
+    A chip is left out when a chip of a part that comes later in (train, val, test) is within `buffer_m` of it.
     """
     centres = chip_centres(index, cache)
     shares = np.array([train, val, 1 - train - val])
@@ -105,7 +100,7 @@ def deal_blocks(
 
 
 def within(centres: NDArray[np.float64], of: NDArray[np.bool_], others: NDArray[np.bool_], distance_m: float) -> Rows:
-    """Rows of `of` that lie within `distance_m` (great circle) of any row of `others`."""
+    """Rows of `of` within `distance_m` (great circle) of any row of `others`."""
     from sklearn.neighbors import BallTree
 
     rows = np.flatnonzero(of)

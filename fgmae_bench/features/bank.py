@@ -19,9 +19,9 @@ import timm
 import torch
 from numpy.typing import NDArray
 
-from fgmae_bench.data.index import ids_sha256
+from fgmae_bench.data.index import Rows, ids_sha256
 from fgmae_bench.errors import BenchError, RunFailed, os_error
-from fgmae_bench.features.extract import Extractor, Features, Rows, Spent, extract
+from fgmae_bench.features.extract import Extractor, Features, Spent, extract
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.files import missing_folders, remove_empty, wait_for_lock, write_json
 from fgmae_bench.views.classification import Augmentation
@@ -43,9 +43,7 @@ class Bank:
         self.stamps: NDArray[np.uint64] = np.memmap(folder / "stamps.u64", np.uint64, "r+", shape=(count,))
 
     def forget(self, stamps: NDArray[np.uint64]) -> None:
-        """Mark rows as absent whose file is not the one they came from, or whose features do not match their
-        checksum.
-        """
+        """Mark rows as absent whose file was replaced, or whose features do not match their checksum."""
         self.marks[self.stamps != stamps] = ABSENT
         held = np.flatnonzero(self.marks >= FIRST_CHECKSUM)
         self.marks[[row for row in held if self.marks[row] != _checksum(self.features[row])]] = ABSENT
@@ -116,6 +114,7 @@ def fill_bank(
                 bank.put(chunk, features, usable, stamps[chunk])
             step(len(chunk))
         world.barrier()
+    extractor.dataset.samples.let_go(rows)  # what was in the bank already, and what other processes have read
     if bank is None:
         if not (folder / "marks.u32").exists():
             raise BenchError(f"{folder} is not there on every machine", "give a --cache_dir that all processes share")

@@ -1,6 +1,4 @@
-"""Features of a frozen backbone: images read and viewed ahead in threads, forwarded in batches, gathered over
-processes.
-"""
+"""Features of a frozen backbone: images viewed ahead in threads, forwarded in batches, gathered over processes."""
 
 from __future__ import annotations
 
@@ -14,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from fgmae_bench.data.dataset import Dataset
+from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import RunFailed
-from fgmae_bench.features.loader import Rows, ahead, read_view
+from fgmae_bench.features.loader import ahead, read_view
 from fgmae_bench.models.backbone import images_a_pass
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.system.device import Precision, autocast

@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.dataset import Dataset
-from fgmae_bench.data.index import Index
-from fgmae_bench.data.labels import IGNORE, Codes, Source, card_source
+from fgmae_bench.data.index import Index, Rows
+from fgmae_bench.data.labels import Codes, Source, card_source
+from fgmae_bench.data.samples import Samples
+from fgmae_bench.data.splits import PARTS
 from fgmae_bench.errors import BenchError, os_error
-from fgmae_bench.features.loader import Rows, ahead
+from fgmae_bench.features.loader import ahead
+from fgmae_bench.metrics.segmentation import IGNORE
 from fgmae_bench.system.files import lock_and_clean_up, replacing
 from fgmae_bench.system.progress import Progress
 
@@ -62,15 +65,17 @@ def label_key(card: Card, index: Index, source: Source) -> str:
 
 
 def label_banks(dataset: Dataset, sources: set[str], cache: Path, *, workers: int, show: bool) -> dict[str, LabelBank]:
-    """Banks by label source, without a source whose images are of several sizes; `show` the progress of reading
-    them.
-    """
+    """Banks by label source, without sources whose images are of several sizes; `show` the progress."""
     banks, index = {}, dataset.index
     for source in sorted(sources):
         with Progress(f"{source} labels", len(index.files), "images", show=show) as progress:
-            bank = fill_label_bank(dataset.card, index, source, cache, workers=workers, step=progress.step)
+            bank = fill_label_bank(
+                dataset.card, index, source, cache, samples=dataset.samples, workers=workers, step=progress.step
+            )
         if bank is not None:
             banks[source] = bank
+    used = set(np.concatenate([getattr(dataset.parts, part) for part in PARTS]).tolist())
+    dataset.samples.let_go(row for row in range(len(index.files)) if row not in used)
     return banks
 
 
@@ -80,13 +85,15 @@ def fill_label_bank(
     name: str,
     cache: Path,
     *,
+    samples: Samples | None = None,
     workers: int = 4,
     step: Callable[[int], object] = lambda count: None,
 ) -> LabelBank | None:
     """The bank of the label source `name`, read from the files once, ever; None where the images are of several sizes.
 
-    `step` is told of images done. The file appears whole; of two processes one writes, the other waits. Raises
-    BenchError: a broken image or label map, a cache folder that cannot be written or is full.
+    `samples` holds what was read before; `step` is called with the number of images done. The file appears whole; of
+    two processes one writes, the other waits. Raises BenchError: a broken image or label map, a cache folder that
+    cannot be written or is full.
     """
     source, count = card_source(card, name), len(index.files)
     path = cache / "labels" / f"{label_key(card, index, source)}.npy"
@@ -97,7 +104,7 @@ def fill_label_bank(
             return LabelBank(values=values, source=source)
         with lock_and_clean_up(path.with_suffix(".lock")):
             if _held(path, count) is None:
-                _write(card, index, name, path, workers, step)
+                _write(samples or Samples(card=card, index=index), name, path, workers, step)
         values = _held(path, count)
     except SeveralSizes:
         return None
@@ -117,13 +124,13 @@ def _held(path: Path, count: int) -> NDArray[np.uint8] | None:
     return values if values.dtype == np.uint8 and values.ndim == 3 and len(values) == count else None
 
 
-def _write(card: Card, index: Index, name: str, path: Path, workers: int, step: Callable[[int], object]) -> None:
+def _write(samples: Samples, name: str, path: Path, workers: int, step: Callable[[int], object]) -> None:
     """Write the file by rename; raises SeveralSizes, and leaves no file."""
-    rows = np.arange(len(index.files))
+    rows = np.arange(len(samples.index.files))
     chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
     shape: tuple[int, ...] | None = None
     with replacing(path) as temporary, open(temporary, "wb") as stream:
-        for images in ahead(lambda chunk: [_labels(card, index, int(row), name) for row in chunk], chunks, workers):
+        for images in ahead(lambda chunk: [_labels(samples, int(row), name) for row in chunk], chunks, workers):
             if shape is None:
                 shape = images[0].shape
                 header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), *shape)}
@@ -134,10 +141,10 @@ def _write(card: Card, index: Index, name: str, path: Path, workers: int, step: 
             step(len(images))
 
 
-def _labels(card: Card, index: Index, row: int, name: str) -> NDArray[np.uint8]:
+def _labels(samples: Samples, row: int, name: str) -> NDArray[np.uint8]:
     """Codes (H, W) of one sample with IGNORE where there is nothing to learn."""
-    chip = index.read(row, card)
+    chip, index = samples.chip(row), samples.index  # the bank of features takes the image
     if index.maps is not None and not index.maps.has(row, name):
-        return np.full(index.size or card.signal.size, IGNORE, np.uint8)
-    codes = index.codes(row, name)
+        return np.full(index.size or samples.card.signal.size, IGNORE, np.uint8)
+    codes = samples.take_codes(row, name)
     return codes.where(chip.valid if chip.ready is None else None).values  # those of a uint8 pack have it already

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.data.dataset import Dataset
+from fgmae_bench.data.index import Rows
 from fgmae_bench.views.classification import Augmentation, View
 
-Rows = NDArray[np.int64]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -21,10 +21,10 @@ R = TypeVar("R")
 def read_view(
     dataset: Dataset, view: View, rows: Rows, augmentation: Augmentation | None
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Read and view some rows: (B, 2, S, S), and which images have few enough invalid pixels."""
+    """Views (B, 2, S, S) of some rows, and which images have few enough invalid pixels."""
     if not len(rows):
         return np.zeros((0, 0), np.uint8), np.zeros(0, bool)
-    chips = [dataset.index.read(row, dataset.card) for row in rows]
+    chips = [dataset.samples.take_chip(row) for row in rows]
     usable = np.array([chip.invalid_fraction <= dataset.card.signal.max_invalid_fraction for chip in chips])
     return view.batch(chips, [dataset.index.ids[row] for row in rows], augmentation), usable
 

@@ -103,7 +103,7 @@ def main(given: dict[str, Any]) -> None:
 def build(
     card: Card, root: Path, out: Path, form: str, *, lists: Path | None = None, workers: int = 1, strict: bool = False
 ) -> pa.Table:
-    """The patch table of `root`, written to `out` by rename; finished batches lie in `<out>.parts` until then.
+    """The patch table of `root`, written to `out` by rename; finished batches are in `<out>.parts` until then.
 
     A table of a synthetic world carries the world's fingerprint.
 
@@ -114,7 +114,7 @@ def build(
     from fgmae_bench.data.bigearthnet.raw import completed
     from fgmae_bench.data.bigearthnet.scan import PARTS, scan
     from fgmae_bench.data.bigearthnet.table import INDEX_FILE, mark_synthetic, read_table, write_table
-    from fgmae_bench.data.index import read_marker
+    from fgmae_bench.data.synthetic import read_marker
 
     version, marker = LAYOUTS[card.layout], read_marker(root)
     parts = out.with_name(f"{out.name}{PARTS}")

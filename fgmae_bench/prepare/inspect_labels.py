@@ -1,6 +1,4 @@
-"""What `prepare inspect` says of label maps: every source under every scheme and split, how far train and eval are
-apart, overlaps.
-"""
+"""What `prepare inspect` says of label maps: every source under every scheme and split, distances, overlaps."""
 
 from __future__ import annotations
 
@@ -19,13 +17,13 @@ from fgmae_bench.data.dfc.ready import (
     find_overlaps,
     label_histograms,
     labelled,
-    quadrant_hashes,
     shares,
     total_variation,
 )
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.labels import LabelMap, Scheme, card_scheme, card_source, histogram_text
 from fgmae_bench.data.packs.read import open_index
+from fgmae_bench.data.samples import Samples, sample_facts
 from fgmae_bench.data.splits import Parts, make_split
 from fgmae_bench.errors import BenchError
 from fgmae_bench.prepare.label_sheet import write_label_sheet
@@ -41,9 +39,7 @@ class Labels:
 
 
 def report_labels(card: Card, root: Path, out: Path, synthetic: bool) -> list[BenchError]:
-    """Print what the label maps at `root` hold and draw some beside the contact sheet `out`; returns what speaks
-    against them.
-    """
+    """Print what the label maps at `root` hold and draw some next to `out`; returns what speaks against them."""
     index, cache = open_index(card, root), default_cache()
     labels = read_labels(card, index, cache)
     print_labels(card, index, labels, cache)
@@ -72,9 +68,7 @@ def read_labels(card: Card, index: Index, cache: Path) -> Labels:
 
 
 def print_labels(card: Card, index: Index, labels: Labels, cache: Path) -> None:
-    """Print the histogram of each source, then for each split overlaps and, under each scheme, the classes of its
-    parts.
-    """
+    """Print the histogram of each source, then of each split the overlaps and the classes under each scheme."""
     for source, counts in labels.histograms.items():
         total = counts.sum(axis=0, dtype=np.int64)
         found = histogram_text({code: int(count) for code, count in enumerate(total)}, card_source(card, source))
@@ -95,7 +89,8 @@ def print_labels(card: Card, index: Index, labels: Labels, cache: Path) -> None:
         )
         if hashes is None:
             with Progress("hashing quadrants", len(index.files), "images") as progress:
-                hashes = quadrant_hashes(card, index, cache, workers, progress.step)
+                samples = Samples(card=card, index=index)
+                hashes = sample_facts(samples, ("quadrants",), cache, workers, progress.step)["quadrants"]
         for overlap in find_overlaps(index, {"train": parts.train, "val": parts.val, "test": parts.test}, hashes):
             print(f"  overlap: {overlap}")
         for scheme in card.label_schemes:
@@ -103,9 +98,7 @@ def print_labels(card: Card, index: Index, labels: Labels, cache: Path) -> None:
 
 
 def _print_scheme(card: Card, scheme: Scheme, histograms: dict[str, Histograms], parts: Parts) -> None:
-    """The share of each class by source and part, then the distances between what may be trained on and what may be
-    scored by.
-    """
+    """Print the share of each class by source and part, then the distances from training to scoring labels."""
     maps = {source: LabelMap(card_source(card, source), scheme) for source in histograms if source in scheme.ids}
     if not maps:
         return

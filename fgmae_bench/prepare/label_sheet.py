@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.labels import IGNORE, LabelMap, Scheme, card_scheme, card_source
+from fgmae_bench.data.labels import LabelMap, Scheme, card_scheme, card_source
 from fgmae_bench.errors import BenchError
+from fgmae_bench.metrics.segmentation import IGNORE
 from fgmae_bench.prepare.contact_sheet import composite
 from fgmae_bench.system.files import replacing
 from fgmae_bench.system.randomness import keyed_order
@@ -28,8 +29,7 @@ def coloured(ids: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint8]:
 
 
 def write_label_sheet(path: Path, card: Card, index: Index, title: str) -> bool:
-    """Write a PNG: a row an image with its composite and each source under the card's usual scheme; False where there
-    is none.
+    """Write a PNG: a row an image with its composite and each source under the usual scheme; False without any.
 
     Images that cannot be read are left out.
     """

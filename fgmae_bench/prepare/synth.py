@@ -64,7 +64,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(given: dict[str, Any]) -> None:
-    """Write the world, then say what lies where and which command comes next."""
+    """Write the world, then say where it is and which command comes next."""
     name = given["world"]
     if name not in WORLDS:
         raise unknown("world", name, WORLDS)
@@ -76,12 +76,12 @@ def main(given: dict[str, Any]) -> None:
     asked = (data_path, given.get(world.flag, world.default), given.get("seed", SEED))
     if "size" in given and not world.sized:
         raise BenchError(f"--size means nothing for {name}", "leave it out")
-    from fgmae_bench.worlds.folder import read_marker
+    from fgmae_bench.worlds.folder import fingerprint_in
 
-    before = read_marker(data_path)
+    before = fingerprint_in(data_path)
     marker = world.write(*asked, **({"size": given["size"]} if "size" in given else {}))
     images = sum(marker["counts"].values())
-    state = "already lie in" if before and before["fingerprint"] == marker["fingerprint"] else "written to"
+    state = "already lie in" if before == marker["fingerprint"] else "written to"
     following = f"python -m fgmae_bench.{world.following.format(name=name, data_path=data_path)}"
     print(f"{images} synthetic images (no real data) {state} {data_path}; next: {following}")
 

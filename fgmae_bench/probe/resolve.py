@@ -17,9 +17,10 @@ from fgmae_bench.config.recipes import ProbeRecipe
 from fgmae_bench.config.run import Run, run_id
 from fgmae_bench.config.schedules import base_lr, rate_of, require_falling
 from fgmae_bench.data.dataset import Dataset, only_usable
+from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import BenchError
 from fgmae_bench.features.bank import Bank, fill_bank
-from fgmae_bench.features.extract import Extractor, Rows, Spent
+from fgmae_bench.features.extract import Extractor, Spent
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
 from fgmae_bench.system.device import Precision

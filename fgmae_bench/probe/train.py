@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from fgmae_bench.config.recipes import ProbeRecipe
 from fgmae_bench.config.schedules import cosine
+from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import note
 from fgmae_bench.features.bank import Bank
-from fgmae_bench.features.extract import Features, Rows, extract
+from fgmae_bench.features.extract import Features, extract
 from fgmae_bench.probe.checkpoint import HeadState
 from fgmae_bench.probe.heads import HeadGrid, head_logits
 from fgmae_bench.probe.resolve import Materials

@@ -20,10 +20,10 @@ from fgmae_bench.config.experiments import Experiment, PlannedRun, check_protoco
 from fgmae_bench.config.recipes import RECIPES
 from fgmae_bench.config.run import Run, check, compose, field_sections
 from fgmae_bench.config.strict import convert
+from fgmae_bench.data.synthetic import MARKER
 from fgmae_bench.errors import BenchError, closest, unknown
 from fgmae_bench.suite.command import Command, Point
 
-SYNTHETIC_MARKER = "SYNTHETIC.json"  # lies in every synthetic world
 OUTPUT_ROOT = "runs/suite"
 DECIDES_ALONE = {"seed": "recipe", "train_frac": "data", "split_seed": "data"}
 BANK_RECIPE = ("features", "views", "amp", "probe", "crop_scale")
@@ -141,7 +141,7 @@ def _synthetic(place: str) -> bool | None:
     file.
     """
     root = Path(place)
-    if (root / SYNTHETIC_MARKER).is_file():
+    if (root / MARKER).is_file():
         return True
     return None if not root.is_dir() or (root / "data.mdb").exists() else False
 
@@ -195,6 +195,7 @@ def _sha(text: str) -> str:
 ASK = """
 import sys
 from fgmae_bench.models.build import architecture
+from fgmae_bench.data.synthetic import MARKER
 from fgmae_bench.errors import BenchError
 for name in sys.argv[1:]:
     try:

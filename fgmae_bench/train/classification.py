@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from fgmae_bench.config.recipes import FinetuneRecipe
 from fgmae_bench.data.dataset import Dataset
+from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import BenchError
-from fgmae_bench.features.loader import Rows, ahead, read_view
+from fgmae_bench.features.loader import ahead, read_view
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.models.pooling import TokenPool
 from fgmae_bench.runs.tasks import TASKS

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fgmae_bench.config.run import Run
 from fgmae_bench.data.dataset import Dataset
-from fgmae_bench.features.loader import Rows
+from fgmae_bench.data.index import Rows
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.runs.tasks import Outcome
 from fgmae_bench.system.device import Precision

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fgmae_bench.config.recipes import TrainRecipe
+from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import BenchError, RunFailed
-from fgmae_bench.features.loader import Rows, ahead
+from fgmae_bench.features.loader import ahead
 from fgmae_bench.system.device import Precision, autocast
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.randomness import key

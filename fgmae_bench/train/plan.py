@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from fgmae_bench.config.recipes import TrainRecipe
 from fgmae_bench.config.schedules import SCHEDULES
+from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import BenchError
-from fgmae_bench.features.loader import Rows
 from fgmae_bench.system.randomness import epoch_order
 
 

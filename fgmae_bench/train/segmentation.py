@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from fgmae_bench.config.recipes import SegmentRecipe
 from fgmae_bench.data.dataset import Dataset
+from fgmae_bench.data.index import Rows
 from fgmae_bench.data.labels import Codes, TrainIds
 from fgmae_bench.features.bank import Bank
 from fgmae_bench.features.label_bank import LabelBank
-from fgmae_bench.features.loader import Rows, ahead
+from fgmae_bench.features.loader import ahead
 from fgmae_bench.metrics.intervals import intervals, segmentation_units
 from fgmae_bench.metrics.segmentation import (
     IGNORE,
@@ -93,7 +94,7 @@ class SegmentationJob:
         if self.bank is not None and self.train_labels.source in self.label_banks:
             return np.array(self.bank.features[rows]), self._banked(rows, self.train_labels)
         ids = [index.ids[row] for row in rows]
-        chips = [index.read(row, self.dataset.card) for row in rows]
+        chips = [self.dataset.samples.take_chip(row) for row in rows]
         masks = [self._mask(row, self.train_labels) for row in rows]
         augmentation = None
         if recipe.augment and self.bank is None:
@@ -158,7 +159,7 @@ class SegmentationJob:
         return labels.to_ids(self.label_banks[labels.source].codes(rows)).values
 
     def _mask(self, row: int, labels: Labels) -> NDArray[np.uint8]:
-        return labels.to_ids(self.dataset.index.codes(row, labels.source)).values
+        return labels.to_ids(self.dataset.samples.take_codes(row, labels.source)).values
 
     def _prepare(self, rows: Rows) -> tuple[list[NDArray[Any]], list[NDArray[np.uint8]]]:
         """Inputs of rows, one an image, and their masks with 255 under invalid pixels."""
@@ -167,7 +168,7 @@ class SegmentationJob:
             return [], []
         if self.bank is not None and self.eval_labels.source in self.label_banks:
             return list(self.bank.features[rows]), list(self._banked(rows, self.eval_labels))
-        chips = [index.read(row, self.dataset.card) for row in rows]
+        chips = [self.dataset.samples.take_chip(row) for row in rows]
         masks = [self._mask(row, self.eval_labels) for row in rows]
         images, labels = segmentation_batch(self.view, chips, masks, [index.ids[row] for row in rows])
         if self.recipe.stride is not None:

@@ -11,11 +11,12 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 from tqdm import tqdm
 
+from fgmae_bench.data.synthetic import MARKER
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.system.files import appearing, write_json
 from fgmae_bench.system.randomness import generator
 from fgmae_bench.worlds import covers
-from fgmae_bench.worlds.folder import MARKER, already_there, encode, fingerprinted
+from fgmae_bench.worlds.folder import already_there, encode, fingerprinted
 from fgmae_bench.worlds.scene import Array, forest, observe, pasture
 
 WORLD, VERSION = "eurosat", 1  # the version changes whenever a seed gives other pixels
@@ -68,9 +69,7 @@ def place(seed: int, name: str, number: int) -> tuple[float, float]:
 
 
 def chip(seed: int, name: str, number: int) -> Array:
-    """Image `number` (from 1) of a class: (2, 64, 64) float32, VV and VH in dB; depends on nothing but the
-    arguments.
-    """
+    """Image `number` (from 1) of a class: (2, 64, 64) float32, VV and VH in dB; decided by the arguments."""
     scene_gain = generator(seed, WORLD, "gain", scene_of(seed, name, number)).normal(0, SCENE_GAIN_DB)
     rng = generator(seed, WORLD, "pixels", name, number)
     gain = scene_gain + rng.normal(0, IMAGE_GAIN_DB)

@@ -1,6 +1,4 @@
-"""What every synthetic world leaves on disk: GeoTIFFs that say what they are, and a marker that says what determines
-them.
-"""
+"""What every synthetic world leaves on disk: tagged GeoTIFFs, and a marker that says what determines them."""
 
 from __future__ import annotations
 
@@ -15,12 +13,11 @@ from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 from fgmae_bench import __version__
-from fgmae_bench.errors import os_error
+from fgmae_bench.data.synthetic import SYNTHETIC_TAG, read_marker
+from fgmae_bench.errors import BenchError
 from fgmae_bench.worlds.scene import Array
 
 log = logging.getLogger(__name__)
-MARKER = "SYNTHETIC.json"
-TAG = "FGMAE_BENCH_SYNTHETIC"
 
 
 def encode(backscatter_db: Array, *, crs: CRS, transform: Affine, world: str) -> bytes:
@@ -40,7 +37,9 @@ def encode(backscatter_db: Array, *, crs: CRS, transform: Affine, world: str) ->
     }
     with MemoryFile() as memory:
         with memory.open(**profile, crs=crs, transform=transform) as target:
-            target.update_tags(**{TAG: world})  # before the pixels, so that GDAL does not write the directory twice
+            target.update_tags(
+                **{SYNTHETIC_TAG: world}
+            )  # before the pixels, so that GDAL does not write the directory twice
             target.write(backscatter_db)
         return bytes(memory.getbuffer())
 
@@ -54,19 +53,16 @@ def fingerprinted(facts: dict[str, Any]) -> dict[str, Any]:
 
 def already_there(root: Path, marker: dict[str, Any]) -> bool:
     """Whether `root` already holds the very world that `marker` describes; says so."""
-    present = read_marker(root)
-    if present is None or present["fingerprint"] != marker["fingerprint"]:
+    if fingerprint_in(root) != marker["fingerprint"]:
         return False
     log.info("%s already holds this world", root)
     return True
 
 
-def read_marker(root: Path) -> dict[str, Any] | None:
-    """The marker of the world in `root`, or None where there is no world."""
+def fingerprint_in(root: Path) -> str | None:
+    """Fingerprint of the world in `root`, None where there is no world or its marker is broken."""
     try:
-        marker = json.loads((root / MARKER).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    except OSError as error:
-        raise os_error(error, root) from error
-    return marker if isinstance(marker, dict) and "fingerprint" in marker else None
+        marker = read_marker(root)
+    except BenchError:
+        return None  # the folder is not empty, which whoever writes a world there will say
+    return marker["fingerprint"] if marker else None

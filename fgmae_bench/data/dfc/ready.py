@@ -1,11 +1,8 @@
-"""A dataset made ready for segmentation: labels that look like what they are said to be, parts apart, and no image
-without labels.
-"""
+"""A dataset made ready for segmentation: label codes checked, overlaps of parts found, unlabelled images left out."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.config.cards import Card
 from fgmae_bench.data.dataset import Dataset
-from fgmae_bench.data.index import Index
+from fgmae_bench.data.index import Index, Rows
 from fgmae_bench.data.labels import DFC, IGBP, LabelMap, Source, histogram_text, mismatch
+from fgmae_bench.data.sample_cache import cached_arrays
+from fgmae_bench.data.samples import NONE, Samples, sample_facts
 from fgmae_bench.data.splits import PARTS
 from fgmae_bench.errors import BenchError, note
-from fgmae_bench.system.files import replacing
 from fgmae_bench.system.progress import Progress
 
 Histograms = NDArray[np.uint32]
@@ -30,37 +27,35 @@ CODES = 256
 
 
 def label_histograms(
-    index: Index, source: str, cache: Path, workers: int = 4, step: Callable[[int], object] = lambda _: None
+    index: Index,
+    source: str,
+    cache: Path,
+    workers: int = 4,
+    step: Callable[[int], object] = lambda _: None,
+    samples: Samples | None = None,
 ) -> Histograms:
-    """Pixels (N, 256) of each code of a source, zeros where a sample has no such labels; `step` is told of each file
-    read.
+    """Pixels (N, 256) of each code of a source, zeros where a sample has no such labels.
 
-    Validity of the image is not looked at. Raises BenchError naming a file that cannot be read or holds other codes.
+    Validity of the image is not looked at. `step` is called with the number of files read, `samples` holds them for the
+    next pass. Raises BenchError naming a file that cannot be read or holds other codes.
     """
     if index.maps is None or source not in index.maps.sources:
         held = ", ".join(index.maps.sources) if index.maps else "none"
         raise BenchError(f"{index.root} holds no {source} labels", f"there are: {held}")
-    key = hashlib.sha256(f"{index.signature} {source}".encode()).hexdigest()[:32]
-    path = cache / "index" / f"labels-{key}.npz"
-    if path.exists():
-        with np.load(path, allow_pickle=False) as held_there:
-            kept: Histograms = held_there["counts"]
-        if kept.shape == (len(index.files), CODES):
-            return kept
-    maps = index.maps
+    maps, codes = index.maps, samples.codes if samples else index.codes
 
     def count(row: int) -> NDArray[np.uint32]:
         if not maps.has(row, source):
             return np.zeros(CODES, np.uint32)
-        counts = maps.codes(row, source).histogram().astype(np.uint32)
+        counts = codes(row, source).histogram().astype(np.uint32)
         step(1)
         return counts
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        counts = np.stack(list(pool.map(count, range(len(index.files)))))
-    with replacing(path) as temporary, open(temporary, "wb") as stream:
-        np.savez_compressed(stream, counts=counts)
-    return counts
+    def compute(missing: tuple[str, ...]) -> dict[str, Histograms]:
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            return {"labels": np.stack(list(pool.map(count, range(len(index.files)))))}
+
+    return cached_arrays(cache, index, {"labels": source}, compute)["labels"]
 
 
 def labelled(histograms: Histograms, label_map: LabelMap) -> NDArray[np.bool_]:
@@ -86,8 +81,7 @@ ABSENT_IN_DFC = (3, 8)
 
 
 def check_label_codes(source: Source, histograms: Histograms, where: str) -> BenchError | None:
-    """The refusal, with the histogram, of labels (N, 256 codes) that look like another kind; None where nothing speaks
-    against them.
+    """The refusal, with the histogram, of labels (N, 256 codes) that look like another kind, or None.
 
     Tiles without labels of the source do not count.
     """
@@ -113,15 +107,11 @@ def _refusal(stated: Source, seen: Source, total: NDArray[np.int64], where: str,
 
 
 NAMED = 3  # pairs that a message names
-Rows = NDArray[np.int64]
-NONE = 0  # hash of a quadrant that tells nothing: of one value, or without a valid pixel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """Samples of two parts that overlap: how it is seen (`name` or `pixels`), how many of `second` are concerned, and
-    some pairs.
-    """
+    """Samples of two parts that overlap `by` name or pixels: how many of `second`, and some pairs."""
 
     first: str
     second: str
@@ -133,31 +123,6 @@ class Overlap:
         named = ", ".join(f"{a} and {b}" for a, b in self.pairs[:NAMED])
         same = "the same name" if self.by == "name" else "a quadrant with the same pixels"
         return f"{self.count} {self.second} images share {same} with a {self.first} image: {named}"
-
-
-def quadrant_hashes(
-    card: Card, index: Index, cache: Path, workers: int = 4, step: Callable[[int], object] = lambda _: None
-) -> NDArray[np.uint64]:
-    """Hashes (N, 4) of the quadrants of each image, NONE where a quadrant has one value only; read once and kept in the
-    cache.
-    """
-    key = hashlib.sha256(f"{index.signature} quadrants".encode()).hexdigest()[:32]
-    path = cache / "index" / f"quadrants-{key}.npy"
-    if path.exists():
-        kept: NDArray[np.uint64] = np.load(path, allow_pickle=False)
-        if kept.shape == (len(index.files), 4):
-            return kept
-
-    def of(row: int) -> list[int]:
-        db = index.read(row, card).db
-        step(1)
-        return [_hash(part) for half in np.array_split(db, 2, axis=1) for part in np.array_split(half, 2, axis=2)]
-
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        hashes = np.array(list(pool.map(of, range(len(index.files)))), np.uint64)
-    with replacing(path) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, hashes, allow_pickle=False)
-    return hashes
 
 
 def find_overlaps(index: Index, parts: dict[str, Rows], hashes: NDArray[np.uint64]) -> tuple[Overlap, ...]:
@@ -186,13 +151,6 @@ def overlap_notes(overlaps: tuple[Overlap, ...], *, strict: bool) -> list[dict[s
     return [note("overlapping_splits", str(overlap)) for overlap in overlaps]
 
 
-def _hash(quadrant: NDArray[np.float32]) -> int:
-    finite = quadrant[np.isfinite(quadrant)]
-    if not finite.size or finite.min() == finite.max():
-        return NONE
-    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(quadrant).tobytes(), digest_size=8).digest()) or 1
-
-
 def with_labels(
     dataset: Dataset,
     train: LabelMap,
@@ -203,8 +161,7 @@ def with_labels(
     strict: bool = False,
     trust: bool = False,
 ) -> Dataset:
-    """The dataset without images that have no labelled pixel: by the map of `train` in its part, by `evaluated` in val
-    and test.
+    """The dataset without images of no labelled pixel: by the map `train` in its part, by `evaluated` in val and test.
 
     Notes are added: `label_scheme_mismatch`, `all_ignore_left_out`, `overlapping_splits`. Reads every label map and
     every image once, ever. Raises BenchError naming a label file that is absent or broken, on labels that look like
@@ -231,8 +188,7 @@ def with_labels(
     left_out = sum(len(rows[part]) - len(kept[part]) for part in PARTS)
     if left_out:
         notes.append(note("all_ignore_left_out", f"{left_out} images without a pixel of any class were left out"))
-    with _progress("hashing quadrants", len(index.files), "images") as progress:
-        hashes = quadrant_hashes(dataset.card, index, cache, workers, progress.step)
+    hashes = sample_facts(dataset.samples, ("quadrants",), cache, workers)["quadrants"]
     notes += overlap_notes(find_overlaps(index, kept, hashes), strict=strict)
     parts = dataclasses.replace(parts, train=kept["train"], val=kept["val"], test=kept["test"])
     return dataclasses.replace(dataset, parts=parts, notes=tuple(notes))
@@ -241,9 +197,7 @@ def with_labels(
 def _labelled(
     dataset: Dataset, part: str, rows: Rows, histograms: Histograms, label_map: LabelMap
 ) -> NDArray[np.bool_]:
-    """True where an image of a part has a labelled pixel; an image without labels of the source, or a part without any,
-    is an error.
-    """
+    """True where an image has a labelled pixel. Raises BenchError on an image without labels or a part without any."""
     index = dataset.index
     for row in rows:
         if index.maps is not None and not index.maps.has(int(row), label_map.source.name):
@@ -256,10 +210,6 @@ def _labelled(
 
 
 def _histograms(dataset: Dataset, source: str, cache: Path, workers: int) -> Histograms:
-    with _progress(f"counting {source}", len(dataset.index.files), "label maps") as progress:
-        return label_histograms(dataset.index, source, cache, workers, progress.step)
-
-
-def _progress(title: str, total: int, unit: str) -> Progress:
-    """Progress that the first process alone shows."""
-    return Progress(title, total, unit, show=os.environ.get("RANK", "0") == "0")
+    index, first = dataset.index, os.environ.get("RANK", "0") == "0"
+    with Progress(f"counting {source}", len(index.files), "label maps", show=first) as progress:
+        return label_histograms(index, source, cache, workers, progress.step, dataset.samples)

@@ -20,12 +20,13 @@ import lmdb
 import numpy as np
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.data.index import MARKER, Index, read_marker
+from fgmae_bench.data.index import Index
 from fgmae_bench.data.packs.format import LABELS, META, PROGRESS, Encoder, Meta, make_meta, meta_bytes, sample_keys
 from fgmae_bench.data.packs.labels import labels_bytes
 from fgmae_bench.data.packs.partial import Keys, Partial, partial_pack, same_facts
 from fgmae_bench.data.packs.store import data_file, get, stamp_of, used_bytes
 from fgmae_bench.data.packs.workers import in_order
+from fgmae_bench.data.synthetic import MARKER, read_marker
 from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.system.files import missing_folders, remove_empty, still_at, write_json
 from fgmae_bench.views.classification import View
