@@ -5,7 +5,6 @@ splits.
 from __future__ import annotations
 
 import runpy
-import time
 from pathlib import Path
 
 import numpy as np
@@ -176,10 +175,14 @@ def test_holm_is_stepwise_and_keeps_what_could_not_be_tested():
     assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
-def test_a_large_multi_label_split_takes_seconds():
+@pytest.mark.parametrize(("count", "most"), [(2, 2**19), (115, 9118), (10_000, 256)])
+def test_a_large_multi_label_split_keeps_bounded_counts(count, most):
+    """Work and memory of a resample follow from units x score levels, not from the number of samples."""
     random = np.random.default_rng(0)
-    targets = random.random((40_000, 19)) < 0.15
-    logits = (random.normal(size=targets.shape) + targets).astype(np.float32)
-    start = time.perf_counter()
-    iv.intervals(iv.multi_label_units(logits, targets, [str(i % 115) for i in range(40_000)]))
-    assert time.perf_counter() - start < 30
+    scores, unit = random.random(2**20), random.integers(0, count, 2**20)
+    chosen = random.random(2**20) < 0.1
+    positive, every = iv._level_counts(scores, chosen, unit, count)
+    assert positive.shape == every.shape
+    assert positive.shape[0] == count
+    assert 0.9 * most <= positive.shape[1] <= most
+    assert (positive.sum(), every.sum()) == (chosen.sum(), 2**20)
