@@ -22,11 +22,24 @@ Record = dict[str, Any]
 
 @cache
 def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a record, as shipped in the package."""
-    loaded: dict[str, Any] = json.loads(
-        resources.files("fgmae_bench").joinpath("record.schema.json").read_text(encoding="utf-8")
-    )
+    """The JSON Schema (draft 2020-12) of a record: the file of the package, with the bounds of the metrics table."""
+    from fgmae_bench.metrics.table import FRACTION, METRICS  # here: `--help` needs no numpy
+
+    text = resources.files("fgmae_bench").joinpath("record.schema.json").read_text(encoding="utf-8")
+    scores: dict[str, Any] = {}  # stands where the file refers to it: compiled, a reference is slower
+    loaded: dict[str, Any] = json.loads(text, object_hook=lambda node: scores if "$ref" in node else node)
+    scores.update(loaded["$defs"]["scores"])
+    # Any score is a fraction unless the table says otherwise, one of another version too: a percentage is refused.
+    other = {name: metric.bounds for name, metric in METRICS.items() if metric.bounds != FRACTION}
+    scores["properties"] |= {name: _number(bounds) for name, bounds in other.items()}
+    scores["additionalProperties"] = _number(FRACTION)
     return loaded
+
+
+def _number(bounds: tuple[float, float] | None) -> dict[str, Any]:
+    """The schema of a number within bounds, null where undefined."""
+    limits = {} if bounds is None else dict(zip(("minimum", "maximum"), bounds, strict=True))
+    return {"type": ["number", "null"], **limits}
 
 
 @cache
@@ -36,7 +49,8 @@ def _validator() -> Callable[[Any], Any]:
     return compiled
 
 
-def _fits(record: Any) -> bool:
+def fits(record: Any) -> bool:
+    """Whether a record fits the schema; its hash is not looked at."""
     try:
         _validator()(record)
     except fastjsonschema.JsonSchemaValueException:
@@ -52,9 +66,7 @@ def body_sha256(record: Record) -> str:
 
 
 def seal(record: Record) -> Record:
-    """The record with its body hash; raises ValueError when it does not fit the schema (an error of ours, not the
-    user's).
-    """
+    """The record with its body hash; raises ValueError (an error of ours) when it does not fit the schema."""
     sealed = {**record, "sha256": body_sha256(record)}
     problem = problem_of(sealed)
     if problem:
@@ -64,7 +76,7 @@ def seal(record: Record) -> Record:
 
 def problem_of(record: Any) -> str | None:
     """What is wrong with a record, in one line, or None."""
-    if not _fits(record):
+    if not fits(record):
         import jsonschema
 
         error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(record))
@@ -130,9 +142,9 @@ def all_records(results_dir: Path) -> tuple[list[tuple[Path, Record]], list[str]
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def relative(path: Path) -> str:
-    """A path as it may stand in a record: relative to the working directory where it lies below it."""
+    """A path as it may stand in a record: relative to the working directory where that holds it."""
     return os.path.relpath(path) if Path(path).resolve().is_relative_to(Path.cwd()) else str(path)

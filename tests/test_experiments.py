@@ -14,9 +14,9 @@ from make_records import make_record
 
 from fgmae_bench.config import recipes
 from fgmae_bench.config.experiments import load_experiment, load_experiments, matches
+from fgmae_bench.config.layout import words
 from fgmae_bench.errors import BenchError
-from fgmae_bench.report.columns import check_columns
-from fgmae_bench.report.figures import check_curves
+from fgmae_bench.report.columns import COLUMNS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((REPOSITORY / "experiments").rglob("*.toml"))
@@ -46,9 +46,7 @@ def test_there_are_shipped_experiments():
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_experiment_loads_with_known_columns_and_curves(path):
-    experiment = load_experiment(path)
-    check_columns(experiment)
-    check_curves(experiment)
+    assert load_experiment(path).layout.columns
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -187,16 +185,22 @@ def test_missing_folder_is_bad_input(tmp_path):
         load_experiments(tmp_path / "nowhere")
 
 
-def test_unknown_column_and_curve_are_named_with_the_closest(tmp_path):
-    experiment = load_experiment(
-        write(tmp_path, GOOD.replace('["run", "oa"]', '["run", "publised_oa"]\ncurves = ["los"]'))
-    )
-    with pytest.raises(
-        BenchError, match=r"mine\.toml: layout\.columns\[1\]: unknown column 'publised_oa'; did you mean 'published_oa'"
-    ):
-        check_columns(experiment)
-    with pytest.raises(BenchError, match=r"mine\.toml: layout\.curves\[0\]: unknown metric 'los'; did you mean 'loss'"):
-        check_curves(experiment)
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ('["run", "publised_oa"]', r"layout\.columns\[1\]: unknown column 'publised_oa'; did you mean 'published_oa'"),
+        ('["run", "loss_interval"]', r"layout\.columns\[1\]: unknown column 'loss_interval'"),
+        ('["run", "oa", "run"]', r"layout\.columns\[2\] repeats 'run'; name each column once"),
+        ('["run", "oa"]\ncurves = ["los"]', r"layout\.curves\[0\]: unknown metric 'los'; did you mean 'loss'"),
+    ],
+)
+def test_a_layout_that_cannot_be_drawn_is_refused_when_it_is_read(tmp_path, layout, message):
+    with pytest.raises(BenchError, match=rf"mine\.toml: {message}"):
+        load_experiment(write(tmp_path, GOOD.replace('["run", "oa"]', layout)))
+
+
+def test_every_column_has_its_words_and_every_word_its_column():
+    assert set(words()) == set(COLUMNS)
 
 
 def test_record_matches_its_planned_run_by_effective_batch_and_stated_flags():

@@ -117,7 +117,7 @@ def test_nan_is_no_number_of_a_record(record, tmp_path, value):
     path = tmp_path / "r.json"
     path.write_text(json.dumps(record))
     with pytest.raises(
-        BenchError, match=r"r\.json: not a readable record .* is no JSON number.*; remove it and run again"
+        BenchError, match=r"r\.json: not a readable record .* is not a JSON number.*; remove it and run again"
     ):
         read_record(path)
 

@@ -22,7 +22,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.report import __main__ as entry
 from fgmae_bench.report import figures, published
 from fgmae_bench.report.columns import COLUMNS
-from fgmae_bench.report.compare import statement
+from fgmae_bench.report.deltas import statement
 from fgmae_bench.report.figures import literal
 from fgmae_bench.report.formats.markdown import escaped, markdown
 from fgmae_bench.report.formats.spreadsheet import comma_separated

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from fgmae_bench.errors import BenchError
 from fgmae_bench.metrics.significance import mcnemar_mid_p
 from fgmae_bench.report import __main__ as entry
-from fgmae_bench.report import pairs
+from fgmae_bench.report import compare
 from fgmae_bench.report.predictions import with_intervals
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -57,15 +57,15 @@ def two(tmp_path):
 
 
 def said(root, *arguments) -> str:
-    return pairs.main([*arguments, "--results_dir", str(root)])
+    return compare.main([*arguments, "--results_dir", str(root)])
 
 
 def test_accuracy_on_independent_samples_is_tested_by_mcnemar(two, tmp_path):
     text = said(tmp_path, two[0]["run_id"], two[1]["run_id"], "--metric", "oa")
     right = [logits(a, i).argmax(1) == TARGETS for i, a in enumerate((0.9, 0.7))]
     p = mcnemar_mid_p(int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum()))
-    cells, _, _ = pairs.compare([pairs.find_run(record["run_id"], tmp_path) for record in two], ["oa"])
-    assert (cells[0].test, cells[0].difference.p) == (pairs.MCNEMAR, p)
+    cells, _, _ = compare.compare([compare.find_run(record["run_id"], tmp_path) for record in two], ["oa"])
+    assert (cells[0].test, cells[0].difference.p) == (compare.MCNEMAR, p)
     assert cells[0].difference.a - cells[0].difference.b == pytest.approx(right[0].mean() - right[1].mean())
     assert "*** " in text
     assert "no groups are known" in text
@@ -91,7 +91,7 @@ def test_groups_are_drawn_where_they_are_known(tmp_path):
     ids = [make_record(seed=i)["run_id"] for i in (0, 1)]
     text = said(tmp_path, *ids)
     assert "drawn as 10 groups" in text
-    assert pairs.MCNEMAR not in text
+    assert compare.MCNEMAR not in text
 
 
 def test_segmentation_is_compared_by_confusion_matrices_of_images(tmp_path):
@@ -107,8 +107,8 @@ def test_segmentation_is_compared_by_confusion_matrices_of_images(tmp_path):
 
 def test_holm_covers_every_cell_and_a_table_is_held_against_its_first_run(two, tmp_path):
     put(tmp_path, make_record(seed=5), {"logits": logits(0.88, 5), "targets": TARGETS})
-    runs = [pairs.find_run(make_record(seed=i)["run_id"], tmp_path) for i in (0, 1, 5)]
-    cells, _, _ = pairs.compare(runs, ["oa", "aa"])
+    runs = [compare.find_run(make_record(seed=i)["run_id"], tmp_path) for i in (0, 1, 5)]
+    cells, _, _ = compare.compare(runs, ["oa", "aa"])
     assert [cell.metric for cell in cells] == ["oa", "aa"] * 2
     smallest = min(cell.difference.p for cell in cells)
     assert min(cell.adjusted for cell in cells) == pytest.approx(min(1, 4 * smallest))
@@ -159,7 +159,7 @@ def test_a_table_says_that_the_first_seed_stands_for_a_row_of_several(two, tmp_p
     assert two[0]["run_id"] in capsys.readouterr().out
     next((tmp_path / "records").rglob(f"{two[1]['run_id']}.json")).unlink()
     assert "first seed" not in said(tmp_path, *table)
-    assert "of each row the first seed only" in " ".join(pairs.parser().format_help().split())
+    assert "of each row the first seed only" in " ".join(compare.parser().format_help().split())
 
 
 def test_predictions_of_other_samples_than_the_record_are_refused(two, tmp_path):

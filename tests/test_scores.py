@@ -9,12 +9,12 @@ from fgmae_bench.metrics.single_label import (
     classes_scored,
     confusion_matrix,
     cross_entropy,
-    finite,
     legacy_single_label,
     oa_aa_bound,
     per_class,
     single_label,
 )
+from fgmae_bench.metrics.statistics import finite
 from fgmae_bench.runs.tasks import TASKS, assert_bound
 
 K = 7

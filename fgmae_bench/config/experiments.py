@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from fgmae_bench.config.layout import Layout, check_layout
 from fgmae_bench.config.recipes import PROTOCOLS, RECIPES
 from fgmae_bench.config.run import field_sections, sections
 from fgmae_bench.config.strict import convert, from_plain, load_toml
@@ -35,14 +36,6 @@ class PlannedRun:
     nproc_per_node: int = 1
     weights_files: tuple[str, ...] = ()  # names of files that hold the same weights as the flag `weights` names
     published: tuple[PublishedRow, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How the table looks: column names in order (see `report/columns.py`) and metrics drawn as curves."""
-
-    columns: tuple[str, ...]
-    curves: tuple[str, ...] = ("loss", "oa")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +81,7 @@ def load_experiment(path: Path) -> Experiment:
         seen[run.label] = i
         if "dataset" not in {**experiment.common, **run.flags}:
             raise BenchError(f"{where}: no dataset", "add dataset to [common] or to the run's flags")
+    check_layout(experiment.layout, path)
     return experiment
 
 

@@ -1,5 +1,4 @@
-"""Intervals and paired tests from stored predictions: a bootstrap that draws tiles or scenes where they are known, else
-samples.
+"""Intervals and paired tests from stored predictions: a bootstrap over tiles or scenes where known, else samples.
 
 All metrics are functions of sums over units (a unit is a group or a sample): confusion matrices, or counts per score
 level. A resample is a vector of integer weights, so that all resamples together are one matrix product.
@@ -17,6 +16,9 @@ from numpy.typing import NDArray
 
 from fgmae_bench.metrics.multi_label import THRESHOLD, multi_label, probabilities
 from fgmae_bench.metrics.significance import NORMAL, t_quantile, t_two_sided
+from fgmae_bench.metrics.statistics import Confusion, Tags, area_under_precision
+from fgmae_bench.metrics.table import MULTI, SEGMENTATION, SINGLE
+from fgmae_bench.metrics.table import measure as measured
 from fgmae_bench.system.randomness import generator
 
 REPLICATES = 1000
@@ -30,9 +32,7 @@ Metrics = dict[str, NDArray[np.float64]]  # name -> (B,), NaN where undefined
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """What is drawn: `count` groups or samples, and the metrics of weighted sums over them: (B, count) -> name ->
-    (B,).
-    """
+    """What is drawn: `count` groups or samples, and the metrics of their weighted sums, (B, count) -> name -> (B,)."""
 
     count: int
     grouped: bool
@@ -43,18 +43,19 @@ def single_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Sequ
     """Units of a single-label split: logits (N, K), targets (N,)."""
     n, k = logits.shape
     unit, count = _unit_numbers(n, groups)
+    # a sample is one cell of its unit's confusion matrix
     cells = np.asarray(targets, np.int64) * k + np.argmax(logits, 1)
     sums = np.bincount(unit * k * k + cells, minlength=count * k * k).reshape(count, k * k)
-    return Units(count=count, grouped=groups is not None, measure=_of_confusion(sums, k, single_label_metrics))
+    return Units(count=count, grouped=groups is not None, measure=_of_confusion(sums, k, SINGLE))
 
 
 def segmentation_units(confusion: NDArray[Any], groups: Sequence[str] | None = None) -> Units:
-    """Units of a segmentation split: one confusion matrix an image (N, K, C), columns as in `scores_segmentation`."""
+    """Units of a segmentation split: one confusion matrix an image (N, K, C), columns as in `metrics.segmentation`."""
     n, k, columns = confusion.shape
     unit, count = _unit_numbers(n, groups)
     sums = np.zeros((count, k * columns))
     np.add.at(sums, unit, confusion.reshape(n, k * columns))
-    return Units(count=count, grouped=groups is not None, measure=_of_confusion(sums, k, segmentation_metrics))
+    return Units(count=count, grouped=groups is not None, measure=_of_confusion(sums, k, SEGMENTATION))
 
 
 def multi_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Sequence[str] | None = None) -> Units:
@@ -74,13 +75,13 @@ def multi_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Seque
     np.add.at(sums, unit, flags)
 
     def measure(weights: NDArray[np.float32]) -> Metrics:
-        ap = np.stack([_weighted_ap(weights @ positive, weights @ every) for positive, every in levels], axis=1)
-        tp, predicted, reference = np.split(weights.astype(np.float64) @ sums, 3, axis=1)
-        f1 = _ratio(2 * tp, predicted + reference)
-        f1[reference == 0] = np.nan
-        total = _ratio(2 * tp.sum(1), predicted.sum(1) + reference.sum(1))
-        return {"map_micro": ap[:, -1], "map_macro": _mean(ap[:, :-1]), "f1_micro": total, "f1_macro": _mean(f1)}
+        # one class at a time: the counts of a thousand resamples of all classes need not be held together
+        ap = np.stack([area_under_precision(weights @ positive, weights @ every) for positive, every in levels], axis=1)
+        hits, predicted, reference = np.split(weights.astype(np.float64) @ sums, 3, axis=1)
+        tags = Tags(hits=hits, predicted=predicted, reference=reference, ap=ap[:, :-1], ap_together=ap[:, -1])
+        return measured(MULTI, tags)
 
+    # what quantiles instead of all levels take from the split's own values is given back to every resample
     exact, own = multi_label(logits, targets), measure(np.ones((1, count), np.float32))
     shift = {name: np.nan if value is None else value - float(own[name][0]) for name, value in exact.items()}
     return Units(
@@ -90,38 +91,9 @@ def multi_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Seque
     )
 
 
-def single_label_metrics(c: NDArray[np.float64]) -> Metrics:
-    """`scores.single_label` of many confusion matrices (B, K, K) at once."""
-    hits, reference, predicted, total = _marginals(c)
-    oa = _ratio(hits.sum(1), total)
-    chance = _ratio((reference * predicted).sum(1), total**2)
-    f1 = np.where(reference > 0, _ratio(2 * hits, reference + predicted), np.nan)
-    return {
-        "oa": oa,
-        "aa": _mean(_ratio(hits, reference)),
-        "kappa": _ratio(oa - chance, 1 - chance),
-        "f1_macro": _mean(f1),
-    }
-
-
-def segmentation_metrics(c: NDArray[np.float64]) -> Metrics:
-    """`scores_segmentation.segmentation` of many confusion matrices (B, K, C) at once."""
-    hits, reference, predicted, total = _marginals(c)
-    iou = _ratio(hits, reference + predicted - hits)
-    return {
-        "miou": _mean(np.where(reference > 0, iou, np.nan)),
-        "miou_union": _mean(iou),
-        "miou_all": np.where(total > 0, np.nan_to_num(iou).mean(1), np.nan),
-        "oa": _ratio(hits.sum(1), total),
-        "aa": _mean(_ratio(hits, reference)),
-        "fwiou": _ratio((reference * np.nan_to_num(iou)).sum(1), total),
-    }
-
-
 def replicates(units: Units, count: int = REPLICATES, seed: int = 0) -> Metrics:
-    """Metrics of `count` resamples; keyed by seed and number of units, so that runs on the same units are drawn
-    alike.
-    """
+    """Metrics of `count` resamples, keyed by seed and number of units: runs on the same units are drawn alike."""
+    # how often each unit is drawn, (count, units): one bincount over rows that are set apart by an offset
     draws = generator(seed, "bootstrap", units.count).integers(0, units.count, (count, units.count), dtype=np.int32)
     offset = np.arange(count)[:, None] * units.count
     weights = np.bincount((draws + offset).ravel(), minlength=count * units.count).reshape(count, units.count)
@@ -147,9 +119,7 @@ def percentile_interval(values: NDArray[Any], units: int, level: float = LEVEL) 
 
 
 def intervals(units: Units, count: int = REPLICATES, level: float = LEVEL) -> dict[str, Any]:
-    """The test intervals of one run, as they stand in a record: bounds per metric (null where undefined) and how they
-    were made.
-    """
+    """The test intervals of one run as a record holds them: bounds (null where undefined) and how they were made."""
     found = {name: percentile_interval(values, units.count, level) for name, values in replicates(units, count).items()}
     bounds = {name: None if pair is None else list(pair) for name, pair in found.items()}
     return {
@@ -163,7 +133,7 @@ def intervals(units: Units, count: int = REPLICATES, level: float = LEVEL) -> di
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A - B of one metric: `low` and `high` bound it, `p` is two-sided; None where it cannot be told."""
+    """A - B of one metric: `low` and `high` bound it, `p` is two-sided; None where undefined."""
 
     a: float
     b: float
@@ -173,7 +143,7 @@ class Difference:
 
 
 def paired_differences(a: Units, b: Units, count: int = REPLICATES, level: float = LEVEL) -> dict[str, Difference]:
-    """Paired bootstrap: A and B are drawn alike; their difference over its standard error is held against Student's t.
+    """Paired bootstrap: A and B are drawn alike; their difference over its standard error follows Student's t.
 
     The standard error carries sqrt(G / (G - 1)) and the t has G - 1 degrees of freedom, as for means of G clusters
     (Cameron & Miller 2015, section VI). Raises ValueError where the units differ in number.
@@ -206,11 +176,10 @@ def _unit_numbers(n: int, groups: Sequence[str] | None) -> tuple[NDArray[np.int6
     return generator("bags", n).permutation(n) % BAGS, BAGS
 
 
-def _of_confusion(
-    sums: NDArray[Any], k: int, metrics: Callable[[NDArray[np.float64]], Metrics]
-) -> Callable[[NDArray[np.float32]], Metrics]:
+def _of_confusion(sums: NDArray[Any], k: int, task: str) -> Callable[[NDArray[np.float32]], Metrics]:
+    """Metrics of weighted sums (count, K C), multiplied in float32 where that is exact."""
     exact = sums.astype(np.float32) if sums.sum() < 2**22 else sums.astype(np.float64)
-    return lambda weights: metrics((weights @ exact).astype(np.float64).reshape(len(weights), k, -1))
+    return lambda weights: measured(task, Confusion((weights @ exact).astype(np.float64).reshape(len(weights), k, -1)))
 
 
 def _level_counts(
@@ -222,30 +191,9 @@ def _level_counts(
     if len(distinct) > most:
         distinct = np.unique(np.quantile(p, np.linspace(0, 1, most), method="higher"))
     length = len(distinct)
+    # cell = (unit, level), levels counted from the highest score down
     cell = unit * length + (length - 1 - np.minimum(np.searchsorted(distinct, p), length - 1))
     return tuple(
         np.bincount(cell[chosen], minlength=count * length).reshape(count, length).astype(np.float32)
         for chosen in (y, slice(None))
     )
-
-
-def _weighted_ap(positive: NDArray[np.float32], every: NDArray[np.float32]) -> NDArray[np.float64]:
-    """`scores_multilabel.average_precision` of counts per score level (B, L); NaN without positives."""
-    hits, seen = np.cumsum(positive, 1, dtype=np.float64), np.cumsum(every, 1, dtype=np.float64)
-    precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
-    return _ratio((positive * precision).sum(1), hits[:, -1])
-
-
-def _marginals(c: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    k = c.shape[1]  # a further column holds what was predicted as a class that the reference does not have
-    return np.einsum("bkk->bk", c[:, :, :k]), c.sum(2), c.sum(1)[:, :k], c.sum((1, 2))
-
-
-def _ratio(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=b > 0)
-
-
-def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the defined values of each row, NaN where there is none."""
-    known = np.isfinite(values)
-    return _ratio(np.where(known, values, 0.0).sum(1), known.sum(1).astype(np.float64))

@@ -1,6 +1,4 @@
-"""Multi-label metrics as numpy functions of stored scores: average precision and F1 over the whole split, computed
-once.
-"""
+"""Multi-label scores of a whole split, from its logits."""
 
 from __future__ import annotations
 
@@ -9,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.metrics.single_label import finite
+from fgmae_bench.metrics.statistics import Tags, area_under_precision, by_class, finite
+from fgmae_bench.metrics.table import MULTI, scores
 
 THRESHOLD = 0.5
 
@@ -21,19 +20,15 @@ def probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
     return np.where(z >= 0, 1 / (1 + e), e / (1 + e))
 
 
-def average_precision(scores: NDArray[Any], positive: NDArray[Any]) -> float | None:
-    """Area under precision over recall as a step function, ties taken together; None without positives.
-
-    Sum over distinct scores of (recall step) x precision, as scikit-learn's `average_precision_score`.
-    """
-    positives = int(np.count_nonzero(positive))
-    if positives == 0:
-        return None
-    order = np.argsort(-scores, kind="stable")
-    ordered, hits = scores[order], np.cumsum(positive[order] != 0)
+def average_precision(p: NDArray[Any], positive: NDArray[Any]) -> float:
+    """Area under the precision-recall steps of scores (N,), ties taken together; NaN without positives."""
+    if not np.any(positive):
+        return float("nan")
+    order = np.argsort(-p, kind="stable")
+    ordered, hits = p[order], np.cumsum(positive[order] != 0)
     last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))  # the last of each run of equal scores
-    steps = np.diff(hits[last], prepend=0)
-    return float((steps * hits[last] / (last + 1)).sum() / positives)
+    steps, sizes = np.diff(hits[last], prepend=0), np.diff(last, prepend=-1)
+    return float(area_under_precision(steps[None], sizes[None])[0])
 
 
 def binary_cross_entropy(logits: NDArray[Any], targets: NDArray[Any]) -> float:
@@ -45,36 +40,19 @@ def binary_cross_entropy(logits: NDArray[Any], targets: NDArray[Any]) -> float:
 
 
 def multi_label(logits: NDArray[Any], targets: NDArray[Any]) -> dict[str, float | None]:
-    """`map_micro`, `map_macro`, `f1_micro`, `f1_macro` of logits (N, C) against multi-hot targets (N, C).
+    """The metrics of logits (N, C) against multi-hot targets (N, C): AP on probabilities, F1 at probability .5.
 
-    AP on probabilities, F1 at probability .5. Macro averages run over the classes that have positives.
+    Macro averages run over the classes that have positives; without any, everything is None.
     """
-    p, y = probabilities(logits), np.asarray(targets) != 0
-    scored = y.any(axis=0)
-    if not scored.any():
-        return dict.fromkeys(("map_micro", "map_macro", "f1_micro", "f1_macro"))
-    predicted = p >= THRESHOLD
-    tp, either = (predicted & y).sum(0), predicted.sum(0) + y.sum(0)
-    aps = [average_precision(p[:, k], y[:, k]) for k in np.flatnonzero(scored)]
-    return {
-        "map_micro": average_precision(p.ravel(), y.ravel()),
-        "map_macro": float(np.mean([ap for ap in aps if ap is not None])),
-        "f1_micro": float(2 * tp.sum() / either.sum()),
-        "f1_macro": float((2 * tp[scored] / either[scored]).mean()),
-    }
+    return scores(MULTI, _statistics(logits, targets, together=True))
 
 
 def per_class(
     logits: NDArray[Any], targets: NDArray[Any], classes: tuple[str, ...]
 ) -> dict[str, dict[str, float | int | None]]:
     """AP, F1 and support of each class; undefined is None."""
-    p, y = probabilities(logits), np.asarray(targets) != 0
-    result: dict[str, dict[str, float | int | None]] = {}
-    for k, name in enumerate(classes):
-        predicted, support = p[:, k] >= THRESHOLD, int(y[:, k].sum())
-        f1 = float(2 * (predicted & y[:, k]).sum() / (predicted.sum() + support)) if support else None
-        result[name] = {"ap": average_precision(p[:, k], y[:, k]), "f1": f1, "support": support}
-    return result
+    s = _statistics(logits, targets, together=False)
+    return by_class(classes, s.reference[0], {"ap": s.ap[0], "f1": s.f1[0]})
 
 
 def classes_scored(targets: NDArray[Any], classes: tuple[str, ...]) -> list[str]:
@@ -100,3 +78,17 @@ def legacy_multi_label(logits: NDArray[Any], targets: NDArray[Any], batch_size: 
                 totals[name] = totals.get(name, 0.0) + value * len(y)
                 weights[name] = weights.get(name, 0) + len(y)
     return {name: finite(total / weights[name]) for name, total in totals.items()}
+
+
+def _statistics(logits: NDArray[Any], targets: NDArray[Any], *, together: bool) -> Tags:
+    """The statistics of one split, B = 1; AP of all decisions only where it is wanted: it sorts N x C scores."""
+    p, y = probabilities(logits), np.asarray(targets) != 0
+    predicted = p >= THRESHOLD
+    hits, chosen, reference = ((predicted & y).sum(0), predicted.sum(0), y.sum(0))
+    return Tags(
+        hits=hits[None].astype(np.float64),
+        predicted=chosen[None].astype(np.float64),
+        reference=reference[None].astype(np.float64),
+        ap=np.array([[average_precision(p[:, k], y[:, k]) for k in range(y.shape[1])]]),
+        ap_together=np.array([average_precision(p.ravel(), y.ravel()) if together else np.nan]),
+    )

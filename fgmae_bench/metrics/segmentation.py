@@ -1,5 +1,4 @@
-"""Segmentation metrics as numpy functions of confusion matrices: one matrix an image, summed exactly, averaged over
-classes once.
+"""Segmentation scores of confusion matrices: one matrix an image, summed exactly, averaged over classes once.
 
 A matrix is (K, K), rows = reference, columns = prediction, or (K, K + 1) where the last column counts pixels that were
 given a class which the evaluation scheme does not have: they can only be wrong. A stack (N, K, C) stands for its sum.
@@ -14,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.errors import BenchError
+from fgmae_bench.metrics.statistics import Confusion, by_class
+from fgmae_bench.metrics.table import SEGMENTATION, names, scores
 
 IGNORE = 255  # label of pixels that are neither learnt nor scored
-METRICS = ("miou", "miou_union", "miou_all", "oa", "aa", "fwiou")
+METRICS = names(SEGMENTATION)
 
 
 def eval_columns(train_classes: tuple[str, ...], eval_classes: tuple[str, ...]) -> NDArray[np.int64] | None:
@@ -43,11 +44,10 @@ def eval_columns(train_classes: tuple[str, ...], eval_classes: tuple[str, ...]) 
 def image_confusion(
     reference: NDArray[Any], predicted: NDArray[Any], num_classes: int, columns: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """Counts of one image's pixels: (K, K), or (K, K + 1) with the `columns` of `eval_columns`. Reference 255 is left
-    out.
+    """Counts of one image's pixels: (K, K), or (K, K + 1) with the `columns` of `eval_columns`.
 
-    `reference` and `predicted` have one shape; `predicted` holds class numbers of the training scheme. Raises
-    ValueError on shapes that differ and labels outside their scheme.
+    Pixels of reference 255 are left out; `predicted` holds class numbers of the training scheme. Raises ValueError on
+    shapes that differ and labels outside their scheme.
     """
     reference, predicted = np.asarray(reference), np.asarray(predicted)
     if reference.shape != predicted.shape:
@@ -59,6 +59,7 @@ def image_confusion(
     width = num_classes
     if columns is not None:
         chosen, width = columns[chosen], num_classes + 1
+    # a pixel is the cell (reference, prediction) of the matrix
     return np.bincount(rows * width + chosen, minlength=num_classes * width).reshape(num_classes, width)
 
 
@@ -69,26 +70,8 @@ def total(confusions: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def segmentation(confusion: NDArray[Any]) -> dict[str, float | None]:
-    """`miou`, `miou_union`, `miou_all`, `oa`, `aa`, `fwiou`, all fractions; None where nothing can be averaged.
-
-    IoU = hits / (reference + predicted - hits). `miou` and `aa` average over the classes with reference pixels,
-    `miou_union` also over those that are only predicted, `miou_all` divides by all K with 0 for absent ones. `fwiou`
-    weights IoU by the share of reference pixels (Garcia-Garcia et al. 2017, arXiv 1704.06857).
-    """
-    hits, reference, union = _sums(confusion)
-    pixels = reference.sum()
-    if pixels == 0:
-        return dict.fromkeys(METRICS)
-    scored = reference > 0
-    iou = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
-    return {
-        "miou": float(iou[scored].mean()),
-        "miou_union": float(iou[union > 0].mean()),
-        "miou_all": float(iou.mean()),
-        "oa": float(hits.sum() / pixels),
-        "aa": float((hits[scored] / reference[scored]).mean()),
-        "fwiou": float((iou * reference).sum() / pixels),
-    }
+    """The metrics of a matrix (K, C) or of the sum of a stack (N, K, C); None where nothing can be averaged."""
+    return scores(SEGMENTATION, _statistics(confusion))
 
 
 def per_class(confusion: NDArray[Any], classes: tuple[str, ...]) -> dict[str, dict[str, float | int | None]]:
@@ -96,21 +79,8 @@ def per_class(confusion: NDArray[Any], classes: tuple[str, ...]) -> dict[str, di
 
     IoU is undefined only for a class that is neither in the reference nor predicted.
     """
-    hits, reference, union = _sums(confusion)
-    predicted = union - reference + hits
-
-    def ratio(a: float, b: float) -> float | None:
-        return float(a / b) if b > 0 else None
-
-    return {
-        name: {
-            "iou": ratio(hits[k], union[k]),
-            "accuracy": ratio(hits[k], reference[k]),
-            "precision": ratio(hits[k], predicted[k]),
-            "support": int(reference[k]),
-        }
-        for k, name in enumerate(classes)
-    }
+    s = _statistics(confusion)
+    return by_class(classes, s.reference[0], {"iou": s.iou[0], "accuracy": s.recall[0], "precision": s.precision[0]})
 
 
 def classes_scored(confusion: NDArray[Any], classes: tuple[str, ...]) -> list[str]:
@@ -119,8 +89,7 @@ def classes_scored(confusion: NDArray[Any], classes: tuple[str, ...]) -> list[st
 
 
 def legacy_segmentation(confusions: NDArray[Any], batch_size: int) -> dict[str, float | None]:
-    """What averaging over batches prints: `oa`, `aa` and `miou` of each batch of `confusions` (N, K, C), weighted by
-    its size.
+    """What averaging over batches prints: `oa`, `aa` and `miou` of each batch of (N, K, C), weighted by its size.
 
     Macro averages divide by all K classes and count a class that is absent from the batch as 0. A batch without a
     reference pixel is left out.
@@ -129,12 +98,11 @@ def legacy_segmentation(confusions: NDArray[Any], batch_size: int) -> dict[str, 
     sums, weight = np.zeros(3), 0
     for start in range(0, len(matrices), batch_size):
         batch = matrices[start : start + batch_size]
-        hits, reference, union = _sums(batch)
-        if reference.sum() == 0:
+        s = _statistics(batch)
+        if s.total[0] == 0:
             continue
-        accuracy = np.divide(hits, reference, out=np.zeros_like(hits), where=reference > 0)
-        iou = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
-        sums += len(batch) * np.array([hits.sum() / reference.sum(), accuracy.mean(), iou.mean()])
+        oa, accuracy, iou = s.hits.sum() / s.total[0], np.nan_to_num(s.recall).mean(), np.nan_to_num(s.iou).mean()
+        sums += len(batch) * np.array([oa, accuracy, iou])
         weight += len(batch)
     return {
         name: float(value / weight) if weight else None for name, value in zip(("oa", "aa", "miou"), sums, strict=True)
@@ -146,9 +114,6 @@ def _require_inside(what: str, labels: NDArray[np.int64], count: int) -> None:
         raise ValueError(f"{what} label outside [0, {count})")
 
 
-def _sums(confusion: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(hits, reference pixels, pixels of reference or prediction), each (K,); exact below 2^53 pixels."""
-    counts = total(confusion)
-    classes = len(counts)
-    hits, reference, predicted = np.diag(counts), counts.sum(axis=1), counts[:, :classes].sum(axis=0)
-    return hits.astype(np.float64), reference.astype(np.float64), (reference + predicted - hits).astype(np.float64)
+def _statistics(confusion: NDArray[Any]) -> Confusion:
+    """The statistics of one matrix or of a stack's sum, B = 1; exact below 2^53 pixels."""
+    return Confusion(total(confusion)[None].astype(np.float64))

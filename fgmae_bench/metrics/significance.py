@@ -1,6 +1,4 @@
-"""What chance alone can do: Student's t, McNemar's test on the same samples, and Holm's correction for many
-comparisons.
-"""
+"""What chance alone can do: Student's t, McNemar's test on the same samples, Holm's correction of many tests."""
 
 from __future__ import annotations
 
@@ -28,15 +26,15 @@ def t_quantile(level: float, df: int) -> float:
 
 
 def mcnemar_mid_p(only_a: int, only_b: int) -> float:
-    """Two-sided mid-p McNemar test from the counts that only A, and only B, got right (Fagerland, Lydersen & Laake
-    2013).
+    """Two-sided mid-p McNemar test from the counts that only A, and only B, got right.
 
     Twice the binomial tail of the smaller count, less the probability of that count itself; 1 without discordant
-    samples.
+    samples: Fagerland, Lydersen & Laake 2013.
     """
     n, k = only_a + only_b, min(only_a, only_b)
     if n == 0:
         return 1.0
+    # log of C(n, 0..k) / 2^n, in logarithms because n may be thousands
     steps = np.log((n - np.arange(k)) / np.arange(1, k + 1))
     log_pmf = np.concatenate([[0.0], np.cumsum(steps)]) - n * math.log(2)
     pmf = np.exp(log_pmf)
@@ -44,13 +42,12 @@ def mcnemar_mid_p(only_a: int, only_b: int) -> float:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjusted p-values (Holm 1979): they may be held against the level as if there were one test. None stays None,
-    uncounted.
-    """
+    """Adjusted p-values (Holm 1979), to compare with the level as if there were one test; None stays None."""
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
     for rank, (p, i) in enumerate(known):
+        # a larger p never gets a smaller adjusted one
         largest = max(largest, min(1.0, p * (len(known) - rank)))
         adjusted[i] = largest
     return adjusted

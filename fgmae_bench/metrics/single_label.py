@@ -1,4 +1,4 @@
-"""Every metric as a numpy function of sufficient statistics or stored scores: computed once, over the whole split."""
+"""Single-label scores of a whole split, from its confusion matrix or its logits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fgmae_bench.metrics.statistics import Confusion, by_class
+from fgmae_bench.metrics.table import SINGLE, scores
 
 
 def confusion_matrix(targets: NDArray[Any], predictions: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
@@ -28,31 +31,9 @@ def cross_entropy(logits: NDArray[Any], targets: NDArray[Any]) -> float:
     return float((np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), targets]).mean())
 
 
-def finite(value: float) -> float | None:
-    """The value, or None where it is undefined: records hold neither NaN nor infinity."""
-    return value if np.isfinite(value) else None
-
-
 def single_label(confusion: NDArray[Any]) -> dict[str, float | None]:
-    """`oa`, `aa`, `kappa`, `f1_macro` of a confusion matrix (K, K), all fractions.
-
-    `aa` and `f1_macro` average over the classes that have reference samples; a class that is never predicted has F1 0.
-    Kappa: Cohen 1960; undefined (None) where chance agreement is 1. Everything is None for an empty matrix.
-    """
-    c = np.asarray(confusion, np.float64)
-    total, hits, reference, predicted = c.sum(), np.diag(c), c.sum(axis=1), c.sum(axis=0)
-    if total == 0:
-        return dict.fromkeys(("oa", "aa", "kappa", "f1_macro"))
-    scored = reference > 0
-    oa = hits.sum() / total
-    chance = (reference * predicted).sum() / total**2
-    f1 = 2 * hits[scored] / (reference + predicted)[scored]
-    return {
-        "oa": float(oa),
-        "aa": float((hits[scored] / reference[scored]).mean()),
-        "kappa": float((oa - chance) / (1 - chance)) if chance < 1 else None,
-        "f1_macro": float(f1.mean()),
-    }
+    """The metrics of a confusion matrix (K, K); all are None for an empty one."""
+    return scores(SINGLE, _statistics(confusion))
 
 
 def legacy_single_label(logits: NDArray[Any], targets: NDArray[Any], batch_size: int) -> dict[str, float]:
@@ -64,6 +45,7 @@ def legacy_single_label(logits: NDArray[Any], targets: NDArray[Any], batch_size:
     count, k = logits.shape
     batch = np.arange(count) // batch_size
     hit = logits.argmax(1) == targets
+    # counts per batch and class (B, K), all batches at once
     reference, hits = np.zeros((batch[-1] + 1, k)), np.zeros((batch[-1] + 1, k))
     np.add.at(reference, (batch, targets), 1)
     np.add.at(hits, (batch[hit], targets[hit]), 1)
@@ -75,21 +57,8 @@ def legacy_single_label(logits: NDArray[Any], targets: NDArray[Any], batch_size:
 
 def per_class(confusion: NDArray[Any], classes: tuple[str, ...]) -> dict[str, dict[str, float | int | None]]:
     """Accuracy (recall), precision, F1 and support of each class; undefined is None."""
-    c = np.asarray(confusion, np.float64)
-    hits, reference, predicted = np.diag(c), c.sum(axis=1), c.sum(axis=0)
-
-    def ratio(a: float, b: float) -> float | None:
-        return float(a / b) if b > 0 else None
-
-    return {
-        name: {
-            "accuracy": ratio(hits[k], reference[k]),
-            "precision": ratio(hits[k], predicted[k]),
-            "f1": ratio(2 * hits[k], reference[k] + predicted[k]) if reference[k] else None,
-            "support": int(reference[k]),
-        }
-        for k, name in enumerate(classes)
-    }
+    s = _statistics(confusion)
+    return by_class(classes, s.reference[0], {"accuracy": s.recall[0], "precision": s.precision[0], "f1": s.f1[0]})
 
 
 def classes_scored(confusion: NDArray[Any], classes: tuple[str, ...]) -> list[str]:
@@ -105,3 +74,7 @@ def oa_aa_bound(reference: NDArray[Any]) -> float:
     counts = np.asarray(reference, np.float64)
     shares = counts[counts > 0] / counts.sum()
     return float(np.abs(shares - 1 / len(shares)).sum() / 2)
+
+
+def _statistics(confusion: NDArray[Any]) -> Confusion:
+    return Confusion(np.asarray(confusion, np.float64)[None])

@@ -1,9 +1,9 @@
-"""Regenerate all tables and figures from the records, beside the published numbers.
+"""Regenerate all tables and figures from the records, with the published numbers.
 
     python -m fgmae_bench.report --results_dir results --experiments experiments
     python -m fgmae_bench.report compare RUN_A RUN_B      (see its own --help)
 
-Expected: <out>/tables/<name>.md, .csv, .tex and .html for every experiment, an index beside them,
+Expected: <out>/tables/<name>.md, .csv, .tex and .html for every experiment, their index,
 <out>/figures/<name>-*.png and .svg, and the page <out>/index.html with each run's full record in <out>/runs/. Exit code
 0; 1 when a record was broken (it is named and left out) or, with --check, when tables are stale; 2 on bad input.
 """
@@ -22,7 +22,6 @@ from fgmae_bench.config.flags import Parser, spellings
 from fgmae_bench.errors import EXIT_DONE, EXIT_FAILED, BenchError, run_entry, unknown
 from fgmae_bench.records import Record, all_records
 from fgmae_bench.report import figures, output, page, pictures, published
-from fgmae_bench.report.columns import check_columns
 from fgmae_bench.report.formats.common import NO_RECORDS
 from fgmae_bench.report.formats.markdown import markdown
 from fgmae_bench.report.output import FORMATS
@@ -75,9 +74,9 @@ def parser() -> Parser:
 def main() -> int:
     """Run the command line; returns the exit code."""
     if sys.argv[1:2] == ["compare"]:
-        from fgmae_bench.report import pairs
+        from fgmae_bench.report import compare
 
-        _say(pairs.main(sys.argv[2:]))
+        _say(compare.main(sys.argv[2:]))
         return EXIT_DONE
     options = parser().parse(sys.argv[1:])
     if options["validate"] or options["results_dir"]:
@@ -129,13 +128,10 @@ def _with_intervals(records: list[Record], results_dir: Path) -> tuple[list[Reco
 
 
 def _tables(options: dict[str, Any], records: list[Record]) -> list[Table]:
-    """The tables of all experiments; every layout is checked before anything is written."""
+    """The tables of all experiments."""
     experiments = load_experiments(options["experiments"])
     if not experiments:
         raise BenchError(f"{options['experiments']} holds no experiment files", "give their folder with --experiments")
-    for experiment in experiments:
-        check_columns(experiment)
-        figures.check_curves(experiment)
     named = any(run.published for experiment in experiments for run in experiment.runs)
     source = options["published"] or published.default_path(options["results_dir"])
     rows = published.read_rows(source) if named or options["published"] else []

@@ -8,27 +8,13 @@ from functools import cache
 from typing import Any
 
 from fgmae_bench.config.cards import card_names, load_card
-from fgmae_bench.config.experiments import Experiment, effective_batch
-from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.config.experiments import effective_batch
+from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
 from fgmae_bench.report.row import Bounds, Row, Value, shared, summary
 
 Getter = Callable[[Row], Value]
-METRICS = (
-    "oa",
-    "aa",
-    "kappa",
-    "f1_macro",
-    "map_micro",
-    "map_macro",
-    "f1_micro",
-    "miou",
-    "miou_union",
-    "miou_all",
-    "fwiou",
-    "loss",
-)
-ONLY_PUBLISHED = ("map",)  # stated without saying whether classes or decisions were averaged: held against nothing
+ONLY_PUBLISHED = ("map",)  # stated without saying whether classes or decisions were averaged: compared with nothing
 REQUIRED = (
     "dataset",
     "recipe",
@@ -45,9 +31,7 @@ REQUIRED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """`value` of a row; `digits` after the point in readable formats (None: as short as exact); `spread`: may vary by
-    seed.
-    """
+    """`value` of a row; `digits` after the point (None: as short as exact); `spread`: may vary by seed."""
 
     value: Getter
     digits: int | None = None
@@ -73,9 +57,7 @@ def _metric(name: str) -> Column:
 
 
 def _interval(name: str) -> Column:
-    """The test interval of a metric; over several seeds the means of their bounds, which is no narrower than that of
-    their mean.
-    """
+    """The test interval of a metric; over several seeds the means of their bounds, at least as wide as the mean's."""
 
     def value(row: Row) -> Bounds | None:
         pairs = [((record["metrics"]["intervals"] or {}).get("test") or {}).get(name) for record in row.records]
@@ -93,16 +75,14 @@ def _timing(name: str) -> Column:
 
 
 def memory_gib(record: Record) -> float | None:
-    """Peak memory in GiB: the device's where there is one, else what the process held beside files."""
+    """Peak memory in GiB: the device's where there is one, else the process's, without files."""
     timing = record["timing"]
     peak = timing["peak_device_memory_bytes"] or timing["peak_anonymous_memory_bytes"]
     return peak / 2**30 if peak else None
 
 
 def leaks(record: Record) -> bool | None:
-    """Whether the split tears neighbours apart: a note of the record says so; None for lists that no card vouches
-    for.
-    """
+    """Whether the split tears neighbours apart, as a note of the record says; None for lists that are on no card."""
     if any(note["code"] == "leaky_split" for note in record["notes"]):
         return True
     return False if record["dataset"]["split"] in splits_of(record["dataset"]["name"]) else None
@@ -153,7 +133,7 @@ COLUMNS: dict[str, Column] = {
     "feature_dim": _each(lambda record: record["model"]["feature_dim"]),
     "seeds": Column(value=lambda row: len(row.records) or None),
     **{name: _metric(name) for name in METRICS},
-    **{f"{name}_interval": _interval(name) for name in METRICS},
+    **{f"{name}_interval": _interval(name) for name, metric in METRICS.items() if metric.interval},
     **{f"published_{name}": _published(name) for name in (*METRICS, *ONLY_PUBLISHED)},
     **{f"delta_{name}": _delta(name) for name in METRICS},
     "source": Column(value=lambda row: row.published.source if row.published else None),
@@ -163,16 +143,3 @@ COLUMNS: dict[str, Column] = {
     "device": _each(lambda record: record["environment"]["device_name"] or record["environment"]["device"]),
     "remarks": Column(value=lambda row: row.notes),
 }
-
-
-def check_columns(experiment: Experiment) -> None:
-    """Raise BenchError, naming file and key path, where the layout names a column that does not exist or repeats
-    one.
-    """
-    names = experiment.layout.columns
-    for i, name in enumerate(names):
-        where = f"{experiment.path}: layout.columns[{i}]"
-        if name not in COLUMNS:
-            raise BenchError(f"{where}: unknown column '{name}'", closest(name, COLUMNS))
-        if name in names[:i]:
-            raise BenchError(f"{where} repeats '{name}'", "name each column once")

@@ -11,8 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.config.experiments import Experiment
-from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
 from fgmae_bench.report.row import Table
 from fgmae_bench.report.table import distinct
@@ -48,7 +47,7 @@ def literal(text: str, width: int = 48) -> str:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write the figure as `path` (PNG) and as SVG beside it; neither holds a date, a version or a random name."""
+    """Write the figure as `path` (PNG) and as SVG; neither holds a date, a version or a random name."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
@@ -57,21 +56,7 @@ def save(figure: Any, path: Path) -> None:
                 figure.savefig(temporary, format=ending, bbox_inches="tight", metadata=metadata)
 
 
-# Metric -> label of its axis, with the unit.
-AXES = {
-    "loss": "cross-entropy loss (nats)",
-    "oa": "overall accuracy (fraction)",
-    "aa": "average accuracy over classes (fraction)",
-    "kappa": "Cohen's kappa (1 = perfect)",
-    "f1_macro": "F1, mean over classes (fraction)",
-    "map_micro": "average precision, all labels together (fraction)",
-    "map_macro": "average precision, mean over classes (fraction)",
-    "f1_micro": "F1, all labels together (fraction)",
-    "miou": "mean IoU over classes with reference (fraction)",
-    "miou_union": "mean IoU over classes with reference or prediction (fraction)",
-    "miou_all": "mean IoU over all classes (fraction)",
-    "fwiou": "IoU weighted by class frequency (fraction)",
-}
+AXES = {name: metric.axis_label for name, metric in METRICS.items()}
 MAX_CURVES = 12
 
 
@@ -86,22 +71,13 @@ class Curve:
     train: list[float]
 
 
-def check_curves(experiment: Experiment) -> None:
-    """Raise BenchError, naming file and key path, where the layout names a curve that cannot be drawn."""
-    for i, metric in enumerate(experiment.layout.curves):
-        if metric not in AXES:
-            raise BenchError(f"{experiment.path}: layout.curves[{i}]: unknown metric '{metric}'", closest(metric, AXES))
-
-
 def file_name(table: str, metric: str) -> str:
     """Name of the picture of a table's metric."""
     return f"{table}-{metric}.png"
 
 
 def curves(table: Table, metric: str) -> list[Curve]:
-    """The curves of all records of the table that have a history of `metric`, in row order; `lr` is the learning
-    rate.
-    """
+    """The curves of all records that have a history of `metric` (or `lr`, the learning rate), in row order."""
     pairs = [(row.label, record) for row in table.rows for record in row.records if _has(record, metric)]
     labels = distinct([label for label, _ in pairs], [record for _, record in pairs])
     together = Counter(labels)

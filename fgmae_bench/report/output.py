@@ -37,7 +37,7 @@ def write_texts(found: dict[Path, str], say: Callable[[str], None]) -> None:
 
 
 def write_figures(tables: list[Table], folder: Path, say: Callable[[str], None]) -> None:
-    """Draw every figure, as PNG and SVG; one of these tables that has nothing to show any more is removed."""
+    """Draw every figure, as PNG and SVG; remove those of these tables that have nothing left to show."""
     drawn: set[Path] = set()
 
     def done(path: Path) -> None:
@@ -61,9 +61,7 @@ def write_figures(tables: list[Table], folder: Path, say: Callable[[str], None])
 
 
 def stale(found: dict[Path, str], formats: list[str], folder: Path) -> list[str]:
-    """A line for each table on disk that differs from what the records give, and for those that no experiment gives any
-    more.
-    """
+    """A line for each table on disk that differs from what the records give, or that belongs to no experiment."""
     lines = [
         f"stale: {path}; write it with python -m fgmae_bench.report"
         for path, text in found.items()

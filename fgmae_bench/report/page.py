@@ -1,5 +1,4 @@
-"""The page: one self-contained index.html over all tables; beside it one script a run with its full record, loaded on
-demand.
+"""The page: one self-contained index.html over all tables, and one script a run with its full record, loaded on demand.
 
 Data stands in the page as JSON that no HTML parser can mistake for markup, one line a row and a run, and reaches the
 reader as text only. The page asks the network for nothing, and its security policy forbids that it could.
@@ -31,7 +30,7 @@ ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", 
 
 
 def write(tables: list[Table], records: list[Record], out: Path) -> Path:
-    """Write `out`/index.html and `out`/runs/<run>.js; a side script of ours that no record gives any more is removed.
+    """Write `out`/index.html and `out`/runs/<run>.js; side scripts of records that are gone are removed.
 
     The side scripts come first, so that the page never names one that is not there. Returns the path of the page.
     """
@@ -125,7 +124,7 @@ def _source_hash(text: str) -> str:
 def _write_scripts(folder: Path, runs: dict[str, Record]) -> None:
     """Write the scripts that are not there yet or hold anything else, by rename.
 
-    Without waiting for the disk, which would take seconds for 1,000 files: the next report mends what a crash has torn.
+    Without waiting for the disk, which would take seconds for 1,000 files: the next report repairs what a crash tore.
     """
     partial = folder / ".run.partial"
     try:

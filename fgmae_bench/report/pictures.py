@@ -1,6 +1,4 @@
-"""A table's pictures beside its curves: learning rate, confusion matrices, few-label curves; and all models across
-datasets.
-"""
+"""Pictures other than curves: learning rate, confusion matrices, few labels, and all models across datasets."""
 
 from __future__ import annotations
 
@@ -8,9 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
 from fgmae_bench.report import figures
-from fgmae_bench.report.columns import METRICS
 from fgmae_bench.report.figures import COLOURS, MARKERS, PNG_DPI, draw_matrix, literal, new_axes, outer_legend, save
 from fgmae_bench.report.row import Row, Spread, Table, summary
 
@@ -45,7 +43,7 @@ def draw(table: Table, caption: str, path: Path) -> None:
 def main_metric(record: Record) -> str | None:
     """The metric that a run's task is known by."""
     test = record["metrics"]["test"]
-    return next((name for name in ("miou", "map_micro", "oa") if test.get(name) is not None), None)
+    return next((name for name, metric in METRICS.items() if metric.selects and test.get(name) is not None), None)
 
 
 def confused(table: Table) -> list[tuple[str, Record]]:
@@ -78,9 +76,7 @@ def draw_confusion(table: Table, path: Path) -> None:
 
 
 def few_label_lines(table: Table) -> dict[str, list[tuple[float, float, float]]]:
-    """Model (and source of weights) -> (train fraction, mean, std) in order, where a model was run with several
-    fractions.
-    """
+    """Model (and source of weights) -> (train fraction, mean, std) in order, for models with several fractions."""
     lines: dict[str, dict[float, Row]] = {}
     for row in table.rows:
         if row.records and main_metric(row.records[0]):
@@ -95,9 +91,7 @@ def few_label_lines(table: Table) -> dict[str, list[tuple[float, float, float]]]
 
 
 def draw_few_labels(table: Table, path: Path) -> None:
-    """The main metric over the share of training labels, one line a model; bars are the standard deviation over
-    seeds.
-    """
+    """The main metric over the share of training labels, a line a model; bars are standard deviations over seeds."""
     figure, axes = new_axes()
     for i, (name, points) in enumerate(list(few_label_lines(table).items())[: figures.MAX_CURVES]):
         x, y, error = zip(*points, strict=True)
@@ -108,10 +102,10 @@ def draw_few_labels(table: Table, path: Path) -> None:
             "markersize": 4,
         }
         axes.errorbar(x, y, yerror(error), label=literal(name), linewidth=1.3, **style)
-    metric = next(main_metric(record) for record in table.records)
+    metric = next(metric for metric in map(main_metric, table.records) if metric)
     axes.set_xscale("log")
     axes.set_xlabel("share of the training labels")
-    axes.set_ylabel(figures.AXES[metric or METRICS[0]])
+    axes.set_ylabel(figures.AXES[metric])
     axes.set_title(literal(f"{table.title}: few labels", 60), fontsize=10)
     outer_legend(axes)
     save(figure, path)

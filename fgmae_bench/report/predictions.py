@@ -1,4 +1,4 @@
-"""Stored predictions of a run: found, held against the record, and made into units that a bootstrap can draw."""
+"""Stored predictions of a run: found, checked by the record, and made into units that a bootstrap can draw."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ KINDS = {"single_label": single_label_units, "multi_label": multi_label_units}
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a run said of each test sample: `scores` are logits (N, K) with `targets`, or confusion matrices (N, K, C)
-    without.
-    """
+    """What a run predicted: `scores` are logits (N, K) with `targets`, or confusion matrices (N, K, C) without."""
 
     kind: str
     ids: tuple[str, ...]
@@ -66,9 +64,7 @@ def find_predictions(record: Record, results_dir: Path) -> Path:
 
 
 def read_predictions(record: Record, path: Path) -> Predictions:
-    """Read and check one file; raises BenchError where it is damaged, changed, or of other samples than the
-    record's.
-    """
+    """Read and check one file; raises BenchError where it is damaged, changed, or of other samples."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -118,9 +114,7 @@ def _predictions(tensors: dict[str, NDArray[Any]], lists: dict[str, tuple[str, .
 
 
 def same_test(a: Predictions, b: Predictions, names: tuple[str, str]) -> Predictions:
-    """`b` in the order of `a`; raises BenchError unless both are of the same samples with the same labels and
-    groups.
-    """
+    """`b` in the order of `a`; raises BenchError unless samples, labels and groups of both are the same."""
     both = f"{names[0]} and {names[1]}"
     missing, extra = set(a.ids) - set(b.ids), set(b.ids) - set(a.ids)
     if missing or extra:
@@ -144,9 +138,7 @@ def same_test(a: Predictions, b: Predictions, names: tuple[str, str]) -> Predict
 
 
 def with_intervals(record: Record, results_dir: Path) -> Record:
-    """The record with test intervals: its own, else those of its stored predictions. Raises BenchError where these are
-    of no use.
-    """
+    """The record with test intervals: its own, else those of its stored predictions, BenchError where unusable."""
     if record["metrics"]["intervals"] is not None or record["predictions"] is None:
         return record
     found = intervals(read_predictions(record, find_predictions(record, results_dir)).units())

@@ -1,6 +1,4 @@
-"""Numbers that others published: reading `published_results.csv`, finding a planned run's rows, and judging their
-pairs.
-"""
+"""Numbers that others published: `published_results.csv` read, a planned run's rows found, their pairs judged."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ ROUNDING = 0.001  # two values printed with three decimals differ from their tru
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One published row. `metrics` are fractions; `dataset` is the title on a card, `protocol` the record's word for
-    the method.
-    """
+    """One published row: `metrics` are fractions, `dataset` a card's title, `protocol` the record's word."""
 
     table: str
     source: str
@@ -147,7 +143,7 @@ def title_of(dataset: str) -> str:
 def impossible_pair(published: Published) -> float | None:
     """The bound on |OA - AA| that a published pair breaks, None where it breaks none or the class shares are not known.
 
-    The shares are the card's; they hold for a stratified split. See `scores.oa_aa_bound`.
+    The shares are the card's; they hold for a stratified split. See `single_label.oa_aa_bound`.
     """
     import numpy as np
 

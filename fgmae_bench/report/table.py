@@ -1,6 +1,4 @@
-"""From an experiment and the records to the rows of its table: what may share a row, in which order, beside which
-number.
-"""
+"""The rows of an experiment's table: which records share a row, in which order, with which published number."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from typing import Any
 
 from fgmae_bench.config.experiments import Experiment, PlannedRun, batches, effective_batch, matches
 from fgmae_bench.records import Record
-from fgmae_bench.report.compare import differences, statement
+from fgmae_bench.report.deltas import differences, statement
 from fgmae_bench.report.published import Published, title_of
 from fgmae_bench.report.row import Note, Row, Table, unique
 
@@ -27,10 +25,10 @@ def build(experiment: Experiment, records: list[Record], published: list[list[Pu
     measured = 0
     protocols = sorted({run.protocol or experiment.protocol for run in experiment.runs})
     records = [record for record in records if record["protocol"] in protocols]
-    for run, beside in zip(experiment.runs, published, strict=True):
+    for run, stated in zip(experiment.runs, published, strict=True):
         fitting = [record for record in records if matches(experiment, run, record)]
         measured += bool(fitting)
-        rows += _rows_of(experiment, run, fitting, beside)
+        rows += _rows_of(experiment, run, fitting, stated)
     return Table(
         name=experiment.name,
         title=experiment.title,
@@ -44,7 +42,7 @@ def build(experiment: Experiment, records: list[Record], published: list[list[Pu
 
 
 def _rows_of(experiment: Experiment, run: PlannedRun, records: list[Record], published: list[Published]) -> list[Row]:
-    """Rows of one planned run: measured beside the first published row, further published rows, then synthetic ones.
+    """Rows of one planned run: measured with the first published row, further published rows, then synthetic ones.
 
     A synthetic row never shares a line with a published number, so where only synthetic records exist, that number
     keeps its own.
@@ -69,7 +67,7 @@ def _rows_of(experiment: Experiment, run: PlannedRun, records: list[Record], pub
 
 
 def _measured(label: str, group: tuple[Record, ...], published: Published | None) -> Row:
-    """A row of records that differ by seed only, beside a published row where there is one."""
+    """A row of records that differ by seed only, with a published row where there is one."""
     deltas, comparison = differences(group, published) if published else ({}, ())
     synthetic = group[0]["dataset"]["synthetic"]
     remarks = [Note(code=note["code"], text=note["text"]) for record in group for note in record["notes"]]
@@ -105,8 +103,7 @@ def settings(record: Record) -> dict[str, Any]:
 
 
 def groups(records: list[Record]) -> list[tuple[Record, ...]]:
-    """Records that differ by seed only, together; ordered by lr, weight decay and run ids, seeds in order within a
-    group.
+    """Records that differ by seed only, together; in order of lr, weight decay and run ids, within a group of seeds.
 
     Where a seed comes twice, something unseen differs too: each of those records stands alone.
     """
@@ -138,16 +135,14 @@ def _labelled(label: str, records: list[Record]) -> list[tuple[str, tuple[Record
 
 
 def distinct(labels: list[str], records: list[Record]) -> list[str]:
-    """The labels, with the settings added in which records of equal label differ (facts only where no plain setting
-    differs).
-    """
-    told = [settings(record) for record in records]
+    """The labels with the settings in which records of one label differ (facts only where no plain setting does)."""
+    every = [settings(record) for record in records]
     rivals: dict[str, list[dict[str, Any]]] = {}
-    for label, own in zip(labels, told, strict=True):
+    for label, own in zip(labels, every, strict=True):
         rivals.setdefault(label, []).append(own)
     differing = {label: _differing(several) for label, several in rivals.items()}
     result = []
-    for label, own in zip(labels, told, strict=True):
+    for label, own in zip(labels, every, strict=True):
         names = [name for name in own if name in differing[label]]
         plain = [name for name in names if " " not in name] or names
         result.append(label + (f" ({', '.join(f'{name} {_short(own[name])}' for name in plain)})" if plain else ""))

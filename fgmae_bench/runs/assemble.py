@@ -43,9 +43,7 @@ def assemble(
     diverged: bool = False,
     schemes: tuple[str, str] | None = None,
 ) -> Record:
-    """The sealed record of one run. `counts` are the samples really used in each part; `schemes` those of train and
-    eval labels.
-    """
+    """The sealed record of one run: `counts` are the samples used in each part, `schemes` train and eval labels'."""
     card = dataset.card
     train_scheme, eval_scheme = schemes or (card.label_scheme, card.label_scheme)
     return seal(
@@ -92,9 +90,7 @@ def assemble(
 def classification_metrics(
     outcome: Outcome, task: Task, classes: tuple[str, ...], groups: list[str] | None
 ) -> dict[str, Any]:
-    """The record's `metrics` of a classification run; `outcome` holds the test split's logits and targets, `groups` its
-    tiles or scenes.
-    """
+    """The record's `metrics` of a classification run: `outcome` and `groups` (tiles, scenes) are of the test split."""
     assert outcome.logits is not None
     assert outcome.targets is not None
     confusion = task.confusion(outcome.logits, outcome.targets)

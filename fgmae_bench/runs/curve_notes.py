@@ -49,12 +49,12 @@ def rate_notes(module: str, run: Run, card: Card, effective_batch: int) -> list[
     names = [run.recipe.recipe]
     if any(getattr(run.recipe, flag, 0) for flag in NEVER_PUBLISHED):
         names.append("published")  # whose other values may have been kept
-    told = []
+    found = []
     for name in names:
         named = merged(*named_recipe(module, name, card, run.model.model))
         batch = named.get("batch_size", 64) if "max_steps" in named else REFERENCE_BATCH
-        told.append(lr_off_rule(run.recipe.lr, effective_batch, named.get("blr") or base_lr(named["lr"], batch)))
-    return min(told, key=len)
+        found.append(lr_off_rule(run.recipe.lr, effective_batch, named.get("blr") or base_lr(named["lr"], batch)))
+    return min(found, key=len)
 
 
 def small_batch_norm(batch: int, processes: int) -> list[dict[str, str]]:

@@ -1,6 +1,4 @@
-"""What single-label and multi-label probing do differently: the loss, the scores, and the metric that selects an
-epoch.
-"""
+"""What single-label and multi-label tasks do differently: loss, scores, and the metric that selects an epoch."""
 
 from __future__ import annotations
 
@@ -14,19 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fgmae_bench.metrics import multi_label as scores_multilabel
-from fgmae_bench.metrics import single_label as scores
+from fgmae_bench.metrics import multi_label, single_label
 from fgmae_bench.metrics.intervals import Units, multi_label_units, single_label_units
+from fgmae_bench.metrics.statistics import finite
+from fgmae_bench.metrics.table import MULTI, SINGLE, selection
 
 Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """`loss_and_grad` maps logits (B, G, C) and targets to (mean loss (G,), its gradient (B, G, C)); the rest takes
-    logits (N, C).
+    """`loss_and_grad` maps logits (B, G, C) and targets to (mean loss (G,), its gradient (B, G, C)).
 
-    `units` are what the intervals of the scores are drawn from.
+    The rest takes logits (N, C); `units` are what the intervals of the scores are drawn from.
     """
 
     selection: str
@@ -56,12 +54,12 @@ def _logistic_loss_and_grad(logits: Tensor, targets: Tensor) -> tuple[Tensor, Te
 
 
 def _confusion(logits: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.int64]:
-    return scores.confusion_matrix(targets, np.nan_to_num(logits, nan=-np.inf).argmax(1), logits.shape[1])
+    return single_label.confusion_matrix(targets, np.nan_to_num(logits, nan=-np.inf).argmax(1), logits.shape[1])
 
 
 def _evaluate_single(logits: NDArray[Any], targets: NDArray[Any]) -> Metrics:
     confusion = _confusion(logits, targets)
-    metrics = {"loss": scores.finite(scores.cross_entropy(logits, targets)), **scores.single_label(confusion)}
+    metrics = {"loss": finite(single_label.cross_entropy(logits, targets)), **single_label.single_label(confusion)}
     assert_bound(metrics, confusion)
     return metrics
 
@@ -69,36 +67,36 @@ def _evaluate_single(logits: NDArray[Any], targets: NDArray[Any]) -> Metrics:
 def assert_bound(metrics: Metrics, confusion: NDArray[Any]) -> None:
     """OA and AA of one confusion matrix cannot be further apart than its class shares allow."""
     if metrics["oa"] is not None:
-        bound = scores.oa_aa_bound(confusion.sum(axis=1))
+        bound = single_label.oa_aa_bound(confusion.sum(axis=1))
         assert abs(metrics["oa"] - metrics["aa"]) <= bound + 1e-9, "OA and AA contradict each other"
 
 
 def _evaluate_multi(logits: NDArray[Any], targets: NDArray[Any]) -> Metrics:
-    loss = scores.finite(scores_multilabel.binary_cross_entropy(logits, targets))
-    return {"loss": loss, **scores_multilabel.multi_label(np.nan_to_num(logits, nan=-np.inf), targets)}
+    loss = finite(multi_label.binary_cross_entropy(logits, targets))
+    return {"loss": loss, **multi_label.multi_label(np.nan_to_num(logits, nan=-np.inf), targets)}
 
 
 TASKS: dict[str, Task] = {
-    "single_label": Task(
-        selection="oa",
+    SINGLE: Task(
+        selection=selection(SINGLE),
         loss_and_grad=_softmax_loss_and_grad,
         evaluate=_evaluate_single,
-        per_class=lambda logits, targets, classes: scores.per_class(_confusion(logits, targets), classes),
-        classes_scored=lambda targets, classes: scores.classes_scored(
+        per_class=lambda logits, targets, classes: single_label.per_class(_confusion(logits, targets), classes),
+        classes_scored=lambda targets, classes: single_label.classes_scored(
             np.diag(np.bincount(targets, minlength=len(classes))), classes
         ),
         confusion=_confusion,
-        legacy=scores.legacy_single_label,
+        legacy=single_label.legacy_single_label,
         units=single_label_units,
     ),
-    "multi_label": Task(
-        selection="map_micro",
+    MULTI: Task(
+        selection=selection(MULTI),
         loss_and_grad=_logistic_loss_and_grad,
         evaluate=_evaluate_multi,
-        per_class=scores_multilabel.per_class,
-        classes_scored=scores_multilabel.classes_scored,
+        per_class=multi_label.per_class,
+        classes_scored=multi_label.classes_scored,
         confusion=lambda logits, targets: None,
-        legacy=scores_multilabel.legacy_multi_label,
+        legacy=multi_label.legacy_multi_label,
         units=multi_label_units,
     ),
 }
@@ -137,14 +135,13 @@ def seen_by_reference(epoch: int, epochs: int) -> bool:
 
 
 def legacy_of(outcome: Outcome, targets: NDArray[Any], batch_size: int, task: Task) -> dict[str, Any]:
-    """What per-batch averaging would have printed of the test split, and the maximum over the reference's sparse
-    evaluations.
+    """What per-batch averaging would have printed of the test split, and the best of the reference's evaluations.
 
-    Without a val split the evaluations were of the test split, as in the reference; with one there is no such maximum.
+    Without a val split these were of the test split, as in the reference; with one, that maximum is left out.
     """
     assert outcome.logits is not None
     values: dict[str, Any] = dict(task.legacy(outcome.logits, targets, batch_size))
     for name in [name for name in values if name != "loss"] if outcome.best is None else []:
         seen = [entry[name] for entry in outcome.legacy_curve if entry.get(name) is not None]
         values[f"{name}_max"] = max(seen, default=None)
-    return {"batch_size": batch_size, **{k: scores.finite(v) if isinstance(v, float) else v for k, v in values.items()}}
+    return {"batch_size": batch_size, **{k: finite(v) if isinstance(v, float) else v for k, v in values.items()}}

@@ -12,8 +12,6 @@ from fgmae_bench.config.experiments import flag_types, load_experiment
 from fgmae_bench.config.flags import spellings
 from fgmae_bench.config.strict import convert
 from fgmae_bench.errors import BenchError, closest
-from fgmae_bench.report.columns import check_columns
-from fgmae_bench.report.figures import check_curves
 from fgmae_bench.suite.command import Command
 from fgmae_bench.suite.expand import expand
 
@@ -43,9 +41,6 @@ def commands_of(given: dict[str, Any]) -> list[Command]:
     """The commands that the command line means; every file, flag and column is checked."""
     paths = list(dict.fromkeys(given["files"]))
     experiments = [load_experiment(path) for path in paths]
-    for experiment in experiments:
-        check_columns(experiment)
-        check_curves(experiment)
     names = [path.stem for path in paths]
     for path in paths:
         if names.count(path.stem) > 1:
@@ -65,7 +60,7 @@ def _overrides(given: dict[str, Any], modules: list[str]) -> dict[str, Any]:
     for pair in given.get("set", []):
         name, equals, text = pair.partition("=")
         if not equals:
-            raise BenchError(f"--set {pair} is no FLAG=VALUE", "give for example --set num_workers=4")
+            raise BenchError(f"--set {pair} is not FLAG=VALUE", "give for example --set num_workers=4")
         hints = flag_types(modules[0])
         if name not in hints:
             raise BenchError(f"--set {name}: unknown flag", closest(name, hints))

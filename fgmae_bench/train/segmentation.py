@@ -32,7 +32,9 @@ from fgmae_bench.metrics.segmentation import (
     segmentation,
     total,
 )
-from fgmae_bench.metrics.single_label import finite
+from fgmae_bench.metrics.statistics import finite
+from fgmae_bench.metrics.table import SEGMENTATION
+from fgmae_bench.metrics.table import selection as selection_of
 from fgmae_bench.models.segmenter import SegmentationModel
 from fgmae_bench.models.sliding import sliding_window
 from fgmae_bench.runs.folder import ordered
@@ -83,7 +85,7 @@ class SegmentationJob:
     bank: Bank | None = None
     label_banks: Mapping[str, LabelBank] = field(default_factory=dict)
     unused_parameters: bool = False
-    selection: str = "miou"
+    selection: str = selection_of(SEGMENTATION)
 
     def __post_init__(self) -> None:
         self.train = self.dataset.parts.train

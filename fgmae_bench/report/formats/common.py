@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fgmae_bench.report.columns import COLUMNS, METRICS, REQUIRED, Column
+from fgmae_bench.report.columns import COLUMNS, REQUIRED, Column
 from fgmae_bench.report.row import Bounds, Note, Row, Spread, Table, Value
 
 NO_RECORDS = "No records yet: only published numbers are shown."
@@ -47,16 +47,12 @@ def with_columns(table: Table, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def shown_columns(table: Table) -> tuple[str, ...]:
-    """The columns of every readable format: the layout's, those that no table may lack, and intervals where rows have
-    them.
-
-    Remarks come last.
-    """
+    """The columns of every readable format: the layout's, the required ones, intervals where known, remarks last."""
     names = [name for name in with_columns(table, REQUIRED) if name != "remarks"]
     found = []
     for name in names:
         interval = f"{name}_interval"
-        wanted = name in METRICS and interval not in names and any(COLUMNS[interval].value(row) for row in table.rows)
+        wanted = interval in COLUMNS and interval not in names and any(map(COLUMNS[interval].value, table.rows))
         found += [name, interval] if wanted else [name]
     return (*found, "remarks")
 

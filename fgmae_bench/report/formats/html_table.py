@@ -1,4 +1,4 @@
-"""Tables as plain HTML files: no script, nothing loaded but the figures beside them, every text escaped."""
+"""Tables as plain HTML files: no script, nothing loaded but the figures, every text escaped."""
 
 from __future__ import annotations
 

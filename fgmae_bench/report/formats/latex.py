@@ -60,9 +60,7 @@ LIGATURE = re.compile(r"([-',])(?=\1)")
 
 
 def tex_escaped(text: str) -> str:
-    """Text that LaTeX sets as it is: no command, no star or bracket that a line break would take, no ligature of two
-    marks.
-    """
+    """Text that LaTeX sets as it is: no command, no star or bracket after a line break, no ligature of two marks."""
     return LIGATURE.sub(r"\1{}", "".join(SPECIAL.get(c, c) for c in one_line(text)))
 
 

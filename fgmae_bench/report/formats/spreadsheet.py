@@ -11,9 +11,7 @@ from fgmae_bench.report.row import Bounds, Row, Spread, Table, Value
 
 
 def comma_separated(table: Table) -> str:
-    """Empty = not known; `<name>_std` after each column that varies by seed, `_low` and `_high` for intervals, and note
-    codes.
-    """
+    """The table as CSV: empty is not known, `_std` follows what varies by seed, `_low` and `_high` bound intervals."""
     names = list(shown_columns(table))
     if "synthetic" not in names:
         names.insert(names.index("dataset") + 1, "synthetic")

@@ -83,7 +83,7 @@ document.addEventListener("click", (event) => {
   for (const open of document.querySelectorAll("details.menu[open]")) if (!open.contains(event.target)) open.open = false;
 });
 
-/** Show `data-tip` of whatever is hovered or focused, beside it. */
+/** Show `data-tip` of whatever is hovered or focused, next to it. */
 function watchTips() {
   const tip = byId("tip");
   function show(event) {

@@ -1,4 +1,4 @@
-// The panel of one run: its full record, fetched from the script beside the page when it is first asked for.
+// The panel of one run: its full record, fetched from its own script when it is first asked for.
 
 const loaded = new Map();
 const waiting = new Map();
@@ -7,7 +7,7 @@ window.fgmaeBenchRun = (name, record) => {
   loaded.set(name, record);
 };
 
-/** The record of a run; rejects when its file is not beside the page. */
+/** The record of a run; rejects when its file is missing. */
 function recordOf(name) {
   if (loaded.has(name)) return Promise.resolve(loaded.get(name));
   if (!waiting.has(name))
@@ -17,7 +17,7 @@ function recordOf(name) {
         script.remove();
         waiting.delete(name);
         if (loaded.has(name)) resolve(loaded.get(name));
-        else reject(new Error(`runs/${name}.js is not beside this page: keep the folder runs/ next to index.html`));
+        else reject(new Error(`runs/${name}.js is missing: keep the folder runs/ next to index.html`));
       };
       script.addEventListener("load", done);
       script.addEventListener("error", done);

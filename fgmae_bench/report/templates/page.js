@@ -34,9 +34,9 @@ function themes() {
 
 function summary() {
   const { records, synthetic } = page.head, plural = (n, word) => `${n.toLocaleString("en-US")} ${word}${n === 1 ? "" : "s"}`;
-  const beside = page.tables.some((table) => table.columns.some((name) => name.startsWith("published_")));
+  const published = page.tables.some((table) => table.columns.some((name) => name.startsWith("published_")));
   byId("summary").textContent = records
-    ? `${plural(records, "run")} in ${plural(page.tables.length, "table")}${beside ? ", beside published numbers" : ""}`
+    ? `${plural(records, "run")} in ${plural(page.tables.length, "table")}${published ? ", with published numbers" : ""}`
     : "No records yet: only published numbers are shown.";
   if (!synthetic) return;
   const banner = byId("banner");

@@ -1,0 +1,101 @@
+"""What the layout of a table may name: columns, with their words, and curves. Metrics come from their own table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fgmae_bench.errors import BenchError, closest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How the table looks: column names in order and metrics drawn as curves."""
+
+    columns: tuple[str, ...]
+    curves: tuple[str, ...] = ("loss", "oa")
+
+
+# Column -> heading and explanation. What a row shows there is in `report/columns.py`, under the same names.
+WORDS: dict[str, tuple[str, str]] = {
+    "dataset": ("dataset", ""),
+    "synthetic": ("synthetic", ""),
+    "split": ("split", "Which samples are for training and which for the test"),
+    "leaks": ("leaks", "Whether the split tears neighbours apart, so that the test images resemble training images"),
+    "run": ("run", "Opens the full record"),
+    "run_id": ("run id", ""),
+    "model": ("model", ""),
+    "weights": ("weights", "Where the backbone's weights come from"),
+    "recipe": ("recipe", "published: as the paper's code did; corrected: as recommended"),
+    "probe": ("probe", ""),
+    "features": ("features", ""),
+    "views": ("views", "Augmented views of each training image in the feature bank"),
+    "epochs": ("epochs", ""),
+    "lr": ("lr", ""),
+    "weight_decay": ("weight decay", ""),
+    "batch_size": ("batch / process", "Samples in one step of one process"),
+    "world_size": ("processes", ""),
+    "effective_batch": ("batch", "Samples in one step over all processes and accumulated batches"),
+    "amp": ("amp", ""),
+    "train_frac": ("train fraction", "Share of the training split that was used"),
+    "n_train": ("n train", "Samples of the training split"),
+    "n_val": ("n val", "Samples of the validation split"),
+    "n_test": ("n test", "Samples of the test split"),
+    "params_trainable": ("trainable", "Parameters that training changes"),
+    "params_total": ("parameters", "Parameters of backbone and head"),
+    "feature_dim": ("feature dim", "Length of the feature vector"),
+    "seeds": ("seeds", "Runs in this row, alike but for their seed; values are their mean ± sample standard deviation"),
+    "published_map": (
+        "mAP published",
+        "As published: Mean average precision; its publisher does not say whether over classes or over decisions",
+    ),
+    "source": ("source", "Who published the number"),
+    "seconds": ("time (s)", "The whole run, in seconds"),
+    "images_per_second": ("images/s", ""),
+    "memory_gib": ("memory (GiB)", "Peak memory: the device's where there is one, else the process's"),
+    "device": ("device", ""),
+    "remarks": ("remarks", "Notes below the table"),
+}
+# Columns of each metric: its test interval, the published number, and the difference from it.
+INTERVAL = "{}_interval"
+DERIVED = (
+    (INTERVAL, "{} 95 %", "Interval of the test samples, for the head as trained: {}"),
+    ("published_{}", "{} published", "As published: {}"),
+    ("delta_{}", "Δ {}", "Measured − published, only where dataset, split, protocol and definition match: {}"),
+)
+
+
+def words() -> dict[str, tuple[str, str]]:
+    """Heading and explanation of every column that a layout may name."""
+    from fgmae_bench.metrics.table import METRICS  # here: most commands start without numpy
+
+    found = dict(WORDS)
+    for name, metric in METRICS.items():
+        found[name] = (metric.title, metric.hint)
+        for pattern, title, meaning in DERIVED:
+            if metric.interval or pattern != INTERVAL:
+                found[pattern.format(name)] = (title.format(metric.title), meaning.format(metric.hint or metric.title))
+    return found
+
+
+def heading(name: str) -> tuple[str, str]:
+    """Heading of a column and the sentence that explains it, empty where the heading says it all."""
+    return words().get(name, (name.replace("_", " "), ""))
+
+
+def check_layout(layout: Layout, path: Path) -> None:
+    """Raise BenchError, naming file and key path, for a column or curve that is unknown, or a column named twice."""
+    from fgmae_bench.metrics.table import METRICS
+
+    _check(layout.columns, words(), f"{path}: layout.columns", "column")
+    _check(layout.curves, METRICS, f"{path}: layout.curves", "metric")
+    for i, name in enumerate(layout.columns):
+        if name in layout.columns[:i]:
+            raise BenchError(f"{path}: layout.columns[{i}] repeats '{name}'", "name each column once")
+
+
+def _check(names: tuple[str, ...], known: Iterable[str], where: str, kind: str) -> None:
+    for i, name in enumerate(names):
+        if name not in known:
+            raise BenchError(f"{where}[{i}]: unknown {kind} '{name}'", closest(name, known))
