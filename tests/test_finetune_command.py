@@ -256,7 +256,7 @@ def test_an_absolute_rate_at_another_batch_leaves_a_note(tmp_path):
             ("--warmup_epochs", "3"),
             "the warm-up is 18 of 18 steps; give a longer schedule or a shorter --warmup_epochs",
         ),
-        (("--model", "resnet18", "--pool", "mean", "--layer_decay", "0.9"), "no ViT with blocks"),
+        (("--model", "resnet18", "--pool", "mean", "--layer_decay", "0.9"), "has no blocks of a ViT"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(flags, what, tmp_path):

@@ -42,7 +42,7 @@ def test_colours_are_those_of_the_scheme():
     for bad in ([4], [-1], [300]):
         with pytest.raises(BenchError, match=r"outside 0\.\.2"):
             coloured(np.array([bad]), COLOURS)
-    with pytest.raises(BenchError, match="'green' is no colour"):
+    with pytest.raises(BenchError, match="'green' is not a colour"):
         coloured(np.array([[0]]), ["green"])
 
 

@@ -137,7 +137,7 @@ def test_sgd_of_the_reference_decays_everything():
 
 
 def test_layer_decay_on_what_is_no_vit_is_refused():
-    with pytest.raises(BenchError, match="no ViT"):
+    with pytest.raises(BenchError, match="has no blocks of a ViT"):
         param_groups(torch.nn.Linear(2, 2), weight_decay=0.0, layer_decay=0.9, decay_all=False)
 
 

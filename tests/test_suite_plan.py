@@ -168,7 +168,7 @@ def test_unknown_column_and_repeated_run_are_named(tmp_path):
     [
         (["--only", "nobody"], "no run is named so"),
         (["--set", "seed=3"], "no execution flag"),
-        (["--set", "nonsense"], "no FLAG=VALUE"),
+        (["--set", "nonsense"], "is not FLAG=VALUE"),
         (["--set", "eval=true"], "--set eval is true, which records nothing"),
         (["--set", "resume=a.pth"], "--set resume is a.pth"),
         (["--max_parallel", 0], "--max_parallel is 0"),

@@ -210,7 +210,7 @@ def test_a_pyramid_needs_no_neck():
     images = torch.randn(2, 2, 64, 64)
     assert [tuple(level.shape[1:]) for level in taps(images)] == [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
     assert SegmentationModel(taps, head, (64, 64))(images).shape == (2, CLASSES, 64, 64)
-    with pytest.raises(BenchError, match="no ViT and has no blocks"):
+    with pytest.raises(BenchError, match="is not a ViT: it has no blocks"):
         make_taps(backbone.module, 64, blocks=(0, 1, 2, 3))
 
 

@@ -101,6 +101,7 @@ def _adopted(prepared: Prepared, donor: Trained | None) -> Prepared | None:
     """The run with the end of another's training as its checkpoint, so that evaluation is left; None without one."""
     if donor is None or len(prepared.dataset.parts.val):
         return None
+    # The donor's last state becomes this run's, with the one evaluation that differs: nothing is left to train.
     job, world = prepared.job, prepared.world
     state = world.raise_together(lambda: find_state(donor.id, donor.folder, None))
     if state is None:

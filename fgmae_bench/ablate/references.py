@@ -133,6 +133,7 @@ def confusion(card: Card, cell: Cell, together: Counts, fill: int) -> Counts:
     train, evaluated = cell.train.map(card).scheme.classes, cell.evaluated.map(card).scheme.classes
     columns, count = eval_columns(train, evaluated), len(evaluated)
     known, wanted = cell.train.table(card), cell.evaluated.table(card)
+    # Codes that training has no class for are predicted as the most frequent class.
     said = np.where(known == IGNORE, fill, known).astype(np.int64)
     said = said if columns is None else columns[said]
     kept = wanted != IGNORE

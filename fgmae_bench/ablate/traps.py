@@ -109,6 +109,7 @@ def measure(card: Card, run: Run, order: list[str]) -> Series:
     from fgmae_bench.ablate.sides import grid
     from fgmae_bench.runs.grid import joined
 
+    # Before the first run every step is compared with the labels: what cannot be run ends the series here.
     left = [set(order[i:]) for i in range(len(order) + 1)]  # the mistakes still made at each step
     cells = [cell for mistakes in left for cell in grid(card, *([side] for side in labels_of(run, mistakes)))]
 

@@ -27,7 +27,7 @@ class Signal:
     calibration: str
     size: tuple[int, ...]  # (height, width) in pixels
     dtype: str
-    nodata: tuple[float, ...] = ()  # values that mean "no measurement", beside NaN, infinities and runs of exact 0
+    nodata: tuple[float, ...] = ()  # values that mean "no measurement", besides NaN, infinities and runs of exact 0
     input_resize: int | None = (
         None  # side that images are brought to first (cubic, in the card's units), as the published data was
     )
@@ -108,7 +108,7 @@ class Download:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One dataset. `path` is the file it was read from; the folder beside it named `data` is the default data path."""
+    """One dataset. `path` is the file it was read from; the folder next to it named `data` is the default data path."""
 
     name: str
     title: str
@@ -135,7 +135,7 @@ class Card:
 
     @property
     def data_path(self) -> Path:
-        """Default place of the data: `data` beside the card, or below ./datasets when the card came with the wheel."""
+        """Default place of the data: `data` next to the card, or below ./datasets when the card came with the wheel."""
         if self.path.is_relative_to(WHEEL_CARDS):
             return Path("datasets") / self.name / "data"
         beside = self.path.parent / "data"

@@ -191,9 +191,9 @@ def compose(
     given, config = plain_path(given, "flags"), plain_path(dict(config or {}), "config")
     resolved = config.pop(RESOLVED, False)
     if resolved and _another_run(module, given, config):
-        config = {
-            name: value for name, value in config.items() if name not in ("output_dir", "log_dir")
-        }  # they are that run's
+        # The folders are those of the run that the file describes.
+        config = {name: value for name, value in config.items() if name not in ("output_dir", "log_dir")}
+    # From here on: the named recipe below the file, the file below the command line.
     explicit = {**config, **given}
     name = explicit.get("recipe", "published")
     if not isinstance(name, str) or name not in NAMED_RECIPES[module]:
@@ -211,6 +211,17 @@ def compose(
         flat = _closed_form(flat, explicit)
     if name == "published" and any(explicit.get(flag) for flag in NEVER_PUBLISHED if flag in owner):
         flat |= {"recipe": "corrected", "split": flat.get("split", card.default_split)}
+    runs = _points(module, flat)
+    for run in runs:
+        check(run)
+    if len({run.recipe for run in runs}) != len(runs):
+        raise BenchError("the grid of --lr and --weight_decay holds a value twice", "name each value once")
+    return runs
+
+
+def _points(module: str, flat: dict[str, Any]) -> list[Run]:
+    """One run for each combination of the values of the fields that may hold several."""
+    owner = field_sections(module)
     grid = [
         f.name
         for f in dataclasses.fields(RECIPES[module])
@@ -224,10 +235,6 @@ def compose(
             for part, kind in sections(module).items()
         }
         runs.append(Run(**parts))
-    for run in runs:
-        check(run)
-    if len({run.recipe for run in runs}) != len(runs):
-        raise BenchError("the grid of --lr and --weight_decay holds a value twice", "name each value once")
     return runs
 
 

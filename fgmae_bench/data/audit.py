@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,6 @@ from fgmae_bench.views.chip import Chip
 
 MIN_IMAGES = 30  # fewer cannot be judged: calm water alone brings VV - VH of a single image to 0 dB
 SAMPLED = 64
-COLUMNS = (
-    "first", "second", "difference", "ratio", "variation", "valid", "negative", "whole", "minimum", "maximum", "pixels",
-    "synthetic",
-)  # fmt: skip
 UNITS = {
     "dB": "backscatter in dB",
     "linear_power": "linear power",
@@ -74,50 +70,65 @@ def sample_rows(index: Index, count: int = SAMPLED) -> NDArray[np.int64]:
 
 def measure(chips: list[Chip], bands: tuple[str, ...]) -> Statistics:
     """Statistics of chips (each (2, H, W), file order)."""
-    return reduced(np.stack([image_statistics(chip) for chip in chips]), bands)
+    return reduced(np.array([image_statistics(chip) for chip in chips], np.float64), bands)
 
 
-def image_statistics(chip: Chip) -> NDArray[np.float64]:
-    """What the audit keeps of one image (12,): see COLUMNS; sums over images are exact, medians are per image."""
+class ImageStatistics(NamedTuple):
+    """What the audit keeps of one image, or, with a column in each field, of several."""
+
+    first: Any  # medians of the bands in file order
+    second: Any
+    difference: Any  # median of first - second
+    ratio: Any  # first / second, NaN where second is 0
+    variation: Any  # local variation of the first band
+    valid: Any  # numbers of values: valid, negative, whole, all
+    negative: Any
+    whole: Any
+    pixels: Any
+    minimum: Any
+    maximum: Any
+    synthetic: Any  # 1 where the file carries the tag
+
+
+def image_statistics(chip: Chip) -> ImageStatistics:
+    """Statistics of one image. Counts are summed over images later, which is exact; medians stay per image."""
     masked = chip.db.astype(np.float64)
     if chip.valid is not None:
         masked = np.where(chip.valid, masked, np.nan)
     first, second = np.nanmedian(masked, axis=(1, 2))
     values = masked[np.isfinite(masked)]
-    found = {
-        "first": first,
-        "second": second,
-        "difference": np.nanmedian(masked[0] - masked[1]),
-        "ratio": first / second if second else np.nan,
-        "variation": _local_variation(masked[0]),
-        "valid": len(values),
-        "negative": (values < 0).sum(),
-        "whole": (values == np.round(values)).sum(),
-        "minimum": values.min(initial=np.inf),
-        "maximum": values.max(initial=-np.inf),
-        "pixels": chip.db.size,
-        "synthetic": chip.synthetic,
-    }
-    return np.array([found[name] for name in COLUMNS], np.float64)
+    return ImageStatistics(
+        first=first,
+        second=second,
+        difference=np.nanmedian(masked[0] - masked[1]),
+        ratio=first / second if second else np.nan,
+        variation=_local_variation(masked[0]),
+        valid=len(values),
+        negative=(values < 0).sum(),
+        whole=(values == np.round(values)).sum(),
+        pixels=chip.db.size,
+        minimum=values.min(initial=np.inf),
+        maximum=values.max(initial=-np.inf),
+        synthetic=chip.synthetic,
+    )
 
 
 def reduced(table: NDArray[np.float64], bands: tuple[str, ...]) -> Statistics:
-    """Statistics of several images from a row each, as `image_statistics` gives it."""
-    column = dict(zip(COLUMNS, table.T, strict=True))
-    valid = column["valid"].sum()
-    median = np.nanmedian(table[:, :2], axis=0)
+    """Statistics of several images from a row (12,) of `image_statistics` each."""
+    columns = ImageStatistics(*table.T)
+    valid = columns.valid.sum()
     return Statistics(
         images=len(table),
         bands=bands,
-        median=(float(median[0]), float(median[1])),
-        first_minus_second=float(np.nanmedian(column["difference"])),
-        ratio=_median(column["ratio"]),
-        negative=float(column["negative"].sum() / valid),
-        whole=float(column["whole"].sum() / valid),
-        minimum=float(column["minimum"].min()),
-        maximum=float(column["maximum"].max()),
-        local_variation=_median(column["variation"]),
-        invalid=float(1 - valid / column["pixels"].sum()),
+        median=(float(np.nanmedian(columns.first)), float(np.nanmedian(columns.second))),
+        first_minus_second=float(np.nanmedian(columns.difference)),
+        ratio=_median(columns.ratio),
+        negative=float(columns.negative.sum() / valid),
+        whole=float(columns.whole.sum() / valid),
+        minimum=float(columns.minimum.min()),
+        maximum=float(columns.maximum.max()),
+        local_variation=_median(columns.variation),
+        invalid=float(1 - valid / columns.pixels.sum()),
     )
 
 
@@ -204,7 +215,7 @@ def audit(
     """
     table = _table(samples or Samples(card=card, index=index), cache)
     verdict = judge(card, reduced(table, card.signal.bands), str(index.root), band_order)
-    return verdict, bool(table[:, COLUMNS.index("synthetic")].any())
+    return verdict, bool(ImageStatistics(*table.T).synthetic.any())
 
 
 def keep_audit(samples: Samples, cache: Path) -> None:
@@ -218,7 +229,8 @@ def _table(samples: Samples, cache: Path | None) -> NDArray[np.float64]:
     if "audit" not in samples.measured:
         rows, kinds = _rows_and_key(samples)
         held = load_arrays(cache, samples.index, kinds, count=len(rows)) if cache else {}
-        samples.measured.update(held or {"audit": np.stack([image_statistics(samples.chip(row)) for row in rows])})
+        measured = [] if held else [image_statistics(samples.chip(row)) for row in rows]
+        samples.measured.update(held or {"audit": np.array(measured, np.float64)})
     return samples.measured["audit"]
 
 

@@ -59,7 +59,7 @@ class Dataset:
 
 
 def data_root(card: Card, run: Run) -> Path:
-    """Where the data is: `--data_path`, else beside the card."""
+    """Where the data is: `--data_path`, else next to the card."""
     return Path(run.execution.data_path) if run.execution.data_path else card.data_path
 
 
@@ -153,9 +153,7 @@ def _refuse_emptied(dataset: Dataset, kept: dict[str, NDArray[np.int64]]) -> Non
 
 
 def check_classes(expected: int, scheme: str, given: int | None) -> list[dict[str, str]]:
-    """Hold `--nb_classes` against a label scheme: K + 1 (class 0 counted) warns and leaves a note, anything else is
-    refused.
-    """
+    """Hold `--nb_classes` against a label scheme: K + 1 (class 0 counted) leaves a note, all else is refused."""
     if given in (None, expected):
         return []
     if given == expected + 1:

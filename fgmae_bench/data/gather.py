@@ -15,7 +15,7 @@ from fgmae_bench.config.cards import Signal
 from fgmae_bench.config.contract import BANDS
 from fgmae_bench.data.index import TIFF
 from fgmae_bench.data.raster import GDAL, valid_mask
-from fgmae_bench.data.synthetic import TAG
+from fgmae_bench.data.synthetic import SYNTHETIC_TAG
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 
@@ -70,7 +70,7 @@ def read_image(found: Found) -> Chip:
                     raise BenchError(f"{path} holds {source.dtypes[0]} values", "give detected backscatter")
                 planes.append(source.read(out_dtype=np.float32))
                 nodata += [value for value in source.nodatavals if value is not None]
-                tagged |= TAG in source.tags()
+                tagged |= SYNTHETIC_TAG in source.tags()
         except RasterioError as error:
             raise BenchError(f"{path} cannot be read as a TIFF", "replace the file") from error
     if len({plane.shape for plane in planes}) != 1:

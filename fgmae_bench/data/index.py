@@ -1,6 +1,4 @@
-"""The index of a dataset on disk: which samples there are, their classes, and a signature that changes with any
-file.
-"""
+"""The index of a dataset on disk: its samples, their classes, and a signature that changes with any file."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ def read_file(path: Path, card: Card) -> Chip:
 
 
 class LabelMaps(Protocol):
-    """Label maps of segmentation data: files beside the images, or values of a pack."""
+    """Label maps of segmentation data: files next to the images, or values of a pack."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -229,9 +227,7 @@ def _step_in(card: Card, root: Path) -> Path:
 
 
 def _images(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """(name, bytes, modification time in ns) of each TIFF in a class folder; other files are refused, sidecars
-    skipped.
-    """
+    """(name, bytes, modification time in ns) of each TIFF in a class folder; all but sidecars are refused."""
     for entry in os.scandir(folder):
         name = entry.name.lower()
         if _hidden(entry.name) or name.endswith(SIDECARS):

@@ -60,9 +60,7 @@ class Codes:
 
     @classmethod
     def of(cls, values: NDArray[Any], source: Source, where: str = "labels") -> Codes:
-        """Whole numbers of any type (…, H, W) as codes. Raises BenchError with the histogram on values outside the
-        source.
-        """
+        """Whole numbers of any type (…, H, W) as codes. Raises BenchError with the histogram on other values."""
         if values.dtype.kind not in "iu":
             raise BenchError(f"{where} holds {values.dtype} values", f"give whole numbers: codes of {source.title}")
         allowed = {*source.codes, *source.unlabelled}
@@ -78,9 +76,7 @@ class Codes:
         return np.bincount(self.values.ravel(), minlength=256)
 
     def where(self, valid: NDArray[np.bool_] | None) -> Codes:
-        """The codes with IGNORE under invalid pixels. `valid`: (H, W), or (bands, H, W) of which every band must be
-        valid.
-        """
+        """The codes with IGNORE under invalid pixels. `valid`: (H, W), or (bands, H, W), all of which must be valid."""
         if valid is None:
             return self
         seen = valid.all(axis=0) if valid.ndim == 3 else valid
@@ -97,9 +93,7 @@ class TrainIds:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The way from one source's codes to one scheme's training ids. Raises BenchError where the scheme does not know
-    the source.
-    """
+    """The way from one source's codes to one scheme's training ids. Raises BenchError where there is none."""
 
     source: Source
     scheme: Scheme
@@ -128,9 +122,7 @@ class LabelMap:
         return self._marked.tobytes()
 
     def __call__(self, codes: Codes) -> TrainIds:
-        """Training ids of codes. TypeError for anything but codes; BenchError for another source's and for unknown
-        codes.
-        """
+        """Training ids of codes. TypeError for anything but codes; BenchError for unknown or another source's codes."""
         if not isinstance(codes, Codes):
             raise TypeError(f"a label map takes Codes, not {type(codes).__name__}")
         if codes.source.name != self.source.name:
@@ -175,9 +167,7 @@ def class_matching(train: Scheme, evaluated: Scheme) -> ClassMatching:
 
 
 def mismatch(train: LabelMap, evaluated: LabelMap) -> str | None:
-    """What differs between the labels trained on and those scored by, for the note `label_scheme_mismatch`; None when
-    nothing does.
-    """
+    """What differs between the labels trained on and those scored by, or None; for the note `label_scheme_mismatch`."""
     if (train.source.name, train.scheme.name) == (evaluated.source.name, evaluated.scheme.name):
         return None
     text = (
@@ -418,9 +408,7 @@ SCHEMES = {
 
 
 def card_source(card: Card, name: str | None = None) -> Source:
-    """The label source called `name`, by default the card's usual one. Raises BenchError where the card has none of
-    that name.
-    """
+    """The label source `name`, by default the card's usual one. Raises BenchError where the card lacks it."""
     name = name or card.label_source
     if name not in card.label_sources:
         raise unknown(f"label source of {card.title}", name, card.label_sources)
@@ -460,7 +448,5 @@ def card_scheme(card: Card, name: str | None = None) -> Scheme:
 
 
 def card_map(card: Card, source: str | None = None, scheme: str | None = None) -> LabelMap:
-    """The map from a source to a scheme of a card, by default the usual ones. Raises BenchError where the scheme does
-    not know it.
-    """
+    """The map from a source to a scheme of a card, by default the usual ones. Raises BenchError where there is none."""
     return LabelMap(card_source(card, source), card_scheme(card, scheme))

@@ -1,6 +1,4 @@
-"""Splits by lists of file names: where published lists lie, what a folder of lists holds, and the rows that they
-mean.
-"""
+"""Splits by lists of file names: where the lists are, what they hold, and the rows that they mean."""
 
 from __future__ import annotations
 
@@ -56,14 +54,12 @@ def published_lists(card: Card, index: Index, split: Split, name: str) -> Path:
 
 
 def _list_file(folder: Path, name: str) -> Path | None:
-    """A list that lies in a folder as it is or, where its name ends in .bz2, unpacked."""
+    """A list in a folder as it is or, where its name ends in .bz2, unpacked."""
     return next((path for path in (folder / name, folder / name.removesuffix(".bz2")) if path.is_file()), None)
 
 
 def read_leaky_flag(folder: Path) -> bool:
-    """Whether the `split.json` that `prepare split` leaves beside lists calls them leaky; lists without it are not
-    judged.
-    """
+    """Whether the `split.json` of `prepare split` calls the lists next to it leaky; False without it."""
     path = folder / "split.json"
     if not path.is_file():
         return False

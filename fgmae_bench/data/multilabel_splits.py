@@ -1,5 +1,4 @@
-"""Splits of multi-label patches on the grids of tiles: at random, or by whole tiles or blocks; and how much a split
-leaks.
+"""Splits of multi-label patches on tiles: at random, by tiles or by blocks; and how much a split leaks.
 
 Everything here is a pure function of names, places and labels. A split is an array `part` (N,): 0 train, 1 val, 2 test,
 LEFT_OUT for patches in the buffer between parts.
@@ -28,7 +27,7 @@ Fractions = tuple[float, float, float]  # train, val, test
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Where patches lie: `group` numbers their tiles (or acquisitions), `row` and `col` their cell in it; all (N,)."""
+    """Where patches are: `group` numbers their tiles (or acquisitions), `row` and `col` their cell in it; all (N,)."""
 
     group: Ints
     row: Ints
@@ -37,9 +36,7 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Adjacency:
-    """How many of `tested` patches touch a training patch, and how many training patches touch one of them on
-    average.
-    """
+    """How many `tested` patches touch a training patch, and the mean number of training patches that each touches."""
 
     touching: int
     tested: int
@@ -58,9 +55,7 @@ def grid_of(groups: Sequence[str], row: Sequence[int], col: Sequence[int]) -> Gr
 
 
 def random_parts(ids: Sequence[str], *, fractions: Fractions, seed: int) -> Part:
-    """Part of each patch at random, not stratified; depends on (seed, id) and on which ids there are, not on their
-    order.
-    """
+    """Part of each patch at random, not stratified; depends on the seed and the set of ids, not their order."""
     _check(fractions, len(ids))
     place = {name: rank for rank, name in enumerate(keyed_order(seed, "random_split", ids))}
     if len(place) != len(ids):
@@ -80,8 +75,7 @@ def tile_parts(
     buffer: int = 1,
     centres: NDArray[np.float64] | None = None,
 ) -> Part:
-    """Part of each patch: whole groups, or blocks of `block` x `block` cells, dealt so that each label comes near its
-    shares.
+    """Part of each patch: whole groups, or blocks of `block` x `block` cells, dealt by shares of labels.
 
     `labels` are multi-hot (N, C), None to balance the number of patches alone. Between two parts `buffer` cells stay
     empty: the earlier in (train, val, test) gives way. Patches of different groups may overlap on the ground; that is
@@ -172,9 +166,7 @@ def _weights(labels: NDArray[np.integer] | None, count: int) -> NDArray[np.float
 
 
 def _check(fractions: Fractions, count: int) -> None:
-    """Raise BenchError unless three fractions add up to 1, train and test are above 0, and there is something to
-    split.
-    """
+    """Raise BenchError unless three fractions add up to 1, train and test are above 0, and patches are there."""
     if (
         len(fractions) != 3
         or min(fractions) < 0

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from fgmae_bench.config.cards import Card, Signal
-from fgmae_bench.data.synthetic import TAG
+from fgmae_bench.data.synthetic import SYNTHETIC_TAG
 from fgmae_bench.data.tiff import read_plain
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
@@ -31,7 +31,7 @@ def read_chip(path: Path, card: Card) -> Chip:
     """
     plain = read_plain(path)
     if plain is not None and plain.db.shape == (len(card.signal.bands), *card.signal.size):
-        db, nodata, synthetic = plain.db, list(plain.nodata), TAG.encode() in plain.metadata
+        db, nodata, synthetic = plain.db, list(plain.nodata), SYNTHETIC_TAG.encode() in plain.metadata
     else:
         db, nodata, synthetic = _read_with_gdal(path, card)
     valid = valid_mask(db, card.signal, nodata)
@@ -61,7 +61,7 @@ def _read_with_gdal(path: Path, card: Card) -> tuple[NDArray[np.float32], list[f
                 )
             db = source.read(out_dtype=np.float32)
             nodata = [value for value in source.nodatavals if value is not None]
-            synthetic = TAG in source.tags()
+            synthetic = SYNTHETIC_TAG in source.tags()
     except RasterioError as error:
         reason = (
             str(error.__cause__ or error)

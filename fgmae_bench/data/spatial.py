@@ -54,7 +54,7 @@ def spatial_parts(
 ) -> tuple[Rows, Rows, Rows]:
     """(train, val, test) rows: blocks dealt out so that each class comes near its shares, then the buffer applied.
 
-    A chip is left out when a chip of a part that comes later in (train, val, test) lies within `buffer_m` of it.
+    A chip is left out when a chip of a part that comes later in (train, val, test) is within `buffer_m` of it.
     """
     centres = chip_centres(index, cache)
     shares = np.array([train, val, 1 - train - val])
@@ -100,7 +100,7 @@ def deal_blocks(
 
 
 def within(centres: NDArray[np.float64], of: NDArray[np.bool_], others: NDArray[np.bool_], distance_m: float) -> Rows:
-    """Rows of `of` that lie within `distance_m` (great circle) of any row of `others`."""
+    """Rows of `of` within `distance_m` (great circle) of any row of `others`."""
     from sklearn.neighbors import BallTree
 
     rows = np.flatnonzero(of)

@@ -1,6 +1,4 @@
-"""Which samples train, select and test: stratified, spatial, tile and random splits, lists, and nested few-label
-subsets.
-"""
+"""Which samples train, select and test: stratified, spatial, tile, random and listed splits, few-label subsets."""
 
 from __future__ import annotations
 
@@ -59,9 +57,7 @@ class Parts:
 
 
 def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
-    """The split that `data` names: one of the card's, or a folder of lists. Raises BenchError where it cannot be
-    made.
-    """
+    """The split that `data` names: one of the card's, or a folder of lists; BenchError where it cannot be made."""
     name = data.split or card.default_split
     if name in card.splits:
         split = card.splits[name]
@@ -90,9 +86,7 @@ def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
 
 
 def stratified(index: Index, split: Split, seed: int, classes: tuple[str, ...]) -> Parts:
-    """scikit-learn's `train_test_split` over the sorted files, stratified; a second call divides the rest into val and
-    test.
-    """
+    """scikit-learn's stratified `train_test_split` of the sorted files; a second call divides val and test."""
     from sklearn.model_selection import train_test_split
 
     assert split.train is not None
@@ -118,8 +112,7 @@ def stratified(index: Index, split: Split, seed: int, classes: tuple[str, ...]) 
 
 
 def few_labels(index: Index, rows: Rows, fraction: float, seed: int) -> Rows:
-    """The first ceil(fraction x n) samples of each class in an order keyed by (seed, sample id); keeps the order of
-    `rows`.
+    """The first ceil(fraction x n) samples of each class in an order keyed by (seed, id); `rows` stay in order.
 
     Multi-label samples belong to several classes and count as one group. Subsets are nested: a smaller fraction is
     contained in a larger one. Nothing is drawn twice.

@@ -9,7 +9,7 @@ from typing import Any
 from fgmae_bench.errors import BenchError
 
 MARKER = "SYNTHETIC.json"  # what a synthetic world leaves at its root
-TAG = "FGMAE_BENCH_SYNTHETIC"  # a tag of each of its TIFF files
+SYNTHETIC_TAG = "FGMAE_BENCH_SYNTHETIC"  # a tag of each of its TIFF files
 
 
 def read_marker(root: Path) -> dict[str, Any] | None:

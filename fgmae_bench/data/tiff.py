@@ -206,7 +206,7 @@ def _pixels(held: Directory, data: bytes) -> Plain | None:
     bands = held.get(SAMPLES, (1,), *WHOLE)[0]
     stored = (held.get(COMPRESSION, (1,), *WHOLE), held.get(ORIENTATION, (1,), *WHOLE))
     kinds = set(held.values(BITS, *WHOLE)), set(held.get(SAMPLE_FORMAT, (), *WHOLE))
-    if stored != ((1,), (1,)) or kinds != ({32}, {3}):
+    if stored != ((1,), (1,)) or kinds != ({32}, {3}) or not width * height * bands:
         return None
     offsets, counts = held.values(STRIPS, *WHOLE), held.values(STRIP_BYTES, *WHOLE)
     in_one_piece = all(at + count == after for at, count, after in zip(offsets, counts, offsets[1:], strict=False))

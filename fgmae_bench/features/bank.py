@@ -43,9 +43,7 @@ class Bank:
         self.stamps: NDArray[np.uint64] = np.memmap(folder / "stamps.u64", np.uint64, "r+", shape=(count,))
 
     def forget(self, stamps: NDArray[np.uint64]) -> None:
-        """Mark rows as absent whose file is not the one they came from, or whose features do not match their
-        checksum.
-        """
+        """Mark rows as absent whose file was replaced, or whose features do not match their checksum."""
         self.marks[self.stamps != stamps] = ABSENT
         held = np.flatnonzero(self.marks >= FIRST_CHECKSUM)
         self.marks[[row for row in held if self.marks[row] != _checksum(self.features[row])]] = ABSENT

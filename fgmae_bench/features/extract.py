@@ -1,6 +1,4 @@
-"""Features of a frozen backbone: images read and viewed ahead in threads, forwarded in batches, gathered over
-processes.
-"""
+"""Features of a frozen backbone: images viewed ahead in threads, forwarded in batches, gathered over processes."""
 
 from __future__ import annotations
 

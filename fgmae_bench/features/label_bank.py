@@ -65,9 +65,7 @@ def label_key(card: Card, index: Index, source: Source) -> str:
 
 
 def label_banks(dataset: Dataset, sources: set[str], cache: Path, *, workers: int, show: bool) -> dict[str, LabelBank]:
-    """Banks by label source, without a source whose images are of several sizes; `show` the progress of reading
-    them.
-    """
+    """Banks by label source, without sources whose images are of several sizes; `show` the progress."""
     banks, index = {}, dataset.index
     for source in sorted(sources):
         with Progress(f"{source} labels", len(index.files), "images", show=show) as progress:

@@ -61,6 +61,7 @@ class SyncBatchNorm(nn.Module):
                     "use group norm, or a larger batch or input",
                 )
             return self._plain(x)
+        # Half precision would lose the statistics; float64 input stays as it is.
         values = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         count, mean, variance = _world_statistics(values.detach())
         with torch.no_grad():

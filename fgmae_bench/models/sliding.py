@@ -46,6 +46,7 @@ def sliding_window(
         for top in window_starts(images.shape[-2], window, stride)
         for left in window_starts(images.shape[-1], window, stride)
     ]
+    # Windows of all images in batches; a pixel's sum is divided by the windows that hold it.
     total: Tensor | None = None
     visits = torch.zeros(images.shape[-2:], device=images.device)  # (H, W), the same for every image
     for start in range(0, len(places), batch_size):

@@ -68,6 +68,7 @@ class BlockMaps(nn.Module):
         tokens: list[Tensor] = self.vit.forward_intermediates(  # type: ignore[assignment]
             images, indices=list(self.blocks), output_fmt="NLC", intermediates_only=True, stop_early=True
         )  # (B, h*w, D) each
+        # Only the last block's map is the encoder's output, which the final norm belongs to.
         if self.blocks[-1] == len(self.vit.blocks) - 1:
             tokens[-1] = self.vit.norm(tokens[-1])
         rows, columns = self.vit.patch_embed.dynamic_feat_size((height, width))

@@ -24,9 +24,7 @@ def composite(db: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def write_contact_sheet(path: Path, title: str, groups: dict[str, list[Chip]], in_db: bool) -> None:
-    """Write a PNG: a row a class, for each of a few images VV, VH and, in dB, the composite. Other units are
-    stretched.
-    """
+    """Write a PNG: a row a class, and of a few images VV, VH and, in dB, the composite; other units are stretched."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -36,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(given: dict[str, Any]) -> None:
-    """Fetch, unpack into a temporary folder, rename; print what lies where and the command that comes next."""
+    """Fetch, unpack into a temporary folder, rename; print where it is and the command that comes next."""
     card = load_card(given["dataset"])
     if card.download is None:
         raise BenchError(

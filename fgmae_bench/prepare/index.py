@@ -103,7 +103,7 @@ def main(given: dict[str, Any]) -> None:
 def build(
     card: Card, root: Path, out: Path, form: str, *, lists: Path | None = None, workers: int = 1, strict: bool = False
 ) -> pa.Table:
-    """The patch table of `root`, written to `out` by rename; finished batches lie in `<out>.parts` until then.
+    """The patch table of `root`, written to `out` by rename; finished batches are in `<out>.parts` until then.
 
     A table of a synthetic world carries the world's fingerprint.
 

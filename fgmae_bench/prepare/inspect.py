@@ -1,5 +1,4 @@
-"""Hold a folder or a pack of Sentinel-1 images against a card, or against none: units, band order, statistics, a
-contact sheet.
+"""Hold Sentinel-1 images against a card, or against none: units, band order, statistics, a contact sheet.
 
 python -m fgmae_bench.prepare inspect eurosat --data_path DIR
 python -m fgmae_bench.prepare inspect eurosat-float32.lmdb

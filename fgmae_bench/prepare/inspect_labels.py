@@ -1,6 +1,4 @@
-"""What `prepare inspect` says of label maps: every source under every scheme and split, how far train and eval are
-apart, overlaps.
-"""
+"""What `prepare inspect` says of label maps: every source under every scheme and split, distances, overlaps."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ class Labels:
 
 
 def report_labels(card: Card, root: Path, out: Path, synthetic: bool) -> list[BenchError]:
-    """Print what the label maps at `root` hold and draw some beside the contact sheet `out`; returns what speaks
-    against them.
-    """
+    """Print what the label maps at `root` hold and draw some next to `out`; returns what speaks against them."""
     index, cache = open_index(card, root), default_cache()
     labels = read_labels(card, index, cache)
     print_labels(card, index, labels, cache)
@@ -72,9 +68,7 @@ def read_labels(card: Card, index: Index, cache: Path) -> Labels:
 
 
 def print_labels(card: Card, index: Index, labels: Labels, cache: Path) -> None:
-    """Print the histogram of each source, then for each split overlaps and, under each scheme, the classes of its
-    parts.
-    """
+    """Print the histogram of each source, then of each split the overlaps and the classes under each scheme."""
     for source, counts in labels.histograms.items():
         total = counts.sum(axis=0, dtype=np.int64)
         found = histogram_text({code: int(count) for code, count in enumerate(total)}, card_source(card, source))
@@ -104,9 +98,7 @@ def print_labels(card: Card, index: Index, labels: Labels, cache: Path) -> None:
 
 
 def _print_scheme(card: Card, scheme: Scheme, histograms: dict[str, Histograms], parts: Parts) -> None:
-    """The share of each class by source and part, then the distances between what may be trained on and what may be
-    scored by.
-    """
+    """Print the share of each class by source and part, then the distances from training to scoring labels."""
     maps = {source: LabelMap(card_source(card, source), scheme) for source in histograms if source in scheme.ids}
     if not maps:
         return

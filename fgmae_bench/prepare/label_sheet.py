@@ -29,8 +29,7 @@ def coloured(ids: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint8]:
 
 
 def write_label_sheet(path: Path, card: Card, index: Index, title: str) -> bool:
-    """Write a PNG: a row an image with its composite and each source under the card's usual scheme; False where there
-    is none.
+    """Write a PNG: a row an image with its composite and each source under the usual scheme; False without any.
 
     Images that cannot be read are left out.
     """

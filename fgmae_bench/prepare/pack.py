@@ -51,7 +51,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(given: dict[str, Any]) -> None:
-    """Index, check against the card, pack; print what lies where and the command that comes next."""
+    """Index, check against the card, pack; print where it is and the command that comes next."""
     from fgmae_bench.data.packs.write import write_pack
     from fgmae_bench.views.classification import make_view
 

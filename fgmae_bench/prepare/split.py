@@ -132,9 +132,7 @@ def _check(card: Card, given: dict[str, Any]) -> None:
 
 
 def _universe(card: Card, given: dict[str, Any], lists: Lists) -> tuple[Universe, bool]:
-    """(the patches, from the index where one is given, else from the names of the lists; whether they are of a
-    synthetic world).
-    """
+    """(the patches of the index, without one those that the lists name; whether they are synthetic)."""
     from fgmae_bench.data.bigearthnet.official import read_exclusions
     from fgmae_bench.data.bigearthnet.table import is_synthetic, read_table
     from fgmae_bench.data.bigearthnet.universe import from_lists, from_table
@@ -183,9 +181,7 @@ def _parts(universe: Universe, given: dict[str, Any], lists: Lists) -> tuple[NDA
 def _facts(
     card: Card, given: dict[str, Any], universe: Universe, part: NDArray[np.int8], touch: Adjacency
 ) -> dict[str, Any]:
-    """What `split.json` says; `leaky` where a test patch touches a training patch, or may because tiles are not
-    known.
-    """
+    """What `split.json` says; `leaky` where a test patch touches a training patch, or tiles are not known."""
     from fgmae_bench.data.multilabel_splits import LEFT_OUT
 
     excluded = universe.excluded()
@@ -246,9 +242,7 @@ def _said(card: Card, facts: dict[str, Any], universe: Universe, part: NDArray[n
 
 
 def _balance(card: Card, part: NDArray[np.int8], labels: NDArray[np.uint8]) -> list[str]:
-    """The label whose share of the test part is farthest from that of all patches, and labels that train or test
-    lack.
-    """
+    """The label whose share of test is farthest from that of all patches, and labels that train or test lack."""
     from fgmae_bench.data.multilabel_splits import label_shares
 
     shares = label_shares(part, labels)  # (3, C)

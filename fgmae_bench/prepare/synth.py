@@ -64,7 +64,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(given: dict[str, Any]) -> None:
-    """Write the world, then say what lies where and which command comes next."""
+    """Write the world, then say where it is and which command comes next."""
     name = given["world"]
     if name not in WORLDS:
         raise unknown("world", name, WORLDS)

@@ -73,7 +73,7 @@ def load_state(path: Path) -> HeadState:
             raise BenchError(
                 f"{path} is of checkpoint format {content['format']}", f"this version reads format {FORMAT}"
             )
-        curve = json.loads(content["curve"])
+        curve = json.loads(content["curve"])  # as text: `weights_only` loads tensors and plain values only
         return HeadState(
             run_id=content["run_id"],
             epochs=content["epochs"],

@@ -81,6 +81,7 @@ def fit_logistic(
     mean, deviation = train[0].mean(0, dtype=np.float64), train[0].std(0, dtype=np.float64) + 1e-12
     features = ((train[0] - mean) / deviation).astype(np.float32)
     scaled = {part: ((x - mean) / deviation).astype(np.float32) for part, (x, _) in parts.items()}
+    # The penalty is chosen on val, else inside train: never on test.
     if len(penalties) == 1:
         chosen, how = penalties[0], "given"
     elif "val" in parts:
@@ -119,8 +120,10 @@ def fit_knn(train: tuple[Matrix, Labels], parts: dict[str, tuple[Matrix, Labels]
         shares = np.zeros((len(x), classes), np.float32)
         for start in range(0, len(x), 1024):
             similarity = _unit(x[start : start + 1024]) @ reference.T
+            # Ties in similarity fall as argpartition puts them; ties in votes go to the first class.
             nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
             shares[start : start + len(nearest)] = carried[nearest].sum(axis=1) / np.float32(k)
+        # Single label: softmax of the logarithms gives the shares back. Multi-hot: each class has its own logit.
         p = np.clip(shares, NO_VOTE, 1 - NO_VOTE)
         logits[part] = np.log(np.maximum(shares, NO_VOTE)) if train[1].ndim == 1 else np.log(p / (1 - p))
     return Fitted(logits=logits, penalty=None, parameters={})

@@ -110,6 +110,7 @@ def _compute(probe: Probe, start: float) -> dict[str, Record]:
     states = world.broadcast(world.raise_together(lambda: find_states(probe)))
     for state in states.values():
         use_threads(state.threads)
+    # Features first, then all heads on them; rank 0 alone writes, and the others get the records at the end.
     with _taking_back(folders):
         featuring = time.perf_counter()
         materials = gather_materials(probe, first, spent, memory)
@@ -154,21 +155,15 @@ def _fit(
     states: dict[str, HeadState],
     memory: MemoryPeak,
 ) -> list[Outcome]:
-    classes = probe.dataset.card.classes
+    """Outcomes of the runs in order: fitted at once, or trained by epochs from where their checkpoints left them."""
+    classes, task = probe.dataset.card.classes, TASKS[probe.dataset.card.task]
     if first.recipe.probe != "sgd":
-        outcome = fit_closed(first, materials, len(classes), TASKS[probe.dataset.card.task])
+        outcome = fit_closed(first, materials, len(classes), task)
         for folder in folders.values():
             folder.epoch(outcome.history[0])
         return [outcome]
-    recipes = {id: run.recipe for id, run in probe.runs.items()}
-    fit = GridFit(
-        materials,
-        recipes,
-        probe.effective_batch,
-        len(classes),
-        probe.extractor.backbone.feature_dim,
-        TASKS[probe.dataset.card.task],
-    )
+    recipes, dim = {id: run.recipe for id, run in probe.runs.items()}, probe.extractor.backbone.feature_dim
+    fit = GridFit(materials, recipes, probe.effective_batch, len(classes), dim, task)
     fit.resume(states)
     for id, folder in folders.items():
         if id in states:

@@ -101,6 +101,7 @@ class HeadGrid:
         self.running_var.copy_(head["running_var"])
 
     def _standardised_batch(self, features: Tensor) -> Tensor:
+        # Biased variance to standardise, unbiased for the running one, as torch's BatchNorm1d.
         mean = features.mean(0)
         centred = features - mean
         var = centred.square().mean(0)

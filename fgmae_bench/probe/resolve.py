@@ -22,7 +22,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.features.bank import Bank, fill_bank
 from fgmae_bench.features.extract import Extractor, Spent
 from fgmae_bench.models.build import Backbone
-from fgmae_bench.runs.setup import facts_of, places, set_up
+from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
 from fgmae_bench.system.device import Precision
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.environment import MemoryPeak
@@ -72,27 +72,31 @@ def resolve(
     if first.recipe.probe == "sgd":  # the head is fitted on all processes' features at once
         facts["batch_norm_samples"] = batch
     resolved = {run_id(run, facts, world.size): run for run in whole}
-    backbone.module.to(device)
-    if first.execution.compile:
-        backbone.module.compile()
-    extractor = Extractor(
-        dataset=dataset,
-        backbone=backbone,
-        view=setup.view,
-        device=device,
-        amp=setup.amp,
-        workers=first.execution.num_workers,
-        world=world,
-        compiled=first.execution.compile,
-    )
     return Probe(
         runs=resolved,
         dataset=dataclasses.replace(dataset, facts=facts),
-        extractor=extractor,
+        extractor=_extractor(setup, dataset, first, world, device),
         cache=setup.cache,
         effective_batch=batch,
         places={id: places(card, run, id, len(resolved)) for id, run in resolved.items()},
         notes=[*notes, *setup.notes],
+    )
+
+
+def _extractor(setup: Setup, dataset: Dataset, run: Run, world: World, device: torch.device) -> Extractor:
+    """What makes the features of the grid's dataset, with the backbone on the device."""
+    setup.backbone.module.to(device)
+    if run.execution.compile:
+        setup.backbone.module.compile()
+    return Extractor(
+        dataset=dataset,
+        backbone=setup.backbone,
+        view=setup.view,
+        device=device,
+        amp=setup.amp,
+        workers=run.execution.num_workers,
+        world=world,
+        compiled=run.execution.compile,
     )
 
 
@@ -134,6 +138,7 @@ def _resolved_recipe(run: Run, backbone: Backbone, amp: Precision, batch: int, d
     if recipe.warmup_epochs >= recipe.epochs:
         what = f"the warm-up is {recipe.warmup_epochs:g} of {recipe.epochs} epochs"
         raise BenchError(what, "give a longer schedule or a shorter --warmup_epochs")
+    # What has no effect gets one value, so that it cannot tell runs apart.
     crop_scale = 1.0 if features == "cached" and recipe.views == 1 else recipe.crop_scale
     return dataclasses.replace(
         recipe, amp=amp, features=features, lr=lr, blr=base_lr(lr, batch), crop_scale=crop_scale, knn_k=5, penalties=()
@@ -160,6 +165,7 @@ def gather_materials(
     split = probe.dataset.parts
     train = split.train if "train" in parts else split.train[:0]
     cached = recipe.features == "cached" and len(train) > 0
+    # One view: training and evaluation see the same images, so one bank holds all parts; several views are banks each.
     evaluated = {part: rows for part, rows in (("val", split.val), ("test", split.test)) if len(rows) and part in parts}
     if cached and recipe.views == 1:
         wanted = np.concatenate([*evaluated.values(), train])

@@ -57,9 +57,8 @@ class GridFit:
                 self.done[g], self.best[g] = state.epochs, state.best_head
                 self.outcomes[g].best, self.outcomes[g].history = state.best, list(state.history)
                 self.outcomes[g].legacy_curve = list(state.legacy)
-        for g in sorted(
-            range(len(self.ids)), key=lambda g: -self.done[g]
-        ):  # the one furthest back sets the standardisation
+        # The head furthest back is put last: the standardisation goes on from its epoch.
+        for g in sorted(range(len(self.ids)), key=lambda g: -self.done[g]):
             if self.ids[g] in states:
                 self.heads.put(g, states[self.ids[g]].head, states[self.ids[g]].velocity)
         if min(self.done) == 0:
@@ -69,11 +68,13 @@ class GridFit:
     def run(self, on_epoch: OnEpoch, after_epoch: Callable[[int], None]) -> list[Outcome]:
         """Train the epochs left; `on_epoch(g, entry)` is called for each head, `after_epoch(epochs)` for all."""
         for epoch in range(min(self.done), self.recipe.epochs):
+            # Heads further on than this epoch are set aside: they share the pass, and get back what they were.
             ahead = {
                 g: (self.heads.head(g), self.heads.velocity(g)) for g, done in enumerate(self.done) if done > epoch
             }
             losses, lr, seconds, images = self._train(epoch)
             shared = (self.heads.running_mean.clone(), self.heads.running_var.clone())
+            # `put` sets the standardisation too, which belongs to the heads that were trained now.
             for g, (head, velocity) in ahead.items():
                 self.heads.put(g, head, velocity)
             self.heads.running_mean, self.heads.running_var = shared

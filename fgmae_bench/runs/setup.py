@@ -116,7 +116,7 @@ def _at_data_size(model: Model, dataset: Dataset, module: nn.Module | None) -> M
 
 
 def facts_of(dataset: Dataset, backbone: Backbone) -> dict[str, object]:
-    """What enters the run id beside the configuration: card, samples, content of the weights, and what they are fed."""
+    """What enters the run id besides the configuration: card, samples, content of the weights, and their input."""
     contract = backbone.contract
     fed = {"bands": list(contract.bands), "mean": list(contract.mean), "std": list(contract.std)}
     if contract.assumed:

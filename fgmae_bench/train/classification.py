@@ -106,6 +106,7 @@ class ClassificationJob:
         mine = [chunk[self.world.rank :: self.world.size] for chunk in chunks]
         batches = ahead(lambda some: read_view(self.dataset, self.view, some, None)[0], mine, self.workers)
         parts = []
+        # Chunk by chunk each process scores every size-th image; gathered, they are in the order of the split.
         for chunk, batch in zip(chunks, batches, strict=True):
             parts.append(self.world.interleaved(self._forward(batch), len(chunk)))
             between()

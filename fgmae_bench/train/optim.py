@@ -51,7 +51,7 @@ def param_groups(model: nn.Module, *, weight_decay: float, layer_decay: float, d
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        last = (depth or 0) + 1
+        last = (depth or 0) + 1  # everything outside the ViT too, heads above all
         layer = _layer(name.removeprefix(prefix), last) if depth is not None and name.startswith(prefix) else last
         decayed = decay_all or not (parameter.ndim <= 1 or name.rpartition(".")[2] in NO_DECAY)
         key = f"layer_{layer}{'' if decayed else '_no_decay'}"

@@ -49,6 +49,7 @@ class Plan:
 
     def micro_steps(self, step: int, rank: int) -> list[Rows]:
         """Positions in the training split of the micro-batches of a step on `rank`, in the epoch's keyed order."""
+        # Ranks take every size-th sample of a step, which so holds the same samples on any number of them.
         epoch, index = divmod(step, self.steps_per_epoch)
         order = epoch_order(self.seed, epoch, self.samples)
         size = self.batch * self.world
@@ -60,6 +61,7 @@ class Plan:
         """Where a step begins: in steps, or, for a schedule of epochs, in steps of equal numbers of samples."""
         if self.by_steps:
             return float(step)
+        # The last step of an epoch may be shorter: its place is that of its first sample.
         epoch, index = divmod(step, self.steps_per_epoch)
         return epoch * self.steps_per_epoch + index * self.accum * self.steps_per_epoch / self.micro_batches
 

@@ -100,7 +100,7 @@ class Training:
         if state is None:
             return
         use_threads(state.threads)
-        loop.warm_up_ddp()
+        loop.warm_up_ddp()  # before the state is restored, which undoes what it changes
         world.raise_together(lambda: loop.restore(state.tensors, state.step, state.period))
         self.outcome.best, self.outcome.history, self.outcome.legacy_curve = state.best, state.history, state.legacy
         self.spent = SpentTime(**state.spent)
@@ -140,7 +140,7 @@ class Training:
         """Score the evaluation split after a period, keep curve and best model, and save at the end of the plan."""
         prepared, job, period, plan = self.prepared, self.prepared.job, loop.period, self.prepared.plan
         started = time.perf_counter()
-        prepared.world.same_buffers(job.model)
+        prepared.world.same_buffers(job.model)  # running statistics differ where each process has its own
         job.model.eval()
         loop.require_finite()
         self.last = scored = job.evaluate(
@@ -153,16 +153,8 @@ class Training:
         self.spent.trained += period.seconds
         self.spent.waited += period.waited
         self.memory.look()
-        epoch = (loop.step - 1) // plan.steps_per_epoch
-        entry = {
-            "epoch": epoch,
-            "step": loop.step,
-            "lr": plan.rate(loop.step - 1, prepared.run.recipe),
-            "train_loss": period.loss / period.steps,
-            "val": scored.metrics,
-            "seconds": period.seconds,
-            "images_per_second": period.images / period.seconds,
-        }
+        entry = self._entry(loop, scored)
+        epoch = entry["epoch"]
         self.outcome.history.append(entry)
         if seen_by_reference(epoch, -(-plan.total // plan.steps_per_epoch)):
             self.outcome.legacy_curve.append({"epoch": epoch, **prepared.legacy(scored)})
@@ -176,6 +168,19 @@ class Training:
         loop.period = type(period)()
         if loop.step == plan.total:
             self._save(loop)
+
+    def _entry(self, loop: Loop, scored: Scored) -> dict[str, Any]:
+        """The line of the curve for the period that ends here."""
+        plan, period = self.prepared.plan, loop.period
+        return {
+            "epoch": (loop.step - 1) // plan.steps_per_epoch,
+            "step": loop.step,
+            "lr": plan.rate(loop.step - 1, self.prepared.run.recipe),
+            "train_loss": period.loss / period.steps,
+            "val": scored.metrics,
+            "seconds": period.seconds,
+            "images_per_second": period.images / period.seconds,
+        }
 
     def _keep_best(self, epoch: int) -> None:
         if self.folder is not None:

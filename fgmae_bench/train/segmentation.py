@@ -123,6 +123,7 @@ class SegmentationJob:
         flat, wanted = logits.permute(0, 2, 3, 1).flatten(0, 2), targets.flatten().long()
         total = nn.functional.cross_entropy(flat, wanted, ignore_index=IGNORE, reduction="sum")
         count = (wanted != IGNORE).sum().to(total.dtype)
+        # DDP averages over processes; dividing by all labelled pixels instead weighs each pixel the same.
         if self.world.size > 1:
             dist.all_reduce(count)
         return total * self.world.size / count.clamp(min=1)

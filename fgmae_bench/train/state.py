@@ -125,6 +125,7 @@ def find_state(run_id: str, folder: Path, named: str | None) -> TrainState | Non
         state = load_state(Path(str(named)))
         require_same_run(state.run_id, run_id, Path(str(named)))
         return state
+    # The last one first; where it is damaged, an older one of the same run does.
     candidates = [path for path in (folder / LAST, *numbered(folder, run_id[-10:])) if path.exists()]
     other: TrainState | None = None
     for path in candidates:

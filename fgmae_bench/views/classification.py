@@ -1,6 +1,4 @@
-"""Views: the one place where a dataset's bands and units meet a backbone's input contract, and where geometry
-happens.
-"""
+"""Views: the one place where a dataset's bands and units meet a backbone's input contract; geometry."""
 
 from __future__ import annotations
 
@@ -67,9 +65,7 @@ class View:
         return views
 
     def before_geometry(self, chips: list[Chip]) -> NDArray[Any]:
-        """Chips to (B, 2, H, W) in the contract's range. Raises BenchError for packed input that was made for another
-        view.
-        """
+        """Chips to (B, 2, H, W) in the contract's range. Raises BenchError for packed input of another view."""
         if any(chip.ready is not None for chip in chips):
             return np.stack([self._ready(chip) for chip in chips])
         images = chips[0].db[None] if len(chips) == 1 else np.stack([chip.db for chip in chips])
@@ -87,12 +83,12 @@ class View:
             raise BenchError("packed input and backscatter are mixed", "give one kind of data")
         held, wanted = made_of(chip.ready.contract, chip.ready.input_resize), made_of(self.contract, self.input_resize)
         if held != wanted:
-            told = [
+            named = [
                 f"{name} of {bands} (mean {mean}, std {std}, resize {side})"
                 for name, bands, mean, std, side in (held, wanted)
             ]
             raise BenchError(
-                f"the pack holds input made by {told[0]}, the backbone expects {told[1]}",
+                f"the pack holds input made by {named[0]}, the backbone expects {named[1]}",
                 "use a float32 pack, or the files",
             )
         if chip.ready.order != self.order:
@@ -149,9 +145,7 @@ def resized_db(
 
 
 def _by_band(image: NDArray[Any], side: int, interpolation: int, into: NDArray[Any] | None = None) -> NDArray[Any]:
-    """(C, side, side) of an image (C, H, W). For floats, OpenCV's last bits depend on how many bands it resizes
-    together.
-    """
+    """(C, side, side) of an image (C, H, W). OpenCV's last bits depend on how many bands it resizes at once."""
     resized = np.empty((len(image), side, side), image.dtype) if into is None else into
     for band, target in zip(image, resized, strict=True):
         cv2.resize(band, (side, side), dst=target, interpolation=interpolation)

@@ -60,22 +60,19 @@ def _window(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[NDArray[np
 
 
 def _to_bytes(images: Images, contract: InputContract) -> NDArray[np.uint8]:
-    """(x - (m - 2s)) / (4s) x 255, clipped to [0, 255], truncated to uint8: the window m - 2s .. m + 2s of the transfer
-    code.
-    """
+    """(x - (m - 2s)) / (4s) x 255, clipped to [0, 255], truncated to uint8: as the transfer code does."""
     low, width = _window(contract.mean, contract.std)
     scaled = images - low
     scaled /= width
     scaled *= np.float32(255.0)
-    with np.errstate(invalid="ignore"):  # NaN lies under the mask and is filled by the caller
+    with np.errstate(invalid="ignore"):  # NaN is under the mask and is filled by the caller
         return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
 
 
 def limit_levels(levels: NDArray[np.uint8]) -> tuple[int, int] | None:
-    """What `_to_bytes` makes of the quantiles of a plane (H, W), told from its levels alone, without sorting its
-    values.
+    """What `_to_bytes` makes of the quantiles of a plane (H, W), from its levels alone, without sorting values.
 
-    None where the two values that a quantile lies between are of different levels: then it must be known itself.
+    None where the two values that a quantile is between are of different levels: then it must be known itself.
     """
     below = np.cumsum(
         cv2.calcHist([levels], [0], None, [256], [0, 256]).ravel(), dtype=np.int64
@@ -88,9 +85,7 @@ def limit_levels(levels: NDArray[np.uint8]) -> tuple[int, int] | None:
 
 
 def _clipped_as_levels(images: Images, contract: InputContract) -> NDArray[np.uint8]:
-    """The same bytes as of a clip per band before `_to_bytes`: each of its operations keeps the order of values,
-    rounding included.
-    """
+    """The same bytes as of a clip per band before `_to_bytes`: its operations are monotone, rounding too."""
     levels = _to_bytes(images, contract)
     for image, planes in zip(images, levels, strict=True):
         for band, plane in enumerate(planes):

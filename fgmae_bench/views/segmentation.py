@@ -1,6 +1,4 @@
-"""Views of an image with its mask: one geometry for both, nearest for labels, 255 wherever there is nothing to
-learn.
-"""
+"""Views of an image with its mask: one geometry for both, nearest for labels, 255 where nothing is to be learnt."""
 
 from __future__ import annotations
 
@@ -108,9 +106,7 @@ def _resized(image: NDArray[Any], size: int, interpolation: int) -> NDArray[Any]
 
 
 def _padded(image: NDArray[Any], mask: Mask, size: int) -> tuple[NDArray[Any], Mask]:
-    """Image and mask with at least `size` pixels a side: added to the right and below, with each band's mean and with
-    255.
-    """
+    """Image and mask with at least `size` pixels a side: padded right and below, with each band's mean and 255."""
     down, right = (max(0, size - length) for length in mask.shape)
     if not (down or right):
         return image, mask

@@ -1,6 +1,4 @@
-"""A synthetic BigEarthNet-S1 v1.0: patches with several CORINE classes each, in clusters on the grids of Sentinel-2
-tiles.
-"""
+"""A synthetic BigEarthNet-S1 v1.0: patches of several CORINE classes, in clusters on Sentinel-2 tiles."""
 
 from __future__ import annotations
 
@@ -48,9 +46,7 @@ SPLITS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Patch:
-    """One patch: its place on the grid of its tile (`col` eastwards, `row` southwards), its labels of the 43 and its
-    split.
-    """
+    """One patch: `col` eastwards and `row` southwards on its tile's grid, its labels of the 43, and its split."""
 
     tile: Tile
     cluster: int
@@ -161,9 +157,7 @@ def write_patch(root: Path, patch: Patch, backscatter_db: Array) -> None:
 
 
 def write_bands(folder: Path, patch: Patch, backscatter_db: Array, world: str) -> None:
-    """Make the folder of one patch with its (2, 120, 120) VV and VH, one file a band, tagged with the name of their
-    world.
-    """
+    """Make the folder of one patch with its (2, 120, 120) VV and VH, one file a band, tagged with their world."""
     folder.mkdir(parents=True)
     x, y = patch.corner_m
     transform, crs = Affine(PIXEL_M, 0, x, 0, -PIXEL_M, y), _crs(patch.tile.zone)
@@ -175,9 +169,7 @@ def write_bands(folder: Path, patch: Patch, backscatter_db: Array, world: str) -
 
 @lru_cache(maxsize=64)
 def _cluster(seed: int, cluster: int) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Labels and split of each patch of a cluster. The first clusters of a tile take its landscapes in turn, the others
-    any.
-    """
+    """Labels and split of each patch of a cluster. The first ones of a tile take its landscapes in turn."""
     turn, tile = divmod(cluster, len(TILES))
     landscapes = TILES[tile].landscapes
     rng = generator(seed, WORLD, "cluster", cluster)

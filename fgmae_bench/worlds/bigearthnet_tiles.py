@@ -1,6 +1,4 @@
-"""The tiles of the synthetic BigEarthNet: real places on the grid of Sentinel-2, with acquisitions that never took
-place.
-"""
+"""The tiles of the synthetic BigEarthNet: real places of Sentinel-2's grid, acquisitions that never took place."""
 
 from __future__ import annotations
 

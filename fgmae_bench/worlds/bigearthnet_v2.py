@@ -1,7 +1,6 @@
-"""A synthetic BigEarthNet v2 (reBEN): the land of the first world in the layout of the second version, divided by
-blocks.
+"""A synthetic BigEarthNet v2 (reBEN): the land of the first world in v2's layout, divided by blocks.
 
-Labels, split and flags stand in two tables beside the scenes. Blocks of 4 x 4 patches, a patch apart, go to one part
+Labels, split and flags stand in two tables next to the scenes. Blocks of 4 x 4 patches, a patch apart, go to one part
 each, so that no test patch touches a training patch.
 """
 
@@ -65,9 +64,7 @@ SCHEMA = pa.schema(
 
 
 def patches_of(seed: int) -> Iterator[Patch]:
-    """The patches of a world in order: those of the first world that have one of the 19 classes and lie inside a
-    block.
-    """
+    """The patches in order: those of the first world with one of the 19 classes, inside a block."""
     for number in count():
         patch = patch_of(seed, number)
         if patch.in_19 and max(patch.col % CLUSTER, patch.row % CLUSTER) < CLUSTER - 1:
@@ -102,7 +99,7 @@ def write_bigearthnet_v2(root: Path, *, patches: int = 600, seed: int = 0, progr
     """Write `<root>/BigEarthNet-S1/<scene>/<S1>/<S1>_{VV,VH}.tif` and the two tables of the archive; returns the
     world's marker.
 
-    The marker `SYNTHETIC.json` lies in the root and beside the scenes. The folder appears whole, by rename; one that
+    The marker `SYNTHETIC.json` is in the root and next to the scenes. The folder appears whole, by rename; one that
     already holds this very world is left as it is. Raises BenchError on a number of patches outside 1 ... MAX_PATCHES,
     a folder that holds anything else, and a full disk.
     """

@@ -1,6 +1,4 @@
-"""Land covers as a sensor over Europe sees them: each function paints a ground (2, canvas, canvas) of sigma0 in dB, VV
-and VH.
-"""
+"""Land covers over Europe: each function paints a ground (2, canvas, canvas) of sigma0 in dB, VV and VH."""
 
 from __future__ import annotations
 

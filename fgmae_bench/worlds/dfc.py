@@ -1,6 +1,4 @@
-"""A synthetic DFC2020 and SEN12MS in the true layouts: float64 tiles without a place, fine and coarse labels of the
-same ground.
-"""
+"""A synthetic DFC2020 and SEN12MS in the true layouts: float64 tiles, fine and coarse labels of the same ground."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from rasterio.transform import Affine
 from tqdm import tqdm
 
 from fgmae_bench.data.dfc.layout import TileName
-from fgmae_bench.data.synthetic import MARKER, TAG
+from fgmae_bench.data.synthetic import MARKER, SYNTHETIC_TAG
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.files import appearing, write_json
 from fgmae_bench.system.randomness import generator
@@ -105,8 +103,7 @@ def sample(seed: int, world: str, folder: Folder, patch: int, size: int = SIZE) 
 def write_dfc(
     root: Path, *, world: str = "dfc2020", tiles: int = 96, size: int = SIZE, seed: int = 0, progress: bool = False
 ) -> dict[str, Any]:
-    """Write a world of `tiles` tiles, `size` pixels on a side (256 in truth), and its marker `SYNTHETIC.json`; returns
-    the marker.
+    """Write a world of `tiles` tiles, `size` pixels on a side (256 in truth), and its marker; returns the marker.
 
     The folder appears whole, by rename; one that already holds this very world is left as it is. Raises BenchError on
     fewer tiles than folders, a size below SMALLEST, a folder that holds anything else, and a full disk.
@@ -145,15 +142,15 @@ def write_tile(root: Path, world: str, folder: Folder, patch: int, made: Sample)
 
 
 def encode(pixels: NDArray[Any], world: str) -> bytes:
-    """Pixels (C, H, W) of any type as the bytes of a tagged GeoTIFF: EPSG:4326 and the identity transform, as the true
-    files.
-    """
+    """Pixels (C, H, W) of any type as the bytes of a tagged GeoTIFF: EPSG:4326, identity transform, as in truth."""
     count, height, width = pixels.shape
     profile = {"driver": "GTiff", "dtype": pixels.dtype.name, "count": count, "height": height, "width": width}
     with MemoryFile() as memory, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with memory.open(**profile, crs=WGS84, transform=Affine.identity()) as target:
-            target.update_tags(**{TAG: world})  # before the pixels, so that GDAL does not write the directory twice
+            target.update_tags(
+                **{SYNTHETIC_TAG: world}
+            )  # before the pixels, so that GDAL does not write the directory twice
             target.write(pixels)
         return bytes(memory.getbuffer())
 

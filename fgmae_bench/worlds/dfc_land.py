@@ -1,6 +1,4 @@
-"""The land of a synthetic DFC2020 or SEN12MS: how each DFC class looks at 10 m, and what a coarse satellite makes of
-it.
-"""
+"""The land of a synthetic DFC2020 or SEN12MS: each DFC class at 10 m, and as a coarse satellite labels it."""
 
 from __future__ import annotations
 
@@ -99,8 +97,7 @@ def paint(rng: Rng, codes: Codes) -> Array:
 
 
 def modis(rng: Rng, codes: Codes) -> NDArray[np.uint16]:
-    """Four bands (4, H, W), IGBP and LCCS, of a coarse satellite over DFC codes (H, W): blocks of BLOCK pixels, partly
-    wrong.
+    """IGBP and LCCS (4, H, W) of a coarse satellite over DFC codes (H, W): blocks of BLOCK pixels, partly wrong.
 
     A block takes the class that is most of it, as an IGBP code drawn by SEEN_AS; the grid of blocks starts anywhere.
     """

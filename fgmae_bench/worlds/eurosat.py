@@ -69,9 +69,7 @@ def place(seed: int, name: str, number: int) -> tuple[float, float]:
 
 
 def chip(seed: int, name: str, number: int) -> Array:
-    """Image `number` (from 1) of a class: (2, 64, 64) float32, VV and VH in dB; depends on nothing but the
-    arguments.
-    """
+    """Image `number` (from 1) of a class: (2, 64, 64) float32, VV and VH in dB; decided by the arguments."""
     scene_gain = generator(seed, WORLD, "gain", scene_of(seed, name, number)).normal(0, SCENE_GAIN_DB)
     rng = generator(seed, WORLD, "pixels", name, number)
     gain = scene_gain + rng.normal(0, IMAGE_GAIN_DB)

@@ -1,6 +1,4 @@
-"""What every synthetic world leaves on disk: GeoTIFFs that say what they are, and a marker that says what determines
-them.
-"""
+"""What every synthetic world leaves on disk: tagged GeoTIFFs, and a marker that says what determines them."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 from fgmae_bench import __version__
-from fgmae_bench.data.synthetic import TAG, read_marker
+from fgmae_bench.data.synthetic import SYNTHETIC_TAG, read_marker
 from fgmae_bench.errors import BenchError
 from fgmae_bench.worlds.scene import Array
 
@@ -39,7 +37,9 @@ def encode(backscatter_db: Array, *, crs: CRS, transform: Affine, world: str) ->
     }
     with MemoryFile() as memory:
         with memory.open(**profile, crs=crs, transform=transform) as target:
-            target.update_tags(**{TAG: world})  # before the pixels, so that GDAL does not write the directory twice
+            target.update_tags(
+                **{SYNTHETIC_TAG: world}
+            )  # before the pixels, so that GDAL does not write the directory twice
             target.write(backscatter_db)
         return bytes(memory.getbuffer())
 

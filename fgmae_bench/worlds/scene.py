@@ -1,6 +1,4 @@
-"""What a Sentinel-1 scene is made of: textures and land covers in dB, and the sensor's speckle, impulse response and
-noise floor.
-"""
+"""What a Sentinel-1 scene is made of: textures in dB, and the sensor's speckle, impulse response and noise floor."""
 
 from __future__ import annotations
 
@@ -49,8 +47,7 @@ COVERS = {
 
 
 def observe(rng: np.random.Generator, backscatter_db: Array) -> Array:
-    """What the sensor records of a ground (2, H, W) of sigma0 in dB, VV and VH: float32 in dB, smaller by MARGIN on
-    every side.
+    """What the sensor records of a ground (2, H, W) of sigma0 in dB, VV and VH: float32, less MARGIN on every side.
 
     Scatterers are a circular complex Gaussian field, thermal noise adds to their power, the impulse response correlates
     neighbours, and the looks are averaged in intensity; VV and VH speckle are independent.
@@ -83,9 +80,7 @@ def smooth(rng: np.random.Generator, scale: float, canvas: int = CANVAS) -> Arra
 
 
 def axes(angle: float, centre: tuple[float, float] | None = None, canvas: int = CANVAS) -> tuple[Array, Array]:
-    """Pixel coordinates (H, W) along and across a direction of `angle` radians through `centre`, by default the
-    middle.
-    """
+    """Pixel coordinates (H, W) along and across a direction of `angle` radians through `centre` (the middle)."""
     middle = centre or (canvas / 2, canvas / 2)
     y, x = np.mgrid[:canvas, :canvas].astype(np.float32)
     x, y = x - middle[0], y - middle[1]
@@ -108,9 +103,7 @@ def fields(
 
 
 def meander(rng: np.random.Generator, bend: float, canvas: int = CANVAS) -> Array:
-    """Signed distance (H, W) in pixels to a line through the image that swings by about `bend` pixels; 0 is
-    straight.
-    """
+    """Signed distance (H, W) in pixels to a line through the image that swings by about `bend` pixels."""
     centre = rng.uniform(0.3, 0.7, 2) * canvas
     along, across = axes(rng.uniform(0, np.pi), (centre[0], centre[1]), canvas)
     period = rng.uniform(0.8, 1.6) * canvas

@@ -80,9 +80,7 @@ def find_links(scenes: list[str], catalogue: str, cache: Path, per_second: float
 
 
 def ask(client: httpx2.Client, catalogue: str, scene: str, wait: Callable[[], None]) -> Any:
-    """The catalogue's answer about one scene, as JSON; 429 and 5xx are tried again. `wait` is called before each
-    question.
-    """
+    """The catalogue's answer about one scene, as JSON; 429 and 5xx are tried again. `wait` is called before each."""
     import httpx2
 
     host = urlsplit(catalogue).netloc

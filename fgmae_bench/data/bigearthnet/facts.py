@@ -23,7 +23,7 @@ _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T(\d{2}):\d{2}:\d{2}")
 
 
 def describe(root: Path, name: str, size: tuple[int, ...]) -> dict[str, Any]:
-    """Row of the patch in `root/name`; what is wrong with it stands under `problem`, its paths relative to `root`."""
+    """Row of the patch in `root/name`; a fault stands under `problem`, with paths relative to `root`."""
     folder = root / name
     statuses = [status_of(path) for path in files_of(folder)]
     row: dict[str, Any] = {"s1_name": name, "stamp": stamp_of(statuses)}
@@ -154,9 +154,7 @@ class _Facts:
 
 @lru_cache(maxsize=256)
 def _epsg(projection: str) -> int | None:
-    """EPSG code of a projection in WKT, None for one that it does not have. The archive holds less than a dozen
-    different ones.
-    """
+    """EPSG code of a projection in WKT, None where it has none; cached, as the archive holds few different ones."""
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 

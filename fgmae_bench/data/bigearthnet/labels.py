@@ -1,6 +1,6 @@
 """BigEarthNet's labels: 43 class names to the 19-class nomenclature, in either of the two orders in circulation.
 
-The facts lie in `labels.csv` beside the card.
+The facts are in `labels.csv` next to the card.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ CLASSES = 19
 
 @dataclass(frozen=True, kw_only=True)
 class Nomenclature:
-    """`classes_43` in their own order; `position` of each among the 19 in one order, None where it has no place
-    there.
-    """
+    """`classes_43` in their own order; `position` of each among the 19, None where it has none."""
 
     classes_43: tuple[str, ...]
     classes_19: tuple[str, ...]
@@ -75,9 +73,7 @@ def multi_hot(labels: Iterable[str], where: object, order: str = "original") -> 
 
 
 def multi_hot_19(labels: Iterable[str], where: object, order: str = "original") -> NDArray[np.uint8]:
-    """(19,) zeros and ones of 19-class names, as BigEarthNet v2 writes them. Raises BenchError naming `where` and the
-    label.
-    """
+    """(19,) zeros and ones of 19-class names, as BigEarthNet v2 writes them. BenchError names `where` and the label."""
     classes = nomenclature(order).classes_19
     hot = np.zeros(CLASSES, np.uint8)
     for label in labels:
@@ -105,8 +101,7 @@ _S2 = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class PatchName:
-    """What a patch's name says. `col` counts patches of 1.2 km eastwards and `row` southwards from the tile's corner,
-    from 0.
+    """Parts of a patch's name. `col` and `row` count patches of 1.2 km east and south of the tile's corner, from 0.
 
     The column comes first in the name. `tile` is None where the name omits it (S2, v1). Times are UTC, as written:
     `clock` is hour, minute, second, of which the second may be 60 or 61 in S2 names.

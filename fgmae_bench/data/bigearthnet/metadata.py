@@ -1,6 +1,4 @@
-"""The tables that BigEarthNet v2 keeps beside its patches: labels, split, country, and which patches snow or clouds
-cover.
-"""
+"""The tables of BigEarthNet v2 next to its patches: labels, split, country, and cover by snow or clouds."""
 
 from __future__ import annotations
 

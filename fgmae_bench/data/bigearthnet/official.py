@@ -1,6 +1,4 @@
-"""BigEarthNet's published lists: which patches train, select and test, which are left out and why, and where their
-names lie.
-"""
+"""BigEarthNet's published lists: the patches of each part, and those that are left out with the reason."""
 
 from __future__ import annotations
 
@@ -54,9 +52,7 @@ def read_list(path: Path) -> tuple[Named, ...]:
 
 
 def s2_names(path: Path) -> tuple[str, ...]:
-    """S2 names of a list in file order. Raises BenchError as `read_list` does, and where a line has an S1 name
-    alone.
-    """
+    """S2 names of a list in file order. Raises BenchError as `read_list` does, and on a lone S1 name."""
     names = []
     for named in read_list(path):
         if named.s2 is None:
@@ -116,9 +112,7 @@ ABSENT_TOLERANCE = 0.01  # share of a list's names that the data may lack
 
 
 def read_parts(folder: Path) -> dict[str, tuple[Named, ...]]:
-    """The lists for train, val and test in a folder, or in `splits` inside it. Raises BenchError where one is
-    missing.
-    """
+    """The lists for train, val and test in a folder or its `splits`. Raises BenchError where one is missing."""
     folder = folder / "splits" if (folder / "splits").is_dir() else folder
     lists = {}
     for part in PARTS:
@@ -140,9 +134,7 @@ def read_parts(folder: Path) -> dict[str, tuple[Named, ...]]:
 
 
 def read_exclusions(folder: Path) -> dict[str, set[str]]:
-    """S2 names by the reason for which they are left out, each under its first reason; reasons without a list are
-    absent.
-    """
+    """S2 names by the reason for which they are left out, each under its first reason."""
     found: dict[str, set[str]] = {}
     for reason, stem in EXCLUSIONS.items():
         path = _find(folder, stem)

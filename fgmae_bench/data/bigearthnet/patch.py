@@ -10,7 +10,7 @@ import numpy as np
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.bigearthnet.labels import parse_s1
 from fgmae_bench.data.raster import read_chip, valid_mask
-from fgmae_bench.data.synthetic import TAG
+from fgmae_bench.data.synthetic import SYNTHETIC_TAG
 from fgmae_bench.data.tiff import read_plain
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
@@ -34,7 +34,7 @@ def read_patch(folder: Path, card: Card) -> Chip:
 
 
 def read_patch_v2(path: Path, card: Card) -> Chip:
-    """The same of v2, where patches lie in the folder of their scene: `path` is `<root>/<S1>`, the files
+    """The same of v2, where patches are in the folder of their scene: `path` is `<root>/<S1>`, the files
     `<root>/<scene>/<S1>/…`.
     """
     return read_patch(path.parent / parse_s1(path.name).scene / path.name, card)
@@ -48,7 +48,7 @@ def _read_faultless(folder: Path, card: Card) -> Chip | None:
         if plain is None or plain.nodata or plain.db.shape != (1, *plane.shape):
             return None
         plane[...] = plain.db[0]
-        synthetic |= TAG.encode() in plain.metadata
+        synthetic |= SYNTHETIC_TAG.encode() in plain.metadata
         if plane.min() == plane.max():
             return None
     return Chip(db=db, valid=None, synthetic=synthetic) if valid_mask(db, card.signal).all() else None

@@ -25,8 +25,7 @@ log = logging.getLogger("fgmae_bench")
 
 
 def bigearthnet_v1(card: Card, root: Path) -> Index:
-    """Index of `<root>/<S1>/<S1>_{VV,VH}.tif` with `<S1>_labels_metadata.json`; an only folder around them is stepped
-    into.
+    """Index of `<root>/<S1>/<S1>_{VV,VH}.tif` with `<S1>_labels_metadata.json`; one folder around them is stepped into.
 
     Samples are the whole patches with at least one of the 19 classes, ids their S1 names, groups their tiles, labels
     (N, 19) multi-hot in the card's order. What `index.parquet` says of unchanged patches is taken over, the others are
@@ -63,9 +62,7 @@ def warn_of_broken(table: pa.Table) -> None:
 
 
 def patch_table(root: Path, size: tuple[int, ...], version: int = 1) -> pa.Table:
-    """The patch table of a folder of patches: `index.parquet` in it where that is there and current, else completed in
-    memory.
-    """
+    """The patch table of a folder of patches: its `index.parquet` where current, else completed in memory."""
     path = root / INDEX_FILE
     known = read_table(path, version) if path.is_file() else None
     if known is not None:

@@ -1,6 +1,4 @@
-"""All patches of a raw folder as one table: what is known of unchanged patches is taken over, the rest is read in
-parallel.
-"""
+"""All patches of a raw folder as one table: rows of unchanged patches are kept, the rest is read in parallel."""
 
 from __future__ import annotations
 
@@ -33,8 +31,7 @@ PARTS = ".parts"  # ending of the folder that keeps them until the table is whol
 
 
 def patch_root(root: Path) -> Path:
-    """The folder that holds the patch folders: `root`, or the only folder in it, as the archive wraps them (twice at
-    most).
+    """The folder that holds the patch folders: `root`, or the only folder in it (twice at most).
 
     Raises BenchError where no patch is found, and where the data is v2.
     """
@@ -59,8 +56,7 @@ def patch_root(root: Path) -> Path:
 
 
 def scene_root(root: Path) -> Path:
-    """The folder that holds the scene folders of v2: `root`, `BigEarthNet-S1` in it, or the only folder in it (twice at
-    most).
+    """The folder that holds the scene folders of v2: `root`, its `BigEarthNet-S1`, or its only folder (twice at most).
 
     Raises BenchError where no scene is found, and where the data is v1.
     """
@@ -84,7 +80,7 @@ def scene_root(root: Path) -> Path:
 def list_patches(root: Path, version: int = 1) -> tuple[list[str], NDArray[np.uint64]]:
     """(sorted names of the patch folders, their stamps): in `root`, or in the scene folders there.
 
-    Raises BenchError where a patch of v2 lies in another scene's folder.
+    Raises BenchError where a patch of v2 is in another scene's folder.
     """
     if version == 1:
         names = sorted(_folders(root))
@@ -112,11 +108,10 @@ def scan(
     workers: int = 1,
     strict: bool = False,
 ) -> pa.Table:
-    """One row a patch of `root`, sorted by name. Rows of `known` tables are taken over where the patch's stamp is the
-    same.
+    """One row a patch of `root`, sorted by name. Rows of `known` tables are kept where the stamp is the same.
 
-    `version` is that of the dataset; rows of v2 lack what the tables beside the patches say. `parts`: folder that keeps
-    every finished batch as a table of its own. `strict`: the first broken patch is a BenchError.
+    `version` is that of the dataset; rows of v2 lack what the tables next to the patches say. `parts`: folder for
+    each finished batch as a table. `strict`: the first broken patch is a BenchError.
     """
     names, stamps = list_patches(root, version)
     kept, todo = _take_over(names, stamps, [from_rows([], version), *known])
@@ -158,9 +153,7 @@ def refuse_problems(root: Path, table: pa.Table) -> None:
 
 
 def mark_twins(table: pa.Table) -> pa.Table:
-    """The table with a problem at patches that claim the place or the S2 partner of another one: neither can be told
-    right.
-    """
+    """The table with a problem at all patches that claim the same place or the same S2 partner."""
     names, found = table["s1_name"].to_pylist(), table["problem"].to_pylist()
     claims: dict[str, list[int]] = {}
     for row, (name, partner, problem) in enumerate(zip(names, table["s2_name"].to_pylist(), found, strict=True)):

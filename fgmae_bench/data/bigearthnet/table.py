@@ -52,7 +52,7 @@ _V1 = pa.schema(
     ],
     metadata={"format": FORMAT[1], **_FACTS},
 )
-# The second version has no file of metadata beside each patch. Null labels: the patch is in no metadata table.
+# The second version has no file of metadata next to each patch. Null labels: the patch is in no metadata table.
 _V2 = pa.schema(
     [
         *(field for field in _V1 if field.name not in ("labels_43", "json_bytes")),
@@ -108,7 +108,7 @@ def mark_synthetic(table: pa.Table, fingerprint: str) -> pa.Table:
 
 
 def is_synthetic(path: Path, table: pa.Table) -> bool:
-    """Whether a table read from `path` is of a synthetic world: it says so, or lies in one."""
+    """Whether a table read from `path` is of a synthetic world: it says so, or is in one."""
     return b"synthetic" in (table.schema.metadata or {}) or (path.parent / MARKER).is_file()
 
 

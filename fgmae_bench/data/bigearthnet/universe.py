@@ -1,6 +1,4 @@
-"""The patches that a split divides, from the patch table or from the published names alone: places, labels, reasons to
-leave out.
-"""
+"""The patches that a split divides, from the patch table or the published names: places, labels, exclusions."""
 
 from __future__ import annotations
 
@@ -62,9 +60,7 @@ class Universe:
 
 
 def from_lists(parts: dict[str, tuple[Named, ...]], exclusions: dict[str, set[str]]) -> Universe:
-    """All patches that the published lists name; without labels, and without the tile where the lists give S2 names
-    only.
-    """
+    """All patches that the published lists name: no labels, and no tile where the lists give S2 names only."""
     reasons = {name: reason for reason, names in exclusions.items() for name in sorted(names)}
     listed = [named for names in parts.values() for named in names]
     left_out = set(reasons) - {named.s2 for named in listed}
@@ -101,9 +97,7 @@ def from_table(table: pa.Table, exclusions: dict[str, set[str]]) -> Universe:
 
 
 def _centres(table: pa.Table) -> NDArray[np.float64] | None:
-    """Longitude and latitude (N, 2) in degrees of the middle of each patch; None where the place of one is not
-    known.
-    """
+    """Longitude and latitude (N, 2) in degrees of the middle of each patch; None where one is not known."""
     from rasterio.warp import transform
 
     if table["epsg"].null_count:

@@ -1,3 +1,1 @@
-"""SEN12MS, DFC2020 and other images with label maps beside them: names, files, histograms, and what the labels look
-like.
-"""
+"""SEN12MS, DFC2020 and other images with label maps: names, files, histograms, and checks of the labels."""

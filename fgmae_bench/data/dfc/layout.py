@@ -28,9 +28,7 @@ COLLECTION = re.compile(r"ROIs\d{4}_[a-z]+", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class TileName:
-    """`ROIs1158_spring_s1_63_p475`: collection `ROIs1158_spring`, kind `s1` (or `s2`, `lc`, `dfc`), scene 63, patch
-    475.
-    """
+    """`ROIs1158_spring_s1_63_p475`: collection, kind `s1` (or `s2`, `lc`, `dfc`), scene 63, patch 475."""
 
     collection: str
     kind: str
@@ -64,9 +62,7 @@ DEEPEST = 6  # folders below the root that are looked into
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class TileKey:
-    """What an image and its label maps have in common: the folders' collection and scene, and the name without its
-    kind.
-    """
+    """What an image and its label maps share: the folders' collection and scene, and the name without its kind."""
 
     collection: str
     scene: str
@@ -85,7 +81,7 @@ class Tile:
 def scan_tiles(root: Path) -> dict[str, dict[TileKey, Tile]]:
     """Tiles by kind (`s1`, `lc`, `dfc`; `s2` is not listed) and key.
 
-    A tile lies in `<collection>/<kind>_<scene>/`, or in `<kind>/` as Copernicus-Bench has it, however deep; `__MACOSX`
+    A tile is in `<collection>/<kind>_<scene>/`, or in `<kind>/` as Copernicus-Bench has it, however deep; `__MACOSX`
     and hidden folders are stepped over. Raises BenchError on a TIFF in such a folder whose name is no tile's or another
     kind's, and where two files have one key.
     """
@@ -121,9 +117,7 @@ def stamp(*stats: tuple[int, int] | None) -> int:
 
 
 def _scene_folders(root: Path, place: Path, depth: int) -> Iterator[tuple[Path, str, str, str]]:
-    """(folder, collection, kind, scene) of folders such as `ROIs1158_spring/s1_63`, in sorted order; `s1` alone says no
-    more.
-    """
+    """(folder, collection, kind, scene) of folders such as `ROIs1158_spring/s1_63`, sorted; `s1` alone has no more."""
     inside = sorted(
         entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
     )
@@ -259,9 +253,7 @@ def _index(
 def _refuse_gaps(
     root: Path, keys: Iterable[TileKey], images: dict[TileKey, Tile], maps: dict[str, dict[TileKey, Tile]]
 ) -> None:
-    """Raise BenchError naming an image that lacks a label which others of its folder have, or that has no label at
-    all.
-    """
+    """Raise BenchError naming an image without any label, or without one that others of its folder have."""
     folders: dict[tuple[str, str], list[TileKey]] = {}
     for key in keys:
         folders.setdefault((key.collection, key.scene), []).append(key)
@@ -305,9 +297,7 @@ def _pictures(root: Path, folder: str) -> dict[str, tuple[str, tuple[int, int]]]
 
 
 def _size(card: Card, root: Path) -> tuple[tuple[int, int], str | None]:
-    """((height, width) of the images, fingerprint of the synthetic world that `root` holds): a world's marker may state
-    a size.
-    """
+    """((height, width) of the images, fingerprint of the synthetic world), whose marker may state a size."""
     marker = read_marker(root)
     if marker is None:
         return (card.signal.size[0], card.signal.size[1]), None

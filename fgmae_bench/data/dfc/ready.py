@@ -1,6 +1,4 @@
-"""A dataset made ready for segmentation: labels that look like what they are said to be, parts apart, and no image
-without labels.
-"""
+"""A dataset made ready for segmentation: label codes checked, overlaps of parts found, unlabelled images left out."""
 
 from __future__ import annotations
 
@@ -104,8 +102,7 @@ ABSENT_IN_DFC = (3, 8)
 
 
 def check_label_codes(source: Source, histograms: Histograms, where: str) -> BenchError | None:
-    """The refusal, with the histogram, of labels (N, 256 codes) that look like another kind; None where nothing speaks
-    against them.
+    """The refusal, with the histogram, of labels (N, 256 codes) that look like another kind, or None.
 
     Tiles without labels of the source do not count.
     """
@@ -135,9 +132,7 @@ NAMED = 3  # pairs that a message names
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """Samples of two parts that overlap: how it is seen (`name` or `pixels`), how many of `second` are concerned, and
-    some pairs.
-    """
+    """Samples of two parts that overlap `by` name or pixels: how many of `second`, and some pairs."""
 
     first: str
     second: str
@@ -187,8 +182,7 @@ def with_labels(
     strict: bool = False,
     trust: bool = False,
 ) -> Dataset:
-    """The dataset without images that have no labelled pixel: by the map of `train` in its part, by `evaluated` in val
-    and test.
+    """The dataset without images of no labelled pixel: by the map `train` in its part, by `evaluated` in val and test.
 
     Notes are added: `label_scheme_mismatch`, `all_ignore_left_out`, `overlapping_splits`. Reads every label map and
     every image once, ever. Raises BenchError naming a label file that is absent or broken, on labels that look like
@@ -237,9 +231,7 @@ def _content(
 def _labelled(
     dataset: Dataset, part: str, rows: Rows, histograms: Histograms, label_map: LabelMap
 ) -> NDArray[np.bool_]:
-    """True where an image of a part has a labelled pixel; an image without labels of the source, or a part without any,
-    is an error.
-    """
+    """True where an image has a labelled pixel. Raises BenchError on an image without labels or a part without any."""
     index = dataset.index
     for row in rows:
         if index.maps is not None and not index.maps.has(int(row), label_map.source.name):

@@ -122,7 +122,7 @@ class UPerNet(nn.Module):
         levels = self.neck(maps)
         top = self.pooling(levels[-1])
         paths = [lateral(level) for lateral, level in zip(self.laterals, levels[:-1], strict=True)] + [top]
-        for i in reversed(range(len(paths) - 1)):
+        for i in reversed(range(len(paths) - 1)):  # top-down: each level takes in all coarser ones
             paths[i] = paths[i] + resized(paths[i + 1], paths[i])
         fine = [smooth(path) for smooth, path in zip(self.smooth, paths[:-1], strict=True)] + [top]
         fused = self.fuse(
