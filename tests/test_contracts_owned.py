@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from commands import FOLDERS, call, codes, only_record, said, shared_world
+from commands import FOLDERS, call, codes, edited_card, only_record, said, shared_world
 from torch import nn
 
 import fgmae_bench
@@ -251,3 +251,16 @@ def test_toml_with_a_byte_order_mark_is_read(desk):
     path = desk / "card.toml"
     path.write_bytes(b"\xef\xbb\xbf" + load_card("eurosat").path.read_bytes())
     assert load_card(str(path)).name == "eurosat"
+
+
+def test_a_card_whose_facts_changed_under_its_version_is_refused(desk):
+    card = edited_card(desk / "card.toml", ("max_invalid_fraction", "max_invalid_fraction"))
+    flags = ("--dataset", "card.toml", *SHORT[2:], "--data_path", shared_world(5), "--model", "backscatter_stats")
+    assert call("linear", *flags, cwd=desk).code == 0
+    text = card.read_text()
+    assert "nodata" in text
+    card.write_text(text.replace("leaky = true", "leaky = false", 1))
+    line = said(call("linear", *flags, cwd=desk))
+    assert "its facts have changed since version 1 was first used; raise its version" in line
+    card.write_text(text.replace("leaky = true", "leaky = false", 1).replace("version = 1", "version = 2", 1))
+    assert call("linear", *flags, cwd=desk).code == 0

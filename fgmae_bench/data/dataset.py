@@ -22,6 +22,7 @@ from fgmae_bench.data.packs.read import is_pack, open_index
 from fgmae_bench.data.samples import Samples, sample_facts
 from fgmae_bench.data.splits import PARTS, Parts, few_labels, make_split
 from fgmae_bench.errors import BenchError, note
+from fgmae_bench.system.files import write_text
 from fgmae_bench.system.progress import Progress
 from fgmae_bench.system.stamps import remember
 
@@ -58,6 +59,17 @@ class Dataset:
         return None if self.index.groups is None else [self.index.groups[row] for row in getattr(self.parts, part)]
 
 
+def require_same_facts(card: Card, cache: Path) -> None:
+    """Raise BenchError where a card says something else than when its version was first used with this cache folder."""
+    path, facts = cache / "cards" / f"{card.name}-{card.version}.sha256", facts_sha256(card)
+    held = path.read_text(encoding="utf-8").strip() if path.is_file() else None
+    if held is None:
+        write_text(path, f"{facts}\n")
+    elif held != facts:
+        what = f"{card.path}: its facts have changed since version {card.version} was first used"
+        raise BenchError(what, "raise its version, so that runs before and after can be told apart")
+
+
 def data_root(card: Card, run: Run) -> Path:
     """Where the data is: `--data_path`, else next to the card."""
     return Path(run.execution.data_path) if run.execution.data_path else card.data_path
@@ -73,6 +85,7 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
     if order is not None and sorted(order) != sorted(card.signal.bands):
         bands = card.signal.bands
         raise BenchError(f"--band_order is {run.data.band_order}", f"give {','.join(bands)} or {','.join(bands[::-1])}")
+    require_same_facts(card, cache)
     root = data_root(card, run)
     if not is_pack(root):
         require_data(card, root)
