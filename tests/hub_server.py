@@ -22,6 +22,7 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
+from preloaded import HANG
 
 from fgmae_bench.errors import BenchError
 from fgmae_bench.hub import http as hub_http
@@ -55,6 +56,8 @@ class Hub:
     )  # (method, status, headers) for the next requests
     body: bytes = b""  # of refusals
     bytes_per_second: float = 0.0  # 0: as fast as it goes
+    hold_after: int | None = None  # bytes of one answer before it waits for `go`
+    go: threading.Event = field(default_factory=threading.Event)
     cut_after: int | None = None  # bytes of one answer before the connection is closed
     forged: dict[str, bytes] = field(default_factory=dict)  # sent instead of the content
     sent: int = 0
@@ -143,6 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
                 piece = body[at : at + PIECE]
                 self.wfile.write(piece)
                 hub.sent += len(piece)
+                if hub.hold_after is not None and at + len(piece) >= hub.hold_after:
+                    hub.go.wait()
                 if hub.bytes_per_second:
                     time.sleep(len(piece) / hub.bytes_per_second)
 
@@ -180,8 +185,8 @@ def child(hub: Hub, code: str, *arguments: object, **environment: str) -> subpro
     return subprocess.Popen(command, env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition, seconds: float = 10.0) -> None:
-    """Wait until `condition()` holds; fails when it does not in time."""
+def wait_for(condition, seconds: float = HANG) -> None:
+    """Wait until `condition()` holds; `seconds` only catch a hang."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -31,6 +31,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Nothing that imports pyarrow (pandas, scikit-learn): it starts a thread, which a fork would not have.
 LIBRARIES = "torch torch.distributed timm rasterio torch.utils.tensorboard scipy.stats cv2 safetensors.torch lmdb PIL.Image psutil"
 LARGEST_REQUEST = 1 << 17  # bytes of one message: arguments and environment
+HANG = 600.0  # seconds after which a test takes a process for hung, however busy the machine
 
 # --- the side of the tests
 
@@ -109,7 +110,7 @@ class Process:
         self.send_signal(signal.SIGKILL)
 
 
-def run(arguments: list[Any], *, timeout: float = 600, **more: Any) -> CompletedProcess[str]:
+def run(arguments: list[Any], *, timeout: float = HANG, **more: Any) -> CompletedProcess[str]:
     """Run a preloaded process to its end; `timeout` only catches one that hangs."""
     process = Process(arguments, **more)
     try:
@@ -119,7 +120,7 @@ def run(arguments: list[Any], *, timeout: float = 600, **more: Any) -> Completed
     return CompletedProcess(process.arguments, process.wait(), out, error)
 
 
-def run_ranks(count: int, arguments: list[Any], *, timeout: float = 600, **more: Any) -> list[CompletedProcess[str]]:
+def run_ranks(count: int, arguments: list[Any], *, timeout: float = HANG, **more: Any) -> list[CompletedProcess[str]]:
     """`torchrun --nproc_per_node=<count> <arguments>`: the same environment and store, each rank a preloaded process."""
     from torch.distributed import TCPStore
 

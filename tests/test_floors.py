@@ -62,9 +62,9 @@ def imports(source, module_level_only=False):
             found |= {full for alias in node.names if (full := f"{node.module}.{alias.name}") in MODULES} or {
                 node.module
             }
-        elif module_level_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        elif module_level_only and isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        elif (module_level_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)) or (
+            module_level_only and isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        ):
             continue
         pending += list(ast.iter_child_nodes(node))
     return found
