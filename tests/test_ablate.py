@@ -263,6 +263,7 @@ def test_a_finished_grid_is_read_and_gives_the_same_bytes(done, tiles):
     assert {path: path.read_bytes() for path in tables} == before
 
 
+@pytest.mark.slow
 def test_a_grid_that_is_stopped_goes_on_to_the_same_records(tiles, tmp_path):
     flags = ("--max_steps", "40", "--eval_every", "20", "--checkpoint_seconds", "0")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -335,6 +336,7 @@ def test_repairs_with_one_label_source_have_a_loss_that_means_nothing_and_no_div
     assert all(record["metrics"]["test"]["loss"] is None for record in extra)
 
 
+@pytest.mark.slow
 def test_repairs_that_are_stopped_go_on_to_the_same_records_and_table(repaired, tiles, tmp_path):
     whole, _ = repaired
     command = ("traps", "--dataset", "dfc2020", "--data_path", tiles, *TINY, *SHORT, "--checkpoint_seconds", "0")

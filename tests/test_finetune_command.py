@@ -68,6 +68,7 @@ def patches(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_command_line_2_verbatim(checkpoint, tmp_path):
     """The notes' flags; the world, the input side and the number of steps are small, so that it ends."""
     (tmp_path / checkpoint.name).symlink_to(checkpoint)
@@ -97,6 +98,7 @@ def test_command_line_2_verbatim(checkpoint, tmp_path):
     assert list((tmp_path / "out").glob("events*"))
 
 
+@pytest.mark.slow
 def test_command_line_4_verbatim(checkpoint, patches, tmp_path):
     (tmp_path / checkpoint.name).symlink_to(checkpoint)
     small = ("--data_path", patches, "--input_size", "32", "--max_steps", "4", *FOLDERS)

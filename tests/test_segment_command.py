@@ -38,6 +38,7 @@ FIFTH = (
 # --- what a run leaves
 
 
+@pytest.mark.slow
 def test_command_line_5_verbatim(tmp_path):
     """The notes' flags; world, input side and number of steps are small, so that it ends."""
     write_synthetic(tmp_path / "B2_vits16_fgmae_ep99.pth", ARCHITECTURES["vit_small_patch16"], "full")
