@@ -22,7 +22,7 @@ from suite_world import experiment, kill, suite
 
 from fgmae_bench.config.experiments import load_experiment
 from fgmae_bench.errors import BenchError
-from fgmae_bench.suite import child, slurm
+from fgmae_bench.suite import child, local, slurm
 from fgmae_bench.suite.expand import expand
 from fgmae_bench.suite.ledger import Ledgers
 
@@ -125,9 +125,19 @@ def test_a_hang_is_killed_with_everything_it_started(tmp_path, stubs, monkeypatc
     # deaf to SIGTERM, with a grandchild in a session of its own, as launchers make them
     stubs["run 0"] = ["sh", "-c", "trap '' TERM; setsid sleep 4321 & echo $! > pid; wait; sleep 4321"]
     monkeypatch.setattr(child, "GRACE_SECONDS", 0.5)
-    result = suite("run", path, "--timeout", 3, "--max_parallel", 2, cwd=tmp_path)
+    plain = local.start
+
+    def started_long_ago(command, *given):
+        made = plain(command, *given)
+        if command.label == "run 0":
+            wait_for(tmp_path / "pid")
+            made.started -= 2 * HANG
+        return made
+
+    monkeypatch.setattr(local, "start", started_long_ago)
+    result = suite("run", path, "--timeout", HANG, "--max_parallel", 2, cwd=tmp_path)
     assert result.code == 3
-    assert "no end within --timeout 3 s" in result.out
+    assert f"no end within --timeout {HANG:g} s" in result.out
     left = int((tmp_path / "pid").read_text())
     assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
     assert [record["config"]["recipe"]["seed"] for record in records(tmp_path / "results")] == [2]
@@ -136,7 +146,7 @@ def test_a_hang_is_killed_with_everything_it_started(tmp_path, stubs, monkeypatc
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_ends_the_children_and_starting_again_continues(tmp_path, name):
     path = experiment(tmp_path, SEEDS)
-    (tmp_path / "STUB_SECONDS").write_text("60")
+    (tmp_path / "STUB_SECONDS").write_text("3600")
     process = stubbed("run", path, cwd=tmp_path)
     wait_for(tmp_path / "started.txt")
     assert "1 running" in suite("status", path, cwd=tmp_path).out
