@@ -21,6 +21,7 @@ from pathlib import Path
 
 import huggingface_hub
 import numpy as np
+import preloaded
 import pytest
 from preloaded import HANG
 
@@ -173,16 +174,23 @@ def serving():
         yield hub
 
 
-def child(hub: Hub, code: str, *arguments: object, **environment: str) -> subprocess.Popen:
-    """A process that runs `code` as an entry, with `argv` (a list of strings), `Path`, `fetch` and `HubFile` at hand."""
+def child(hub: Hub, code: str, *arguments: object, **environment: str) -> preloaded.Process | subprocess.Popen:
+    """A process that runs `code` as an entry, with `argv` (a list of strings), `Path`, `fetch` and `HubFile` at hand.
+
+    With `environment` a new interpreter, since libraries read it when they are imported.
+    """
     whole = (
         "import logging, os, sys\nfrom pathlib import Path\nfrom fgmae_bench.errors import run_entry\n"
         "from fgmae_bench.hub.fetch import HubFile, fetch\nlogging.basicConfig(level=logging.INFO, format='%(message)s')\n"
         f"argv = sys.argv[1:]\ndef main():\n    {code}\nrun_entry(main)\n"
     )
     here = {**os.environ, "HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(REPOSITORY), **environment}
-    command = [sys.executable, "-c", whole, *map(str, arguments)]
-    return subprocess.Popen(command, env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = ["-c", whole, *map(str, arguments)]
+    if not environment:
+        return preloaded.Process(command, env=here)
+    return subprocess.Popen(
+        [sys.executable, *command], env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def wait_for(condition, seconds: float = HANG) -> None:
