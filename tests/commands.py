@@ -1,6 +1,4 @@
-"""Whole commands as a user types them: in this process for speed, in one of its own where the process itself is in
-question.
-"""
+"""Whole commands as a user types them: in this process, or in one of its own where the process is the question."""
 
 from __future__ import annotations
 
@@ -173,9 +171,7 @@ def shared_world(per_class: int = 12) -> Path:
 
 
 def small_world(folder: Path, per_class: int = 5) -> Path:
-    """A copy of one, to be spoilt. 5 images a class are the least that the reference split divides; all are seen by the
-    audit.
-    """
+    """A copy of one, to be spoilt: 5 images a class, the least that the reference split divides, all audited."""
     return Path(shutil.copytree(shared_world(per_class), folder / "world"))
 
 

@@ -23,7 +23,6 @@ import huggingface_hub
 import numpy as np
 import preloaded
 import pytest
-from preloaded import HANG
 
 from fgmae_bench.errors import BenchError
 from fgmae_bench.hub import http as hub_http
@@ -51,7 +50,7 @@ class Hub:
     linked: bool = True  # whether the redirect says etag and size of what it leads to, as the genuine hub's does
     lengths: bool = True  # whether answers state their length; without it a cut one looks complete
     ranges: bool = True
-    range_shift: int = 0  # bytes that an answered range lies beside the one asked for
+    range_shift: int = 0  # bytes between the range asked for and the one answered
     answers: list[tuple[str, int, dict[str, str]]] = field(
         default_factory=list
     )  # (method, status, headers) for the next requests
@@ -193,14 +192,6 @@ def child(hub: Hub, code: str, *arguments: object, **environment: str) -> preloa
     )
 
 
-def wait_for(condition, seconds: float = HANG) -> None:
-    """Wait until `condition()` holds; `seconds` only catch a hang."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
-
-
 @contextlib.contextmanager
 def asked_hub(monkeypatch, file, content):
     """A hub that serves one file of `owner/name`, and that this process and its children ask."""
@@ -234,5 +225,5 @@ def error_of(work):
 
 
 def names(target):
-    """What lies in the folder of a file."""
+    """Names in the folder of a file."""
     return sorted(path.name for path in target.parent.iterdir()) if target.parent.exists() else []

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, CompletedProcess, TimeoutExpired
 from typing import Any, TextIO
@@ -108,6 +108,15 @@ class Process:
     def kill(self) -> None:
         """SIGKILL."""
         self.send_signal(signal.SIGKILL)
+
+
+def wait_until(condition: Callable[[], object], process: Process | subprocess.Popen[Any] | None = None) -> None:
+    """Wait until `condition()` holds; fails when `process` ends before, or after HANG seconds."""
+    end = time.monotonic() + HANG
+    while not condition():
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
 
 
 def run(arguments: list[Any], *, timeout: float = HANG, **more: Any) -> CompletedProcess[str]:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import psutil
@@ -16,7 +15,7 @@ import pytest
 import rasterio
 from bigearthnet_raw import SCENE, replace, write_patches
 from commands import REPOSITORY
-from preloaded import HANG
+from preloaded import HANG, wait_until
 
 from fgmae_bench.config.flags import dispatch
 from fgmae_bench.data.bigearthnet import labels, official, raw, scan, table, tiff
@@ -195,9 +194,7 @@ def test_killed_index_goes_on_and_equals_an_unbroken_one(tmp_path, ben, run_inde
     expected = scan.scan(root, ben.signal.size, [])
     child = _start(tmp_path, "--data_path", root, "--workers", 2)
     parts = root / "index.parquet.parts"
-    while len(list(parts.glob("[!.]*.parquet"))) < 4:
-        assert child.poll() is None
-        time.sleep(0.005)
+    wait_until(lambda: len(list(parts.glob("[!.]*.parquet"))) >= 4, child)
     family = psutil.Process(child.pid).children(recursive=True)
     child.send_signal(signal.SIGKILL)
     child.wait()

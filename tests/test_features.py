@@ -10,7 +10,7 @@ import preloaded
 import pytest
 import rasterio
 import torch
-from preloaded import HANG
+from preloaded import HANG, wait_until
 from torch import nn
 
 from fgmae_bench.config.run import Model, compose
@@ -421,8 +421,7 @@ def test_two_processes_that_fill_one_bank_at_once_share_the_work(card, world, ca
     child = preloaded.Process(["-c", CHILD, here, world, cache])
     try:
         made = make_extractor(card, world, cache, Tiny(delay=0.03))
-        while not (cache / "ready").exists() and child.poll() is None:
-            time.sleep(0.02)
+        wait_until((cache / "ready").exists, child)
         (cache / "go").write_text("")
         bank, ours, _ = fill(made, np.arange(120), cache)
         out, errors = child.communicate(HANG)
@@ -484,11 +483,12 @@ def test_reading_stays_a_few_batches_ahead(extractor):
     made = dataclasses.replace(extractor, dataset=dataclasses.replace(extractor.dataset, index=long))
     batches = extract(made, np.arange(480), None, Spent())
     next(batches)
+    wait_until(lambda: len(read) >= 2 * 32)
     before = -1
-    while len(read) < 2 * 32 or before != len(read):  # until the readers rest
+    while before != len(read):  # until the readers rest
         before = len(read)
         time.sleep(0.2)
-    assert 2 * 32 <= len(read) <= 6 * 32
+    assert len(read) <= 6 * 32
     assert 1 + sum(1 for _ in batches) == 15
     assert len(read) == 480
 

@@ -7,14 +7,13 @@ import json
 import os
 import shlex
 import signal
-import time
 
 import numpy as np
 import preloaded
 import pytest
 import torch
 from commands import FOLDERS, REPOSITORY, call, codes, listing, only_record, records, said, shared_world, small_world
-from preloaded import DEVNULL, HANG
+from preloaded import DEVNULL, HANG, wait_until
 from safetensors.numpy import load_file
 from sklearn.metrics import accuracy_score
 
@@ -466,9 +465,7 @@ def test_two_runs_into_one_folder_at_once(tmp_path):
     flags = ("--checkpoint_seconds", "0", "--amp", "off", "--epochs", "60")
     arguments = ("--dataset", "eurosat", "--data_path", shared_world(12), *TINY, *FOLDERS, *flags)
     first = preloaded.Process(["-m", "fgmae_bench.finetune", *arguments], cwd=tmp_path, stdout=DEVNULL, stderr=DEVNULL)
-    while not (tmp_path / "out" / "checkpoint-last.pth").exists():
-        assert first.poll() is None
-        time.sleep(0.02)
+    wait_until((tmp_path / "out" / "checkpoint-last.pth").exists, first)
     first.send_signal(signal.SIGSTOP)  # it holds the folder and gets no further
     try:
         line = said(finetune(shared_world(12), "--epochs", "60", "--amp", "off", cwd=tmp_path))

@@ -10,7 +10,7 @@ import time
 import preloaded
 import pytest
 import torch
-from preloaded import HANG
+from preloaded import HANG, wait_until
 from same_run import essence
 
 from fgmae_bench.records import problem_of
@@ -99,9 +99,7 @@ def test_killed_terminated_interrupted_and_resumed_it_ends_bit_identical(world, 
         before, go = last.stat().st_mtime_ns if last.exists() else 0, tmp_path / f"go-{number}"
         arguments = command(world, torn, "--resume", "auto")[2:]
         process = preloaded.Process(["-c", BRIDLED, 4, go, *arguments])
-        while not (last.exists() and last.stat().st_mtime_ns != before):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.005)
+        wait_until(lambda before=before: last.exists() and last.stat().st_mtime_ns != before, process)
         time.sleep(dice.uniform(0, 0.3))
         assert process.poll() is None
         process.send_signal(number)
@@ -125,9 +123,7 @@ def test_two_processes_stopped_by_the_launcher_go_on(world, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
     bridled = [sys.executable, "-c", BRIDLED, "4", str(tmp_path / "go"), *command(world, torn)[2:]]
     process = subprocess.Popen([*launcher, *bridled], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while not (torn / "run" / "checkpoint-last.pth").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    wait_until((torn / "run" / "checkpoint-last.pth").exists, process)
     process.send_signal(signal.SIGTERM)
     (tmp_path / "go").touch()
     process.communicate(timeout=HANG)

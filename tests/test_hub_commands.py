@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 from commands import edited_card, listing
-from hub_server import CONTENT, FILE, SHA256, child, error_of, names, wait_for
-from preloaded import HANG
+from hub_server import CONTENT, FILE, SHA256, child, error_of, names
+from preloaded import HANG, wait_until
 
 from fgmae_bench.checkpoints import registry
 from fgmae_bench.checkpoints.registry import WEIGHTS, find_weights, locate, weights_folder
@@ -187,7 +187,7 @@ def test_download_killed_while_fetching_and_while_unpacking_goes_on(eurosat, zip
     eurosat.hold_after = len(zipped) // 2
     process = child(eurosat, DOWNLOAD, data)
     part = tmp_path / "EuroSAT-SAR.zip.partial"
-    wait_for(lambda: part.exists() and part.stat().st_size > len(zipped) // 4)
+    wait_until(lambda: part.exists() and part.stat().st_size > len(zipped) // 4)
     process.kill()
     process.communicate()
     have = part.stat().st_size

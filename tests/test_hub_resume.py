@@ -8,8 +8,8 @@ import threading
 import time
 
 import pytest
-from hub_server import CONTENT, FETCH, FILE, SHA256, SIZE, child, error_of, names, wait_for
-from preloaded import HANG
+from hub_server import CONTENT, FETCH, FILE, SHA256, SIZE, child, error_of, names
+from preloaded import HANG, wait_until
 
 from fgmae_bench.hub import http as hub_http
 from fgmae_bench.hub.fetch import fetch
@@ -123,7 +123,7 @@ def test_stalled_server_is_given_up(hub, target, monkeypatch):
 def test_two_processes_share_one_download(hub, target):
     hub.hold_after = SIZE // 4
     first = child(hub, FETCH, target)
-    wait_for(lambda: hub.sent > 0)
+    wait_until(lambda: hub.sent > 0)
     second = child(hub, FETCH, target)
     waiting = second.stderr.readline()
     hub.go.set()

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import psutil
 import pytest
 from commands import rewrite
 from pack_files import changed, copied, entries, verify
-from preloaded import HANG
+from preloaded import HANG, wait_until
 
 from fgmae_bench.config.contract import FGMAE_CONTRACT, RAW_CONTRACT
 from fgmae_bench.data.layouts import build_index
@@ -129,8 +128,7 @@ def test_a_second_writer_is_refused_at_once(world, card, index, tmp_path):
     process.stdout.readline()
     with pytest.raises(BenchError, match=r"another process is packing there: it holds .*p\.lmdb\.lock"):
         write_pack(card, index, tmp_path / "p.lmdb")
-    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
-        time.sleep(0.01)
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, process)
     process.send_signal(signal.SIGCONT)
     assert process.communicate(HANG)
     assert process.returncode == 0

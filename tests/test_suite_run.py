@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from commands import REPOSITORY, listing, records, said
-from preloaded import HANG
+from preloaded import HANG, wait_until
 from suite_world import experiment, kill, suite
 
 from fgmae_bench.config.experiments import load_experiment
@@ -130,7 +130,7 @@ def test_a_hang_is_killed_with_everything_it_started(tmp_path, stubs, monkeypatc
     def started_long_ago(command, *given):
         made = plain(command, *given)
         if command.label == "run 0":
-            wait_for(tmp_path / "pid")
+            wait_until((tmp_path / "pid").exists)
             made.started -= 2 * HANG
         return made
 
@@ -148,7 +148,7 @@ def test_a_signal_ends_the_children_and_starting_again_continues(tmp_path, name)
     path = experiment(tmp_path, SEEDS)
     (tmp_path / "STUB_SECONDS").write_text("3600")
     process = stubbed("run", path, cwd=tmp_path)
-    wait_for(tmp_path / "started.txt")
+    wait_until((tmp_path / "started.txt").exists, process)
     assert "1 running" in suite("status", path, cwd=tmp_path).out
     (run,) = psutil.Process(process.pid).children()
     process.send_signal(getattr(signal, name))
@@ -228,14 +228,6 @@ def test_without_slurm_the_flag_is_refused_in_one_line(tmp_path, monkeypatch):
     result = suite("run", experiment(tmp_path, STATISTICS), "--slurm", cwd=tmp_path)
     assert (result.code, result.err.count("error: ")) == (2, 1)
     assert "srun" in result.err
-
-
-def wait_for(path: Path) -> None:
-    """Until a file is there."""
-    end = time.monotonic() + HANG
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} did not appear"
-        time.sleep(0.02)
 
 
 def test_slurm_that_does_not_answer_is_not_asked_to_run_jobs_twice(tmp_path, monkeypatch):
