@@ -179,7 +179,7 @@ def test_holm_is_stepwise_and_keeps_what_could_not_be_tested():
 
 
 def test_a_large_multi_label_split_takes_seconds():
-    """Of this process's own time, which a busy machine does not lengthen by much; measured: 2."""
+    """Of this process's own time, which other processes hardly lengthen."""
     random = np.random.default_rng(0)
     targets = random.random((40_000, 19)) < 0.15
     logits = (random.normal(size=targets.shape) + targets).astype(np.float32)
