@@ -16,7 +16,8 @@ import torch
 from commands import REPOSITORY, call, codes, metrics, records, said, stop_once_there_is
 
 from fgmae_bench.ablate.defects import FrozenOutput, random_position
-from fgmae_bench.ablate.engine import read_run, used_data
+from fgmae_bench.ablate.engine import used_data
+from fgmae_bench.ablate.flags import read_run
 from fgmae_bench.ablate.matrix import filled
 from fgmae_bench.ablate.references import CODES, LabelCounts, class_counts, confusion, most_frequent, reference
 from fgmae_bench.ablate.series import REPAIRS, repair_order

@@ -14,7 +14,7 @@ from commands import FOLDERS, call, listing, only_record
 from dfc_files import SIZE, dfc2020, image, tile, write
 from same_run import essence
 
-from fgmae_bench.ablate.defects import double_mapped
+from fgmae_bench.ablate.sides import double_mapped
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.data.index import Index
