@@ -1,19 +1,25 @@
 # make demo, make test, make bench, make env: each builds what it needs into .venv first.
+# make test: lint, types, stale tables, the quick tests. make test-all: that, then kills, command lines and documents
+# that run.
 FGMAE_BENCH_PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := demo
+PYTEST := $(PY) -m pytest -n 2 --dist worksteal
 
-.PHONY: env demo test lint bench clean-demo
+.PHONY: env demo test test-all lint bench clean-demo
 
 env: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(FGMAE_BENCH_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: $(FGMAE_BENCH_PYTHON) is older than Python 3.11; set FGMAE_BENCH_PYTHON to a newer one" >&2; exit 2; }
+	@echo "1/3 virtual environment: .venv"
 	test -x $(PY) || $(FGMAE_BENCH_PYTHON) -m venv .venv
-	@echo "installing into .venv (torch included: about 7 GB, some minutes)"
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,torchgeo]'
+	@echo "2/3 packages of constraints.txt into .venv (torch included: about 7 GB, some minutes)"
+	says=--quiet; if test -t 1; then says=; fi; \
+		$(PY) -m pip install $$says --disable-pip-version-check --constraint constraints.txt --editable '.[dev,torchgeo]'
 	@touch $@
+	@echo "3/3 done: .venv is ready"
 
 demo: env
 	$(PY) -m fgmae_bench.prepare synth eurosat --data_path $(DEMO)/eurosat --per_class 40
@@ -29,7 +35,10 @@ lint: env
 test: lint
 	$(PY) -m fgmae_bench.report --check
 	$(PY) -m fgmae_bench.report --check --results_dir results/demo --experiments experiments/demo
-	$(PY) -m pytest -n 2
+	$(PYTEST) -m "not slow"
+
+test-all: test
+	$(PYTEST) -m slow
 
 bench: env
 	$(PY) experiments/speed/views.py

@@ -1,6 +1,4 @@
-"""Whole commands as a user types them: in this process for speed, in one of its own where the process itself is in
-question.
-"""
+"""Whole commands as a user types them: in this process, or in one of its own where the process is the question."""
 
 from __future__ import annotations
 
@@ -12,7 +10,6 @@ import logging
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import zlib
@@ -23,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import preloaded
 import pytest
 import rasterio
 
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.errors import run_entry
+from fgmae_bench.errors import EXIT_INTERRUPTED, run_entry
 from fgmae_bench.worlds.eurosat import write_eurosat
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -78,17 +76,27 @@ def call(module: str, *flags: object, cwd: Path) -> Result:
     return Result(code, out.getvalue(), err.getvalue())
 
 
-def spawn(
-    module: str, *flags: object, cwd: Path, before: Callable[[], None] | None = None, python: tuple[str, ...] = ()
-) -> Result:
-    """The same in a process of its own; `before` runs in it first, `python` are options of the interpreter."""
+def spawn(module: str, *flags: object, cwd: Path) -> Result:
+    """The same in a process of its own, which begins with torch loaded."""
     environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
-    environment["PYTHONPATH"] = str(REPOSITORY)
-    command = [sys.executable, *python, "-m", f"fgmae_bench.{module}", *map(str, flags)]
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, preexec_fn=before
-    )
+    done = preloaded.run(["-m", f"fgmae_bench.{module}", *flags], cwd=cwd, env=environment)
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+def stop_once_there_is(sign: str, folder: Path, work: Callable[[], Result]) -> None:
+    """Do `work`; saving a checkpoint is stopped, as by Ctrl-C, once a file like `sign` is in `folder`."""
+    from fgmae_bench.runs.folder import RunFolder
+
+    real = RunFolder.save
+
+    def save(run: RunFolder, *given: Any, **how: Any) -> None:
+        if list(folder.glob(sign)):
+            raise KeyboardInterrupt
+        real(run, *given, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "save", save)
+        assert work().code == EXIT_INTERRUPTED
 
 
 def linear(
@@ -163,9 +171,7 @@ def shared_world(per_class: int = 12) -> Path:
 
 
 def small_world(folder: Path, per_class: int = 5) -> Path:
-    """A copy of one, to be spoilt. 5 images a class are the least that the reference split divides; all are seen by the
-    audit.
-    """
+    """A copy of one, to be spoilt: 5 images a class, the least that the reference split divides, all audited."""
     return Path(shutil.copytree(shared_world(per_class), folder / "world"))
 
 

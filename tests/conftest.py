@@ -1,6 +1,4 @@
-"""What several test files share: a small synthetic EuroSAT, the genuine samples beside the checkout, and arrays cut
-from both.
-"""
+"""What several test files share: a small synthetic EuroSAT, the genuine samples next to the checkout, arrays of both."""
 
 import os
 from pathlib import Path
@@ -31,7 +29,7 @@ def pytest_configure(config):
 def _shared(*parts):
     path = SHARED.joinpath(*parts)
     if not path.exists():
-        pytest.skip(f"{path} is absent: it lies beside the checkout and is not part of the repository")
+        pytest.skip(f"{path} is absent: it belongs next to the checkout and is not part of the repository")
     return path
 
 
@@ -79,9 +77,7 @@ def chips(chips_root):
 
 @pytest.fixture(scope="session")
 def scenes(realdata):
-    """Other genuine pixels by origin, each (2, H, W) float32 dB, VV first: BigEarthNet v1 and v2, TerraMesh,
-    SSL4EO-S12.
-    """
+    """Genuine pixels by origin, each (2, H, W) float32 dB, VV first: BigEarthNet v1 and v2, TerraMesh, SSL4EO-S12."""
     pairs = [
         path
         for root in ("bigearthnet_s1_v1", "bigearthnet_v2_rico_hdl", "ssl4eo_s12_s1")

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import huggingface_hub
 import numpy as np
+import preloaded
 import pytest
 
 from fgmae_bench.errors import BenchError
@@ -49,12 +50,14 @@ class Hub:
     linked: bool = True  # whether the redirect says etag and size of what it leads to, as the genuine hub's does
     lengths: bool = True  # whether answers state their length; without it a cut one looks complete
     ranges: bool = True
-    range_shift: int = 0  # bytes that an answered range lies beside the one asked for
+    range_shift: int = 0  # bytes between the range asked for and the one answered
     answers: list[tuple[str, int, dict[str, str]]] = field(
         default_factory=list
     )  # (method, status, headers) for the next requests
     body: bytes = b""  # of refusals
     bytes_per_second: float = 0.0  # 0: as fast as it goes
+    hold_after: int | None = None  # bytes of one answer before it waits for `go`
+    go: threading.Event = field(default_factory=threading.Event)
     cut_after: int | None = None  # bytes of one answer before the connection is closed
     forged: dict[str, bytes] = field(default_factory=dict)  # sent instead of the content
     sent: int = 0
@@ -143,6 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
                 piece = body[at : at + PIECE]
                 self.wfile.write(piece)
                 hub.sent += len(piece)
+                if hub.hold_after is not None and at + len(piece) >= hub.hold_after:
+                    hub.go.wait()
                 if hub.bytes_per_second:
                     time.sleep(len(piece) / hub.bytes_per_second)
 
@@ -168,24 +173,23 @@ def serving():
         yield hub
 
 
-def child(hub: Hub, code: str, *arguments: object, **environment: str) -> subprocess.Popen:
-    """A process that runs `code` as an entry, with `argv` (a list of strings), `Path`, `fetch` and `HubFile` at hand."""
+def child(hub: Hub, code: str, *arguments: object, **environment: str) -> preloaded.Process | subprocess.Popen:
+    """A process that runs `code` as an entry, with `argv` (a list of strings), `Path`, `fetch` and `HubFile` at hand.
+
+    With `environment` a new interpreter, since libraries read it when they are imported.
+    """
     whole = (
         "import logging, os, sys\nfrom pathlib import Path\nfrom fgmae_bench.errors import run_entry\n"
         "from fgmae_bench.hub.fetch import HubFile, fetch\nlogging.basicConfig(level=logging.INFO, format='%(message)s')\n"
         f"argv = sys.argv[1:]\ndef main():\n    {code}\nrun_entry(main)\n"
     )
     here = {**os.environ, "HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(REPOSITORY), **environment}
-    command = [sys.executable, "-c", whole, *map(str, arguments)]
-    return subprocess.Popen(command, env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition, seconds: float = 10.0) -> None:
-    """Wait until `condition()` holds; fails when it does not in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
+    command = ["-c", whole, *map(str, arguments)]
+    if not environment:
+        return preloaded.Process(command, env=here)
+    return subprocess.Popen(
+        [sys.executable, *command], env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @contextlib.contextmanager
@@ -221,5 +225,5 @@ def error_of(work):
 
 
 def names(target):
-    """What lies in the folder of a file."""
+    """Names in the folder of a file."""
     return sorted(path.name for path in target.parent.iterdir()) if target.parent.exists() else []

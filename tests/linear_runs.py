@@ -1,5 +1,4 @@
-"""Finished runs of `linear` on the small synthetic EuroSAT, and what they left: features, predictions, the order of the
-files.
+"""Finished runs of `linear` on the small synthetic EuroSAT: features, predictions, the order of the files.
 
 A test file takes the fixtures with `pytest_plugins = ("linear_runs",)`.
 """
@@ -16,7 +15,7 @@ from fgmae_bench.config.cards import load_card
 
 
 class Run:
-    """One finished run and where it lies."""
+    """One finished run and its folder."""
 
     def __init__(self, folder, *flags, data=None, **more):
         self.folder, self.data = folder, data or shared_world()

@@ -1,5 +1,4 @@
-"""The segmentation command on a small synthetic DFC2020: its flags, its files, what a run leaves, and a run opened
-without training.
+"""The segmentation command on a small synthetic DFC2020: its flags and files, and a run opened without training.
 
 A test file takes the fixture with `pytest_plugins = ("segment_world",)`.
 """

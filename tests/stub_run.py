@@ -1,6 +1,4 @@
-"""Stands in for a probe where a test asks about the suite only: takes a probe's command line, stores its record, says
-its id.
-"""
+"""Stands in for a probe in tests of the suite: takes a probe's command line, stores its record, prints its id."""
 
 import sys
 import time

@@ -4,12 +4,8 @@ stay inside.
 
 import ast
 import csv
-import os
-import signal
 import subprocess
 import sys
-import time
-from glob import glob
 from pathlib import Path
 
 import commands
@@ -17,10 +13,11 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from commands import REPOSITORY, call, codes, metrics, records, said
+from commands import REPOSITORY, call, codes, metrics, records, said, stop_once_there_is
 
 from fgmae_bench.ablate.defects import FrozenOutput, random_position
-from fgmae_bench.ablate.engine import read_run, used_data
+from fgmae_bench.ablate.engine import used_data
+from fgmae_bench.ablate.flags import read_run
 from fgmae_bench.ablate.matrix import filled
 from fgmae_bench.ablate.references import CODES, LabelCounts, class_counts, confusion, most_frequent, reference
 from fgmae_bench.ablate.series import REPAIRS, repair_order
@@ -267,44 +264,16 @@ def test_a_finished_grid_is_read_and_gives_the_same_bytes(done, tiles):
     assert {path: path.read_bytes() for path in tables} == before
 
 
-def kill_once_there_is(sign, command, folder):
-    """Run an ablation in `folder` until a file like `sign` is there, then kill it."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fgmae_bench.ablate", *map(str, command)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    end = time.monotonic() + 120
-    while not glob(sign, root_dir=folder) and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
 @pytest.mark.slow
-def test_a_grid_that_is_killed_goes_on_to_the_same_records(tiles, tmp_path):
+def test_a_grid_that_is_stopped_goes_on_to_the_same_records(tiles, tmp_path):
     flags = ("--max_steps", "40", "--eval_every", "20", "--checkpoint_seconds", "0")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
     assert labels(tiles, *flags, cwd=whole).code == 0
-    command = (
-        "labels",
-        "--dataset",
-        "dfc2020",
-        "--data_path",
-        tiles,
-        *TINY,
-        "--train_schemes",
-        "dfc10",
-        "--eval_schemes",
-        "dfc10",
-        *flags,
-    )
-    kill_once_there_is("out/*/checkpoint-0*.pth", command, broken)  # in the first training
-    kill_once_there_is("results/records/*/*/*.json", command, broken)
+    # first in the first training, then in a later one
+    stop_once_there_is("out/*/checkpoint-0*.pth", broken, lambda: labels(tiles, *flags, cwd=broken))
+    stop_once_there_is("results/records/*/*/*.json", broken, lambda: labels(tiles, *flags, cwd=broken))
     assert len(records(broken / "results")) < 9
     result = labels(tiles, *flags, cwd=broken)
     assert result.code == 0, result.err
@@ -368,11 +337,10 @@ def test_repairs_with_one_label_source_have_a_loss_that_means_nothing_and_no_div
 
 
 @pytest.mark.slow
-def test_repairs_that_are_killed_go_on_to_the_same_records_and_table(repaired, tiles, tmp_path):
+def test_repairs_that_are_stopped_go_on_to_the_same_records_and_table(repaired, tiles, tmp_path):
     whole, _ = repaired
     command = ("traps", "--dataset", "dfc2020", "--data_path", tiles, *TINY, *SHORT, "--checkpoint_seconds", "0")
-    kill_once_there_is("out/*/checkpoint-0*.pth", command, tmp_path)
-    kill_once_there_is("results/records/*/*/*.json", command, tmp_path)
+    stop_once_there_is("results/records/*/*/*.json", tmp_path, lambda: call("ablate", *command, cwd=tmp_path))
     assert 0 < len(records(tmp_path / "results")) < 8
     result = call("ablate", *command, cwd=tmp_path)
     assert result.code == 0, result.err

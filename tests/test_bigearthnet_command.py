@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from commands import REPOSITORY, only_record
+from preloaded import HANG
 from safetensors import safe_open
 from sklearn.metrics import average_precision_score, f1_score
 
@@ -57,7 +58,7 @@ def torchrun(processes: int, *flags: object, cwd: Path) -> dict:
     folders = ["--results_dir", "results", "--cache_dir", "cache", "--output_dir", "out", "--log_dir", "log"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", *launcher, *map(str, flags), *folders]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     return only_record(cwd / "results")
 

@@ -2,11 +2,7 @@
 
 import csv
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,7 +11,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from bigearthnet_raw import PRODUCT, write_patches
-from commands import REPOSITORY
 
 from fgmae_bench.config.flags import dispatch
 from fgmae_bench.data.bigearthnet import catalogue, scan
@@ -190,12 +185,13 @@ def test_catalogue_that_stays_busy_ends_in_one_line_and_the_next_run_goes_on(lin
     assert sorted(server.asked) == sorted(f"{scene}.SAFE" for scene in SCENES)
 
 
-def test_catalogue_that_asks_for_too_long_a_wait_is_not_waited_for(links, server):
+def test_catalogue_that_asks_for_too_long_a_wait_is_not_waited_for(links, server, monkeypatch):
+    slept = []
+    monkeypatch.setattr(catalogue.time, "sleep", slept.append)
     server.failures = [(429, {"Retry-After": "3600"})]
-    begun = time.monotonic()
     with pytest.raises(BenchError, match="answers 429"):
         links()
-    assert time.monotonic() - begun < 5
+    assert sum(slept) < 60
 
 
 def test_refusal_and_nonsense_are_named(links, server):
@@ -238,33 +234,6 @@ def test_cache_of_another_catalogue_is_not_used_and_a_broken_one_is_named(server
     cache.write_text('{"catalogue": ')
     with pytest.raises(BenchError, match=r"cache\.json is broken; remove it"):
         catalogue.find_links([PRODUCT], server.base, cache, 1000)
-
-
-def test_killed_run_asks_only_for_the_rest(root, tmp_path, server):
-    server.delay_s = 0.3
-    code = (
-        "import sys; from fgmae_bench.prepare.index import main\n"
-        "main({'dataset': 'bigearthnet', 'data_path': sys.argv[1], 'workers': 1, 'links': sys.argv[2], 'catalogue': sys.argv[3]})"
-    )
-    out = tmp_path / "links.csv"
-    command = [sys.executable, "-c", code, str(root), str(out), server.base]
-    child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.DEVNULL)
-    cache, end = tmp_path / "links.csv.cache.json", time.monotonic() + 30
-    while not cache.exists():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    kept = set(json.loads(cache.read_text())["links"])
-    assert 0 < len(kept) < 3
-    assert not out.exists()
-    server.asked.clear()
-    time.sleep(0.4)  # a question under way when the run was killed
-    server.asked.clear()
-    server.delay_s = 0.0
-    _run(root, out, server.base)
-    assert {name.removesuffix(".SAFE") for name in server.asked} == set(SCENES) - kept
-    assert len(out.read_text().splitlines()) == 10
 
 
 def _run(root, out, base):

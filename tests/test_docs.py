@@ -255,6 +255,7 @@ def python_blocks(text: str) -> list[str]:
     return [block.text for block in blocks(text) if block.language == "python"]
 
 
+@pytest.mark.slow
 def test_readme_by_hand_and_your_model_really_run(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,6 +268,7 @@ def test_readme_by_hand_and_your_model_really_run(
     assert list(desk.glob("results/records/eurosat/linear_probe/my_model-*.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "document", [d for d in OWN if d not in (README, CHINESE) and commands(text_of(d), "run")], ids=named
 )

@@ -7,14 +7,13 @@ import json
 import os
 import shlex
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
+import preloaded
 import pytest
 import torch
 from commands import FOLDERS, REPOSITORY, call, codes, listing, only_record, records, said, shared_world, small_world
+from preloaded import DEVNULL, HANG, wait_until
 from safetensors.numpy import load_file
 from sklearn.metrics import accuracy_score
 
@@ -68,6 +67,7 @@ def patches(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_command_line_2_verbatim(checkpoint, tmp_path):
     """The notes' flags; the world, the input side and the number of steps are small, so that it ends."""
     (tmp_path / checkpoint.name).symlink_to(checkpoint)
@@ -97,6 +97,7 @@ def test_command_line_2_verbatim(checkpoint, tmp_path):
     assert list((tmp_path / "out").glob("events*"))
 
 
+@pytest.mark.slow
 def test_command_line_4_verbatim(checkpoint, patches, tmp_path):
     (tmp_path / checkpoint.name).symlink_to(checkpoint)
     small = ("--data_path", patches, "--input_size", "32", "--max_steps", "4", *FOLDERS)
@@ -456,43 +457,21 @@ def test_activations_cannot_be_recomputed_where_the_backbone_does_not_offer_it(t
     flags = ("--model", "plain_model:make", "--pool", "mean", "--layer_decay", "1", "--grad_checkpointing")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", "PYTHONDONTWRITEBYTECODE": "1"}
     arguments = ("--dataset", "eurosat", "--data_path", shared_world(12), *TINY, *FOLDERS, *flags)
-    call = [sys.executable, "-m", "fgmae_bench.finetune", *map(str, arguments)]
-    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = preloaded.run(["-m", "fgmae_bench.finetune", *arguments], cwd=tmp_path, env=environment)
     assert done.returncode == 2
     assert "--grad_checkpointing: plain_model:make does not offer it; leave it out" in done.stderr
 
 
-def command(place, *more):
-    flags = (
-        "--dataset",
-        "eurosat",
-        "--data_path",
-        shared_world(12),
-        *TINY,
-        "--checkpoint_seconds",
-        "0",
-        "--amp",
-        "off",
-        *FOLDERS,
-        *more,
-    )
-    return [sys.executable, "-m", "fgmae_bench.finetune", *map(str, flags)], {
-        "cwd": place,
-        "env": os.environ | {"OMP_NUM_THREADS": "1"},
-    }
-
-
 def test_two_runs_into_one_folder_at_once(tmp_path):
-    arguments, how = command(tmp_path, "--epochs", "60")
-    first = subprocess.Popen(arguments, **how, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    flags = ("--checkpoint_seconds", "0", "--amp", "off", "--epochs", "60")
+    arguments = ("--dataset", "eurosat", "--data_path", shared_world(12), *TINY, *FOLDERS, *flags)
+    first = preloaded.Process(["-m", "fgmae_bench.finetune", *arguments], cwd=tmp_path, stdout=DEVNULL, stderr=DEVNULL)
+    wait_until((tmp_path / "out" / "checkpoint-last.pth").exists, first)
+    first.send_signal(signal.SIGSTOP)  # it holds the folder and gets no further
     try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "out" / "checkpoint-last.pth").exists():
-            assert first.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
         line = said(finetune(shared_world(12), "--epochs", "60", "--amp", "off", cwd=tmp_path))
         assert "another run is training into out; give another --output_dir" in line
     finally:
         first.send_signal(signal.SIGTERM)
-        assert first.wait(timeout=60) == 130
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(HANG) == 130

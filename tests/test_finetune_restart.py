@@ -7,11 +7,15 @@ import subprocess
 import sys
 import time
 
+import preloaded
 import pytest
 import torch
+from preloaded import HANG, wait_until
 from same_run import essence
 
 from fgmae_bench.records import problem_of
+
+pytestmark = pytest.mark.slow
 
 EPOCHS = 6
 
@@ -38,13 +42,7 @@ def command(world, place, *more):
         "--output_dir": place / "run",
         "--cache_dir": place / "cache",
     }
-    return [
-        sys.executable,
-        "-m",
-        "fgmae_bench.finetune",
-        *(str(part) for pair in flags.items() for part in pair),
-        *more,
-    ]
+    return ["-m", "fgmae_bench.finetune", *(str(part) for pair in flags.items() for part in pair), *more]
 
 
 def outcome(place):
@@ -71,71 +69,65 @@ def whole_files_only(place):
         torch.load(path, weights_only=True)
     for path in place.rglob("*.json"):
         json.loads(path.read_text())
+    for path in place.rglob("*.jsonl"):
+        [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(world, tmp_path_factory):
-    place = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run(command(world, place), check=True, capture_output=True, timeout=300)
-    return outcome(place)
+# The command with a bridle: from the save of number N on it waits for a file, so that no signal comes too late.
+BRIDLED = """
+import runpy, sys, time
+from pathlib import Path
+from fgmae_bench.runs.folder import RunFolder
+most, go = int(sys.argv.pop(1)), Path(sys.argv.pop(1))
+plain, saves = RunFolder.save, []
+def save(*given, **how):
+    plain(*given, **how)
+    saves.append(1)
+    while len(saves) >= most and not go.exists():
+        time.sleep(0.01)
+RunFolder.save = save
+runpy.run_module("fgmae_bench.finetune", run_name="__main__", alter_sys=True)
+"""
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_stopped_twice_and_resumed_it_ends_bit_identical(number, world, undisturbed, tmp_path):
-    dice, stops = random.Random(number), 0
-    for _ in range(12):
-        process = subprocess.Popen(
-            command(world, tmp_path, "--resume", "auto"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        if stops < 2:
-            last = tmp_path / "run" / "checkpoint-last.pth"
-            before = last.stat().st_mtime_ns if last.exists() else 0
-            deadline = time.monotonic() + 120
-            while process.poll() is None and not (last.exists() and last.stat().st_mtime_ns != before):
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            time.sleep(dice.uniform(0, 0.2))
-            stops += process.poll() is None
-            process.send_signal(number)
-        _, said = process.communicate(timeout=300)
-        whole_files_only(tmp_path)
-        if process.returncode == 0:
-            break
+def test_killed_terminated_interrupted_and_resumed_it_ends_bit_identical(world, tmp_path):
+    """The kill test of run folders: at a random moment between two saves by each signal, on one run."""
+    whole, torn, dice = tmp_path / "whole", tmp_path / "torn", random.Random(7)
+    assert preloaded.run(command(world, whole)).returncode == 0
+    last = torn / "run" / "checkpoint-last.pth"
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        before, go = last.stat().st_mtime_ns if last.exists() else 0, tmp_path / f"go-{number}"
+        arguments = command(world, torn, "--resume", "auto")[2:]
+        process = preloaded.Process(["-c", BRIDLED, 4, go, *arguments])
+        wait_until(lambda before=before: last.exists() and last.stat().st_mtime_ns != before, process)
+        time.sleep(dice.uniform(0, 0.3))
+        assert process.poll() is None
+        process.send_signal(number)
+        go.touch()
+        _, said = process.communicate(HANG)
+        whole_files_only(torn)
+        assert not list((torn / "results").rglob("*.json"))
+        assert process.returncode == (-number if number == signal.SIGKILL else 130), said
         if number != signal.SIGKILL:
-            assert process.returncode == 130, said.decode()
-            assert b"the same command goes on from there" in said or b"interrupted" in said
-            assert b"Traceback" not in said
-    assert process.returncode == 0, said.decode()
-    assert stops == 2
-    same(outcome(tmp_path), undisturbed)
+            assert "the same command goes on from there" in said or "interrupted" in said
+            assert "Traceback" not in said
+    done = preloaded.run(command(world, torn, "--resume", "auto"))
+    assert done.returncode == 0, done.stderr
+    same(outcome(torn), outcome(whole))
 
 
 def test_two_processes_stopped_by_the_launcher_go_on(world, tmp_path):
     """SIGTERM to torchrun reaches its workers; resumed, two processes give what they would have given."""
-
-    def launch(place, *more):
-        arguments = command(world, place, *more)
-        launcher = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node=2",
-            "-m",
-            *arguments[2:],
-        ]
-        return subprocess.Popen(launcher, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    assert launch(whole).wait(timeout=300) == 0
-    process = launch(torn)
-    deadline = time.monotonic() + 120
-    while not (torn / "run" / "checkpoint-last.pth").exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
+    assert [rank.returncode for rank in preloaded.run_ranks(2, command(world, whole))] == [0, 0]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
+    bridled = [sys.executable, "-c", BRIDLED, "4", str(tmp_path / "go"), *command(world, torn)[2:]]
+    process = subprocess.Popen([*launcher, *bridled], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_until((torn / "run" / "checkpoint-last.pth").exists, process)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    (tmp_path / "go").touch()
+    process.communicate(timeout=HANG)
     assert process.returncode != 0
-    assert launch(torn, "--resume", "auto").wait(timeout=300) == 0
+    assert not list((torn / "results").rglob("*.json"))
+    assert [rank.returncode for rank in preloaded.run_ranks(2, command(world, torn, "--resume", "auto"))] == [0, 0]
     same(outcome(torn), outcome(whole))

@@ -1,31 +1,34 @@
-"""The floors of the design, held by reading imports: a file imports from its own floor's order and below, never from
-above.
+"""The floors of the design, read from the folders: a room imports from its own floor's order and below, never from above.
+
+A room is a file or a folder at the top of the package; the root of the package holds the version and counts as none.
 """
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
-
-import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fgmae_bench"
 
-# Rooms by floor, lowest first; a package stands for its modules unless they are named. A new room gets its line here.
-FLOORS = {
-    0: "errors files strict cards config contract experiments records scores randomness flags progress environment "
-    "archive checksums hub hub_http locks scores_multilabel scores_segmentation intervals significance fast_schema options recipes "
-    "label_schemes label_cards label_defects",
-    1: "data views loader panels normalizers optim distributed device checkpoints extractors sync_bn taps segmentation_views sliding",
-    2: "backbones heads",
-    3: "features bank label_bank",
-    4: "runs",
-    5: "probe train worlds suite",
-    6: "command linear finetune segment ablate api prepare weights report suite.__main__ suite.plan suite.run suite.status suite.flags",
-}
-LEVEL = {f"fgmae_bench.{room}": floor for floor, rooms in FLOORS.items() for room in rooms.split()}
-ENTRIES = {"fgmae_bench.linear", "fgmae_bench.finetune", "fgmae_bench.segment", "fgmae_bench.ablate"}
-HEAVY = {"torch", "timm", "torchvision", "torchmetrics"}
+# Rooms from the bottom to the top; those of one line may import one another, in no circle. A new room gets its word here.
+FLOORS = (
+    "errors system config metrics records",  # 0: facts
+    "report",  # beside the house: reads facts alone
+    "views",  # 1
+    "hub",
+    "data",
+    "checkpoints",
+    "models",
+    "features",
+    "runs",  # 2: engines
+    "probe train worlds suite",
+    "command linear finetune segment ablate prepare weights api",  # 3: entries; a package's __main__ is one too
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
+FACTS, ENTRIES = 0, len(FLOORS) - 1
+HEAVY = {"torch", "timm", "torchvision", "torchmetrics", "torchgeo"}
 
 
 def module_name(path):
@@ -36,20 +39,19 @@ def module_name(path):
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def level(name):
-    """Floor of a module: by its own name, else by that of the package around it."""
-    while name not in LEVEL and "." in name:
-        name = name.rpartition(".")[0]
-    return LEVEL.get(name)
+def room(name):
+    return name.split(".")[1] if "." in name else ""
 
 
-def imports(name, module_level_only=False):
-    """Absolute names of everything that a module imports, inside functions too unless `module_level_only`."""
-    return imports_of(MODULES[name].read_text(encoding="utf-8"), module_level_only)
+def floor(name):
+    return ENTRIES if name.endswith(".__main__") else FLOOR.get(room(name), ENTRIES)
 
 
-def imports_of(source, module_level_only=False):
-    """Of `from a import b`, a.b where that is a module of ours, else a."""
+def imports(source, module_level_only=False):
+    """Absolute names of everything imported, inside functions too unless `module_level_only`.
+
+    Of `from a import b`, a.b where that is a module of ours, else a.
+    """
     found, pending = set(), list(ast.parse(source).body)
     while pending:
         node = pending.pop()
@@ -60,31 +62,24 @@ def imports_of(source, module_level_only=False):
             found |= {full for alias in node.names if (full := f"{node.module}.{alias.name}") in MODULES} or {
                 node.module
             }
-        elif module_level_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            pending += [child for child in node.body if isinstance(node, ast.ClassDef)]
-            continue
-        elif module_level_only and isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        elif (module_level_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)) or (
+            module_level_only and isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        ):
             continue
         pending += list(ast.iter_child_nodes(node))
     return found
 
 
-def ours(names):
-    return {name for name in names if name.startswith("fgmae_bench.")}
-
-
-def is_entry(name):
-    return name in ENTRIES or name.endswith(".__main__")
-
-
-FLOOR_0 = sorted(name for name in MODULES if level(name) == 0)
+SOURCES = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
+IMPORTS = {name: imports(source) for name, source in SOURCES.items()}
+OURS = {name: {other for other in found if other.startswith("fgmae_bench.")} for name, found in IMPORTS.items()}
 
 
 def test_the_reader_of_imports_sees_what_it_must():
     """Control: an import of each kind."""
     source = """
 import torch.nn as nn, json
-from fgmae_bench import scores
+from fgmae_bench.metrics import single_label
 from fgmae_bench.config.cards import Card
 if TYPE_CHECKING:
     import timm
@@ -100,86 +95,47 @@ def g():
     from fgmae_bench.features.extract import Bank
 """
     outside = {"torch.nn", "json", "fgmae_bench.metrics.single_label", "fgmae_bench.config.cards", "cv2", "lmdb"}
-    assert imports_of(source, module_level_only=True) == outside
-    assert imports_of(source) == outside | {"timm", "h5py", "fgmae_bench.features.extract"}
+    assert imports(source, module_level_only=True) == outside
+    assert imports(source) == outside | {"timm", "h5py", "fgmae_bench.features.extract"}
 
 
-@pytest.mark.parametrize("name", sorted(set(MODULES) - {"fgmae_bench"}))
-def test_every_module_has_a_floor(name):
-    assert level(name) is not None, f"give {name} its floor in FLOORS"
+def test_every_room_has_a_floor_and_every_name_a_room():
+    found = {room(name) for name in MODULES} - {""}
+    assert found == set(FLOOR), "give a new room its word in FLOORS; strike one that is gone"
 
 
-@pytest.mark.parametrize("name", sorted(set(MODULES) - {"fgmae_bench"}))
-def test_no_module_imports_from_above(name):
-    above = {
-        other
-        for other in ours(imports(name))
-        if level(other) is not None and level(name) is not None and level(other) > level(name)
-    }
-    assert not above, f"{name} imports from above: {sorted(above)}"
+def test_no_module_imports_from_above():
+    above = [
+        f"{name} imports {other}"
+        for name, found in OURS.items()
+        for other in found
+        if floor(other) > floor(name) or (other.endswith(".__main__") and other != name)
+    ]
+    assert not above
 
 
-@pytest.mark.parametrize("name", FLOOR_0)
-def test_floor_0_imports_no_torch_and_nothing_above(name):
-    found = imports(name, module_level_only=True)
-    assert not {item for item in found if item.split(".")[0] in HEAVY}
-    assert {item for item in ours(imports(name)) if level(item) != 0} == set()
+def test_facts_and_the_report_know_nothing_but_facts_and_no_torch():
+    """`system` may name torch inside functions, where a process needs its device and its place among others."""
+    for name in (name for name in MODULES if floor(name) == FACTS or room(name) == "report"):
+        assert {other for other in OURS[name] if floor(other) != FACTS and room(other) != room(name)} == set(), name
+        found = imports(SOURCES[name], module_level_only=True) if room(name) == "system" else IMPORTS[name]
+        assert {item for item in found if item.split(".")[0] in HEAVY} == set(), name
 
 
-def test_floor_0_is_complete():
-    named = "errors files strict cards config contract experiments records scores randomness flags progress environment"
-    assert {f"fgmae_bench.{name}" for name in named.split()} <= set(FLOOR_0)
+def test_imports_have_no_circle_neither_of_modules_nor_of_rooms():
+    """`prepare` raises CycleError with the circle."""
+    rooms = defaultdict(set)
+    for name, found in OURS.items():
+        rooms[room(name)] |= {room(other) for other in found} - {room(name)}
+    assert rooms["probe"] >= {"runs", "config"}  # control: arrows are seen
+    for graph in ({name: found & set(MODULES) for name, found in OURS.items()}, rooms):
+        graphlib.TopologicalSorter(graph).prepare()
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if level(name) == 1])
-def test_data_and_views_know_nothing_of_backbones_and_probes(name):
-    banned = (
-        "backbones",
-        "heads",
-        "upernet",
-        "features",
-        "probe",
-        "train",
-        "worlds",
-        "suite",
-        *(entry.split(".")[1] for entry in ENTRIES),
-    )
-    assert not {item for item in ours(imports(name)) if item.split(".")[1] in banned}
-
-
-@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("fgmae_bench.report")])
-def test_report_reads_facts_and_records_only(name):
-    found = imports(name)
-    assert not {item for item in found if item.split(".")[0] in HEAVY}
-    assert {item for item in ours(found) if level(item) != 0 and not item.startswith("fgmae_bench.report")} == set()
-
-
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_nobody_imports_an_entry(name):
-    assert not {item for item in imports(name) if is_entry(item) and item != name}
-
-
-def test_floors_have_no_cycles():
-    """Modules of one floor may import one another, but never in a ring."""
-    done, open_ = set(), []
-
-    def visit(name):
-        assert name not in open_, f"ring: {' -> '.join([*open_[open_.index(name) :], name])}"
-        if name in done:
-            return
-        open_.append(name)
-        for other in sorted(ours(imports(name)) & set(MODULES)):
-            visit(other)
-        open_.pop()
-        done.add(name)
-
-    for name in MODULES:
-        visit(name)
-
-
-def test_floor_0_and_the_report_load_without_torch():
+def test_facts_the_report_and_the_doors_load_without_torch():
     """What the imports say, held against what Python loads."""
-    names = [*FLOOR_0, "fgmae_bench.linear", *(name for name in MODULES if name.startswith("fgmae_bench.report."))]
+    quick = [name for name in MODULES if floor(name) == FACTS or room(name) == "report" or name.endswith("__main__")]
+    names = [*quick, *(f"fgmae_bench.{door}" for door in ("command", "linear", "finetune", "segment"))]
     code = f"import sys\nfor name in {names!r}: __import__(name)\nprint(sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,8 @@ import zipfile
 
 import pytest
 from commands import edited_card, listing
-from hub_server import CONTENT, FILE, SHA256, child, error_of, names, wait_for
+from hub_server import CONTENT, FILE, SHA256, child, error_of, names
+from preloaded import HANG, wait_until
 
 from fgmae_bench.checkpoints import registry
 from fgmae_bench.checkpoints.registry import WEIGHTS, find_weights, locate, weights_folder
@@ -131,7 +132,7 @@ def test_weights_list_shows_every_file_and_which_are_local(hub, published, tmp_p
 DOWNLOAD = "from fgmae_bench.prepare import download; download.main({'dataset': 'eurosat', 'data_path': argv[0]})"
 # The same, killed while it unpacks.
 KILLED = (
-    "from fgmae_bench import archive; from fgmae_bench.prepare import download; before = archive._write; files = []; "
+    "from fgmae_bench.hub import archive; from fgmae_bench.prepare import download; before = archive._write; files = []; "
     "archive._write = lambda *given: (before(*given), files.append(1), len(files) == 7 and os.kill(os.getpid(), 9)); "
     "download.main({'dataset': 'eurosat', 'data_path': argv[0]})"
 )
@@ -180,18 +181,19 @@ def test_download_refuses_a_folder_that_holds_anything(eurosat, tmp_path):
     assert eurosat.asked == []
 
 
+@pytest.mark.slow
 def test_download_killed_while_fetching_and_while_unpacking_goes_on(eurosat, zipped, tmp_path):
     data = tmp_path / "data"
-    eurosat.bytes_per_second = len(zipped) / 1.5
+    eurosat.hold_after = len(zipped) // 2
     process = child(eurosat, DOWNLOAD, data)
     part = tmp_path / "EuroSAT-SAR.zip.partial"
-    wait_for(lambda: part.exists() and part.stat().st_size > len(zipped) // 4)
+    wait_until(lambda: part.exists() and part.stat().st_size > len(zipped) // 4)
     process.kill()
     process.communicate()
     have = part.stat().st_size
-    eurosat.bytes_per_second = 0
+    eurosat.hold_after = None
     process = child(eurosat, KILLED, data)
-    process.communicate(timeout=20)
+    process.communicate(timeout=HANG)
     assert process.returncode == -signal.SIGKILL
     assert eurosat.gets()[-1]["range"] == f"bytes={have}-"
     stale = list(tmp_path.glob("data.partial-*"))
@@ -200,7 +202,7 @@ def test_download_killed_while_fetching_and_while_unpacking_goes_on(eurosat, zip
     assert not data.exists()
     eurosat.asked.clear()
     process = child(eurosat, DOWNLOAD, data)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=HANG)
     assert process.returncode == 0, err
     assert "0 bytes transferred" in out
     assert eurosat.asked == []
@@ -211,7 +213,7 @@ def test_two_downloads_at_once_make_one_dataset(eurosat, zipped, tmp_path):
     eurosat.bytes_per_second = len(zipped)
     processes = [child(eurosat, DOWNLOAD, tmp_path / "data") for _ in range(2)]
     for process in processes:
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=HANG)
         assert process.returncode == 0, err
     assert eurosat.sent == len(zipped)
     assert os.listdir(tmp_path) == ["data"]

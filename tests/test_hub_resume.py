@@ -4,12 +4,12 @@ import json
 import logging
 import os
 import shutil
-import signal
 import threading
 import time
 
 import pytest
-from hub_server import CONTENT, FETCH, FILE, SHA256, SIZE, child, error_of, names, wait_for
+from hub_server import CONTENT, FETCH, FILE, SHA256, SIZE, child, error_of, names
+from preloaded import HANG, wait_until
 
 from fgmae_bench.hub import http as hub_http
 from fgmae_bench.hub.fetch import fetch
@@ -20,22 +20,6 @@ pytest_plugins = ("hub_server",)
 
 def partial(target):
     return target.with_name(target.name + ".partial")
-
-
-def test_killed_download_goes_on_where_it_stopped(hub, target):
-    hub.bytes_per_second = 2e6
-    process = child(hub, FETCH, target)
-    wait_for(lambda: partial(target).exists() and partial(target).stat().st_size > SIZE // 4)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    have = partial(target).stat().st_size
-    assert 0 < have < SIZE
-    assert not target.exists()
-    hub.bytes_per_second, hub.sent = 0, 0
-    wait_for(lambda: hub.sent == 0)
-    assert fetch(FILE, target).transferred == SIZE - have
-    assert hub.gets()[-1]["range"] == f"bytes={have}-"
-    assert target.read_bytes() == CONTENT
 
 
 def test_half_a_file_is_kept_and_completed(hub, target):
@@ -137,15 +121,17 @@ def test_stalled_server_is_given_up(hub, target, monkeypatch):
 
 
 def test_two_processes_share_one_download(hub, target):
-    hub.bytes_per_second = 3e6
+    hub.hold_after = SIZE // 4
     first = child(hub, FETCH, target)
-    wait_for(lambda: hub.sent > 0)
+    wait_until(lambda: hub.sent > 0)
     second = child(hub, FETCH, target)
-    (out1, err1), (out2, err2) = first.communicate(timeout=20), second.communicate(timeout=20)
+    waiting = second.stderr.readline()
+    hub.go.set()
+    (out1, err1), (out2, err2) = first.communicate(timeout=HANG), second.communicate(timeout=HANG)
     assert (first.returncode, second.returncode) == (0, 0), (err1, err2)
-    assert sorted([int(out1), int(out2)]) == [0, SIZE]
+    assert [int(out1), int(out2)] == [SIZE, 0]
     assert hub.sent == SIZE
-    assert "waiting for it" in err2
+    assert "waiting for it" in waiting
     assert names(target) == ["weights.pth", "weights.pth.sha256"]
 
 
@@ -162,7 +148,7 @@ def test_lock_on_a_file_that_was_removed_meanwhile_is_taken_again(tmp_path):
         time.sleep(0.1)
         assert found == []
         path.unlink()
-    thread.join(5)
+    thread.join(HANG)
     assert found == [True]
 
 
@@ -171,7 +157,7 @@ def test_full_disk_keeps_what_has_come(hub, target):
     process = child(
         hub, f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); {FETCH}", target
     )
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=HANG)
     assert process.returncode == 2
     assert err.count("\n") == 1
     assert "no space left while writing" in err

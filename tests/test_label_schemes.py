@@ -7,7 +7,7 @@ import csv
 import numpy as np
 import pytest
 
-from fgmae_bench.ablate.defects import double_mapped, double_table
+from fgmae_bench.ablate.sides import double_mapped, double_table
 from fgmae_bench.config.cards import card_names, load_card
 from fgmae_bench.data.labels import (
     DFC,

@@ -4,12 +4,16 @@ was.
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from commands import (
+    REPOSITORY,
     TINY_VIT,
     call,
     codes,
@@ -21,7 +25,6 @@ from commands import (
     rewrite_all,
     shared_world,
     small_world,
-    spawn,
 )
 from linear_runs import Run, bank, files, ids_of
 from safetensors.numpy import load_file
@@ -278,9 +281,11 @@ def test_genuine_chips_are_no_eurosat(tmp_path):
 
 @pytest.mark.parametrize("module", ["linear", "prepare", "report"])
 def test_help_does_not_wait_for_torch(tmp_path, module):
-    helped = spawn(module, "--help", cwd=tmp_path, python=("-X", "importtime"))
-    assert helped.code == 0
-    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in helped.err.splitlines()}
+    command = [sys.executable, "-X", "importtime", "-m", f"fgmae_bench.{module}", "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    helped = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert helped.returncode == 0
+    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in helped.stderr.splitlines()}
     assert "fgmae_bench" in imported
     assert not imported & {"torch", "timm", "torchvision", "sklearn", "rasterio", "cv2", "matplotlib"}
-    assert helped.out.startswith("usage: " if module != "prepare" else "Make datasets ready")
+    assert helped.stdout.startswith("usage: " if module != "prepare" else "Make datasets ready")

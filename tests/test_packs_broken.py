@@ -4,16 +4,17 @@ import dataclasses
 import json
 import os
 import random
-import resource
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import numpy as np
+import preloaded
+import psutil
 import pytest
-from commands import REPOSITORY, rewrite
+from commands import rewrite
 from pack_files import changed, copied, entries, verify
+from preloaded import HANG, wait_until
 
 from fgmae_bench.config.contract import FGMAE_CONTRACT, RAW_CONTRACT
 from fgmae_bench.data.layouts import build_index
@@ -42,37 +43,43 @@ def test_a_broken_image_is_named_and_nothing_is_published(world, card, index, tm
     verify(card, tmp_path / "p.lmdb", build_index(card, root))
 
 
+# Says its progress, and stops itself for good after as many steps as it may take: no signal comes too late.
 CHILD = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.packs import write
 write.MOST_IN_BATCH = 4
-card = load_card("eurosat")
+card, most, steps = load_card("eurosat"), int(sys.argv[4]), []
+def step(done):
+    print(done, flush=True)
+    steps.append(done)
+    if len(steps) == most:
+        os.kill(os.getpid(), signal.SIGSTOP)
 def main():
-    write.write_pack(card, build_index(card, Path(sys.argv[1])), Path(sys.argv[2]), workers=int(sys.argv[3]),
-                     step=lambda n: print(n, flush=True))
+    write.write_pack(card, build_index(card, Path(sys.argv[1])), Path(sys.argv[2]), workers=int(sys.argv[3]), step=step)
 from fgmae_bench.errors import run_entry
 run_entry(main)
 """
 
 
-def child(world, out, workers=0, **more):
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-c", CHILD, str(world), str(out), str(workers)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **more)
+def child(world, out, workers=0, most=0, before=""):
+    return preloaded.Process(["-c", before + CHILD, world, out, workers, most])
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_loses_and_doubles_nothing(world, packs, card, index, tmp_path):
     dice, out, seen = random.Random(5), tmp_path / "p.lmdb", []
     for kill in range(3):
-        process = child(world, out, workers=kill)
+        lines = dice.randrange(3, 8)
+        process = child(world, out, workers=kill, most=lines + 2)
         seen.append(int(process.stdout.readline()))
-        for _ in range(dice.randrange(2, 7)):
+        for _ in range(lines - 1):
             process.stdout.readline()
         process.kill()
-        process.communicate()
+        process.communicate(HANG)
+        assert process.returncode == -signal.SIGKILL
         assert not out.exists()
     assert seen[0] == 0 < seen[1] < seen[2] < 120
     written = write_pack(card, index, out)
@@ -83,19 +90,18 @@ def test_killed_at_random_moments_and_resumed_loses_and_doubles_nothing(world, p
 
 
 def test_workers_end_when_their_parent_is_killed(world, tmp_path):
-    process = child(world, tmp_path / "p.lmdb", workers=2)
+    process = child(world, tmp_path / "p.lmdb", workers=2, most=3)
     for _ in range(3):
         process.stdout.readline()
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) >= 2
     process.kill()
-    process.stdout.read()  # ends when the last process that holds it ends
-    process.communicate(timeout=20)
+    process.communicate(HANG)  # ends when the last process that holds its output ends
 
 
 def test_what_is_left_of_another_source_is_not_continued(world, card, index, view, tmp_path):
     out = tmp_path / "p.lmdb"
-    process = child(world, out)
+    process = child(world, out, most=5)
     for _ in range(5):
         process.stdout.readline()
     process.kill()
@@ -118,13 +124,13 @@ def test_a_partial_pack_cut_short_is_written_anew(packs, card, index, tmp_path):
 
 
 def test_a_second_writer_is_refused_at_once(world, card, index, tmp_path):
-    process = child(world, tmp_path / "p.lmdb")
+    process = child(world, tmp_path / "p.lmdb", most=1)
     process.stdout.readline()
-    process.send_signal(19)  # SIGSTOP
     with pytest.raises(BenchError, match=r"another process is packing there: it holds .*p\.lmdb\.lock"):
         write_pack(card, index, tmp_path / "p.lmdb")
-    process.send_signal(18)  # SIGCONT
-    assert process.communicate(timeout=30)
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, process)
+    process.send_signal(signal.SIGCONT)
+    assert process.communicate(HANG)
     assert process.returncode == 0
     assert write_pack(card, index, tmp_path / "p.lmdb").new == 0
 
@@ -140,10 +146,9 @@ def test_a_pack_is_not_written_over_another(packs, card, index, view, tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(world, card, index, tmp_path):
-    process = child(
-        world, tmp_path / "p.lmdb", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-    )
-    _, errors = process.communicate(timeout=30)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))"
+    process = child(world, tmp_path / "p.lmdb", before=limit)
+    _, errors = process.communicate(HANG)
     assert process.returncode == 2
     assert errors.startswith("error: no space left while writing")
     assert errors.count("\n") == 1
@@ -183,12 +188,7 @@ for keep in (size - 1, size - 4096, size * 3 // 4, size // 2, 100_000, 8192, 819
 
 def test_a_pack_cut_short_is_an_error_and_not_the_end_of_the_process(packs, tmp_path):
     copy = copied(packs / "float32.lmdb", tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", OPEN, str(copy)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )
+    done = preloaded.run(["-c", OPEN, copy])
     assert done.returncode == 0, done
     lines = done.stdout.splitlines()
     assert len(lines) == 12

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from make_records import make_record, resealed
+from preloaded import HANG
 from test_page import HOSTILE, hostile_table, many_records, table_of
 
 from fgmae_bench.report import page
@@ -72,7 +73,7 @@ class Browser:
             message["sessionId"] = self.session
         os.write(self.write, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._next(30)
+            answer = self._next(HANG)
             if answer.get("id") == number:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
@@ -114,7 +115,7 @@ class Browser:
         assert "exceptionDetails" not in answer, json.dumps(answer["exceptionDetails"])[:500]
         return answer["result"].get("value")
 
-    def wait(self, code: str, seconds: float = 20) -> None:
+    def wait(self, code: str, seconds: float = HANG) -> None:
         """Until a JavaScript expression is true."""
         end = time.monotonic() + seconds
         while not self.run(f"!!({code})"):
@@ -402,14 +403,11 @@ def test_a_thousand_runs_are_usable(browser, tmp_path):
     records = many_records(1000)
     path = page.write([table_of(records)], records, tmp_path)
     assert path.stat().st_size < 5_000_000
-    took = browser.open(path)
-    print(f"{path.stat().st_size / 1e6:.2f} MB, interactive after {took:.0f} ms")
-    assert took < 5000
+    browser.open(path)
     assert browser.run("document.querySelectorAll('tbody tr').length") <= 250, "tables are shown in pages"
-    start = time.monotonic()
     browser.run("document.querySelector('thead button').click()")
     browser.run(
         "{ const s = document.querySelectorAll('input[type=search]'); s[s.length - 1].value = 'base'; s[s.length - 1].dispatchEvent(new Event('input')); }"
     )
-    assert time.monotonic() - start < 2
+    assert browser.run("document.getElementsByTagName('*').length") < 100_000, "what is not shown has no elements"
     assert browser.errors == []

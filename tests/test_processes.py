@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 import torch
+from preloaded import CompletedProcess
 from safetensors import safe_open
 from same_run import essence
 
@@ -28,7 +27,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def launch(world: Path, place: Path, processes: int, *extra: str) -> subprocess.CompletedProcess[str]:
+def launch(world: Path, place: Path, processes: int, *extra: str) -> list[CompletedProcess[str]]:
     flags = {
         "--dataset": "eurosat",
         "--data_path": world,
@@ -45,18 +44,7 @@ def launch(world: Path, place: Path, processes: int, *extra: str) -> subprocess.
         "--cache_dir": place / "cache",
     }
     arguments = [str(part) for pair in flags.items() for part in pair]
-    env = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-    }  # as torchrun sets it for several processes: threads change the last bits
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return subprocess.run(
-        [*launcher, "-m", "fgmae_bench.linear", *arguments, *extra],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=env,
-    )
+    return preloaded.run_ranks(processes, ["-m", "fgmae_bench.linear", *arguments, *extra])
 
 
 def result(place: Path) -> tuple[dict, np.ndarray, list[str], dict]:
@@ -79,7 +67,7 @@ def test_the_number_of_processes_changes_neither_head_nor_scores(
     results = []
     for processes in sizes:
         done = launch(world, tmp_path / str(processes), processes, "--features", mode)
-        assert done.returncode == 0, done.stderr
+        assert [rank.returncode for rank in done] == [0] * processes, done
         results.append(result(tmp_path / str(processes)))
     for processes, (record, *_) in zip(sizes, results, strict=True):
         typed = record["environment"]["command"]
@@ -115,8 +103,8 @@ def test_a_broken_file_on_any_rank_is_told_once_by_rank_0(world: Path, tmp_path:
     for victim in victims[:2]:
         victim.write_bytes(victim.read_bytes()[:1000])
     done = launch(broken, tmp_path / "out", 2, "--features", "cached")
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode != 0
-    assert len(lines) == 1, done.stderr
+    lines = [line for rank in done for line in rank.stderr.splitlines() if line.startswith("error: ")]
+    assert [rank.returncode for rank in done] == [2, 2]
+    assert len(lines) == 1, done
     assert "River_" in lines[0]
     assert not list((tmp_path / "out").rglob("*.json"))

@@ -4,21 +4,16 @@ resumed.
 
 import dataclasses
 import json
-import os
 import shlex
-import signal
-import subprocess
-import sys
-import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rasterio
 import torch
-from commands import FOLDERS, call, codes, listing, only_record, records
+from commands import FOLDERS, call, codes, listing, only_record, records, stop_once_there_is
 from same_run import essence
-from segment_world import CARD, FROZEN, SIDE, TESTED, TILES, TINY, confusions, file, opened, segment, weights_of
+from segment_world import CARD, FROZEN, SIDE, TESTED, TILES, confusions, file, opened, segment, weights_of
 from sklearn.metrics import jaccard_score
 
 from fgmae_bench.checkpoints.shapes import ARCHITECTURES
@@ -43,6 +38,7 @@ FIFTH = (
 # --- what a run leaves
 
 
+@pytest.mark.slow
 def test_command_line_5_verbatim(tmp_path):
     """The notes' flags; world, input side and number of steps are small, so that it ends."""
     write_synthetic(tmp_path / "B2_vits16_fgmae_ep99.pth", ARCHITECTURES["vit_small_patch16"], "full")
@@ -249,38 +245,16 @@ def test_seven_pairs_are_valid():
     assert len(_identical_pairs()) == 7
 
 
-# --- killed and resumed; windows, batches and patches of other sizes
+# --- stopped and resumed; windows, batches and patches of other sizes
 
 
-def test_killed_and_resumed_it_is_the_undisturbed_run(tiles, tmp_path):
+def test_stopped_and_resumed_it_is_the_undisturbed_run(tiles, tmp_path):
     flags = ("--epochs", "8", "--checkpoint_seconds", "0", "--drop_path", "0.2", "--resume", "auto")
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     whole.mkdir()
     torn.mkdir()
     assert segment(tiles, *flags[:-2], cwd=whole).code == 0
-    arguments = [
-        sys.executable,
-        "-m",
-        "fgmae_bench.segment",
-        "--dataset",
-        "dfc2020",
-        "--data_path",
-        tiles,
-        *TINY,
-        *FOLDERS,
-        *flags,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*map(str, arguments)], cwd=torn, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 100
-    while not (torn / "out" / "checkpoint-last.pth").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(timeout=60) == -signal.SIGKILL
+    stop_once_there_is("out/checkpoint-last.pth", torn, lambda: segment(tiles, *flags, cwd=torn))
     assert not list((torn / "results").rglob("*.json"))
     done = segment(tiles, *flags, cwd=torn)
     assert done.code == 0, done.err

@@ -3,11 +3,10 @@ good as two.
 """
 
 import importlib
-import os
-import subprocess
 import sys
 
 import numpy as np
+import preloaded
 import pytest
 import torch
 from commands import FOLDERS, only_record
@@ -108,20 +107,10 @@ def test_a_linear_head_on_each_pixel(tiles, tmp_path):
 
 def on_two(data, *flags, cwd):
     """The command on two processes, with batches of half the size, so that it is the same run."""
-    launch = (
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "-m",
-        "fgmae_bench.segment",
-    )
-    arguments = [*launch, "--dataset", "dfc2020", "--data_path", data, *FROZEN, *FOLDERS, *flags, "--batch_size", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done
+    flags = ("--dataset", "dfc2020", "--data_path", data, *FROZEN, *FOLDERS, *flags, "--batch_size", "2")
+    done = preloaded.run_ranks(2, ["-m", "fgmae_bench.segment", *flags], cwd=cwd)
+    assert [rank.returncode for rank in done] == [0, 0], done
+    return done[0]
 
 
 def test_one_process_scores_as_two(frozen, tiles):

@@ -17,11 +17,12 @@ from pathlib import Path
 import psutil
 import pytest
 from commands import REPOSITORY, listing, records, said
+from preloaded import HANG, wait_until
 from suite_world import experiment, kill, suite
 
 from fgmae_bench.config.experiments import load_experiment
 from fgmae_bench.errors import BenchError
-from fgmae_bench.suite import child, slurm
+from fgmae_bench.suite import child, local, slurm
 from fgmae_bench.suite.expand import expand
 from fgmae_bench.suite.ledger import Ledgers
 
@@ -124,9 +125,19 @@ def test_a_hang_is_killed_with_everything_it_started(tmp_path, stubs, monkeypatc
     # deaf to SIGTERM, with a grandchild in a session of its own, as launchers make them
     stubs["run 0"] = ["sh", "-c", "trap '' TERM; setsid sleep 4321 & echo $! > pid; wait; sleep 4321"]
     monkeypatch.setattr(child, "GRACE_SECONDS", 0.5)
-    result = suite("run", path, "--timeout", 3, "--max_parallel", 2, cwd=tmp_path)
+    plain = local.start
+
+    def started_long_ago(command, *given):
+        made = plain(command, *given)
+        if command.label == "run 0":
+            wait_until((tmp_path / "pid").exists)
+            made.started -= 2 * HANG
+        return made
+
+    monkeypatch.setattr(local, "start", started_long_ago)
+    result = suite("run", path, "--timeout", HANG, "--max_parallel", 2, cwd=tmp_path)
     assert result.code == 3
-    assert "no end within --timeout 3 s" in result.out
+    assert f"no end within --timeout {HANG:g} s" in result.out
     left = int((tmp_path / "pid").read_text())
     assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
     assert [record["config"]["recipe"]["seed"] for record in records(tmp_path / "results")] == [2]
@@ -135,34 +146,19 @@ def test_a_hang_is_killed_with_everything_it_started(tmp_path, stubs, monkeypatc
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_ends_the_children_and_starting_again_continues(tmp_path, name):
     path = experiment(tmp_path, SEEDS)
-    (tmp_path / "STUB_SECONDS").write_text("60")
+    (tmp_path / "STUB_SECONDS").write_text("3600")
     process = stubbed("run", path, cwd=tmp_path)
-    wait_for(tmp_path / "started.txt")
+    wait_until((tmp_path / "started.txt").exists, process)
+    assert "1 running" in suite("status", path, cwd=tmp_path).out
     (run,) = psutil.Process(process.pid).children()
     process.send_signal(getattr(signal, name))
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=HANG)
     assert process.returncode == 130, out
     assert not run.is_running()
     (tmp_path / "STUB_SECONDS").unlink()
     process = stubbed("run", path, cwd=tmp_path)
-    process.communicate(timeout=60)
+    process.communicate(timeout=HANG)
     assert (process.returncode, len(records(tmp_path / "results"))) == (0, 3)
-
-
-def test_a_suite_killed_outright_leaves_no_orphan_and_its_claims_are_free(tmp_path):
-    path = experiment(tmp_path, SEEDS)
-    (tmp_path / "STUB_SECONDS").write_text("60")
-    process = stubbed("run", path, cwd=tmp_path)
-    wait_for(tmp_path / "started.txt")
-    assert "1 running" in suite("status", path, cwd=tmp_path).out
-    (run,) = psutil.Process(process.pid).children()
-    kill(process)
-    run.wait(timeout=10)
-    (tmp_path / "STUB_SECONDS").unlink()
-    assert "3 to do" in suite("status", path, cwd=tmp_path).out
-    process = stubbed("run", path, cwd=tmp_path)
-    process.communicate(timeout=60)
-    assert len(records(tmp_path / "results")) == 3
 
 
 def test_suites_side_by_side_share_the_runs_and_repeat_none(tmp_path):
@@ -170,14 +166,15 @@ def test_suites_side_by_side_share_the_runs_and_repeat_none(tmp_path):
     other = experiment(tmp_path, f"{STATISTICS}, seed = {list(range(3, 12))}", name="other")
     (tmp_path / "STUB_SECONDS").write_text("0.3")
     suites = [stubbed("run", file, "--max_parallel", 2, cwd=tmp_path) for file in (path, other, path)]
-    said = [process.communicate(timeout=100)[0] for process in suites]
+    said = [process.communicate(timeout=HANG)[0] for process in suites]
     assert [process.returncode for process in suites] == [0, 0, 0], said
     assert Counter((tmp_path / "started.txt").read_text().split()) == {str(seed): 1 for seed in range(12)}
     assert len(records(tmp_path / "results")) == 12
 
 
-def test_suites_killed_at_random_record_every_run_exactly_once(tmp_path):
-    """The small version of experiments/robustness/suite_kills.py."""
+@pytest.mark.slow
+def test_suites_killed_at_random_leave_no_orphan_and_record_every_run_exactly_once(tmp_path):
+    """The kill test of suites; experiments/robustness/suite_kills.py is the large one. Claims of the killed are free."""
     path = experiment(tmp_path, f"{STATISTICS}, seed = {list(range(8))}")
     (tmp_path / "STUB_SECONDS").write_text("0.4")
     dice, seen, kills = random.Random(3), dict[Path, int](), 0
@@ -189,7 +186,9 @@ def test_suites_killed_at_random_record_every_run_exactly_once(tmp_path):
         alive = [i for i, process in enumerate(suites) if process.poll() is None]
         if kills < 5 and alive:
             victim = dice.choice(alive)
+            family = psutil.Process(suites[victim].pid).children()
             kill(suites[victim])
+            assert not psutil.wait_procs(family, timeout=HANG)[1], "runs outlive their suite"
             suites[victim] = stubbed("run", path, cwd=tmp_path)
             kills += 1
     said = [process.communicate()[0] for process in suites]
@@ -229,15 +228,6 @@ def test_without_slurm_the_flag_is_refused_in_one_line(tmp_path, monkeypatch):
     result = suite("run", experiment(tmp_path, STATISTICS), "--slurm", cwd=tmp_path)
     assert (result.code, result.err.count("error: ")) == (2, 1)
     assert "srun" in result.err
-
-
-def wait_for(path: Path) -> None:
-    """Until a file is there, a minute at most."""
-    for _ in range(600):
-        if path.exists():
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{path} did not appear")
 
 
 def test_slurm_that_does_not_answer_is_not_asked_to_run_jobs_twice(tmp_path, monkeypatch):

@@ -4,11 +4,9 @@ lie.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 import torch
 from torch import nn
@@ -82,15 +80,11 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What two processes found."""
     place = tmp_path_factory.mktemp("ranks")
     (place / "worker.py").write_text(WORKER)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    arguments = [str(place / "worker.py"), str(place), str(Path(__file__).parent)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    done = subprocess.run([*launcher, *arguments], capture_output=True, text=True, timeout=120, env=env)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = preloaded.run_ranks(2, [place / "worker.py", place, Path(__file__).parent])
+    assert [rank.returncode for rank in done] == [0, 0], done
     return [torch.load(place / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cut", [5, 1, 9])
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_two_processes_equal_torch_on_the_whole_batch(ranks: list[dict], cut: int, case: int) -> None:
@@ -122,7 +116,6 @@ def test_two_processes_equal_torch_on_the_whole_batch(ranks: list[dict], cut: in
             )
 
 
-@pytest.mark.slow
 def test_statistics_of_half_precision_are_those_of_float32(ranks: list[dict]) -> None:
     first, second = (rank["half"] for rank in ranks)
     x = torch.cat([first["x"], second["x"]]).float()

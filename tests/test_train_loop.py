@@ -4,11 +4,10 @@ finite.
 
 import copy
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 import torch
 from torch import nn
@@ -23,17 +22,8 @@ WORLD = Path(__file__).with_name("train_world.py")
 
 
 def torchrun(world, out, batch, accum, *more, processes=2):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc_per_node={processes}",
-        str(WORLD),
-    ]
-    subprocess.run(
-        [*command, str(world), str(out), str(batch), str(accum), *more], check=True, capture_output=True, timeout=300
-    )
+    done = preloaded.run_ranks(processes, [WORLD, world, out, batch, accum, *more])
+    assert [rank.returncode for rank in done] == [0] * processes, done
     return torch.load(out, weights_only=True)
 
 

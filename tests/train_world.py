@@ -1,5 +1,4 @@
-"""The training loop on the small synthetic EuroSAT, from Python, in float64 and without anything random but what is
-keyed.
+"""The training loop on the small synthetic EuroSAT, from Python, in float64; only keyed choices are random.
 
   python -m torch.distributed.run --standalone --nproc_per_node=2 tests/train_world.py WORLD OUT BATCH ACCUM [sync]
 writes the parameters after 3 steps as OUT, for the test that compares numbers of processes.

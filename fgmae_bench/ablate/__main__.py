@@ -9,7 +9,7 @@ Expected: a model that is scored by labels mapped twice loses nearly everything,
 
 from __future__ import annotations
 
-from fgmae_bench.ablate.engine import say
+from fgmae_bench.ablate.flags import say
 from fgmae_bench.config.flags import dispatch
 from fgmae_bench.errors import run_entry
 

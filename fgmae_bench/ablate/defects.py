@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fgmae_bench.data.labels import DFC, IGBP, SCHEMES, Codes, LabelMap, Scheme, TrainIds
 from fgmae_bench.errors import BenchError
-from fgmae_bench.metrics.segmentation import IGNORE
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.models.segmenter import SegmentationModel
 from fgmae_bench.system.randomness import key
@@ -56,28 +53,3 @@ def random_position(backbone: Backbone, seed: int) -> None:
         nn.init.trunc_normal_(drawn, std=POSITION_STD, generator=generator)
         vit.pos_embed.copy_(drawn)
     vit.pos_embed.requires_grad_(False)
-
-
-def double_mapped(codes: Codes, scheme: Scheme = SCHEMES["dfc10"]) -> TrainIds:
-    """Training ids of DFC codes that were taken for IGBP codes, as a loader does whose flag says "this is MODIS".
-
-    Forest to Wetlands become Forest, Croplands and Urban Shrubland, Snow and Barren Savanna (IGNORE where the scheme
-    has none), Water Grassland; nothing fails. Raises TypeError for anything but codes, BenchError unless they are
-    DFC's.
-    """
-    if not isinstance(codes, Codes):
-        raise TypeError(f"double_mapped takes Codes, not {type(codes).__name__}")
-    if codes.source.name != DFC.name:
-        raise BenchError(
-            f"double mapping is the mistake of {DFC.name} labels, not of {codes.source.name}", "leave the cell out"
-        )
-    return TrainIds(values=np.take(double_table(scheme), codes.values), scheme=scheme)
-
-
-def double_table(scheme: Scheme = SCHEMES["dfc10"]) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    """(256,) the training id that each DFC code ends up with."""
-    wrong = LabelMap(IGBP, scheme).table
-    table = np.full(256, IGNORE, np.uint8)
-    for code in DFC.codes:
-        table[code] = wrong[code]
-    return table

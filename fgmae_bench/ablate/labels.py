@@ -15,7 +15,7 @@ import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fgmae_bench.ablate.engine import add_run_flags, first_process, outputs, read_run, say
+from fgmae_bench.ablate.flags import add_run_flags, first_process, outputs, read_run, say
 from fgmae_bench.ablate.sides import Cell, Side, default_sources, grid, sides
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.flags import spellings
@@ -103,8 +103,8 @@ def measure(card: Card, run: Run, cells: list[Cell]) -> Matrix:
 
 def planned(card: Card, run: Run, cell: Cell) -> Planned:
     """The run of a cell; runs of one training side share their training."""
-    from fgmae_bench.ablate.defects import double_mapped
     from fgmae_bench.ablate.engine import Planned
+    from fgmae_bench.ablate.sides import double_mapped
     from fgmae_bench.train.segment_job import Defects
 
     train, evaluated = cell.train, cell.evaluated

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.ablate.defects import double_table
 from fgmae_bench.config.cards import Card
-from fgmae_bench.data.labels import DFC, LabelMap, card_map, card_scheme
+from fgmae_bench.data.labels import DFC, IGBP, SCHEMES, Codes, LabelMap, Scheme, TrainIds, card_map, card_scheme
 from fgmae_bench.errors import BenchError
-from fgmae_bench.metrics.segmentation import eval_columns
+from fgmae_bench.metrics.segmentation import IGNORE, eval_columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,3 +82,28 @@ def _reason(card: Card, train: Side, evaluated: Side) -> str | None:
 def shared_classes(card: Card, cell: Cell) -> int:
     """Classes that both schemes have by name."""
     return len(set(cell.train.map(card).scheme.classes) & set(cell.evaluated.map(card).scheme.classes))
+
+
+def double_mapped(codes: Codes, scheme: Scheme = SCHEMES["dfc10"]) -> TrainIds:
+    """Training ids of DFC codes that were taken for IGBP codes, as a loader does whose flag says "this is MODIS".
+
+    Forest to Wetlands become Forest, Croplands and Urban Shrubland, Snow and Barren Savanna (IGNORE where the scheme
+    has none), Water Grassland; nothing fails. Raises TypeError for anything but codes, BenchError unless they are
+    DFC's.
+    """
+    if not isinstance(codes, Codes):
+        raise TypeError(f"double_mapped takes Codes, not {type(codes).__name__}")
+    if codes.source.name != DFC.name:
+        raise BenchError(
+            f"double mapping is the mistake of {DFC.name} labels, not of {codes.source.name}", "leave the cell out"
+        )
+    return TrainIds(values=np.take(double_table(scheme), codes.values), scheme=scheme)
+
+
+def double_table(scheme: Scheme = SCHEMES["dfc10"]) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    """(256,) the training id that each DFC code ends up with."""
+    wrong = LabelMap(IGBP, scheme).table
+    table = np.full(256, IGNORE, np.uint8)
+    for code in DFC.codes:
+        table[code] = wrong[code]
+    return table

@@ -18,7 +18,7 @@ from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fgmae_bench.ablate.engine import add_run_flags, first_process, outputs, read_run, say
+from fgmae_bench.ablate.flags import add_run_flags, first_process, outputs, read_run, say
 from fgmae_bench.ablate.series import REPAIRS, START, Series, repair_order
 from fgmae_bench.ablate.sides import Side
 from fgmae_bench.config.cards import Card
@@ -143,8 +143,9 @@ def labels_of(run: Run, mistakes: Collection[str]) -> tuple[Side, Side]:
 
 def planned(card: Card, run: Run, mistakes: Collection[str]) -> Planned:
     """The run that makes some mistakes; where labels of evaluation alone are wrong, it shares the right training."""
-    from fgmae_bench.ablate.defects import double_mapped, frozen_output, random_position
+    from fgmae_bench.ablate.defects import frozen_output, random_position
     from fgmae_bench.ablate.engine import Planned
+    from fgmae_bench.ablate.sides import double_mapped
     from fgmae_bench.train.segment_job import Defects
 
     train, evaluated = labels_of(run, mistakes)

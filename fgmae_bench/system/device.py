@@ -6,17 +6,20 @@ import contextlib
 import logging
 import platform
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from fgmae_bench.errors import BenchError
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("fgmae_bench")
 
 
 def resolve_device(name: str) -> torch.device:
     """`auto` is cuda where there is one, else cpu. Raises BenchError for a device that is not there."""
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -54,6 +57,8 @@ def resolve_amp(amp: Precision | None, device: torch.device, published: bool = F
 def has_bf16(device: torch.device) -> bool:
     """True where bfloat16 products are native: by the GPU's own word, or the CPU's feature flags."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.is_bf16_supported(including_emulation=False)
     cpuinfo = Path("/proc/cpuinfo")
     features = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
@@ -63,6 +68,8 @@ def has_bf16(device: torch.device) -> bool:
 def device_name(device: torch.device) -> str:
     """Name of the GPU, or of the CPU as the system states it."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
@@ -73,4 +80,6 @@ def autocast(amp: Precision, device: torch.device) -> contextlib.AbstractContext
     """The autocast context of a precision; nothing for `off`."""
     if amp == "off":
         return contextlib.nullcontext()
+    import torch
+
     return torch.autocast(device.type, dtype=torch.bfloat16 if amp == "bf16" else torch.float16)

@@ -1,18 +1,19 @@
-"""Several processes as one: rank-strided work without padding, gathered in order, errors told by rank 0."""
+"""Several processes as one: rank-strided work without padding, gathered in order, errors printed by rank 0."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 
 from fgmae_bench.errors import BenchError
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -23,12 +24,15 @@ class World:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")  # noqa: RUF009 (a constant)
+    device: torch.device | str = "cpu"
 
     def interleaved(self, local: NDArray[Any], total: int) -> NDArray[Any]:
         """Rows (total, D) in their order, of which each rank gives every `size`-th, its own rank first."""
         if self.size == 1:
             return local
+        import torch
+        import torch.distributed as dist
+
         longest = -(-total // self.size)
         padded = np.zeros((longest, *local.shape[1:]), local.dtype)
         padded[: len(local)] = local
@@ -42,6 +46,9 @@ class World:
         """Do `work`; when it fails with a BenchError on any rank, every rank raises the first rank's error."""
         if self.size == 1:
             return work()
+        import torch
+        import torch.distributed as dist
+
         problem: BenchError | None = None
         result: T | None = None
         try:
@@ -51,9 +58,9 @@ class World:
         failed = torch.tensor([problem is not None], dtype=torch.int32, device=self.device)
         dist.all_reduce(failed, op=dist.ReduceOp.MAX)
         if failed.item():
-            told: list[Any] = [None] * self.size
-            dist.all_gather_object(told, problem and (problem.what, problem.todo))
-            what, todo = next(item for item in told if item)
+            problems: list[Any] = [None] * self.size
+            dist.all_gather_object(problems, problem and (problem.what, problem.todo))
+            what, todo = next(item for item in problems if item)
             raise BenchError(what, todo)
         return result  # type: ignore[return-value]
 
@@ -66,21 +73,26 @@ class World:
         """Rank 0's value on every rank."""
         if self.size == 1:
             return value  # type: ignore[return-value]
+        import torch.distributed as dist
+
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]  # type: ignore[return-value]
 
     def same_buffers(self, module: torch.nn.Module) -> None:
-        """Give every rank rank 0's buffers, such as running statistics of a batch norm that each process keeps for
-        itself.
-        """
+        """Give every rank rank 0's buffers, such as running statistics of an unsynchronised batch norm."""
         if self.size > 1:
+            import torch.distributed as dist
+
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
 
     def same_tensors(self, module: torch.nn.Module) -> None:
         """Give every rank rank 0's parameters and buffers."""
         if self.size > 1:
+            import torch
+            import torch.distributed as dist
+
             with torch.no_grad():
                 for tensor in module.state_dict().values():
                     dist.broadcast(tensor, src=0)
@@ -89,6 +101,8 @@ class World:
         """Every rank's value, in the order of ranks."""
         if self.size == 1:
             return [value]
+        import torch.distributed as dist
+
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
@@ -96,6 +110,8 @@ class World:
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.size > 1:
+            import torch.distributed as dist
+
             dist.barrier()
 
 
@@ -109,6 +125,9 @@ def join_world(device: torch.device) -> tuple[World, torch.device]:
     size = world_size()
     if size == 1:
         return World(), device
+    import torch
+    import torch.distributed as dist
+
     rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     if device.type == "cuda":
         if local >= torch.cuda.device_count():
@@ -125,5 +144,7 @@ def join_world(device: torch.device) -> tuple[World, torch.device]:
 
 def leave_world() -> None:
     """End the process group, where there is one."""
+    import torch.distributed as dist
+
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
