@@ -166,7 +166,7 @@ def test_unknown_column_and_repeated_run_are_named(tmp_path):
     ("words", "named"),
     [
         (["--only", "nobody"], "no run is named so"),
-        (["--set", "seed=3"], "no execution flag"),
+        (["--set", "seed=3"], "not an execution flag"),
         (["--set", "nonsense"], "is not FLAG=VALUE"),
         (["--set", "eval=true"], "--set eval is true, which records nothing"),
         (["--set", "resume=a.pth"], "--set resume is a.pth"),

@@ -49,19 +49,12 @@ def resolve_contract(model: Model, state: State | None = None, statistics: Stati
     )
     if trained is not None or not _learnt_elsewhere(model, state):
         return dataclasses.replace(given, size=size)
-    stated = model.normalizer is not None and (bool(model.mean) or model.normalizer not in NEEDS_STATISTICS)
-    if stated or (model.mean and model.normalizer is None):
-        return dataclasses.replace(given, normalizer=model.normalizer or "zscore", size=size, calibration="unstated")
-    mean, std = statistics() if statistics is not None else (base.mean, base.std)
-    return dataclasses.replace(
-        base,
-        normalizer=model.normalizer or "zscore",
-        mean=mean,
-        std=std,
-        size=size,
-        calibration="unstated",
-        assumed=True,
-    )
+    # nobody knows what these weights were trained on: what a flag states holds, the rest is the training split's own
+    given = dataclasses.replace(given, normalizer=model.normalizer or "zscore", size=size, calibration="unstated")
+    if not model.mean and given.normalizer in NEEDS_STATISTICS and statistics is not None:
+        mean, std = statistics()
+        given = dataclasses.replace(given, mean=mean, std=std)
+    return dataclasses.replace(given, assumed=model.normalizer is None and not model.mean)
 
 
 def _learnt_elsewhere(model: Model, state: State | None) -> bool:

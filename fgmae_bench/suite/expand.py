@@ -178,15 +178,19 @@ def _in_one_pass(module: str) -> frozenset[str]:
     return frozenset(f.name for f in dataclasses.fields(RECIPES[module]) if f.metadata["grid"])
 
 
-def _known(experiment: Experiment, execution: dict[str, Any]) -> dict[str, Any]:
-    """The overrides; raises BenchError for what is no execution flag of the module, or leaves no record."""
+def _known(experiment: Experiment, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides; raises BenchError for flags that decide of a number and stand in the file, or leave no record."""
     owner = field_sections(experiment.module)
-    allowed = [name for name, part in owner.items() if part == "execution"]
-    for name, value in execution.items():
+    open_flags = (
+        {"model", "weights"} - experiment.common.keys() - {name for run in experiment.runs for name in run.flags}
+    )
+    allowed = [name for name, part in owner.items() if part == "execution" or name in open_flags]
+    for name, value in overrides.items():
         if name not in allowed:
-            raise BenchError(f"--set {name}: no execution flag of {experiment.module}", closest(name, allowed))
+            what = f"--set {name}: not an execution flag of {experiment.module}, nor one that the file leaves open"
+            raise BenchError(what, closest(name, allowed))
         check_records(experiment.module, name, value, f"--set {name}")
-    return execution
+    return overrides
 
 
 def _sha(text: str) -> str:

@@ -26,7 +26,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "FOLDER",
         "folder of indexes and feature banks (default: the files' own, else each module's)",
     )
-    text = "an execution flag for every run, such as data_path=DIR or device=cpu (default: none)"
+    text = "a flag for every run: of execution, such as data_path=DIR, or a model or weights that the file leaves open"
     parser.add_argument("--set", action="append", metavar="FLAG=VALUE", help=text)
     text = "only runs whose '<file>: <label>' contains or matches this; may be given several times (default: all)"
     parser.add_argument("--only", action="append", metavar="PATTERN", help=text)
