@@ -212,7 +212,7 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_bank(card, root, tm
     code = f"""
 import os, sys
 from pathlib import Path
-from fgmae_bench import label_bank
+from fgmae_bench.features import label_bank
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.layouts import build_index
 label_bank.CHUNK = 1

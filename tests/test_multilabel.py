@@ -104,7 +104,7 @@ def test_logistic_head_equals_autograd_and_torch_sgd() -> None:
     for i in range(0, 64, 16):
         loss = torch.nn.functional.binary_cross_entropy_with_logits(linear(norm(x[i : i + 16])), y[i : i + 16].float())
         rates, decays = torch.tensor([0.5, 0.1]), torch.tensor([0.01, 0.0])
-        ours = grid.step(x[i : i + 16], y[i : i + 16], rates, decays, 0.9, TASKS["multi_label"].error)
+        ours = grid.step(x[i : i + 16], y[i : i + 16], rates, decays, 0.9, TASKS["multi_label"].loss_and_grad)
         assert float(ours[0]) == pytest.approx(loss.item(), abs=1e-6)
         optimizer.zero_grad()
         loss.backward()

@@ -76,7 +76,7 @@ def train(grid, data, settings, momentum=0.9):
                 torch.tensor(rates(i, lrs), dtype=dtype),
                 torch.tensor(decays, dtype=dtype),
                 momentum,
-                TASKS["single_label"].error,
+                TASKS["single_label"].loss_and_grad,
             )
             for i, (x, y) in enumerate(data)
         ]
