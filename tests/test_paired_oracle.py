@@ -75,3 +75,15 @@ def test_metrics_over_groups_are_those_of_their_samples():
     right = logits[0][rows].argmax(1) == targets[rows]
     assert units.measure(weights)["oa"] == pytest.approx(right.mean())
     assert units.measure(weights)["aa"] == pytest.approx(np.mean([right[targets[rows] == k].mean() for k in range(3)]))
+
+
+def test_bags_of_many_samples_are_random_and_of_equal_size():
+    targets = np.zeros(25_000, np.int64)
+    logits = np.eye(2)[(np.arange(25_000) % 2)]
+    units = iv.single_label_units(logits, targets)
+    assert units.count == 2_000
+    alone = [units.measure(np.eye(2_000, dtype=np.float32)[[bag]]) for bag in (0, 700, 1_400, 1_998, 1_999)]
+    rights = np.array([one["oa"][0] for one in alone])
+    sizes = [12, 13]
+    assert all(any(abs(right * size - round(right * size)) < 1e-9 for size in sizes) for right in rights)
+    assert len(set(rights)) > 1  # at random: not every second sample of a run
