@@ -1,5 +1,6 @@
 """What a bank of features keeps, forgets and is known by, without a backbone."""
 
+import dataclasses
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.contract import FGMAE_CONTRACT, RAW_CONTRACT
+from fgmae_bench.data.labels import Source
 from fgmae_bench.features import bank as banks
+from fgmae_bench.features.label_bank import label_key
 from fgmae_bench.views.classification import Augmentation
 
 ABSENT, LEFT_OUT = banks.ABSENT, banks.LEFT_OUT
@@ -106,3 +110,14 @@ def test_whatever_may_change_a_feature_changes_the_key(change):
 def test_views_of_two_epochs_have_two_banks():
     first, second = (key_of(Augmentation(seed=0, epoch=epoch, crop_scale=0.2)) for epoch in (0, 1))
     assert first != second
+
+
+def test_labels_of_other_codes_or_files_have_another_bank():
+    card, index = load_card("dfc2020"), SimpleNamespace(signature="abc")
+    source = Source(name="s", title="some", codes={1: "Wood"}, unlabelled=(0,))
+    others = [
+        label_key(card, index, dataclasses.replace(source, **change))
+        for change in ({"codes": {1: "Wood", 2: "Water"}}, {"unlabelled": (0, 9)}, {"name": "t"})
+    ]
+    keys = [label_key(card, index, source), *others, label_key(card, SimpleNamespace(signature="abd"), source)]
+    assert len(set(keys)) == 5

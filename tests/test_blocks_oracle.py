@@ -51,6 +51,8 @@ def test_a_part_without_a_share_gets_nothing_when_the_others_are_full():
     blocks = np.arange(30) // 3
     part = deal_blocks(blocks, np.zeros(30, np.int64), np.array([0.5, 0.0, 0.5]), 0)
     assert set(part) == {0, 2}
+    nothing = deal_blocks(np.arange(6), np.zeros((6, 2)), np.array([0.0, 0.5, 0.5]), 0)  # blocks that no part misses
+    assert 0 not in nothing
 
 
 @pytest.mark.parametrize(("metres", "near"), [(1100, []), (1125, [0]), (11_000, [0]), (11_200, [0, 1])])

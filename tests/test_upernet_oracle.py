@@ -1,11 +1,13 @@
 """The decode heads written down once more from their papers, in torch's own functions and float64."""
 
 import pytest
+import timm
 import torch
 from torch.nn import functional as F
 
 from fgmae_bench.models.heads import make_head
 from fgmae_bench.models.norms import group_norm
+from fgmae_bench.models.taps import BlockMaps
 
 DIMS, CLASSES, FPN = (48, 40, 32, 24), 5, 32
 
@@ -84,3 +86,20 @@ def test_the_linear_head_is_a_batch_norm_and_a_matrix_on_the_last_map_then_resiz
 
 def test_groups_hold_8_channels_or_more_and_are_32_at_most():
     assert [group_norm(channels).num_groups for channels in (8, 24, 48, 256, 512, 7, 60)] == [1, 3, 6, 32, 32, 1, 6]
+
+
+def test_maps_of_inner_blocks_are_not_normalised_and_that_of_the_last_is():
+    torch.manual_seed(0)
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", in_chans=2, num_classes=0, img_size=32, depth=4, embed_dim=24, num_heads=3
+    ).eval()
+    torch.nn.init.normal_(vit.norm.weight)
+    images, caught = torch.randn(2, 2, 32, 32), []
+    for block_of_vit in vit.blocks:
+        block_of_vit.register_forward_hook(lambda module, inputs, out: caught.append(out))
+    with torch.no_grad():
+        for blocks in ((0, 2), (1, 3)):
+            caught.clear()
+            for found, number in zip(BlockMaps(vit, blocks)(images), blocks, strict=True):
+                tokens = vit.norm(caught[number]) if number == 3 else caught[number]
+                torch.testing.assert_close(found, tokens[:, 1:].transpose(1, 2).unflatten(2, (2, 2)))
