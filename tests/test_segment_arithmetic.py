@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from fgmae_bench.models.segmenter import FrozenTaps, Unflattened
 from fgmae_bench.system.distributed import World
-from fgmae_bench.train.segmentation import FrozenTaps, SegmentationJob, Unflattened
+from fgmae_bench.train.segmentation import SegmentationJob
 
 
 def labelled(classes=3, size=(6, 5)):
