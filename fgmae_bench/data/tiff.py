@@ -48,7 +48,8 @@ KNOWN = {
     NODATA,
 }
 LAYOUTS = {1: ("B", 1), 2: ("s", 1), 3: ("H", 2), 4: ("I", 4)}  # type -> format and bytes of a value
-MOST_BYTES = 1 << 24
+TEXTS = {METADATA, NODATA}
+MOST_BYTES, MOST_VALUES = 1 << 24, 1 << 16  # of a file, of a tag that holds numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def read_plain(path: Path) -> Plain | None:
         os.close(handle)
     try:
         return _parse(data) if data[:4] == b"II*\0" else None
-    except (struct.error, ValueError, KeyError):
+    except (struct.error, ValueError, KeyError, IndexError):
         return None
 
 
@@ -84,6 +85,8 @@ def _parse(data: bytes) -> Plain | None:
     if tags is None:
         return None
     width, height, bands = tags[WIDTH][0], tags[HEIGHT][0], tags.get(SAMPLES, (1,))[0]
+    if not width * height * bands:
+        return None
     usual = (
         tags.get(COMPRESSION, (1,)),
         tags.get(ORIENTATION, (1,)),
@@ -122,6 +125,8 @@ def _tags(data: bytes) -> dict[int, tuple[Any, ...]] | None:
         if tag in HARMLESS:
             continue
         letter, size = LAYOUTS[kind]
+        if (letter == "s") != (tag in TEXTS) or (letter != "s" and values > MOST_VALUES):
+            return None
         at = start + 2 + 12 * number + 8 if values * size <= 4 else offset
         tags[tag] = struct.unpack_from(f"<{values}{letter}", data, at)
     return tags

@@ -23,7 +23,7 @@ HEADER_BYTES = 16  # of a page: its number (8), pad (2), flags (2), lower bound 
 META_BYTES = 136  # of the meta structure, behind the header of pages 0 and 1
 NODE_BYTES = 8  # of a node before its key: size or child page in three words, then the size of the key
 PAGE_SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768)  # bounds are 16 bits, so that 64 KiB does not exist
-BRANCH, LEAF, OVERFLOW = 1, 2, 4
+BRANCH, LEAF, OVERFLOW, META = 1, 2, 4, 8
 KINDS = 0x6F  # the flags of a page that say how it is read; the others are of a writer
 BIG_DATA, INTEGER_KEY = 1, 8
 TREE_FLAGS = 0x7E  # those that change how keys and values are stored
@@ -99,6 +99,8 @@ def _meta(content: bytes, start: int) -> Head | None:
     """The meta page at `start`, None where there is none."""
     at = start + HEADER_BYTES
     if len(content) < at + META_BYTES or struct.unpack_from("<II", content, at) != (MAGIC, VERSION):
+        return None
+    if not content[start + 10] & META:
         return None
     page_size, free_flags, free_depth, *free = struct.unpack_from("<IHH5Q", content, at + 24)
     _, flags, depth, *data = struct.unpack_from("<IHH5Q", content, at + 72)
