@@ -1,6 +1,6 @@
 """Damage the structure of LMDB packs by a seed and give them to the commands that read and write packs.
 
-  python experiments/robustness/fuzz_lmdb.py [--count 500] [--readers verify inspect read resume foreign]
+  python experiments/robustness/fuzz_lmdb.py [--count 500] [--readers verify read foreign resume]
 Fields of meta, branch, leaf and overflow pages are set to edge values, to each other's, or to one more or less, and
 bytes of page heads are changed at random. Expected: no signal, no traceback, exit code 0 or 2.
 """
@@ -142,12 +142,6 @@ def verify(rng: np.random.Generator, folder: Path) -> Work:
     return command("fgmae_bench.prepare", "verify", placed(folder, "p.lmdb", damaged(rng, ours())))
 
 
-def inspect(rng: np.random.Generator, folder: Path) -> Work:
-    """`prepare inspect` of a damaged pack."""
-    pack = placed(folder, "p.lmdb", damaged(rng, ours()))
-    return command("fgmae_bench.prepare", "inspect", pack, "--limit", 10)
-
-
 def read(rng: np.random.Generator, folder: Path) -> Work:
     """Every sample of a damaged pack through its index, as a run reads it."""
     pack, card = placed(folder, "p.lmdb", damaged(rng, ours())), load_card("eurosat")
@@ -174,7 +168,6 @@ def resume(rng: np.random.Generator, folder: Path) -> Work:
 
 READERS: dict[str, Reader] = {
     "verify": verify,
-    "inspect": inspect,
     "read": read,
     "foreign": foreign_pack,
     "resume": resume,

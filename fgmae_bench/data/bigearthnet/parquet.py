@@ -45,6 +45,8 @@ def read_parquet(path: Path, what: str, todo: str, columns: Sequence[str] | None
         with open(path, "rb") as stream:
             file = pq.ParquetFile(stream, **THRIFT_LIMITS)
             held = file.schema_arrow
+            if len(set(held.names)) < len(held.names):
+                raise _FaultError("has two columns of one name")
             absent = sorted(set(columns or ()) - set(held.names))
             if absent:
                 raise _FaultError(f"has no column {', '.join(absent)}")

@@ -90,7 +90,22 @@ def read_table(path: Path, version: int = 1) -> pa.Table:
     if kept != FORMAT[version] or not table.schema.equals(SCHEMAS[version]):
         what = f"{path} is no patch table of format {FORMAT[version]}"
         raise BenchError(what, "give one that prepare index wrote for this dataset; an outdated one may be removed")
+    _require_complete(table, path)
     return table
+
+
+def _require_complete(table: pa.Table, path: Path) -> None:
+    """Raise BenchError unless names and stamps are stated of every patch, and place and labels of the whole ones."""
+    whole = table.filter(pc.is_null(table["problem"]))
+    needed = {"s1_name": table, "stamp": table, "tile": whole}
+    if "labels_43" in table.column_names:  # the second version has labels in tables of its own
+        needed["labels_19"] = whole
+    for name, rows in needed.items():
+        if rows[name].null_count:
+            raise BenchError(f"{path}: {name} is empty in some rows", TODO)
+    hot = table["labels_19"].combine_chunks().flatten()
+    if hot.null_count or (pc.max(hot).as_py() or 0) > 1:
+        raise BenchError(f"{path}: labels_19 holds other values than zeros and ones", TODO)
 
 
 def write_table(path: Path, table: pa.Table, form: str = "parquet") -> None:
