@@ -3,15 +3,13 @@
 import contextlib
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import zlib
 
 import numpy as np
 import pytest
 import rasterio
-from commands import REPOSITORY, call, refused, small_world
+from commands import call, refused, small_world
 from rasterio.errors import RasterioError
 
 from fgmae_bench.config.cards import LabelFile, load_card
@@ -195,17 +193,3 @@ def test_a_place_that_is_nowhere_is_refused(tmp_path):
             target.write(np.ones((2, 64, 64), np.float32))
         with pytest.raises(BenchError, match=r"a\.tif"):
             _centre(path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("script", ["fuzz_tiff.py", "fuzz_lmdb.py", "fuzz_parquet.py"])
-def test_twenty_seeds_of_each_reader_end_in_words(script):
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "experiments" / "robustness" / script, "--count", "20"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count(" 0 faults") >= 3

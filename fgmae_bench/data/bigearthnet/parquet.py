@@ -117,8 +117,8 @@ class _Chunk:
         part = header.get({DATA_PAGE: 5, DICTIONARY_PAGE: 7, DATA_PAGE_V2: 8}[kind])
         value = part.get(field) if isinstance(part, dict) else None
         if not isinstance(value, int) or value < 0:
-            self.refuse("has a damaged page header")
-        return int(value)
+            raise _FaultError(f"is damaged: its column {self.facts.path_in_schema} has a damaged page header")
+        return value
 
     def refuse(self, what: str) -> None:
         """Raise _FaultError on this column."""
