@@ -1,6 +1,6 @@
 """Damage the structure of LMDB packs by a seed and give them to the commands that read and write packs.
 
-  python experiments/robustness/fuzz_lmdb.py [--count 500] [--readers verify read foreign resume]
+  python experiments/robustness/fuzz_lmdb.py [--count 500] [--readers verify read values foreign resume]
 Fields of meta, branch, leaf and overflow pages are set to edge values, to each other's, or to one more or less, and
 bytes of page heads are changed at random. Expected: no signal, no traceback, exit code 0 or 2.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import lmdb
 import numpy as np
-from fuzzing import Reader, Work, command, run
+from fuzzing import Reader, Work, command, mutated, run
 from safetensors.numpy import save
 
 from fgmae_bench.config.cards import load_card
@@ -154,6 +154,15 @@ def read(rng: np.random.Generator, folder: Path) -> Work:
     return work
 
 
+def values(rng: np.random.Generator, folder: Path) -> Work:
+    """`prepare verify` of a pack of which one value is damaged: facts, labels or a sample."""
+    pack, held = placed(folder, "p.lmdb", ours()), dict(views_of(SEEDS / "ours.lmdb"))
+    key = (META, LABELS, min(set(held) - {META, LABELS}))[int(rng.integers(3))]
+    with lmdb.open(str(pack), map_size=1 << 28, lock=False) as environment, environment.begin(write=True) as writing:
+        writing.put(key, mutated(rng, held[key], 2))
+    return command("fgmae_bench.prepare", "verify", pack)
+
+
 def foreign_pack(rng: np.random.Generator, folder: Path) -> Work:
     """`prepare verify` of a damaged pack of others with branch pages on two levels."""
     return command("fgmae_bench.prepare", "verify", placed(folder, "p.lmdb", damaged(rng, foreign())))
@@ -169,6 +178,7 @@ def resume(rng: np.random.Generator, folder: Path) -> Work:
 READERS: dict[str, Reader] = {
     "verify": verify,
     "read": read,
+    "values": values,
     "foreign": foreign_pack,
     "resume": resume,
 }

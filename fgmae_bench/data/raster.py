@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,15 @@ logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what GDAL has to say
 warnings.filterwarnings(
     "ignore", category=NotGeoreferencedWarning
 )  # a chip without a place is no fault unless a split needs it
+
+
+def _skip_undecodable(unraisable: Any, shown: Any = sys.unraisablehook) -> None:
+    """Say nothing of GDAL's messages that quote bytes of a file: rasterio takes them for UTF-8 inside a callback."""
+    if not isinstance(unraisable.exc_value, UnicodeDecodeError):
+        shown(unraisable)
+
+
+sys.unraisablehook = _skip_undecodable
 
 
 @contextlib.contextmanager

@@ -105,6 +105,8 @@ class _Chunk:
             except (IndexError, KeyError, ValueError, struct.error):
                 self.refuse("has a damaged page header")
             at += length
+            if not all(isinstance(value, int) for value in (kind, whole, packed)):
+                self.refuse("has a damaged page header")
             if whole < 0 or packed < 0 or at + packed > end:
                 self.refuse("has a page that ends behind it")
             if kind in (DATA_PAGE, DATA_PAGE_V2):

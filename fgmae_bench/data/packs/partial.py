@@ -89,7 +89,7 @@ def _resumed(folder: Path, meta: Meta, keys: Keys) -> Partial | None:
     try:
         if _take_up(partial, keys):
             return partial
-    except (KeyError, TypeError, ValueError):  # what its facts hold is none of ours
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):  # its facts are not as we write them
         pass
     pack.close()
     return None

@@ -93,7 +93,7 @@ def parse_meta(held: bytes, root: Path) -> Meta:
     try:
         facts = json.loads(held)
         found = facts["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BenchError(f"{root}: __meta__ is damaged", "write the pack again") from error
     if found != FORMAT:
         raise BenchError(
