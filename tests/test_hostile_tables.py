@@ -1,6 +1,7 @@
 """Parquet tables out of proportion, damaged or inconsistent are refused before they are decoded; whole ones are read."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -157,3 +158,13 @@ def test_a_stratified_split_without_one_class_an_image_is_refused(index):
     for labels in (np.zeros((len(index.files), 0)), np.zeros((len(index.files), 19), np.uint8)):
         with pytest.raises(BenchError, match="a stratified split needs one class for each image"):
             stratified(dataclasses.replace(index, labels=labels), split, 0, ("a",))
+
+
+def test_a_page_header_whose_sizes_are_no_numbers_is_damaged(tmp_path):
+    header = bytes([0, 0, 0, 0, 0x15, 0, 0x15, 2, 0x1C, 0, 0])  # from byte 4 on: 1: i32, 2: i32, 3: an empty struct
+    (tmp_path / "a").write_bytes(header)
+    facts = SimpleNamespace(
+        data_page_offset=4, has_dictionary_page=False, total_compressed_size=7, num_values=1, path_in_schema="a"
+    )
+    with open(tmp_path / "a", "rb") as stream, pytest.raises(parquet._FaultError, match="damaged page header"):
+        list(parquet._Chunk(stream.fileno(), len(header), facts, 1).pages())
