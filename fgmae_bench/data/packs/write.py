@@ -122,8 +122,8 @@ def _finish(partial: Partial, index: Index, keys: Keys) -> None:
     """Labels and facts in one transaction, then everything on the disk."""
     checksums = np.empty(len(keys), np.uint32)
     checksums[[row for _, row in keys]] = partial.checksums
-    partial.commit([(LABELS, labels_bytes(index, checksums)), (META, meta_bytes(partial.meta))], drop=PROGRESS)
-    partial.environment.sync(True)
+    partial.pack.commit([(LABELS, labels_bytes(index, checksums)), (META, meta_bytes(partial.meta))], drop=PROGRESS)
+    partial.pack.sync()
 
 
 def _publish(folder: Path, out: Path, source: Path) -> None:
