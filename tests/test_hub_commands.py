@@ -131,7 +131,7 @@ def test_weights_list_shows_every_file_and_which_are_local(hub, published, tmp_p
 DOWNLOAD = "from fgmae_bench.prepare import download; download.main({'dataset': 'eurosat', 'data_path': argv[0]})"
 # The same, killed while it unpacks.
 KILLED = (
-    "from fgmae_bench import archive; from fgmae_bench.prepare import download; before = archive._write; files = []; "
+    "from fgmae_bench.hub import archive; from fgmae_bench.prepare import download; before = archive._write; files = []; "
     "archive._write = lambda *given: (before(*given), files.append(1), len(files) == 7 and os.kill(os.getpid(), 9)); "
     "download.main({'dataset': 'eurosat', 'data_path': argv[0]})"
 )
@@ -194,7 +194,7 @@ def test_download_killed_while_fetching_and_while_unpacking_goes_on(eurosat, zip
     process.communicate(timeout=20)
     assert process.returncode == -signal.SIGKILL
     assert eurosat.gets()[-1]["range"] == f"bytes={have}-"
-    stale = list(tmp_path.glob("data.partial-*"))
+    stale = list(tmp_path.glob(".data.*.partial.d"))
     assert len(stale) == 1
     assert sum(path.is_file() for path in stale[0].rglob("*")) == 7
     assert not data.exists()
