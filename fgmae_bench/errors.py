@@ -116,7 +116,7 @@ def _set_up_streams(rank0: bool) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
         if sys.stdout.isatty():
-            sys.stdout = _Terminal(sys.stdout)  # type: ignore[assignment]
+            sys.stdout = _Terminal(sys.stdout)
 
 
 def run_entry(main: Callable[[], int | None]) -> None:

@@ -343,9 +343,7 @@ def test_name_too_long_for_the_disk(zip_path, folder):
 
 
 def test_many_entries_that_are_each_small_enough_are_a_bomb_together(zip_path, folder):
-    with zipfile.ZipFile(zip_path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for number in range(12):
-            archive.writestr(f"{number}.bin", bytes(9_900_000))
+    write(zip_path, *((f"{number}.bin", bytes(9_900_000)) for number in range(12)))
     with pytest.raises(BenchError, match="would unpack to 119 MB, more than 16 times its size"):
         unpack(zip_path, folder)
     assert list(folder.parent.iterdir()) == [zip_path]

@@ -57,14 +57,16 @@ def _safetensors(path: Path, head: bytes, size: int) -> bool:
             header = json.loads(stream.read(length))
         except (ValueError, RecursionError):
             return False
-    ends = [_end(entry) for name, entry in header.items() if name != "__metadata__"] if isinstance(header, dict) else []
-    return isinstance(header, dict) and None not in ends and max(ends, default=0) == size - 8 - length
+    if not isinstance(header, dict):
+        return False
+    ends = [_end(entry) for name, entry in header.items() if name != "__metadata__"]
+    return min(ends, default=0) >= 0 and max(ends, default=0) == size - 8 - length
 
 
-def _end(entry: object) -> int | None:
-    """Where a tensor's bytes end."""
+def _end(entry: object) -> int:
+    """Where a tensor's bytes end, -1 where the header does not say."""
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-    return offsets[1] if isinstance(offsets, list) and len(offsets) == 2 and type(offsets[1]) is int else None
+    return offsets[1] if isinstance(offsets, list) and len(offsets) == 2 and type(offsets[1]) is int else -1
 
 
 def _tiff(path: Path, head: bytes, size: int) -> bool:
