@@ -9,6 +9,7 @@ from typing import Any
 
 from fgmae_bench.config.experiments import Experiment, PlannedRun, effective_batch, matches
 from fgmae_bench.config.schedules import rate_of
+from fgmae_bench.records import record_files
 from fgmae_bench.suite.command import Command, Point
 
 # What an engine resolves to a value of its own, so that a record may differ from the plan: the rate of `blr` stands in
@@ -28,7 +29,7 @@ class Shelf:
 
     def refresh(self) -> None:
         """Take in the records that have appeared since."""
-        for path in sorted(set((self.results_dir / "records").glob("*/*/[!.]*.json")) - self.seen):
+        for path in [path for path in record_files(self.results_dir) if path not in self.seen]:
             self.seen.add(path)
             try:
                 whole = json.loads(path.read_text(encoding="utf-8"))
