@@ -65,7 +65,7 @@ def read_marker(root: Path) -> dict[str, Any] | None:
     """The marker of the world in `root`, or None where there is no world."""
     try:
         marker = json.loads((root / MARKER).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
     except OSError as error:
         raise os_error(error, root) from error
