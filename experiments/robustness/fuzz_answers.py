@@ -9,6 +9,7 @@ record was named and left out) counts as 2, and so does the suite's 3.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import logging
@@ -65,14 +66,15 @@ def strange(rng: Rng) -> Any:
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in a JSON value."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    """Every place in a JSON value that is at most six levels deep."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = parts if len(at) < 6 else ()
     return [at, *(place for key, part in inner for place in places(part, (*at, key)))]
 
 
 def changed(rng: Rng, value: Any) -> Any:
     """The value with one to three of its parts replaced by strange ones, removed, or joined by others."""
-    value = json.loads(json.dumps(value))
+    value = copy.deepcopy(value)
     for _ in range(int(rng.integers(1, 4))):
         known = [place for place in places(value) if place]
         if not known:
@@ -128,10 +130,7 @@ def put(value: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(ValueError, RecursionError, AttributeError, TypeError):
         value["sha256"] = body_sha256(value)
-    try:
-        path.write_text(json.dumps(value))
-    except RecursionError:
-        path.write_text("[" * DEEP)
+    path.write_text(dumped(value))
 
 
 def predictions(rng: Rng, folder: Path) -> Work:
@@ -182,8 +181,11 @@ def arrays(rng: Rng, n: int, k: int, ids: list[str]) -> tuple[dict[str, Any], di
 
 
 def dumped(value: Any) -> str:
-    """JSON text that Rust can hold as well."""
-    return json.dumps(value)
+    """JSON text, of a value of any depth."""
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        return "[" * DEEP + "]" * DEEP
 
 
 # --- a dataset's archive
@@ -223,7 +225,7 @@ def unpacked(path: Path, data: Path) -> None:
 
 
 def toml(rng: Rng, folder: Path) -> Work:
-    """A card or an experiment with changed bytes or values, as `suite plan` reads them."""
+    """A card or an experiment with changed bytes or values, as `suite status` reads them."""
     text = EXPERIMENT.read_text()
     kind = int(rng.integers(8))
     if kind == 0:
@@ -245,7 +247,7 @@ def toml(rng: Rng, folder: Path) -> Work:
     (folder / "x.toml").write_text(text)
     if rng.random() < 0.3:
         return tolerant(command("fgmae_bench.prepare", "inspect", folder / "x.toml"))
-    return tolerant(command("fgmae_bench.suite", "plan", "--commands", folder / "x.toml"))
+    return tolerant(command("fgmae_bench.suite", "status", folder / "x.toml"))
 
 
 def suite(rng: Rng, folder: Path) -> Work:
@@ -256,7 +258,7 @@ def suite(rng: Rng, folder: Path) -> Work:
         (results / "suite" / kind).mkdir(parents=True)
         for number in range(3):
             kept = {"record": str(record_path(Path(), other)), "reason": "x", "job": "1"}
-            content = json.dumps(changed(rng, kept)) if rng.random() < 0.7 else "[" * 5000
+            content = dumped(changed(rng, kept)) if rng.random() < 0.7 else "[" * 5000
             (results / "suite" / kind / f"{number:064x}.json").write_text(content)
     return tolerant(command("fgmae_bench.suite", "status", EXPERIMENT, "--results_dir", results))
 
@@ -346,7 +348,7 @@ def notes(rng: Rng, folder: Path) -> Work:
     target.parent.mkdir()
     for ending in (".partial", ".partial.json", ".sha256", ""):
         path, kind = target.with_name(target.name + ending), int(rng.integers(8))
-        facts = json.dumps(changed(rng, {"url": "x", "etag": "y", "size": 4, "source": "z"}))
+        facts = dumped(changed(rng, {"url": "x", "etag": "y", "size": 4, "source": "z"}))
         if kind < 3:
             path.write_text(["[" * 50_000, facts, f"# {facts}\n{'0' * 64}  file.csv\n"][kind])
         elif kind == 3:
