@@ -301,6 +301,19 @@ def test_planted_partial_files_are_not_followed(hub, target, tmp_path, name, kin
     assert victim.read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    "name", ["weights.pth", "weights.pth.partial", "weights.pth.partial.json", "weights.pth.sha256"]
+)
+@pytest.mark.parametrize("other", [None, "weights.pth"])
+def test_a_folder_in_the_way_is_one_line(hub, target, name, other):
+    target.parent.mkdir()
+    if other not in (None, name):
+        (target.parent / other).write_text("mine")
+    (target.parent / name).mkdir()
+    error_of(lambda: fetch(FILE, target))
+    assert (target.parent / name).is_dir()
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"etag":' * 50_000, "9" * 5000])
 def test_deep_facts_of_a_partial_start_anew(hub, target, text):
     target.parent.mkdir()

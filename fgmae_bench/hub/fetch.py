@@ -193,8 +193,11 @@ def _held(target: Path) -> Iterator[FileIO]:
 
 def _discard(target: Path) -> None:
     """Remove what has come so far; only for the holder of the lock."""
-    _partial(target).unlink(missing_ok=True)
-    _partial_facts(target).unlink(missing_ok=True)
+    try:
+        _partial(target).unlink(missing_ok=True)
+        _partial_facts(target).unlink(missing_ok=True)
+    except OSError as error:  # a folder may have been put there
+        raise os_error(error, _partial(target)) from error
 
 
 def _receive(source: HubFile, remote: Remote, target: Path, stream: FileIO) -> int:
