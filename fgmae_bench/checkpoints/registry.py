@@ -126,15 +126,16 @@ def locate(name: str, model: str, cache: Path) -> Path:
     return path
 
 
-def fetch_weights(name: str, model: str, folder: Path, source: Path | None = None) -> Fetched:
+def fetch_weights(name: str, model: str, folder: Path, source: Path | None = None, *, repin: bool = False) -> Fetched:
     """Fetch and verify a named file into a weights folder, from the hub or from a folder that holds the published
-    files.
+    files. `repin` fetches it anew and replaces its pin.
     """
     entry = published(name, model)
-    target, pins = place_of(name, entry, folder), folder / PINS
+    target, pins, size = place_of(name, entry, folder), folder / PINS, entry.entry.size
     if source is None:
-        return fetch(entry.hub, target, sha256=entry.sha256, pins=pins)
-    return adopt(entry.hub, source / entry.hub.file, target, sha256=entry.sha256, pins=pins)
+        return fetch(entry.hub, target, sha256=entry.sha256, size=size, pins=pins, repin=repin)
+    file = source / entry.hub.file
+    return adopt(entry.hub, file, target, sha256=entry.sha256, size=size, pins=pins, repin=repin)
 
 
 def place_of(name: str, entry: Published, folder: Path) -> Path:

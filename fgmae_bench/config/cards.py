@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from fgmae_bench.config.strict import from_plain, load_toml
@@ -175,6 +175,8 @@ def _check(card: Card) -> None:
     require(re.fullmatch(r"[a-z0-9_]+", card.name), f"name '{card.name}'", "use lower-case letters, digits and _")
     require(len(set(card.classes)) == len(card.classes) >= 2, "classes", "give two or more different names")
     _check_signal(card.signal, require)
+    for folder in (card.signal.folder, *(source.folder for source in card.label_sources.values())):
+        require(_inside(folder), f"folder '{folder}'", "name a folder of the data's, without .. or a leading /")
     for name in (card.default_split, card.recommended_split):
         require(
             name in card.splits,
@@ -218,6 +220,12 @@ def _check_signal(signal: Signal, require: _Requirement) -> None:
 
 
 def _check_split(split: Split, where: str, require: _Requirement) -> None:
+    for name in split.files.values():
+        require(
+            _inside(name),
+            f"{where}.files names '{name}'",
+            "name a file of the data's folder, without .. or a leading /",
+        )
     if split.kind == "lists":
         require(
             {"train", "test"} <= set(split.files) <= {"train", "val", "test"},
@@ -243,6 +251,12 @@ def _check_split(split: Split, where: str, require: _Requirement) -> None:
         require(split.block_km and split.buffer_m is not None, f"{where}: block_km or buffer_m is missing", "add both")
     if split.kind == "tile":
         require(split.buffer_patches is not None, f"{where}: buffer_patches is missing", "add it")
+
+
+def _inside(name: str) -> bool:
+    """Whether a name that a card gives stays in the folder it is joined to."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 class _Requirement:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fgmae_bench.config.experiments import Experiment, PlannedRun, effective_batch, matches
 from fgmae_bench.config.schedules import rate_of
+from fgmae_bench.records import record_files
 from fgmae_bench.suite.command import Command, Point
 
 # What an engine resolves to a value of its own, so that a record may differ from the plan: the rate of `blr` stands in
@@ -28,15 +29,19 @@ class Shelf:
 
     def refresh(self) -> None:
         """Take in the records that have appeared since."""
-        for path in sorted(set((self.results_dir / "records").glob("*/*/*.json")) - self.seen):
+        for path in [path for path in record_files(self.results_dir) if path not in self.seen]:
             self.seen.add(path)
             try:
-                record = _slim(json.loads(path.read_text(encoding="utf-8")))
+                whole = json.loads(path.read_text(encoding="utf-8"))
+                record = _slim(whole)
                 key = _facts(record)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                self.broken.append(f"{path}: not a readable record")
+                hash((key, record["config"]["model"]["model"]))  # a list in place of a number is a TypeError
+                if whole["run_id"] != path.stem:  # a synchroniser's copy, or a file that was renamed
+                    raise ValueError
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+                self.broken.append(f"{path}: not a readable record of that name")
                 continue
-            self.models.add(record["config"]["model"]["model"])
+            self.models.add(str(record["config"]["model"]["model"]))
             for rate in {key[-1], None}:
                 self.by_facts.setdefault((*key[:-1], rate), []).append((path, record))
 

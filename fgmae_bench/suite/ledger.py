@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.suite.command import Command, Point
 from fgmae_bench.suite.identity import Shelf
-from fgmae_bench.system.files import require_writable, write_json, write_text
+from fgmae_bench.system.files import open_regular, read_small_json, require_writable, write_json, write_text
 
 
 class Ledger:
@@ -34,8 +32,8 @@ class Ledger:
         folder = self.root / "receipts"
         names = [name for name in (os.listdir(folder) if folder.is_dir() else []) if name.endswith(".json")]
         for name in names:
-            if name[:-5] not in self.receipts and (receipt := _read(folder / name)):
-                self.receipts[name[:-5]] = self.results_dir / receipt["record"]
+            if name[:-5] not in self.receipts and (record := _kept(folder / name, "record")):
+                self.receipts[name[:-5]] = self.results_dir / record
 
     def record_of(self, command: Command, point: Point) -> Path | None:
         """The record of a run: by receipt, else by what the records say; None where it is still to do."""
@@ -64,7 +62,7 @@ class Ledger:
         held: list[int] = []
         try:
             for key in sorted(point.key for point in points):
-                held.append(os.open(self.root / "locks" / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+                held.append(open_regular(self.root / "locks" / f"{key}.lock", os.O_RDWR | os.O_CREAT))
                 fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             release(held)
@@ -72,6 +70,9 @@ class Ledger:
         except OSError as error:
             release(held)
             raise os_error(error, self.root / "locks") from error
+        except BenchError:
+            release(held)
+            raise
         return held
 
     def claimed(self, points: list[Point]) -> bool:
@@ -116,8 +117,7 @@ class Ledger:
 
     def failure(self, command: Command) -> str | None:
         """Why the last attempt failed, None where it did not."""
-        kept = _read(self.root / "failures" / f"{command.key}.json")
-        return str(kept["reason"]) if kept else None
+        return _kept(self.root / "failures" / f"{command.key}.json", "reason")
 
     def note_job(self, command: Command, job: str) -> None:
         """Remember the Slurm job of a command."""
@@ -125,8 +125,7 @@ class Ledger:
 
     def job(self, command: Command) -> str | None:
         """The Slurm job that was last given a command."""
-        kept = _read(self.root / "jobs" / f"{command.key}.json")
-        return str(kept["job"]) if kept else None
+        return _kept(self.root / "jobs" / f"{command.key}.json", "job")
 
 
 class Ledgers:
@@ -163,9 +162,8 @@ def release(held: list[int]) -> None:
         os.close(file)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return loaded if isinstance(loaded, dict) else None
+def _kept(path: Path, name: str) -> str | None:
+    """The text of one entry of a small JSON file; None where the file is absent, damaged or not one of ours."""
+    loaded = read_small_json(path)
+    value = loaded.get(name) if isinstance(loaded, dict) else None
+    return value if isinstance(value, str) and "\0" not in value else None
