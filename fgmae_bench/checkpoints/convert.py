@@ -19,9 +19,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from fgmae_bench.checkpoints.inert import shown
 from fgmae_bench.checkpoints.layouts import NO_TENSOR, drop_rule, knows, layout_of
 from fgmae_bench.checkpoints.reader import State, read_state
+from fgmae_bench.checkpoints.scan import room_for, shown
 from fgmae_bench.config.contract import InputContract
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.files import replacing
@@ -74,6 +74,7 @@ def convert(state: State, out: Path, contract: InputContract | None, *, repair: 
     if mends and not repair:
         found = ", ".join(f"{count} x {kind}" for kind, count in mends.items())
         raise BenchError(f"{state.path} needs mending: {found}", "mend it with --repair")
+    _require_room(state, tensors, repair)
     _require_finite(state.path, tensors, repair)
     layout = layout_of(state.wrapper, state.prefix, dropped)
     story = {
@@ -103,7 +104,7 @@ def backbone_of(state: State) -> tuple[dict[str, Tensor], dict[str, int]]:
             dropped[rule] += 1
     unknown = []
     for name in state.outside:
-        if (rule := drop_rule(name)) is None:
+        if (rule := drop_rule(name, sibling=True)) is None:
             unknown.append(shown(name))
         else:
             dropped[rule] += 1
@@ -131,6 +132,14 @@ def _require_mended(state: State) -> None:
         found = ", ".join(f"{count} x {kind}" for kind, count in sorted(Counter(waiting.values()).items()))
         names = ", ".join(shown(name) for name in list(waiting)[:5]) + (", ..." if len(waiting) > 5 else "")
         raise BenchError(f"{state.path} needs mending: {found} ({names})", "mend it with --repair")
+
+
+def _require_room(state: State, tensors: dict[str, Tensor], repair: bool) -> None:
+    """Refuse to write more than the source's bytes account for: many names for the same numbers."""
+    kinds = {name: torch.float32 if repair and t.is_floating_point() else t.dtype for name, t in tensors.items()}
+    total = sum(tensor.numel() * kinds[name].itemsize for name, tensor in tensors.items())
+    if total > room_for(state.bytes):
+        raise BenchError(f"{state.path} has {state.bytes:,} bytes and would become {total:,}", ALONE)
 
 
 def _require_finite(path: Path, tensors: dict[str, Tensor], repair: bool) -> None:

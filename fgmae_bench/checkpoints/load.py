@@ -14,9 +14,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from fgmae_bench.checkpoints.inert import shown
 from fgmae_bench.checkpoints.layouts import NO_TENSOR, drop_rule, is_head
 from fgmae_bench.checkpoints.reader import MEND, State, read_state
+from fgmae_bench.checkpoints.scan import shown
 from fgmae_bench.checkpoints.shapes import geometry, named_widths
 from fgmae_bench.errors import BenchError
 
@@ -174,8 +174,9 @@ def _sorted_keys(state: State, wanted: dict[str, tuple[int, ...]]) -> tuple[list
     """(used keys, count a drop rule). Raises BenchError that lists the keys which are neither."""
     used = [name for name in state.tensors if name in wanted]
     unknown, dropped = [], Counter[str]()
-    for name in [*(name for name in state.tensors if name not in wanted), *state.outside]:
-        if (rule := drop_rule(name)) is not None:
+    others = [(name, False) for name in state.tensors if name not in wanted]
+    for name, sibling in [*others, *((name, True) for name in state.outside)]:
+        if (rule := drop_rule(name, sibling=sibling)) is not None:
             dropped[rule] += 1
         else:
             unknown.append(name)
@@ -196,6 +197,8 @@ def _require_all(state: State, used: list[str], wanted: list[str]) -> None:
         return
     tuned = "norm.weight" in missing and "fc_norm.weight" in state.tensors
     hint = " (its final norm is fc_norm: fine-tuned with mean pooling)" if tuned else ""
+    if re.search(r"-\d{5}-of-\d{5}\.", state.path.name):
+        hint = " (it is one file of several: give their index, *.safetensors.index.json)"
     raise BenchError(f"{state.path} lacks {len(missing)} keys of the model: {_listed(missing)}{hint}", WHICH)
 
 
