@@ -134,7 +134,7 @@ def find_state(root: Any, room: int, *, numbers: bool = False) -> Found:
         wrappers.append(present[0])
         others |= dict(_texts((name, value) for name, value in dict.items(root) if name != present[0]))
         root = root[present[0]]
-    values, unwrapped = _named(root, room)
+    values, unwrapped = _named(root, room // 4)
     notes += [f"{part} is taken out of {count} names" for part, count in sorted(unwrapped.items())]
     return Found(values=values, wrapper=".".join(wrappers), others=others, notes=tuple(notes))
 

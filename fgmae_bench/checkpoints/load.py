@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -110,8 +112,8 @@ def _of_shape(state: State, name: str, tensor: Tensor, wanted: tuple[int, ...]) 
 
 def _resized(module: nn.Module, embed: Tensor, wanted: tuple[int, ...], path: Path) -> Tensor:
     """The position embedding on the model's grid; torchgeo's transformers have one CLS token and a square grid."""
-    if isinstance(module, VisionTransformer):
-        prefix_tokens = 0 if module.no_embed_class else module.num_prefix_tokens
+    if isinstance(module, VisionTransformer | Eva | Beit):
+        prefix_tokens = 0 if getattr(module, "no_embed_class", False) else module.num_prefix_tokens
         return resize_pos_embed(embed, module.patch_embed.grid_size, prefix_tokens, wanted, path)
     side = math.isqrt(wanted[1] - 1)
     return resize_pos_embed(embed, (side, side), 1, wanted, path)

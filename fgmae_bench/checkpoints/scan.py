@@ -59,8 +59,13 @@ COSTS = {
     "BUILD": STATE,
     "BINPERSID": CALL,
 }
-IN_PLACE = {"APPEND": 16, "APPENDS": 16, "SETITEM": 150, "SETITEMS": 150, "ADDITEMS": 150, "BUILD": 0}  # bytes an item
+IN_PLACE = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")  # change the object below their items
+ITEM_COSTS = {"APPEND": 16, "APPENDS": 16, "SETITEM": 150, "SETITEMS": 150, "ADDITEMS": 150, "FROZENSET": 150}
 COPYING = ("REDUCE", "NEWOBJ", "BUILD")  # may copy the text and bytes of their arguments
+# Operations that put something new on the stack and take nothing from it.
+PUSHES = {op.name for op in pickletools.opcodes if op.name in COSTS and op.stack_after and not op.stack_before} - {
+    "MARK"
+}
 TEXT_FACTOR = 4  # bytes of a character at most
 MAX_DEPTH = 64
 MAX_WORK = 50_000_000  # nodes passed from one operation to the next; a published ViT-H with its optimizer needs 300,000
@@ -116,23 +121,30 @@ class _Machine:
 
     def step(self, opcode: pickletools.OpcodeInfo, argument: object, step: int) -> None:
         """Follow one operation."""
-        self._charge(COSTS[opcode.name])
-        if opcode.name == "MARK":
-            self.marks.append(len(self.stack))
-        elif opcode.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            index = len(self.memo) if opcode.name == "MEMOIZE" else int(str(argument))
-            if index > step:  # the C unpickler would reserve a table of that length
-                raise Refused("it numbers its parts without need")
-            self.memo[index] = self.stack[-1]
-        elif opcode.name in ("BINGET", "LONG_BINGET"):
+        name = opcode.name
+        self._charge(COSTS[name])
+        if name in ("BINGET", "LONG_BINGET"):
             if argument not in self.memo:
                 raise ValueError("it refers to a part that is not there")
             self.stack.append(self.memo[int(str(argument))])
-        elif isinstance(argument, str | bytes | bytearray) and opcode.name != "GLOBAL":
-            self._charge(TEXT_FACTOR * len(argument) if isinstance(argument, str) else len(argument))
-            self.stack.append((0, 1, len(argument)))
+        elif name in PUSHES:
+            self.stack.append(self._leaf(argument) if name != "GLOBAL" else LEAF)
+        elif name == "MARK":
+            self.marks.append(len(self.stack))
+        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            index = len(self.memo) if name == "MEMOIZE" else int(str(argument))
+            if index > step:  # the C unpickler would reserve a table of that length
+                raise Refused("it numbers its parts without need")
+            self.memo[index] = self.stack[-1]
         else:
             self._apply(opcode)
+
+    def _leaf(self, argument: object) -> Weight:
+        """The weight of a constant; text and bytes cost what they are long."""
+        if not isinstance(argument, str | bytes | bytearray):
+            return LEAF
+        self._charge(TEXT_FACTOR * len(argument) if isinstance(argument, str) else len(argument))
+        return (0, 1, len(argument))
 
     def _apply(self, opcode: pickletools.OpcodeInfo) -> None:
         """Take what the operation takes from the stack, leave the weight of what it makes."""
@@ -146,7 +158,7 @@ class _Machine:
         taken = self.stack[start:]
         del self.stack[start:]
         target = taken.pop(0) if opcode.name in IN_PLACE else LEAF
-        self._charge(IN_PLACE.get(opcode.name, CONSTANT) * len(taken))
+        self._charge(ITEM_COSTS.get(opcode.name, CONSTANT) * len(taken))
         nodes, content = sum(weight[1] for weight in taken), sum(weight[2] for weight in taken)
         if opcode.name in COPYING:  # however often one text or one run of bytes is taken, each time is a copy
             self._charge(content)
