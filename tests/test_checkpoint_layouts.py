@@ -395,7 +395,7 @@ def test_pos_embed_of_another_grid_is_interpolated_bicubically(tmp_path, weights
 @pytest.mark.parametrize("tokens", [1, 16, 18])
 def test_pos_embed_that_is_no_square_is_refused(tmp_path, weights, tokens):
     torch.save(weights | {"pos_embed": torch.zeros(1, tokens, 32)}, tmp_path / "w.pth")
-    assert f"pos_embed (1, {tokens}, 32) is no square grid behind 1 token(s)" in failure(tmp_path / "w.pth")
+    assert f"pos_embed (1, {tokens}, 32) is not a square grid behind 1 token(s)" in failure(tmp_path / "w.pth")
 
 
 def test_pos_embed_without_change_of_size_is_kept_by_the_interpolation(tmp_path):
@@ -654,13 +654,13 @@ def test_safetensors_in_several_files_are_read_by_their_index(tmp_path, weights)
 
 SHARDS = {
     "missing part": ({"cls_token": "model-00003-of-00002.safetensors"}, "model-00003-of-00002.safetensors is not in"),
-    "another folder": ({"cls_token": "../model.safetensors"}, "its index names ../model.safetensors, which is no"),
-    "absolute path": ({"cls_token": "/etc/passwd"}, "its index names /etc/passwd, which is no"),
-    "other format": ({"cls_token": "model.pth"}, "its index names model.pth, which is no"),
-    "number": ({"cls_token": 1}, "its index names 1, which is no"),
+    "another folder": ({"cls_token": "../model.safetensors"}, "its index names ../model.safetensors, which is not"),
+    "absolute path": ({"cls_token": "/etc/passwd"}, "its index names /etc/passwd, which is not"),
+    "other format": ({"cls_token": "model.pth"}, "its index names model.pth, which is not"),
+    "number": ({"cls_token": 1}, "its index names 1, which is not"),
     "name that is not there": ({"odd": "model-00002-of-00002.safetensors"}, "differ in odd"),
     "wrong part": ({"cls_token": "model-00002-of-00002.safetensors"}, "differ in cls_token"),
-    "escape codes": ({"cls_token": "\x1b[2J.safetensors"}, "its index names ?[2J.safetensors, which is no"),
+    "escape codes": ({"cls_token": "\x1b[2J.safetensors"}, "its index names ?[2J.safetensors, which is not"),
 }
 
 

@@ -35,7 +35,7 @@ class Namespace:
 
     def __setstate__(self, state: Any) -> None:
         if type(state) is not dict:
-            raise Refused("its argparse.Namespace is none")
+            raise Refused("it holds an argparse.Namespace without values")
         self.values = state
 
 
@@ -90,14 +90,14 @@ class Array:
 
     def __setstate__(self, state: Any) -> None:
         if type(state) is not tuple:  # the scan has counted what a tuple holds, not what a list may hold by now
-            raise Refused("it holds a numpy array that is none")
+            raise Refused("it holds a malformed numpy array")
         _, shape, dtype, by_column, raw = state
         self.fill(raw, dtype, shape, "F" if by_column else "C")
 
     def fill(self, raw: Any, dtype: Any, shape: Any, order: str) -> None:
         """Read the numbers; raises ValueError when shape and bytes differ."""
         if type(dtype) is not Dtype or type(shape) is not tuple or not all(type(n) is int and n >= 0 for n in shape):
-            raise Refused("it holds a numpy array that is none")
+            raise Refused("it holds a malformed numpy array")
         self.tensor = torch.from_numpy(
             dtype.numbers(raw, math.prod(shape)).reshape(shape, order="F" if order == "F" else "C")
         )
@@ -122,7 +122,7 @@ class Rebuild:
 def _empty_array(kind: Any, shape: Any, code: Any) -> Array:
     """numpy's `_reconstruct`: the array is filled by its state."""
     if kind is not Array:
-        raise Refused("it holds a numpy array that is none")
+        raise Refused("it holds a malformed numpy array")
     return Array()
 
 
@@ -138,7 +138,7 @@ def _whole_array(raw: Any, dtype: Any, shape: Any, order: Any, axis_order: Any =
 def _number(dtype: Any, raw: Any) -> Any:
     """numpy's `scalar`, as a Python number."""
     if type(dtype) is not Dtype:
-        raise Refused("it holds a numpy scalar that is no number")
+        raise Refused("it holds a numpy scalar of something other than a number")
     return dtype.numbers(raw, 1)[0].item()
 
 
@@ -160,7 +160,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *unused: Any) -> 
     """`_rebuild_tensor_v2` that never enlarges the storage; `unused`: requires_grad, hooks, metadata."""
     plain = type(storage) is TypedStorage and type(size) is type(stride) is tuple and len(size) == len(stride)
     if not plain or not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)):
-        raise Refused("it holds a tensor that is none")
+        raise Refused("it holds a malformed tensor")
     if len(size) > MAX_AXES:
         raise Refused(f"it holds a tensor of {len(size)} axes")
     extent = offset + (1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if all(size) else 0)
@@ -172,7 +172,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *unused: Any) -> 
 def _parameter(tensor: Any, *unused: Any) -> Tensor:
     """`_rebuild_parameter`, as a plain tensor; `unused`: requires_grad, hooks."""
     if type(tensor) is not Tensor:
-        raise Refused("it holds a parameter that is none")
+        raise Refused("it holds a malformed parameter")
     return tensor
 
 

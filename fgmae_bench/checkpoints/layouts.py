@@ -64,7 +64,7 @@ INNER = (
 PREFIXES = tuple(sorted({o + i: None for i in INNER for o in OUTER if o + i}, key=len, reverse=True))
 # First layer of a ViT, of a ResNet, of a deep stem.
 ANCHORS = ("patch_embed.proj.weight", "conv1.weight", "conv1.0.weight")
-# Rule -> keys that are left out, after the prefix or beside it.
+# Rule -> keys that are left out, with or without the prefix.
 DROP_RULES = {
     "decoder": r"decoder_.*|decoder\..*|mask_token",
     "hog": r"hog\..*",
@@ -78,7 +78,7 @@ DROP_RULES = {
     "criterion": r"(\w+_)?(criteri(on|ons|a)|loss|losses|loss_fn)\..*",
     "metrics": r"(\w+_)?metrics?\..*",
 }
-# Rule -> what else is left out where it stands beside a prefixed backbone.
+# Rule -> what else is left out outside the prefix of a backbone.
 SIBLING_RULES = {
     "head": r"(\w+_)?(heads?|classifier|fc|necks?)\..*",
     "decoder": r"(\w+_)?decoders?\..*",
@@ -86,13 +86,13 @@ SIBLING_RULES = {
     "other_network": r"(student|teacher|target_\w+|momentum_\w+|((model|backbone|encoder)_)?ema(_model)?)\..*",
     "metrics": r"(train|training|val|valid|validation|test)_\w+\..*",
 }
-# Numbers beside weights, at the top of a state dict, that no model learns: best_acc1, global_step, last_epoch.
+# Numbers at the top of a state dict that no model learns: best_acc1, global_step, last_epoch.
 COUNTERS = r"(\w+_)?(epochs?|steps?|iters?|iterations?|updates|batch_size|lr|seed|loss|acc1?|accuracy|version)"
 # How keys of backbones begin: of each architecture in timm, of CROMA.
 BACKBONE_KEYS = (
     r"cls_token|pos_embed|patch_embed|embeds|conv|stem|features|blocks|layer|stage|norm|body|base_layer|s1_encoder"
 )
-NO_TENSOR = "no_tensor"  # the rule of entries of the state dict that are no tensors
+NO_TENSOR = "no_tensor"  # the rule of entries of the state dict that are not tensors
 HEAD = r"(head|heads|fc|classifier)\..*"
 SCALARS = (bool, int, float, str, bytes, type(None))
 MAX_WRAPPERS, MAX_NESTING, MAX_ENTRIES = 3, 8, 100_000
@@ -112,7 +112,7 @@ def find_state(root: Any, room: int, *, numbers: bool = False) -> Found:
     """Peel wrappers off, at most three, and join nested keys by dots, of at most `room` characters in all.
 
     With `numbers`, mappings of lists of numbers count as state dicts where none holds tensors. Raises Refused where
-    `root` is no mapping, or two of its keys are one name.
+    `root` is not a mapping, or two of its keys are one name.
     """
     wrappers: list[str] = []
     others: dict[str, str] = {}
@@ -156,9 +156,7 @@ def _named(mapping: dict[Any, Any], room: int) -> tuple[dict[str, Any], Counter[
 
 
 def prefix_of(names: Collection[str]) -> str:
-    """The prefix below which the backbone lies, "" for a bare state dict; without an anchor only one that all keys
-    carry.
-    """
+    """The backbone's prefix, "" for a bare state dict; without an anchor only one that all keys carry."""
     for prefix in PREFIXES:
         if any(prefix + anchor in names for anchor in ANCHORS):
             return prefix
@@ -183,7 +181,7 @@ def layout_of(wrapper: str, prefix: str, rules: Collection[str]) -> str:
 def drop_rule(name: str, *, sibling: bool = False) -> str | None:
     """Name of the rule that leaves this key out, None for a key of the backbone or an unknown one.
 
-    `sibling`: the key, in full, stands beside a prefixed backbone, where more is left out.
+    `sibling`: the key, in full, is outside the backbone's prefix, where more is left out.
     """
     bare = re.sub(r"^((module|model|network|net)\.)+", "", name)
     rules = [*DROP_RULES.items(), *(SIBLING_RULES.items() if sibling else ())]
@@ -212,7 +210,7 @@ def described(value: Any) -> str:
 
 
 def _texts(items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, str]]:
-    """(name, text) of entries beside the state dict; a namespace or small mapping of scalars one line a value."""
+    """(name, text) of entries around the state dict; a namespace or small mapping of scalars one line a value."""
     for name, value in items:
         inner = value.values if isinstance(value, Namespace) else value if name == "metadata" else None
         if isinstance(inner, dict):
@@ -290,7 +288,7 @@ def _joined(value: Any) -> Tensor:
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
-    """Whether all are numbers that a tensor can hold; a truth value is none."""
+    """Whether all are numbers that a tensor can hold; truth values are not."""
     kinds = set(map(type, values))
     return (
         bool(kinds) and kinds <= {int, float} and (kinds != {int} or (min(values) >= -(2**63) and max(values) < 2**63))
@@ -304,7 +302,7 @@ def _flat(mapping: dict[Any, Any], prefix: str, seen: set[int], depth: int) -> I
     seen.add(id(mapping))
     for key, value in dict.items(mapping):
         if not isinstance(key, str | int):
-            raise Refused("its state dict has keys that are no text")
+            raise Refused("its state dict has keys that are not text")
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.", seen, depth + 1)
         else:

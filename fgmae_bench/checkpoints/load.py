@@ -61,7 +61,7 @@ def load_state(module: nn.Module, state: State, optional: str = "") -> LoadRepor
 
 
 def account(module: nn.Module, state: State, optional: str = "") -> tuple[dict[str, Tensor], LoadReport]:
-    """(tensors for `module`, float32 where they are weights; what became of each key). `module` may lie on the meta
+    """(tensors for `module`, float32 where they are weights; what became of each key). `module` may be on the meta
     device.
 
     `optional`: pattern of the keys that a file may lack. Tensors that are not used are neither copied nor read. Raises
@@ -124,7 +124,7 @@ def resize_pos_embed(
 ) -> Tensor:
     """(1, prefix + n*n, D) to (1, prefix + h*w, D): bicubic without antialiasing, prefix tokens kept.
 
-    MAE's `interpolate_pos_embed` (facebookresearch/mae, util/pos_embed.py). Raises BenchError where the old grid is no
+    MAE's `interpolate_pos_embed` (facebookresearch/mae, util/pos_embed.py). Raises BenchError where the old grid is not
     square.
     """
     side = math.isqrt(max(embed.shape[1] - prefix_tokens, 0)) if embed.dim() == 3 else 0
@@ -135,7 +135,7 @@ def resize_pos_embed(
         or side * side + prefix_tokens != embed.shape[1]
         or embed.shape[2] != wanted[2]
     ):
-        grid_text = f"is no square grid behind {prefix_tokens} token(s), the model wants {tuple(wanted)}"
+        grid_text = f"is not a square grid behind {prefix_tokens} token(s), the model wants {tuple(wanted)}"
         raise BenchError(f"{path}: pos_embed {tuple(embed.shape)} {grid_text}", WHICH)
     kept, patches = embed[:, :prefix_tokens], embed[:, prefix_tokens:]
     square = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, D, n, n)

@@ -1,4 +1,4 @@
-"""A checkpoint file to tensors: torch's zip and older format, plain pickles, safetensors, told apart by content;
+"""A checkpoint file to tensors: torch's zip and older format, plain pickles, safetensors, recognised by content;
 nothing is executed.
 """
 
@@ -62,10 +62,10 @@ DAMAGE = (
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """The state dict of a file. `tensors` keep the file's dtype and, where the format allows, lie in the mapped file.
+    """The state dict of a file. `tensors` keep the file's dtype and, where the format allows, stay in the mapped file.
 
-    `tensors`: without `prefix`; `outside`: keys that do not carry it, in full; `plain`: values that are no tensors, as
-    text; `others`: what stands beside the state dict, as text; `metadata`: texts of an entry of that name, whole;
+    `tensors`: without `prefix`; `outside`: keys that do not carry it, in full; `plain`: values that are not tensors, as
+    text; `others`: what else the file holds, as text; `metadata`: texts of an entry of that name, whole;
     `mended`: names of tensors that the file holds as something else, and as what; `unmended`: those of `plain` that
     `repair` would make tensors of.
     """
@@ -152,7 +152,7 @@ def _sorted_values(entries: dict[str, Any], repair: bool, size: int) -> _Values:
 
 
 def _skipped_note(skipped: Collection[str]) -> list[str]:
-    """One note on the objects of a file that are no tensors, [] without any."""
+    """One note on the objects of a file that are not tensors, [] without any."""
     names = [shown(name) for name in list(skipped)[:SKIPPED_NAMED]]
     more = f" and {len(skipped) - SKIPPED_NAMED} more" if len(skipped) > SKIPPED_NAMED else ""
     return [f"objects that are not tensors are skipped: {', '.join(names)}{more}"] if names else []
@@ -162,7 +162,7 @@ def file_format(path: Path) -> str:
     """Name of the format by content, a key of FORMATS. Raises BenchError on a missing, empty or foreign file."""
     with _refusing(path):
         if not path.is_file():
-            state = "no file" if path.exists() else "not there"
+            state = "not a file" if path.exists() else "not there"
             raise BenchError(f"{path} is {state}", "give the path of a checkpoint file")
         size = path.stat().st_size
         with open(path, "rb") as stream:
@@ -191,7 +191,7 @@ def file_format(path: Path) -> str:
             "get the file itself, not a page or pointer about it",
         )
     raise BenchError(
-        f"{path} is no checkpoint, or only a part of one", f"give a .pth, .pt, .pkl or .safetensors file, or {AGAIN}"
+        f"{path} is not a checkpoint, or only a part of one", f"give a .pth, .pt, .pkl or .safetensors file, or {AGAIN}"
     )
 
 
@@ -213,7 +213,7 @@ def _read_pickle(path: Path) -> Content:
 
 
 def _read_safetensors(path: Path) -> Content:
-    """safetensors, its metadata beside the tensors as `others`."""
+    """safetensors, its metadata as `others`."""
     tensors, metadata = read_safetensors(path)
     return {"state_dict": tensors, "metadata": metadata}, ()
 
@@ -283,7 +283,7 @@ def _no_tensors(path: Path, unmended: int) -> BenchError:
 
 
 def _metadata(root: Any) -> dict[str, str]:
-    """Texts of the entry `metadata` beside the state dict."""
+    """Texts of the file's entry `metadata`."""
     held = dict.get(root, "metadata") if isinstance(root, dict) else None
     return (
         {key: text for key, text in dict.items(held) if type(key) is type(text) is str}

@@ -76,8 +76,8 @@ def _weight_map(path: Path) -> dict[str, str]:
     held: Any = json.loads(path.read_bytes())
     named = held.get("weight_map") if isinstance(held, dict) else None
     if not isinstance(named, dict) or not named:
-        raise Refused("it is no index of safetensors files: weight_map is missing")
+        raise Refused("it is not an index of safetensors files: weight_map is missing")
     for name in named.values():
         if not isinstance(name, str) or not SHARD.fullmatch(name):
-            raise Refused(f"its index names {shown(name)}, which is no safetensors file in the same folder")
+            raise Refused(f"its index names {shown(name)}, which is not a safetensors file in the same folder")
     return named

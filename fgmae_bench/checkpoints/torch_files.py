@@ -49,7 +49,7 @@ WITH_STORAGES = {**STAND_INS, **STORAGES}
 def read_zip(path: Path) -> tuple[Any, Collection[str]]:
     """(content of torch's zip, names of foreign objects in it); tensors stay in the mapped file.
 
-    The checksums of all members are compared first. Raises Refused as `scan`, and where the archive is no plain
+    The checksums of all members are compared first. Raises Refused as `scan`, and where the archive is not a plain
     torch.save; BenchError or ValueError on damage.
     """
     size = path.stat().st_size
@@ -94,10 +94,10 @@ def read_legacy(stream: IO[bytes], size: int) -> tuple[Any, Collection[str]]:
 def _bytes_storage(content: Any) -> TypedStorage:
     """`torch.storage._load_from_bytes`: a storage in torch's older format inside a plain pickle."""
     if type(content) is not bytes or not content.startswith(LEGACY_MAGIC):
-        raise Refused("it holds a tensor that is none")
+        raise Refused("it holds a malformed tensor")
     storage, _ = read_legacy(io.BytesIO(content), len(content))
     if type(storage) is not TypedStorage:
-        raise Refused("it holds a tensor that is none")
+        raise Refused("it holds a malformed tensor")
     return storage
 
 
@@ -134,10 +134,10 @@ def _pickle_of(archive: zipfile.ZipFile, size: int) -> zipfile.ZipInfo:
 def _storage_of(pid: Any) -> tuple[torch.dtype, str, int, Any]:
     """(type, key, number of values, rest) of a storage's persistent id; raises Refused on anything else."""
     if type(pid) is not tuple or len(pid) < 5 or type(pid[0]) is not str or pid[0] != "storage":
-        raise Refused("it names a part outside of it that is no storage")
+        raise Refused("it names something other than a storage from outside of it")
     _, dtype, key, _, count, *rest = pid
     if type(dtype) is not torch.dtype or type(key) is not str or type(count) is not int or count < 0:
-        raise Refused("it names a storage that is none")
+        raise Refused("it names a malformed storage")
     return dtype, key, count, rest
 
 
@@ -161,7 +161,7 @@ class _ZipUnpickler(InertUnpickler):
         """
         dtype, key, count, rest = _storage_of(pid)
         if rest:
-            raise Refused("it names a storage that is none")
+            raise Refused("it names a malformed storage")
         if key not in self.storages:
             self.storages[key] = self._storage(self.members[f"{self.folder}data/{key}"])
         if self.storages[key].nbytes() != count * dtype.itemsize:
@@ -169,7 +169,7 @@ class _ZipUnpickler(InertUnpickler):
         return TypedStorage(wrap_storage=self.storages[key], dtype=dtype, _internal=True)
 
     def _storage(self, member: zipfile.ZipInfo) -> UntypedStorage:
-        """The member's bytes where they lie; of a fixed length, so that no tensor can enlarge it."""
+        """The member's bytes in the mapped file; of a fixed length, so that no tensor can enlarge it."""
         if not member.file_size:
             return UntypedStorage(0)
         place = member.header_offset + LOCAL_HEADER

@@ -59,9 +59,9 @@ def _facts(state: State) -> Iterator[str]:
         *((f"{_safe(name)} (in the state dict)", text) for name, text in state.plain.items()),
     ]
     for name, text in texts[:OTHERS_SHOWN]:
-        yield f"beside        {name}: {text}"
+        yield f"other         {name}: {text}"
     if len(texts) > OTHERS_SHOWN:
-        yield f"beside        and {len(texts) - OTHERS_SHOWN} more"
+        yield f"other         and {len(texts) - OTHERS_SHOWN} more"
 
 
 def _groups(state: State) -> Iterator[str]:
