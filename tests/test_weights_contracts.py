@@ -399,13 +399,21 @@ def test_a_factory_is_named_before_its_module_is_imported(tmp_path, monkeypatch)
     """`--config` of a stranger may name any importable module: the line stands before what the module itself prints."""
     (tmp_path / "evilpkg.py").write_text("import sys\nprint('imported', file=sys.stderr)\nfactory = None\n")
     (tmp_path / "config.toml").write_text(
-        f'[data]\ndataset = "eurosat"\ndata_path = "{shared_world(5)}"\n[model]\nmodel = "evilpkg:factory"\n'
+        f'[data]\ndataset = "eurosat"\n[model]\nmodel = "evilpkg:factory"\n[execution]\ndata_path = "{shared_world(5)}"\n'
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "evilpkg", raising=False)
     result = call("linear", "--config", "config.toml", *FOLDERS, cwd=tmp_path)
     lines = result.err.splitlines()
+    assert result.code == 2
+    assert lines[-1].startswith("error: --model evilpkg:factory made NoneType, no nn.Module")
     assert lines.index("--model evilpkg:factory: importing evilpkg, which runs its code") < lines.index("imported")
+
+
+@pytest.mark.parametrize("spec", [":f", "..a:f", "a:", "a b:f", "a:f.g", "a:f:g"])
+def test_what_is_not_a_module_and_a_factory_is_refused(spec):
+    with pytest.raises(BenchError, match=r"--model .* is not module:factory; give names of Python"):
+        build_backbone(Model(model=spec, weights="random"), 0)
 
 
 @pytest.mark.parametrize(

@@ -277,7 +277,6 @@ def settings(source: str, name: str, *words: str, variable: str = "") -> Reader:
 
 CONFIG = b"""[data]
 dataset = "eurosat"
-data_path = "absent"
 [model]
 model = "backscatter_stats"
 weights = "random"
@@ -285,8 +284,9 @@ weights = "random"
 lr = [0.1, 1.0]
 epochs = 3
 [execution]
+data_path = "absent"
 device = "cpu"
-workers = 0
+num_workers = 0
 """
 
 

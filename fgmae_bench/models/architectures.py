@@ -128,6 +128,8 @@ def from_timm(name: str, size: int, drop_path: float = 0.0) -> nn.Module:
 def _from_factory(spec: str) -> nn.Module:
     """The module that `package.module:factory` returns when called without arguments."""
     module_name, _, factory_name = spec.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), factory_name]):
+        raise BenchError(f"--model {spec} is not module:factory", "give names of Python, as in package.module:factory")
     log.info("--model %s: importing %s, which runs its code", spec, module_name)
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
@@ -135,7 +137,7 @@ def _from_factory(spec: str) -> nn.Module:
         raise BenchError(
             f"--model {spec}: {error}", "give module:factory, importable from the working directory"
         ) from error
-    made = factory if isinstance(factory, nn.Module) else factory()
+    made = factory if isinstance(factory, nn.Module) or not callable(factory) else factory()
     if not isinstance(made, nn.Module):
         source = inspect.getsourcefile(factory) if callable(factory) else spec
         raise BenchError(f"--model {spec} made {type(made).__name__}, no nn.Module", f"mend the factory in {source}")
