@@ -42,6 +42,7 @@ from fgmae_bench.checkpoints.inert import InertUnpickler, stand_in
 from fgmae_bench.checkpoints.reader import read_state
 from fgmae_bench.checkpoints.scan import Refused, room_for, scan
 from fgmae_bench.checkpoints.torch_files import PLAIN
+from fgmae_bench.config.cards import find_card
 from fgmae_bench.errors import BenchError
 
 FUZZ = REPOSITORY / "experiments" / "robustness" / "fuzz_checkpoints.py"
@@ -168,6 +169,7 @@ def measure(folder, *command_lines):
         yield words, code, [line for line in lines if line != peak], int(peak.split()[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 def test_what_is_held_is_in_proportion_to_the_file(tmp_path):
     for name, make in PICKLES.items():
@@ -281,6 +283,7 @@ def test_the_scan_stops_at_its_room():
         scan(io.BytesIO(b"\x80\x02(" + b"]" * 700_000 + b"t."), partial(stand_in, PLAIN), 2, 700_000)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
 def test_twenty_seeds_of_each_fuzz_reader():
     """Damaged pickles, zips, safetensors and settings: exit code 0 or 2, no traceback, no signal, no payload."""
@@ -289,3 +292,9 @@ def test_twenty_seeds_of_each_fuzz_reader():
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(" 20 mutations: ") == 10
+
+
+@pytest.mark.parametrize("name", ["[" * 3000, "a/" * 3000, "a\0b", "a\0.toml"])
+def test_a_card_whose_name_no_file_system_takes_is_refused(name):
+    with pytest.raises(BenchError, match=r"unknown dataset|does not exist"):
+        find_card(name)

@@ -10,7 +10,7 @@ from typing import IO
 # that one costs: its object, its place on the stack, and what the reader derives from it. Left out on purpose:
 # extension registry, INST and OBJ, keyword arguments (NEWOBJ_EX), out-of-band buffers, DUP and POP, the text protocols
 # 0 and 1.
-CONSTANT, OBJECT, MEMO, CALL, STATE = 8, 100, 100, 400, 750
+CONSTANT, OBJECT, MEMO, CALL, STATE = 8, 100, 160, 400, 750
 COSTS = {
     "PROTO": 0,
     "FRAME": 0,
