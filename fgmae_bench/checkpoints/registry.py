@@ -1,6 +1,4 @@
-"""Named weights: which published file belongs to which model, what it was trained on, and where it lies once it was
-fetched.
-"""
+"""Named weights: which published file belongs to which model, its training data, where it is once fetched."""
 
 from __future__ import annotations
 
@@ -91,7 +89,7 @@ def published(name: str, model: str) -> Published:
 
 
 def by_file(path: Path, sha256: str | None = None) -> Published | None:
-    """The entry that a file is, by its SHA-256 or by its published name; None where it is none."""
+    """The entry that a file is, by its SHA-256 or by its published name; None for any other."""
     entries = [entry for models in registered().values() for entry in models.values()]
     same = [entry for entry in entries if sha256 and entry.sha256 == sha256]
     return next(iter(same or [entry for entry in entries if Path(entry.hub.file).name == path.name]), None)
@@ -103,7 +101,7 @@ def default_cache() -> Path:
 
 
 def weights_folder(cache: Path | None = None) -> Path:
-    """Where fetched weights lie: `weights` in the cache folder."""
+    """The folder of fetched weights: `weights` in the cache folder."""
     return (cache.expanduser() if cache else default_cache()) / "weights"
 
 
@@ -139,5 +137,5 @@ def fetch_weights(name: str, model: str, folder: Path, source: Path | None = Non
 
 
 def place_of(name: str, entry: Published, folder: Path) -> Path:
-    """Where a named file lies in a weights folder, or will."""
+    """The path of a named file in a weights folder, fetched or not."""
     return folder / name / entry.hub.file

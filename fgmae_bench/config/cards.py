@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -148,15 +149,15 @@ def find_card(dataset: str) -> Path:
     """Path of a card given its name or its own path; the repository's copy wins over the wheel's."""
     if dataset.endswith(".toml") or "/" in dataset:
         path = Path(dataset)
-        path = path / "card.toml" if path.is_dir() else path
-        if not path.is_file():
+        path = path / "card.toml" if os.path.isdir(path) else path
+        if not os.path.isfile(path):  # false for names that no file system takes, where pathlib raises
             raise BenchError(
                 f"card {path} does not exist",
                 "give the path of a card.toml, or a name from: " + ", ".join(card_names()),
             )
         return path.resolve()
     for root in (REPOSITORY_CARDS, WHEEL_CARDS):
-        if (root / dataset / "card.toml").is_file():
+        if os.path.isfile(root / dataset / "card.toml"):
             return root / dataset / "card.toml"
     raise unknown("dataset", dataset, card_names())
 

@@ -34,7 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(given: dict[str, Any]) -> None:
-    """Fetch one file; print where it lies and its SHA-256."""
+    """Fetch one file; print its path and its SHA-256."""
     name, model = _named(given["name"], given.get("model"))
     folder = weights_folder(Path(given["cache_dir"]) if "cache_dir" in given else None)
     source = Path(given["source"]) if "source" in given else None
