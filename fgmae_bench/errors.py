@@ -1,15 +1,16 @@
-"""What a user is told when a run cannot go on: one line, what is wrong and what to do."""
+"""Errors as a user sees them: one line, what is wrong and what to do; and how an entry ends and prints."""
 
 from __future__ import annotations
 
 import difflib
 import errno
+import io
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TextIO
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -29,9 +30,7 @@ class RunFailed(Exception):
 
 
 class Diverged(RunFailed):
-    """Runs whose loss became no number, recorded as such; `what` is the first one's case, `records` are those of the
-    whole grid.
-    """
+    """The loss of some runs became NaN or infinite; `what` is the first case, `records` are those of the whole grid."""
 
     def __init__(self, what: str, records: Iterable[Any] = ()):
         super().__init__(f"{what}; give a smaller --lr")
@@ -64,13 +63,60 @@ def os_error(error: OSError, path: object) -> BenchError:
     if error.errno == errno.ENOENT:
         return BenchError(f"{path} cannot be made here", "choose another folder")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return BenchError(f"{path} is in the way or lies below a file ({error.strerror})", "choose another folder")
+        return BenchError(f"{path}: a file is where a folder is needed ({error.strerror})", "choose another folder")
     return BenchError(f"{path}: {error.strerror or error}", "check the path and the disk")
 
 
 def note(code: str, text: str) -> dict[str, str]:
     """One note of a record: a code to count by and the sentence to show."""
     return {"code": code, "text": text}
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal acts on, or what a reader cannot see, as escapes such as `\\x1b`; line ends stay.
+
+    Names of files, models and classes come from strangers: an escape sequence could rewrite what was printed before.
+    """
+    if text.isascii() and text.isprintable():  # nearly all text
+        return text
+    # isprintable is false for controls, formats (bidirectional ones too), surrogates and separators but the space
+    kept = {"\n", "\t", "\u00a0", "\u202f"}
+    return "".join(
+        letter if letter.isprintable() or letter in kept else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+class _Plain(logging.Formatter):
+    """A log line as plain text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+class _Terminal:
+    """A text stream that leads to a terminal: what is written is made printable first."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _set_up_streams(rank0: bool) -> None:
+    """Log as plain lines on standard error; standard output never fails on a name, and is plain on a terminal."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Plain("%(message)s"))
+    logging.basicConfig(level=logging.WARNING if rank0 else logging.ERROR, handlers=[handler])
+    logging.getLogger("fgmae_bench").setLevel(logging.INFO if rank0 else logging.ERROR)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+        if sys.stdout.isatty():
+            sys.stdout = _Terminal(sys.stdout)
 
 
 def run_entry(main: Callable[[], int | None]) -> None:
@@ -80,15 +126,14 @@ def run_entry(main: Callable[[], int | None]) -> None:
     `FGMAE_BENCH_DEBUG=1` shows the traceback as well.
     """
     rank0 = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.WARNING if rank0 else logging.ERROR, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("fgmae_bench").setLevel(logging.INFO if rank0 else logging.ERROR)
+    _set_up_streams(rank0)
     try:
         code = main() or EXIT_DONE
     except (BenchError, RunFailed) as error:
         if os.environ.get("FGMAE_BENCH_DEBUG") == "1":
             traceback.print_exc()
         if rank0:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         code = EXIT_BAD_INPUT if isinstance(error, BenchError) else EXIT_FAILED
     except KeyboardInterrupt:
         if rank0:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
 import os
+import stat
 from collections.abc import Callable
 from functools import cache
 from importlib import resources
@@ -13,11 +16,18 @@ from typing import Any
 
 import fastjsonschema
 
+from fgmae_bench.config.strict import deeper_than
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.files import replacing
 
 SCHEMA_VERSION = 2  # records of earlier versions stay readable, see `problem_of`
 Record = dict[str, Any]
+
+log = logging.getLogger("fgmae_bench")
+MAX_BYTES = 32 << 20  # of a record's file
+MAX_DEPTH = 32  # of its lists and tables: everything that reads or writes one works through them recursively
+MAX_INTEGER, MAX_REAL = 2**63, 1e100  # of its numbers, so that sums and squares of them are numbers as well
+MAX_TEXT = 20_000  # letters of one of its texts
 
 
 @cache
@@ -76,6 +86,8 @@ def seal(record: Record) -> Record:
 
 def problem_of(record: Any) -> str | None:
     """What is wrong with a record, in one line, or None."""
+    if deeper_than(record, MAX_DEPTH):
+        return f"nested more than {MAX_DEPTH} levels deep"
     made = record.get("schema") if isinstance(record, dict) else None
     if type(made) is int and made > SCHEMA_VERSION:
         return f"made by a newer version (its schema is {made}, this version reads {SCHEMA_VERSION})"
@@ -85,13 +97,35 @@ def problem_of(record: Any) -> str | None:
         error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(record))
         if error is not None:
             place = "/".join(map(str, error.absolute_path)) or "record"
-            return f"{place}: {error.message[:200]}"
+            return f"{place[:200]}: {error.message[:200]}"
+    if problem := _beyond(record):
+        return problem
     try:
         return (
             None if record["sha256"] == body_sha256(record) else "sha256 does not match the body: the file was edited"
         )
-    except ValueError as error:
+    except ValueError as error:  # a number or a letter that JSON in UTF-8 cannot hold
         return f"the body cannot be hashed ({error})"
+
+
+def _beyond(record: Record) -> str | None:
+    """What is wrong with a record that the schema cannot say: confusion matrices that are not rectangular, long texts.
+
+    Texts of tables and pictures are looked at, not those of the history or the configuration's execution.
+    """
+    matrix, classes = record["metrics"].get("confusion") or [], record["metrics"]["per_class"]
+    sides = {len(line) for line in matrix}
+    if (
+        matrix
+        and classes
+        and (len(matrix) != len(classes) or not sides <= {len(classes), len(classes) + 1} or len(sides) > 1)
+    ):
+        return f"metrics/confusion: not {len(classes)} rows of as many columns, or of one more"
+    parts = [record[name] for name in ("dataset", "model", "environment")] + [record, *record["notes"]]
+    texts = [text for part in parts for text in part.values() if isinstance(text, str)]
+    if any(len(text) > MAX_TEXT for text in [*texts, *classes, record["model"]["weights"]["source"]]):
+        return f"a text of more than {MAX_TEXT} letters"
+    return None
 
 
 def record_path(results_dir: Path, record_or_parts: Record | tuple[str, str, str]) -> Path:
@@ -110,7 +144,11 @@ def record_path(results_dir: Path, record_or_parts: Record | tuple[str, str, str
 def read_record(path: Path) -> Record:
     """Load and check one record; raises BenchError naming the file and the fault."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        with open(path, "rb", opener=_regular) as stream:
+            content = stream.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES} bytes")
+        record = json.loads(content, parse_constant=_refuse_constant, parse_int=_whole, parse_float=_real)
     except (OSError, ValueError, RecursionError) as error:
         raise BenchError(f"{path}: not a readable record ({error})", "remove it and run again") from error
     problem = problem_of(record)
@@ -130,18 +168,58 @@ def store(record: Record, results_dir: Path) -> Path:
 
 
 def all_records(results_dir: Path) -> tuple[list[tuple[Path, Record]], list[str]]:
-    """(readable records with their paths in path order, one line for each file that is not a valid record)."""
+    """(readable records with their paths in path order, one line for each file that is not a valid record).
+
+    Hidden files are passed over. A record under another name in the folder of the run's own record is a copy, as those
+    that synchronise folders make: it is said and does not count.
+    """
     good: list[tuple[Path, Record]] = []
     bad: list[str] = []
-    for path in sorted((results_dir / "records").rglob("*.json")):
+    for path in record_files(results_dir):
         try:
             record = read_record(path)
-            if path != record_path(results_dir, record):
+            named = record_path(results_dir, record)
+            if path != named and path.parent == named.parent and named.exists():
+                log.warning("left out: %s is a copy of %s", path, named.name)
+                continue
+            if path != named:
                 raise BenchError(f"{path}: name or folder does not match the run inside", "restore it")
             good.append((path, record))
         except BenchError as error:
             bad.append(str(error))
     return good, bad
+
+
+def record_files(results_dir: Path) -> list[Path]:
+    """The files below `records` that may be records, in path order; folders that go meanwhile are passed over."""
+    return sorted(
+        Path(folder, name)
+        for folder, _, names in os.walk(results_dir / "records")
+        for name in names
+        if name.endswith(".json") and not name.startswith(".")
+    )
+
+
+def _regular(path: str, flags: int) -> int:
+    """Opens a file without waiting for the other end of a FIFO, which is not read."""
+    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return handle
+
+
+def _whole(text: str) -> int:
+    if len(text) > 20 or not -MAX_INTEGER <= (value := int(text)) < MAX_INTEGER:
+        raise ValueError(f"{text[:20]}... is too large a number")
+    return value
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    if not -MAX_REAL < value < MAX_REAL:
+        raise ValueError(f"{text[:20]}... is too large a number")
+    return value
 
 
 def _refuse_constant(name: str) -> None:

@@ -18,7 +18,7 @@ from commands import REPOSITORY
 from preloaded import HANG, wait_until
 
 from fgmae_bench.config.flags import dispatch
-from fgmae_bench.data.bigearthnet import labels, official, raw, scan, table, tiff
+from fgmae_bench.data.bigearthnet import labels, official, patch, raw, scan, table
 from fgmae_bench.errors import BenchError
 
 pytest_plugins = ("bigearthnet_raw",)
@@ -73,7 +73,7 @@ def test_genuine_patches_as_an_index_read_vv_first(genuine, ben):
             with rasterio.open(genuine / name / f"{name}_{band}.tif") as source:
                 assert np.array_equal(source.read(1), values)
         swapped = dataclasses.replace(ben, signal=dataclasses.replace(ben.signal, bands=("VH", "VV")))
-        assert np.array_equal(tiff.read_patch(index.path(row), swapped).db, chip.db[::-1])
+        assert np.array_equal(patch.read_patch(index.path(row), swapped).db, chip.db[::-1])
 
 
 def test_card_in_the_other_order_gets_its_columns_in_that_order(genuine, ben):

@@ -79,7 +79,7 @@ EDITS = {
     "empty": (lambda w: w | {"norm.bias": torch.zeros(0)}, "norm.bias is (0,), the model wants (32,)"),
     "no tensors": (lambda w: {"lr": 0.1, "names": list(w)}, "holds no tensors"),
     "a list": (list, "it holds list of 53 where a mapping"),
-    "tuples as keys": (lambda w: {(1, 2): torch.zeros(1)}, "keys that are no text"),
+    "tuples as keys": (lambda w: {(1, 2): torch.zeros(1)}, "keys that are not text"),
     "a name twice": (
         lambda w: w | {"blocks": {"0": {"norm1": {"bias": torch.zeros(32)}}}},
         "it holds blocks.0.norm1.bias twice",
@@ -135,7 +135,7 @@ def tar_file(path):
 
 FOREIGN = {
     "not there": (lambda path: None, "is not there"),
-    "folder": (lambda path: path.mkdir(), "is no file"),
+    "folder": (lambda path: path.mkdir(), "is not a file"),
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
     "page": (
         lambda path: path.write_text("<!DOCTYPE html>\n<html>Not found"),
@@ -143,8 +143,8 @@ FOREIGN = {
     ),
     "long text": (lambda path: path.write_text("ä" * 4000), "is a text file"),
     "text protocol": (lambda path: path.write_bytes(pickle.dumps({"a": 1}, protocol=0)), "is a text file"),
-    "zeros": (lambda path: path.write_bytes(bytes(4096)), "is no checkpoint"),
-    "noise": (lambda path: path.write_bytes(b"\x93NUMPY" + bytes(range(256))), "is no checkpoint"),
+    "zeros": (lambda path: path.write_bytes(bytes(4096)), "is not a checkpoint"),
+    "noise": (lambda path: path.write_bytes(b"\x93NUMPY" + bytes(range(256))), "is not a checkpoint"),
     "tar": (tar_file, "is a tar archive"),
     "zip": (lambda path: zip_file(path, [("a.txt", b"a")]), "it is a zip archive, not a checkpoint"),
     "TorchScript": (
@@ -215,7 +215,9 @@ def test_a_file_cut_at_a_hundred_random_places_is_refused(tmp_path, weights, kin
         part.write_bytes(content[:place])
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with pytest.raises(BenchError, match=r"cannot be read as a checkpoint|is no checkpoint|text file|not read"):
+            with pytest.raises(
+                BenchError, match=r"cannot be read as a checkpoint|is not a checkpoint|text file|not read"
+            ):
                 read_state(part)
 
 

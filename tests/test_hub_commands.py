@@ -196,7 +196,7 @@ def test_download_killed_while_fetching_and_while_unpacking_goes_on(eurosat, zip
     process.communicate(timeout=HANG)
     assert process.returncode == -signal.SIGKILL
     assert eurosat.gets()[-1]["range"] == f"bytes={have}-"
-    stale = list(tmp_path.glob("data.partial-*"))
+    stale = list(tmp_path.glob(".data.*.partial.d"))
     assert len(stale) == 1
     assert sum(path.is_file() for path in stale[0].rglob("*")) == 7
     assert not data.exists()

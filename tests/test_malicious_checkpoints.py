@@ -13,6 +13,7 @@ import re
 import struct
 import warnings
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +22,11 @@ import torch
 from commands import call, listing, refused
 
 import fgmae_bench
-from fgmae_bench.checkpoints import inert
-from fgmae_bench.checkpoints.inert import (
-    LEGACY_MAGIC,
-    MAX_DEPTH,
-    PLAIN,
-    TORCH_ALLOWED,
-    Namespace,
-    PlainUnpickler,
-    Refused,
-    scan,
-)
+from fgmae_bench.checkpoints import inert, torch_files
+from fgmae_bench.checkpoints.inert import VALUES, Foreign, InertUnpickler, Namespace, stand_in
 from fgmae_bench.checkpoints.reader import read_state
-from fgmae_bench.checkpoints.torch_zip import ZIPPED
+from fgmae_bench.checkpoints.scan import MAX_DEPTH, Refused, scan
+from fgmae_bench.checkpoints.torch_files import LEGACY_MAGIC, PLAIN, STORAGES, WITH_STORAGES
 from fgmae_bench.errors import BenchError
 
 # --- pieces of pickles
@@ -289,7 +282,7 @@ def snapshot():
     """The allow-list and what its functions do; torch's own list of safe globals."""
     functions = {name: value.function for name, value in PLAIN.items() if isinstance(value, inert.Rebuild)}
     classes = {name: vars(value).copy() for name, value in PLAIN.items() if isinstance(value, type)}
-    return dict(PLAIN), dict(ZIPPED), functions, classes, set(torch.serialization.get_safe_globals())
+    return dict(PLAIN), dict(WITH_STORAGES), functions, classes, set(torch.serialization.get_safe_globals())
 
 
 @pytest.mark.parametrize("attack", RUNNING)
@@ -382,7 +375,7 @@ def test_one_line_and_exit_code_of_the_command(tmp_path):
 def test_a_namespace_only_holds_its_values():
     given = argparse.Namespace(lr=0.1)
     vars(given)["__class__"] = "x"
-    read = PlainUnpickler(io.BytesIO(pickle.dumps(given, protocol=4))).load()
+    read = InertUnpickler(io.BytesIO(pickle.dumps(given, protocol=4)), PLAIN).load()
     assert type(read) is Namespace
     assert read.values == {"lr": 0.1, "__class__": "x"}
     assert not hasattr(read, "lr")
@@ -393,29 +386,29 @@ def test_a_namespace_only_holds_its_values():
 def test_the_depth_that_is_read(depth, ok):
     stream = io.BytesIO(b"\x80\x02)" + b"\x85" * depth + b".")
     if ok:
-        scan(stream, PLAIN, 4)
+        scan(stream, partial(stand_in, PLAIN), 4, 1000)
         assert stream.read() == b""
     else:
         with pytest.raises(Refused, match="nests its parts too deeply"):
-            scan(stream, PLAIN, 4)
+            scan(stream, partial(stand_in, PLAIN), 4, 1000)
 
 
 def test_the_scan_stops_behind_its_pickle():
     stream = io.BytesIO(pickle.dumps({"a": [1, 2]}, protocol=4) + b"rest")
-    scan(stream, PLAIN, 4)
+    scan(stream, partial(stand_in, PLAIN), 4, 1000)
     assert stream.read() == b"rest"
 
 
 def test_no_name_leads_to_code_of_others():
-    """The list itself: our stand-ins, and for torch's formats the names that torch builds tensors from."""
-    assert {
-        type(value).__module__ if not isinstance(value, type) else value.__module__ for value in PLAIN.values()
-    } == {inert.__name__}
-    for name in TORCH_ALLOWED - set(inert.STAND_INS):
-        assert re.fullmatch(
-            r"torch (Size|\w+Storage)|torch\._utils _rebuild_(tensor_v2|parameter)|collections OrderedDict|_codecs encode",
-            name,
-        )
+    """The tables themselves: our stand-ins, and types of numbers, which cannot be called."""
+    named = {**PLAIN, **WITH_STORAGES}
+    made = [value for value in named.values() if not isinstance(value, torch.dtype)]
+    homes = {value.__module__ if isinstance(value, type) else type(value).__module__ for value in made}
+    assert homes == {inert.__name__}
+    functions = {value.function.__module__ for value in made if isinstance(value, inert.Rebuild)}
+    assert functions == {inert.__name__, torch_files.__name__}
+    assert not any(callable(value) for value in STORAGES.values())
+    assert all(stand_in({}, module, name) is Foreign for module, names in VALUES.items() for name in names.split())
 
 
 def test_the_package_never_unpickles_by_other_means():

@@ -136,7 +136,7 @@ def test_write_leaves_one_script_a_run_and_removes_its_own_only(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "runs").write_text("in the way")
-    with pytest.raises(BenchError, match="runs is in the way"):
+    with pytest.raises(BenchError, match="runs: a file is where a folder is needed"):
         page.write([], [make_record()], tmp_path)
     assert not (tmp_path / "index.html").exists()
 

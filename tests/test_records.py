@@ -272,7 +272,7 @@ def test_a_folder_that_is_taken_away_while_a_file_is_made_in_it_is_made_again(tm
         (errno.EDQUOT, "no space left while writing place; free space there"),
         (errno.EACCES, "place cannot be written (Permission denied); choose a folder you may write to"),
         (errno.EROFS, "place cannot be written (Read-only file system); choose"),
-        (errno.ENOTDIR, "place is in the way or lies below a file (Not a directory); choose another folder"),
+        (errno.ENOTDIR, "place: a file is where a folder is needed (Not a directory); choose another folder"),
         (errno.EIO, "place: Input/output error; check the path and the disk"),
     ],
 )

@@ -15,8 +15,13 @@ from make_records import make_record, store_all
 from suite_world import experiment, suite
 
 from fgmae_bench.config.experiments import load_experiment
-from fgmae_bench.suite.command import argv
+from fgmae_bench.errors import BenchError
+from fgmae_bench.records import record_path
+from fgmae_bench.suite.child import start
+from fgmae_bench.suite.command import argv, shell_line
 from fgmae_bench.suite.expand import expand
+from fgmae_bench.suite.identity import Shelf
+from fgmae_bench.suite.ledger import Ledger
 
 STATISTICS = 'model = "backscatter_stats"'
 
@@ -270,3 +275,75 @@ def test_2000_runs_with_1000_records_plan_with_little_work_and_memory_and_withou
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "experiments").rglob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_experiments_expand(path: Path) -> None:
     assert commands(path)
+
+
+# --- what strangers and other users leave in a results folder
+
+
+def test_a_line_end_in_a_value_leaves_a_command_on_one_line(tmp_path, capsys):
+    path = experiment(tmp_path, f'{STATISTICS}, log_dir = "a\\nb\\u001b[2J"')
+    assert suite("plan", "--commands", path, cwd=tmp_path).code == 0
+    (command,) = commands(path)
+    line = shell_line(command)
+    assert "\n" not in line
+    assert "\x1b" not in line
+    read = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True).stdout.split("\0")
+    assert read[:-1] == argv(command, "python")
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_planted_locks_and_logs_are_refused_and_followed_nowhere(tmp_path, kind):
+    (command,) = commands(experiment(tmp_path, STATISTICS))
+    ledger, victim = Ledger(tmp_path / "results"), tmp_path / "victim"
+    ledger.prepare()
+    victim.write_text("precious")
+    for path in (ledger.root / "locks" / f"{command.points[0].key}.lock", ledger.log_of(command)):
+        path.symlink_to(victim) if kind == "link" else os.mkfifo(path)
+    with pytest.raises(BenchError, match="is not a regular file of its own"):
+        ledger.claim(list(command.points))
+    with pytest.raises(BenchError, match="is not a regular file of its own"):
+        start(command, ledger.log_of(command), [], (), None)
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 50_000, "[1]", "{}", '{"record": [1], "reason": {}, "job": 3}', '{"record": "a\\u0000"}']
+)
+def test_receipts_failures_and_jobs_of_others_are_absent(tmp_path, text):
+    (command,) = commands(experiment(tmp_path, STATISTICS))
+    ledger = Ledger(tmp_path / "results")
+    for kind, name in (("receipts", command.points[0].key), ("failures", command.key), ("jobs", command.key)):
+        (ledger.root / kind).mkdir(parents=True)
+        (ledger.root / kind / f"{name}.json").write_text(text)
+    ledger.refresh()
+    assert (ledger.receipts, ledger.failure(command), ledger.job(command)) == ({}, None, None)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("config", "recipe", "seed"), [1]),
+        (("config", "model", "model"), ["a"]),
+        (("config", "recipe", "batch_size"), "x"),
+        (("environment", "world_size"), None),
+        (("notes",), [{"code": ["a"]}]),
+        (("model", "contract"), [1]),
+        (("run_id",), "another"),
+    ],
+)
+def test_a_hostile_record_is_named_and_the_suite_goes_on(tmp_path, place, value):
+    good, bad = make_record(), make_record(seed=7)
+    paths = [record_path(tmp_path, record) for record in (good, bad)]
+    *above, last = place
+    part = bad
+    for key in above:
+        part = part[key]
+    part[last] = value
+    for path, record in zip(paths, (good, bad), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record))
+    (paths[0].parent / f"._{paths[0].name}").write_bytes(b"\0")
+    shelf = Shelf(tmp_path)
+    shelf.refresh()
+    assert shelf.broken == [f"{paths[1]}: not a readable record of that name"]
+    assert shelf.models == {good["config"]["model"]["model"]}

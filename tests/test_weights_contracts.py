@@ -3,15 +3,17 @@ foreign normalisers.
 """
 
 import importlib.util
+import sys
 
 import numpy as np
 import pytest
 import timm
 import torch
 from commands import FOLDERS, call, codes, only_record, records, said, shared_world
+from safetensors.torch import save_file
 
 from fgmae_bench.checkpoints.load import account, load_backbone
-from fgmae_bench.checkpoints.reader import State
+from fgmae_bench.checkpoints.reader import State, read_state
 from fgmae_bench.checkpoints.registry import WEIGHTS
 from fgmae_bench.config.contract import FGMAE_CONTRACT, InputContract
 from fgmae_bench.config.run import Model
@@ -317,3 +319,88 @@ def test_load_backbone_takes_any_module(tmp_path):
     torch.save(network.state_dict(), tmp_path / "w.pth")
     report = load_backbone(timm.create_model("test_resnet", in_chans=2, num_classes=5), tmp_path / "w.pth")
     assert (report.dropped, report.missing) == ({"head": 2}, 2)
+
+
+# --- tokens of other transformers
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "prefix"),
+    [("vit_small_patch16_dinov3", 64, 5), ("eva02_tiny_patch14_224", 56, 1), ("beit_base_patch16_224", 64, 1)],
+)
+def test_eva_dinov3_and_beit_have_a_cls_token(tmp_path, model, size, prefix):
+    """The feature is timm's first token behind its norms; the default stays timm's own pooling."""
+    backbone = build_backbone(Model(model=model, weights="random", input_size=size, pool="cls"), 0)
+    vit = backbone.module.vit
+    images = torch.linspace(-2, 2, 2 * size * size).view(1, 2, size, size)
+    with torch.inference_mode():
+        tokens = vit.forward_features(images)
+        assert tokens.shape[1] == prefix + (size // vit.patch_embed.patch_size[0]) ** 2
+        torch.testing.assert_close(backbone.module(images), vit.fc_norm(tokens[:, 0]))
+    assert (backbone.pool, backbone.feature_dim) == ("cls", tokens.shape[2])
+    torch.save({"model": vit.state_dict()}, tmp_path / "w.pth")
+    again = build_backbone(Model(model=model, weights=str(tmp_path / "w.pth"), input_size=size, pool="cls"), 1)
+    assert again.fingerprint() == backbone.fingerprint()
+    assert build_backbone(Model(model=model, weights="random", input_size=size), 0).pool == "mean"
+
+
+def test_a_position_embedding_of_eva_is_resized_behind_its_token(tmp_path):
+    build = {"model": "eva02_tiny_patch14_224", "pool": "cls"}
+    small = build_backbone(Model(weights="random", input_size=56, **build), 0).module.vit
+    torch.save(small.state_dict(), tmp_path / "w.pth")
+    state = read_state(tmp_path / "w.pth")
+    with torch.device("meta"):
+        large = timm.create_model("eva02_tiny_patch14_224", in_chans=2, num_classes=0, img_size=84)
+    tensors, report = account(large, state, r".*rope.*")
+    assert report.interpolated
+    assert tensors["pos_embed"].shape == (1, 37, 192)
+    assert torch.equal(tensors["pos_embed"][:, 0], small.pos_embed[:, 0])
+
+
+# --- what a stranger's file could bring along
+
+
+def test_a_factory_is_named_before_its_module_is_imported(tmp_path, monkeypatch):
+    """`--config` of a stranger may name any importable module: the line stands before what the module itself prints."""
+    (tmp_path / "evilpkg.py").write_text("import sys\nprint('imported', file=sys.stderr)\nfactory = None\n")
+    (tmp_path / "config.toml").write_text(
+        f'[data]\ndataset = "eurosat"\n[model]\nmodel = "evilpkg:factory"\n[execution]\ndata_path = "{shared_world(5)}"\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "evilpkg", raising=False)
+    result = call("linear", "--config", "config.toml", *FOLDERS, cwd=tmp_path)
+    lines = result.err.splitlines()
+    assert result.code == 2
+    assert lines[-1].startswith("error: --model evilpkg:factory made NoneType, no nn.Module")
+    assert lines.index("--model evilpkg:factory: importing evilpkg, which runs its code") < lines.index("imported")
+
+
+@pytest.mark.parametrize("spec", [":f", "..a:f", "a:", "a b:f", "a:f.g", "a:f:g"])
+def test_what_is_not_a_module_and_a_factory_is_refused(spec):
+    with pytest.raises(BenchError, match=r"--model .* is not module:factory; give names of Python"):
+        build_backbone(Model(model=spec, weights="random"), 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"contract": ' * 5000,
+        "9" * 5000,
+        '{"contract": {"bands": ["VV"], "normalizer": "\x1b[2J"}}',
+        '{"contract": 7}',
+        "[]",
+        "{}",
+        '"',
+    ],
+)
+def test_a_damaged_contract_in_metadata_is_refused(tmp_path, text):
+    """In safetensors and in a `.pth`: one line, whatever the metadata holds."""
+    vit = build_backbone(Model(model="test_vit", weights="random", input_size=32), 0).module.vit
+    save_file(vit.state_dict(), tmp_path / "w.safetensors", metadata={"fgmae_bench": text})
+    torch.save({"model": vit.state_dict(), "metadata": {"fgmae_bench": text}}, tmp_path / "w.pth")
+    for name in ("w.safetensors", "w.pth"):
+        result = call("weights.__main__", "convert", name, "out.safetensors", cwd=tmp_path)
+        assert said(result)
+        assert name in result.err
+    assert not (tmp_path / "out.safetensors").exists()

@@ -1,4 +1,4 @@
-"""Conversion: every known layout to the backbone's tensors alone, mended where asked for, equal before the file takes
+"""Conversion: every known layout to the backbone's tensors alone, repaired where asked for, equal before the file takes
 its name.
 """
 
@@ -126,11 +126,11 @@ BROKEN = {
 @pytest.mark.parametrize("out", OUTPUTS)
 @pytest.mark.parametrize("kind", BROKEN)
 def test_repair_mends_and_says_so(tmp_path, weights, kind, out):
-    write, mended = BROKEN[kind]
+    write, repaired = BROKEN[kind]
     write(tmp_path / "in.bin", weights)
     result = convert("in.bin", out, "--repair", cwd=tmp_path)
     assert result.code == 0, result.err
-    assert f"mended: {mended}\n" in result.out
+    assert f"repaired: {repaired}\n" in result.out
     vit = tiny_vit()
     assert load_backbone(vit, tmp_path / out).used == ENCODER
     assert torch.equal(features(vit), expected_features(weights))
@@ -149,16 +149,16 @@ def test_half_precision_is_repaired_to_single(tmp_path, weights, dtype):
 def test_numbers_become_tensors(tmp_path, weights):
     pickled(tmp_path / "in.pkl", {"model": encoder(weights) | {"scale": 0.5, "groups": 7, "name": "x", "flag": True}})
     result = convert("in.pkl", "out.pth", "--repair", cwd=tmp_path)
-    assert "mended: number 2" in result.out
+    assert "repaired: number 2" in result.out
     assert "no_tensor 2" in result.out
     tensors = read_state(tmp_path / "out.pth").tensors
     assert (tensors["scale"].item(), tensors["scale"].dtype, tensors["groups"].item()) == (0.5, torch.float32, 7)
 
 
-def test_without_repair_nothing_is_mended(tmp_path, weights):
+def test_without_repair_nothing_is_repaired(tmp_path, weights):
     pickled(tmp_path / "in.pkl", {"model": arrays(weights)})
     line = refused("in.pkl", "out.pth", cwd=tmp_path, run=convert)
-    assert line.endswith(f"in.pkl needs mending: {ENCODER} x numpy array; mend it with --repair")
+    assert line.endswith(f"in.pkl needs repair: {ENCODER} x numpy array; convert it with --repair")
 
 
 HELD = {
@@ -188,8 +188,8 @@ def test_without_repair_lists_and_numbers_are_named_not_dropped(tmp_path, weight
     make, found = HELD[kind]
     torch.save(make(weights), tmp_path / "in.pth")
     line = refused("in.pth", "out.pth", cwd=tmp_path, run=convert)
-    assert f"in.pth needs mending: {found}" in line
-    assert line.endswith("; mend it with --repair")
+    assert f"in.pth needs repair: {found}" in line
+    assert line.endswith("; convert it with --repair")
     assert convert("in.pth", "out.pth", "--repair", cwd=tmp_path).code == 0
     assert load_backbone(tiny_vit(), tmp_path / "out.pth").used == ENCODER if kind != "a number" else True
 
@@ -222,7 +222,7 @@ def test_what_is_no_weight_is_dropped_with_and_without_repair(tmp_path, weights,
     torch.save({**weights, **facts, **beside, "decoder_scales": [1.0, 2.0]}, tmp_path / "in.pth")
     result = convert("in.pth", "out.pth", *flags, cwd=tmp_path)
     assert (result.code, result.err) == (0, "")
-    assert "mended: nothing" in result.out
+    assert "repaired: nothing" in result.out
     assert list(read_state(tmp_path / "out.pth").tensors) == list(encoder(weights))
     assert load_backbone(tiny_vit(), tmp_path / "out.pth").used == ENCODER
 
@@ -236,7 +236,7 @@ def test_lists_that_hold_each_other_take_no_time_and_no_memory(tmp_path, weights
     many = [0.5] * 1000
     for held in ({"a": doubled}, {str(k): many for k in range(1000)}):
         pickled(tmp_path / "in.pkl", {"model": encoder(weights) | held})
-        assert "needs mending" in convert("in.pkl", "out.pth", cwd=tmp_path).err
+        assert "needs repair" in convert("in.pkl", "out.pth", cwd=tmp_path).err
         assert "claim more values than the file holds" in convert("in.pkl", "out.pth", "--repair", cwd=tmp_path).err
     pickled(tmp_path / "in.pkl", {"model": encoder(weights) | {"a": ring}})
     assert "no_tensor 1" in convert("in.pkl", "out.pth", cwd=tmp_path).out
@@ -293,9 +293,9 @@ REFUSALS = {
         ("foreign.pth", "out.pth"),
         "foreign.pth has no known layout: none of its 1 keys is of a known backbone (a.b); save",
     ),
-    "no known layout, mended": (("foreign.pth", "out.pth", "--repair"), "foreign.pth has no known layout"),
+    "no known layout, repaired": (("foreign.pth", "out.pth", "--repair"), "foreign.pth has no known layout"),
     "NaN": (("nan.pth", "out.pth"), "nan.pth: norm.bias holds 3 NaN, 1 infinite; its training has diverged"),
-    "NaN, mended": (("nan.pth", "out.safetensors", "--repair"), "nan.pth: norm.bias holds 3 NaN, 1 infinite; its"),
+    "NaN, repaired": (("nan.pth", "out.safetensors", "--repair"), "nan.pth: norm.bias holds 3 NaN, 1 infinite; its"),
     "NaN in half precision": (
         ("half.pth", "out.pth", "--repair"),
         "half.pth: norm.weight holds 32 infinite, and 1 more tensors hold such",

@@ -235,7 +235,7 @@ def test_a_list_for_a_server(hub, place):
 LISTS = {
     "an unknown name": ("tiny\nfgmea\n", "list:2: 'fgmea' is neither known weights nor a file; did you mean 'fgmae'?"),
     "several models": ("fgmae\n", "list:1: fgmae is for several models; add the model: vit_base_patch16"),
-    "an unknown fact": ("tiny modell=x\n", "list:1: 'modell=x' is no fact of a checkpoint"),
+    "an unknown fact": ("tiny modell=x\n", "list:1: 'modell=x' is not a fact of a checkpoint"),
     "a short hash": ("tiny sha256=abc\n", "list:1: sha256 is 'abc'"),
     "an open quote": ("'tiny\n", "list:1: No closing quotation"),
     "nothing": ("# nothing\n", "list names no checkpoint"),

@@ -19,9 +19,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from fgmae_bench.checkpoints.inert import shown
 from fgmae_bench.checkpoints.layouts import NO_TENSOR, drop_rule, knows, layout_of
 from fgmae_bench.checkpoints.reader import State, read_state
+from fgmae_bench.checkpoints.scan import room_for, shown
 from fgmae_bench.config.contract import InputContract
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.files import replacing
@@ -45,7 +45,7 @@ PIECE = 1 << 24  # bytes that are written at once
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
-    """What a conversion kept, dropped (by rule) and mended (by kind), and the layout that the source had."""
+    """What a conversion kept, dropped (by rule) and repaired (by kind), and the layout that the source had."""
 
     kept: int
     dropped: dict[str, int]
@@ -56,8 +56,8 @@ class Converted:
 def convert(state: State, out: Path, contract: InputContract | None, *, repair: bool) -> Converted:
     """Write the backbone's tensors of `state` to `out`, read them back and compare before the file takes its name.
 
-    Raises BenchError where `out` exists or has another ending, on unknown keys beside the backbone or no known ones, on
-    NaN and infinity, and where something needs mending and `repair` is not asked for.
+    Raises BenchError where `out` exists or has another ending, on unknown keys outside the backbone or no known ones,
+    on NaN and infinity, and where something needs `repair` and it is not asked for.
     """
     if out.exists():
         raise BenchError(f"{out} exists", "remove it or choose another name")
@@ -73,7 +73,8 @@ def convert(state: State, out: Path, contract: InputContract | None, *, repair: 
     mends = _mends(state, tensors)
     if mends and not repair:
         found = ", ".join(f"{count} x {kind}" for kind, count in mends.items())
-        raise BenchError(f"{state.path} needs mending: {found}", "mend it with --repair")
+        raise BenchError(f"{state.path} needs repair: {found}", "convert it with --repair")
+    _require_room(state, tensors, repair)
     _require_finite(state.path, tensors, repair)
     layout = layout_of(state.wrapper, state.prefix, dropped)
     story = {
@@ -93,7 +94,7 @@ def convert(state: State, out: Path, contract: InputContract | None, *, repair: 
 
 
 def backbone_of(state: State) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """(tensors of the backbone, count a drop rule); raises BenchError on keys beside the prefix that no rule knows."""
+    """(tensors of the backbone, count a drop rule); raises BenchError on keys outside the prefix that no rule knows."""
     kept: dict[str, Tensor] = {}
     dropped = Counter[str]()
     for name, tensor in state.tensors.items():
@@ -103,7 +104,7 @@ def backbone_of(state: State) -> tuple[dict[str, Tensor], dict[str, int]]:
             dropped[rule] += 1
     unknown = []
     for name in state.outside:
-        if (rule := drop_rule(name)) is None:
+        if (rule := drop_rule(name, sibling=True)) is None:
             unknown.append(shown(name))
         else:
             dropped[rule] += 1
@@ -130,7 +131,15 @@ def _require_mended(state: State) -> None:
     if waiting:
         found = ", ".join(f"{count} x {kind}" for kind, count in sorted(Counter(waiting.values()).items()))
         names = ", ".join(shown(name) for name in list(waiting)[:5]) + (", ..." if len(waiting) > 5 else "")
-        raise BenchError(f"{state.path} needs mending: {found} ({names})", "mend it with --repair")
+        raise BenchError(f"{state.path} needs repair: {found} ({names})", "convert it with --repair")
+
+
+def _require_room(state: State, tensors: dict[str, Tensor], repair: bool) -> None:
+    """Refuse to write more than the source's bytes account for: many names for the same numbers."""
+    kinds = {name: torch.float32 if repair and t.is_floating_point() else t.dtype for name, t in tensors.items()}
+    total = sum(tensor.numel() * kinds[name].itemsize for name, tensor in tensors.items())
+    if total > room_for(state.bytes):
+        raise BenchError(f"{state.path} has {state.bytes:,} bytes and would become {total:,}", ALONE)
 
 
 def _require_finite(path: Path, tensors: dict[str, Tensor], repair: bool) -> None:
@@ -163,7 +172,7 @@ def _mends(state: State, tensors: dict[str, Tensor]) -> dict[str, int]:
 
 
 def _cast(tensor: Tensor, repair: bool) -> Tensor:
-    """float32 of other floating-point numbers, where mending is asked for."""
+    """float32 of other floating-point numbers, where `repair` is asked for."""
     return tensor.float() if repair and tensor.is_floating_point() else tensor
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgmae_bench.checkpoints.inert import Array, Namespace, Refused, shown
+from fgmae_bench.checkpoints.inert import Array, Foreign, Namespace
+from fgmae_bench.checkpoints.scan import Refused, shown
 
-# Entries that hold the state dict, the first that is there; `teacher` before `student`, as DINO evaluates it.
+# Entries that hold the state dict, the first that is there: `teacher` before `student`, as DINO evaluates it, and
+# averages of the weights (EMA) last, so that they are read only where a file holds no others.
 WRAPPERS = (
     "state_dict",
     "model_state_dict",
@@ -30,30 +33,38 @@ WRAPPERS = (
     "encoder",
     "weights",
     "params",
+    "state_dict_ema",
+    "model_state_dict_ema",
+    "ema_state_dict",
+    "model_ema",
+    "ema_model",
+    "params_ema",
+    "ema",
 )
-# Prefixes of the backbone's keys, longest first; the first with an anchor below it.
-PREFIXES = (
-    "module.base_encoder.",
-    "module.encoder_q.",
-    "module.backbone.",
-    "module.encoder.",
-    "module.model.",
-    "model.backbone.",
-    "model.encoder.",
+# Parts that wrappers of modules put into names at any place: torch.compile, FSDP, activation checkpointing.
+TRANSPARENT = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Prefixes of the backbone's keys, one of each, longest first; the first with an anchor below it. Of two networks that
+# train each other, the one that is evaluated stands first.
+OUTER = ("module.model.", "module.", "model.", "network.", "net.", "")
+INNER = (
+    "online_network.encoder.",
+    "online_network.backbone.",
+    "online_network.",
+    "online_encoder.",
+    "teacher.backbone.",
+    "student.backbone.",
+    "teacher.",
+    "student.",
     "base_encoder.",
     "encoder_q.",
     "backbone.",
     "encoder.",
-    "network.",
-    "model.",
-    "module.",
+    "",
 )
-ANCHORS = (
-    "patch_embed.proj.weight",
-    "conv1.weight",
-    "conv1.0.weight",
-)  # first layer of a ViT, of a ResNet, of a deep stem
-# Rule -> keys that are left out, after the prefix or beside it.
+PREFIXES = tuple(sorted({o + i: None for i in INNER for o in OUTER if o + i}, key=len, reverse=True))
+# First layer of a ViT, of a ResNet, of a deep stem.
+ANCHORS = ("patch_embed.proj.weight", "conv1.weight", "conv1.0.weight")
+# Rule -> keys that are left out, with or without the prefix.
 DROP_RULES = {
     "decoder": r"decoder_.*|decoder\..*|mask_token",
     "hog": r"hog\..*",
@@ -64,14 +75,24 @@ DROP_RULES = {
     "other_modality": r"(s2_encoder|s2_GAP_FFN|joint_encoder)\..*",
     "training": r"(optim|optimizer|scaler|scheduler|lr_scheduler|args|config|cfg|hparams|hyper_parameters)"
     r"(_state|_state_dict)?\..*",
+    "criterion": r"(\w+_)?(criteri(on|ons|a)|loss|losses|loss_fn)\..*",
+    "metrics": r"(\w+_)?metrics?\..*",
 }
-# Numbers beside weights, at the top of a state dict, that no model learns: best_acc1, global_step, last_epoch.
+# Rule -> what else is left out outside the prefix of a backbone.
+SIBLING_RULES = {
+    "head": r"(\w+_)?(heads?|classifier|fc|necks?)\..*",
+    "decoder": r"(\w+_)?decoders?\..*",
+    "projector": r"(\w+_)?(projectors?|projection|predictors?|prototypes)\..*",
+    "other_network": r"(student|teacher|target_\w+|momentum_\w+|((model|backbone|encoder)_)?ema(_model)?)\..*",
+    "metrics": r"(train|training|val|valid|validation|test)_\w+\..*",
+}
+# Numbers at the top of a state dict that no model learns: best_acc1, global_step, last_epoch.
 COUNTERS = r"(\w+_)?(epochs?|steps?|iters?|iterations?|updates|batch_size|lr|seed|loss|acc1?|accuracy|version)"
 # How keys of backbones begin: of each architecture in timm, of CROMA.
 BACKBONE_KEYS = (
     r"cls_token|pos_embed|patch_embed|embeds|conv|stem|features|blocks|layer|stage|norm|body|base_layer|s1_encoder"
 )
-NO_TENSOR = "no_tensor"  # the rule of entries of the state dict that are no tensors
+NO_TENSOR = "no_tensor"  # the rule of entries of the state dict that are not tensors
 HEAD = r"(head|heads|fc|classifier)\..*"
 SCALARS = (bool, int, float, str, bytes, type(None))
 MAX_WRAPPERS, MAX_NESTING, MAX_ENTRIES = 3, 8, 100_000
@@ -87,10 +108,11 @@ class Found:
     notes: tuple[str, ...]
 
 
-def find_state(root: Any, *, numbers: bool = False) -> Found:
-    """Peel wrappers off, at most three, and join nested keys by dots. Raises Refused where `root` is no mapping.
+def find_state(root: Any, room: int, *, numbers: bool = False) -> Found:
+    """Peel wrappers off, at most three, and join nested keys by dots, of at most `room` characters in all.
 
-    With `numbers`, mappings of lists of numbers count as state dicts where none holds tensors.
+    With `numbers`, mappings of lists of numbers count as state dicts where none holds tensors. Raises Refused where
+    `root` is not a mapping, or two of its keys are one name.
     """
     wrappers: list[str] = []
     others: dict[str, str] = {}
@@ -107,21 +129,34 @@ def find_state(root: Any, *, numbers: bool = False) -> Found:
             break
         if len(present) > 1:
             notes.append(f"'{present[0]}' is read, not {', '.join(present[1:])}")
+        elif "ema" in present[0]:
+            notes.append(f"'{present[0]}' is read: averaged weights, the file has no others")
         wrappers.append(present[0])
         others |= dict(_texts((name, value) for name, value in dict.items(root) if name != present[0]))
         root = root[present[0]]
-    values: dict[str, Any] = {}
-    for name, value in _flat(root, "", set(), 0):
-        if name in values:
-            raise Refused(f"it holds {shown(name)} twice")
-        values[name] = value
+    values, unwrapped = _named(root, room // 4)
+    notes += [f"{part} is taken out of {count} names" for part, count in sorted(unwrapped.items())]
     return Found(values=values, wrapper=".".join(wrappers), others=others, notes=tuple(notes))
 
 
+def _named(mapping: dict[Any, Any], room: int) -> tuple[dict[str, Any], Counter[str]]:
+    """(values by dotted name without transparent parts, count of names a transparent part was taken out of)."""
+    values: dict[str, Any] = {}
+    unwrapped: Counter[str] = Counter()
+    for full, value in _flat(mapping, "", set(), 0):
+        name = TRANSPARENT.sub("", full)
+        unwrapped.update(set(TRANSPARENT.findall(full)))
+        if name in values:
+            raise Refused(f"it holds {shown(name)} twice")
+        room -= len(full)
+        if room < 0:
+            raise Refused("its names are longer than the file")
+        values[name] = value
+    return values, unwrapped
+
+
 def prefix_of(names: Collection[str]) -> str:
-    """The prefix below which the backbone lies, "" for a bare state dict; without an anchor only one that all keys
-    carry.
-    """
+    """The backbone's prefix, "" for a bare state dict; without an anchor only one that all keys carry."""
     for prefix in PREFIXES:
         if any(prefix + anchor in names for anchor in ANCHORS):
             return prefix
@@ -143,10 +178,14 @@ def layout_of(wrapper: str, prefix: str, rules: Collection[str]) -> str:
     return "mae" if "decoder" in rules and wrapper else "encoder"
 
 
-def drop_rule(name: str) -> str | None:
-    """Name of the rule that leaves this key out, None for a key of the backbone or an unknown one."""
-    bare = re.sub(r"^(module|model|network)\.", "", name)
-    return next((rule for rule, pattern in DROP_RULES.items() if re.fullmatch(pattern, bare)), None)
+def drop_rule(name: str, *, sibling: bool = False) -> str | None:
+    """Name of the rule that leaves this key out, None for a key of the backbone or an unknown one.
+
+    `sibling`: the key, in full, is outside the backbone's prefix, where more is left out.
+    """
+    bare = re.sub(r"^((module|model|network|net)\.)+", "", name)
+    rules = [*DROP_RULES.items(), *(SIBLING_RULES.items() if sibling else ())]
+    return next((rule for rule, pattern in rules if re.fullmatch(pattern, bare)), None)
 
 
 def is_head(name: str) -> bool:
@@ -162,14 +201,16 @@ def described(value: Any) -> str:
         return shown("[" + ", ".join(shown(part, 20) for part in value) + "]", 60)
     tensor = value.tensor if isinstance(value, Array) else value
     if isinstance(tensor, Tensor):
-        return f"tensor {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+        return shown(f"tensor {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}", 60)
     if isinstance(value, dict | list | tuple):
         return f"{'mapping' if isinstance(value, dict) else 'list'} of {len(value)}"
+    if isinstance(value, Foreign):
+        return "an object that is not read"
     return "namespace" if isinstance(value, Namespace) else "something else"
 
 
 def _texts(items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, str]]:
-    """(name, text) of entries beside the state dict; a namespace or small mapping of scalars one line a value."""
+    """(name, text) of entries around the state dict; a namespace or small mapping of scalars one line a value."""
     for name, value in items:
         inner = value.values if isinstance(value, Namespace) else value if name == "metadata" else None
         if isinstance(inner, dict):
@@ -247,7 +288,7 @@ def _joined(value: Any) -> Tensor:
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
-    """Whether all are numbers that a tensor can hold; a truth value is none."""
+    """Whether all are numbers that a tensor can hold; truth values are not."""
     kinds = set(map(type, values))
     return (
         bool(kinds) and kinds <= {int, float} and (kinds != {int} or (min(values) >= -(2**63) and max(values) < 2**63))
@@ -261,7 +302,7 @@ def _flat(mapping: dict[Any, Any], prefix: str, seen: set[int], depth: int) -> I
     seen.add(id(mapping))
     for key, value in dict.items(mapping):
         if not isinstance(key, str | int):
-            raise Refused("its state dict has keys that are no text")
+            raise Refused("its state dict has keys that are not text")
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.", seen, depth + 1)
         else:

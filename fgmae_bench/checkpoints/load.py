@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from fgmae_bench.checkpoints.inert import shown
 from fgmae_bench.checkpoints.layouts import NO_TENSOR, drop_rule, is_head
 from fgmae_bench.checkpoints.reader import MEND, State, read_state
+from fgmae_bench.checkpoints.scan import shown
 from fgmae_bench.checkpoints.shapes import geometry, named_widths
 from fgmae_bench.errors import BenchError
 
@@ -59,7 +61,7 @@ def load_state(module: nn.Module, state: State, optional: str = "") -> LoadRepor
 
 
 def account(module: nn.Module, state: State, optional: str = "") -> tuple[dict[str, Tensor], LoadReport]:
-    """(tensors for `module`, float32 where they are weights; what became of each key). `module` may lie on the meta
+    """(tensors for `module`, float32 where they are weights; what became of each key). `module` may be on the meta
     device.
 
     `optional`: pattern of the keys that a file may lack. Tensors that are not used are neither copied nor read. Raises
@@ -110,8 +112,8 @@ def _of_shape(state: State, name: str, tensor: Tensor, wanted: tuple[int, ...]) 
 
 def _resized(module: nn.Module, embed: Tensor, wanted: tuple[int, ...], path: Path) -> Tensor:
     """The position embedding on the model's grid; torchgeo's transformers have one CLS token and a square grid."""
-    if isinstance(module, VisionTransformer):
-        prefix_tokens = 0 if module.no_embed_class else module.num_prefix_tokens
+    if isinstance(module, VisionTransformer | Eva | Beit):
+        prefix_tokens = 0 if getattr(module, "no_embed_class", False) else module.num_prefix_tokens
         return resize_pos_embed(embed, module.patch_embed.grid_size, prefix_tokens, wanted, path)
     side = math.isqrt(wanted[1] - 1)
     return resize_pos_embed(embed, (side, side), 1, wanted, path)
@@ -122,7 +124,7 @@ def resize_pos_embed(
 ) -> Tensor:
     """(1, prefix + n*n, D) to (1, prefix + h*w, D): bicubic without antialiasing, prefix tokens kept.
 
-    MAE's `interpolate_pos_embed` (facebookresearch/mae, util/pos_embed.py). Raises BenchError where the old grid is no
+    MAE's `interpolate_pos_embed` (facebookresearch/mae, util/pos_embed.py). Raises BenchError where the old grid is not
     square.
     """
     side = math.isqrt(max(embed.shape[1] - prefix_tokens, 0)) if embed.dim() == 3 else 0
@@ -133,7 +135,7 @@ def resize_pos_embed(
         or side * side + prefix_tokens != embed.shape[1]
         or embed.shape[2] != wanted[2]
     ):
-        grid_text = f"is no square grid behind {prefix_tokens} token(s), the model wants {tuple(wanted)}"
+        grid_text = f"is not a square grid behind {prefix_tokens} token(s), the model wants {tuple(wanted)}"
         raise BenchError(f"{path}: pos_embed {tuple(embed.shape)} {grid_text}", WHICH)
     kept, patches = embed[:, :prefix_tokens], embed[:, prefix_tokens:]
     square = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, D, n, n)
@@ -174,8 +176,9 @@ def _sorted_keys(state: State, wanted: dict[str, tuple[int, ...]]) -> tuple[list
     """(used keys, count a drop rule). Raises BenchError that lists the keys which are neither."""
     used = [name for name in state.tensors if name in wanted]
     unknown, dropped = [], Counter[str]()
-    for name in [*(name for name in state.tensors if name not in wanted), *state.outside]:
-        if (rule := drop_rule(name)) is not None:
+    others = [(name, False) for name in state.tensors if name not in wanted]
+    for name, sibling in [*others, *((name, True) for name in state.outside)]:
+        if (rule := drop_rule(name, sibling=sibling)) is not None:
             dropped[rule] += 1
         else:
             unknown.append(name)
@@ -196,6 +199,8 @@ def _require_all(state: State, used: list[str], wanted: list[str]) -> None:
         return
     tuned = "norm.weight" in missing and "fc_norm.weight" in state.tensors
     hint = " (its final norm is fc_norm: fine-tuned with mean pooling)" if tuned else ""
+    if re.search(r"-\d{5}-of-\d{5}\.", state.path.name):
+        hint = " (it is one file of several: give their index, *.safetensors.index.json)"
     raise BenchError(f"{state.path} lacks {len(missing)} keys of the model: {_listed(missing)}{hint}", WHICH)
 
 

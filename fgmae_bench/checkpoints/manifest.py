@@ -1,7 +1,6 @@
-"""The manifest of known checkpoints: where each lies, what it is, and the input contract it was trained under; facts in
-TOML.
+"""The manifest of known checkpoints: where each is found, what it is, and the input contract of its training; in TOML.
 
-The shipped one is `manifest.toml` beside this file. Users add theirs in a file of the same form:
+The shipped one is `manifest.toml` in this folder. Users add theirs in a file of the same form:
 `$FGMAE_BENCH_WEIGHTS`, by default `~/.config/fgmae_bench/weights.toml`; its entries stand above shipped ones of the
 same name and model.
 """
@@ -94,7 +93,7 @@ def user_manifest() -> Path | None:
 
 
 def read_manifest(path: Path, known: dict[str, StatedContract]) -> Manifest:
-    """Read and check a manifest; `known` are contracts that its entries may name beside its own.
+    """Read and check a manifest; `known` are contracts that its entries may name in addition to its own.
 
     Raises BenchError, naming file and entry, on an entry without a contract, repeats, unknown names and values that
     cannot be.

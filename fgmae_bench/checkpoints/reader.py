@@ -1,4 +1,4 @@
-"""A checkpoint file to tensors: torch's zip and older format, plain pickles, safetensors, told apart by content;
+"""A checkpoint file to tensors: torch's zip and older format, plain pickles, safetensors, recognised by content;
 nothing is executed.
 """
 
@@ -11,35 +11,35 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fgmae_bench.checkpoints import layouts
-from fgmae_bench.checkpoints.inert import (
-    LEGACY_MAGIC,
-    PLAIN,
-    SAFE_GLOBALS,
-    Array,
-    PlainUnpickler,
-    Refused,
-    scan,
-    scan_legacy,
-    shown,
+from fgmae_bench.checkpoints.inert import MAX_AXES, Array, InertUnpickler, stand_in
+from fgmae_bench.checkpoints.safetensors_files import (
+    INDEX,
+    MAX_HEADER,
+    read_safetensors,
+    read_sharded,
+    sha256_of_sharded,
+    shards_of,
 )
-from fgmae_bench.checkpoints.torch_zip import read_newer, scan_zip
+from fgmae_bench.checkpoints.scan import AGAIN, Refused, room_for, scan, shown
+from fgmae_bench.checkpoints.torch_files import LEGACY_MAGIC, PLAIN, read_legacy, read_zip
 from fgmae_bench.errors import BenchError
 from fgmae_bench.hub.checksums import sha256_of
 
-MAX_HEADER = 100_000_000  # of safetensors, the limit of its library
+SHARDED = "sharded safetensors"
+SKIPPED_NAMED = 5
 ANEW = "save its state dict anew where you trust it: torch.save({'model': model.state_dict()}, FILE)"
 MEND = "make tensors of them with: python -m fgmae_bench.weights convert IN OUT --repair"
-AGAIN = "get the file again and compare its SHA-256 with the source's"
 # What readers raise on bytes that are not what they seem.
 DAMAGE = (
     pickle.UnpicklingError,
@@ -62,10 +62,10 @@ DAMAGE = (
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """The state dict of a file. `tensors` keep the file's dtype and, where the format allows, lie in the mapped file.
+    """The state dict of a file. `tensors` keep the file's dtype and, where the format allows, stay in the mapped file.
 
-    `tensors`: without `prefix`; `outside`: keys that do not carry it, in full; `plain`: values that are no tensors, as
-    text; `others`: what stands beside the state dict, as text; `metadata`: texts of an entry of that name, whole;
+    `tensors`: without `prefix`; `outside`: keys that do not carry it, in full; `plain`: values that are not tensors, as
+    text; `others`: what else the file holds, as text; `metadata`: texts of an entry of that name, whole;
     `mended`: names of tensors that the file holds as something else, and as what; `unmended`: those of `plain` that
     `repair` would make tensors of.
     """
@@ -90,57 +90,79 @@ def read_state(path: Path, *, repair: bool = False) -> State:
     """The tensors of a checkpoint file and what was peeled off around them; `repair` makes tensors of lists and numbers
     too.
 
-    Raises BenchError, naming the file, on anything that is not tensors, numpy arrays, plain containers or an
-    argparse.Namespace, on damage, and where no tensors are found.
+    Raises BenchError, naming the file, where it holds what has no place in a checkpoint, more than there is room for,
+    or no tensors, and on damage.
     """
     kind = file_format(path)
     with _refusing(path):
-        root = FORMATS[kind](path)
-        found = layouts.find_state(root, numbers=repair)
-        named: dict[str, Tensor] = {}
-        mended: dict[str, str] = {}
-        unmended: dict[str, str] = {}
-        shapes: dict[int, tuple[int, ...] | None] = {}
-        room = path.stat().st_size  # a file holds no more numbers than bytes
-        for name, value in found.values.items():
-            if isinstance(value, Tensor | Array):
-                named[name] = _tensor(value)
-                if isinstance(value, Array):
-                    mended[name] = "numpy array"
-            elif (shape := layouts.mendable(name, value, shapes)) is not None:
-                (mended if repair else unmended)[name] = "list" if shape else "number"
-                if repair:
-                    room -= math.prod(shape)
-                    named[name] = _made(name, value, room)
-        _require_in_file(named, path.stat().st_size)
-        prefix = layouts.prefix_of({**named, **unmended}) or layouts.prefix_of(named)
-        digest = sha256_of(path)
-    if not named:
-        raise _no_tensors(path, len(unmended))
-    plain = {name: layouts.described(value) for name, value in found.values.items() if name not in named}
+        size = sum(part.stat().st_size for part in (shards_of(path) if kind == SHARDED else [path]))
+        root, skipped = FORMATS[kind](path)
+        found = layouts.find_state(root, room_for(size), numbers=repair)
+        values = _sorted_values(found.values, repair, size)
+        held = {**values.named, **values.unmended}
+        prefix = layouts.prefix_of(held) or layouts.prefix_of(values.named)
+        digest = sha256_of_sharded(path) if kind == SHARDED else sha256_of(path)
+    if not values.named:
+        raise _no_tensors(path, len(values.unmended))
+    own = kind in ("safetensors", SHARDED)  # the wrapper is ours, not the file's
     return State(
         path=path,
         format=kind,
-        bytes=path.stat().st_size,
+        bytes=size,
         sha256=digest,
         prefix=prefix,
-        wrapper="" if kind == "safetensors" else found.wrapper,
-        tensors={name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)},
-        outside={name: tensor for name, tensor in named.items() if not name.startswith(prefix)},
-        plain=plain,
+        wrapper="" if own else found.wrapper,
+        tensors={name.removeprefix(prefix): held for name, held in values.named.items() if name.startswith(prefix)},
+        outside={name: tensor for name, tensor in values.named.items() if not name.startswith(prefix)},
+        plain={name: layouts.described(value) for name, value in found.values.items() if name not in values.named},
         others=found.others,
-        notes=found.notes,
+        notes=(*found.notes, *_skipped_note(skipped)),
         metadata=_metadata(root),
-        mended=mended,
-        unmended=unmended,
+        mended=values.mended,
+        unmended=values.unmended,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Values:
+    """Entries of a state dict: tensors, and names of those that are, or could be, made of something else."""
+
+    named: dict[str, Tensor] = field(default_factory=dict)
+    mended: dict[str, str] = field(default_factory=dict)
+    unmended: dict[str, str] = field(default_factory=dict)
+
+
+def _sorted_values(entries: dict[str, Any], repair: bool, size: int) -> _Values:
+    """Tensors of a file of `size` bytes; with `repair` also those made of lists and numbers."""
+    values = _Values()
+    shapes: dict[int, tuple[int, ...] | None] = {}
+    room = size  # a file holds no more numbers than bytes
+    for name, value in entries.items():
+        if isinstance(value, Tensor | Array):
+            values.named[name] = _tensor(value)
+            if isinstance(value, Array):
+                values.mended[name] = "numpy array"
+        elif (shape := layouts.mendable(name, value, shapes)) is not None:
+            (values.mended if repair else values.unmended)[name] = "list" if shape else "number"
+            if repair:
+                room -= math.prod(shape)
+                values.named[name] = _made(name, value, room)
+    _require_in_file(values.named, size)
+    return values
+
+
+def _skipped_note(skipped: Collection[str]) -> list[str]:
+    """One note on the objects of a file that are not tensors, [] without any."""
+    names = [shown(name) for name in list(skipped)[:SKIPPED_NAMED]]
+    more = f" and {len(skipped) - SKIPPED_NAMED} more" if len(skipped) > SKIPPED_NAMED else ""
+    return [f"objects that are not tensors are skipped: {', '.join(names)}{more}"] if names else []
 
 
 def file_format(path: Path) -> str:
     """Name of the format by content, a key of FORMATS. Raises BenchError on a missing, empty or foreign file."""
     with _refusing(path):
         if not path.is_file():
-            state = "no file" if path.exists() else "not there"
+            state = "not a file" if path.exists() else "not there"
             raise BenchError(f"{path} is {state}", "give the path of a checkpoint file")
         size = path.stat().st_size
         with open(path, "rb") as stream:
@@ -154,6 +176,8 @@ def file_format(path: Path) -> str:
     if head[:1] == b"\x80" and LEGACY_MAGIC[2:] in head[:32]:
         what = f"{path} is of torch's older format in pickle protocol {head[1]}, which is read in protocol 2 alone"
         raise BenchError(what, "save it again where you trust it: torch.save(state_dict, FILE)")
+    if head.lstrip()[:1] == b"{" and path.name.endswith(INDEX):
+        return SHARDED
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= min(size - 8, MAX_HEADER):
         return "safetensors"
     if head[:1] == b"\x80" and head[1:2] <= b"\x05":
@@ -167,55 +191,46 @@ def file_format(path: Path) -> str:
             "get the file itself, not a page or pointer about it",
         )
     raise BenchError(
-        f"{path} is no checkpoint, or only a part of one", f"give a .pth, .pt, .pkl or .safetensors file, or {AGAIN}"
+        f"{path} is not a checkpoint, or only a part of one", f"give a .pth, .pt, .pkl or .safetensors file, or {AGAIN}"
     )
 
 
-def _read_zip(path: Path) -> Any:
-    """torch.save since 1.6: checksums first, then tensors that lie in the mapped file."""
-    with zipfile.ZipFile(path) as archive:
-        newer = scan_zip(archive, path.stat().st_size)
-        damaged = archive.testzip()
-        if damaged is not None:
-            raise BenchError(f"{path} is damaged: the checksum of its part {shown(damaged)} does not match", AGAIN)
-        if newer is not None:
-            return read_newer(archive, newer, path)
-    with torch.serialization.safe_globals(SAFE_GLOBALS), open(path, "rb") as stream:
-        if path.suffix == ".safetensors":  # torch.load goes by the ending
-            return torch.load(stream, map_location="cpu", weights_only=True)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-
-
-def _read_legacy(path: Path) -> Any:
-    """torch.save before 1.6; cannot be mapped."""
+def _read_legacy(path: Path) -> Content:
+    """torch.save before 1.6."""
     with _mapped(path) as stream:
-        scan_legacy(stream)
-    with torch.serialization.safe_globals(SAFE_GLOBALS), open(path, "rb") as stream:
-        return torch.load(stream, map_location="cpu", weights_only=True)
+        return read_legacy(stream, path.stat().st_size)
 
 
-def _read_pickle(path: Path) -> Any:
+def _read_pickle(path: Path) -> Content:
     """A plain pickle of containers with tensors and numpy arrays."""
     with _mapped(path) as stream:
-        scan(stream, PLAIN, pickle.HIGHEST_PROTOCOL)
+        scan(stream, partial(stand_in, PLAIN), pickle.HIGHEST_PROTOCOL, path.stat().st_size)
         if stream.tell() != path.stat().st_size:
             raise ValueError("bytes follow after its end")
         stream.seek(0)
-        return PlainUnpickler(stream).load()
+        unpickler = InertUnpickler(stream, PLAIN)
+        return unpickler.load(), unpickler.skipped
 
 
-def _read_safetensors(path: Path) -> Any:
-    """safetensors, its metadata beside the tensors as `others`."""
-    with safe_open(path, framework="pt", device="cpu") as archive:
-        tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 - no mapping
-        return {"state_dict": tensors, "metadata": archive.metadata() or {}}
+def _read_safetensors(path: Path) -> Content:
+    """safetensors, its metadata as `others`."""
+    tensors, metadata = read_safetensors(path)
+    return {"state_dict": tensors, "metadata": metadata}, ()
 
 
-FORMATS: dict[str, Callable[[Path], Any]] = {
-    "torch zip": _read_zip,
+def _read_sharded(path: Path) -> Content:
+    """Several safetensors files and the index that names them."""
+    tensors, metadata = read_sharded(path)
+    return {"state_dict": tensors, "metadata": metadata}, ()
+
+
+Content = tuple[Any, Collection[str]]  # (what the file holds, names of the foreign objects that were skipped)
+FORMATS: dict[str, Callable[[Path], Content]] = {
+    "torch zip": read_zip,
     "torch legacy": _read_legacy,
     "pickle": _read_pickle,
     "safetensors": _read_safetensors,
+    SHARDED: _read_sharded,
 }
 
 
@@ -245,13 +260,11 @@ def _refusing(path: Path) -> Iterator[None]:
 def _tensor(value: Tensor | Array) -> Tensor:
     """A plain dense tensor in memory."""
     tensor = value.tensor if isinstance(value, Array) else value.detach()
-    if (
-        type(tensor) is not Tensor
-        or tensor.layout != torch.strided
-        or tensor.device.type != "cpu"
-        or tensor.is_quantized
-    ):
+    plain = type(tensor) is Tensor and tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if tensor is None or not plain or tensor.is_quantized:
         raise Refused("it holds a tensor that is not plain and dense")
+    if tensor.dim() > MAX_AXES:
+        raise Refused(f"it holds a tensor of {tensor.dim()} axes")
     return tensor
 
 
@@ -270,7 +283,7 @@ def _no_tensors(path: Path, unmended: int) -> BenchError:
 
 
 def _metadata(root: Any) -> dict[str, str]:
-    """Texts of the entry `metadata` beside the state dict."""
+    """Texts of the file's entry `metadata`."""
     held = dict.get(root, "metadata") if isinstance(root, dict) else None
     return (
         {key: text for key, text in dict.items(held) if type(key) is type(text) is str}
@@ -280,7 +293,12 @@ def _metadata(root: Any) -> dict[str, str]:
 
 
 def _require_in_file(tensors: dict[str, Tensor], size: int) -> None:
-    """Refuse a tensor that claims more values than the file could hold: repeated, or never written."""
+    """Refuse tensors that claim more values than a file of `size` bytes could hold: repeated, or never written."""
+    total = 0
     for name, tensor in tensors.items():
-        if math.prod(tensor.shape) * tensor.element_size() > size:
+        claimed = math.prod(tensor.shape) * tensor.element_size()
+        total += claimed
+        if claimed > size:
             raise Refused(f"its tensor {shown(name)} {tuple(tensor.shape)} claims more values than the file holds")
+    if total > room_for(size):
+        raise Refused(f"its tensors claim {total:,} bytes of values, the file has {size:,}")

@@ -1,6 +1,4 @@
-"""Named weights: which published file belongs to which model, what it was trained on, and where it lies once it was
-fetched.
-"""
+"""Named weights: which published file belongs to which model, its training data, where it is once fetched."""
 
 from __future__ import annotations
 
@@ -91,7 +89,7 @@ def published(name: str, model: str) -> Published:
 
 
 def by_file(path: Path, sha256: str | None = None) -> Published | None:
-    """The entry that a file is, by its SHA-256 or by its published name; None where it is none."""
+    """The entry that a file is, by its SHA-256 or by its published name; None for any other."""
     entries = [entry for models in registered().values() for entry in models.values()]
     same = [entry for entry in entries if sha256 and entry.sha256 == sha256]
     return next(iter(same or [entry for entry in entries if Path(entry.hub.file).name == path.name]), None)
@@ -103,7 +101,7 @@ def default_cache() -> Path:
 
 
 def weights_folder(cache: Path | None = None) -> Path:
-    """Where fetched weights lie: `weights` in the cache folder."""
+    """The folder of fetched weights: `weights` in the cache folder."""
     return (cache.expanduser() if cache else default_cache()) / "weights"
 
 
@@ -126,17 +124,18 @@ def locate(name: str, model: str, cache: Path) -> Path:
     return path
 
 
-def fetch_weights(name: str, model: str, folder: Path, source: Path | None = None) -> Fetched:
+def fetch_weights(name: str, model: str, folder: Path, source: Path | None = None, *, repin: bool = False) -> Fetched:
     """Fetch and verify a named file into a weights folder, from the hub or from a folder that holds the published
-    files.
+    files. `repin` fetches it anew and replaces its pin.
     """
     entry = published(name, model)
-    target, pins = place_of(name, entry, folder), folder / PINS
+    target, pins, size = place_of(name, entry, folder), folder / PINS, entry.entry.size
     if source is None:
-        return fetch(entry.hub, target, sha256=entry.sha256, pins=pins)
-    return adopt(entry.hub, source / entry.hub.file, target, sha256=entry.sha256, pins=pins)
+        return fetch(entry.hub, target, sha256=entry.sha256, size=size, pins=pins, repin=repin)
+    file = source / entry.hub.file
+    return adopt(entry.hub, file, target, sha256=entry.sha256, size=size, pins=pins, repin=repin)
 
 
 def place_of(name: str, entry: Published, folder: Path) -> Path:
-    """Where a named file lies in a weights folder, or will."""
+    """The path of a named file in a weights folder, fetched or not."""
     return folder / name / entry.hub.file

@@ -60,7 +60,7 @@ class Geometry:
 
 
 def geometry(shapes: Mapping[str, Sequence[int]]) -> Geometry | None:
-    """The geometry of a state dict without prefix, None where it is no ViT."""
+    """The geometry of a state dict without prefix, None for anything but a ViT."""
     projection = tuple(shapes.get("patch_embed.proj.weight", ()))
     blocks = [int(found[1]) for name in shapes if (found := re.match(r"blocks\.(\d{1,6})\.", name))]
     if len(projection) != 4:

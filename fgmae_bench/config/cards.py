@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from fgmae_bench.config.strict import from_plain, load_toml
@@ -151,15 +152,15 @@ def find_card(dataset: str) -> Path:
     """Path of a card given its name or its own path; the repository's copy wins over the wheel's."""
     if dataset.endswith(".toml") or "/" in dataset:
         path = Path(dataset).expanduser()
-        path = path / "card.toml" if path.is_dir() else path
-        if not path.is_file():
+        path = path / "card.toml" if os.path.isdir(path) else path
+        if not os.path.isfile(path):  # false for names that no file system takes, where pathlib raises
             raise BenchError(
                 f"card {path} does not exist",
                 "give the path of a card.toml, or a name from: " + ", ".join(card_names()),
             )
         return path.resolve()
     for root in (REPOSITORY_CARDS, WHEEL_CARDS):
-        if (root / dataset / "card.toml").is_file():
+        if os.path.isfile(root / dataset / "card.toml"):
             return root / dataset / "card.toml"
     raise unknown("dataset", dataset, card_names())
 
@@ -226,6 +227,8 @@ def _check(card: Card) -> None:
     require(re.fullmatch(r"[a-z0-9_]+", card.name), f"name '{card.name}'", "use lower-case letters, digits and _")
     require(len(set(card.classes)) == len(card.classes) >= 2, "classes", "give two or more different names")
     _check_signal(card.signal, require)
+    for folder in (card.signal.folder, *(source.folder for source in card.label_sources.values())):
+        require(_inside(folder), f"folder '{folder}'", "name a folder of the data's, without .. or a leading /")
     for name in (card.default_split, card.recommended_split):
         require(
             name in card.splits,
@@ -269,6 +272,12 @@ def _check_signal(signal: Signal, require: _Requirement) -> None:
 
 
 def _check_split(split: Split, where: str, require: _Requirement) -> None:
+    for name in split.files.values():
+        require(
+            _inside(name),
+            f"{where}.files names '{name}'",
+            "name a file of the data's folder, without .. or a leading /",
+        )
     if split.kind == "lists":
         require(
             {"train", "test"} <= set(split.files) <= {"train", "val", "test"},
@@ -294,6 +303,12 @@ def _check_split(split: Split, where: str, require: _Requirement) -> None:
         require(split.block_km and split.buffer_m is not None, f"{where}: block_km or buffer_m is missing", "add both")
     if split.kind == "tile":
         require(split.buffer_patches is not None, f"{where}: buffer_patches is missing", "add it")
+
+
+def _inside(name: str) -> bool:
+    """Whether a name that a card gives stays in the folder it is joined to."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 class _Requirement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
 import types
 import typing
@@ -13,17 +14,41 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from fgmae_bench.errors import BenchError, closest
 
+MAX_BYTES, MAX_DEPTH = 4 << 20, 64  # of a file of settings: size, and how deep it may be nested
+_PART = rb"[\w\"'-]++[ \t]*+\.[ \t]*+"
+LONG_KEY = re.compile(rb"(?<![\w\"'-])(?:%s){%d}" % (_PART, MAX_DEPTH))
 T = TypeVar("T")
 
 
 def load_toml(path: Path) -> dict[str, Any]:
     """Parse a TOML file; raises BenchError naming the file when it is missing or malformed."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BenchError(f"{path}: not valid TOML ({error})", "correct the file") from error
+        with open(path, "rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})", "check the path") from error
+    if len(content) > MAX_BYTES:
+        raise BenchError(f"{path}: more than {MAX_BYTES} bytes, which is too large for settings", "give a smaller file")
+    if LONG_KEY.search(content):  # tomllib takes minutes for a key of 50,000 parts
+        raise BenchError(f"{path}: a dotted key of more than {MAX_DEPTH} parts", "correct the file")
+    try:
+        loaded = tomllib.loads(content.decode("utf-8-sig"))
+    except ValueError as error:  # of TOML, of UTF-8, or of a number with thousands of digits
+        raise BenchError(f"{path}: not valid TOML ({error})", "correct the file") from error
+    except RecursionError as error:
+        raise BenchError(f"{path}: nested too deeply", "correct the file") from error
+    if deeper_than(loaded, MAX_DEPTH):
+        raise BenchError(f"{path}: nested more than {MAX_DEPTH} levels deep", "correct the file")
+    return loaded
+
+
+def deeper_than(value: Any, depth: int) -> bool:
+    """Whether lists and tables are nested more than `depth` levels deep; asked without recursion."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(depth):
+        inner = (part for item in level for part in (item.values() if isinstance(item, dict) else item))
+        level = [part for part in inner if isinstance(part, dict | list)]
+    return bool(level)
 
 
 def plain_path(value: Any, where: str) -> Any:
@@ -65,7 +90,7 @@ def from_plain(kind: type[T], value: Any, where: str) -> T:
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init and not f.metadata.get("derived")}  # type: ignore[arg-type]
     for key in value:
         if key not in fields:
-            raise BenchError(f"{where}: unknown key '{key}'", closest(key, fields))
+            raise BenchError(f"{where}: unknown key {_shown(key)}", closest(key[:200], fields))
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in value:
@@ -82,23 +107,29 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         return _convert_union(arguments, value, where)
     if origin is Literal:
         if value not in arguments:
-            raise BenchError(f"{where} is {value!r}", closest(str(value), map(str, arguments)))
+            raise BenchError(f"{where} is {_shown(value)}", closest(str(value)[:200], map(str, arguments)))
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise BenchError(f"{where} is {value!r}", "give a list")
+            raise BenchError(f"{where} is {_shown(value)}", "give a list")
         return tuple(convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
-            raise BenchError(f"{where} is {value!r}", "give a table")
+            raise BenchError(f"{where} is {_shown(value)}", "give a table")
         return {key: convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return from_plain(hint, value, where)  # type: ignore[arg-type]
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023:
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise BenchError(f"{where} is {value!r}", f"give a value of type {hint.__name__}")
+        raise BenchError(f"{where} is {_shown(value)}", f"give a value of type {hint.__name__}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value as a message names it."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -112,4 +143,4 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
             return convert(option, value, where)
         except BenchError as error:
             problem = error
-    raise problem or BenchError(f"{where} is {value!r}", "remove it")
+    raise problem or BenchError(f"{where} is {_shown(value)}", "remove it")

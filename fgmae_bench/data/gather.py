@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 
 from fgmae_bench.config.cards import Signal
 from fgmae_bench.config.contract import BANDS
 from fgmae_bench.data.index import TIFF
-from fgmae_bench.data.raster import GDAL, valid_mask
+from fgmae_bench.data.raster import open_tiff, read_values, valid_mask
 from fgmae_bench.data.synthetic import SYNTHETIC_TAG
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
@@ -62,17 +60,12 @@ def read_image(found: Found) -> Chip:
     """Read an image of any size; raises BenchError naming the file when it is not two bands of real numbers."""
     planes, nodata, tagged = [], [], False
     for path in found.files:
-        try:
-            with rasterio.Env(**GDAL), rasterio.open(path) as source:
-                if source.count != 3 - len(found.files):
-                    raise BenchError(f"{path} has {source.count} bands", "two are needed: VV and VH")
-                if np.dtype(source.dtypes[0]).kind not in "fiu":
-                    raise BenchError(f"{path} holds {source.dtypes[0]} values", "give detected backscatter")
-                planes.append(source.read(out_dtype=np.float32))
-                nodata += [value for value in source.nodatavals if value is not None]
-                tagged |= SYNTHETIC_TAG in source.tags()
-        except RasterioError as error:
-            raise BenchError(f"{path} cannot be read as a TIFF", "replace the file") from error
+        with open_tiff(path) as source:
+            if source.count != 3 - len(found.files):
+                raise BenchError(f"{path} has {source.count} bands", "two are needed: VV and VH")
+            planes.append(read_values(source, path, kinds="fiu", dtype=np.float32))
+            nodata += [value for value in source.nodatavals if value is not None]
+            tagged |= SYNTHETIC_TAG in source.tags()
     if len({plane.shape for plane in planes}) != 1:
         raise BenchError(f"{found.name}: VV and VH differ in size", "replace the files")
     db: NDArray[np.float32] = np.concatenate(planes)

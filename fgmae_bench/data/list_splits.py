@@ -65,7 +65,7 @@ def read_leaky_flag(folder: Path) -> bool:
         return False
     try:
         return bool(json.loads(path.read_text(encoding="utf-8"))["leaky"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BenchError(f"{path} is broken ({error})", "make the split again with prepare split") from error
 
 

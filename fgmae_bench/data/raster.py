@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio._err import CPLE_BaseError  # what a transformation of places raises
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
 
 from fgmae_bench.config.cards import Card, Signal
 from fgmae_bench.data.synthetic import SYNTHETIC_TAG
@@ -17,11 +24,97 @@ from fgmae_bench.data.tiff import read_plain
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 
-GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}  # no look at the folder for each file
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF
+GDAL = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no look at the folder for each file, so no file beside it is read
+    "GDAL_PAM_ENABLED": "NO",
+    "GDAL_GEOREF_SOURCES": "INTERNAL",
+    "GDAL_MAX_BAND_COUNT": "4096",  # a band takes a kilobyte before any pixel is read
+    "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": "{none}",
+}
+os.environ["PROJ_NETWORK"] = "OFF"  # a projection may name a grid that PROJ would download
+MEMORY_BYTES, MEMORY_TIMES = 64 << 20, 16  # what an image may take: the larger of this and so many times its file
+TODO = "replace the file, or verify the download"
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what GDAL has to say is in the error that is raised
 warnings.filterwarnings(
     "ignore", category=NotGeoreferencedWarning
 )  # a chip without a place is no fault unless a split needs it
+
+
+def _skip_undecodable(unraisable: Any, shown: Any = sys.unraisablehook) -> None:
+    """Say nothing of GDAL's messages that quote bytes of a file: rasterio takes them for UTF-8 inside a callback."""
+    if not isinstance(unraisable.exc_value, UnicodeDecodeError):
+        shown(unraisable)
+
+
+sys.unraisablehook = _skip_undecodable
+
+
+@contextlib.contextmanager
+def open_tiff(path: Path) -> Iterator[DatasetReader]:
+    """A TIFF file opened by GDAL's GTiff driver alone: its content makes GDAL open no other file and no address.
+
+    Raises BenchError naming the file, also for what GDAL cannot read while it is open.
+    """
+    _require_signature(path)
+    try:
+        with rasterio.Env(**GDAL), rasterio.open(Path(os.path.abspath(path)), driver="GTiff") as source:
+            yield source
+    except (RasterioError, CRSError, CPLE_BaseError, UnicodeDecodeError) as error:
+        reason = str(error.__cause__ or error)
+        for name in (f"'{os.path.abspath(path)}'", os.path.abspath(path), f"'{path}'", str(path)):
+            reason = reason.replace(name, "it")
+        reason = reason.replace("it not ", "it is not ")
+        raise BenchError(f"{path} cannot be read as a TIFF ({reason[:160]})", TODO) from error
+
+
+def _require_signature(path: Path) -> None:
+    """Raise BenchError unless a file begins as a TIFF does; GDAL would take an address for a file."""
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(16)
+    except OSError as error:
+        raise BenchError(f"{path} cannot be read as a TIFF ({error.strerror})", TODO) from error
+    if head[:4] not in SIGNATURES:
+        begins = f"it begins with {head!r}" if head else "it is empty"
+        raise BenchError(f"{path} cannot be read as a TIFF ({begins})", TODO)
+
+
+def read_values(
+    source: DatasetReader, path: Path, band: int | None = None, *, kinds: str, dtype: Any = None, declared: bool = False
+) -> NDArray[Any]:
+    """Values (C, H, W), or (H, W) of one band, as `dtype` or as they are stored.
+
+    `declared`: the image is of the size that its card states, and may take what that size takes. Raises BenchError
+    where values are of none of the numpy `kinds`, or the blocks of the file take memory out of proportion.
+    """
+    stored = source.dtypes[0]
+    # `complex_int16`, of products that are not detected, is no name that numpy knows.
+    if stored.startswith("complex") or np.dtype(stored).kind not in kinds:
+        todo = "label maps hold whole numbers: replace the file" if kinds == "iu" else _DETECTED
+        raise BenchError(f"{path} holds {stored} values", todo)
+    _require_bounded(source, path, declared=declared)
+    values: NDArray[Any] = source.read(band, out_dtype=dtype)
+    return values
+
+
+_DETECTED = "give detected backscatter, not complex samples"
+
+
+def _require_bounded(source: DatasetReader, path: Path, *, declared: bool) -> None:
+    """Raise BenchError where decoding takes more than the larger of MEMORY_BYTES and MEMORY_TIMES the file.
+
+    GDAL decodes whole blocks, which may be larger than the image, and keeps them.
+    """
+    (height, width), size = source.shape, np.dtype(source.dtypes[0]).itemsize
+    held = 0
+    for rows, columns in source.block_shapes:
+        held += -(-height // rows) * rows * -(-width // columns) * columns * size
+    image = height * width * source.count * max(size, 4)
+    most = max(MEMORY_BYTES, MEMORY_TIMES * os.path.getsize(path), 4 * image if declared else 0)
+    if held + image > most:
+        what = f"{path} would take {(held + image) >> 20} MiB of memory for {width}x{height} pixels"
+        raise BenchError(what, f"{most >> 20} MiB are allowed for a file of its size: write it with smaller blocks")
 
 
 def read_chip(path: Path, card: Card) -> Chip:
@@ -41,38 +134,19 @@ def read_chip(path: Path, card: Card) -> Chip:
 
 def _read_with_gdal(path: Path, card: Card) -> tuple[NDArray[np.float32], list[float], bool]:
     """(pixels (2, H, W), declared nodata values, whether it is tagged as synthetic); errors as of `read_chip`."""
-    try:
-        with rasterio.Env(**GDAL), rasterio.open(path) as source:
-            if source.driver != "GTiff":
-                raise BenchError(f"{path} is {source.driver}, not TIFF", "replace the file")
-            if source.count != len(card.signal.bands):
-                raise BenchError(
-                    f"{path} has {source.count} bands, {card.title} has {len(card.signal.bands)}", "replace the file"
-                )
-            if source.shape != tuple(card.signal.size):
-                wanted = "x".join(map(str, card.signal.size))
-                raise BenchError(
-                    f"{path} is {source.shape[0]}x{source.shape[1]} pixels, {card.title} has {wanted}",
-                    "replace the file",
-                )
-            if np.dtype(source.dtypes[0]).kind not in "fiu":
-                raise BenchError(
-                    f"{path} holds {source.dtypes[0]} values", "give detected backscatter, not complex samples"
-                )
-            db = source.read(out_dtype=np.float32)
-            nodata = [value for value in source.nodatavals if value is not None]
-            synthetic = SYNTHETIC_TAG in source.tags()
-    except RasterioError as error:
-        reason = (
-            str(error.__cause__ or error)
-            .replace(f"'{path}'", "it")
-            .replace(str(path), "it")
-            .replace("it not ", "it is not ")
-        )
-        raise BenchError(
-            f"{path} cannot be read as a TIFF ({reason[:160]})", "replace the file, or verify the download"
-        ) from error
-    return db, nodata, synthetic
+    with open_tiff(path) as source:
+        if source.count != len(card.signal.bands):
+            raise BenchError(
+                f"{path} has {source.count} bands, {card.title} has {len(card.signal.bands)}", "replace the file"
+            )
+        if source.shape != tuple(card.signal.size):
+            wanted = "x".join(map(str, card.signal.size))
+            raise BenchError(
+                f"{path} is {source.shape[0]}x{source.shape[1]} pixels, {card.title} has {wanted}", "replace the file"
+            )
+        db = read_values(source, path, kinds="fiu", dtype=np.float32, declared=True)
+        nodata = [value for value in source.nodatavals if value is not None]
+        return db, nodata, SYNTHETIC_TAG in source.tags()
 
 
 def valid_mask(db: NDArray[np.float32], signal: Signal, nodata: list[float] | None = None) -> NDArray[np.bool_]:

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 from rasterio.warp import transform
 
 from fgmae_bench.data.index import Index, Rows
-from fgmae_bench.data.raster import GDAL
+from fgmae_bench.data.raster import open_tiff
 from fgmae_bench.data.sample_cache import cached_arrays
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.randomness import generator
@@ -31,21 +29,20 @@ def chip_centres(index: Index, cache: Path) -> NDArray[np.float64]:
         if not index.path(0).is_file():
             what = f"{index.root} holds no georeferenced file a sample, which a spatial split reads"
             raise BenchError(what, "give the files with --data_path, or a folder of lists with --split DIR")
-        with rasterio.Env(**GDAL), ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(4) as pool:
             return {"centres": np.array(list(pool.map(_centre, map(index.path, range(len(index.files))))))}
 
     return cached_arrays(cache, index, {"centres": ""}, compute)["centres"]
 
 
 def _centre(path: Path) -> tuple[float, float]:
-    try:
-        with rasterio.open(path) as source:
-            if source.crs is None or source.transform.is_identity:
-                raise BenchError(f"{path} has no georeference", "a spatial split needs one; choose another split")
-            x, y = source.transform @ (source.width / 2, source.height / 2)
-            lon, lat = transform(source.crs, "EPSG:4326", [x], [y])
-    except RasterioError as error:
-        raise BenchError(f"{path} cannot be read as a TIFF ({error})", "replace the file") from error
+    with open_tiff(path) as source:
+        if source.crs is None or source.transform.is_identity:
+            raise BenchError(f"{path} has no georeference", "a spatial split needs one; choose another split")
+        x, y = source.transform @ (source.width / 2, source.height / 2)
+        lon, lat = transform(source.crs, "EPSG:4326", [x], [y])
+    if not np.isfinite((lon[0], lat[0])).all():
+        raise BenchError(f"{path} has a georeference that is nowhere on Earth", "replace the file")
     return lon[0], lat[0]
 
 

@@ -92,6 +92,9 @@ def stratified(index: Index, split: Split, seed: int, classes: tuple[str, ...]) 
     assert split.train is not None
     if not 0 <= seed < 2**32:
         raise BenchError(f"--split_seed is {seed}", f"give a whole number from 0 to {2**32 - 1}")
+    if index.labels.ndim != 1:
+        what = "a stratified split needs one class for each image, which this dataset does not have"
+        raise BenchError(what, "choose a split of another kind, or a folder of lists with --split DIR")
     rows = np.arange(len(index.files))
     counts = np.bincount(index.labels, minlength=len(classes))
     needed = 3 if split.val else 2

@@ -18,10 +18,10 @@ def read_marker(root: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        marker = json.loads(path.read_text(encoding="utf-8"))
+        marker = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")
         if isinstance(marker["fingerprint"], str) and isinstance(marker["counts"], dict):
             return dict(marker)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BenchError(
             f"{path}: broken marker of a synthetic world ({error})", "write the world again with prepare synth"
         ) from error

@@ -23,7 +23,7 @@ from fgmae_bench.data.index import Rows, ids_sha256
 from fgmae_bench.errors import BenchError, RunFailed, os_error
 from fgmae_bench.features.extract import Extractor, Features, Spent, extract
 from fgmae_bench.system.distributed import World
-from fgmae_bench.system.files import missing_folders, remove_empty, wait_for_lock, write_json
+from fgmae_bench.system.files import missing_folders, remove_empty, replacing, wait_for_lock, write_json
 from fgmae_bench.views.classification import Augmentation
 
 ABSENT, LEFT_OUT, FIRST_CHECKSUM = 0, 1, 2
@@ -172,13 +172,8 @@ def _allocate(path: Path, size: int) -> None:
     if path.exists() and path.stat().st_size == size:
         return
     path.unlink(missing_ok=True)
-    temporary = path.with_suffix(".partial")
-    try:
-        with open(temporary, "wb") as handle:
-            os.posix_fallocate(handle.fileno(), 0, size)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, durable=False) as temporary, open(temporary, "rb+") as handle:
+        os.posix_fallocate(handle.fileno(), 0, size)
 
 
 def _checksum(row: NDArray[np.float32]) -> int:

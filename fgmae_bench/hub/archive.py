@@ -1,6 +1,4 @@
-"""Unpacking zip archives of strangers: every entry is judged before the first byte is written, and nothing stays after
-a refusal.
-"""
+"""Zip archives of strangers, unpacked: all entries are judged before the first write, a refusal leaves nothing."""
 
 from __future__ import annotations
 
@@ -20,10 +18,13 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from fgmae_bench.errors import BenchError, os_error
+from fgmae_bench.system.files import appearing
 from fgmae_bench.system.progress import Progress
 
 MAX_BYTES = 200_000_000_000  # of everything unpacked; the largest dataset of the suite is below it
 MAX_RATIO, RATIO_FROM_BYTES = 200, 10_000_000  # unpacked : packed of one entry, judged from this size on
+MAX_TOTAL_RATIO, TOTAL_FROM_BYTES = 16, 64 << 20  # the same of everything together
+MAX_FOLDERS, MAX_NAME_BYTES = 32, 255  # of one entry's path: how deep, and how long each part
 BLOCK_BYTES, COPY_BYTES = 4096, 1 << 20
 LOCAL_HEADER_BYTES, END_RECORD_BYTES, IN_ZIP64_RECORD = 30, 22, 0xFFFF
 ENCRYPTED_FLAGS = 0x1 | 0x40 | 0x2000
@@ -37,20 +38,19 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, N
 
 
 def unpack(zip_path: Path, folder: Path) -> int:
-    """Unpack into the new `folder`; returns the number of files. Modes, owners and times of the archive are not taken
-    over.
+    """Unpack into `folder`, which is new or empty and appears whole; returns the number of files.
 
-    `__MACOSX/` and `.DS_Store` are skipped. Raises BenchError, leaving nothing behind, on names that lead outside or
-    are no plain names, links and special files, encryption, duplicates (also when case is ignored), bombs, damage, and
-    a full disk.
+    Modes, owners and times of the archive are not taken over, `__MACOSX/` and `.DS_Store` are skipped. Raises
+    BenchError, leaving nothing behind, on names that lead outside, are deeply nested or not plain, links and special
+    files, encryption, duplicates (also when case is ignored), bombs, damage, and a full disk.
     """
     with _reading(zip_path), zipfile.ZipFile(zip_path) as archive:
         _require_all_listed(zip_path, archive)
         files = _judged(zip_path, archive.infolist())
-        with _appearing(folder), Progress(f"unpacking {zip_path.name}", len(files), "files") as progress:
-            _require_space(folder, files)
+        with appearing(folder) as partial, Progress(f"unpacking {zip_path.name}", len(files), "files") as progress:
+            _require_space(partial, folder, files)
             for path, entry in files.items():
-                _write(zip_path, archive, entry, folder / path)
+                _write(zip_path, archive, entry, partial / path)
                 progress.step()
     return len(files)
 
@@ -75,7 +75,7 @@ def _judged(zip_path: Path, entries: list[zipfile.ZipInfo]) -> dict[PurePosixPat
     places: dict[str, tuple[PurePosixPath, bool]] = {}  # name as a file system may fold it -> (path, whether a file)
     for entry in entries:
         if fault := _fault(entry):
-            raise BenchError(f"{zip_path}: entry {entry.orig_filename!r} {fault}", NOT_OURS)
+            raise BenchError(f"{zip_path}: entry {entry.orig_filename[:200]!r} {fault}", NOT_OURS)
         path = PurePosixPath(entry.filename)
         for place in [*((parent, False) for parent in path.parents), (path, not entry.is_dir())]:
             other = places.setdefault(_folded(place[0]), place)
@@ -83,16 +83,23 @@ def _judged(zip_path: Path, entries: list[zipfile.ZipInfo]) -> dict[PurePosixPat
                 raise BenchError(f"{zip_path}: entries '{other[0]}' and '{path}' fall on each other", NOT_OURS)
         if not entry.is_dir():
             files[path] = entry
-    total = sum(entry.file_size for entry in files.values())
-    if total > MAX_BYTES:
-        raise BenchError(
-            f"{zip_path}: would unpack to {total / 1e9:.0f} GB, more than {MAX_BYTES / 1e9:.0f} GB", NOT_OURS
-        )
+    _require_proportion(zip_path, sum(entry.file_size for entry in files.values()))
     ordered = sorted(entries, key=lambda entry: entry.header_offset)
     for entry, following in itertools.pairwise(ordered):
         if entry.header_offset + LOCAL_HEADER_BYTES + entry.compress_size > following.header_offset:
             raise BenchError(f"{zip_path}: entries '{entry.filename}' and '{following.filename}' share bytes", NOT_OURS)
     return {path: entry for path, entry in files.items() if path.parts[0] != "__MACOSX" and path.name != ".DS_Store"}
+
+
+def _require_proportion(zip_path: Path, total: int) -> None:
+    """Raise BenchError where all entries together would take too much disk: each alone may be just small enough."""
+    if total > MAX_BYTES:
+        raise BenchError(
+            f"{zip_path}: would unpack to {total / 1e9:.0f} GB, more than {MAX_BYTES / 1e9:.0f} GB", NOT_OURS
+        )
+    if total > max(TOTAL_FROM_BYTES, MAX_TOTAL_RATIO * zip_path.stat().st_size):
+        what = f"{zip_path}: would unpack to {total / 1e6:.0f} MB, more than {MAX_TOTAL_RATIO} times its size"
+        raise BenchError(what, NOT_OURS)
 
 
 def _fault(entry: zipfile.ZipInfo) -> str | None:
@@ -101,7 +108,11 @@ def _fault(entry: zipfile.ZipInfo) -> str | None:
 
 
 def _name_fault(name: str) -> str | None:
+    if name.count("/") > MAX_FOLDERS:
+        return f"is nested more than {MAX_FOLDERS} folders deep"
     path = PurePosixPath(name)
+    if any(len(part.encode(errors="replace")) > MAX_NAME_BYTES for part in path.parts):
+        return f"has a name of more than {MAX_NAME_BYTES} bytes"
     if any(unicodedata.category(letter) == "Cc" for letter in name):
         return "has control characters in its name"
     if "\\" in name:
@@ -180,25 +191,9 @@ def _writing(path: Path) -> Iterator[BinaryIO]:
         raise os_error(error, path) from error
 
 
-@contextlib.contextmanager
-def _appearing(folder: Path) -> Iterator[None]:
-    """Make `folder`, and take it away with all that is in it when the body fails."""
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise os_error(error, folder) from error
-    done = False
-    try:
-        yield
-        done = True
-    finally:
-        if not done:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _require_space(folder: Path, files: dict[PurePosixPath, zipfile.ZipInfo]) -> None:
+def _require_space(partial: Path, folder: Path, files: dict[PurePosixPath, zipfile.ZipInfo]) -> None:
     needed = sum(-(-entry.file_size // BLOCK_BYTES) * BLOCK_BYTES for entry in files.values())
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(partial).free
     if free < needed:
         what = f"{folder.parent} has {free / 1e6:.0f} MB free, the unpacked archive needs {needed / 1e6:.0f} MB"
         raise BenchError(what, "free space there or choose another folder, then run the same command again")

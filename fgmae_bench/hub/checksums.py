@@ -1,6 +1,4 @@
-"""What is known of a file's content: its SHA-256, the note beside a verified file, and the pins of files nobody vouches
-for.
-"""
+"""What is known of a file's content: its SHA-256, the note on a verified file, and the pins of first use."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ import tomli_w
 
 from fgmae_bench.config.strict import load_toml
 from fgmae_bench.errors import BenchError, os_error
-from fgmae_bench.system.files import lock_and_clean_up, write_text
+from fgmae_bench.system.files import lock_and_clean_up, read_small, write_text
 
 PINS = "sha256.lock.toml"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -25,8 +23,7 @@ def is_sha256(text: str | None) -> bool:
 
 
 def name_hash(file: str) -> str | None:
-    """The first 8 hex digits of the SHA-256 that a torch-hub style name ends in (`...-4d95315b.pth`), None without
-    them.
+    """The 8 hex digits, first of a SHA-256, that a torch-hub style name ends in (`...-4d95315b.pth`), None without.
 
     Eight decimal digits are taken for a date.
     """
@@ -35,7 +32,9 @@ def name_hash(file: str) -> str | None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, hex; raises BenchError when it cannot be read."""
+    """SHA-256 of a file's content, hex; raises BenchError when it cannot be read or is a folder, FIFO or device."""
+    if path.exists() and not path.is_file():
+        raise BenchError(f"{path} is not a regular file", "remove it or choose another place")
     try:
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -44,12 +43,12 @@ def sha256_of(path: Path) -> str:
 
 
 def note_path(path: Path) -> Path:
-    """Where the note on a verified file lies: beside it, in the format that `sha256sum --check` reads."""
+    """Path of the note on a verified file: `<name>.sha256`, in the format that `sha256sum --check` reads."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def write_note(path: Path, source: str, sha256: str) -> None:
-    """Note that `path`, as it lies there now, came from `source` and has this SHA-256."""
+    """Note that `path`, as it is now, came from `source` and has this SHA-256."""
     status = path.stat()
     facts = json.dumps({"source": source, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns})
     write_text(note_path(path), f"# {facts}\n{sha256}  {path.name}\n")
@@ -74,13 +73,11 @@ def noted(path: Path, source: str) -> str | None:
 
 
 def _read_note(path: Path) -> tuple[dict[str, object], str]:
-    """(facts, SHA-256) of the note beside `path`; empty where there is none or it is damaged, which only costs a new
-    check.
-    """
+    """(facts, SHA-256) of the note on `path`; empty where it is absent or damaged, which only costs a new check."""
     try:
-        head, line = note_path(path).read_text(encoding="utf-8").splitlines()
+        head, line = read_small(note_path(path)).decode().splitlines()
         facts = json.loads(head.removeprefix("# "))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return {}, ""
     except OSError as error:
         raise os_error(error, note_path(path)) from error
@@ -91,6 +88,8 @@ def read_pins(pins: Path) -> dict[str, str]:
     """SHA-256 by source, of the sources that were trusted on first use; empty where the file is absent."""
     if not pins.exists():
         return {}
+    if not pins.is_file():
+        raise BenchError(f"{pins} is not a regular file", "remove it")
     found = load_toml(pins).get("sha256", {})
     if not isinstance(found, dict) or not all(isinstance(value, str) and is_sha256(value) for value in found.values()):
         raise BenchError(f"{pins} is damaged: not a table of SHA-256 values", "correct or remove it")
@@ -98,7 +97,8 @@ def read_pins(pins: Path) -> dict[str, str]:
 
 
 def write_pin(pins: Path, source: str, sha256: str) -> None:
-    """Add a pin; several processes may do so at once."""
+    """Add or replace a pin; several processes may do so at once."""
     with lock_and_clean_up(pins.with_name(f".{pins.name}.partial")):
         held = {"sha256": {**read_pins(pins), source: sha256}}
-        write_text(pins, "# Content trusted on first use; remove a line to trust a new one.\n" + tomli_w.dumps(held))
+        head = "# Content trusted on first use; python -m fgmae_bench.weights fetch --repin replaces a line.\n"
+        write_text(pins, head + tomli_w.dumps(held))

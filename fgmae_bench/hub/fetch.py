@@ -1,14 +1,14 @@
 """Files from the hub, whole and verified or not at all: downloads that go on after a kill, held against a SHA-256 of
 our own.
 
-Beside the target lie, while it is fetched, `<target>.partial` (the bytes so far) and `<target>.partial.json` (what they
-are of), and afterwards `<target>.sha256` (what was verified, so that the next fetch reads and transfers nothing).
+While a target is fetched there are `<target>.partial` (the bytes so far) and `<target>.partial.json` (what they are
+of), afterwards `<target>.sha256` (what was verified, so that the next fetch reads and transfers nothing).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import logging
 import os
 import shutil
@@ -19,14 +19,16 @@ from pathlib import Path
 
 from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.hub.checksums import PINS, name_hash, noted, read_pins, sha256_of, write_note, write_pin
-from fgmae_bench.hub.http import AGAIN, HubFile, Remote, Unreachable, ask, chunks, opened
-from fgmae_bench.system.files import still_at, wait_for_lock, write_json
+from fgmae_bench.hub.content import content_fault
+from fgmae_bench.hub.http import AGAIN, NOT_A_FILE, HubFile, Remote, Unreachable, ask, chunks, opened, whole_number
+from fgmae_bench.system.files import read_small_json, still_at, sync_folder, wait_for_lock, write_json
 from fgmae_bench.system.progress import Progress
 
 __all__ = ["Fetched", "HubFile", "Unreachable", "adopt", "fetch"]
 
 MB = 1_000_000
 COPY_BYTES = 1 << 20
+UNSTATED_BYTES = 4_000_000_000  # the most that is taken from a server that does not state a size
 
 log = logging.getLogger("fgmae_bench")
 
@@ -43,42 +45,66 @@ class Fetched:
     commit: str | None = None
 
 
-def fetch(source: HubFile, target: Path, *, sha256: str | None = None, pins: Path | None = None) -> Fetched:
+def fetch(
+    source: HubFile,
+    target: Path,
+    *,
+    sha256: str | None = None,
+    size: int | None = None,
+    pins: Path | None = None,
+    repin: bool = False,
+) -> Fetched:
     """Bring `source` to `target` and verify it; an interrupted fetch goes on where it stopped, a finished one transfers
     nothing.
 
-    The content must have the SHA-256 that is given, pinned in `pins` (default: a file beside the target) and stated by
-    the hub, and begin as a torch-hub style name says; where none is known it is pinned, and where nothing vouches that
-    is said. Raises BenchError on a refusal, wrong content, no network or a full disk.
+    The content must have the SHA-256 and the `size` in bytes that are given, pinned in `pins` (default: a file in the
+    target's folder) and stated by the hub, and begin as a torch-hub style name says. Where no SHA-256 is known the
+    content must be what the file's ending says; it is pinned, and where nothing vouches that is said. `repin` fetches
+    anew and replaces the pin. Raises BenchError on a refusal, wrong content, no network or a full disk.
     """
     pins = pins or target.parent / PINS
-    claims = {"expected": sha256, f"pinned in {pins}": read_pins(pins).get(str(source))}
-    if here := _noted(source, target, claims):
+    claims = _claims(source, sha256, pins, repin)
+    if not repin and (here := _noted(source, target, claims)):
         return here
     remote = ask(source)
+    if size is not None and remote.size not in (None, size):
+        raise BenchError(f"{source} has {remote.size} bytes, {size} are expected", NOT_A_FILE)
+    remote = dataclasses.replace(remote, size=remote.size if size is None else size)
     expected = _agreed(source, {**claims, "stated by the hub": remote.sha256})
     with _held(target) as stream:
-        if target.exists():
+        if target.exists() and not repin:
             return Fetched(path=target, sha256=_verified_in_place(source, target, expected), commit=remote.commit)
         received = _receive(source, remote, target, stream)
-        digest = _settle(source, target, stream, expected, pins)
+        digest = _settle(source, target, stream, expected, pins, repin)
     return Fetched(path=target, sha256=digest, transferred=received, commit=remote.commit)
 
 
-def adopt(source: HubFile, file: Path, target: Path, *, sha256: str | None = None, pins: Path | None = None) -> Fetched:
+def adopt(
+    source: HubFile,
+    file: Path,
+    target: Path,
+    *,
+    sha256: str | None = None,
+    size: int | None = None,
+    pins: Path | None = None,
+    repin: bool = False,
+) -> Fetched:
     """Copy `file` to `target` as if it had been fetched, verified the same way.
 
     The hub is asked for its SHA-256 only where none is known here; where it cannot be reached the content is pinned,
     and said so.
     """
     pins = pins or target.parent / PINS
-    claims = {"expected": sha256, f"pinned in {pins}": read_pins(pins).get(str(source))}
-    if here := _noted(source, target, claims):
+    claims = _claims(source, sha256, pins, repin)
+    if not repin and (here := _noted(source, target, claims)):
         return here
     if not file.is_file():
         raise BenchError(
             f"{file} does not exist", "give the folder that holds the published files under their own names"
         )
+    found = file.stat().st_size
+    if size not in (None, found):
+        raise BenchError(f"{file} has {found} bytes, {size} are expected", "give the published file")
     if not any(claims.values()):
         try:
             claims["stated by the hub"] = ask(source).sha256
@@ -86,15 +112,21 @@ def adopt(source: HubFile, file: Path, target: Path, *, sha256: str | None = Non
             log.warning("%s: the hub was not asked for its SHA-256", error.what)
     expected = _agreed(source, claims)
     with _held(target) as stream:
-        if target.exists():
+        if target.exists() and not repin:
             return Fetched(path=target, sha256=_verified_in_place(source, target, expected))
-        size = file.stat().st_size
-        _require_space(target, size)
+        _require_space(target, found)
         stream.truncate(0)
         with open(file, "rb") as original:
-            _pour(iter(lambda: original.read(COPY_BYTES), b""), stream, target, 0, size)
-        digest = _settle(source, target, stream, expected, pins)
+            _pour(iter(lambda: original.read(COPY_BYTES), b""), stream, target, 0, found)
+        digest = _settle(source, target, stream, expected, pins, repin)
     return Fetched(path=target, sha256=digest)
+
+
+def _claims(source: HubFile, sha256: str | None, pins: Path, repin: bool) -> dict[str, str | None]:
+    """Who says which SHA-256, before the hub is asked; a pin that is to be replaced has no say."""
+    if repin and sha256 is not None:
+        raise BenchError(f"{source} is not pinned: its SHA-256 {sha256} is stated with it", "fetch it without --repin")
+    return {"expected": sha256, f"pinned in {pins}": None if repin else read_pins(pins).get(str(source))}
 
 
 def _noted(source: HubFile, target: Path, claims: dict[str, str | None]) -> Fetched | None:
@@ -113,7 +145,7 @@ def _agreed(source: HubFile, claims: dict[str, str | None]) -> str | None:
         said = ", ".join(f"{sha256} is {who}" for who, sha256 in known.items())
         raise BenchError(
             f"{source}: the SHA-256 is in doubt: {said}",
-            "find out which is right; remove the file or the pin that is not",
+            "find out which is right; weights fetch --repin fetches anew and replaces the pin",
         )
     agreed = next(iter(known.values()), None)
     begins = name_hash(source.file)
@@ -121,7 +153,7 @@ def _agreed(source: HubFile, claims: dict[str, str | None]) -> str | None:
         said = f"{agreed} is {next(iter(known))}, its name says {begins}..."
         raise BenchError(
             f"{source}: the SHA-256 is in doubt: {said}",
-            "find out which is right; remove the file or the pin that is not",
+            "find out which is right; weights fetch --repin fetches anew and replaces the pin",
         )
     return agreed
 
@@ -150,7 +182,7 @@ def _partial_facts(target: Path) -> Path:
 
 @contextlib.contextmanager
 def _held(target: Path) -> Iterator[FileIO]:
-    """Yield the partial file of `target`, locked; an empty one is taken away again."""
+    """Yield the partial file of `target`, locked; an empty one is removed again."""
     with wait_for_lock(_partial(target)) as stream:
         try:
             yield stream
@@ -161,8 +193,11 @@ def _held(target: Path) -> Iterator[FileIO]:
 
 def _discard(target: Path) -> None:
     """Remove what has come so far; only for the holder of the lock."""
-    _partial(target).unlink(missing_ok=True)
-    _partial_facts(target).unlink(missing_ok=True)
+    try:
+        _partial(target).unlink(missing_ok=True)
+        _partial_facts(target).unlink(missing_ok=True)
+    except OSError as error:  # a folder may have been put there
+        raise os_error(error, _partial(target)) from error
 
 
 def _receive(source: HubFile, remote: Remote, target: Path, stream: FileIO) -> int:
@@ -176,8 +211,8 @@ def _receive(source: HubFile, remote: Remote, target: Path, stream: FileIO) -> i
     with opened(source, remote.url, have) as (response, start):
         if start != have:
             log.info("%s: the server cannot continue a download; it starts anew", target.name)
-        length = response.headers.get("content-length", "")
-        size = remote.size if remote.size is not None else start + int(length) if length.isdecimal() else None
+        length = whole_number(response.headers.get("content-length"))
+        size = start + length if remote.size is None and length is not None else remote.size
         stream.seek(start)
         stream.truncate()
         return _pour(chunks(response), stream, target, start, size)
@@ -187,10 +222,7 @@ def _resumable(remote: Remote, target: Path, stream: FileIO) -> int:
     """Bytes of the partial file that are of this very content; it is emptied where they are not."""
     facts = {"url": remote.url, "etag": remote.etag, "size": remote.size}
     have = os.fstat(stream.fileno()).st_size
-    try:
-        before = json.loads(_partial_facts(target).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = None
+    before = read_small_json(_partial_facts(target))
     same = isinstance(before, dict) and all(facts[key] and facts[key] == before.get(key) for key in ("etag", "size"))
     if same and have <= (remote.size or 0):
         return have
@@ -207,19 +239,19 @@ def _require_space(target: Path, needed: int) -> None:
 
 
 def _pour(pieces: Iterable[bytes], stream: FileIO, target: Path, start: int, size: int | None) -> int:
-    """Write `pieces` behind byte `start`; returns how many bytes. Raises BenchError when more or fewer than `size` come
-    in all.
+    """Write `pieces` behind byte `start`; returns how many bytes.
+
+    Raises BenchError when more or fewer than `size` come in all, or, where it is not known, more than UNSTATED_BYTES.
     """
     done, total = start, max(size or 0, start)
+    most, limit = (UNSTATED_BYTES, "that are taken without a stated size") if size is None else (size, "of the file")
     label = f"{target.name} (from {start // MB} MB on)" if start else target.name
     with Progress(label, -(-(total - start) // MB), "MB") as progress:
         try:
             for piece in pieces:
-                if size is not None and done + len(piece) > size:
+                if done + len(piece) > most:
                     _discard(target)
-                    raise BenchError(
-                        f"{target.name}: more than the {size} bytes of the file came", "run the same command again"
-                    )
+                    raise BenchError(f"{target.name}: more than the {most} bytes {limit} came", NOT_A_FILE)
                 _write_all(stream, piece, target)
                 progress.step((done + len(piece)) // MB - done // MB)
                 done += len(piece)
@@ -241,25 +273,44 @@ def _write_all(stream: FileIO, piece: bytes, target: Path) -> None:
         raise os_error(error, _partial(target)) from error
 
 
-def _settle(source: HubFile, target: Path, stream: FileIO, expected: str | None, pins: Path) -> str:
+def _settle(
+    source: HubFile, target: Path, stream: FileIO, expected: str | None, pins: Path, repin: bool = False
+) -> str:
     """Verify the complete partial file and give it its final name; wrong bytes are removed."""
     digest, begins = sha256_of(_partial(target)), name_hash(source.file)
+    fault = content_fault(_partial(target), source.file)
     if not digest.startswith(expected or begins or ""):
         _discard(target)
         todo = "run the same command again; where it stays so, the source holds other content"
         wanted = expected or f"{begins}... as its name says"
-        raise BenchError(f"{target.name}: wrong bytes came, SHA-256 {digest} instead of {wanted}", todo)
-    if expected is None:
-        write_pin(pins, str(source), digest)
-        if begins:
-            log.info("%s: 8 digits in its name vouch for it; its SHA-256 %s is now pinned in %s", source, digest, pins)
-        else:
-            log.warning("nothing vouches for %s: its SHA-256 %s is now pinned in %s", source, digest, pins)
+        reason = f" ({fault})" if fault else ""
+        raise BenchError(f"{target.name}: wrong bytes came{reason}, SHA-256 {digest} instead of {wanted}", todo)
+    if expected is None and fault:  # nobody but the content itself can vouch for it
+        _discard(target)
+        raise BenchError(f"{target.name}: what came is not that file: {fault}; nothing was kept or pinned", NOT_A_FILE)
+    if expected is None or repin:
+        _pin(source, digest, vouched=expected is not None, pins=pins)
     try:
         os.fsync(stream.fileno())
         os.replace(_partial(target), target)
         _partial_facts(target).unlink(missing_ok=True)
     except OSError as error:
         raise os_error(error, target) from error
+    sync_folder(target.parent)
     write_note(target, str(source), digest)
     return digest
+
+
+def _pin(source: HubFile, digest: str, vouched: bool, pins: Path) -> None:
+    """Pin a digest and say so; where the hub vouches for it only an earlier pin is replaced."""
+    before = read_pins(pins).get(str(source))
+    if before is not None and before != digest:
+        log.warning("%s: its pin in %s was SHA-256 %s and is now %s", source, pins, before, digest)
+    elif before == digest:
+        log.info("%s: its pin in %s stays, the content is the same: SHA-256 %s", source, pins, digest)
+    elif not vouched and name_hash(source.file):
+        log.info("%s: 8 digits in its name vouch for it; its SHA-256 %s is now pinned in %s", source, digest, pins)
+    elif not vouched:
+        log.warning("nothing vouches for %s: its SHA-256 %s is now pinned in %s", source, digest, pins)
+    if not vouched or before is not None:
+        write_pin(pins, str(source), digest)

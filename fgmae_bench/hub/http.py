@@ -11,11 +11,13 @@ import contextlib
 import email.utils
 import logging
 import os
+import queue
 import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from fgmae_bench.errors import BenchError
@@ -25,10 +27,16 @@ if TYPE_CHECKING:
     from httpx2 import Response
 
 TIMEOUT_S = 20.0  # of a connection and of each wait for bytes
+ANSWER_S = 90.0  # of a whole answer's head, redirects included, however slowly it trickles in
+WINDOW_S, LEAST_BYTES_PER_S = 60.0, 1_000  # a body that brings less in a window is given up
+MOST_S = 48 * 3600.0  # of one body; what has come stays, and the next call goes on from there
 PAUSES_S = (1.0, 3.0, 9.0)  # before each new try after 429 or 5xx, where the hub does not say how long
 MAX_WAIT_S = 60.0  # a hub that asks for more is not waited for
 MAX_REDIRECTS = 10
 AGAIN = "run the same command again: it goes on where it stopped"
+NOT_A_FILE = "check HF_ENDPOINT and the network: a proxy or a login page may have answered in the hub's place"
+SIZE_DIGITS = 15  # the most that a stated size may have: 1 PB
+T = TypeVar("T")
 
 log = logging.getLogger("fgmae_bench")
 
@@ -86,11 +94,14 @@ def ask(source: HubFile) -> Remote:
         response.close()
         headers = response.headers
         if "x-linked-etag" in headers or not response.has_redirect_location:
+            _require_file(source, response, {200} if not response.has_redirect_location else {response.status_code})
             length = None if response.has_redirect_location else headers.get("content-length")
-            size = headers.get("x-linked-size") or length or ""
-            known = int(size) if size.isdecimal() else None
-            return Remote(url=start, etag=_etag(headers), size=known, commit=headers.get("x-repo-commit"))
-        url = urljoin(url, headers["location"])
+            size = whole_number(headers.get("x-linked-size") or length)
+            return Remote(url=start, etag=_etag(headers), size=size, commit=_commit(headers))
+        try:
+            url = urljoin(url, headers["location"])
+        except ValueError as error:
+            raise BenchError(f"the hub redirects {source} to a malformed address ({error})", NOT_A_FILE) from error
     raise BenchError(f"the hub redirects {source} in circles", "check the repository's name")
 
 
@@ -102,19 +113,61 @@ def opened(source: HubFile, url: str, offset: int) -> Iterator[tuple[Response, i
         if response.status_code == 416 or (response.status_code == 206 and _first_byte(response) != offset):
             response.close()
             response = _send(source, "GET", url, url)
+        _require_file(source, response, {200, 206} if offset else {200})
         yield response, offset if response.status_code == 206 else 0
     finally:
         response.close()
 
 
 def chunks(response: Response) -> Iterator[bytes]:
-    """The body as it arrives; raises Unreachable when the connection ends before it does."""
+    """The body as it arrives; raises Unreachable when the connection ends before it does, or when too little comes."""
     import httpx2
 
+    host, pieces = response.url.host, response.iter_raw()
+    started = window = time.monotonic()
+    came = 0
+    while True:
+        try:
+            piece = _within(WINDOW_S, lambda: next(pieces, None), host)
+        except httpx2.RequestError as error:
+            raise Unreachable(f"the connection to {host} ended ({_reason(error)})", AGAIN) from error
+        if piece is None:
+            return
+        yield piece
+        came += len(piece)
+        now = time.monotonic()
+        if now - started > MOST_S:
+            raise Unreachable(f"{host} was not done after {MOST_S / 3600:.0f} hours", AGAIN)
+        if now - window >= WINDOW_S:
+            if came < LEAST_BYTES_PER_S * WINDOW_S:
+                raise Unreachable(f"{host} sent {came} bytes in {WINDOW_S:.0f} s, which is too slow", AGAIN)
+            window, came = now, 0
+
+
+def _within(seconds: float, work: Callable[[], T], host: str) -> T:
+    """What `work` returns; raises Unreachable when it takes longer, and what it raises of network and addresses.
+
+    It works in a thread, which nobody waits for any more once the time is up: the client's own limits are of each wait
+    for bytes, and a server that sends one now and then is never done.
+    """
+    import httpx2
+
+    done: queue.Queue[T | Exception] = queue.Queue()
+
+    def run() -> None:
+        try:
+            done.put(work())
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, ValueError) as error:
+            done.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
     try:
-        yield from response.iter_raw()
-    except httpx2.RequestError as error:
-        raise Unreachable(f"the connection to {response.url.host} ended ({_reason(error)})", AGAIN) from error
+        result = done.get(timeout=seconds)
+    except queue.Empty:
+        raise Unreachable(f"{host} did not answer within {seconds:.0f} s", AGAIN) from None
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def _send(source: HubFile, method: str, url: str, start: str, offset: int = 0) -> Response:
@@ -152,13 +205,14 @@ def _attempt(method: str, url: str, headers: dict[str, str], with_token: bool) -
     try:
         client = get_session()
         request = client.build_request(method, url, headers=sent, timeout=TIMEOUT_S)
-        return client.send(request, stream=True, follow_redirects=method == "GET")
+        get = method == "GET"
+        return _within(ANSWER_S, lambda: client.send(request, stream=True, follow_redirects=get), urlsplit(url).netloc)
     except OfflineModeIsEnabled as error:
         raise Unreachable(
             "HF_HUB_OFFLINE is set, nothing may be downloaded", "unset it, or take the files from a folder"
         ) from error
-    except httpx2.InvalidURL as error:
-        raise BenchError(f"{url} is no address ({error})", "correct HF_ENDPOINT") from error
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise BenchError(f"{url} is or leads to a malformed address ({error})", "correct HF_ENDPOINT") from error
     except httpx2.RequestError as error:
         todo = "check the network and HF_ENDPOINT, then run the same command again"
         raise Unreachable(f"{urlsplit(url).netloc} cannot be reached ({_reason(error)})", todo) from error
@@ -183,21 +237,43 @@ def _refusal(source: HubFile, response: Response) -> BenchError:
 def retry_after_s(response: Response, pause_s: float | None) -> float:
     """Seconds of the Retry-After header (a number or a date), else `pause_s`."""
     text = response.headers.get("retry-after", "").strip()
-    if text.isdecimal():
-        return float(text)
-    with contextlib.suppress(ValueError):
+    seconds = whole_number(text)
+    if seconds is not None:
+        return float(seconds)
+    with contextlib.suppress(ValueError, TypeError, IndexError, OverflowError, OSError):
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
     return pause_s or 0.0
 
 
+def _require_file(source: HubFile, response: Response, statuses: set[int]) -> None:
+    """Raise BenchError unless the answer has one of these statuses and is not a web page."""
+    kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
+    where = f"{urlsplit(str(response.url)).netloc} answers for {source.file}"
+    if response.status_code not in statuses:
+        raise BenchError(f"{where} with status {response.status_code} and no file", NOT_A_FILE)
+    if kind in ("text/html", "application/xhtml+xml") and not response.has_redirect_location:
+        raise BenchError(f"{where} with a web page", NOT_A_FILE)
+
+
+def whole_number(text: str | None) -> int | None:
+    """A whole number of a header, None for anything else and for more than SIZE_DIGITS digits."""
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) <= SIZE_DIGITS else None
+
+
+def _commit(headers: Any) -> str | None:
+    """The commit that the hub names, if it is one."""
+    text = headers.get("x-repo-commit") or ""
+    return text if re.fullmatch("[0-9a-f]{40}", text) else None
+
+
 def _etag(headers: Any) -> str | None:
     text = headers.get("x-linked-etag") or headers.get("etag")
-    return text.removeprefix("W/").strip('"') if text else None
+    return text.removeprefix("W/").strip('"')[:256] if text else None
 
 
 def _first_byte(response: Response) -> int | None:
-    match = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
-    return int(match[1]) if match else None
+    match = re.match(r"bytes ([0-9]+)-", response.headers.get("content-range", ""))
+    return whole_number(match[1]) if match else None
 
 
 def _reason(error: Exception) -> str:

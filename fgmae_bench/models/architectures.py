@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import timm
 import torch
+from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -28,6 +31,8 @@ FGMAE_ARCHITECTURES = {
     "vit_huge_patch14": "vit_huge_patch14_224",
 }
 TORCHGEO_ARCHITECTURES = torchgeo_models.FACTORIES
+
+log = logging.getLogger("fgmae_bench")
 
 
 def architecture(model_name: str) -> Callable[..., nn.Module] | None:
@@ -78,7 +83,8 @@ def make_module(model: Model, contract: InputContract, drop_path: float) -> tupl
         module = torchgeo_models.OwnPool(torchgeo_models.make(model.model, contract.size))
         return module, "mean", measured_dim(module, contract)
     inner = from_timm(model.model, contract.size, drop_path)
-    if not isinstance(inner, VisionTransformer):
+    averaged = model.pool != "cls" and not isinstance(inner, VisionTransformer)  # as timm itself pools them
+    if averaged or not isinstance(inner, VisionTransformer | Eva | Beit):  # EVA-02 and DINOv3 are built as Eva
         _require_mean(model)
         module = PooledMap(inner)
         return module, "mean", measured_dim(module, contract)
@@ -124,13 +130,16 @@ def from_timm(name: str, size: int, drop_path: float = 0.0) -> nn.Module:
 def _from_factory(spec: str) -> nn.Module:
     """The module that `package.module:factory` returns when called without arguments."""
     module_name, _, factory_name = spec.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), factory_name]):
+        raise BenchError(f"--model {spec} is not module:factory", "give names of Python, as in package.module:factory")
+    log.info("--model %s: importing %s, which runs its code", spec, module_name)
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ImportError, AttributeError) as error:
         raise BenchError(
             f"--model {spec}: {error}", "give module:factory, importable from the working directory"
         ) from error
-    made = factory if isinstance(factory, nn.Module) else factory()
+    made = factory if isinstance(factory, nn.Module) or not callable(factory) else factory()
     if not isinstance(made, nn.Module):
         source = inspect.getsourcefile(factory) if callable(factory) else spec
         raise BenchError(f"--model {spec} made {type(made).__name__}, no nn.Module", f"mend the factory in {source}")

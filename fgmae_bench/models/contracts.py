@@ -96,7 +96,7 @@ def carried_contract(state: State) -> InputContract | None:
         return None
     try:
         held = json.loads(text)["contract"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BenchError(f"{state.path}: its metadata is damaged", "convert the file again") from error
     if held is None:
         return None

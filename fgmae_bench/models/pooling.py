@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ Pool = Literal["cls", "mean"]
 class TokenPool(nn.Module):
     """A ViT whose feature is the CLS token or the mean of the patch tokens, after the final norm."""
 
-    def __init__(self, vit: VisionTransformer, pool: Pool):
+    def __init__(self, vit: VisionTransformer | Eva | Beit, pool: Pool):
         super().__init__()
         self.vit, self.pool = vit, pool
 

@@ -6,9 +6,6 @@ python -m fgmae_bench.prepare download eurosat
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from fgmae_bench.config.cards import Card, Download, load_card
 from fgmae_bench.config.flags import spellings
 from fgmae_bench.data.index import check_counts
 from fgmae_bench.data.layouts import build_index
-from fgmae_bench.errors import BenchError, os_error
+from fgmae_bench.errors import BenchError
 from fgmae_bench.hub.archive import unpack
 from fgmae_bench.hub.checksums import note_path
 from fgmae_bench.hub.fetch import fetch
@@ -50,7 +47,7 @@ def main(given: dict[str, Any]) -> None:
         if not _holds_anything(data):  # else another process has done it while this one waited
             fetched = fetch(_hub_file(card.download), archive, sha256=card.download.sha256 or None)
             print(f"{archive.name}: {fetched.transferred} bytes transferred, sha256 {fetched.sha256}")
-            _unpack(archive, data)
+            unpack(archive, place)
         line = _contents(card, data)
         if not given.get("keep_archive"):
             archive.unlink(missing_ok=True)
@@ -76,36 +73,6 @@ def _require_new(card: Card, data: Path) -> None:
 
 def _holds_anything(data: Path) -> bool:
     return data.is_dir() and any(data.iterdir())
-
-
-def _unpack(archive: Path, data: Path) -> None:
-    """Unpack beside `data`, then rename."""
-    place = data.resolve()
-    _remove_stale(place)
-    partial = place.with_name(f"{place.name}.partial-{os.getpid()}")
-    unpack(archive, partial)
-    try:
-        partial.replace(place)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise os_error(error, data) from error
-
-
-def _remove_stale(place: Path) -> None:
-    """Remove the temporary folders of processes that are dead."""
-    for folder in place.parent.glob(f"{place.name}.partial-*"):
-        number = folder.name.rpartition("-")[2]
-        if number.isdecimal() and (int(number) == os.getpid() or not _alive(int(number))):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    with contextlib.suppress(PermissionError):
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return False
-    return True
 
 
 def _contents(card: Card, data: Path) -> str:

@@ -36,10 +36,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def main(given: dict[str, Any]) -> None:
     """Print what was found; a fault ends as bad input."""
     from fgmae_bench.data.packs.format import META
-    from fgmae_bench.data.packs.store import get, stamp_of
+    from fgmae_bench.data.packs.store import get, require_sound, stamp_of
 
     root = Path(given["pack"]).resolve()
     stamp = stamp_of(root)
+    require_sound(root, thorough=True)
     held = get(root, stamp, META)
     if held is None:
         _foreign(root, stamp, given)

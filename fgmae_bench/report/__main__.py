@@ -19,7 +19,7 @@ from typing import Any
 
 from fgmae_bench.config.experiments import Experiment, load_experiments
 from fgmae_bench.config.flags import Parser, spellings
-from fgmae_bench.errors import EXIT_DONE, EXIT_FAILED, BenchError, run_entry, unknown
+from fgmae_bench.errors import EXIT_DONE, EXIT_FAILED, BenchError, printable, run_entry, unknown
 from fgmae_bench.records import Record, all_records
 from fgmae_bench.report import figures, output, page, pictures, published
 from fgmae_bench.report.formats.common import NO_RECORDS
@@ -164,7 +164,7 @@ def _say(text: str) -> None:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(" ".join(text.split()) + "\n")
+    sys.stderr.write(printable(" ".join(text.split())) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,9 +31,17 @@ def texts(tables: list[Table], formats: list[str], records: list[Record], folder
 def write_texts(found: dict[Path, str], say: Callable[[str], None]) -> None:
     """Write every text whose file holds anything else."""
     for path, text in found.items():
-        if not path.is_file() or path.read_bytes() != text.encode():
+        if not holds(path, text):
             write_text(path, text)
         say(str(path))
+
+
+def holds(path: Path, text: str) -> bool:
+    """Whether the file holds just that text; another report may replace or remove it meanwhile."""
+    try:
+        return path.read_bytes() == text.encode() if path.is_file() else False
+    except FileNotFoundError:
+        return False
 
 
 def write_figures(tables: list[Table], folder: Path, say: Callable[[str], None]) -> None:
@@ -65,7 +73,7 @@ def stale(found: dict[Path, str], formats: list[str], folder: Path) -> list[str]
     lines = [
         f"stale: {path}; write it with python -m fgmae_bench.report"
         for path, text in found.items()
-        if not path.is_file() or path.read_bytes() != text.encode()
+        if not holds(path, text)
     ]
     left = [path for name in formats for path in sorted(folder.glob(f"*.{name}")) if path not in found]
     return lines + [f"stale: {path} belongs to no experiment; remove it" for path in left]

@@ -7,7 +7,6 @@ reader as text only. The page asks the network for nothing, and its security pol
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
 import re
@@ -20,8 +19,9 @@ from fgmae_bench.records import Record
 from fgmae_bench.report import page_data
 from fgmae_bench.report.figures import AXES
 from fgmae_bench.report.formats.common import footnotes
+from fgmae_bench.report.output import holds
 from fgmae_bench.report.row import Table
-from fgmae_bench.system.files import write_text
+from fgmae_bench.system.files import lock_and_clean_up, replacing, write_text
 
 INDEX, RUNS = "index.html", "runs"
 SCRIPTS = ("page-dom.js", "page-chart.js", "page-table.js", "page-run.js", "page.js")
@@ -35,14 +35,16 @@ def write(tables: list[Table], records: list[Record], out: Path) -> Path:
     The side scripts come first, so that the page never names one that is not there. Returns the path of the page.
     """
     names = page_data.keys(records)
-    _write_scripts(out / RUNS, {names[record["sha256"]]: record for record in records})
     text = page(tables, records)
-    if not _holds(out / INDEX, text):
-        write_text(out / INDEX, text)
-    kept = set(names.values())
-    for path in (out / RUNS).glob("*.js"):
-        if path.stem not in kept and path.read_bytes().startswith(CALL.encode()):
-            path.unlink()
+    # Reports at once write one after the other: the page and all scripts in the folder are always those of one report.
+    with lock_and_clean_up(out / ".report.lock"):
+        _write_scripts(out / RUNS, {names[record["sha256"]]: record for record in records})
+        if not holds(out / INDEX, text):
+            write_text(out / INDEX, text)
+        kept = set(names.values())
+        for path in (out / RUNS).glob("*.js"):
+            if path.stem not in kept and path.is_file() and path.read_bytes().startswith(CALL.encode()):
+                path.unlink()
     return out / INDEX
 
 
@@ -126,20 +128,12 @@ def _write_scripts(folder: Path, runs: dict[str, Record]) -> None:
 
     Without waiting for the disk, which would take seconds for 1,000 files: the next report repairs what a crash tore.
     """
-    partial = folder / ".run.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, record in runs.items():
             path, text = folder / f"{name}.js", run_script(name, record)
-            if not _holds(path, text):
-                partial.write_text(text, encoding="utf-8", newline="\n")
-                partial.replace(path)
+            if not holds(path, text):
+                with replacing(path, durable=False) as temporary:
+                    temporary.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise os_error(error, folder) from error
-
-
-def _holds(path: Path, text: str) -> bool:
-    """True when the file holds just that text."""
-    return path.is_file() and path.read_bytes() == text.encode()

@@ -12,9 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.metrics.intervals import Units, intervals, multi_label_units, segmentation_units, single_label_units
+from fgmae_bench.metrics.intervals import (
+    CELLS,
+    Units,
+    intervals,
+    multi_label_units,
+    segmentation_units,
+    single_label_units,
+)
 from fgmae_bench.records import Record
 
+MAX_COUNT, MAX_CELLS = 2**53, 2**28  # of one count, and of the numbers kept for all resamples (2 GiB)
 REPEAT = "run it again with another --results_dir, or restore the file"
 KINDS = {"single_label": single_label_units, "multi_label": multi_label_units}
 
@@ -74,13 +82,11 @@ def read_predictions(record: Record, path: Path) -> Predictions:
             raise BenchError(f"{path}: not the predictions that {record['run_id']} stored (sha256 differs)", REPEAT)
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        lists = {
-            name: tuple(map(str, json.loads(text))) for name, text in header["__metadata__"].items() if name in LISTS
-        }
+        lists = {name: _texts(json.loads(text)) for name, text in header["__metadata__"].items() if name in LISTS}
         found = _predictions(tensors, lists)
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})", REPEAT) from error
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:100]
         raise BenchError(f"{path}: no predictions that can be read ({reason})", REPEAT) from error
     wanted = record["dataset"]["sample_ids_sha256"]["test"]
@@ -90,6 +96,29 @@ def read_predictions(record: Record, path: Path) -> Predictions:
 
 
 LISTS = ("ids", "groups", "classes")
+
+
+def _texts(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError("ids, groups and classes are not lists of texts")
+    return tuple(values)
+
+
+def _require_counts(kind: str, scores: NDArray[Any], targets: NDArray[Any] | None, units: int) -> None:
+    """Raise ValueError on targets and counts that a metric would take for places in memory, and on too many of them."""
+    n, classes = scores.shape[:2]
+    if not n or not classes or scores.dtype.kind not in "fiu":
+        raise ValueError("no samples, no classes, or scores that are not numbers")
+    given = scores if targets is None else targets
+    if given.dtype.kind not in "iub" or (given.size and int(given.min()) < 0):
+        raise ValueError("targets or counts that are not whole numbers from 0 on")
+    most = {"single_label": classes - 1, "multi_label": 1, "segmentation": MAX_COUNT}[kind]
+    if int(given.max()) > most:
+        raise ValueError(f"a target or count of more than {most}")
+    # a confusion matrix a unit, or, of many labels, the counts of each class and score level
+    cells = units * classes * scores.shape[-1] if kind != "multi_label" else classes * min(CELLS, units * n)
+    if cells > MAX_CELLS:
+        raise ValueError(f"{units} samples or groups of {classes} classes are too many to resample")
 
 
 def _predictions(tensors: dict[str, NDArray[Any]], lists: dict[str, tuple[str, ...]]) -> Predictions:
@@ -103,6 +132,7 @@ def _predictions(tensors: dict[str, NDArray[Any]], lists: dict[str, tuple[str, .
         scores, targets = tensors["logits"], tensors["targets"]
         kind = "multi_label" if targets.ndim == 2 else "single_label"
         shapes_fit = scores.ndim == 2 and scores.shape[1] == len(classes) and len(targets) == len(scores)
+        shapes_fit = shapes_fit and (targets.ndim == 1 or targets.shape == scores.shape)
     if (
         not shapes_fit
         or len(scores) != len(ids)
@@ -110,6 +140,7 @@ def _predictions(tensors: dict[str, NDArray[Any]], lists: dict[str, tuple[str, .
         or (groups is not None and len(groups) != len(ids))
     ):
         raise ValueError("ids, groups, classes and arrays do not fit one another")
+    _require_counts(kind, scores, targets, len(set(groups or ids)))
     return Predictions(kind=kind, ids=ids, groups=groups, classes=classes, scores=scores, targets=targets)
 
 

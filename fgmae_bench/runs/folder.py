@@ -105,7 +105,7 @@ class RunFolder:
         """Say that the folder held the files of another finished run, which this one replaces."""
         try:
             held = json.loads((self.folder / "record.json").read_text(encoding="utf-8"))["run_id"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return
         if held != run_id:
             log.info(

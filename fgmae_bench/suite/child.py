@@ -17,6 +17,7 @@ import psutil
 
 from fgmae_bench.errors import os_error
 from fgmae_bench.suite.command import Command, argv, shell_line
+from fgmae_bench.system.files import open_regular
 
 GRACE_SECONDS = 20.0  # between SIGTERM, on which training saves a checkpoint, and SIGKILL
 PR_SET_PDEATHSIG = 1
@@ -25,9 +26,7 @@ RUN_ID = re.compile(r"(\S+-(?:published|corrected)-[0-9a-f]{10})\s+[a-z]\w* -?[0
 
 @dataclass(kw_only=True)
 class Child:
-    """A command at work. `held` are the locks of its runs, which the process inherits; `reason` is why it is being
-    ended.
-    """
+    """A command at work. `held` are the locks of its runs, which the process inherits; `reason` is why it is ended."""
 
     command: Command
     process: subprocess.Popen[bytes]
@@ -88,7 +87,7 @@ def start(command: Command, log: Path, held: list[int], gpus: tuple[str, ...], t
         environment.setdefault("OMP_NUM_THREADS", str(threads))
     parent = os.getpid()
     try:
-        with open(log, "ab") as stream:
+        with os.fdopen(open_regular(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as stream:
             stream.write(f"$ {shell_line(command)}\n".encode())
             stream.flush()
             offset = stream.tell()  # before the start: the process moves the position that it shares

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import Any
 
 from fgmae_bench.config.experiments import Experiment, PlannedRun
 from fgmae_bench.config.run import Run
+from fgmae_bench.system.environment import shell_word
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One run. `key` hashes what the suite knows of it beforehand: its run id needs the samples and the weights'
-    content.
-    """
+    """One run. `key` hashes what is known of it beforehand: its run id needs the samples and the weights' content."""
 
     key: str
     run: Run
@@ -52,7 +50,7 @@ class Command:
 
     @property
     def title(self) -> str:
-        """What a reader is told: experiment and run."""
+        """Experiment and run, as messages name them."""
         return f"{self.experiment.name}: {self.label}"
 
     @property
@@ -91,8 +89,8 @@ def argv(command: Command, python: str = sys.executable) -> list[str]:
 
 
 def shell_line(command: Command) -> str:
-    """The command as text for a shell or any scheduler."""
-    return shlex.join(argv(command, "python"))
+    """The command as one line for bash or any scheduler."""
+    return " ".join(map(shell_word, argv(command, "python")))
 
 
 def _slug(label: str) -> str:

@@ -198,7 +198,7 @@ def _sha(text: str) -> str:
 
 
 ASK = """
-import sys
+import json, sys
 from fgmae_bench.models.build import architecture
 from fgmae_bench.data.synthetic import MARKER
 from fgmae_bench.errors import BenchError
@@ -206,7 +206,7 @@ for name in sys.argv[1:]:
     try:
         architecture(name)
     except BenchError as error:
-        print(name, error.what, error.todo, sep="\\t")
+        print(json.dumps([name, error.what, error.todo]))
 """
 
 
@@ -234,5 +234,5 @@ def require_known(commands: list[Command], recorded: set[str]) -> None:
         return
     asked = subprocess.run([sys.executable, "-c", ASK, *strange], capture_output=True, text=True)
     for line in asked.stdout.splitlines():
-        name, what, todo = line.split("\t")
+        name, what, todo = json.loads(line)
         raise BenchError(f"{strange[name].where}.flags.model: {what}", todo)

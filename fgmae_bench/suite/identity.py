@@ -10,7 +10,7 @@ from typing import Any
 from fgmae_bench.config.experiments import Experiment, PlannedRun, effective_batch, matches
 from fgmae_bench.config.run import Run
 from fgmae_bench.config.schedules import rate_of
-from fgmae_bench.records import SCHEMA_VERSION
+from fgmae_bench.records import SCHEMA_VERSION, record_files
 from fgmae_bench.suite.command import Command, Point
 from fgmae_bench.system.stamps import Parts
 
@@ -32,7 +32,7 @@ class Shelf:
 
     def refresh(self) -> None:
         """Take in the records that have appeared since."""
-        for path in sorted(set((self.results_dir / "records").glob("*/*/*.json")) - self.seen):
+        for path in [path for path in record_files(self.results_dir) if path not in self.seen]:
             self.seen.add(path)
             try:
                 whole = json.loads(path.read_text(encoding="utf-8"))
@@ -40,11 +40,15 @@ class Shelf:
                     continue  # an older record does not say of which pixels it is: its run is made again
                 record = _slim(whole)
                 key = _facts(record)
-                self.content[path] = whole["dataset"]["content_sha256"]
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                self.broken.append(f"{path}: not a readable record")
+                hash((key, record["config"]["model"]["model"]))  # a list in place of a number is a TypeError
+                content = dict(whole["dataset"]["content_sha256"])
+                if whole["run_id"] != path.stem:  # a synchroniser's copy, or a file that was renamed
+                    raise ValueError
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+                self.broken.append(f"{path}: not a readable record of that name")
                 continue
-            self.models.add(record["config"]["model"]["model"])
+            self.content[path] = content
+            self.models.add(str(record["config"]["model"]["model"]))
             for rate in {key[-1], None}:
                 self.by_facts.setdefault((*key[:-1], rate), []).append((path, record))
 

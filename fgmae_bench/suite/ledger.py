@@ -6,17 +6,24 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.suite.command import Command, Point
 from fgmae_bench.suite.identity import Shelf
-from fgmae_bench.system.files import require_writable, write_json, write_text
+from fgmae_bench.system.files import open_regular, read_small_json, require_writable, write_json, write_text
 from fgmae_bench.system.stamps import Parts, remembered, tree_stamp
+
+
+class Receipt(NamedTuple):
+    """The record of a run, and the state of the data's files when it was found; `written` tells receipts apart."""
+
+    record: Path
+    tree: str | None
+    written: int
 
 
 class Ledger:
@@ -27,7 +34,7 @@ class Ledger:
     def __init__(self, results_dir: Path):
         self.results_dir, self.root = results_dir, results_dir / "suite"
         self.shelf = Shelf(results_dir)
-        self.receipts: dict[str, dict[str, Any]] = {}
+        self.receipts: dict[str, Receipt] = {}
         self.data: dict[tuple[Path, Path], tuple[str | None, list[Parts]]] = {}
 
     def refresh(self) -> None:
@@ -35,10 +42,15 @@ class Ledger:
         self.shelf.refresh()
         self.data.clear()
         folder = self.root / "receipts"
-        names = [name for name in (os.listdir(folder) if folder.is_dir() else []) if name.endswith(".json")]
-        for name in names:
-            if name[:-5] not in self.receipts and (receipt := _read(folder / name)):
-                self.receipts[name[:-5]] = receipt
+        for entry in os.scandir(folder) if folder.is_dir() else ():
+            if not entry.name.endswith(".json"):
+                continue
+            key, written = entry.name[:-5], entry.stat(follow_symlinks=False).st_mtime_ns
+            if key in self.receipts and self.receipts[key].written == written:
+                continue
+            if record := _kept(folder / entry.name, "record"):
+                tree = _kept(folder / entry.name, "tree")
+                self.receipts[key] = Receipt(self.results_dir / record, tree, written)
 
     def record_of(self, command: Command, point: Point) -> Path | None:
         """The record of a run: by receipt, else by what the records say; None where it is still to do.
@@ -47,10 +59,10 @@ class Ledger:
         read by this user, is read by the run itself, which then finds its record or makes a new one.
         """
         tree, contents = self.known_data(command)
-        receipt = self.receipts.get(point.key, {})
-        path = self.results_dir / receipt.get("record", "")
-        if path in self.shelf.content and path.parent.name == command.protocol and path.exists():
-            as_it_was = tree is None or receipt.get("tree") == tree or self.shelf.content[path] in contents
+        receipt = self.receipts.get(point.key)
+        path = receipt.record if receipt else None
+        if receipt and path in self.shelf.content and path.parent.name == command.protocol and path.exists():
+            as_it_was = tree is None or receipt.tree == tree or self.shelf.content[path] in contents
             return path if as_it_was else None
         return self.shelf.find(command, point, None if tree is None else contents)
 
@@ -86,7 +98,7 @@ class Ledger:
         held: list[int] = []
         try:
             for key in sorted(point.key for point in points):
-                held.append(os.open(self.root / "locks" / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+                held.append(open_regular(self.root / "locks" / f"{key}.lock", os.O_RDWR | os.O_CREAT))
                 fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             release(held)
@@ -94,6 +106,9 @@ class Ledger:
         except OSError as error:
             release(held)
             raise os_error(error, self.root / "locks") from error
+        except BenchError:
+            release(held)
+            raise
         return held
 
     def claimed(self, points: list[Point]) -> bool:
@@ -140,8 +155,7 @@ class Ledger:
 
     def failure(self, command: Command) -> str | None:
         """Why the last attempt failed, None where it did not."""
-        kept = _read(self.root / "failures" / f"{command.key}.json")
-        return str(kept["reason"]) if kept else None
+        return _kept(self.root / "failures" / f"{command.key}.json", "reason")
 
     def note_job(self, command: Command, job: str) -> None:
         """Remember the Slurm job of a command."""
@@ -149,8 +163,7 @@ class Ledger:
 
     def job(self, command: Command) -> str | None:
         """The Slurm job that was last given a command."""
-        kept = _read(self.root / "jobs" / f"{command.key}.json")
-        return str(kept["job"]) if kept else None
+        return _kept(self.root / "jobs" / f"{command.key}.json", "job")
 
 
 class Ledgers:
@@ -187,9 +200,8 @@ def release(held: list[int]) -> None:
         os.close(file)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return loaded if isinstance(loaded, dict) else None
+def _kept(path: Path, name: str) -> str | None:
+    """The text of one entry of a small JSON file; None where the file is absent, damaged or not one of ours."""
+    loaded = read_small_json(path)
+    value = loaded.get(name) if isinstance(loaded, dict) else None
+    return value if isinstance(value, str) and "\0" not in value else None

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from fgmae_bench.errors import BenchError
+from fgmae_bench.errors import BenchError, printable
 from fgmae_bench.suite.command import Command, shell_line
 from fgmae_bench.suite.expand import require_known
 from fgmae_bench.suite.flags import add, add_common, commands_of, say
@@ -130,7 +130,7 @@ def _teller(progress: Progress, total: int) -> Say:
             state = f"[{progress.done}/{total}] {state}"
         line = f"{state}  {command.title}  {text}"
         if progress.bar is not None:
-            progress.bar.write(line)
+            progress.bar.write(printable(line))
         else:
             say(line)
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from fgmae_bench.errors import printable
+
 SOURCE = Path(__file__).resolve().parents[2]
 
 
@@ -58,11 +60,27 @@ def command() -> str:
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     name = spec.name.removesuffix(".__main__") if spec else ""
     program = f"{_launcher()} -m {name}" if name.startswith("fgmae_bench") else Path(sys.argv[0]).name
-    return " ".join([program, *map(shlex.quote, sys.argv[1:])])
+    return " ".join([program, *map(shell_word, sys.argv[1:])])
+
+
+def shell_word(text: str) -> str:
+    """`text` as one word for bash, on one line: line ends and other control characters as escapes in $'...'."""
+    if printable(text) == text and "\n" not in text and "\t" not in text:
+        return shlex.quote(text)
+    return "$'" + "".join(_shell_letter(letter) for letter in text) + "'"
+
+
+def _shell_letter(letter: str) -> str:
+    if letter in "\\'":
+        return f"\\{letter}"
+    if letter != "\t" and letter != "\n" and printable(letter) == letter:
+        return letter
+    # bytes, not code points: what a name's undecodable bytes are stands as it is on the disk
+    return "".join(f"\\x{byte:02x}" for byte in letter.encode(errors="surrogateescape"))
 
 
 def _launcher() -> str:
-    """What started this process: python, or torchrun as its environment tells."""
+    """What started this process: python, or torchrun as the environment variables say."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return "python"
     machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
@@ -78,9 +96,7 @@ def now() -> str:
 
 
 def anonymous_memory() -> int | None:
-    """Anonymous resident bytes of this process (file-backed pages, such as feature banks, do not count); None outside
-    Linux.
-    """
+    """Anonymous resident bytes of this process, None outside Linux; file-backed pages (feature banks) do not count."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None

@@ -18,7 +18,7 @@ COMMANDS = {
     "list": "published weights that can be fetched, what they were trained on, and which are here",
     "fetch": "get published weights from the hub, a mirror or a folder, and verify them",
     "verify": "whether checkpoints are there, whole, what they seem, fit for their models and trained",
-    "convert": "the backbone's tensors alone, mended and compared, in safetensors or a plain .pth",
+    "convert": "the backbone's tensors alone, repaired and compared, in safetensors or a plain .pth",
     "inspect": "what a checkpoint file holds, and what a model would use of it",
     "synth": "write a random checkpoint with the published keys and shapes",
 }

@@ -37,7 +37,7 @@ def read_required(path: Path) -> list[Required]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(
-            f"{path} cannot be read ({getattr(error, 'strerror', None) or 'no text'})", "give a text file"
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or 'not text'})", "give a text file"
         ) from error
     items = []
     for number, line in enumerate(lines, 1):
@@ -81,7 +81,7 @@ def _item(parts: list[str], where: str) -> Required:
     for part in parts[1:]:
         key, equals, value = part.partition("=")
         if key not in ("model", "sha256") or not equals or not value:
-            raise BenchError(f"{where}'{part}' is no fact of a checkpoint", FORM)
+            raise BenchError(f"{where}'{part}' is not a fact of a checkpoint", FORM)
         facts[key] = value
     if "sha256" in facts and not is_sha256(facts["sha256"]):
         raise BenchError(f"{where}sha256 is '{facts['sha256']}'", "give 64 lower-case hex digits")
@@ -111,13 +111,13 @@ class Finding:
 
 
 def examine(item: Required, folder: Path) -> Finding:
-    """All checks on one checkpoint; `folder` is where fetched weights lie. What is wrong with a file is found, not
+    """All checks on one checkpoint; `folder` holds fetched weights. What is wrong with a file is found, not
     raised.
     """
     found = Finding(item=item)
     try:
         found.path = _path(item, folder)
-    except BenchError as error:  # it was fetched, and is no longer what it was
+    except BenchError as error:  # it was fetched and has changed since
         place = place_of(item.entry.entry.name, item.entry, folder) if item.entry else None
         found.said("exists", None if place and place.is_file() else _absent(item))
         found.said("hash", error.what)

@@ -38,7 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(given: dict[str, Any]) -> None:
-    """Convert; say what was kept, dropped and mended."""
+    """Convert; say what was kept, dropped and repaired."""
     source, out = Path(given["source"]), Path(given["out"])
     if out.exists():
         raise BenchError(f"{out} exists", "remove it or choose another name")
@@ -53,7 +53,9 @@ def main(given: dict[str, Any]) -> None:
     )
     print(f"peeled off: wrapper {state.wrapper or 'none'}, prefix {state.prefix or 'none'}")
     print(f"dropped: {_counts(done.dropped)}")
-    print(f"mended: {_counts(done.mended)}")
+    print(f"repaired: {_counts(done.mended)}")
+    for note in state.notes:
+        print(f"note: {note}")
     print(f"contract: {origin}")
 
 

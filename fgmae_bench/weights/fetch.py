@@ -29,14 +29,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from", dest="source", metavar="DIR", help="copy from a folder with the published file names, no download"
     )
+    text = "fetch anew and trust what comes in place of what was trusted on first use; says both SHA-256 (default: off)"
+    parser.add_argument("--repin", action="store_true", help=text)
 
 
 def main(given: dict[str, Any]) -> None:
-    """Fetch one file; print where it lies and its SHA-256."""
+    """Fetch one file; print its path and its SHA-256."""
     name, model = _named(given["name"], given.get("model"))
     folder = weights_folder(Path(given["cache_dir"]) if "cache_dir" in given else None)
     source = Path(given["source"]) if "source" in given else None
-    fetched = fetch_weights(name, model, folder, source)
+    fetched = fetch_weights(name, model, folder, source, repin=bool(given.get("repin")))
     print(f"{fetched.path}\nsha256 {fetched.sha256}")
 
 

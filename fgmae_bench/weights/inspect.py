@@ -59,9 +59,9 @@ def _facts(state: State) -> Iterator[str]:
         *((f"{_safe(name)} (in the state dict)", text) for name, text in state.plain.items()),
     ]
     for name, text in texts[:OTHERS_SHOWN]:
-        yield f"beside        {name}: {text}"
+        yield f"other         {name}: {text}"
     if len(texts) > OTHERS_SHOWN:
-        yield f"beside        and {len(texts) - OTHERS_SHOWN} more"
+        yield f"other         and {len(texts) - OTHERS_SHOWN} more"
 
 
 def _groups(state: State) -> Iterator[str]:
@@ -69,10 +69,10 @@ def _groups(state: State) -> Iterator[str]:
     from fgmae_bench.checkpoints.layouts import drop_rule
 
     groups: dict[tuple[str, str, tuple[int, ...], str], int] = {}
-    entries = [(name, tensor, "backbone") for name, tensor in state.tensors.items()]
-    entries += [(name, tensor, "unknown") for name, tensor in state.outside.items()]
-    for name, tensor, otherwise in entries:
-        rule = drop_rule(name) or otherwise
+    entries = [(name, tensor, drop_rule(name) or "backbone") for name, tensor in state.tensors.items()]
+    outside = state.outside.items()
+    entries += [(name, tensor, drop_rule(name, sibling=True) or "unknown") for name, tensor in outside]
+    for name, tensor, rule in entries:
         group = (
             rule,
             re.sub(r"\.\d+\.", ".*.", _safe(name)),
@@ -81,7 +81,8 @@ def _groups(state: State) -> Iterator[str]:
         )
         groups[group] = groups.get(group, 0) + 1
     rows = [("rule", "keys", "pattern", "shape", "dtype")]
-    rows += [(rule, str(count), pattern, str(shape), dtype) for (rule, pattern, shape, dtype), count in groups.items()]
+    for (rule, pattern, shape, dtype), count in groups.items():
+        rows.append((rule, str(count), pattern, _safe(str(shape)), dtype))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -109,6 +110,6 @@ def _report(model: str, state: State) -> LoadReport:
 
 
 def _safe(name: str) -> str:
-    from fgmae_bench.checkpoints.inert import shown
+    from fgmae_bench.checkpoints.scan import shown
 
     return shown(name)

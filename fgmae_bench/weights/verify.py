@@ -6,7 +6,7 @@ python -m fgmae_bench.weights verify --required FILE
 Without a name: every published checkpoint that is here. A list holds one checkpoint a line: a registered name or a
 path, then model=NAME and sha256=HEX where they are known; # begins a comment. Checked: exists, size, SHA-256, opens
 without executing anything, layout, keys with shapes and finite numbers, and that it is not untrained (not every
-normalisation layer is as initialised, no matrix holds one number). `unknown` is no failure: nothing is known to hold
+normalisation layer is as initialised, no matrix holds one number). `unknown` is not a failure: nothing is known to hold
 the file against.
 """
 

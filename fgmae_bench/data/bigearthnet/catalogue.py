@@ -158,5 +158,5 @@ def _read_cache(path: Path, catalogue: str) -> dict[str, str]:
         if kept["catalogue"] != catalogue:
             return {}
         return {str(scene): str(link) for scene, link in kept["links"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BenchError(f"{path} is broken", "remove it and run the same command again") from error

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fgmae_bench.data.bigearthnet.labels import CLASSES, nomenclature
+from fgmae_bench.data.bigearthnet.parquet import read_parquet
 from fgmae_bench.data.bigearthnet.table import SCHEMAS
 from fgmae_bench.errors import BenchError, closest
 
@@ -66,19 +66,13 @@ def joined(table: pa.Table, metadata: pa.Table) -> pa.Table:
 
 
 def _read_one(path: Path) -> pa.Table:
-    try:
-        table = pq.read_table(path, columns=[*COLUMNS.values(), LABELS], memory_map=False)
-    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError, OSError) as error:
-        raise BenchError(f"{path} cannot be read as a table ({str(error).splitlines()[0][:120]})", TODO) from error
-    absent = sorted({*COLUMNS.values(), LABELS} - set(table.column_names))
-    if absent:
-        raise BenchError(f"{path} has no column {', '.join(absent)}", TODO)
+    table = read_parquet(path, "table", TODO, [*COLUMNS.values(), LABELS])
     try:
         columns = {
             name: table[source].cast(SCHEMAS[2].field(name).type).combine_chunks() for name, source in COLUMNS.items()
         }
         labels = table[LABELS].cast(pa.list_(pa.string())).combine_chunks()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except pa.ArrowException as error:
         raise BenchError(f"{path}: a column is of another type ({str(error).splitlines()[0][:120]})", TODO) from error
     empty = sorted(name for name, column in {**columns, LABELS: labels}.items() if column.null_count)
     if empty:

@@ -12,6 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from fgmae_bench.data.bigearthnet.labels import CLASSES, nomenclature
+from fgmae_bench.data.bigearthnet.parquet import read_parquet
 from fgmae_bench.data.synthetic import MARKER
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.files import replacing
@@ -20,6 +21,7 @@ from fgmae_bench.system.files import replacing
 FORMAT = {1: "bigearthnet_s1_v1/1", 2: "bigearthnet_s1_v2/1"}
 INDEX_FILE = "index.parquet"
 FORMATS = ("parquet", "csv")
+TODO = "give one that prepare index wrote; a damaged one may be removed"
 
 # Times are UTC, corners metres in the projection `epsg`, sizes bytes. Null: not known (no lists given) or not readable
 # (see problem).
@@ -76,21 +78,34 @@ def read_table(path: Path, version: int = 1) -> pa.Table:
 
     Raises BenchError where it is none or of another version.
     """
-    try:
-        if path.suffix == ".csv":
-            return _from_csv(path, SCHEMAS[version])
-        table = pq.read_table(path, memory_map=False)
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise BenchError(
-            f"{path} cannot be read as a patch table ({reason})",
-            "give one that prepare index wrote; a damaged one may be removed",
-        ) from error
-    kept = (table.schema.metadata or {}).get(b"format", b"").decode()
+    if path.suffix != ".csv":
+        table = read_parquet(path, "patch table", TODO)
+    else:
+        try:
+            table = _from_csv(path, SCHEMAS[version])
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0][:120]
+            raise BenchError(f"{path} cannot be read as a patch table ({reason})", TODO) from error
+    kept = (table.schema.metadata or {}).get(b"format", b"").decode(errors="replace")
     if kept != FORMAT[version] or not table.schema.equals(SCHEMAS[version]):
         what = f"{path} is no patch table of format {FORMAT[version]}"
         raise BenchError(what, "give one that prepare index wrote for this dataset; an outdated one may be removed")
+    _require_complete(table, path)
     return table
+
+
+def _require_complete(table: pa.Table, path: Path) -> None:
+    """Raise BenchError unless names and stamps are stated of every patch, and place and labels of the whole ones."""
+    whole = table.filter(pc.is_null(table["problem"]))
+    needed = {"s1_name": table, "stamp": table, "tile": whole}
+    if "labels_43" in table.column_names:  # the second version has labels in tables of its own
+        needed["labels_19"] = whole
+    for name, rows in needed.items():
+        if rows[name].null_count:
+            raise BenchError(f"{path}: {name} is empty in some rows", TODO)
+    hot = table["labels_19"].combine_chunks().flatten()
+    if hot.null_count or (pc.max(hot).as_py() or 0) > 1:
+        raise BenchError(f"{path}: labels_19 holds other values than zeros and ones", TODO)
 
 
 def write_table(path: Path, table: pa.Table, form: str = "parquet") -> None:

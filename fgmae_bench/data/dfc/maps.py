@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 
 from fgmae_bench.config.cards import Card, LabelFile
 from fgmae_bench.data.labels import Codes, Source, card_source
-from fgmae_bench.data.raster import GDAL
+from fgmae_bench.data.raster import open_tiff, read_values
 from fgmae_bench.errors import BenchError
 
 
@@ -69,22 +66,13 @@ def map_files(
 
 def read_band(path: Path, stated: LabelFile, size: tuple[int, int]) -> NDArray[Any]:
     """One band (H, W) of a label file, in the type of the file. Raises BenchError naming the file."""
-    try:
-        with rasterio.Env(**GDAL), rasterio.open(path) as source:
-            if source.count != stated.bands:
-                what = f"{path} has {source.count} bands, label files in '{stated.folder}' have {stated.bands}"
-                raise BenchError(what, "replace the file: it may hold another kind of labels")
-            if source.shape != size:
-                raise BenchError(
-                    f"{path} is {source.shape[0]}x{source.shape[1]} pixels, its image {size[0]}x{size[1]}",
-                    "replace the file",
-                )
-            band: NDArray[Any] = source.read(stated.band)
-    except RasterioError as error:
-        reason = str(error.__cause__ or error).replace(f"'{path}'", "it").replace(str(path), "it")
-        raise BenchError(
-            f"{path} cannot be read as a TIFF ({reason[:160]})", "replace the file, or verify the download"
-        ) from error
-    if np.dtype(band.dtype).kind not in "iu":
-        raise BenchError(f"{path} holds {band.dtype} values", "label maps hold whole numbers: replace the file")
-    return band
+    with open_tiff(path) as source:
+        if source.count != stated.bands:
+            what = f"{path} has {source.count} bands, label files in '{stated.folder}' have {stated.bands}"
+            raise BenchError(what, "replace the file: it may hold another kind of labels")
+        if source.shape != size:
+            raise BenchError(
+                f"{path} is {source.shape[0]}x{source.shape[1]} pixels, its image {size[0]}x{size[1]}",
+                "replace the file",
+            )
+        return read_values(source, path, stated.band, kinds="iu", declared=True)

@@ -13,7 +13,7 @@ from fgmae_bench.data.index import Index
 from fgmae_bench.data.packs.format import LABELS, META, Encoder, Meta, sample_keys
 from fgmae_bench.data.packs.labels import same_labels
 from fgmae_bench.data.packs.read import checked_labels, open_pack
-from fgmae_bench.data.packs.store import environment, get, stamp_of
+from fgmae_bench.data.packs.store import get, stamp_of, views
 from fgmae_bench.data.packs.write import encoded
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.classification import make_view
@@ -30,20 +30,18 @@ def check_values(card: Card, root: Path, meta: Meta, step: Step) -> Index:
     index, stamp = open_pack(card, root), stamp_of(root)
     sums = checked_labels(root, stamp, meta, card).crc32
     keys, faults, at = sample_keys(index), [], 0
-    with environment(root, stamp).begin(buffers=True) as reading:
-        for key, value in reading.cursor():
-            name = bytes(key)
-            if name in (META, LABELS):
-                continue
-            if name != keys[at][0]:
-                raise BenchError(
-                    f"{root}: {name.decode(errors='replace')} is not among the samples that it states",
-                    "write the pack again",
-                )
-            if zlib.crc32(value) != sums[keys[at][1]]:
-                faults.append(name.decode())
-            at += 1
-            step(1)
+    for name, value in views(root, stamp):
+        if name in (META, LABELS):
+            continue
+        if name != keys[at][0]:
+            raise BenchError(
+                f"{root}: {name.decode(errors='replace')} is not among the samples that it states",
+                "write the pack again",
+            )
+        if zlib.crc32(value) != sums[keys[at][1]]:
+            faults.append(name.decode())
+        at += 1
+        step(1)
     _refuse(faults, f"of {len(keys)} values of {root} do not have their checksum")
     for row in range(len(keys)) if len(keys) < 1000 else range(0, len(keys), len(keys) // 1000):
         index.read(row, card)

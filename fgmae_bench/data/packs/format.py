@@ -199,7 +199,7 @@ def decode_value(value: bytes, where: str) -> dict[str, NDArray[Any]]:
         (length,) = struct.unpack_from("<Q", value)
         head, body = _parsed(value[8 : 8 + length]), memoryview(value)[8 + length :]
         return {name: _tensor(body, **facts) for name, facts in head.items() if name != "__metadata__"}
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BenchError(f"{where}: the value is damaged ({error})", "write the pack again, or restore it") from error
 
 

@@ -20,6 +20,8 @@ from fgmae_bench.data.packs.store import Stamp, get
 from fgmae_bench.errors import BenchError
 
 TEXTS = ("groups", "aliases", "parts", "names")  # of each sample, where the index has them
+# Type and dimensions of what `__labels__` holds besides the labels themselves.
+SHAPES = {"stamps": ("<u8", 1), "crc32": ("<u4", 1), "held": ("?", 2)} | dict.fromkeys(("files", *TEXTS), ("u1", 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,23 @@ def read_labels(value: bytes | None, where: str) -> Labels:
     missing = {"labels", "stamps", "crc32", "files"} - set(tensors)
     if missing:
         raise BenchError(f"{where} holds no {', '.join(sorted(missing))}", "write the pack again")
+    for name, (kind, dimensions) in SHAPES.items():
+        if name in tensors and (tensors[name].dtype, tensors[name].ndim) != (np.dtype(kind), dimensions):
+            raise BenchError(f"{where}: {name} is of another type or shape", "write the pack again")
+    if tensors["labels"].ndim not in (1, 2) or (tensors["labels"].dtype.kind not in "iu" and tensors["labels"].size):
+        raise BenchError(f"{where}: its labels are no whole numbers", "write the pack again")
+    try:
+        return _read_labels(tensors, where)
+    except UnicodeDecodeError as error:
+        raise BenchError(f"{where}: a name is no UTF-8", "write the pack again, or restore it") from error
+
+
+def _read_labels(tensors: dict[str, NDArray[Any]], where: str) -> Labels:
+    rows = len(tensors["stamps"])
+    lines = [tensors[name] for name in ("files", *TEXTS) if name in tensors]
+    # Counted before they are split: an empty line of one byte becomes an object of fifty.
+    if any(np.count_nonzero(line == ord("\n")) + 1 != rows for line in lines):
+        raise BenchError(f"{where}: its parts are of different lengths", "write the pack again")
     texts = {name: _split(tensors[name]) if name in tensors else None for name in TEXTS}
     read = Labels(
         labels=tensors["labels"],

@@ -29,7 +29,7 @@ from fgmae_bench.data.bigearthnet.raw import content_number, hot_labels, usable_
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.packs.format import bands_of, decode_value
 from fgmae_bench.data.packs.pickled import Parts, read_tuple
-from fgmae_bench.data.packs.store import Stamp, environment, get, number_of, stamp_of
+from fgmae_bench.data.packs.store import Stamp, get, items, keys, lacking, number_of, stamp_of
 from fgmae_bench.data.raster import valid_mask
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.randomness import generator
@@ -57,21 +57,20 @@ def open_foreign(card: Card, root: Path, stamp: Stamp, band_order: Order | None)
 
 def first_item(root: Path, stamp: Stamp) -> tuple[bytes, bytes]:
     """First (key, value) of a pack; raises BenchError when it is empty."""
-    with environment(root, stamp).begin() as reading:
-        for key, value in reading.cursor():
-            return key, value
+    first = next(items(root, stamp), None)
+    if first is not None:
+        return first
     raise BenchError(f"{root} is an empty pack without __meta__", "write it with: python -m fgmae_bench.prepare pack")
 
 
 def rico_items(root: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """(patch name, VV and VH (2, H, W) float32) of every Sentinel-1 entry of a rico-hdl pack, in the order of names."""
     root = root.resolve()
-    with environment(root, stamp_of(root)).begin() as reading:
-        for key, value in reading.cursor():
-            name = key.decode(errors="replace")
-            tensors = decode_value(value, f"{root}: {name}")
-            if set(BANDS) & set(tensors):
-                yield name, bands_of(tensors, BANDS, f"{root}: {name}")
+    for key, value in items(root, stamp_of(root)):
+        name = key.decode(errors="replace")
+        tensors = decode_value(value, f"{root}: {name}")
+        if set(BANDS) & set(tensors):
+            yield name, bands_of(tensors, BANDS, f"{root}: {name}")
 
 
 def open_rico(
@@ -83,9 +82,7 @@ def open_rico(
     """
     root = root.resolve()
     stamp = stamp_of(root)
-    with environment(root, stamp).begin() as reading:
-        cursor = reading.cursor()
-        absent = [sample for sample in ids if not cursor.set_key(sample.encode())]
+    absent = lacking(root, stamp, ids)
     if absent:
         raise BenchError(
             f"{root} lacks {len(absent)} of {len(ids)} patches, first {absent[0]}", "complete the pack or the labels"
@@ -125,7 +122,7 @@ def open_pickled(card: Card, root: Path, stamp: Stamp, band_order: Order | None)
     with it, chips have the order that is stored. Raises BenchError: a value that is not such a tuple, other classes,
     band order in doubt.
     """
-    keys, targets, kinds = [], [], set()
+    numbers, targets, kinds = [], [], set()
     for key, parts in pickled_items(root, stamp):
         target = np.frombuffer(parts[-1], np.float32)
         if not key.isdecimal():
@@ -134,20 +131,20 @@ def open_pickled(card: Card, root: Path, stamp: Stamp, band_order: Order | None)
             what = f"{root}: sample {key} has {len(target)} target values, {card.title} has {len(card.classes)} classes"
             raise BenchError(what, "give the card that the pack was made for")
         kinds.add(len(parts))
-        keys.append(key)
+        numbers.append(key)
         targets.append(target.astype(np.uint8))
     if len(kinds) != 1:
         raise BenchError(f"{root} mixes tuples of {' and '.join(map(str, sorted(kinds)))}", "give a pack of one format")
     stored = STORED_ORDER[kinds.pop()]
-    order = np.argsort([int(key) for key in keys], kind="stable")
+    order = np.argsort([int(key) for key in numbers], kind="stable")
     reader = PickledReader(
         root, stamp, stored if band_order is None else BANDS, card.signal.bands if band_order is None else BANDS
     )
     index = Index(
         root=root,
-        files=tuple(keys[row] for row in order),
+        files=tuple(numbers[row] for row in order),
         labels=_labels(np.stack(targets)[order], card),
-        stamps=np.full(len(keys), number_of(stamp)),
+        stamps=np.full(len(numbers), number_of(stamp)),
         synthetic=None,
         reader=reader,
     )
@@ -158,10 +155,9 @@ def open_pickled(card: Card, root: Path, stamp: Stamp, band_order: Order | None)
 
 def pickled_items(root: Path, stamp: Stamp) -> Iterator[tuple[str, Parts]]:
     """(key, parts) of every value; raises BenchError naming the first one that is no tuple of a known format."""
-    with environment(root, stamp).begin() as reading:
-        for key, value in reading.cursor():
-            name = key.decode(errors="replace")
-            yield name, checked_parts(value, f"{root}: {name}")
+    for key, value in items(root, stamp):
+        name = key.decode(errors="replace")
+        yield name, checked_parts(value, f"{root}: {name}")
 
 
 def checked_parts(value: bytes, where: str) -> Parts:
@@ -244,12 +240,8 @@ log = logging.getLogger("fgmae_bench")
 
 def rico_patches(root: Path, stamp: Stamp) -> list[str]:
     """Names of the Sentinel-1 patches of a rico-hdl pack in order; empty for a pack of anything else."""
-    with environment(root, stamp).begin(buffers=True) as reading:
-        cursor = reading.cursor()
-        names = [
-            name for key in cursor.iternext(values=False) if is_s1_patch(name := bytes(key).decode(errors="replace"))
-        ]
-        value = bytes(reading.get(names[0].encode()) or b"") if names else PICKLE
+    names = [name for key in keys(root, stamp) if is_s1_patch(name := key.decode(errors="replace"))]
+    value = (get(root, stamp, names[0].encode()) or b"") if names else PICKLE
     return names if not value.startswith(PICKLE) and set(BANDS) <= set(decode_value(value, str(root))) else []
 
 

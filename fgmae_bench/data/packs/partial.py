@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.data.packs.format import LABELS, META, PROGRESS, Meta, meta_bytes
-from fgmae_bench.data.packs.store import data_file, require_whole
+from fgmae_bench.data.packs.store import Writer, data_file
 from fgmae_bench.errors import BenchError
 
-FIRST_MAP_BYTES = 256 << 20
 TAGGED = "tagged"  # `synthetic` of a pack whose files, not whose index, say that they are synthetic
 Keys = list[tuple[bytes, int]]  # (key, row of the index) in the order of keys
 
@@ -37,23 +35,10 @@ class Partial:
     """
 
     folder: Path
-    environment: lmdb.Environment
+    pack: Writer
     meta: Meta
     checksums: NDArray[np.uint32]
     done: int = 0
-
-    def commit(self, items: list[tuple[bytes, bytes]], drop: bytes | None = None) -> None:
-        """Put `items` and delete the key `drop` in one transaction; the map grows when it is full."""
-        while True:
-            try:
-                with self.environment.begin(write=True) as writing:
-                    for key, value in items:
-                        writing.put(key, value)
-                    if drop is not None:
-                        writing.delete(drop)
-                return
-            except lmdb.MapFullError:
-                self.environment.set_mapsize(2 * self.environment.info()["map_size"])
 
     def add(self, keys: Keys, encoded: list[tuple[bytes, bool]]) -> None:
         """Commit one batch of (value, tagged as synthetic)."""
@@ -62,7 +47,7 @@ class Partial:
             self.meta = dataclasses.replace(self.meta, synthetic=TAGGED)
             items.append((PROGRESS, meta_bytes(self.meta)))
         self.checksums[self.done : self.done + len(keys)] = [zlib.crc32(value) for value, _ in encoded]
-        self.commit(items)
+        self.pack.commit(items)
         self.done += len(keys)
 
 
@@ -75,12 +60,12 @@ def partial_pack(folder: Path, meta: Meta, keys: Keys) -> Iterator[Partial]:
             log.info("%s is of another source or damaged; starting anew", folder)
             shutil.rmtree(folder)
         folder.mkdir()
-        partial = Partial(folder, _environment(folder), meta, np.zeros(len(keys), np.uint32))
-        partial.commit([(PROGRESS, meta_bytes(meta))])
+        partial = Partial(folder, Writer(folder), meta, np.zeros(len(keys), np.uint32))
+        partial.pack.commit([(PROGRESS, meta_bytes(meta))])
     try:
         yield partial
     finally:
-        partial.environment.close()
+        partial.pack.close()
 
 
 def same_facts(held: bytes, meta: Meta) -> bool:
@@ -92,47 +77,36 @@ def _untagged(facts: dict[str, Any]) -> dict[str, Any]:
     return {**facts, "synthetic": None} if facts.get("synthetic") == TAGGED else facts
 
 
-def _environment(folder: Path) -> lmdb.Environment:
-    """For writing, under our own lock instead of LMDB's, which waits for ever."""
-    return lmdb.open(
-        str(folder), map_size=max(FIRST_MAP_BYTES, 2 * _held_bytes(folder)), lock=False, readahead=False, metasync=False
-    )
-
-
-def _held_bytes(folder: Path) -> int:
-    path = data_file(folder) if folder.is_dir() else folder
-    return path.stat().st_size if path.is_file() else 0
-
-
 def _resumed(folder: Path, meta: Meta, keys: Keys) -> Partial | None:
     """The partial pack in `folder` if it is whole, states the same facts and holds exactly a beginning of `keys`."""
-    if not _held_bytes(folder):
+    if not data_file(folder).is_file():
         return None
     try:
-        require_whole(folder)
+        pack = Writer(folder)
     except BenchError:
         return None
-    environment = _environment(folder)
-    partial = Partial(folder, environment, meta, np.zeros(len(keys), np.uint32))
-    if _take_up(partial, keys):
-        return partial
-    environment.close()
+    partial = Partial(folder, pack, meta, np.zeros(len(keys), np.uint32))
+    try:
+        if _take_up(partial, keys):
+            return partial
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):  # its facts are not as we write them
+        pass
+    pack.close()
     return None
 
 
 def _take_up(partial: Partial, keys: Keys) -> bool:
     """Count and checksum the committed values; False when they are not a beginning of `keys` or of another source."""
-    with partial.environment.begin() as reading:
-        held = reading.get(PROGRESS) or reading.get(META)
-        if held is None or not same_facts(held, partial.meta):
+    held = partial.pack.get(PROGRESS) or partial.pack.get(META)
+    if held is None or not same_facts(held, partial.meta):
+        return False
+    if json.loads(held)["synthetic"] == TAGGED:
+        partial.meta = dataclasses.replace(partial.meta, synthetic=TAGGED)
+    for key, value in partial.pack.items():
+        if key in (PROGRESS, META, LABELS):
+            continue
+        if partial.done == len(keys) or key != keys[partial.done][0]:
             return False
-        if json.loads(held)["synthetic"] == TAGGED:
-            partial.meta = dataclasses.replace(partial.meta, synthetic=TAGGED)
-        for key, value in reading.cursor():
-            if key in (PROGRESS, META, LABELS):
-                continue
-            if partial.done == len(keys) or key != keys[partial.done][0]:
-                return False
-            partial.checksums[partial.done] = zlib.crc32(value)
-            partial.done += 1
+        partial.checksums[partial.done] = zlib.crc32(value)
+        partial.done += 1
     return True

@@ -24,7 +24,7 @@ from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.packs.format import FORMAT, LABELS, META, Meta, bands_of, decode_value
 from fgmae_bench.data.packs.labels import Labels, packed_maps, read_labels
 from fgmae_bench.data.packs.legacy import open_foreign, open_rico_v2, rico_patches
-from fgmae_bench.data.packs.store import Stamp, environment, get, number_of, stamp_of
+from fgmae_bench.data.packs.store import Stamp, count, get, number_of, stamp_of
 from fgmae_bench.data.raster import valid_mask
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip, Ready
@@ -95,7 +95,7 @@ def parse_meta(held: bytes, root: Path) -> Meta:
     try:
         facts = json.loads(held)
         found = facts["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BenchError(f"{root}: __meta__ is damaged", "write the pack again") from error
     if found != FORMAT:
         raise BenchError(
@@ -131,7 +131,7 @@ def _told(classes: tuple[str, ...], scheme: str) -> str:
 def checked_labels(root: Path, stamp: Stamp, meta: Meta, card: Card) -> Labels:
     """The labels, held against the facts and the card. Raises BenchError where they disagree."""
     labels = read_labels(get(root, stamp, LABELS), f"{root}: __labels__")
-    held = environment(root, stamp).stat()["entries"] - 2
+    held = count(root, stamp) - 2
     if not held == len(labels.files) == meta.count:
         what = f"{root} holds {held} samples and {len(labels.files)} labels where it states {meta.count}"
         raise BenchError(what, "write the pack again, or restore it")

@@ -28,7 +28,7 @@ from fgmae_bench.data.packs.store import data_file, get, stamp_of, used_bytes
 from fgmae_bench.data.packs.workers import in_order
 from fgmae_bench.data.synthetic import MARKER, read_marker
 from fgmae_bench.errors import BenchError, os_error
-from fgmae_bench.system.files import missing_folders, remove_empty, still_at, write_json
+from fgmae_bench.system.files import missing_folders, open_regular, remove_empty, still_at, write_json
 from fgmae_bench.views.classification import View
 
 BATCH_BYTES, MOST_IN_BATCH = 8 << 20, 512  # of one transaction; a few of them are in memory at a time
@@ -122,8 +122,8 @@ def _finish(partial: Partial, index: Index, keys: Keys) -> None:
     """Labels and facts in one transaction, then everything on the disk."""
     checksums = np.empty(len(keys), np.uint32)
     checksums[[row for _, row in keys]] = partial.checksums
-    partial.commit([(LABELS, labels_bytes(index, checksums)), (META, meta_bytes(partial.meta))], drop=PROGRESS)
-    partial.environment.sync(True)
+    partial.pack.commit([(LABELS, labels_bytes(index, checksums)), (META, meta_bytes(partial.meta))], drop=PROGRESS)
+    partial.pack.sync()
 
 
 def _publish(folder: Path, out: Path, source: Path) -> None:
@@ -170,7 +170,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(guard: Path) -> Iterator[None]:
-    with FileIO(guard, "w") as stream:
+    with FileIO(open_regular(guard, os.O_RDWR | os.O_CREAT), "r+") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 
 from fgmae_bench.report.columns import COLUMNS
 from fgmae_bench.report.formats.common import shown_columns
@@ -50,4 +51,10 @@ def _plain(value: Value) -> str:
     if isinstance(value, int | float):
         return repr(value)
     text = "; ".join(dict.fromkeys(note.text.rstrip(".") for note in value)) if isinstance(value, tuple) else str(value)
-    return f"'{text}" if text.lstrip()[:1] in tuple("=+-@") else text
+    return f"'{text}" if _begins_formula(text) else text
+
+
+def _begins_formula(text: str) -> bool:
+    """Whether a spreadsheet may take it for one: fullwidth signs count, and what a reader does not see is skipped."""
+    seen = (letter for letter in unicodedata.normalize("NFKC", text) if letter.isprintable() and not letter.isspace())
+    return next(seen, "") in tuple("=+-@")
