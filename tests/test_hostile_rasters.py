@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 from commands import call, refused, small_world
-from fgmae_bench.data.bigearthnet.tiff import band_file, read_patch
+from fgmae_bench.data.bigearthnet.patch import band_file, read_patch
 from rasterio.errors import RasterioError
 
 from fgmae_bench.config.cards import LabelFile, load_card

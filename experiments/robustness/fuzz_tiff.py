@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from fgmae_bench.data.bigearthnet.tiff import read_header, read_place
+from fgmae_bench.data.bigearthnet.patch import read_header, read_place
 from fuzzing import Reader, Work, mutated, run
 from rasterio.crs import CRS
 from rasterio.transform import Affine
