@@ -23,11 +23,11 @@ from rasterio.transform import Affine
 
 from fgmae_bench.config.cards import LabelFile, load_card
 from fgmae_bench.data.audit import measure, recognise_units
-from fgmae_bench.data.bigearthnet.patch import read_header, read_place
 from fgmae_bench.data.dfc.maps import read_band
 from fgmae_bench.data.gather import find_images, read_image
 from fgmae_bench.data.raster import read_chip
 from fgmae_bench.data.spatial import _centre
+from fgmae_bench.data.tiff import read_header, read_place
 
 SIDE, SIDES = 64, (5000, 14000)  # of an image, of a tile or image out of proportion
 SEEDS = Path(tempfile.mkdtemp(prefix="fuzz_tiff_"))

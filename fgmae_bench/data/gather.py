@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fgmae_bench.config.cards import Signal
 from fgmae_bench.config.contract import BANDS
 from fgmae_bench.data.index import TIFF
-from fgmae_bench.data.raster import open_tiff, read_values, valid_mask
+from fgmae_bench.data.raster import open_tiff, read_measured, valid_mask
 from fgmae_bench.data.synthetic import SYNTHETIC_TAG
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
@@ -56,6 +56,11 @@ def find_images(root: Path) -> tuple[list[Found], list[str]]:
     return sorted(images, key=lambda image: image.name), skipped
 
 
+def _signal(size: tuple[int, ...]) -> Signal:
+    """What is looked for in files without a card: two bands in dB, -99 where nothing was measured."""
+    return Signal(bands=BANDS, units="dB", calibration="unstated", size=size, dtype="float32", nodata=(-99.0,))
+
+
 def read_image(found: Found) -> Chip:
     """Read an image of any size; raises BenchError naming the file when it is not two bands of real numbers."""
     planes, nodata, tagged = [], [], False
@@ -63,16 +68,14 @@ def read_image(found: Found) -> Chip:
         with open_tiff(path) as source:
             if source.count != 3 - len(found.files):
                 raise BenchError(f"{path} has {source.count} bands", "two are needed: VV and VH")
-            planes.append(read_values(source, path, kinds="fiu", dtype=np.float32))
-            nodata += [value for value in source.nodatavals if value is not None]
+            values, declared = read_measured(source, path, _signal(source.shape))
+            planes.append(values)
+            nodata += declared
             tagged |= SYNTHETIC_TAG in source.tags()
     if len({plane.shape for plane in planes}) != 1:
         raise BenchError(f"{found.name}: VV and VH differ in size", "replace the files")
     db: NDArray[np.float32] = np.concatenate(planes)
-    signal = Signal(
-        bands=BANDS, units="dB", calibration="unstated", size=db.shape[1:], dtype="float32", nodata=(-99.0,)
-    )
-    valid = valid_mask(db, signal, nodata)
+    valid = valid_mask(db, _signal(db.shape[1:]), nodata)
     if not valid.any(axis=(1, 2)).all():
         raise BenchError(f"{found.name}: a band has no valid pixel", "replace or remove it")
     return Chip(db=db, valid=None if valid.all() else valid, synthetic=tagged)

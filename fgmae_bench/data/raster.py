@@ -15,6 +15,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # what a transformation of places raises
+from rasterio.enums import MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
@@ -144,9 +145,32 @@ def _read_with_gdal(path: Path, card: Card) -> tuple[NDArray[np.float32], list[f
             raise BenchError(
                 f"{path} is {source.shape[0]}x{source.shape[1]} pixels, {card.title} has {wanted}", "replace the file"
             )
-        db = read_values(source, path, kinds="fiu", dtype=np.float32, declared=True)
-        nodata = [value for value in source.nodatavals if value is not None]
+        db, nodata = read_measured(source, path, card.signal, declared=True)
         return db, nodata, SYNTHETIC_TAG in source.tags()
+
+
+def read_measured(
+    source: DatasetReader, path: Path, signal: Signal, *, declared: bool = False
+) -> tuple[NDArray[np.float32], list[float]]:
+    """(values (C, H, W) that the file means, declared nodata values): scale, offset and mask of the file are applied.
+
+    Where a file has any of them, its invalid pixels become NaN: nodata values are those of the numbers as stored.
+    Raises BenchError as `read_values`, and on a scale or offset that is not a finite number, or a scale of 0.
+    """
+    stored = read_values(source, path, kinds="fiu", dtype=np.float32, declared=declared)
+    nodata = [value for value in source.nodatavals if value is not None]
+    scales, offsets = (np.array(values, np.float64) for values in (source.scales, source.offsets))
+    masked = any(MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags for flags in source.mask_flag_enums)
+    if (scales == 1).all() and (offsets == 0).all() and not masked:
+        return stored, nodata
+    if not (np.isfinite(scales).all() and np.isfinite(offsets).all() and scales.all()):
+        raise BenchError(f"{path} states a scale of {scales.tolist()} and an offset of {offsets.tolist()}", TODO)
+    valid = valid_mask(stored, signal, nodata)
+    if masked:
+        valid &= source.dataset_mask() > 0
+    values = (stored * scales[:, None, None] + offsets[:, None, None]).astype(np.float32)
+    values[~valid] = np.nan
+    return values, []
 
 
 def valid_mask(db: NDArray[np.float32], signal: Signal, nodata: list[float] | None = None) -> NDArray[np.bool_]:

@@ -217,8 +217,11 @@ def _pixels(held: Directory, data: bytes) -> Plain | None:
     if bands > 1 and held.get(PLANAR, (1,), *WHOLE) == (1,):
         pixels = pixels.reshape(height, width, bands).transpose(2, 0, 1)
     nodata = held.get(NODATA, (b"",), TEXT)[0].rstrip(b"\0 ")
+    metadata = held.get(METADATA, (b"",), TEXT)[0]
+    if b'role="scale"' in metadata or b'role="offset"' in metadata:  # GDAL applies them
+        return None
     return Plain(
         db=np.array(pixels.reshape(bands, height, width), np.float32, order="C"),
         nodata=(float(nodata),) if nodata else (),
-        metadata=held.get(METADATA, (b"",), TEXT)[0],
+        metadata=metadata,
     )
