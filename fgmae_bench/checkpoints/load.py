@@ -180,6 +180,8 @@ def _sorted_keys(state: State, wanted: dict[str, tuple[int, ...]]) -> tuple[list
     for name, sibling in [*others, *((name, True) for name in state.outside)]:
         if (rule := drop_rule(name, sibling=sibling)) is not None:
             dropped[rule] += 1
+        elif sibling and state.prefix_given:
+            dropped["outside_prefix"] += 1
         else:
             unknown.append(name)
     if unknown:

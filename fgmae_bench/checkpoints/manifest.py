@@ -60,13 +60,14 @@ class Entry:
 
     name: str
     model: str
-    repo: str
     file: str
-    revision: str
     layout: Layout
     contract: str
     licence: str
     data: str
+    repo: str = ""  # none for a file on this machine, which is named by its absolute path
+    revision: str = ""
+    keys: dict[str, str] = field(default_factory=dict)  # beginnings of the file's keys -> those of the model's
     epochs: int | None = None
     size: int | None = None
     about_mb: float | None = None
@@ -145,8 +146,17 @@ def _check_entry(entry: Entry, where: str) -> None:
         raise BenchError(
             f"{where}: name is '{entry.name}'", "give letters, digits, - and _; random stands for no weights"
         )
-    if entry.file.startswith("/") or ".." in entry.file.split("/"):
+    if entry.file.startswith("/"):
+        if entry.repo or entry.revision:
+            raise BenchError(
+                f"{where}: file is '{entry.file}'", "give the file's path inside its repository, or leave repo out"
+            )
+        return
+    if ".." in entry.file.split("/"):
         raise BenchError(f"{where}: file is '{entry.file}'", "give the file's path inside its repository")
+    for name in ("repo", "revision"):
+        if not getattr(entry, name):
+            raise BenchError(f"{where}: key '{name}' is missing", "add it, or give the absolute path of a file")
 
 
 def _check_contract(contract: StatedContract, where: str) -> None:

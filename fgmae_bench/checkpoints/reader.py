@@ -84,6 +84,7 @@ class State:
     metadata: dict[str, str] = field(default_factory=dict)
     mended: dict[str, str] = field(default_factory=dict)
     unmended: dict[str, str] = field(default_factory=dict)
+    prefix_given: bool = False  # the user named the prefix: what does not carry it is left out
 
 
 def read_state(path: Path, *, repair: bool = False) -> State:

@@ -17,7 +17,7 @@ from fgmae_bench.checkpoints.manifest import (
 from fgmae_bench.checkpoints.shapes import ARCHITECTURES
 from fgmae_bench.config.contract import InputContract
 from fgmae_bench.errors import BenchError, unknown
-from fgmae_bench.hub.checksums import PINS, noted
+from fgmae_bench.hub.checksums import PINS, noted, sha256_of
 from fgmae_bench.hub.fetch import Fetched, adopt, fetch
 from fgmae_bench.hub.http import HubFile
 
@@ -116,6 +116,14 @@ def find_weights(name: str, model: str, folder: Path) -> Path | None:
 
 def locate(name: str, model: str, cache: Path) -> Path:
     """The fetched and verified file below a cache folder; raises BenchError with the command that gets it."""
+    entry = published(name, model)
+    own = Path(entry.entry.file)
+    if own.is_absolute():
+        if not own.is_file():
+            raise BenchError(f"weights {name} for {model}: {own} is not there", "correct the manifest that names it")
+        if entry.sha256 is not None and sha256_of(own) != entry.sha256:
+            raise BenchError(f"{own} has another SHA-256 than the manifest states", "restore the file, or correct it")
+        return own
     path = find_weights(name, model, weights_folder(cache))
     if path is None:
         elsewhere = "" if cache.expanduser() == default_cache() else f" --cache_dir {cache}"
@@ -129,6 +137,10 @@ def fetch_weights(name: str, model: str, folder: Path, source: Path | None = Non
     files. `repin` fetches it anew and replaces its pin.
     """
     entry = published(name, model)
+    if Path(entry.entry.file).is_absolute():
+        raise BenchError(
+            f"weights {name} for {model} are a file of this machine: {entry.entry.file}", "use it as it is"
+        )
     target, pins, size = place_of(name, entry, folder), folder / PINS, entry.entry.size
     if source is None:
         return fetch(entry.hub, target, sha256=entry.sha256, size=size, pins=pins, repin=repin)

@@ -61,6 +61,9 @@ class Model:
         aliases=("finetune",),
         shown="fgmae; of module:factory, its own",
     )
+    weights_prefix: str | None = option(
+        "beginning of the backbone's keys in the file", None, shown="found by the layouts that are known"
+    )
     pool: Literal["cls", "mean"] | None = option(
         "token that becomes the feature", None, shown="cls, or mean where there is none"
     )

@@ -41,6 +41,8 @@ def resolve_contract(model: Model, state: State | None = None, statistics: Stati
     if model.normalizer is not None and model.normalizer not in NORMALIZERS:
         raise unknown("normalizer", model.normalizer, NORMALIZERS)
     _check_statistics(model)
+    if model.weights_prefix is not None and model.weights in ("random", OWN_WEIGHTS):
+        raise BenchError(f"--weights_prefix with --weights {model.weights}", "name the file that it is of")
     trained = trained_contract(model, state)
     base = trained or _usual_contract(model.model)
     size = model.input_size or base.size

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fgmae_bench.checkpoints.load import load_state
+from fgmae_bench.checkpoints.names import renamed, require_one_backbone, under_prefix
 from fgmae_bench.checkpoints.reader import State
 from fgmae_bench.checkpoints.registry import locate, registered
 from fgmae_bench.config.run import OWN_WEIGHTS, Model
@@ -54,6 +55,12 @@ def find_weights_file(model: Model, cache: Path) -> Path | None:
 def load_weights(module: nn.Module, model: Model, state: State) -> tuple[WeightsReport, tuple[dict[str, str], ...]]:
     """Load a checkpoint into a backbone: (what became of its keys, notes for the record)."""
     target, optional = loadable(module)
+    named = registered().get(model.weights, {}).get(model.model)
+    if named is not None and named.entry.keys:
+        state = renamed(state, named.entry.keys)
+    if model.weights_prefix is not None:
+        state = under_prefix(state, model.weights_prefix)
+    require_one_backbone(state)
     report = load_state(target, state, optional)
     source = model.weights if model.weights in registered() else state.path.name
     dropped = sum(report.dropped.values())
