@@ -34,6 +34,9 @@ def trained():
     nn.init.constant_(model.conv.weight, 0.25)
     return model
 
+def plain():
+    return Mean()
+
 class Stubborn(Mean):
     def __init__(self):
         super().__init__()
@@ -74,6 +77,10 @@ def test_weights_beside_a_factory_are_loaded(desk):
     assert torch.equal(weights_of(loaded), state["conv.weight"])
     assert (loaded.weights.source, loaded.weights.used) == ("w.pth", 2)
     assert torch.equal(weights_of(build_backbone(factory("trained", "module"), 0)), torch.full((6, 2, 8, 8), 0.25))
+
+
+def test_a_random_control_of_a_random_factory_is_no_refusal(desk):
+    assert weights_of(build_backbone(factory("plain", "random"), 0)).std() > 0.01
 
 
 @pytest.mark.parametrize(

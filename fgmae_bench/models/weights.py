@@ -22,6 +22,7 @@ from fgmae_bench.models.pooling import PooledMap, TokenPool
 from fgmae_bench.models.torchgeo_models import Conditioned, Croma
 
 TORCHGEO = "torchgeo:"
+REDRAW = 1 << 40
 
 
 def find_weights_file(model: Model, cache: Path) -> Path | None:
@@ -87,7 +88,7 @@ def draw_again(module: nn.Module, name: str, seed: int) -> None:
         )
     before = {key: tensor.clone() for key, tensor in inner.named_parameters() if tensor.dim() > 1}
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + REDRAW)  # else a factory that drew from the same seed would give the same again
         for part in parts:
             draw = _drawing(part)
             assert draw is not None
