@@ -302,6 +302,15 @@ def test_files_and_tests_that_are_named_exist(document: Path) -> None:
             assert f"def {test}(" in (REPOSITORY / file).read_text(), f"{named(document)}: {span}"
 
 
+@each_document
+def test_files_of_the_package_that_are_named_anywhere_exist(document: Path) -> None:
+    """In code and comments too; what a page adds is a new file."""
+    text = text_of(document)
+    added = set(re.findall(r"^`([^`\n]+)`, a new file:", text, re.MULTILINE))
+    for file in set(re.findall(r"(?<!/)fgmae_bench/[\w./-]+\.py", text)) - added:
+        assert (REPOSITORY / file).is_file(), f"{named(document)}: {file}"
+
+
 def test_both_readmes_hold_the_same_commands_code_picture_and_figures() -> None:
     english, chinese = text_of(README), text_of(CHINESE)
     assert commands(english) == commands(chinese)
