@@ -57,7 +57,8 @@ record["dataset"]["synthetic"] = False
 delta, notes = differences((record,), to_published(row, "here"))
 test = dict(record["metrics"]["test"])
 record["metrics"]["test"]["balanced_error"] = 1.5
-asked = dict(help=api.evaluate.__doc__, refused=refused, problem=problem_of(record), test=test, delta=delta, notes=notes)
+asked = dict(help=api.evaluate.__doc__, refused=refused, problem=problem_of(record), test=test, delta=delta)
+asked["notes"] = [note.text for note in notes]
 json.dump(asked, open("asked.json", "w"))
 """
 
