@@ -9,7 +9,6 @@ import glob
 import importlib
 import re
 import shlex
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from commands import REPOSITORY, call
 
 from fgmae_bench.checkpoints.registry import published, registered
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.config.experiments import load_experiment
 from fgmae_bench.config.flags import dispatch, parse_run
 from fgmae_bench.config.run import compose
 from fgmae_bench.errors import BenchError
@@ -81,11 +79,11 @@ def lines(block: Block) -> list[list[str]]:
 
 def commands(text: str, kind: str | None = None) -> list[list[str]]:
     """All commands of a document: of `sh` blocks, in blocks without a language and in the text where a line begins like
-    one.
+    one. Those marked `added`, which need what the page adds, are run by test_adding.py.
     """
     found = []
     for block in blocks(text):
-        if block.language == "sh" and kind in (None, block.kind):
+        if block.language == "sh" and (block.kind == kind if kind else block.kind != "added"):
             found += lines(block)
         elif block.language == "" and kind is None:
             found += [words for words in lines(block) if LAUNCHER.match(" ".join(words) + " ")]
@@ -276,32 +274,14 @@ def test_commands_marked_run_really_run(document: Path, tmp_path: Path) -> None:
     really_run(document, tmp_path)
 
 
-def test_backbone_of_the_documents_is_a_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    (snippet,) = python_blocks(text_of(REPOSITORY / "docs" / "adding.md"))
-    space: dict[str, object] = {}
-    exec(compile(snippet, "docs/adding.md", "exec"), space)
-    assert space["make"]()(torch.zeros(2, 2, 64, 64)).shape == (2, 32, 8, 8)  # type: ignore[operator]
-
-
-def test_toml_of_the_documents_is_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    for document in OWN:
-        for block in (block for block in blocks(text_of(document)) if block.language == "toml"):
-            path = tmp_path / f"{block.kind}.toml"
-            path.write_text(block.text)
-            seen.append(block.kind)
-            if block.kind == "card":
-                assert load_card(str(path)).name == tomllib.loads(block.text)["name"]
-            elif block.kind == "experiment":
-                experiment = load_experiment(path)
-                for run in experiment.runs:
-                    compose(experiment.module, {**experiment.common, **run.flags, "seed": 0}, load_card("eurosat"))
-            else:
-                monkeypatch.setenv("FGMAE_BENCH_WEIGHTS", str(path))
-                assert "mine" in registered()
-    assert sorted(seen) == ["card", "experiment", "weights"]
+def test_manifest_of_the_documents_names_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other TOML blocks, a card and an experiment, are tried by test_adding.py."""
+    found = [block for document in OWN for block in blocks(text_of(document)) if block.language == "toml"]
+    assert sorted(block.kind for block in found) == ["card", "experiment", "weights"]
+    path = tmp_path / "weights.toml"
+    path.write_text(next(block.text for block in found if block.kind == "weights"))
+    monkeypatch.setenv("FGMAE_BENCH_WEIGHTS", str(path))
+    assert "mine" in registered()
 
 
 @each_own
@@ -313,7 +293,8 @@ def test_links_lead_to_files(document: Path) -> None:
 
 @each_own
 def test_files_and_tests_that_are_named_exist(document: Path) -> None:
-    for span in re.findall(r"`([^`\n]+)`", FENCE.sub("", text_of(document))):
+    text = re.sub(r"`[^`\n]+`, a new file:", "", FENCE.sub("", text_of(document)))
+    for span in re.findall(r"`([^`\n]+)`", text):
         if not re.fullmatch(r"(fgmae_bench|tests|experiments|datasets|results|docs)/[\w./-]+(::\w+)?", span):
             continue
         file, _, test = span.partition("::")
@@ -321,6 +302,15 @@ def test_files_and_tests_that_are_named_exist(document: Path) -> None:
             assert (REPOSITORY / file).exists(), f"{named(document)}: {span}"
         if test:
             assert f"def {test}(" in (REPOSITORY / file).read_text(), f"{named(document)}: {span}"
+
+
+@each_document
+def test_files_of_the_package_that_are_named_anywhere_exist(document: Path) -> None:
+    """In code and comments too; what a page adds is a new file."""
+    text = text_of(document)
+    added = set(re.findall(r"^`([^`\n]+)`, a new file:", text, re.MULTILINE))
+    for file in set(re.findall(r"(?<!/)fgmae_bench/[\w./-]+\.py", text)) - added:
+        assert (REPOSITORY / file).is_file(), f"{named(document)}: {file}"
 
 
 def test_both_readmes_hold_the_same_commands_code_picture_and_figures() -> None:

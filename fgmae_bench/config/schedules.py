@@ -35,7 +35,11 @@ def _share(progress: float, warmup: float, total: float) -> float:
     return min(1.0, (progress - warmup) / (total - warmup)) if total > warmup else 1.0
 
 
-SCHEDULES = {"cosine": cosine, "poly": poly}  # --schedule; to add one is to write its function and its entry here
+# Choices of --schedule: to add one is to write its function and its line here.
+SCHEDULES = {
+    "cosine": cosine,
+    "poly": poly,
+}
 
 
 def rate_of(recipe: Any, effective_batch: int) -> float:
