@@ -232,6 +232,8 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     for number, stream in enumerate(streams, 1):
         os.dup2(stream, number)
         os.close(stream)
+    # the server's own are wrapped around what can be sought in; a pipe cannot
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 from commands import MAIN, REPOSITORY, Result, call, shared_world
@@ -52,6 +53,18 @@ def suite(*words: object, cwd: Path) -> Result:
         os.environ.pop("PYTHONPATH")
         if kept is not None:
             os.environ["PYTHONPATH"] = kept
+
+
+def started(*words: object, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+    """The suite as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "fgmae_bench.suite", *map(str, words)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(cwd)]), **environment},
+    )
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -288,7 +288,8 @@ def two_class_card(path):
     text[start : start + 4] = ['classes = ["Forest", "River"]']
     counts = text.index("[counts]")
     splits = next(i for i, line in enumerate(text) if line.startswith("[splits.reference]"))
-    path.write_text("\n".join(text[:counts] + text[splits:]))
+    text = "\n".join(text[:counts] + text[splits:])
+    path.write_text(text.replace('name = "eurosat"', 'name = "two_classes"'))
     return path
 
 

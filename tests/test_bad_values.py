@@ -21,7 +21,6 @@ from commands import TINY_VIT, call, edited_card, linear, only_record, refused, 
         (("--model", "backscatter_stat"), "unknown model 'backscatter_stat'; did you mean 'backscatter_stats'?"),
         (("--model", "resnet18", "--pool", "cls"), "resnet18 has no CLS token; use --pool mean"),
         (("--model", "no_such_module:make"), "--model no_such_module:make: No module named 'no_such_module'"),
-        (("--model", "math:nothing"), "--model math:nothing: module 'math' has no attribute 'nothing'"),
         (
             ("--model", "vit_tiny_patch16_224", "--input_size", "50"),
             "--input_size 50 is not divisible by the patch of 16 px; use --input_size 48",
@@ -104,6 +103,14 @@ from commands import TINY_VIT, call, edited_card, linear, only_record, refused, 
 )
 def test_bad_value(tmp_path, flags, fault):
     assert fault in refused(shared_world(5), *flags, cwd=tmp_path)
+
+
+def test_a_factory_that_its_module_does_not_have(tmp_path):
+    done = linear(shared_world(5), "--model", "math:nothing", cwd=tmp_path)
+    said_before, line, end = done.err.split("\n")
+    assert (done.code, end) == (2, "")
+    assert said_before == "--model math:nothing: importing math, which runs its code"
+    assert "--model math:nothing: module 'math' has no attribute 'nothing'" in line
 
 
 @pytest.mark.parametrize(("weights", "closest"), [("fgmea", "fgmae"), ("Radnom", "random")])

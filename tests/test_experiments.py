@@ -19,7 +19,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.report.columns import COLUMNS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SHIPPED = sorted((REPOSITORY / "experiments").rglob("*.toml"))
+SHIPPED = sorted(path for folder in (".", "demo") for path in (REPOSITORY / "experiments" / folder).glob("*.toml"))
 GOOD = """
 title = "Test"
 module = "linear"

@@ -50,7 +50,7 @@ def make_extractor(card, root, cache, module=None, workers=2, **model):
     """An extractor over the files in `root` as the probe engine builds it."""
     (run,) = compose("linear", {"dataset": "eurosat", "data_path": str(root)}, card)
     dataset = open_dataset(card, run, cache)
-    described = Model(**{"model": "tiny", "weights": "module", "input_size": SIZE} | model)
+    described = Model(**{"model": "tiny", "weights": "module", "input_size": SIZE, "normalizer": "fgmae"} | model)
     backbone = wrap_module(module, described) if module is not None else build_backbone(described, 0)
     if module is not None:
         module.seen = 0

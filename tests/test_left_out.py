@@ -132,7 +132,7 @@ def test_a_failed_run_leaves_another_runs_files_in_a_shared_new_folder(
         (shared / "other" / "events").write_text("another run's")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "_record", torn)
+    monkeypatch.setattr(engine, "record_run", torn)
     given = {
         "dataset": "eurosat",
         "data_path": str(world),

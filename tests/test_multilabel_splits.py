@@ -347,7 +347,8 @@ def test_centres_are_where_the_tiles_are(table):
 
 @pytest.fixture
 def index_file(table, tmp_path) -> Path:
-    write_table(tmp_path / "index.parquet", table)
+    stamps = pa.array(np.zeros(len(table), np.uint64))
+    write_table(tmp_path / "index.parquet", table.set_column(table.schema.get_field_index("stamp"), "stamp", stamps))
     return tmp_path / "index.parquet"
 
 

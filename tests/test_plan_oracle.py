@@ -35,7 +35,7 @@ def test_base_rates_are_those_of_256_samples():
 
 @pytest.mark.parametrize(("samples", "batch", "accum", "world"), [(130, 16, 3, 1), (130, 16, 5, 1), (100, 4, 4, 3)])
 def test_progress_counts_samples_also_where_the_last_step_of_an_epoch_is_short(samples, batch, accum, world):
-    recipe = FinetuneRecipe(batch_size=batch, accum_iter=accum, epochs=3, lr=0.1, warmup_epochs=1.0)
+    recipe = FinetuneRecipe(recipe="corrected", batch_size=batch, accum_iter=accum, epochs=3, lr=0.1, warmup_epochs=1.0)
     plan = make_plan(recipe, samples, world)
     micro = samples // (batch * world)
     assert plan.steps_per_epoch == math.ceil(micro / accum)

@@ -291,7 +291,7 @@ def spoil_truncate(path: Path) -> Path:
 
 
 def spoil_schema(path: Path) -> Path:
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 2}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 3}))
     return path
 
 

@@ -272,7 +272,11 @@ def test_2000_runs_with_1000_records_plan_with_little_work_and_memory_and_withou
     assert torch == "False"
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "experiments").rglob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for folder in (".", "demo") for path in (REPOSITORY / "experiments" / folder).glob("*.toml")),
+    ids=lambda path: path.stem,
+)
 def test_shipped_experiments_expand(path: Path) -> None:
     assert commands(path)
 

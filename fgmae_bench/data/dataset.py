@@ -61,13 +61,21 @@ class Dataset:
 
 def require_same_facts(card: Card, cache: Path) -> None:
     """Raise BenchError where a card says something else than when its version was first used with this cache folder."""
-    path, facts = cache / "cards" / f"{card.name}-{card.version}.sha256", facts_sha256(card)
+    path = _facts_file(card, cache)
     held = path.read_text(encoding="utf-8").strip() if path.is_file() else None
-    if held is None:
-        write_text(path, f"{facts}\n")
-    elif held != facts:
+    if held not in (None, facts_sha256(card)):
         what = f"{card.path}: its facts have changed since version {card.version} was first used"
         raise BenchError(what, "raise its version, so that runs before and after can be told apart")
+
+
+def _facts_file(card: Card, cache: Path) -> Path:
+    """Where the facts of a card's version are kept, once data has passed under them."""
+    return cache / "cards" / f"{card.name}-{card.version}.sha256"
+
+
+def _facts_file(card: Card, cache: Path) -> Path:
+    """Where the facts of a card's version are kept, once data has passed under them."""
+    return cache / "cards" / f"{card.name}-{card.version}.sha256"
 
 
 def data_root(card: Card, run: Run) -> Path:
@@ -143,6 +151,10 @@ def only_usable(dataset: Dataset, run: Run, cache: Path) -> Dataset:
     text = f"{left_out} images with more than {share:.0%} invalid pixels were left out"
     notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []))
     keep_audit(samples, cache)
+    if not _facts_file(card, cache).is_file():
+        write_text(_facts_file(card, cache), f"{facts_sha256(card)}\n")
+    if not _facts_file(card, cache).is_file():
+        write_text(_facts_file(card, cache), f"{facts_sha256(card)}\n")
     identity = dataset.facts | {
         "samples_sha256": {part: ids_sha256([index.ids[row] for row in kept[part]]) for part in PARTS},
         "content_sha256": {part: part_sha256(facts["content"], index.labels, kept[part]) for part in PARTS},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import logging
 from collections.abc import Callable
@@ -132,8 +133,10 @@ def _from_factory(spec: str) -> nn.Module:
     module_name, _, factory_name = spec.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), factory_name]):
         raise BenchError(f"--model {spec} is not module:factory", "give names of Python, as in package.module:factory")
-    log.info("--model %s: importing %s, which runs its code", spec, module_name)
     try:
+        if importlib.util.find_spec(module_name.partition(".")[0]) is None:
+            raise ModuleNotFoundError(f"No module named '{module_name}'")
+        log.info("--model %s: importing %s, which runs its code", spec, module_name)
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ImportError, AttributeError) as error:
         raise BenchError(

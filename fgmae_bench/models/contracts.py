@@ -123,13 +123,16 @@ def mismatch_notes(model: Model, used: InputContract, state: State | None) -> tu
     trained = trained_contract(model, state)
     if trained is None or trained_same(trained, used):
         return ()
-    how = ", ".join(
-        f"{name} {getattr(used, name)} where the weights {model.weights} were trained with {getattr(trained, name)}"
-        for name in ("normalizer", "mean", "std")
-        if getattr(used, name) != getattr(trained, name)
-    )
-    log.warning("the input has %s: expect worse features than the weights can give", how)
-    return (note("contract_mismatch", f"the input has {how}"),)
+    if used.normalizer != trained.normalizer:
+        text = (
+            f"the input is normalised by {used.normalizer}, the weights {model.weights} were trained on "
+            f"{trained.normalizer}"
+        )
+    else:
+        own, theirs = (f"mean {list(each.mean)} and deviation {list(each.std)}" for each in (used, trained))
+        text = f"the input is normalised with {own}, the weights {model.weights} were trained with {theirs}"
+    log.warning("%s: expect worse features than the weights can give", text)
+    return (note("contract_mismatch", text),)
 
 
 def trained_same(trained: InputContract, used: InputContract) -> bool:
