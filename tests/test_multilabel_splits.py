@@ -345,10 +345,15 @@ def test_centres_are_where_the_tiles_are(table):
     assert whole.centres[0] == pytest.approx([12.28, 48.71], abs=0.03)
 
 
+def write_stamped(path, table):
+    """As `prepare index` leaves a table, with a stamp for each patch."""
+    stamps = pa.array(np.zeros(len(table), np.uint64))
+    write_table(path, table.set_column(table.schema.get_field_index("stamp"), "stamp", stamps))
+
+
 @pytest.fixture
 def index_file(table, tmp_path) -> Path:
-    stamps = pa.array(np.zeros(len(table), np.uint64))
-    write_table(tmp_path / "index.parquet", table.set_column(table.schema.get_field_index("stamp"), "stamp", stamps))
+    write_stamped(tmp_path / "index.parquet", table)
     return tmp_path / "index.parquet"
 
 
@@ -375,7 +380,7 @@ def test_command_from_an_index(index_file, tmp_path, capsys):
 
 
 def test_command_names_the_labels_that_a_part_lacks(table, tmp_path, capsys):
-    write_table(tmp_path / "index.parquet", table.slice(0, 300))
+    write_stamped(tmp_path / "index.parquet", table.slice(0, 300))
     given = {
         "dataset": "bigearthnet",
         "kind": "tile",

@@ -73,11 +73,6 @@ def _facts_file(card: Card, cache: Path) -> Path:
     return cache / "cards" / f"{card.name}-{card.version}.sha256"
 
 
-def _facts_file(card: Card, cache: Path) -> Path:
-    """Where the facts of a card's version are kept, once data has passed under them."""
-    return cache / "cards" / f"{card.name}-{card.version}.sha256"
-
-
 def data_root(card: Card, run: Run) -> Path:
     """Where the data is: `--data_path`, else next to the card."""
     return Path(run.execution.data_path) if run.execution.data_path else card.data_path
