@@ -445,7 +445,7 @@ def test_a_run_that_is_wrong_on_purpose_fills_no_row_of_a_table(done):
         protocol="segmentation_finetune",
         layout=Layout(columns=("run",)),
         runs=(),
-        common={"dataset": "dfc2020", "train_labels": "dfc", "train_scheme": "dfc10"},
+        common={"dataset": "dfc2020", "train_labels": "dfc", "train_scheme": "dfc10", "batch_size": 4},
     )
     fitting = [record for record in records(folder / "results") if matches(experiment, PlannedRun(label="a"), record)]
     assert len(fitting) == 2  # scored by dfc and by igbp, not the four with a side mapped twice

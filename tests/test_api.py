@@ -129,8 +129,6 @@ def test_the_scores_are_those_of_the_command(protocol, tiles, desk, monkeypatch)
         data,
         "--model",
         "test_api:factory",
-        "--weights",
-        "random",
         *typed,
         *switches,
         "--results_dir",

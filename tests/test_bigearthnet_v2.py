@@ -236,7 +236,7 @@ def test_patches_of_the_tables_that_are_not_there_are_counted_and_contradict_the
     shutil.rmtree(next((root / "BigEarthNet-S1").glob("S1*/*")))
     index = bigearthnet_v2(card, root)
     assert "names 1 of 100 patches that are not there" in caplog.text
-    assert check_counts(card, index).endswith(f"holds {PATCHES - 1} images where SYNTHETIC.json says {PATCHES}")
+    assert check_counts(card, index).text.endswith(f"holds {PATCHES - 1} images where SYNTHETIC.json says {PATCHES}")
 
 
 def test_another_label_or_part_is_another_index(genuine, card):

@@ -133,7 +133,9 @@ def test_card_that_disagrees_with_the_data_is_noticed(chips_root):
     wrong = dataclasses.replace(
         card, counts=dataclasses.replace(card.counts, per_class={**card.counts.per_class, "Lulc4": 9}, total=44)
     )
-    assert re.search(r"Lulc4 holds 8 images where the card says 9", check_counts(wrong, build_index(wrong, chips_root)))
+    assert re.search(
+        r"Lulc4 holds 8 images where the card says 9", check_counts(wrong, build_index(wrong, chips_root)).text
+    )
 
 
 def test_users_own_card_is_a_path(write, tmp_path):

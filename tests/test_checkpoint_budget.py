@@ -188,10 +188,10 @@ def test_what_is_held_is_in_proportion_to_the_file(tmp_path):
 
 
 def test_control_the_budget_leaves_room_for_genuine_content(tmp_path):
-    """A history of 20,000 numpy scalars, 2,000 arrays, 5,000 texts, an optimizer: far below the limit."""
+    """A history of 10,000 numpy scalars, 2,000 arrays, 5,000 texts, an optimizer: far below the limit."""
     content = {
         "model": {f"blocks.{k}.weight": np.ones(3, ">f4") for k in range(2000)},
-        "history": [np.float64(k) for k in range(20_000)],
+        "history": [np.float64(k) for k in range(10_000)],
         "names": {str(k): f"class {k}" for k in range(5000)},
         "optimizer": {"state": {k: {"step": k, "exp_avg": np.zeros(3)} for k in range(2000)}},
     }

@@ -210,7 +210,7 @@ def test_names_of_known_models_are_reserved(desk, name):
 
 
 def table(**flags):
-    runs = (PlannedRun(label="row", flags={"dataset": "eurosat", **flags}),)
+    runs = (PlannedRun(label="row", flags={"dataset": "eurosat", "batch_size": 16, **flags}),)
     layout = Layout(columns=("run",))
     return Experiment(title="T", module="linear", protocol="linear_probe", layout=layout, runs=runs)
 

@@ -225,9 +225,9 @@ def test_its_absence_is_no_fault(tmp_path):
 
 
 def test_counts_are_held_against_the_card(root):
-    assert "holds 2 images of ROIs0000_validation where the card says 986" in check_counts(
-        CARD, build_index(CARD, root)
-    )
+    found = check_counts(CARD, build_index(CARD, root))
+    assert "holds 2 images of ROIs0000_validation where the card says 986" in found.text
+    assert (found.found, found.stated) == (2, 986)
     small = dataclasses.replace(CARD.counts, per_collection={"ROIs0000_validation": 2, "ROIs0000_test": 3})
     assert check_counts(dataclasses.replace(CARD, counts=small), build_index(CARD, root)) is None
     shutil.rmtree(root / "ROIs0000_test")

@@ -62,8 +62,8 @@ def test_packs_of_both_kinds_score_as_the_files(spoilt, tmp_path):
         assert done.code == 0, done.err
         found.append(only_record(cwd / "results"))
     assert np.sum(found[0]["metrics"]["confusion"]) == 4 * SIDE**2 - 9 * SIDE
-    for other in found[1:]:
-        assert (other["run_id"], other["metrics"]) == (found[0]["run_id"], found[0]["metrics"])
+    assert [other["metrics"] for other in found[1:]] == [found[0]["metrics"]] * 2
+    assert found[1]["run_id"] == found[0]["run_id"] != found[2]["run_id"]  # eight bits are another dataset
 
 
 def test_overlapping_parts_are_named_and_refused_under_strict(spoilt, tmp_path):

@@ -334,7 +334,7 @@ def test_pack_and_verify_as_a_user_types_them(worlds, tmp_path):
 
 
 def test_a_run_on_a_pack_is_the_run_on_the_files(packs, tmp_path):
-    """The same record but for time and place, run id included; from eight bits too, as nothing here is invalid."""
+    """The same record but for time and place, run id included; from eight bits the same scores, of another dataset."""
     found = {}
     for name in ("dfc2020", "dfc2020-float32.lmdb", "dfc2020-uint8.lmdb"):
         folder = tmp_path / name
@@ -343,12 +343,16 @@ def test_a_run_on_a_pack_is_the_run_on_the_files(packs, tmp_path):
         assert done.code == 0, done.err
         found[name] = essence(only_record(folder / "results"))
     assert found["dfc2020-float32.lmdb"] == found["dfc2020"]
-    assert found["dfc2020-uint8.lmdb"] == found["dfc2020"]
+    assert found["dfc2020-uint8.lmdb"]["run_id"] != found["dfc2020"]["run_id"]
+    assert found["dfc2020-uint8.lmdb"]["metrics"] == found["dfc2020"]["metrics"]
 
 
 def test_a_run_on_a_pack_of_other_labels_is_refused(packs, tmp_path):
-    card = edited_card(tmp_path / "card.toml", ("version = 1", "version = 2"), source=load_card("dfc2020").path)
-    done = call(
-        "segment", "--dataset", card, "--data_path", packs / "dfc2020-float32.lmdb", *TINY, *FOLDERS, cwd=tmp_path
+    card, later = (
+        edited_card(tmp_path / f"{n}.toml", ("version = 1", f"version = {n}"), source=load_card("dfc2020").path)
+        for n in (1, 2)
     )
-    assert "was written for version 1 of the card dfc2020, which is at 2; write the pack again" in said(done)
+    flags = ("--data_path", packs / "dfc2020", "--out", "p.lmdb", "--workers", 0)
+    assert call("prepare", "pack", card, *flags, cwd=tmp_path).code == 0
+    done = call("segment", "--dataset", later, "--data_path", "p.lmdb", *TINY, *FOLDERS, cwd=tmp_path)
+    assert "was written for version 1 of the card own_dfc2020, which is at 2; write the pack again" in said(done)
