@@ -272,7 +272,7 @@ def test_a_grid_that_is_stopped_goes_on_to_the_same_records(tiles, tmp_path):
     broken.mkdir()
     assert labels(tiles, *flags, cwd=whole).code == 0
     # first in the first training, then in a later one
-    stop_once_there_is("out/*/checkpoint-0*.pth", broken, lambda: labels(tiles, *flags, cwd=broken))
+    stop_once_there_is("out/*/checkpoint-*-*.pth", broken, lambda: labels(tiles, *flags, cwd=broken))
     stop_once_there_is("results/records/*/*/*.json", broken, lambda: labels(tiles, *flags, cwd=broken))
     assert len(records(broken / "results")) < 9
     result = labels(tiles, *flags, cwd=broken)

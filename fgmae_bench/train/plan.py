@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fgmae_bench.config.recipes import TrainRecipe
+from fgmae_bench.config.recipes import FinetuneRecipe, TrainRecipe
 from fgmae_bench.config.schedules import SCHEDULES
 from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import BenchError
@@ -91,7 +91,7 @@ def make_plan(recipe: TrainRecipe, samples: int, world: int) -> Plan:
         )
         raise BenchError(what, f"use --batch_size {max(1, samples // world)} or less")
     # the reference zeroes its gradients when an epoch begins: what had been accumulated by then is lost
-    whole_steps = recipe.recipe == "published"
+    whole_steps = recipe.recipe == "published" and isinstance(recipe, FinetuneRecipe)
     epoch = steps_of(samples // size, recipe.accum_iter, whole_steps)
     if not epoch:
         what = f"--accum_iter {recipe.accum_iter} takes more batches than an epoch has ({samples // size})"
