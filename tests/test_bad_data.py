@@ -202,6 +202,7 @@ def test_two_files_that_differ_in_their_ending_only(tmp_path):
     assert "two files differ in their ending only" in refused("world", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own_a_bad_file_is_one_line_too(tmp_path):
     """Libraries write to the process's standard error past Python, and warn of files without a georeference."""
     small_world(tmp_path)

@@ -57,6 +57,7 @@ def test_other_names_are_refused(name):
         labels.parse_s2(name)
 
 
+@pytest.mark.slow
 def test_every_published_name_is_read_and_its_odd_times_are_as_many_as_known(official):
     union = [name for part in OFFICIAL for name in official[part]]
     assert len(set(union)) == sum(OFFICIAL.values())

@@ -415,6 +415,7 @@ print(fill(extractor, np.arange(119, -1, -1), cache)[1])
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_fill_one_bank_at_once_share_the_work(card, world, cache):
     """Both want all rows, in opposite orders: each row is computed once, by one of them, and the bank is whole."""
     cache.mkdir()

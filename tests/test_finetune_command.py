@@ -391,6 +391,7 @@ def interrupted(tmp_path, monkeypatch, step, *flags):
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [5, 9, 12])  # within an epoch, and at its end, before its evaluation
 def test_a_run_that_was_stopped_goes_on_in_another_folder_with_its_best_model(step, tmp_path, monkeypatch):
     whole = tmp_path / "whole"
@@ -462,6 +463,7 @@ def test_activations_cannot_be_recomputed_where_the_backbone_does_not_offer_it(t
     assert "--grad_checkpointing: plain_model:make does not offer it; leave it out" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_runs_into_one_folder_at_once(tmp_path):
     flags = ("--checkpoint_seconds", "0", "--amp", "off", "--epochs", "60")
     arguments = ("--dataset", "eurosat", "--data_path", shared_world(12), *TINY, *FOLDERS, *flags)

@@ -32,6 +32,7 @@ def script(name, *arguments):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", ["hub", "record", "predictions", "zip", "toml", "notes", "suite"])
 def test_twenty_seeds_of_each_reader_end_in_order(reader):
     code, said = script("fuzz_answers.py", "--readers", reader, "--count", 20)

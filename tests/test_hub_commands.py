@@ -209,6 +209,7 @@ def test_download_killed_while_fetching_and_while_unpacking_goes_on(eurosat, zip
     assert os.listdir(tmp_path) == ["data"]
 
 
+@pytest.mark.slow
 def test_two_downloads_at_once_make_one_dataset(eurosat, zipped, tmp_path):
     eurosat.bytes_per_second = len(zipped)
     processes = [child(eurosat, DOWNLOAD, tmp_path / "data") for _ in range(2)]

@@ -131,6 +131,7 @@ def test_one_group_and_wrong_groups():
         iv.single_label_units(logits, targets, ["a"] * 49)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correlation", [0.02, 0.05])
 def test_group_bootstrap_covers_what_it_says_and_the_plain_one_far_less(correlation):
     covered = SIMULATION["coverage"]("oa", correlation, 1000, plain=False)
@@ -141,6 +142,7 @@ def test_group_bootstrap_covers_what_it_says_and_the_plain_one_far_less(correlat
 # Paired tests
 
 
+@pytest.mark.slow
 def test_false_positives_of_the_paired_tests_are_as_announced():
     assert 0.035 <= SIMULATION["false_positives"](0.05, 1000, plain=False) <= 0.065
     assert 0.035 <= SIMULATION["mcnemar_false_positives"](20_000) <= 0.065

@@ -114,6 +114,7 @@ def test_every_resolved_value_stands_in_the_record_and_the_config(plain):
     } == written
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_gives_the_numbers_of_this_one(plain, tmp_path):
     done = spawn("linear", "--dataset", "eurosat", "--data_path", plain.data, *TINY_VIT, *FOLDERS, cwd=tmp_path)
     assert (done.code, done.err) == (0, "")

@@ -248,6 +248,7 @@ def test_seven_pairs_are_valid():
 # --- stopped and resumed; windows, batches and patches of other sizes
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_it_is_the_undisturbed_run(tiles, tmp_path):
     flags = ("--epochs", "8", "--checkpoint_seconds", "0", "--drop_path", "0.2", "--resume", "auto")
     whole, torn = tmp_path / "whole", tmp_path / "torn"

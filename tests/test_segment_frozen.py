@@ -113,6 +113,7 @@ def on_two(data, *flags, cwd):
     return done[0]
 
 
+@pytest.mark.slow
 def test_one_process_scores_as_two(frozen, tiles):
     place, record = frozen
     flags = ("--features", "cached", "--norm", "group", "--eval", "--resume", "out/checkpoint-last.pth")
@@ -123,6 +124,7 @@ def test_one_process_scores_as_two(frozen, tiles):
     assert f"miou {record['metrics']['test']['miou']:.4f}" in done.stdout
 
 
+@pytest.mark.slow
 def test_one_process_trains_as_two(frozen, tiles, tmp_path):
     _, alone = frozen
     on_two(tiles, "--features", "cached", "--norm", "group", cwd=tmp_path)

@@ -333,6 +333,7 @@ def test_pack_and_verify_as_a_user_types_them(worlds, tmp_path):
     assert "are the same, bit by bit" in done.out
 
 
+@pytest.mark.slow
 def test_a_run_on_a_pack_is_the_run_on_the_files(packs, tmp_path):
     """The same record but for time and place, run id included; from eight bits the same scores, of another dataset."""
     found = {}

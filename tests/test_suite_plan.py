@@ -244,6 +244,7 @@ def test_more_processes_than_gpus_are_refused_before_anything_runs(tmp_path, mon
     assert "runs[0].nproc_per_node is 2, the suite has 1 GPUs" in said(suite("run", path, "--gpus", "3", cwd=tmp_path))
 
 
+@pytest.mark.slow
 def test_2000_runs_with_1000_records_plan_with_little_work_and_memory_and_without_torch(tmp_path):
     """Work is counted in calls of functions: a thousand records for each of two thousand runs would be millions."""
     path = planned(tmp_path, f'model = "vit_small_patch16", batch_size = 32, seed = {list(range(2000))}')

@@ -66,6 +66,7 @@ def stubbed(*words: object, cwd: Path):
     )
 
 
+@pytest.mark.slow
 def test_a_real_suite_runs_once_and_says_so_the_second_time(tmp_path):
     path = experiment(tmp_path, STATISTICS + ", lr = [0.1, 0.5]")
     first = suite("run", path, cwd=tmp_path)
@@ -161,6 +162,7 @@ def test_a_signal_ends_the_children_and_starting_again_continues(tmp_path, name)
     assert (process.returncode, len(records(tmp_path / "results"))) == (0, 3)
 
 
+@pytest.mark.slow
 def test_suites_side_by_side_share_the_runs_and_repeat_none(tmp_path):
     path = experiment(tmp_path, f"{STATISTICS}, seed = {list(range(9))}")
     other = experiment(tmp_path, f"{STATISTICS}, seed = {list(range(3, 12))}", name="other")

@@ -63,6 +63,7 @@ def running_after_its_first_epoch(tmp_path: Path, seed: int) -> str:
     raise AssertionError(f"seed {seed} never ran")
 
 
+@pytest.mark.slow
 def test_a_requeued_and_a_killed_job_end_with_the_undisturbed_records(tmp_path, slurm):
     path = experiment(tmp_path, SLOW + ", seed = [1, 2, 3]")
     process = started("run", path, "--slurm", "--retry", 2, "--max_parallel", 2, cwd=tmp_path, OMP_NUM_THREADS="1")
@@ -97,6 +98,7 @@ def test_a_requeued_and_a_killed_job_end_with_the_undisturbed_records(tmp_path, 
     assert suite("run", path, "--slurm", cwd=tmp_path).out == "nothing to do: all 3 runs are recorded\n"
 
 
+@pytest.mark.slow
 def test_a_suite_that_was_stopped_waits_for_its_jobs_and_submits_none_twice(tmp_path, slurm):
     path = experiment(tmp_path, 'model = "backscatter_stats", seed = [1, 2]')
     process = started("run", path, "--slurm", cwd=tmp_path)

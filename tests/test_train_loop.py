@@ -36,6 +36,7 @@ def largest_difference(a, b):
     return max((a["model"][name].double() - b["model"][name].double()).abs().max().item() for name in a["model"])
 
 
+@pytest.mark.slow
 def test_processes_and_accumulation_do_not_change_three_steps(world, tmp_path):
     """float64, no batch norm: 1 process x 8 = 2 x 4 = 1 x 4 x accumulation 2."""
     whole = one_process(world, 8, 1)
@@ -44,6 +45,7 @@ def test_processes_and_accumulation_do_not_change_three_steps(world, tmp_path):
     assert largest_difference(whole, one_process(world, 4, 1)) > 1e-4  # the comparison can fail
 
 
+@pytest.mark.slow
 def test_synchronised_batch_norm_does_not_change_three_steps(world, tmp_path):
     assert (
         largest_difference(one_process(world, 8, 1, sync=True), torchrun(world, tmp_path / "two.pth", 4, 1, "sync"))

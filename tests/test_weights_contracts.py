@@ -113,6 +113,7 @@ def test_softcons_position_embedding_is_resized_to_another_input(tmp_path):
     assert (report.interpolated, tuple(tensors["pos_embed"].shape)) == (True, (1, 65, 384))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "model"), [(name, model) for name, models in WEIGHTS.items() for model in models])
 def test_every_registered_model_takes_two_channels(name, model):
     if model not in FGMAE_ARCHITECTURES and not timm.is_model(model):
@@ -183,6 +184,7 @@ def of_torchgeo(model, network, images):
     return network(images, unknown, wavelengths=[5e7, 5e7], bandwidths=[1e9, 1e9], kernel_size=16)
 
 
+@pytest.mark.slow
 @needs_torchgeo
 @pytest.mark.parametrize("model", TORCHGEO)
 def test_features_are_those_of_torchgeos_own_forward_with_the_same_weights(tmp_path, model):
@@ -208,6 +210,7 @@ def test_features_are_those_of_torchgeos_own_forward_with_the_same_weights(tmp_p
     assert backbone.weights.missing == (1 if model.startswith("croma") else 0)
 
 
+@pytest.mark.slow
 @needs_torchgeo
 def test_torchgeos_models_run_through_linear_under_our_contract(tmp_path):
     flags = ("--weights", "random", "--features", "cached", "--epochs", "1", "--batch_size", "16", *FOLDERS)
