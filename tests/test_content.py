@@ -13,12 +13,16 @@ from commands import FOLDERS, MAIN, call, genuine, only_record, records, said, s
 from make_records import make_record
 
 from fgmae_bench.config.cards import facts_sha256, load_card
+from fgmae_bench.config.run import compose
 from fgmae_bench.data.content import codes_of, content_of, part_sha256
+from fgmae_bench.data.dataset import only_usable, open_dataset
 from fgmae_bench.data.labels import DFC, Codes
 from fgmae_bench.records import problem_of, seal, store
 from fgmae_bench.report.table import current
 from fgmae_bench.system.stamps import remember, remembered, tree_stamp
 from fgmae_bench.views.chip import Chip
+from fgmae_bench.worlds.bigearthnet import write_bigearthnet
+from fgmae_bench.worlds.dfc import write_dfc
 
 MAIN.setdefault("suite", "fgmae_bench.suite.__main__")
 QUICK = ("--model", "backscatter_stats", "--features", "cached", "--epochs", "1", "--batch_size", "16")
@@ -218,3 +222,31 @@ def test_cards_are_their_facts():
     card = load_card("eurosat")
     assert facts_sha256(dataclasses.replace(card, title="other", notes=("x",))) == facts_sha256(card)
     assert facts_sha256(dataclasses.replace(card, version=9)) != facts_sha256(card)
+
+
+def first_content(root, card_name, tmp_path, run_flags):
+    """content_sha256 of a dataset as a run sees it."""
+    card = load_card(card_name)
+    run = compose("segment" if card.task == "segmentation" else "linear", {"dataset": card_name, **run_flags}, card)[0]
+    run = dataclasses.replace(run, execution=dataclasses.replace(run.execution, data_path=str(root), num_workers=0))
+    return only_usable(open_dataset(card, run, tmp_path / "cache"), run, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("layout", ["dfc2020", "bigearthnet"])
+def test_one_changed_pixel_is_another_content_on_other_layouts(tmp_path, layout):
+    root, flags = tmp_path / "world", {"partial": True}
+    if layout == "dfc2020":
+        write_dfc(root, tiles=24, size=32)
+        flags["split"] = "community"
+    else:
+        write_bigearthnet(root, patches=156)
+        flags["split"] = "official"
+    before = first_content(root, layout, tmp_path, flags)
+    assert first_content(root, layout, tmp_path, flags).facts["content_sha256"] == before.facts["content_sha256"]
+    row = int(before.parts.train[0])
+    place = before.index.path(row)
+    change_one_pixel(place if place.is_file() else place / f"{place.name}_VV.tif")
+    after = first_content(root, layout, tmp_path, flags)
+    assert after.facts["samples_sha256"] == before.facts["samples_sha256"]
+    assert after.facts["content_sha256"]["train"] != before.facts["content_sha256"]["train"]
+    assert after.facts["content_sha256"]["test"] == before.facts["content_sha256"]["test"]
