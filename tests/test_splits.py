@@ -227,6 +227,13 @@ def test_every_class_comes_near_its_shares(in_country):
         np.testing.assert_allclose(np.bincount(index.labels[rows], minlength=10) / 150, share, atol=0.1)
 
 
+def test_samples_without_labels_of_their_own_come_near_their_shares_too(in_country):
+    """Label maps of segmentation are no labels of the index; blocks are dealt by how many samples they hold."""
+    unlabelled = dataclasses.replace(in_country[0], labels=np.empty((1500, 0), np.int64))
+    parts = spatial_parts(unlabelled, "unused", train=0.6, val=0.2, block_km=20, buffer_m=0, seed=42)
+    np.testing.assert_allclose(np.array([*map(len, parts)]) / 1500, (0.6, 0.2, 0.2), atol=0.05)
+
+
 def test_spatial_split_is_keyed_by_its_seed(in_country):
     index, _ = in_country
     a, again, other = (
