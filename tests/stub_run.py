@@ -1,4 +1,6 @@
-"""Stands in for a probe in tests of the suite: takes a probe's command line, stores its record, prints its id."""
+"""Stands in for a probe in tests of the suite: takes a probe's command line, remembers what the data holds as one does,
+stores its record, prints its id.
+"""
 
 import sys
 import time
@@ -7,6 +9,7 @@ from pathlib import Path
 from make_records import make_record, seal
 
 from fgmae_bench.records import record_path, store
+from fgmae_bench.system.stamps import remember
 
 
 def main() -> None:
@@ -29,6 +32,7 @@ def main() -> None:
     record["config"]["model"]["weights"] = given["weights"]
     record.pop("sha256")
     record = seal(record)
+    remember(Path(given["cache_dir"]), Path(given["data_path"]), record["dataset"]["content_sha256"])
     there = record_path(Path(given["results_dir"]), record).exists()
     store(record, Path(given["results_dir"]))
     if there:
