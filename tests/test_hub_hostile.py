@@ -262,11 +262,9 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(target, monkeypatch
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("ANSWER_S", "WINDOW_S"):
         monkeypatch.setattr(hub_http, name, 1.0)
-    started = time.monotonic()
-    line = error_of(lambda: fetch(FILE, target))
+    line = error_of(lambda: fetch(FILE, target))  # the server goes on for ever: without a deadline this never returns
     assert saying in line
     assert "run the same command again" in line
-    assert time.monotonic() - started < 5
     server.listener.close()
 
 

@@ -8,7 +8,7 @@ from commands import REPOSITORY, call, only_record, said, shared_world
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.flags import module_parser
-from fgmae_bench.config.run import compose, read_config
+from fgmae_bench.config.run import compose, read_config, to_plain
 from fgmae_bench.config.strict import plain_path
 from fgmae_bench.errors import BenchError
 
@@ -72,3 +72,12 @@ def test_an_image_whose_name_is_not_utf8_is_named(tmp_path):
     first.rename(first.with_name(os.fsdecode(b"River_\xe9.tif")))
     line = said(call("linear", *SHORT, "--data_path", "world", cwd=tmp_path))
     assert "River_\\udce9.tif is not UTF-8; rename the file" in line
+
+
+def test_a_record_names_nobodys_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    places = {"cache_dir": "/home/someone/.cache/x", "data_path": "/home/someone2/data", "device": "cpu"}
+    run = compose("linear", {"dataset": "eurosat", "weights": "random", **places}, load_card("eurosat"))[0]
+    execution = to_plain(run)["execution"]
+    assert execution["cache_dir"] == "~/.cache/x"
+    assert (execution["data_path"], execution["device"]) == ("/home/someone2/data", "cpu")

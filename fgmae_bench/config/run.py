@@ -354,5 +354,14 @@ def run_id(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
 
 
 def to_plain(run: Run) -> dict[str, dict[str, Any]]:
-    """The run as nested dicts, as it stands in a record and, without the nulls, in `config.toml`."""
-    return {part: dataclasses.asdict(getattr(run, part)) for part in PARTS}
+    """The run as nested dicts, as it stands in a record and, without the nulls, in `config.toml`.
+
+    Places below the home folder begin with `~`: a record that is passed on names nobody's home.
+    """
+    plain = {part: dataclasses.asdict(getattr(run, part)) for part in PARTS}
+    home = os.path.expanduser("~").rstrip("/") + "/"
+    plain["execution"] = {
+        name: "~/" + value[len(home) :] if isinstance(value, str) and value.startswith(home) and home != "/" else value
+        for name, value in plain["execution"].items()
+    }
+    return plain
