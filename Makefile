@@ -14,9 +14,9 @@ env: .venv/.ready
 	@$(FGMAE_BENCH_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: $(FGMAE_BENCH_PYTHON) is older than Python 3.11; set FGMAE_BENCH_PYTHON to a newer one" >&2; exit 2; }
 	@echo "1/3 virtual environment: .venv"
-	test -x $(PY) || $(FGMAE_BENCH_PYTHON) -m venv .venv
+	@test -x $(PY) || $(FGMAE_BENCH_PYTHON) -m venv .venv
 	@echo "2/3 packages of constraints.txt into .venv (torch included: about 7 GB, some minutes)"
-	says=--quiet; if test -t 1; then says=; fi; \
+	@says=--quiet; if test -t 1; then says=; fi; \
 		$(PY) -m pip install $$says --disable-pip-version-check --constraint constraints.txt --editable '.[dev,torchgeo]'
 	@touch $@
 	@echo "3/3 done: .venv is ready"

@@ -26,6 +26,11 @@ def pytest_configure(config):
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_make_parametrize_id(config, val, argname):
+    """Bytes are no name: those of an archive hold the time they were made, and every worker collects for itself."""
+    return f"{argname}_{len(val)}_bytes" if isinstance(val, bytes) and not val.isascii() else None
+
+
 def _shared(*parts):
     path = SHARED.joinpath(*parts)
     if not path.exists():
