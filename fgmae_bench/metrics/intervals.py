@@ -152,24 +152,26 @@ def left_out(units: Units) -> tuple[Metrics, NDArray[np.int64]]:
 def estimates(units: Units) -> dict[str, Estimate]:
     """Each metric with its jackknife standard error; NaN where it is undefined without some group."""
     without, bag = left_out(units)
-    value, reference = point(units), _reference_of_bags(units, bag)
+    value, reference = point(units), reference_of_bags(units, bag)
     return {
         name: Estimate(
             value=value[name],
             error=float(standard_error(scores)),
-            degrees=_degrees(name, reference),
+            degrees=degrees(name, reference),
         )
         for name, scores in without.items()
     }
 
 
-def _reference_of_bags(units: Units, bag: NDArray[np.int64]) -> NDArray[np.float64]:
+def reference_of_bags(units: Units, bag: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Samples of each class in each bag (B, K)."""
     sums = np.zeros((bag.max() + 1, units.reference.shape[1]))
     np.add.at(sums, bag, units.reference)
     return sums
 
 
-def _degrees(name: str, reference: NDArray[np.float64]) -> float:
+def degrees(name: str, reference: NDArray[np.float64]) -> float:
+    """Degrees of freedom of a metric from the samples of each class in each unit or bag (B, K)."""
     if not reference.sum():
         return 1.0  # nothing is defined
     return degrees_of_freedom(reference, macro=METRICS[name].macro, ranked=METRICS[name].ranked)
@@ -267,6 +269,7 @@ class Difference:
     high: float | None
     p: float | None
     reason: str | None = None
+    degrees: float | None = None  # of freedom of the error behind `low`, `high` and `p`
     flips: float | None = None  # mid-p of sign flips of the groups' parts, where a table of t may be trusted less
 
 
@@ -282,16 +285,18 @@ def paired_differences(a: Units, b: Units, count: int = REPLICATES, level: float
     found, withheld = {}, obstacles(a) | obstacles(b)
     jackknife = a.grouped or a.task == MULTI
     at_a, at_b, errors = point(a), point(b), (_left_out_errors(a, b) if jackknife else _drawn_errors(a, b, count))
-    for name, (error, degrees, flips) in errors.items():
+    for name, (error, freedom, flips) in errors.items():
         gap = at_a[name] - at_b[name]
         reason = withheld.get(name) or (None if np.isfinite((gap, error)).all() and a.count > 1 else "undefined")
         low = high = p = None
         if reason is None:
-            half = t_quantile(level, degrees) * error
+            half = t_quantile(level, freedom) * error
             low, high = gap - half, gap + half
-            p = t_two_sided(gap / error, degrees) if error > NO_SPREAD else 1.0 if abs(gap) < NO_SPREAD else None
+            p = t_two_sided(gap / error, freedom) if error > NO_SPREAD else 1.0 if abs(gap) < NO_SPREAD else None
         known = flips if p is not None else None
-        found[name] = Difference(a=at_a[name], b=at_b[name], low=low, high=high, p=p, reason=reason, flips=known)
+        found[name] = Difference(
+            a=at_a[name], b=at_b[name], low=low, high=high, p=p, reason=reason, degrees=freedom, flips=known
+        )
     return found
 
 
@@ -308,14 +313,14 @@ def _drawn_errors(a: Units, b: Units, count: int) -> dict[str, tuple[float, floa
 def _left_out_errors(a: Units, b: Units) -> dict[str, tuple[float, float, float | None]]:
     """(standard error, degrees of freedom, mid-p of sign flips with 6 to 12 groups) of each difference."""
     (without_a, bag), (without_b, _) = left_out(a), left_out(b)
-    at_a, at_b, share = point(a), point(b), _reference_of_bags(a, bag)
+    at_a, at_b, share = point(a), point(b), reference_of_bags(a, bag)
     found = {}
     for name in [name for name in without_a if name in without_b]:
         gaps = without_a[name] - without_b[name]
-        degrees = _degrees(name, share)
+        freedom = degrees(name, share)
         parts = pseudo_values(np.asarray(at_a[name] - at_b[name]), gaps)
         flips = sign_flip_mid_p(parts) if 6 <= a.count <= 12 and np.isfinite(parts).all() else None
-        found[name] = (float(standard_error(gaps)), degrees, flips)
+        found[name] = (float(standard_error(gaps)), freedom, flips)
     return found
 
 
