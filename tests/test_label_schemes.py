@@ -165,13 +165,13 @@ def test_labels_of_another_source_are_refused():
     ],
 )
 def test_codes_outside_the_source_are_refused_with_the_histogram(source, values, strange):
-    with pytest.raises(BenchError, match=rf"a\.tif: {strange} is no code of .*found .*{strange} \? .*%"):
+    with pytest.raises(BenchError, match=rf"a\.tif: {strange} is not a code of .*found .*{strange} \? .*%"):
         Codes.of(np.array([values]), SOURCES[source], "a.tif")
 
 
 def test_an_unknown_code_is_refused_by_the_map_too():
     """Codes from a pack are not counted one by one before they are mapped."""
-    with pytest.raises(BenchError, match="18 is no code of IGBP"):
+    with pytest.raises(BenchError, match="18 is not a code of IGBP"):
         label_map("igbp", "dfc10")(Codes(values=np.array([[1, 18]], np.uint8), source=IGBP))
 
 
@@ -303,7 +303,7 @@ def test_codes_of_a_cards_own():
     assert LabelMap(source, scheme)(Codes.of(np.array([[0, 1, 6, 9, 255]]), source)).values.tolist() == [
         [255, 0, 5, 6, 255]
     ]
-    with pytest.raises(BenchError, match="7 is no code"):
+    with pytest.raises(BenchError, match="7 is not a code"):
         Codes.of(np.array([[7]]), source)
     with pytest.raises(BenchError, match="not defined for dfc labels"):
         LabelMap(DFC, scheme)

@@ -28,7 +28,7 @@ def resolved_recipe(recipe: TrainRecipe, plan: Plan, amp: Precision) -> Any:
     require_falling(lr, recipe)
     by_steps = recipe.max_steps is not None
     every = plan.period if by_steps else plan.period // plan.steps_per_epoch
-    # What another value stands for, or has no effect, gets one value: it cannot tell runs apart.
+    # What another value stands for, or has no effect, gets one value: runs do not differ by it.
     without: dict[str, Any] = {"momentum": 0.9} if recipe.optimizer != "sgd" else {}
     return dataclasses.replace(
         recipe,

@@ -58,7 +58,7 @@ def order_of(card: Card) -> str:
 def multi_hot(labels: Iterable[str], where: object, order: str = "original") -> NDArray[np.uint8]:
     """(19,) zeros and ones of a patch's 43-class names; all zero where none of them has a place among the 19.
 
-    Names of the 19 are no names of the 43: "Transitional woodland/shrub" here is "Transitional woodland, shrub" there.
+    Names of the 19 are not names of the 43: "Transitional woodland/shrub" here is "Transitional woodland, shrub" there.
     Raises BenchError naming `where` and the label.
     """
     known = nomenclature(order)
