@@ -30,6 +30,19 @@ from fgmae_bench.data.labels import (
 from fgmae_bench.errors import BenchError
 
 I = IGNORE  # noqa: E741
+# The ten classes of DFC2020, as its authors list them.
+DFC10 = [
+    "Forest",
+    "Shrubland",
+    "Savanna",
+    "Grassland",
+    "Wetlands",
+    "Croplands",
+    "Urban/Built-up",
+    "Snow/Ice",
+    "Barren",
+    "Water",
+]
 # Training ids of codes 0, 1, 2, …; every pair that is defined is here.
 TABLES = {
     ("igbp", "igbp17"): [I, *range(17)],
@@ -97,21 +110,9 @@ def test_igbp_to_dfc_is_the_shared_table(shared_data):
 
 
 def test_classes_and_colours_of_each_scheme():
-    dfc10 = [
-        "Forest",
-        "Shrubland",
-        "Savanna",
-        "Grassland",
-        "Wetlands",
-        "Croplands",
-        "Urban/Built-up",
-        "Snow/Ice",
-        "Barren",
-        "Water",
-    ]
-    assert list(SCHEMES["dfc10"].classes) == dfc10
-    assert list(SCHEMES["dfc10_no_savanna"].classes) == [name for name in dfc10 if name != "Savanna"]
-    assert list(SCHEMES["dfc8"].classes) == [name for name in dfc10 if name not in ("Savanna", "Snow/Ice")]
+    assert list(SCHEMES["dfc10"].classes) == DFC10
+    assert list(SCHEMES["dfc10_no_savanna"].classes) == [name for name in DFC10 if name != "Savanna"]
+    assert list(SCHEMES["dfc8"].classes) == [name for name in DFC10 if name not in ("Savanna", "Snow/Ice")]
     assert list(SCHEMES["igbp17"].classes) == list(IGBP.codes.values())
     assert SCHEMES["dfc10"].colours[0] == "#009900"
     assert SCHEMES["dfc8"].colours[-2:] == ("#f9ffa4", "#1c0dff")

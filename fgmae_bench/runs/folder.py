@@ -239,12 +239,20 @@ def write_predictions(
 
     `groups` names the tile or scene of each sample, where it is known.
     """
-    tensors: dict[str, NDArray[Any]] = {
-        "logits": np.ascontiguousarray(logits, np.float32),
-        "targets": np.ascontiguousarray(targets),
-    }
+    write_scored(path, {"logits": logits.astype(np.float32, copy=False), "targets": targets}, ids, classes, groups)
+
+
+def write_scored(
+    path: Path,
+    tensors: dict[str, NDArray[Any]],
+    ids: list[str],
+    classes: tuple[str, ...],
+    groups: list[str] | None = None,
+) -> None:
+    """What a run says of the samples `ids` as safetensors by rename, with three lists in its metadata."""
     lists = {"ids": ids, "classes": classes, **({} if groups is None else {"groups": groups})}
-    write_bytes(path, ordered(save(tensors, {name: json.dumps(values) for name, values in lists.items()})))
+    whole = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
+    write_bytes(path, ordered(save(whole, {name: json.dumps(values) for name, values in lists.items()})))
 
 
 def ordered(content: bytes) -> bytes:
