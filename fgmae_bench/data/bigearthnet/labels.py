@@ -156,7 +156,7 @@ def is_s1_product(name: str) -> bool:
 def _parse(pattern: re.Pattern[str], name: str, sensor: str, example: str) -> PatchName:
     match = pattern.fullmatch(name)
     if match is None:
-        raise BenchError(f"'{name}' is no {sensor} patch name", f"expected one such as {example}")
+        raise BenchError(f"'{name}' is not an {sensor} patch name", f"expected one such as {example}")
     time = match["time"]
     clock = (int(time[:-4]), int(time[-4:-2]), int(time[-2:]))
     return PatchName(
