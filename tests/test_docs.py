@@ -17,6 +17,7 @@ import pytest
 from commands import REPOSITORY, call
 
 from fgmae_bench.checkpoints.registry import published, registered
+from fgmae_bench.command import IGNORED
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.flags import dispatch, parse_run
 from fgmae_bench.config.run import compose
@@ -136,8 +137,8 @@ def check_other(words: list[str]) -> None:
 
 def check_run(module: str, argv: list[str]) -> None:
     """A training command: flags, dataset, task, split, recipe, model and weights are valid."""
-    ignored = importlib.import_module(f"fgmae_bench.{module}").IGNORED
-    given, config, _ = parse_run(module, "", argv, ignored)
+    own = getattr(importlib.import_module(f"fgmae_bench.{module}"), "IGNORED", ())
+    given, config, _ = parse_run(module, "", argv, IGNORED + own)
     assert not config
     name = "eurosat" if PLACEHOLDER.fullmatch(given["dataset"]) else given["dataset"]
     card = load_card(name)
