@@ -25,6 +25,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.models.architectures import architecture
 from fgmae_bench.report.__main__ import parser as report_parser
 from fgmae_bench.report.compare import parser as compare_parser
+from fgmae_bench.stress.__main__ import parser as stress_parser
 from fgmae_bench.suite.flags import commands_of
 
 README, CHINESE = REPOSITORY / "README.md", REPOSITORY / "README.zh.md"
@@ -120,6 +121,8 @@ def check(words: list[str]) -> None:
         check_package(module, argv)
     elif argv[:1] == ["compare"]:
         compare_parser().parse_args(argv[1:])
+    elif module == "stress":
+        stress_parser().parse(argv)
     else:
         assert module == "report", words
         assert not report_parser().parse_known_args(argv)[1]
