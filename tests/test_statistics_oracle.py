@@ -141,8 +141,12 @@ def test_fewer_than_five_groups_give_neither_interval_nor_test(groups, reason):
     found = iv.intervals(a)
     assert found["withheld"].get("oa") == reason
     assert (found["test"]["oa"] is None) == (reason is not None)
-    told = iv.paired_differences(a, b)["oa"]
-    assert (told.reason, told.p is None, told.low is None) == (reason, reason is not None, reason is not None)
+    found_pair = iv.paired_differences(a, b)["oa"]
+    assert (found_pair.reason, found_pair.p is None, found_pair.low is None) == (
+        reason,
+        reason is not None,
+        reason is not None,
+    )
     assert iv.interval_notes(found, "scene")[0]["code"] == "few_groups"
     assert f"{groups} scenes" in iv.interval_notes(found, "scene")[0]["text"]
 
