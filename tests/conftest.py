@@ -97,6 +97,19 @@ def scenes(realdata):
     return found
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Reports leave empty files for pictures: drawing them takes most of a report's time and has tests of its own."""
+    from fgmae_bench.report import figures, pictures
+
+    def save(figure, path):
+        for ending in ("png", "svg"):
+            path.with_suffix(f".{ending}").write_bytes(b"")
+
+    monkeypatch.setattr(figures, "save", save)
+    monkeypatch.setattr(pictures, "save", save)
+
+
 def _pixels(path):
     with rasterio.open(path) as source:
         return source.read().astype(np.float32)

@@ -16,6 +16,8 @@ from fgmae_bench.data.multilabel_splits import (
 )
 from fgmae_bench.prepare import split
 
+pytestmark = pytest.mark.slow  # 590,326 names
+
 
 @pytest.fixture(scope="module")
 def lists(realdata):
@@ -27,7 +29,6 @@ def official(lists):
     return from_lists(read_parts(lists), read_exclusions(lists))
 
 
-@pytest.mark.slow
 def test_official_counts(official, lists):
     assert [len(names) for names in read_parts(lists).values()] == [269_695, 123_723, 125_866]
     assert official.excluded() == {"seasonal snow": 61_707, "cloud or shadow": 9_280, "none of the 19 classes": 55}
@@ -53,7 +54,6 @@ def test_random_leaks_like_the_official_split_and_blocks_with_a_buffer_do_not(of
     assert 0.05 < adjacency(chosen.grid, without[0], without[2]).share < 0.2
 
 
-@pytest.mark.slow
 def test_command_prints_official_facts_from_names_alone(lists, tmp_path, capsys):
     split.main({"dataset": "bigearthnet", "kind": "official", "lists": str(lists), "out": str(tmp_path / "s")})
     out = capsys.readouterr().out

@@ -243,6 +243,7 @@ def test_without_records_tables_hold_published_numbers_and_exit_0(monkeypatch, t
     assert not (tmp_path / "figures").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_same_records_same_bytes_and_a_changed_record_changes_its_row_alone(monkeypatch, tmp_path):
     records = [make_record(), make_record(model="vit_base_patch16", batch_size=256)]
     contents = []
@@ -266,6 +267,7 @@ def test_same_records_same_bytes_and_a_changed_record_changes_its_row_alone(monk
         ]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_check_names_stale_files_and_writes_nothing(monkeypatch, tmp_path, capsys):
     assert report(monkeypatch, tmp_path) == 0
     assert report(monkeypatch, tmp_path, "--check") == 0
@@ -301,6 +303,7 @@ def spoil_name(path: Path) -> Path:
     return path.rename(path.with_name("vit_small_patch16-published-0123456789.json"))
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("spoil", [spoil_edit, spoil_truncate, spoil_schema, spoil_name])
 def test_broken_record_is_named_and_left_out_and_exit_1(monkeypatch, tmp_path, capsys, spoil):
     good, bad = store_all([make_record(model="vit_base_patch16", batch_size=256), make_record()], tmp_path)
@@ -318,6 +321,7 @@ def test_broken_record_is_named_and_left_out_and_exit_1(monkeypatch, tmp_path, c
     assert str(bad) in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_records_of_no_table_are_named_in_the_index(monkeypatch, tmp_path):
     stray = make_record(lr=0.3)
     store_all([stray], tmp_path)
