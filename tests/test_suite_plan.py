@@ -152,7 +152,8 @@ def test_a_broken_record_is_named_and_does_not_count(tmp_path):
 def test_mistakes_in_a_file_are_one_line_naming_file_and_key_path(tmp_path, flags, named):
     path = experiment(tmp_path, flags)
     before = listing(tmp_path)
-    for command in ("plan", "run"):
+    strange = "smal_" in flags  # a name that only an interpreter of its own, with timm, can judge: asked once
+    for command in ("run",) if strange else ("plan", "run"):
         line = said(suite(command, path, cwd=tmp_path))
         for part in [path.name, *named]:
             assert part in line
