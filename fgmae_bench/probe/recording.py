@@ -50,7 +50,7 @@ def record_run(
     shared: Shared,
 ) -> Record:
     """Write everything of one run; its record comes last."""
-    dataset, backbone, run = probe.dataset, probe.extractor.backbone, probe.runs[id]
+    dataset, backbone, run = probe.datasets[id], probe.extractor.backbone, probe.runs[id]
     classes, protocol = dataset.card.classes, protocol_of("linear", run.recipe)
     rows = materials.evaluation["test"][1]
     groups = None if dataset.index.groups is None else [dataset.index.groups[row] for row in rows]
@@ -79,6 +79,7 @@ def record_run(
             created=now(),
             notes=[*outcome.notes, *rates, *shared.notes],
             diverged=outcome.diverged,
+            selection=outcome.selection,
         )
 
     return store_run(
