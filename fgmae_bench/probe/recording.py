@@ -59,8 +59,9 @@ def record_run(
     }
     trainable = 0 if run.recipe.probe == "knn" else (backbone.feature_dim + 1) * len(classes)
     rates = rate_notes("linear", run, dataset.card, probe.effective_batch) if run.recipe.probe == "sgd" else []
-    logits = outcome.logits
+    logits, held = outcome.logits, materials.evaluation.get("val")
     assert logits is not None
+    val = None if outcome.val_logits is None or held is None else (outcome.val_logits, materials.labels[held[1]])
 
     def assembled(predictions: dict[str, str] | None) -> Record:
         return assemble(
@@ -88,7 +89,7 @@ def record_run(
         folder,
         assembled=assembled,
         write=lambda path: write_predictions(
-            path, logits, materials.labels[rows], [dataset.index.ids[r] for r in rows], classes, groups
+            path, logits, materials.labels[rows], [dataset.index.ids[r] for r in rows], classes, groups, val
         ),
         leave=lambda: save_fitted(folder, id, outcome.fitted, classes) if outcome.fitted else None,
     )

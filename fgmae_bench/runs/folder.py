@@ -233,16 +233,19 @@ def write_predictions(
     ids: list[str],
     classes: tuple[str, ...],
     groups: list[str] | None = None,
+    val: tuple[NDArray[Any], NDArray[Any]] | None = None,
 ) -> None:
     """`logits` (N, C) float32 and `targets` (N,) int64 with the sample ids, as safetensors under its final name by
     rename.
 
-    `groups` names the tile or scene of each sample, where it is known.
+    `groups` names the tile or scene of each sample, where it is known; `val` are logits and targets of the val split.
     """
     tensors: dict[str, NDArray[Any]] = {
         "logits": np.ascontiguousarray(logits, np.float32),
         "targets": np.ascontiguousarray(targets),
     }
+    if val is not None:
+        tensors |= {"val_logits": np.ascontiguousarray(val[0], np.float32), "val_targets": np.ascontiguousarray(val[1])}
     lists = {"ids": ids, "classes": classes, **({} if groups is None else {"groups": groups})}
     write_bytes(path, ordered(save(tensors, {name: json.dumps(values) for name, values in lists.items()})))
 
