@@ -21,7 +21,7 @@ from fgmae_bench.config.experiments import Layout, load_experiment
 from fgmae_bench.errors import BenchError
 from fgmae_bench.report import __main__ as entry
 from fgmae_bench.report import figures, published
-from fgmae_bench.report.columns import COLUMNS
+from fgmae_bench.report.columns import CALIBRATION, COLUMNS
 from fgmae_bench.report.deltas import statement
 from fgmae_bench.report.figures import literal
 from fgmae_bench.report.formats.markdown import escaped, markdown
@@ -459,6 +459,8 @@ def test_every_column_can_be_shown():
     table = dataclasses.replace(table_of(records), columns=tuple(COLUMNS))
     cells = next(cells for cells in parsed(table) if cells["oa"])
     other = ("map", "f1_micro", "miou", "fwiou")  # metrics of other tasks
+    few = ("shots", "label_area", "draws", "penalty", "candidates")  # of few labels and choices: test_report_labels.py
+    other += (*few, *CALIBRATION)
     single = ("_low", "_high", "published_", "delta_")  # one metric has an interval, two have a published value
     empty = [
         name for name, value in cells.items() if value == "" and not any(part in name for part in (*other, *single))

@@ -67,7 +67,7 @@ def equal_mass(confidence: NDArray[Any], bins: int = BINS) -> NDArray[np.int64]:
 def binned(confidence: NDArray[Any], correct: NDArray[Any], place: NDArray[np.int64], bins: int) -> Bins:
     """The samples in their bins."""
     p, y = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
-    sums = [np.bincount(place, each, minlength=bins) for each in (np.ones_like(p), p, y, p * (1 - p))]
+    sums = [np.bincount(place, each, bins).astype(np.float64) for each in (np.ones_like(p), p, y, p * (1 - p))]
     return Bins(count=sums[0], confidence=sums[1], correct=sums[2], variance=sums[3])
 
 
