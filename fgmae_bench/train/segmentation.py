@@ -239,7 +239,7 @@ def segmentation_metrics(
         "confusion": summed.tolist(),
         "classes_scored": classes_scored(summed, classes),
         "legacy": values,
-        "intervals": intervals(segmentation_units(test.outputs, groups)),
+        "intervals": intervals(segmentation_units(test.outputs, groups), classes=classes),
     }
 
 
