@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_ITERATIONS = 3000
+TOLERANCE = 1e-5
 ALWAYS = 30.0  # bias of a class that every training sample carries
 Matrix = NDArray[np.float32]
 Labels = NDArray[Any]  # (N,) class numbers, or multi-hot (N, C)
@@ -34,8 +35,17 @@ class Logistic:
         return logits
 
 
-def logistic(features: Matrix, labels: Labels, penalty: float, classes: int, start: Logistic | None = None) -> Logistic:
-    """Mean loss + penalty/2 |w|^2 at its minimum, looked for from `start`, a fit of the same samples, else from 0."""
+def logistic(
+    features: Matrix,
+    labels: Labels,
+    penalty: float,
+    classes: int,
+    start: Logistic | None = None,
+    tolerance: float = TOLERANCE,
+) -> Logistic:
+    """Mean loss + penalty/2 |w|^2 at its minimum, from `start`, a fit of the same samples, else from 0, until no
+    component of the gradient is above `tolerance`.
+    """
     weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, -np.inf)
     held = {} if start is None else start.solutions
     strength = 1 / (max(penalty, 1e-12) * len(labels))
@@ -43,7 +53,7 @@ def logistic(features: Matrix, labels: Labels, penalty: float, classes: int, sta
     if labels.ndim == 1:
         present = np.unique(labels)
         # scikit-learn's binary form penalises the difference of the two logits, twice their own squares
-        w, b, converged = _fitted(features, labels, strength * (2 if len(present) == 2 else 1), held.get(-1))
+        w, b, converged = _fitted(features, labels, strength * (2 if len(present) == 2 else 1), held.get(-1), tolerance)
         solutions[-1] = w, b
         if len(present) == 2:
             w, b = np.vstack([-w / 2, w / 2]), np.concatenate([-b / 2, b / 2])
@@ -53,7 +63,7 @@ def logistic(features: Matrix, labels: Labels, penalty: float, classes: int, sta
     for k in range(classes):
         carried = int(labels[:, k].sum())
         if 0 < carried < len(labels):
-            w, b, done = _fitted(features, labels[:, k], strength, held.get(k))
+            w, b, done = _fitted(features, labels[:, k], strength, held.get(k), tolerance)
             solutions[k] = w, b
             weight[k], bias[k], converged = w[0], b[0], converged and done
         elif carried:
@@ -62,13 +72,13 @@ def logistic(features: Matrix, labels: Labels, penalty: float, classes: int, sta
 
 
 def _fitted(
-    features: Matrix, labels: Labels, strength: float, start: Solution | None
+    features: Matrix, labels: Labels, strength: float, start: Solution | None, tolerance: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
     """scikit-learn's (weights, biases, whether it converged) at C = `strength`."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=strength, solver="lbfgs", max_iter=MAX_ITERATIONS, tol=1e-5, warm_start=True)
+    model = LogisticRegression(C=strength, solver="lbfgs", max_iter=MAX_ITERATIONS, tol=tolerance, warm_start=True)
     if start is not None:
         model.coef_, model.intercept_ = (part.astype(features.dtype) for part in start)
         model.classes_ = np.unique(labels)

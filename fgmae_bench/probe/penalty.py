@@ -17,6 +17,7 @@ from fgmae_bench.probe.logistic import ALWAYS, Labels, Logistic, Matrix, logisti
 
 FOLDS = 5
 MOST_GROUPS_LEFT_OUT = 10  # with no more groups than these each is left out once
+ON_THE_WAY = 1e-4  # tolerance of the fits along a path, ten times that of the one that is kept
 WEAKEST, STRONGEST = 1e-12, 1e8  # how far a path is extended
 RULE = "one_standard_error"
 Losses = tuple[NDArray[np.float64], NDArray[np.float64]]  # of held samples: (loss, share of it that could be judged)
@@ -84,7 +85,7 @@ def _judge(folds: Sequence[Fold], classes: int) -> Callable[[float], Losses]:
     def judge(penalty: float) -> Losses:
         parts = []
         for i, fold in enumerate(folds):
-            last[i] = model = logistic(*fold.fitted, penalty, classes, start=last[i])
+            last[i] = model = logistic(*fold.fitted, penalty, classes, start=last[i], tolerance=ON_THE_WAY)
             parts.append(_losses(model, *fold.held))
         losses, weights = (np.concatenate(each) for each in zip(*parts, strict=True))
         return losses, weights

@@ -17,7 +17,7 @@ from fgmae_bench.config.recipes import ProbeRecipe
 from fgmae_bench.config.run import Run, run_id
 from fgmae_bench.config.schedules import base_lr, rate_of, require_falling
 from fgmae_bench.data.dataset import Dataset, only_usable, seen_by, with_labels_of
-from fgmae_bench.data.index import Rows
+from fgmae_bench.data.index import Rows, ids_sha256
 from fgmae_bench.errors import BenchError
 from fgmae_bench.features.bank import Bank, fill_bank
 from fgmae_bench.features.extract import Extractor, Spent
@@ -106,7 +106,8 @@ def _facts(run: Run, dataset: Dataset, backbone: Backbone, batch: int) -> dict[s
     if run.recipe.probe == "sgd":  # the head is fitted on all processes' features at once
         facts["batch_norm_samples"] = batch
     if run.recipe.probe == "lbfgs" and len(run.recipe.penalties) > 1:
-        facts["penalty_rule"] = RULE
+        groups = dataset.groups("train")
+        facts["penalty_rule"] = {"rule": RULE, "groups": None if groups is None else ids_sha256(groups)}
     return facts
 
 
