@@ -11,6 +11,8 @@ from test_config import FACTS, a_run
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.recipes import FIXED_PENALTY, PENALTIES
 from fgmae_bench.config.run import compose, run_hash
+from fgmae_bench.data.groups import with_groups
+from fgmae_bench.data.layouts import build_index
 from fgmae_bench.errors import BenchError
 
 
@@ -61,12 +63,12 @@ def test_penalties_may_be_chosen_from_ten_shots_on():
 
 
 def test_shots_above_a_classs_size_end_in_one_line(tmp_path):
-    line = refused(shared_world(5), "--probe", "lbfgs", "--shots", "2", "9", cwd=tmp_path)
+    line = refused(shared_world(5), "--probe", "lbfgs", "--shots", "2", "9", cwd=tmp_path, cache_filled=True)
     assert line == "error: --shots is 9: class 'AnnualCrop' has 4 training images; give 4 or fewer"
 
 
 def test_shots_with_a_batch_of_the_published_recipe_end_in_one_line(tmp_path):
-    line = refused(shared_world(5), "--shots", "1", cwd=tmp_path)
+    line = refused(shared_world(5), "--shots", "1", cwd=tmp_path, cache_filled=True)
     assert "effective batch 16 is larger than the training split of 1 shots (10 images)" in line
 
 
@@ -106,13 +108,16 @@ def test_each_draw_is_what_a_run_of_its_own_gives(drawn, tmp_path):
     assert one["metrics"] == same["metrics"]
 
 
-def test_few_shots_are_scikit_learns_with_a_fixed_penalty_and_one_neighbour(drawn):
+def test_few_shots_are_scikit_learns_with_a_fixed_penalty_and_one_neighbour(drawn, tmp_path):
     """Which samples were drawn is found by the hash of their ids, from subsets made here by the rule of the docs."""
     ids, labels = files(shared_world())
+    card = load_card("eurosat")
+    index = with_groups(card, build_index(card, shared_world()), tmp_path)
+    blocks = [index.groups[index.ids.index(name)] for name in ids]
     held = bank(drawn)
     x = np.stack([held[name] for name in ids]).astype(np.float64)
     for record in records(drawn / "results"):
-        train, test = parts_of(record, ids, labels)
+        train, test = parts_of(record, ids, labels, blocks)
         if record["protocol"] == "logistic_regression":
             mean, std = x[train].mean(0), x[train].std(0) + 1e-12
             model = LogisticRegression(C=1 / (FIXED_PENALTY * len(train)), max_iter=5000, tol=1e-8)
@@ -126,7 +131,7 @@ def test_few_shots_are_scikit_learns_with_a_fixed_penalty_and_one_neighbour(draw
         assert "selection" not in record  # nothing was chosen
 
 
-def parts_of(record, ids, labels):
+def parts_of(record, ids, labels, blocks):
     """(train, test) rows of a record: its subset drawn from the reference split, checked by the hash of its ids."""
     import hashlib
 
@@ -135,11 +140,17 @@ def parts_of(record, ids, labels):
     train, test = train_test_split(np.arange(len(ids)), train_size=0.8, stratify=labels, random_state=42)
     data, seed = record["config"]["data"], record["config"]["recipe"]["seed"]
 
-    def place(row):
-        text = "\x1f".join(map(str, (seed, "few_labels", data["draw"], labels[row], ids[row])))
+    def place(row, *what):
+        text = "\x1f".join(map(str, (seed, "few_labels", data["draw"], labels[row], *what)))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
 
-    chosen = [sorted(train[labels[train] == k], key=place)[: data["shots"]] for k in range(10)]
+    chosen = []
+    for k in range(10):
+        members = sorted(train[labels[train] == k], key=lambda row: place(row, ids[row]))
+        order = sorted({blocks[row] for row in members}, key=lambda name: place(members[0], "group", name))
+        turn = {row: sum(blocks[other] == blocks[row] for other in members[:i]) for i, row in enumerate(members)}
+        members.sort(key=lambda row: (turn[row], order.index(blocks[row])))  # the groups take turns
+        chosen.append(members[: data["shots"]])
     rows = [row for row in train if row in np.concatenate(chosen)]
     digest = hashlib.sha256("\n".join(ids[row] for row in rows).encode()).hexdigest()
     assert digest == record["dataset"]["sample_ids_sha256"]["train"]

@@ -210,7 +210,9 @@ def _few_notes(dataset: Dataset, subset: Subset) -> list[dict[str, str]]:
         return []
     share = f"{subset.fraction:.3g} of the labels" if subset.shots is None else f"{subset.shots} labels a class"
     over = ", dealt over the groups in turn" if dataset.index.groups is not None else ""
-    return [note(FEW, f"{share}, drawn by seed and draw{over}; smaller subsets of a draw are part of larger ones")]
+    return [
+        note("few_labels", f"{share}, drawn by seed and draw{over}; smaller subsets of a draw are part of larger ones")
+    ]
 
 
 def _refuse_emptied(dataset: Dataset, before: dict[str, NDArray[np.int64]], kept: dict[str, NDArray[np.int64]]) -> None:

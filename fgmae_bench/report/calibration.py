@@ -12,8 +12,6 @@ from fgmae_bench.metrics.calibration import calibration, pixel_calibration
 from fgmae_bench.records import Record
 from fgmae_bench.report.predictions import REPEAT, Predictions, find_predictions, read_predictions
 
-NO_VAL = "no_val_calibration"
-
 
 def with_calibration(record: Record, results_dir: Path) -> Record:
     """The record with `calibration`, which no stored record has, from its predictions; a note where there is no val.
@@ -49,4 +47,6 @@ def _calibration(record: Record, predictions: Predictions) -> dict[str, Any] | N
 
 def _without_val(record: Record) -> dict[str, str]:
     held = "the run kept no logits of val" if record["dataset"]["n_val"] else "there is no val split"
-    return note(NO_VAL, f"calibration without val: {held}, so confidences are as they are, without a temperature")
+    return note(
+        "no_val_calibration", f"calibration without val: {held}, so confidences are as they are, without a temperature"
+    )
