@@ -119,10 +119,22 @@ def test_the_path_goes_on_while_the_smallest_loss_is_at_its_end():
     assert path["penalty"][0] == 1e-8
     assert path["penalty"][-1] > 1e4
     assert path["penalty"] == pytest.approx([10.0**e for e in range(-8, len(path["penalty"]) - 8)])
-    assert path["smallest"] < path["penalty"][-1] or path["penalty"][-1] == 1e8
+    assert path["smallest"] < path["penalty"][-1] or path["loss"][-1] == pytest.approx(path["loss"][-2], rel=1e-5)
+    assert len(path["penalty"]) <= 17
     given = fit_logistic(noise, {"test": noise}, 3, (1e-3, 1e-2), 42)
     assert given.selection["path"]["penalty"] == [1e-3, 1e-2]  # what is given is not extended
     assert "penalty_at_edge" in [note["code"] for note in given.notes]
+
+
+def test_a_path_that_is_level_at_its_weak_end_does_not_go_on():
+    """Classes that a line separates have the same loss, next to nothing, at every weak penalty."""
+    x = np.repeat([[0.0], [10.0]], 30, axis=0) + np.random.default_rng(0).normal(0, 0.1, (60, 1))
+    apart = Part(x.astype(np.float32), np.repeat([0, 1], 30))
+    fitted = fit_logistic(apart, {"test": apart}, 2, PENALTIES, 42)
+    path = fitted.selection["path"]
+    assert path["penalty"][0] == 1e-8
+    assert path["loss"][0] == pytest.approx(path["loss"][1], abs=1e-4)
+    assert "penalty_at_edge" not in [note["code"] for note in fitted.notes]
 
 
 def test_a_fit_that_starts_from_another_ends_where_it_would_from_nothing():

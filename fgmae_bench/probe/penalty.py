@@ -18,6 +18,7 @@ from fgmae_bench.probe.logistic import ALWAYS, Labels, Logistic, Matrix, logisti
 FOLDS = 5
 MOST_GROUPS_LEFT_OUT = 10  # with no more groups than these each is left out once
 ON_THE_WAY = 1e-4  # tolerance of the fits along a path, ten times that of the one that is kept
+FLAT = 1e-6  # relative fall of the loss below which a path's end is level
 WEAKEST, STRONGEST = 1e-12, 1e8  # how far a path is extended
 RULE = "one_standard_error"
 Losses = tuple[NDArray[np.float64], NDArray[np.float64]]  # of held samples: (loss, share of it that could be judged)
@@ -58,11 +59,9 @@ def choose_penalty(
     """
     judge = _judge(folds, classes)
     found = {penalty: judge(penalty) for penalty in sorted(set(penalties), reverse=True)}  # a weaker one starts there
-    while open_ended:
-        weakest, strongest = min(found), max(found)
-        best = min(sorted(found), key=lambda penalty: found[penalty][0].sum())
-        further = best * 10 if best == strongest else best / 10
-        if best not in (weakest, strongest) or not WEAKEST <= further <= STRONGEST:
+    while open_ended and (end := _falling_end({p: losses.sum() for p, (losses, _) in found.items()})) is not None:
+        further = end * 10 if end == max(found) else end / 10
+        if not WEAKEST <= further <= STRONGEST:
             break
         found[further] = judge(further)
     path = sorted(found)
@@ -74,8 +73,18 @@ def choose_penalty(
         on=on,
         how=f"by {'loss on ' if on == 'val' else ''}{on} from {len(path)}",
         path={"penalty": path, "loss": means, "error": errors, "units": count, "smallest": best, "chosen": chosen},
-        edge=len(path) > 1 and bool({best, chosen} & {path[0], path[-1]}),
+        edge=chosen in (path[0], path[-1]) or _falling_end(dict(zip(path, means, strict=True))) is not None,
     )
+
+
+def _falling_end(losses: dict[float, float]) -> float | None:
+    """The end of a path at which the loss is smallest and still falls; None where the path is flat there, or turns."""
+    path = sorted(losses)
+    best = min(path, key=losses.__getitem__)
+    for end, inner in ((path[0], path[1:2]), (path[-1], path[-2:-1])):
+        if best == end and all(losses[other] - losses[end] > FLAT * abs(losses[end]) for other in inner):
+            return end
+    return None
 
 
 def _judge(folds: Sequence[Fold], classes: int) -> Callable[[float], Losses]:

@@ -106,8 +106,9 @@ def _facts(run: Run, dataset: Dataset, backbone: Backbone, batch: int) -> dict[s
     if run.recipe.probe == "sgd":  # the head is fitted on all processes' features at once
         facts["batch_norm_samples"] = batch
     if run.recipe.probe == "lbfgs" and len(run.recipe.penalties) > 1:
-        groups = dataset.groups("train")
-        facts["penalty_rule"] = {"rule": RULE, "groups": None if groups is None else ids_sha256(groups)}
+        groups = dataset.index.groups  # of the pool: draws of few labels are told apart by their samples
+        known = None if groups is None else ids_sha256([groups[row] for row in dataset.pool])
+        facts["penalty_rule"] = {"rule": RULE, "groups": known}
     return facts
 
 
