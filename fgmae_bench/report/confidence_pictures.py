@@ -48,6 +48,8 @@ def draw_paths(table: Table, path: Path) -> None:
             at = losses[penalties.index(chosen)]
             axes.plot([chosen], [at], color=colour, marker=MARKERS[i % len(MARKERS)], markersize=8, linestyle="")
     axes.set_xscale("log")
+    if all(loss > 0 for _, _, losses, _, _ in every for loss in losses):
+        axes.set_yscale("log", nonpositive="clip")
     axes.set_xlabel("L2 penalty")
     axes.set_ylabel("held-out loss (nats)")
     left = f", {len(every) - figures.MAX_CURVES} rows left out" if len(every) > figures.MAX_CURVES else ""
