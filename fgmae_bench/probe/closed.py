@@ -15,7 +15,7 @@ from fgmae_bench.config.run import Run
 from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import note
 from fgmae_bench.features.bank import Bank
-from fgmae_bench.probe.logistic import MAX_ITERATIONS, Labels, Matrix, logistic
+from fgmae_bench.probe.logistic import MAX_ITERATIONS, Labels, Logistic, Matrix, logistic
 from fgmae_bench.probe.penalty import Fold, choose_penalty, cross_validation
 from fgmae_bench.probe.resolve import Materials
 from fgmae_bench.runs.tasks import Outcome, Task
@@ -158,6 +158,13 @@ def fit_knn(train: Part, parts: dict[str, Part], classes: int, k: int) -> Fitted
         p = np.clip(shares, NO_VOTE, 1 - NO_VOTE)
         logits[part] = np.log(np.maximum(shares, NO_VOTE)) if single else np.log(p / (1 - p))
     return Fitted(logits=logits, penalty=None, parameters={})
+
+
+def logistic_logits(parameters: dict[str, NDArray[np.float64]], features: Matrix) -> NDArray[np.float32]:
+    """Logits (N, C) of features (N, D) by the `parameters` that a fitted logistic regression keeps."""
+    scaled = ((features - parameters["mean"]) / parameters["deviation"]).astype(np.float32)
+    model = Logistic(weight=parameters["weight"], bias=parameters["bias"], converged=True, solutions={})
+    return model.decision(scaled).astype(np.float32)
 
 
 def _unit(x: Matrix) -> Matrix:

@@ -24,10 +24,11 @@ import numpy as np
 from fgmae_bench.config.experiments import load_experiment
 from fgmae_bench.config.flags import Parser, spellings
 from fgmae_bench.errors import BenchError, closest
-from fgmae_bench.metrics.intervals import LEVEL, Difference
+from fgmae_bench.metrics.intervals import LEVEL, Difference, obstacles
 from fgmae_bench.metrics.jackknife import Estimate
+from fgmae_bench.metrics.rows import row_estimates
 from fgmae_bench.metrics.significance import holm, t_quantile, wilcoxon_p
-from fgmae_bench.metrics.table import selection
+from fgmae_bench.metrics.table import METRICS, selection
 from fgmae_bench.metrics.variance import over_datasets
 from fgmae_bench.records import Record, all_records, read_record
 from fgmae_bench.report.pairs import (
@@ -275,8 +276,29 @@ def _estimate(cell: Pair) -> Estimate:
 def words(runs: list[Candidate], cells: list[Pair], left_out: list[str], base: Predictions) -> str:
     """The comparison as text."""
     lines = [f"{len(base.ids):,} test samples, {unit_words(runs[0], base)}.", *left_out, *_warnings(runs, cells)]
+    shown = {cell.b for cell in cells} | {runs[0].name}
+    metrics = list(dict.fromkeys(cell.metric for cell in cells))
+    for run in runs:
+        if len(run.records) > 1 and run.name in shown:
+            lines += _row_lines(run, metrics)
     lines.append(f"A = {cells[0].a if cells else runs[0].name}")
     return "\n".join([*lines, *_table(cells, "B")])
+
+
+def _row_lines(run: Candidate, metrics: list[str]) -> list[str]:
+    """Each metric of a row of several seeds, over seeds and groups, and the two sources apart."""
+    units = side(run).units()
+    withheld, found = obstacles(units[0]), row_estimates(units)
+    lines = []
+    for metric in metrics:
+        estimate = found[metric]
+        if metric in withheld or not np.isfinite((estimate.value, estimate.error)).all():
+            continue
+        low, high = np.clip(estimate.interval(LEVEL), *(METRICS[metric].bounds or (None, None)))
+        parts = [("seeds", estimate.over_seeds), ("groups" if units[0].grouped else "samples", estimate.over_groups)]
+        apart = ", ".join(f"{error:.3f} over {name}" for name, error in parts if error is not None)
+        lines.append(f"{run.name}: {metric} {estimate.value:.3f}, {low:.3f} to {high:.3f} over both (SE {apart})")
+    return lines
 
 
 def _seeds(pair: list[Candidate]) -> str:
