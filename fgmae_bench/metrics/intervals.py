@@ -170,11 +170,15 @@ def reference_of_bags(units: Units, bag: NDArray[np.int64]) -> NDArray[np.float6
     return sums
 
 
-def degrees(name: str, reference: NDArray[np.float64]) -> float:
-    """Degrees of freedom of a metric from the samples of each class in each unit or bag (B, K)."""
+def degrees(name: str, reference: NDArray[np.float64], *, difference: bool = False) -> float:
+    """Degrees of freedom of a metric from the samples of each class in each unit or bag (B, K).
+
+    Of a paired `difference`, in which what a group has in common cancels, the shares of the groups decide.
+    """
     if not reference.sum():
         return 1.0  # nothing is defined
-    return degrees_of_freedom(reference, macro=METRICS[name].macro, ranked=METRICS[name].ranked)
+    macro, ranked = METRICS[name].macro, METRICS[name].ranked
+    return degrees_of_freedom(reference, macro=macro, ranked=ranked or (difference and not macro))
 
 
 def obstacles(units: Units) -> dict[str, str]:
@@ -317,7 +321,7 @@ def _left_out_errors(a: Units, b: Units) -> dict[str, tuple[float, float, float 
     found = {}
     for name in [name for name in without_a if name in without_b]:
         gaps = without_a[name] - without_b[name]
-        freedom = degrees(name, share)
+        freedom = degrees(name, share, difference=True)
         parts = pseudo_values(np.asarray(at_a[name] - at_b[name]), gaps)
         flips = sign_flip_mid_p(parts) if 6 <= a.count <= 12 and np.isfinite(parts).all() else None
         found[name] = (float(standard_error(gaps)), freedom, flips)

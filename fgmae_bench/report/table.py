@@ -125,8 +125,26 @@ def _measured(label: str, group: tuple[Record, ...], published: Published | None
         records=group,
         published=published,
         deltas=deltas,
-        notes=unique([*remarks, *_statement(published), *comparison]),
+        notes=unique([*remarks, *_units(group), *_statement(published), *comparison]),
     )
+
+
+def _units(records: tuple[Record, ...]) -> list[Note]:
+    """What the intervals of a row are over: `Intervals over 37 scenes.`; or that there is none to show."""
+    found = []
+    for record in records:
+        intervals = record["metrics"]["intervals"]
+        pairs = [pair for pair in ((intervals or {}).get("test") or {}).values() if pair]
+        if not pairs or "units" not in intervals:
+            continue
+        kind = (record["dataset"].get("groups") or {}).get("kind") or "group"
+        unit = kind if intervals["over"] == "groups" else "sample"
+        count = f"{intervals['units']:,} {unit}{'' if intervals['units'] == 1 else 's'}"
+        alike = "" if intervals["over"] == "groups" else ": none is taken to be like its neighbours"
+        shown = any(high > low for low, high in pairs)
+        text = f"Intervals over {count}{alike}." if shown else f"No interval: all of the {count} score the same."
+        found.append(Note(code="interval_units", text=text))
+    return found
 
 
 def _statement(published: Published | None) -> tuple[Note, ...]:

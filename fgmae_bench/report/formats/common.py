@@ -13,10 +13,11 @@ SYNTHETIC = "Rows marked (synthetic) were measured on a generated world and say 
 SEEDS = "Where seeds repeat, a value is the mean ± the sample standard deviation over them."
 DRAWS = "Where labels are few, which they are is drawn anew by each seed and draw: their ± holds that too."
 INTERVALS = (
-    "Intervals are of the test samples, for the head as trained, at 95 %: the bootstrap draws groups "
-    "(tiles, scenes) where they "
-    "are known, else samples. What seeds change stands beside the value as ±."
+    "Intervals are of the test samples, for the head as trained, at 95 %, over groups (scenes, blocks) where they are "
+    "known, else over samples: the notes of a row say over what, and why an interval is withheld. What seeds change "
+    "stands beside the value as ±."
 )
+TOTALS = "Total intervals are over seeds and test samples together: what other weights would give elsewhere."
 EMPTY = "–"
 
 
@@ -70,6 +71,8 @@ def explanations(table: Table) -> list[str]:
         found.append(DRAWS)
     if any(name.endswith("_interval") for name in shown_columns(table)):
         found.append(INTERVALS)
+    if any(name.endswith("_total_interval") for name in shown_columns(table)):
+        found.append(TOTALS)
     return found
 
 
