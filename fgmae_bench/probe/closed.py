@@ -90,6 +90,7 @@ def fit_logistic(
     never on test. With `few` labels that is always inside them, since labels of val would be more labels, and nothing
     is chosen below TUNED_FROM labels of the smallest class.
     """
+    # statistics of train alone, applied to every part
     mean = train.features.mean(0, dtype=np.float64)
     deviation = train.features.std(0, dtype=np.float64) + 1e-12
     every = {**parts, "train": train}

@@ -48,6 +48,7 @@ def logistic(
     """
     weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, -np.inf)
     held = {} if start is None else start.solutions
+    # scikit-learn sums the loss where we take its mean, and inverts the penalty
     strength = 1 / (max(penalty, 1e-12) * len(labels))
     solutions: dict[int, Solution] = {}
     if labels.ndim == 1:
@@ -66,7 +67,7 @@ def logistic(
             w, b, done = _fitted(features, labels[:, k], strength, held.get(k), tolerance)
             solutions[k] = w, b
             weight[k], bias[k], converged = w[0], b[0], converged and done
-        elif carried:
+        elif carried:  # every sample has it: nothing to fit, and certain
             bias[k] = ALWAYS
     return Logistic(weight=weight, bias=bias, converged=converged, solutions=solutions)
 
