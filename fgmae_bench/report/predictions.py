@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.errors import BenchError
+from fgmae_bench.metrics.calibration import FINE_BINS, KEPT
 from fgmae_bench.metrics.intervals import (
     CELLS,
     Units,
@@ -39,6 +40,8 @@ class Predictions:
     classes: tuple[str, ...]
     scores: NDArray[Any]
     targets: NDArray[Any] | None
+    val: tuple[NDArray[Any], NDArray[Any]] | None = None  # logits and targets of the val split, where they were kept
+    confidence: NDArray[Any] | None = None  # of the pixels of each image (N, bins, 5), where they were kept
 
     def units(self) -> Units:
         """Groups where they are known, else samples."""
@@ -63,6 +66,8 @@ class Predictions:
             classes=self.classes,
             scores=self.scores[rows],
             targets=None if self.targets is None else self.targets[rows],
+            val=self.val,
+            confidence=None if self.confidence is None else self.confidence[rows],
         )
 
 
@@ -147,7 +152,43 @@ def _predictions(tensors: dict[str, NDArray[Any]], lists: dict[str, tuple[str, .
     ):
         raise ValueError("ids, groups, classes and arrays do not fit one another")
     _require_counts(kind, scores, targets, len(set(groups or ids)))
-    return Predictions(kind=kind, ids=ids, groups=groups, classes=classes, scores=scores, targets=targets)
+    return Predictions(
+        kind=kind,
+        ids=ids,
+        groups=groups,
+        classes=classes,
+        scores=scores,
+        targets=targets,
+        val=_val_of(kind, tensors, scores),
+        confidence=_confidence_of(tensors, len(ids)),
+    )
+
+
+def _val_of(
+    kind: str, tensors: dict[str, NDArray[Any]], scores: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Logits and targets of val; raises ValueError where they do not fit those of the test."""
+    if kind == "segmentation" or "val_logits" not in tensors:
+        return None
+    logits, targets = tensors["val_logits"], tensors["val_targets"]
+    if logits.ndim != 2 or logits.shape[1] != scores.shape[1] or len(logits) != len(targets):
+        raise ValueError("logits and targets of val do not fit one another")
+    if targets.shape not in ((len(logits),), logits.shape) or (targets.ndim == 2) != (kind == "multi_label"):
+        raise ValueError("targets of val are of another kind than those of the test")
+    _require_counts(kind, logits, targets, 1)
+    return logits, targets
+
+
+def _confidence_of(tensors: dict[str, NDArray[Any]], images: int) -> NDArray[Any] | None:
+    """Confidences of pixels; raises ValueError where they are not finite numbers from 0 on, in the bins they are in."""
+    found = tensors.get("confidence")
+    if found is None:
+        return None
+    if found.shape != (images, FINE_BINS, KEPT) or found.dtype.kind != "f":
+        raise ValueError("confidences of another shape or type")
+    if not np.isfinite(found).all() or found.min() < 0 or (found[..., 1:4] > found[..., :1] + 1e-6).any():
+        raise ValueError("confidences that no pixels give")
+    return found
 
 
 def same_test(a: Predictions, b: Predictions, names: tuple[str, str]) -> Predictions:
