@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,12 +96,15 @@ def image_statistics(chip: Chip) -> ImageStatistics:
     masked = chip.db.astype(np.float64)
     if chip.valid is not None:
         masked = np.where(chip.valid, masked, np.nan)
-    first, second = np.nanmedian(masked, axis=(1, 2))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # an image that is left out
+        first, second = np.nanmedian(masked, axis=(1, 2))
+        difference = np.nanmedian(masked[0] - masked[1])
     values = masked[np.isfinite(masked)]
     return ImageStatistics(
         first=first,
         second=second,
-        difference=np.nanmedian(masked[0] - masked[1]),
+        difference=difference,
         ratio=first / second if second else np.nan,
         variation=_local_variation(masked[0]),
         valid=len(values),

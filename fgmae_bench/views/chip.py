@@ -38,5 +38,7 @@ class Chip:
 
     @property
     def invalid_fraction(self) -> float:
-        """Share of invalid pixels over both bands."""
-        return 0.0 if self.valid is None else 1.0 - float(self.valid.mean())
+        """Share of invalid pixels over all bands; 1 where a band has no valid pixel."""
+        if self.valid is None:
+            return 0.0
+        return 1.0 - float(self.valid.mean()) if self.valid.any(axis=(1, 2)).all() else 1.0
