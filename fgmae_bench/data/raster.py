@@ -215,3 +215,12 @@ def read_stored(
     meant = (values * scales[:, None, None] + offsets[:, None, None]).astype(kind)
     meant[~valid] = np.nan
     return Stored(values=meant, nodata=(), descriptions=descriptions, synthetic=synthetic, applied=True)
+
+
+def band_descriptions(path: Path) -> tuple[str, ...]:
+    """What a TIFF file calls each of its bands, empty where it says nothing. Raises BenchError as `open_tiff`."""
+    plain = read_plain(path)
+    if plain is not None:
+        return plain.descriptions()
+    with open_tiff(path) as source:
+        return tuple(text or "" for text in source.descriptions)
