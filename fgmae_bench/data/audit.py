@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.config.contract import BANDS, POLARISATIONS
-from fgmae_bench.data.index import TIFF, Index
+from fgmae_bench.config.contract import POLARISATIONS
+from fgmae_bench.data.files import TIFF
+from fgmae_bench.data.index import Index
 from fgmae_bench.data.raster import band_descriptions
 from fgmae_bench.data.recognise import UNITS, Finding, Statistics, homogeneous, recognise_units, repeated_fill
 from fgmae_bench.data.sample_cache import cached_arrays, load_arrays
@@ -57,10 +58,11 @@ def sample_rows(index: Index, count: int = SAMPLED) -> NDArray[np.int64]:
     return np.sort(order[np.argsort(rank[order], kind="stable")][:count])
 
 
+_FILLS = tuple(f"{kind}{number}" for number in range(MOST_FILLS) for kind in ("fill", "count"))
 # What is kept of each band of an image, in this order.
 FIELDS = (
     "median", "spread", "spread_db", "valid", "negative", "whole", "pixels", "minimum", "maximum",
-    "from_first", "to_first", "same", "synthetic", *(f"{kind}{n}" for n in range(MOST_FILLS) for kind in ("fill", "count")),
+    "from_first", "to_first", "same", "synthetic", *_FILLS,
 )  # fmt: skip
 
 
@@ -295,7 +297,7 @@ def keep_audit(samples: Samples, cache: Path) -> None:
 
 
 def _table(samples: Samples, cache: Path | None) -> NDArray[np.float64]:
-    """`image_statistics` (n, bands, F) of the sampled images: measured once a process, or read from the cache folder."""
+    """`image_statistics` (n, bands, F) of sampled images: measured once a process, or read from the cache folder."""
     if "audit" not in samples.measured:
         rows, kinds = _rows_and_key(samples)
         held = load_arrays(cache, samples.index, kinds, count=len(rows)) if cache else {}

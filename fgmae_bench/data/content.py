@@ -44,7 +44,7 @@ def part_sha256(
     """SHA-256 of a part of a split: the images, labels (N, …) and label maps of `rows`, whatever their order."""
     rows = np.sort(rows)
     digest = hashlib.sha256(content[rows].astype("<u8").tobytes())
-    digest.update(np.ascontiguousarray(labels[rows]).astype("<i8").tobytes())
+    digest.update(np.ascontiguousarray(labels[rows]).astype("<f8" if labels.dtype.kind == "f" else "<i8").tobytes())
     if maps is not None:
         digest.update(maps[rows].astype("<u8").tobytes())
     return digest.hexdigest()

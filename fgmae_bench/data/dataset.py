@@ -93,11 +93,13 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
     if not is_pack(root):
         require_data(card, root)
     index = open_index(card, root, order)
-    notes: list[dict[str, str]] = check_classes(len(card.classes), card.label_scheme, run.data.nb_classes)
+    notes: list[dict[str, str]] = check_classes(len(card.outputs), card.label_scheme, run.data.nb_classes)
     trust = run.execution.trust_data
     contradiction = check_counts(card, index)
     if contradiction:
         notes.append(accept_count(contradiction, run.execution.partial))
+    if index.left_out and card.layout == "table":
+        notes.append(note("unlabelled_left_out", f"{index.left_out} samples without a label or target were left out"))
     parts = make_split(card, index, run.data, cache)
     samples = Samples(card=card, index=index)
     verdict, tagged = audit(card, index, order, samples, cache)
@@ -131,32 +133,36 @@ def only_usable(dataset: Dataset, run: Run, cache: Path) -> Dataset:
     for the pass that comes next. Raises BenchError when a part or a class of it is left without images.
     """
     card, index, samples = dataset.card, dataset.index, dataset.samples
-    names = ("invalid", "content", *(("quadrants",) if card.task == "segmentation" else ()))
+    names = ("invalid", "content", *(("quadrants",) if card.per_pixel else ()))
     with Progress("checking pixels", len(index.files), "images", show=os.environ.get("RANK", "0") == "0") as progress:
         facts = sample_facts(samples, names, cache, run.execution.num_workers, progress.step)
     usable = facts["invalid"] <= card.signal.max_invalid_fraction
     kept = {part: rows[usable[rows]] for part, rows in ((name, getattr(dataset.parts, name)) for name in PARTS)}
-    if card.task != "segmentation":  # there the bank of labels needs every image once more
+    if not card.per_pixel:  # there the bank of labels needs every image once more
         used = set(np.concatenate(list(kept.values())).tolist())
         samples.let_go(row for row in range(len(index.files)) if row not in used)
     _refuse_emptied(dataset, kept)
     parts = dataclasses.replace(dataset.parts, **kept)
     left_out = sum(len(getattr(dataset.parts, part)) - len(kept[part]) for part in PARTS)
     share = card.signal.max_invalid_fraction
-    text = f"{left_out} images with more than {share:.0%} invalid pixels were left out"
+    text = f"{left_out} images with more than {share:.0%} invalid pixels were left out{_named(dataset, kept)}"
     notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []))
     keep_audit(samples, cache)
-    if not _facts_file(card, cache).is_file():
-        write_text(_facts_file(card, cache), f"{facts_sha256(card)}\n")
     if not _facts_file(card, cache).is_file():
         write_text(_facts_file(card, cache), f"{facts_sha256(card)}\n")
     identity = dataset.facts | {
         "samples_sha256": {part: ids_sha256([index.ids[row] for row in kept[part]]) for part in PARTS},
         "content_sha256": {part: part_sha256(facts["content"], index.labels, kept[part]) for part in PARTS},
     }
-    if card.task != "segmentation":  # there the label maps count as well
+    if not card.per_pixel:  # there the label maps count as well
         remember(cache, data_root(card, run), identity["content_sha256"])
     return dataclasses.replace(dataset, parts=parts, notes=notes, facts=identity, content=facts["content"])
+
+
+def _named(dataset: Dataset, kept: dict[str, NDArray[np.int64]]) -> str:
+    """The first images that are left out."""
+    out = [int(row) for part in PARTS for row in np.setdiff1d(getattr(dataset.parts, part), kept[part])]
+    return f": {', '.join(dataset.index.ids[row] for row in out[:3])}{', …' if len(out) > 3 else ''}" if out else ""
 
 
 def _refuse_emptied(dataset: Dataset, kept: dict[str, NDArray[np.int64]]) -> None:

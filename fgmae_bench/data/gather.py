@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Signal
 from fgmae_bench.config.contract import BANDS
-from fgmae_bench.data.index import TIFF
+from fgmae_bench.data.files import TIFF
 from fgmae_bench.data.raster import open_tiff, read_stored
 from fgmae_bench.data.signal import valid_mask
 from fgmae_bench.errors import BenchError

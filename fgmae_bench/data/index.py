@@ -18,12 +18,9 @@ from fgmae_bench.config.cards import Card
 from fgmae_bench.data.labels import Codes
 from fgmae_bench.data.raster import read_chip
 from fgmae_bench.data.synthetic import MARKER, read_marker
-from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.errors import BenchError
 from fgmae_bench.system.stamps import tree_stamp
 from fgmae_bench.views.chip import Chip
-
-TIFF = (".tif", ".tiff")
-SIDECARS = (".aux.xml", ".ovr", ".xml", "thumbs.db", "desktop.ini")
 
 Rows = NDArray[np.int64]  # row numbers of an index
 Reader = Callable[[Path, Card], Chip]
@@ -53,7 +50,7 @@ class Index:
     """Samples of one dataset in the order of sorted files.
 
     `files` are relative to `root`. `labels` index the card's classes: (N,) for single-label datasets, multi-hot (N, C)
-    for multi-label ones, (N, 0) for segmentation, whose label maps are read by `codes`.
+    for multi-label ones, (N, 0) for segmentation, whose label maps are read by `codes`; targets (N, 1) of a regression.
     """
 
     root: Path
@@ -113,38 +110,6 @@ class Index:
 def ids_sha256(ids: tuple[str, ...] | list[str]) -> str:
     """SHA-256 of sample ids, one a line, in their order."""
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
-
-
-def class_folders(card: Card, root: Path) -> Index:
-    """Index of `<root>/<Class>/<file>.tif`. One wrapping folder, as archives leave it, is stepped into.
-
-    Lists and stats every file, so that a replaced one is noticed. Raises BenchError naming what is missing or too much.
-    """
-    root = _step_in(card, root)
-    folders = {entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name)}
-    for name in sorted(folders - set(card.classes)):
-        raise BenchError(f"{root / name}: '{name}' is no class of {card.title}", closest(name, card.classes))
-    files, labels, stamps = [], [], []
-    for name in sorted(card.classes):
-        found = sorted(_images(root / name)) if name in folders else []
-        if not found:
-            raise BenchError(f"{root / name}: class folder without images", f"complete the data: {card.origin.get}")
-        for file, size, modified in found:
-            files.append(f"{name}/{file}")
-            stamps.append(int.from_bytes(hashlib.blake2b(f"{size} {modified}".encode(), digest_size=8).digest()))
-        labels += [card.classes.index(name)] * len(found)
-    marker = read_marker(root)
-    index = Index(
-        root=root,
-        files=tuple(files),
-        labels=np.array(labels, np.int64),
-        stamps=np.array(stamps, np.uint64),
-        synthetic=marker["fingerprint"] if marker else card.synthetic,
-    )
-    require_utf8(root, files)
-    if len(set(index.ids)) != len(index.ids):
-        raise BenchError(f"{root}: two files differ in their ending only", "keep one of each")
-    return index
 
 
 def require_utf8(root: Path, names: Iterable[str]) -> None:
@@ -209,39 +174,3 @@ def _counted(card: Card, index: Index) -> Iterator[tuple[str, int, int]]:
     for name, count in zip(card.classes, np.bincount(index.labels, minlength=len(card.classes)), strict=True):
         if expected:
             yield f"{index.root / name} holds {count} images", int(count), expected.get(name, 0)
-
-
-def _step_in(card: Card, root: Path) -> Path:
-    """The folder that holds the class folders: `root`, or the only folder in it, twice at most."""
-    for _ in range(3):
-        inside = [entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name)]
-        if set(inside) & set(card.classes):
-            return root
-        if len(inside) != 1:
-            break
-        root = root / inside[0]
-    raise BenchError(
-        f"{root}: none of the class folders of {card.title} is there",
-        f"expected {', '.join(sorted(card.classes)[:3])}, …",
-    )
-
-
-def _images(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """(name, bytes, modification time in ns) of each TIFF in a class folder; all but sidecars are refused."""
-    for entry in os.scandir(folder):
-        name = entry.name.lower()
-        if _hidden(entry.name) or name.endswith(SIDECARS):
-            continue
-        if not name.endswith(TIFF):
-            raise BenchError(f"{folder / entry.name} is not a TIFF file", "move it out of the class folder")
-        try:
-            status = entry.stat()
-        except OSError as error:
-            raise BenchError(f"{folder / entry.name} cannot be read ({error.strerror})", "mend or remove it") from error
-        if not entry.is_file():
-            raise BenchError(f"{folder / entry.name} is not a file", "move it out of the class folder")
-        yield entry.name, status.st_size, status.st_mtime_ns
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith((".", "__MACOSX"))

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.bigearthnet.raw import bigearthnet_v1, bigearthnet_v2
-from fgmae_bench.data.dfc.layout import paired_folders, rois
-from fgmae_bench.data.index import Index, class_folders, require_data
+from fgmae_bench.data.dfc.layout import rois
+from fgmae_bench.data.folders import class_folders
+from fgmae_bench.data.index import Index, require_data
+from fgmae_bench.data.paired import paired_folders
+from fgmae_bench.data.table import table
 from fgmae_bench.errors import BenchError, closest
 
 LAYOUTS = {
@@ -16,6 +19,7 @@ LAYOUTS = {
     "rois": rois,
     "paired_folders": paired_folders,
     "bigearthnet_v2": bigearthnet_v2,
+    "table": table,
 }
 
 

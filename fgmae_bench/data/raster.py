@@ -29,6 +29,8 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF
+# GDAL's driver for files of an ending, and what these begin with; all others are TIFF.
+DRIVERS = {".png": ("PNG", (b"\x89PNG",))}
 GDAL = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no look at the folder for each file, so no file beside it is read
     "GDAL_PAM_ENABLED": "NO",
@@ -58,30 +60,33 @@ sys.unraisablehook = _skip_undecodable
 def open_tiff(path: Path) -> Iterator[DatasetReader]:
     """A TIFF file opened by GDAL's GTiff driver alone: its content makes GDAL open no other file and no address.
 
-    Raises BenchError naming the file, also for what GDAL cannot read while it is open.
+    A file whose name ends in `.png` is opened by the PNG driver alone. Raises BenchError naming the file, also for what
+    GDAL cannot read while it is open.
     """
-    _require_signature(path)
+    driver, signatures = DRIVERS.get(path.suffix.lower(), ("GTiff", SIGNATURES))
+    kind = "TIFF" if driver == "GTiff" else driver
+    _require_signature(path, kind, signatures)
     try:
-        with rasterio.Env(**GDAL), rasterio.open(Path(os.path.abspath(path)), driver="GTiff") as source:
+        with rasterio.Env(**GDAL), rasterio.open(Path(os.path.abspath(path)), driver=driver) as source:
             yield source
     except (RasterioError, CRSError, CPLE_BaseError, UnicodeDecodeError) as error:
         reason = str(error.__cause__ or error)
         for name in (f"'{os.path.abspath(path)}'", os.path.abspath(path), f"'{path}'", str(path)):
             reason = reason.replace(name, "it")
         reason = reason.replace("it not ", "it is not ")
-        raise BenchError(f"{path} cannot be read as a TIFF ({reason[:160]})", TODO) from error
+        raise BenchError(f"{path} cannot be read as a {kind} ({reason[:160]})", TODO) from error
 
 
-def _require_signature(path: Path) -> None:
-    """Raise BenchError unless a file begins as a TIFF does; GDAL would take an address for a file."""
+def _require_signature(path: Path, kind: str, signatures: tuple[bytes, ...]) -> None:
+    """Raise BenchError unless a file begins as its kind does; GDAL would take an address for a file."""
     try:
         with open(path, "rb") as stream:
             head = stream.read(16)
     except OSError as error:
-        raise BenchError(f"{path} cannot be read as a TIFF ({error.strerror})", TODO) from error
-    if head[:4] not in SIGNATURES:
+        raise BenchError(f"{path} cannot be read as a {kind} ({error.strerror})", TODO) from error
+    if head[:4] not in signatures:
         begins = f"it begins with {head!r}" if head else "it is empty"
-        raise BenchError(f"{path} cannot be read as a TIFF ({begins})", TODO)
+        raise BenchError(f"{path} cannot be read as a {kind} ({begins})", TODO)
 
 
 def read_values(
@@ -144,7 +149,8 @@ class Stored:
 def read_chip(path: Path, card: Card) -> Chip:
     """Read one image, hold it against its card and convert it to dB.
 
-    Raises BenchError naming the file: not a TIFF, truncated, wrong bands or size, a constant band.
+    A band without a valid pixel is no error: `Chip.invalid_fraction` is 1 then. Raises BenchError naming the file: not
+    a TIFF, truncated, wrong bands or size, a constant band.
     """
     plain = read_plain(path)
     if plain is not None:

@@ -119,7 +119,7 @@ def _power_or_amplitude(s: Statistics, bright: int) -> Finding:
     said = {vote for vote in votes.values() if vote}
     cues = tuple(text for text in votes if "nan" not in text)
     agreeing = [vote for vote in votes.values() if vote]
-    if len(said) == 1 and len(agreeing) >= 2 and list(votes.values())[0]:
+    if len(said) == 1 and len(agreeing) >= 2 and next(iter(votes.values())):
         return _found(said.pop(), positive, *cues)
     return Finding(
         units="ask",
@@ -148,7 +148,7 @@ def _logarithm(s: Statistics, bright: int) -> Finding:
         return Finding(units="ask", cues=cues)
     if s.whole > 0.99 and size > 3:
         return _scaled(s, size, cues)
-    if -1.001 <= s.minimum and s.maximum <= 1.001:
+    if s.minimum >= -1.001 and s.maximum <= 1.001:
         ends = "0 to 1" if s.minimum >= 0 else "-1 to 1"
         return _found("scaled", f"all values are from {ends}", *cues)
     in_db = -35 < level < 0 and s.minimum > -130 and s.maximum < 60

@@ -82,7 +82,7 @@ def deal_blocks(
     `labels` are class numbers (N,), or how much of each class a sample holds (N, C). Where samples have none (N, 0), as
     in segmentation, each counts one.
     """
-    if labels.ndim == 2 and labels.shape[1] == 0:
+    if labels.ndim == 2 and (labels.shape[1] == 0 or labels.dtype.kind == "f"):  # targets are not counted
         labels = np.ones((len(labels), 1))
     histogram = np.zeros((blocks.max() + 1, labels.shape[1] if labels.ndim == 2 else labels.max() + 1))
     np.add.at(histogram, blocks if labels.ndim == 2 else (blocks, labels), labels if labels.ndim == 2 else 1)

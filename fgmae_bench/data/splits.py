@@ -190,7 +190,7 @@ def _refuse_empty_classes(card: Card, index: Index, parts: Parts, name: str) -> 
     for part in ("train", "test"):
         if len(getattr(parts, part)) == 0:
             raise BenchError(f"split '{name}' leaves no {part} samples", "choose another split")
-    if index.labels.ndim == 2:
+    if index.labels.ndim == 2:  # several labels, targets, or label maps
         return
     missing = set(range(len(card.classes))) - set(index.labels[parts.train].tolist())
     if missing:

@@ -68,7 +68,9 @@ def read_labels(value: bytes | None, where: str) -> Labels:
     for name, (kind, dimensions) in SHAPES.items():
         if name in tensors and (tensors[name].dtype, tensors[name].ndim) != (np.dtype(kind), dimensions):
             raise BenchError(f"{where}: {name} is of another type or shape", "write the pack again")
-    if tensors["labels"].ndim not in (1, 2) or (tensors["labels"].dtype.kind not in "iu" and tensors["labels"].size):
+    labels = tensors["labels"]
+    kinds = "iuf" if labels.ndim == 2 else "iu"  # targets of a regression are numbers of any kind, one a column
+    if labels.ndim not in (1, 2) or (labels.dtype.kind not in kinds and labels.size):
         raise BenchError(f"{where}: its labels are no whole numbers", "write the pack again")
     try:
         return _read_labels(tensors, where)
@@ -157,7 +159,7 @@ def packed_maps(card: Card, root: Path, stamp: Stamp, meta: Meta, labels: Labels
     """The label maps of a pack of a segmentation dataset, None for others. Raises BenchError where it should have some
     and has none.
     """
-    if card.task != "segmentation":
+    if not card.per_pixel:
         return None
     unknown = sorted(set(meta.label_sources) - set(card.label_sources))
     if not meta.label_sources or unknown:

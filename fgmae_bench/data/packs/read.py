@@ -137,15 +137,16 @@ def checked_labels(root: Path, stamp: Stamp, meta: Meta, card: Card) -> Labels:
         raise BenchError(
             f"{root}: the names of its samples are not those that it states", "write the pack again, or restore it"
         )
-    shape = labels.labels.shape
-    multi = card.task == "multi_label"
-    top = 2 if multi else len(card.classes)
-    wanted = (0,) if card.task == "segmentation" else (len(card.classes),) if multi else ()
-    if shape[1:] != wanted or (labels.labels.size and (labels.labels.min() < 0 or labels.labels.max() >= top)):
-        raise BenchError(
-            f"{root}: its labels {shape} are none of {len(card.classes)} classes of {card.title}",
-            "write the pack again",
-        )
+    values = labels.labels
+    shape, multi = values.shape, card.task == "multi_label"
+    wanted = (0,) if card.per_pixel else (len(card.outputs),) if multi or card.target else ()
+    fits = shape[1:] == wanted and (values.dtype.kind == "f") == (card.target is not None and not card.per_pixel)
+    if fits and values.size:
+        top = np.inf if card.target else 2 if multi else len(card.classes)
+        fits = bool(np.isfinite(values).all() and (card.target or values.min() >= 0) and values.max() < top)
+    if not fits:
+        wanted_of = "targets" if card.target else f"{len(card.classes)} classes"
+        raise BenchError(f"{root}: its labels {shape} are none of {wanted_of} of {card.title}", "write the pack again")
     return labels
 
 
