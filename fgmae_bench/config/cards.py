@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from fgmae_bench.config.contract import POLARISATIONS
 from fgmae_bench.config.strict import from_plain, load_toml
 from fgmae_bench.errors import BenchError, closest, unknown
 
@@ -22,19 +23,35 @@ WHEEL_CARDS = Path(__file__).resolve().parents[1] / "_cards"
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
-    """What the files hold: `bands` in file order, `units`, `calibration` (a statement, pixels cannot show it)."""
+    """What the files hold: the `bands` that are read, in this order, `units`, `calibration` (a statement, pixels cannot
+    show it).
 
-    bands: tuple[str, ...]
+    Everything becomes dB once, on reading: number in `units` = stored number x `scale` + `offset`.
+    """
+
+    bands: tuple[str, ...]  # of POLARISATIONS
     units: Literal["dB", "linear_power", "amplitude"]
     calibration: str
     size: tuple[int, ...]  # (height, width) in pixels
     dtype: str
-    nodata: tuple[float, ...] = ()  # values that mean "no measurement", besides NaN, infinities and runs of exact 0
+    nodata: tuple[float, ...] = ()  # stored values that mean "no measurement", besides NaN and infinities
+    fill: tuple[float | tuple[float, ...], ...] = ()  # more of them, or ranges [lowest, highest] of stored values
+    index: tuple[int, ...] = ()  # which bands of the file, from 1, `bands` are; without it the file holds no other
+    described: tuple[str, ...] = ()  # the same by the descriptions of the bands in the file
+    scale: float = 1.0
+    offset: float = 0.0
+    floor: float = -40.0  # dB of isolated pixels without positive power, which noise subtraction leaves over water
+    zeros: Literal["auto", "missing", "measured"] = "auto"  # runs of exact 0 dB; auto: measured where data is clipped
     input_resize: int | None = (
         None  # side that images are brought to first (cubic, in the card's units), as the published data was
     )
     max_invalid_fraction: float = 0.5  # an image with a larger share of invalid pixels is left out and counted
     folder: str = ""  # layouts with label maps: the kind of folder that the images are in
+
+    @property
+    def converted(self) -> bool:
+        """Whether stored numbers are other than dB."""
+        return self.units != "dB" or (self.scale, self.offset) != (1.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,17 +362,33 @@ def _check_arrangement(held: Arrangement, require: _Requirement) -> None:
 
 
 def _check_signal(signal: Signal, require: _Requirement) -> None:
+    bands = signal.bands
     require(
-        sorted(signal.bands) == ["VH", "VV"],
-        f"signal.bands is {list(signal.bands)}",
-        "give VV and VH in the order of the files",
+        bands and len(set(bands)) == len(bands) and set(bands) <= set(POLARISATIONS),
+        f"signal.bands is {list(bands)}",
+        f"give one or more of {', '.join(POLARISATIONS)} in the order of the files, each once",
     )
+    _check_places(signal, require)
+    numbers = (signal.scale, signal.offset, signal.floor)
+    require(signal.scale and all(map(math.isfinite, numbers)), "signal.scale, offset or floor", "give finite numbers")
+    for item in signal.fill:
+        ends = item if isinstance(item, tuple) else (item, item)
+        require(len(ends) == 2 and ends[0] <= ends[1], f"signal.fill holds {item}", "give values, or [lowest, highest]")
     require(
         len(signal.size) == 2 and min(signal.size) >= 2,
         f"signal.size is {list(signal.size)}",
         "give height and width in pixels",
     )
     require(0 <= signal.max_invalid_fraction < 1, "signal.max_invalid_fraction is outside [0, 1)", "correct it")
+
+
+def _check_places(signal: Signal, require: _Requirement) -> None:
+    """Hold `index` and `described` against `bands`."""
+    require(not (signal.index and signal.described), "signal states index and described", "keep one of the two")
+    for name, places in (("index", signal.index), ("described", signal.described)):
+        one_each = not places or len(set(places)) == len(places) == len(signal.bands)
+        require(one_each, f"signal.{name} is {list(places)}", f"give one for each of {', '.join(signal.bands)}")
+    require(not signal.index or min(signal.index) >= 1, f"signal.index is {list(signal.index)}", "count bands from 1")
 
 
 def _check_split(split: Split, where: str, require: _Requirement) -> None:

@@ -38,6 +38,14 @@ class Data:
     train_frac: float = option("share of each class's training samples, in (0, 1]", 1.0)
     band_order: str | None = option("order of the bands in the files, such as VH,VV", None, shown="from card")
     nb_classes: int | None = option("number of classes; checked against the label scheme", None, shown="from card")
+    missing_band: Literal["mean", "offset"] | None = option(
+        "a band that the data lacks: mean, the band's after the normaliser; offset: the other band, 7.7 dB away",
+        None,
+        shown="the encoder's own mask, else mean",
+    )
+    bands_as: str | None = option(
+        "bands of the data that stand for others, such as HH=VV,HV=VH; noted", None, shown="none"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +138,7 @@ class Run:
     execution: Any  # Execution, or the module's own
 
 
+UNSAID = ("missing_band", "bands_as")  # of Data: no part of a run that does not give them
 EFFECTIVE = "effective_batch"  # of a recipe: samples a step, over accumulation and processes
 OWN_WEIGHTS = "module"  # weights of a factory or a module of the user's, as it made them
 RESOLVED = "resolved"  # in a config.toml: every value that is not the field's default stands in the file
@@ -342,6 +351,7 @@ def run_hash(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
     recipe["effective_batch"] = recipe.pop("batch_size") * recipe.pop("accum_iter") * world_size
     # These three may be paths; the facts name what they stand for: card, samples of each part, content of the weights.
     data = {key: value for key, value in dataclasses.asdict(run.data).items() if key not in ("dataset", "split")}
+    data = {key: value for key, value in data.items() if value is not None or key not in UNSAID}
     model = {key: value for key, value in dataclasses.asdict(run.model).items() if key != "weights"}
     body = {"data": data, "model": model, "recipe": recipe, "facts": facts}
     return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.data.raster import read_chip, refuse_constant, valid_mask
+from fgmae_bench.data.raster import read_chip
+from fgmae_bench.data.signal import chip_of
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 
@@ -109,8 +109,7 @@ def read_array(path: Path, card: Card) -> Chip:
 
     Raises BenchError naming the file: not an array of real numbers, or of another shape than the card states.
     """
-    signal = card.signal
-    shape = (len(signal.bands), *signal.size)
+    size = tuple(card.signal.size)
     try:
         if os.path.getsize(path) > MOST_ARRAY_BYTES:
             raise ValueError(f"more than {MOST_ARRAY_BYTES >> 20} MiB")
@@ -122,17 +121,14 @@ def read_array(path: Path, card: Card) -> Chip:
         kind = held.dtype if isinstance(held, np.ndarray) else "an archive of"
         raise BenchError(f"{path} holds {kind} values", "give one array of real numbers")
     values = held[None] if held.ndim == 2 else held
-    if values.shape != shape and values.shape == (*shape[1:], shape[0]):
+    if values.ndim == 3 and values.shape[1:] != size and values.shape[:2] == size:
         values = np.moveaxis(values, -1, 0)
-    if values.shape != shape:
-        stated = "x".join(map(str, shape))
+    if values.ndim != 3 or values.shape[1:] != size:
+        stated = "x".join(map(str, (len(card.signal.bands), *size)))
         what = f"{path} is an array of {'x'.join(map(str, held.shape))}, {card.title} has {stated}"
         raise BenchError(what, "replace the file, or correct bands and size on the card")
     with np.errstate(over="ignore"):
-        db: NDArray[np.float32] = np.array(values, np.float32)
-    valid = valid_mask(db, signal)
-    refuse_constant(path, db, valid)
-    return Chip(db=db, valid=None if valid.all() else valid, synthetic=False)
+        return chip_of(np.array(values, np.float64 if card.signal.converted else np.float32), card, path)
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,8 @@ class BandFiles:
                 (p for b in (band, band.lower()) if (p := path.parent / self.pattern.name(key, b)).is_file()),
                 path.parent / self.pattern.name(key, band),
             )
-            one = dataclasses.replace(card, signal=dataclasses.replace(card.signal, bands=(band,)))
+            alone = dataclasses.replace(card.signal, bands=(band,), index=(), described=())
+            one = dataclasses.replace(card, signal=alone)
             chips.append(read_image(file, one))
         db = np.concatenate([chip.db for chip in chips])
         valid = np.concatenate([np.ones(c.db.shape, bool) if c.valid is None else c.valid for c in chips])

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from fgmae_bench.config.cards import Signal
 from fgmae_bench.config.contract import BANDS
 from fgmae_bench.data.files import TIFF
-from fgmae_bench.data.raster import open_tiff, read_measured, valid_mask
-from fgmae_bench.data.synthetic import SYNTHETIC_TAG
+from fgmae_bench.data.raster import open_tiff, read_stored
+from fgmae_bench.data.signal import valid_mask
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 
@@ -63,15 +63,17 @@ def _signal(size: tuple[int, ...]) -> Signal:
 
 def read_image(found: Found) -> Chip:
     """Read an image of any size; raises BenchError naming the file when it is not two bands of real numbers."""
-    planes, nodata, tagged = [], [], False
+    planes: list[NDArray[np.float32]] = []
+    nodata: list[float] = []
+    tagged = False
     for path in found.files:
         with open_tiff(path) as source:
             if source.count != 3 - len(found.files):
                 raise BenchError(f"{path} has {source.count} bands", "two are needed: VV and VH")
-            values, declared = read_measured(source, path, _signal(source.shape))
-            planes.append(values)
-            nodata += declared
-            tagged |= SYNTHETIC_TAG in source.tags()
+            stored = read_stored(source, path, _signal(source.shape))
+            planes.append(stored.values)
+            nodata += stored.nodata
+            tagged |= stored.synthetic
     if len({plane.shape for plane in planes}) != 1:
         raise BenchError(f"{found.name}: VV and VH differ in size", "replace the files")
     db: NDArray[np.float32] = np.concatenate(planes)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fgmae_bench.config.contract import feed, parse_bands
 from fgmae_bench.config.run import Run, to_plain
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.metrics.intervals import intervals
@@ -70,6 +71,7 @@ def assemble(
                 "units": card.signal.units,
                 "calibration": card.signal.calibration,
                 "synthetic": dataset.synthetic,
+                **_contract_inputs(run, backbone),
             },
             "model": {
                 "name": run.model.model,
@@ -98,6 +100,19 @@ def sample_metrics(outcome: Outcome, dataset: Dataset, groups: list[str] | None)
         return found
     trained = index.labels[dataset.parts.train]
     return found | {"regression": details(outcome.logits, outcome.targets, trained, card.target)}
+
+
+def _contract_inputs(run: Run, backbone: Backbone) -> dict[str, Any]:
+    """What each band of the contract was fed with, where that is not the band of that name."""
+    held, contract = parse_bands(run.data.band_order or ",".join(backbone.contract.bands)), backbone.contract
+    fed = feed(held, contract, run.data.missing_band, run.data.bands_as)
+    if not fed.words:
+        return {}
+    sources = {
+        band: {"band": held[place] if place >= 0 else None, "shift_db": shift}
+        for band, place, shift in zip(contract.bands, fed.order, fed.shift, strict=True)
+    }
+    return {"contract_inputs": {**sources, "rule": "; ".join(fed.words)}}
 
 
 def classification_metrics(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.config.contract import BANDS, parse_bands
+from fgmae_bench.config.contract import FGMAE_CONTRACT, feed, parse_bands
 from fgmae_bench.config.run import Model, Run
 from fgmae_bench.data.dataset import Dataset, data_root, open_dataset
 from fgmae_bench.data.index import require_data
@@ -76,9 +76,14 @@ def set_up(
     held = parse_bands(first.data.band_order) if first.data.band_order else card.signal.bands
 
     def statistics() -> tuple[Band, Band]:
-        order = tuple(held.index(band) for band in BANDS)
+        fed = feed(held, FGMAE_CONTRACT, data.missing_band, data.bands_as)
+        there = [place for place, found in enumerate(fed.order) if found >= 0 and not fed.shift[place]]
         each = sample_facts(dataset.samples, ("moments",), cache, first.execution.num_workers)["moments"]
-        return mean_and_deviation(each[dataset.parts.train], order)
+        found = mean_and_deviation(each[dataset.parts.train], tuple(fed.order[place] for place in there))
+        mean, std = list(FGMAE_CONTRACT.mean), list(FGMAE_CONTRACT.std)  # of a band that the data lacks
+        for place, own_mean, own_std in zip(there, *found, strict=True):
+            mean[place], std[place] = own_mean, own_std
+        return tuple(mean), tuple(std)
 
     backbone = world.raise_together(
         lambda: (
@@ -87,7 +92,8 @@ def set_up(
             else build_backbone(wanted, first.recipe.seed, cache, drop_path=drop_path, statistics=statistics)
         )
     )
-    view = make_view(card, backbone.contract, first.data.band_order, whole=whole)
+    asked = {"missing_band": data.missing_band, "bands_as": data.bands_as}
+    view = make_view(card, backbone.contract, first.data.band_order, whole=whole, **asked)
     data = dataclasses.replace(data, band_order=",".join(held), nb_classes=classes or len(card.outputs))
     published = first.recipe.recipe == "published"
     amp: Precision = resolve_amp(first.recipe.amp, device, published) if backbone.lowers_precision else "off"
@@ -102,7 +108,7 @@ def set_up(
         view=view,
         amp=amp,
         cache=cache,
-        notes=[*backbone.notes, *_calibration_notes(card, backbone)],
+        notes=[*backbone.notes, *(note("bands_fed", text) for text in view.words), *_calibration_notes(card, backbone)],
     )
 
 

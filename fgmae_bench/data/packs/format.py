@@ -26,7 +26,7 @@ from fgmae_bench import __version__
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import InputContract
 from fgmae_bench.data.index import Index, LabelMaps, Reader, ids_sha256
-from fgmae_bench.data.raster import valid_mask
+from fgmae_bench.data.signal import valid_mask
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.classification import View
@@ -78,7 +78,7 @@ class Meta:
     card: str
     card_version: int
     bands: tuple[str, ...]  # order of the bands in the source's files
-    units: str
+    units: str  # of what the pack holds: dB, whatever the files hold
     contract: ReadyFor | None  # of uint8 packs
     count: int
     sample_ids_sha256: str
@@ -110,7 +110,7 @@ def make_meta(card: Card, index: Index, view: View | None, bands: tuple[str, ...
         card=card.name,
         card_version=card.version,
         bands=bands,
-        units=card.signal.units,
+        units="dB",
         contract=ready,
         count=len(index.files),
         sample_ids_sha256=ids_sha256(index.ids),
