@@ -18,6 +18,7 @@ from fgmae_bench.data.dfc.ready import with_labels
 from fgmae_bench.data.index import ids_sha256
 from fgmae_bench.data.labels import LabelMap, card_map
 from fgmae_bench.data.splits import PARTS
+from fgmae_bench.data.targets import with_targets
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.metrics.segmentation import legacy_segmentation
 from fgmae_bench.runs.curve_notes import rate_notes
@@ -27,6 +28,7 @@ from fgmae_bench.system.distributed import World
 from fgmae_bench.system.stamps import remember
 from fgmae_bench.train.job import Prepared
 from fgmae_bench.train.panels import MAX_PANELS, draw_test_panels
+from fgmae_bench.train.pixel_regression import pixel_metrics, targets_of, write_sums
 from fgmae_bench.train.plan import Plan, make_plan
 from fgmae_bench.train.resolve import (
     be_deterministic,
@@ -35,7 +37,7 @@ from fgmae_bench.train.resolve import (
     without_idle_drop_path,
 )
 from fgmae_bench.train.run import share_of
-from fgmae_bench.train.segment_job import NONE, Defects, make_job
+from fgmae_bench.train.segment_job import NONE, Defects, make_job, make_pixel_job
 from fgmae_bench.train.segmentation import segmentation_metrics, write_confusions
 
 log = logging.getLogger("fgmae_bench")
@@ -53,7 +55,8 @@ def shares(
     and may be trained in place.
     """
     for run in runs:
-        yield share_of(prepare(run, card, notes, world, device, len(runs), module))
+        made = prepare_pixels if card.task == "regression" else prepare
+        yield share_of(made(run, card, notes, world, device, len(runs), module))
 
 
 def label_maps(run: Run, card: Card) -> tuple[LabelMap, LabelMap]:
@@ -117,9 +120,62 @@ def prepare(
     )
 
 
+def prepare_pixels(
+    run: Run,
+    card: Card,
+    notes: list[dict[str, str]],
+    world: World,
+    device: torch.device,
+    grid: int,
+    module: nn.Module | None = None,
+) -> Prepared:
+    """The same for a regression of pixels: a decoder of one output, scored in the unit of the target."""
+    execution, target = run.execution, card.target
+    be_deterministic(execution.deterministic)
+    _require_possible(run, card)
+    assert target is not None  # of every regression, see the check of cards
+    recipe = _resolved_features(run.recipe, device)
+    setup = set_up(run, card, world, device, module, drop_path=recipe.drop_path, pixels=True, classes=1)
+    dataset, facts = world.rank0_first(
+        lambda: with_targets(
+            only_usable(setup.dataset, run, setup.cache),
+            card.label_source,
+            setup.cache,
+            workers=execution.num_workers,
+            strict=execution.strict,
+        )
+    )
+    plan = make_plan(recipe, len(dataset.parts.train), world.size)
+    recipe, idle = without_idle_drop_path(recipe, setup.backbone.module, setup.backbone.name)
+    recipe = resolved_recipe(recipe, plan, setup.amp)
+    resolved = Run(data=setup.data, model=setup.model, recipe=recipe, execution=execution)
+    dataset = dataclasses.replace(dataset, facts=_facts(resolved, dataset, setup, plan, NONE))
+    job = make_pixel_job(resolved, setup, dataset, targets_of(dataset, facts, target), plan, world, device)
+    id, groups = run_id(resolved, dataset.facts, world.size), dataset.groups("test")
+    return Prepared(
+        run=resolved,
+        id=id,
+        protocol=protocol_of("segment", recipe),
+        dataset=dataset,
+        backbone=setup.backbone,
+        job=job,
+        plan=plan,
+        world=world,
+        device=device,
+        amp=setup.amp,
+        place=places(card, resolved, id, grid),
+        classes=card.outputs,
+        schemes=None,
+        notes=[*notes, *idle, *setup.notes, *rate_notes("segment", resolved, card, plan.effective)],
+        legacy=lambda scored: {},
+        metrics=lambda outcome, test: pixel_metrics(outcome, test, job, target, groups),
+        write_predictions=lambda path, test: write_sums(path, test, dataset, job, target),
+    )
+
+
 def _require_possible(run: Run, card: Card) -> None:
     """Raise BenchError on what no data or weights could mend, before any is opened."""
-    if card.task != "segmentation":
+    if not card.per_pixel:
         raise BenchError(f"{card.title} is a {card.task} dataset", "use fgmae_bench.linear or fgmae_bench.finetune")
     if run.model.model == "backscatter_stats":
         raise BenchError("backscatter_stats gives no feature map", "take a ViT, a ResNet or another model with maps")
