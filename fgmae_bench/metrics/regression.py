@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.config.cards import Target
 from fgmae_bench.metrics.statistics import Residuals, Values, finite, ratio
 from fgmae_bench.metrics.table import REGRESSION, scores
 
@@ -17,6 +16,22 @@ QUANTILES = 5  # bins of targets where the card states none
 SUMS = ("count", "error", "absolute", "squared", "target", "target_squared")
 LEVELS = 32  # of predictions and targets of pixels: ranks within one are ties
 CHUNK = 1 << 24  # numbers that are held at a time while ranks are weighted
+
+
+class Target(Protocol):
+    """What a regression predicts, as a card states it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def unit(self) -> str:
+        """Its unit, empty where it has none."""
+
+    @property
+    def bins(self) -> tuple[float, ...]:
+        """Bounds of bins of target values, rising; none for quintiles."""
 
 
 def regression(predictions: NDArray[Any], targets: NDArray[Any]) -> dict[str, float | None]:
