@@ -173,7 +173,7 @@ PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
     **{probe.protocol: ("linear", {"probe": name}) for name, probe in PROBES.items()},
     "finetune": ("finetune", {}),
     **{f"frozen_{name}": ("segment", {"freeze_backbone": True, "head": name}) for name in HEADS},
-    **{name: ("segment", {"head": name}) for name in FITTED_HEADS},
+    **{name: ("segment", {"freeze_backbone": True, "head": name}) for name in FITTED_HEADS},
     "segmentation_finetune": ("segment", {"freeze_backbone": False}),
 }
 
@@ -301,6 +301,7 @@ BELOW_ONE = (lambda value: 0 <= value < 1), "give a number in [0, 1)"
 # allows it.
 RANGES: dict[str, Range] = {
     "train_frac": SHARE,
+    "limit": COUNT,
     "crop_scale": SHARE,
     "layer_decay": SHARE,
     "epochs": COUNT,

@@ -20,7 +20,7 @@ from fgmae_bench.data.content import Hashes, part_sha256
 from fgmae_bench.data.index import Index, Miscount, check_counts, ids_sha256, require_data
 from fgmae_bench.data.packs.read import is_pack, open_index
 from fgmae_bench.data.samples import Samples, sample_facts
-from fgmae_bench.data.splits import PARTS, Parts, few_labels, make_split
+from fgmae_bench.data.splits import PARTS, Parts, few_labels, limited, make_split
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.system.files import write_text
 from fgmae_bench.system.progress import Progress
@@ -101,6 +101,9 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
     if index.left_out and card.layout == "table":
         notes.append(note("unlabelled_left_out", f"{index.left_out} samples without a label or target were left out"))
     parts = make_split(card, index, run.data, cache)
+    if run.data.limit is not None:
+        index, parts = limited(index, parts, run.data.limit, run.data.split_seed)
+        notes.append(note("limited", f"by --limit: at most {run.data.limit} samples of each part"))
     samples = Samples(card=card, index=index)
     verdict, tagged = audit(card, index, order, samples, cache)
     if verdict.refusal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections import Counter
@@ -114,6 +115,53 @@ class Index:
     def path(self, row: int) -> Path:
         """Path of one sample."""
         return self.root / self.files[row]
+
+
+@dataclass(frozen=True)
+class SomeMaps:
+    """The label maps of some rows of an index, by their place among these."""
+
+    maps: LabelMaps
+    rows: Rows
+
+    @property
+    def known(self) -> Any:
+        """The label sources by name, where the maps have codes."""
+        return getattr(self.maps, "known", {})
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the label sources."""
+        return self.maps.sources
+
+    def has(self, row: int, source: str) -> bool:
+        """Whether a sample has labels of a source."""
+        return self.maps.has(int(self.rows[row]), source)
+
+    def codes(self, row: int, source: str) -> Codes:
+        """Labels (H, W) of one sample."""
+        return self.maps.codes(int(self.rows[row]), source)
+
+    def targets(self, row: int, source: str) -> NDArray[np.float32]:
+        """Targets (H, W) of one sample."""
+        return self.maps.targets(int(self.rows[row]), source)
+
+
+def some_of(index: Index, rows: Rows) -> Index:
+    """The index of some of its samples."""
+    texts: dict[str, Any] = {
+        name: held and tuple(held[row] for row in rows)
+        for name in ("files", "groups", "aliases", "parts", "names")
+        for held in [getattr(index, name)]
+    }
+    return dataclasses.replace(
+        index,
+        **texts,
+        labels=index.labels[rows],
+        stamps=index.stamps[rows],
+        sums=None if index.sums is None else index.sums[rows],
+        maps=None if index.maps is None else SomeMaps(index.maps, rows),
+    )
 
 
 def ids_sha256(ids: tuple[str, ...] | list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -13,7 +14,7 @@ import numpy as np
 
 from fgmae_bench.config.cards import Card, Split
 from fgmae_bench.config.run import Data
-from fgmae_bench.data.index import Index, Rows
+from fgmae_bench.data.index import Index, Rows, some_of
 from fgmae_bench.data.list_splits import PARTS, list_files, published_lists, read_leaky_flag, rows_of_lists
 from fgmae_bench.data.multilabel_splits import random_parts, tile_parts
 from fgmae_bench.data.spatial import spatial_parts
@@ -128,6 +129,31 @@ def few_labels(index: Index, rows: Rows, fraction: float, seed: int) -> Rows:
         ids = [index.ids[row] for row in rows[label_of[rows] == label]]
         chosen.update(keyed_order(seed, "few_labels", ids)[: max(1, math.ceil(round(fraction * len(ids), 9)))])
     return rows[[index.ids[row] in chosen for row in rows]]
+
+
+def limited(index: Index, parts: Parts, count: int, seed: int) -> tuple[Index, Parts]:
+    """(index, parts) of at most `count` samples of each part, classes in turn, in an order keyed by (seed, id).
+
+    The index holds no others, so that nothing else is read.
+    """
+    kept = {}
+    for part in PARTS:
+        rows = getattr(parts, part)
+        names = [index.ids[row] for row in rows]
+        place = {name: n for n, name in enumerate(keyed_order(seed, "limit", names))}
+        order = np.argsort([place[name] for name in names], kind="stable")
+        turn = np.zeros(len(rows), np.int64)  # how many of its class come before a sample
+        if index.labels.ndim == 1:
+            seen: dict[int, int] = {}
+            for at in order:
+                label = int(index.labels[rows[at]])
+                turn[at] = seen[label] = seen.get(label, -1) + 1
+        chosen = sorted(order[np.argsort(turn[order], kind="stable")][:count].tolist())
+        kept[part] = rows[chosen]
+    every = np.unique(np.concatenate(list(kept.values())))
+    return some_of(index, every), dataclasses.replace(
+        parts, **{part: np.searchsorted(every, rows) for part, rows in kept.items()}
+    )
 
 
 def _spatial(index: Index, split: Split, seed: int, cache: Path) -> Parts:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fgmae_bench.config.cards import card_names, load_card
 from fgmae_bench.config.experiments import effective_batch
+from fgmae_bench.config.layout import class_of
 from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
 from fgmae_bench.report.row import Bounds, Row, Value, shared, summary
@@ -104,42 +105,81 @@ def _delta(metric: str) -> Column:
     return Column(value=lambda row: row.deltas.get(metric), digits=3, signed=True)
 
 
-COLUMNS: dict[str, Column] = {
-    "dataset": Column(value=lambda row: row.dataset + (" (synthetic)" if row.synthetic else "")),
-    "synthetic": Column(value=lambda row: row.synthetic),
-    "split": _each(lambda record: record["dataset"]["split"], planned="split"),
-    "leaks": _each(leaks),
-    "run": Column(value=lambda row: row.label),
-    "run_id": _each(lambda record: record["run_id"]),
-    "model": _each(lambda record: record["model"]["name"], planned="model"),
-    "weights": _each(lambda record: record["model"]["weights"]["source"], planned="weights"),
-    "recipe": _each(lambda record: record["recipe"], planned="recipe"),
-    "probe": _config("recipe", "probe"),
-    "features": _config("recipe", "features"),
-    "views": _config("recipe", "views"),
-    "epochs": _config("recipe", "epochs"),
-    "lr": _config("recipe", "lr"),
-    "weight_decay": _config("recipe", "weight_decay"),
-    "batch_size": _config("recipe", "batch_size"),
-    "world_size": _each(lambda record: record["environment"]["world_size"], planned="world_size"),
-    "effective_batch": _each(effective_batch, planned="effective_batch"),
-    "amp": _config("recipe", "amp"),
-    "train_frac": _config("data", "train_frac"),
-    "n_train": _each(lambda record: record["dataset"]["n_train"]),
-    "n_val": _each(lambda record: record["dataset"]["n_val"]),
-    "n_test": _each(lambda record: record["dataset"]["n_test"]),
-    "params_trainable": _each(lambda record: record["model"]["params_trainable"]),
-    "params_total": _each(lambda record: record["model"]["params_total"]),
-    "feature_dim": _each(lambda record: record["model"]["feature_dim"]),
-    "seeds": Column(value=lambda row: len(row.records) or None),
-    **{name: _metric(name) for name in METRICS},
-    **{f"{name}_interval": _interval(name) for name, metric in METRICS.items() if metric.interval},
-    **{f"published_{name}": _published(name) for name in (*METRICS, *ONLY_PUBLISHED)},
-    **{f"delta_{name}": _delta(name) for name in METRICS},
-    "source": Column(value=lambda row: row.published.source if row.published else None),
-    "seconds": _timing("total_seconds"),
-    "images_per_second": _timing("images_per_second"),
-    "memory_gib": Column(value=lambda row: summary(map(memory_gib, row.records)), digits=2, spread=True),
-    "device": _each(lambda record: record["environment"]["device_name"] or record["environment"]["device"]),
-    "remarks": Column(value=lambda row: row.notes),
-}
+def _class_iou(label: str) -> Column:
+    """A class's IoU over the test split."""
+    return Column(
+        value=lambda row: summary(
+            (record["metrics"]["per_class"].get(label) or {}).get("iou") for record in row.records
+        ),
+        digits=3,
+        spread=True,
+    )
+
+
+def _class_iou_interval(label: str) -> Column:
+    """Its interval, the means of the bounds of several seeds."""
+
+    def value(row: Row) -> Bounds | None:
+        pairs = [((record["metrics"]["intervals"] or {}).get("iou") or {}).get(label) for record in row.records]
+        if not pairs or any(pair is None for pair in pairs):
+            return None
+        low, high = (sum(ends) / len(pairs) for ends in zip(*pairs, strict=True))
+        return Bounds(low=low, high=high)
+
+    return Column(value=value, digits=3)
+
+
+class Columns(dict[str, Column]):
+    """Columns by name; those of a class's IoU, `iou:Water`, are made when they are asked for."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and class_of(name) is not None)
+
+    def __missing__(self, name: str) -> Column:
+        held = class_of(name)
+        if held is None:
+            raise KeyError(name)
+        return _class_iou_interval(held[0]) if held[1] else _class_iou(held[0])
+
+
+COLUMNS: dict[str, Column] = Columns(
+    {
+        "dataset": Column(value=lambda row: row.dataset + (" (synthetic)" if row.synthetic else "")),
+        "synthetic": Column(value=lambda row: row.synthetic),
+        "split": _each(lambda record: record["dataset"]["split"], planned="split"),
+        "leaks": _each(leaks),
+        "run": Column(value=lambda row: row.label),
+        "run_id": _each(lambda record: record["run_id"]),
+        "model": _each(lambda record: record["model"]["name"], planned="model"),
+        "weights": _each(lambda record: record["model"]["weights"]["source"], planned="weights"),
+        "recipe": _each(lambda record: record["recipe"], planned="recipe"),
+        "probe": _config("recipe", "probe"),
+        "features": _config("recipe", "features"),
+        "views": _config("recipe", "views"),
+        "epochs": _config("recipe", "epochs"),
+        "lr": _config("recipe", "lr"),
+        "weight_decay": _config("recipe", "weight_decay"),
+        "batch_size": _config("recipe", "batch_size"),
+        "world_size": _each(lambda record: record["environment"]["world_size"], planned="world_size"),
+        "effective_batch": _each(effective_batch, planned="effective_batch"),
+        "amp": _config("recipe", "amp"),
+        "train_frac": _config("data", "train_frac"),
+        "n_train": _each(lambda record: record["dataset"]["n_train"]),
+        "n_val": _each(lambda record: record["dataset"]["n_val"]),
+        "n_test": _each(lambda record: record["dataset"]["n_test"]),
+        "params_trainable": _each(lambda record: record["model"]["params_trainable"]),
+        "params_total": _each(lambda record: record["model"]["params_total"]),
+        "feature_dim": _each(lambda record: record["model"]["feature_dim"]),
+        "seeds": Column(value=lambda row: len(row.records) or None),
+        **{name: _metric(name) for name in METRICS},
+        **{f"{name}_interval": _interval(name) for name, metric in METRICS.items() if metric.interval},
+        **{f"published_{name}": _published(name) for name in (*METRICS, *ONLY_PUBLISHED)},
+        **{f"delta_{name}": _delta(name) for name in METRICS},
+        "source": Column(value=lambda row: row.published.source if row.published else None),
+        "seconds": _timing("total_seconds"),
+        "images_per_second": _timing("images_per_second"),
+        "memory_gib": Column(value=lambda row: summary(map(memory_gib, row.records)), digits=2, spread=True),
+        "device": _each(lambda record: record["environment"]["device_name"] or record["environment"]["device"]),
+        "remarks": Column(value=lambda row: row.notes),
+    }
+)
