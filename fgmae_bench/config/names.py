@@ -52,6 +52,7 @@ PROBES = {
     "sgd": Probe("linear_probe", "linear probe by SGD"),
     "lbfgs": Probe("logistic_regression", "logistic regression"),
     "knn": Probe("knn", "nearest neighbours"),
+    "ridge": Probe("ridge", "ridge regression, of a number"),
 }
 
 if TYPE_CHECKING:

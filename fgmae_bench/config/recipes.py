@@ -53,10 +53,12 @@ class ProbeRecipe:
     )
     min_lr: float = option("learning rate at the end of the cosine", 0.0)
     weight_decay: float = option(
-        "L2 penalty; one or several (lbfgs: candidates)", 0.001, shown="0.001, from recipe", grid=True
+        "L2 penalty; one or several (lbfgs, ridge: candidates)", 0.001, shown="0.001, from recipe", grid=True
     )
     momentum: float = option("momentum of SGD", 0.9)
-    penalties: tuple[float, ...] = option("lbfgs: candidates of the L2 penalty", (), shown="1e-6 to 1, half decades")
+    penalties: tuple[float, ...] = option(
+        "lbfgs, ridge: candidates of the L2 penalty", (), shown="1e-6 to 1, ridge to 100, half decades"
+    )
     crop_scale: float = option(
         "smallest area of a random crop, as a share of the image", 0.08, shown="0.08, from recipe"
     )
@@ -153,7 +155,11 @@ SGD_ONLY = (
     "momentum",
     "crop_scale",
 )
-PENALTIES = tuple(10 ** (power / 2) for power in range(-12, 1))  # of lbfgs, when none are given
+# Candidates of the L2 penalty when none are given, by probe.
+PENALTIES = {
+    "lbfgs": tuple(10 ** (power / 2) for power in range(-12, 1)),
+    "ridge": tuple(10 ** (power / 2) for power in range(-12, 5)),
+}
 # Fields of which one stands for the other: the nearest layer of a run's values that names either decides.
 EITHER = (("lr", "blr"), ("max_steps", "epochs"), ("warmup_steps", "warmup_epochs"))
 NEVER_PUBLISHED = (

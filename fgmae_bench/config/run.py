@@ -323,11 +323,11 @@ def _closed_form(flat: dict[str, Any], explicit: dict[str, Any]) -> dict[str, An
     """Flags of a probe that is fitted, not trained: what belongs to SGD is set aside, so that it cannot tell runs
     apart.
 
-    `--weight_decay` of `lbfgs` names the candidates of its penalty.
+    `--weight_decay` of `lbfgs` and `ridge` names the candidates of the penalty.
     """
     kept = {key: value for key, value in flat.items() if key not in SGD_ONLY}
-    if kept["probe"] == "lbfgs" and "penalties" not in kept:
-        given = explicit.get("weight_decay", PENALTIES)
+    if kept["probe"] in PENALTIES and "penalties" not in kept:
+        given = explicit.get("weight_decay", PENALTIES[kept["probe"]])
         kept["penalties"] = list(given) if isinstance(given, list | tuple) else [given]
     return kept | {"weight_decay": 0.0, "epochs": 1}
 

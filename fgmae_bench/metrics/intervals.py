@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.metrics.multi_label import THRESHOLD, multi_label
+from fgmae_bench.metrics.regression import residuals
 from fgmae_bench.metrics.significance import NORMAL, t_quantile, t_two_sided
 from fgmae_bench.metrics.statistics import Confusion, Tags, area_under_precision
-from fgmae_bench.metrics.table import MULTI, SEGMENTATION, SINGLE
+from fgmae_bench.metrics.table import MULTI, REGRESSION, SEGMENTATION, SINGLE
 from fgmae_bench.metrics.table import measure as measured
 from fgmae_bench.system.randomness import generator
 
@@ -88,6 +89,17 @@ def multi_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Seque
         count=count,
         grouped=groups is not None,
         measure=lambda weights: {k: v + shift[k] for k, v in measure(weights).items()},
+    )
+
+
+def regression_units(predictions: NDArray[Any], targets: NDArray[Any], groups: Sequence[str] | None = None) -> Units:
+    """Units of a regression: predictions and targets (N, 1) or (N,)."""
+    p, y = (np.asarray(values, np.float64).reshape(-1) for values in (predictions, targets))
+    unit, count = _unit_numbers(len(p), groups)
+    return Units(
+        count=count,
+        grouped=groups is not None,
+        measure=lambda weights: measured(REGRESSION, residuals(p, y, weights[:, unit])),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,24 +13,14 @@ from fgmae_bench.config.run import Run
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.metrics.multi_label import binary_cross_entropy
 from fgmae_bench.metrics.single_label import cross_entropy
+from fgmae_bench.probe.fitted import Fitted, Labels, Matrix, unit
 from fgmae_bench.probe.resolve import Materials
+from fgmae_bench.probe.ridge import fit_knn_mean, fit_ridge
 from fgmae_bench.runs.tasks import Outcome, Task
 
 MAX_ITERATIONS = 3000
 FOLDS = 5
 NO_VOTE = 1e-6  # share that stands for none, so that its logit is finite
-Matrix = NDArray[np.float32]
-Labels = NDArray[Any]  # (N,) class numbers, or multi-hot (N, C)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """Logits (N, C) of the evaluation sets by part, the penalty that was chosen (None for kNN), and notes."""
-
-    logits: dict[str, NDArray[np.float32]]
-    penalty: float | None
-    parameters: dict[str, NDArray[np.float64]]
-    notes: tuple[dict[str, str], ...] = ()
 
 
 def fit_closed(run: Run, materials: Materials, classes: int, task: Task) -> Outcome:
@@ -43,7 +32,10 @@ def fit_closed(run: Run, materials: Materials, classes: int, task: Task) -> Outc
         part: (np.asarray(held.features[rows]), materials.labels[rows])
         for part, (held, rows) in materials.evaluation.items()
     }
-    if run.recipe.probe == "lbfgs":
+    if train[1].dtype.kind == "f":
+        fit = fit_knn_mean if run.recipe.probe == "knn" else fit_ridge
+        fitted = fit(train, parts, run.recipe)
+    elif run.recipe.probe == "lbfgs":
         fitted = fit_logistic(train, parts, classes, run.recipe.penalties, run.recipe.seed)
     else:
         fitted = fit_knn(train, parts, classes, run.recipe.knn_k)
@@ -111,7 +103,7 @@ def fit_knn(train: tuple[Matrix, Labels], parts: dict[str, tuple[Matrix, Labels]
     Single label: logits are logarithms of the shares of votes, whose softmax are the shares; ties go to the first
     class, as in scikit-learn. Multi-hot: the logit of the share of neighbours that carry a class.
     """
-    reference = _unit(train[0])
+    reference = unit(train[0])
     carried = (
         np.eye(classes, dtype=np.float32)[train[1]] if train[1].ndim == 1 else train[1].astype(np.float32)
     )  # (N, C)
@@ -119,7 +111,7 @@ def fit_knn(train: tuple[Matrix, Labels], parts: dict[str, tuple[Matrix, Labels]
     for part, (x, _) in parts.items():
         shares = np.zeros((len(x), classes), np.float32)
         for start in range(0, len(x), 1024):
-            similarity = _unit(x[start : start + 1024]) @ reference.T
+            similarity = unit(x[start : start + 1024]) @ reference.T
             # Ties in similarity fall as argpartition puts them; ties in votes go to the first class.
             nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
             shares[start : start + len(nearest)] = carried[nearest].sum(axis=1) / np.float32(k)
@@ -200,7 +192,3 @@ def _cross_validated(features: Matrix, labels: Labels, penalties: tuple[float, .
 
 def _loss(logits: NDArray[np.float64], labels: Labels) -> float:
     return cross_entropy(logits, labels) if labels.ndim == 1 else binary_cross_entropy(logits, labels)
-
-
-def _unit(x: Matrix) -> Matrix:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

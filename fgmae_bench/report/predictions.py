@@ -17,6 +17,7 @@ from fgmae_bench.metrics.intervals import (
     Units,
     intervals,
     multi_label_units,
+    regression_units,
     segmentation_units,
     single_label_units,
 )
@@ -24,12 +25,14 @@ from fgmae_bench.records import Record
 
 MAX_COUNT, MAX_CELLS = 2**53, 2**28  # of one count, and of the numbers kept for all resamples (2 GiB)
 REPEAT = "run it again with another --results_dir, or restore the file"
-KINDS = {"single_label": single_label_units, "multi_label": multi_label_units}
+KINDS = {"single_label": single_label_units, "multi_label": multi_label_units, "regression": regression_units}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a run predicted: `scores` are logits (N, K) with `targets`, or confusion matrices (N, K, C) without."""
+    """What a run predicted: `scores` are logits (N, K), or numbers (N, 1), with `targets`; or confusion matrices
+    (N, K, C) without.
+    """
 
     kind: str
     ids: tuple[str, ...]
@@ -109,6 +112,10 @@ def _require_counts(kind: str, scores: NDArray[Any], targets: NDArray[Any] | Non
     n, classes = scores.shape[:2]
     if not n or not classes or scores.dtype.kind not in "fiu":
         raise ValueError("no samples, no classes, or scores that are not numbers")
+    if kind == "regression":
+        if not np.isfinite(targets).all():  # type: ignore[arg-type]
+            raise ValueError("targets that are not finite")
+        return
     given = scores if targets is None else targets
     if given.dtype.kind not in "iub" or (given.size and int(given.min()) < 0):
         raise ValueError("targets or counts that are not whole numbers from 0 on")
@@ -130,7 +137,7 @@ def _predictions(tensors: dict[str, NDArray[Any]], lists: dict[str, tuple[str, .
         )
     else:
         scores, targets = tensors["logits"], tensors["targets"]
-        kind = "multi_label" if targets.ndim == 2 else "single_label"
+        kind = "regression" if targets.dtype.kind == "f" else "multi_label" if targets.ndim == 2 else "single_label"
         shapes_fit = scores.ndim == 2 and scores.shape[1] == len(classes) and len(targets) == len(scores)
         shapes_fit = shapes_fit and (targets.ndim == 1 or targets.shape == scores.shape)
     if (

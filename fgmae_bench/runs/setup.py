@@ -50,18 +50,18 @@ def set_up(
     module: nn.Module | None = None,
     *,
     drop_path: float = 0.0,
-    tasks: tuple[str, ...] = ("single_label", "multi_label"),
+    pixels: bool = False,
     classes: int | None = None,
 ) -> Setup:
     """Open the data and build the backbone of a run; `module` stands in for the backbone that it names.
 
-    `tasks` are those that the engine is for; `classes` is the number of outputs where the card does not decide it. For
-    segmentation the view holds the whole image and the input is as large as the data, where the run does not say
-    otherwise. Raises BenchError for everything that is missing at once, for what contradicts the card, and for weights
-    that do not fit.
+    `pixels`: the engine is for labels or targets of every pixel. `classes` is the number of outputs where the card does
+    not decide it. For such engines the view holds the whole image and the input is as large as the data, where the run
+    does not say otherwise. Raises BenchError for everything that is missing at once, for what contradicts the card, and
+    for weights that do not fit.
     """
-    if card.task not in tasks:
-        entry = "fgmae_bench.segment" if card.task == "segmentation" else "fgmae_bench.linear or fgmae_bench.finetune"
+    if card.per_pixel != pixels:
+        entry = "fgmae_bench.segment" if card.per_pixel else "fgmae_bench.linear or fgmae_bench.finetune"
         raise BenchError(f"{card.title} is a {card.task} dataset", f"use {entry}")
     name = first.data.split or (card.recommended_split if first.recipe.recipe == "corrected" else card.default_split)
     data = dataclasses.replace(
@@ -71,7 +71,7 @@ def set_up(
     if module is None:
         world.raise_together(lambda: require_present(card, first, cache))
     dataset = world.raise_together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))
-    whole = card.task == "segmentation"
+    whole = card.per_pixel
     wanted = first.model if not whole or first.model.input_size else _at_data_size(first.model, dataset, module)
     held = parse_bands(first.data.band_order) if first.data.band_order else card.signal.bands
 
@@ -94,7 +94,7 @@ def set_up(
     )
     asked = {"missing_band": data.missing_band, "bands_as": data.bands_as}
     view = make_view(card, backbone.contract, first.data.band_order, whole=whole, **asked)
-    data = dataclasses.replace(data, band_order=",".join(held), nb_classes=classes or len(card.classes))
+    data = dataclasses.replace(data, band_order=",".join(held), nb_classes=classes or len(card.outputs))
     published = first.recipe.recipe == "published"
     amp: Precision = resolve_amp(first.recipe.amp, device, published) if backbone.lowers_precision else "off"
     if amp == "bf16" and device.type == "cpu":

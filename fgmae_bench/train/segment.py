@@ -83,9 +83,7 @@ def prepare(
     classes = len(train_map.scheme.classes)
     counted = check_classes(classes, train_map.scheme.name, run.data.nb_classes)
     recipe = _resolved_features(run.recipe, device)
-    setup = set_up(
-        run, card, world, device, module, drop_path=recipe.drop_path, tasks=("segmentation",), classes=classes
-    )
+    setup = set_up(run, card, world, device, module, drop_path=recipe.drop_path, pixels=True, classes=classes)
     dataset = _labelled(run, setup, maps, world)
     plan = make_plan(recipe, len(dataset.parts.train), world.size)
     recipe, idle = without_idle_drop_path(recipe, setup.backbone.module, setup.backbone.name)
