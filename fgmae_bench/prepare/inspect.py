@@ -98,7 +98,7 @@ def main(given: dict[str, Any]) -> None:
     if "data_path" not in given and is_pack(Path(what)):
         given = {**given, "what": card_of(Path(what)), "data_path": what}
         what = given["what"]
-    _refuse_file(Path(what))
+    refuse_file(Path(what))
     as_folder = Path(what).is_dir() and not (Path(what) / "card.toml").is_file() and "data_path" not in given
     card = None if as_folder else load_card(what)
     root = Path(what) if card is None else Path(given.get("data_path") or card.data_path)
@@ -125,7 +125,7 @@ def main(given: dict[str, Any]) -> None:
         raise refusals[0]
 
 
-def _refuse_file(path: Path) -> None:
+def refuse_file(path: Path) -> None:
     """Raise BenchError on a file that is no card, and on a folder of a format that is not read, saying what it is."""
     kind = foreign_kind(path)
     if kind is not None and path.exists():
