@@ -228,7 +228,9 @@ class Draft:
                 ['url = "unstated"', 'licence = "unstated"', "# citation, and get: the command that gets the data"],
             )
         )
-        return "\n\n".join(self._section(*section) for section in sections) + "\n"
+        failed = [f"# {_flat(text)}" for text in plan.remarks.get("splits", [])]
+        texts = [self._section(*section) for section in sections]
+        return "\n\n".join([*texts[:-1], *(["\n".join(failed)] if failed else []), texts[-1]]) + "\n"
 
     def _section(self, heading: str, lines: list[str]) -> str:
         remarks = [f"# {text}" for text in self.plan.remarks.get(heading.partition(".")[0] if heading else "-", [])]
@@ -277,7 +279,7 @@ def _splits(draft: Draft) -> dict[str, tuple[dict[str, Any], str]]:
         try:
             _try(draft, name, split)
         except BenchError as error:
-            draft.plan.remark("splits", f"{name}: {error.what}")
+            draft.plan.remark("splits", f"a split '{name}' cannot be made: {error.what}")
             problem = error
             continue
         usable[name] = split
@@ -352,7 +354,9 @@ def _try(draft: Draft, name: str, split: tuple[dict[str, Any], str]) -> None:
 
 def name_of(root: Path) -> str:
     """A card's name from a folder's, none of the suite's."""
-    words = re.sub(r"[^a-z0-9]+", "_", root.resolve().name.lower()).strip("_") or "dataset"
+    place = root.resolve()
+    place = place.parent if place.name.lower() in ("data", "images", "train") else place
+    words = re.sub(r"[^a-z0-9]+", "_", place.name.lower()).strip("_") or "dataset"
     return f"own_{words}" if words in card_names() else words
 
 
@@ -388,7 +392,7 @@ def _print(card: Card, draft: Draft, out: Path, data: str) -> None:
     entry = ENTRIES.get(card.task, "linear")
     entry = "segment" if card.per_pixel else entry
     print(f"next: python -m fgmae_bench.prepare inspect {out} --data_path {root}")
-    rest = " --freeze_backbone" if entry == "segment" else " --features cached"
+    rest = " --freeze_backbone --recipe corrected" if entry == "segment" else " --features cached"
     print(f"then: python -m fgmae_bench.{entry} --dataset {out} --data_path {root} --weights random{rest}")
 
 

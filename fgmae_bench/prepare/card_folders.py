@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ def plan_of(root: Path, masks: Path | None) -> Plan:
         return _paired(*_common(root, masks))
     for _ in range(3):  # wrapping folders, as archives leave them
         inside = folders_in(root)
-        if len(inside) != 1 or _image_files(root):
+        if len(inside) != 1 or any(entry.is_file() and not hidden(entry.name) for entry in os.scandir(root)):
             break
         root = root / inside[0]
     _refuse_known(root)
@@ -258,12 +259,19 @@ def _told_apart(files: list[Path]) -> tuple[list[Path], list[Path]]:
     kinds: dict[str, list[Path]] = {"images": [], "maps": []}
     for path in _some(files, 40):
         kinds.get(_kind_of_file(path), []).append(path)
-    images, maps = (_ends([path.name for path in kinds[kind]])[-1] for kind in ("images", "maps"))
-    if images == maps:
-        raise BenchError(
-            f"{files[0].parent} holds images and label maps of the same names", "put them into two folders"
-        )
-    return [p for p in files if p.name.endswith(images)], [p for p in files if p.name.endswith(maps)]
+    images, maps = (sorted(path.name for path in kinds[kind]) for kind in ("images", "maps"))
+    marks = _mark(images, maps), _mark(maps, images)
+    if None in marks:
+        what = f"{files[0].parent} holds images and label maps that their names do not tell apart"
+        raise BenchError(what, "put them into two folders")
+    told = [[p for p in files if p.name.startswith(m[0]) and p.name.endswith(m[1])] for m in marks if m]
+    return told[0], told[1]
+
+
+def _mark(names: list[str], others: list[str]) -> tuple[str, str] | None:
+    """(beginning, end) that all names have and none of the others, the shortest; None where there is none."""
+    ends, begins = [("", end) for end in reversed(_ends(names))], [(begin, "") for begin in _begins(names)[1:]]
+    return next((m for m in [*ends, *begins] if not any(o.startswith(m[0]) and o.endswith(m[1]) for o in others)), None)
 
 
 def match_names(images: list[str], maps: list[str], same_folder: bool = False) -> dict[str, str] | None:
@@ -356,7 +364,8 @@ def _map_values(path: Path) -> NDArray[Any]:
 
 
 def places_of(names: list[str]) -> Iterator[str]:
-    """What names begin with before their numbers, such as the country in `Ghana_103272`."""
+    """What names begin with before their numbers, such as `Sri-Lanka_` in `Sri-Lanka_103272`, else their first word."""
     for name in names:
-        words = os.path.basename(name).replace("-", "_").split("_")
-        yield next((word for word in words if not word.isdigit()), "")
+        base = os.path.basename(name)
+        letters = re.match(r"\D*[^\W\d_]\D*?[_-]*(?=\d)", base)
+        yield letters[0] if letters else f"{base.split('_')[0]}_"
