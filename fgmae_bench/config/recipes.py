@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from fgmae_bench.config.names import (
+    FITTED_HEADS,
     HEADS,
     NORMS,
     OPTIMIZERS,
@@ -127,7 +128,7 @@ class FinetuneRecipe(TrainRecipe):
 class SegmentRecipe(TrainRecipe):
     """How a decode head is trained on a backbone, with it or on top of it."""
 
-    head: HeadName = option(f"decode head: {listed(HEADS.values())}", "upernet")
+    head: HeadName = option(f"decode head: {listed([*HEADS.values(), *FITTED_HEADS.values()])}", "upernet")
     freeze_backbone: bool = option("train the head alone: protocol frozen_<head>", False)
     features: Literal["stream", "cached"] | None = option(
         "frozen backbone: fresh random views, or features computed once",
@@ -172,6 +173,7 @@ PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
     **{probe.protocol: ("linear", {"probe": name}) for name, probe in PROBES.items()},
     "finetune": ("finetune", {}),
     **{f"frozen_{name}": ("segment", {"freeze_backbone": True, "head": name}) for name in HEADS},
+    **{name: ("segment", {"head": name}) for name in FITTED_HEADS},
     "segmentation_finetune": ("segment", {"freeze_backbone": False}),
 }
 

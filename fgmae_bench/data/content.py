@@ -20,19 +20,20 @@ def content_of(chip: Chip) -> np.uint64:
     keeps in eight bits counts by those: it is another dataset than its source.
     """
     if chip.ready is not None:
-        return _hash("uint8", np.ascontiguousarray(chip.ready.image))
+        return hash_of("uint8", np.ascontiguousarray(chip.ready.image))
     values = chip.db + np.float32(0)
     bad = ~np.isfinite(values) if chip.valid is None else ~(chip.valid & np.isfinite(values))
     values[bad] = np.nan
-    return _hash("float32", values.astype("<f4"))
+    return hash_of("float32", values.astype("<f4"))
 
 
 def codes_of(codes: Codes) -> np.uint64:
     """Hash (64 bits) of a label map (H, W) as its source's codes."""
-    return _hash(codes.source.name, np.ascontiguousarray(codes.values, "<i4"))
+    return hash_of(codes.source.name, np.ascontiguousarray(codes.values, "<i4"))
 
 
-def _hash(kind: str, values: NDArray[np.generic]) -> np.uint64:
+def hash_of(kind: str, values: NDArray[np.generic]) -> np.uint64:
+    """Hash (64 bits) of an array with its shape and what it is."""
     digest = hashlib.blake2b(f"{kind} {values.shape}".encode(), digest_size=8)
     digest.update(values.tobytes())
     return np.uint64(int.from_bytes(digest.digest()))

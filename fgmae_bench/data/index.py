@@ -44,6 +44,9 @@ class LabelMaps(Protocol):
     def codes(self, row: int, source: str) -> Codes:
         """Labels (H, W) of one sample as its source's codes. Raises BenchError where there are none."""
 
+    def targets(self, row: int, source: str) -> NDArray[np.float32]:
+        """Targets (H, W) of a regression, NaN where there is none. Raises BenchError where the sample has none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
@@ -101,6 +104,12 @@ class Index:
                 f"{self.root} holds no label maps", "segmentation needs a dataset whose card names label sources"
             )
         return self.maps.codes(row, source)
+
+    def targets(self, row: int, source: str) -> NDArray[np.float32]:
+        """Targets (H, W) of one sample of a regression of pixels, NaN where there is none."""
+        if self.maps is None:
+            raise BenchError(f"{self.root} holds no maps of targets", "name them as a label source on the card")
+        return self.maps.targets(row, source)
 
     def path(self, row: int) -> Path:
         """Path of one sample."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.metrics.multi_label import THRESHOLD, multi_label
-from fgmae_bench.metrics.regression import residuals
+from fgmae_bench.metrics.regression import PixelSums, residuals
 from fgmae_bench.metrics.significance import NORMAL, t_quantile, t_two_sided
 from fgmae_bench.metrics.statistics import Confusion, Tags, area_under_precision
 from fgmae_bench.metrics.table import MULTI, REGRESSION, SEGMENTATION, SINGLE
@@ -100,6 +100,18 @@ def regression_units(predictions: NDArray[Any], targets: NDArray[Any], groups: S
         count=count,
         grouped=groups is not None,
         measure=lambda weights: measured(REGRESSION, residuals(p, y, weights[:, unit])),
+    )
+
+
+def pixel_units(sums: PixelSums, rows: NDArray[np.float64], groups: Sequence[str] | None = None) -> Units:
+    """Units of a regression of pixels: a row of sums an image (N, W)."""
+    unit, count = _unit_numbers(len(rows), groups)
+    held = np.zeros((count, rows.shape[1]))
+    np.add.at(held, unit, rows)
+    return Units(
+        count=count,
+        grouped=groups is not None,
+        measure=lambda weights: measured(REGRESSION, sums.residuals(weights.astype(np.float64) @ held)),
     )
 
 

@@ -17,12 +17,16 @@ from fgmae_bench.metrics.intervals import (
     Units,
     intervals,
     multi_label_units,
+    pixel_units,
     regression_units,
     segmentation_units,
     single_label_units,
 )
+from fgmae_bench.metrics.regression import PixelSums
 from fgmae_bench.records import Record
 
+TARGETS = [0, 4, 5]  # columns of sums that predictions have no part in
+MOST_LEVELS = 256  # between which ranks of pixels are not told apart
 MAX_COUNT, MAX_CELLS = 2**53, 2**28  # of one count, and of the numbers kept for all resamples (2 GiB)
 REPEAT = "run it again with another --results_dir, or restore the file"
 KINDS = {"single_label": single_label_units, "multi_label": multi_label_units, "regression": regression_units}
@@ -40,9 +44,12 @@ class Predictions:
     classes: tuple[str, ...]
     scores: NDArray[Any]
     targets: NDArray[Any] | None
+    sums: PixelSums | None = None  # of a regression of pixels: what the columns of its scores (N, W) are
 
     def units(self) -> Units:
         """Groups where they are known, else samples."""
+        if self.sums is not None:
+            return pixel_units(self.sums, self.scores, self.groups)
         if self.targets is None:
             return segmentation_units(self.scores, self.groups)
         return KINDS[self.kind](self.scores, self.targets, self.groups)
@@ -59,6 +66,7 @@ class Predictions:
             groups=self.groups and tuple(self.groups[i] for i in rows),
             classes=self.classes,
             scores=self.scores[rows],
+            sums=self.sums,
             targets=None if self.targets is None else self.targets[rows],
         )
 
@@ -86,7 +94,7 @@ def read_predictions(record: Record, path: Path) -> Predictions:
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         lists = {name: _texts(json.loads(text)) for name, text in header["__metadata__"].items() if name in LISTS}
-        found = _predictions(tensors, lists)
+        found = _pixel_sums(tensors, lists, header) if "sums" in tensors else _predictions(tensors, lists)
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})", REPEAT) from error
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -151,6 +159,25 @@ def _predictions(tensors: dict[str, NDArray[Any]], lists: dict[str, tuple[str, .
     return Predictions(kind=kind, ids=ids, groups=groups, classes=classes, scores=scores, targets=targets)
 
 
+def _pixel_sums(
+    tensors: dict[str, NDArray[Any]], lists: dict[str, tuple[str, ...]], header: dict[str, Any]
+) -> Predictions:
+    """Rows of sums with what their columns are; raises ValueError where they do not fit."""
+    made = json.loads(header["__metadata__"]["sums"])
+    numbers = [float(made["origin"]), *map(float, made["levels"]), *map(float, made["bins"])]
+    sums = PixelSums(origin=numbers[0], levels=tuple(made["levels"]), bins=tuple(made["bins"]))
+    ids, groups, rows = lists["ids"], lists.get("groups"), tensors["sums"]
+    fits = rows.ndim == 2 and rows.dtype == np.float64 and len(sums.levels) < MOST_LEVELS
+    fits = fits and rows.shape == (len(ids), sums.width) and len(set(ids)) == len(ids)
+    if not fits or not len(ids) or not (groups is None or len(groups) == len(ids)):
+        raise ValueError("ids, groups and sums do not fit one another")
+    if not np.isfinite(rows).all() or not np.isfinite(numbers).all():
+        raise ValueError("sums that are not finite")
+    return Predictions(
+        kind="pixel_regression", ids=ids, groups=groups, classes=lists["classes"], scores=rows, targets=None, sums=sums
+    )
+
+
 def same_test(a: Predictions, b: Predictions, names: tuple[str, str]) -> Predictions:
     """`b` in the order of `a`; raises BenchError unless samples, labels and groups of both are the same."""
     both = f"{names[0]} and {names[1]}"
@@ -168,7 +195,15 @@ def same_test(a: Predictions, b: Predictions, names: tuple[str, str]) -> Predict
         raise BenchError(
             f"{both} hold different labels for the same samples", "compare runs of one version of the data"
         )
-    if a.targets is None and not np.array_equal(a.scores.sum(2), b.scores.sum(2)):
+    if a.sums is not None:
+        alike = (
+            b.sums is not None
+            and a.sums.origin == b.sums.origin
+            and np.allclose(a.scores[:, [0, 4, 5]], b.scores[:, [0, 4, 5]])
+        )
+        if not alike:
+            raise BenchError(f"{both} hold different targets", "compare runs of one split and version of the data")
+    elif a.targets is None and not np.array_equal(a.scores.sum(2), b.scores.sum(2)):
         raise BenchError(f"{both} hold different label counts for the same images", "compare runs of one label scheme")
     if a.groups != b.groups:
         raise BenchError(f"{both} hold different groups for the same samples", "run one of them again")

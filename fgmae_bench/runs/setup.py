@@ -72,7 +72,8 @@ def set_up(
         world.raise_together(lambda: require_present(card, first, cache))
     dataset = world.raise_together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))
     whole = card.per_pixel
-    wanted = first.model if not whole or first.model.input_size else _at_data_size(first.model, dataset, module)
+    own_size = first.model.input_size or first.model.model == "backscatter_stats"
+    wanted = first.model if not whole or own_size else _at_data_size(first.model, dataset, module)
     held = parse_bands(first.data.band_order) if first.data.band_order else card.signal.bands
 
     def statistics() -> tuple[Band, Band]:

@@ -177,13 +177,18 @@ class Encoder:
             extra = {} if chip.valid is None else {"valid": chip.valid}
         return save({**tensors, **extra, **self._labels(row, chip)}), chip.synthetic
 
-    def _labels(self, row: int, chip: Chip) -> dict[str, NDArray[np.uint8]]:
-        """Codes (H, W) of each label source that a sample has. Raises BenchError on one that is absent, broken or of
-        another size.
+    def _labels(self, row: int, chip: Chip) -> dict[str, NDArray[Any]]:
+        """Codes or targets (H, W) of each label source that a sample has. Raises BenchError on one that is absent,
+        broken or of another size.
         """
-        tensors = {}
+        tensors: dict[str, NDArray[Any]] = {}
         for source in self.maps.sources if self.maps else ():
-            if self.maps is not None and self.maps.has(row, source):
+            if self.maps is not None and self.maps.has(row, source) and self.card.task == "regression":
+                values = self.maps.targets(row, source)
+                if self.view is not None and chip.valid is not None:
+                    values = np.where(chip.valid.all(axis=0), values, np.float32(np.nan))
+                tensors[LABEL + source] = np.ascontiguousarray(values)
+            elif self.maps is not None and self.maps.has(row, source):
                 codes = self.maps.codes(row, source)
                 kept = codes if self.view is None else codes.where(chip.valid)
                 tensors[LABEL + source] = np.ascontiguousarray(kept.values)
