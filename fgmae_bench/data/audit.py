@@ -13,13 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.config.contract import POLARISATIONS
 from fgmae_bench.data.files import TIFF
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.raster import band_descriptions
-from fgmae_bench.data.recognise import UNITS, Finding, Statistics, homogeneous, recognise_units, repeated_fill
+from fgmae_bench.data.recognise import (
+    RULER_DB,
+    UNITS,
+    Finding,
+    Statistics,
+    homogeneous,
+    recognise_units,
+    repeated_fill,
+)
 from fgmae_bench.data.sample_cache import cached_arrays, load_arrays
 from fgmae_bench.data.samples import Samples, pixels_key
+from fgmae_bench.data.signal import polarisation
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.system.randomness import generator
 from fgmae_bench.views.chip import Chip
@@ -28,6 +36,8 @@ MIN_IMAGES = 30  # fewer cannot be judged: calm water alone brings VV - VH of a 
 SAMPLED = 64
 MOST_FILLS = 2  # values that are looked for in a band of an image
 PAIRS = (("VV", "VH"), ("HH", "HV"))  # the first of each is the brighter one
+FAR = 20  # times the spread of speckle: no backscatter, however rare
+SMALL_SHARE = 5e-4  # of the pixels: a value repeated less often, nearer to others, is no fill
 SAME = 0.95  # share of equal pixels that makes two bands one
 
 
@@ -61,7 +71,7 @@ def sample_rows(index: Index, count: int = SAMPLED) -> NDArray[np.int64]:
 _FILLS = tuple(f"{kind}{number}" for number in range(MOST_FILLS) for kind in ("fill", "count"))
 # What is kept of each band of an image, in this order.
 FIELDS = (
-    "median", "spread", "spread_db", "valid", "negative", "whole", "pixels", "minimum", "maximum",
+    "median", "spread", "spread_db", "valid", "negative", "whole", "pixels", "minimum", "maximum", "above", "below",
     "from_first", "to_first", "same", "synthetic", *_FILLS,
 )  # fmt: skip
 
@@ -87,6 +97,8 @@ def image_statistics(chip: Chip) -> NDArray[np.float64]:
             row |= {f"fill{number}": found[0], f"count{number}": found[1]}
             band[band == found[0]] = np.nan
         rows.append(row | _band_statistics(band))
+        if chip.ready is not None:  # a thumbnail of eight bits: its pixels are too far apart to measure by
+            rows[-1]["spread"] = RULER_DB
     for row, band in zip(rows[1:], values[1:], strict=True):
         row |= {"from_first": _nanmedian(values[0] - band), "same": float((values[0] == band).mean())}
         row["to_first"] = rows[0]["median"] / row["median"] if row["median"] else np.nan
@@ -96,6 +108,7 @@ def image_statistics(chip: Chip) -> NDArray[np.float64]:
 def _band_statistics(band: NDArray[np.float64]) -> dict[str, Any]:
     seen = band[np.isfinite(band)]
     positive = np.where(band > 0, band, np.nan)
+    low, high = seen.min(initial=np.inf), seen.max(initial=-np.inf)
     return {
         "median": _nanmedian(seen),
         "spread": homogeneous(band),
@@ -103,8 +116,10 @@ def _band_statistics(band: NDArray[np.float64]) -> dict[str, Any]:
         "valid": len(seen),
         "negative": (seen < 0).sum(),
         "whole": (seen == np.round(seen)).sum(),
-        "minimum": seen.min(initial=np.inf),
-        "maximum": seen.max(initial=-np.inf),
+        "minimum": low,
+        "maximum": high,
+        "above": seen[seen > low].min(initial=np.inf),  # the next value
+        "below": seen[seen < high].max(initial=-np.inf),
     }
 
 
@@ -112,10 +127,6 @@ def reduced(table: NDArray[np.float64], bands: tuple[str, ...]) -> Statistics:
     """Statistics of several images from `image_statistics` of each, (images, bands, F)."""
     of = {name: table[:, :, place] for place, name in enumerate(FIELDS)}
     valid, several = max(of["valid"].sum(), 1), table.shape[1] > 1
-    fills: Counter[float] = Counter()
-    for number in range(MOST_FILLS):
-        for value, count in zip(of[f"fill{number}"].ravel(), of[f"count{number}"].ravel(), strict=True):
-            fills[float(value)] += int(count) if np.isfinite(value) else 0
     return Statistics(
         images=len(table),
         bands=bands,
@@ -131,8 +142,35 @@ def reduced(table: NDArray[np.float64], bands: tuple[str, ...]) -> Statistics:
         minimum=float(of["minimum"].min()),
         maximum=float(of["maximum"].max()),
         invalid=float(1 - of["valid"].sum() / of["pixels"].sum()),
-        fills=tuple((value, count / of["pixels"].sum()) for value, count in fills.most_common() if count),
+        fills=_fills_of(of),
     )
+
+
+def _fills_of(of: dict[str, NDArray[np.float64]]) -> tuple[tuple[float, float], ...]:
+    """(value, share of all pixels) of the values that stand for missing data, of those that images repeat.
+
+    The end of a range that data was clipped to is none of them: values of some image come close to it, from one side.
+    """
+    shares: Counter[float] = Counter()
+    for band in range(of["pixels"].shape[1]):
+        of_band = {name: column[:, band] for name, column in of.items()}
+        spread, pixels = _nanmedian(of_band["spread"]), of["pixels"].sum()
+        for number in range(MOST_FILLS):
+            for value in np.unique(of_band[f"fill{number}"][np.isfinite(of_band[f"fill{number}"])]):
+                share = of_band[f"count{number}"][of_band[f"fill{number}"] == value].sum() / pixels
+                gap = _distance(float(value), of_band)
+                if gap > FAR * spread or (gap > spread and share > SMALL_SHARE):
+                    shares[float(value)] += share
+    return tuple(shares.most_common())
+
+
+def _distance(value: float, of: dict[str, NDArray[np.float64]]) -> float:
+    """How far a value is beyond all others of a band, over all images; far where it is between them, unlike a clip."""
+    lowest = np.where(of["minimum"] == value, of["above"], of["minimum"]).min()
+    highest = np.where(of["maximum"] == value, of["below"], of["maximum"]).max()
+    if lowest < value < highest:
+        return FAR * _nanmedian(of["spread"])
+    return float(lowest - value if value <= lowest else value - highest)
 
 
 def _slope(level: NDArray[np.float64], spread: NDArray[np.float64]) -> float:
@@ -177,7 +215,7 @@ def judge(
     if refusal is None and finding.units == "ask":
         text = f"the pixels cannot tell the units ({', '.join(finding.cues)}): {units} is the card's statement"
         warnings.append(note("units_not_told", text))
-    difference = gap_db(statistics, finding.units)
+    difference = gap_db(statistics, units if finding.units == "ask" else finding.units)
     if refusal is None and {*bands[:2]} in map(set, PAIRS) and not 2 <= abs(difference) <= 12:
         text = f"median of {'-'.join(_brighter_first(bands))} is {abs(difference):.1f} dB, outside the usual 2 to 12 dB"
         warnings.append(note("band_difference", text))
@@ -253,15 +291,6 @@ def _described_otherwise(
     return None
 
 
-def polarisation(text: str) -> str | None:
-    """The polarisation that a description or a file's name ends or begins with, such as `Sigma0_VV_db`; None without
-    exactly one.
-    """
-    words = "".join(letter if letter.isalnum() else " " for letter in text.upper()).split()
-    found = {word for word in words if word in POLARISATIONS}
-    return found.pop() if len(found) == 1 else None
-
-
 def audit(
     card: Card,
     index: Index,
@@ -276,7 +305,7 @@ def audit(
     samples = samples or Samples(card=card, index=index)
     table = _table(samples, cache)
     statistics = reduced(table, card.signal.bands)
-    verdict = judge(card, statistics, str(index.root), band_order, held_units(samples), _descriptions(samples))
+    verdict = judge(card, statistics, str(index.root), band_order, held_units(samples), descriptions_of(samples))
     return verdict, bool((table[:, :, FIELDS.index("synthetic")] == 1).any())
 
 
@@ -315,7 +344,7 @@ def _rows_and_key(samples: Samples) -> tuple[NDArray[np.int64], dict[str, str]]:
     return rows, {"audit": f"{FIELDS} {pixels_key(samples)} {rows.tolist()}"}
 
 
-def _descriptions(samples: Samples, most: int = 8) -> list[tuple[str, ...]]:
+def descriptions_of(samples: Samples, most: int = 8) -> list[tuple[str, ...]]:
     """What some of the sampled files call the bands of the card; nothing of files that are not read by band numbers."""
     signal = samples.card.signal
     paths = [samples.index.path(row) for row in sample_rows(samples.index)[:most]]

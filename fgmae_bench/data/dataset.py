@@ -137,6 +137,7 @@ def only_usable(dataset: Dataset, run: Run, cache: Path) -> Dataset:
     """
     card, index, samples = dataset.card, dataset.index, dataset.samples
     names = ("invalid", "content", *(("quadrants",) if card.per_pixel else ()))
+    names += ("floored",) if card.signal.units != "dB" else ()
     with Progress("checking pixels", len(index.files), "images", show=os.environ.get("RANK", "0") == "0") as progress:
         facts = sample_facts(samples, names, cache, run.execution.num_workers, progress.step)
     usable = facts["invalid"] <= card.signal.max_invalid_fraction
@@ -149,7 +150,7 @@ def only_usable(dataset: Dataset, run: Run, cache: Path) -> Dataset:
     left_out = sum(len(getattr(dataset.parts, part)) - len(kept[part]) for part in PARTS)
     share = card.signal.max_invalid_fraction
     text = f"{left_out} images with more than {share:.0%} invalid pixels were left out{_named(dataset, kept)}"
-    notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []))
+    notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []), *_floored(card, facts, kept))
     keep_audit(samples, cache)
     if not _facts_file(card, cache).is_file():
         write_text(_facts_file(card, cache), f"{facts_sha256(card)}\n")
@@ -160,6 +161,18 @@ def only_usable(dataset: Dataset, run: Run, cache: Path) -> Dataset:
     if not card.per_pixel:  # there the label maps count as well
         remember(cache, data_root(card, run), identity["content_sha256"])
     return dataclasses.replace(dataset, parts=parts, notes=notes, facts=identity, content=facts["content"])
+
+
+def _floored(card: Card, facts: dict[str, NDArray[Any]], kept: dict[str, NDArray[np.int64]]) -> list[dict[str, str]]:
+    """A note on pixels without positive power, which the card's floor stands for."""
+    used = np.concatenate(list(kept.values()))
+    count = int(facts["floored"][used].sum()) if "floored" in facts else 0
+    if not count:
+        return []
+    text = (
+        f"{count} pixels without positive power, as noise subtraction leaves over water, are {card.signal.floor:g} dB"
+    )
+    return [note("floored", text)]
 
 
 def _named(dataset: Dataset, kept: dict[str, NDArray[np.int64]]) -> str:

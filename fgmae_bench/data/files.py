@@ -9,8 +9,10 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.raster import read_chip
@@ -109,17 +111,7 @@ def read_array(path: Path, card: Card) -> Chip:
 
     Raises BenchError naming the file: not an array of real numbers, or of another shape than the card states.
     """
-    size = tuple(card.signal.size)
-    try:
-        if os.path.getsize(path) > MOST_ARRAY_BYTES:
-            raise ValueError(f"more than {MOST_ARRAY_BYTES >> 20} MiB")
-        held = np.load(path, mmap_mode="r", allow_pickle=False)  # nothing is allocated by what the header says
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise BenchError(f"{path} cannot be read as a NumPy array ({reason})", "replace the file") from error
-    if not isinstance(held, np.ndarray) or held.dtype.kind not in "fiu":
-        kind = held.dtype if isinstance(held, np.ndarray) else "an archive of"
-        raise BenchError(f"{path} holds {kind} values", "give one array of real numbers")
+    size, held = tuple(card.signal.size), load_array(path)
     values = held[None] if held.ndim == 2 else held
     if values.ndim == 3 and values.shape[1:] != size and values.shape[:2] == size:
         values = np.moveaxis(values, -1, 0)
@@ -129,6 +121,24 @@ def read_array(path: Path, card: Card) -> Chip:
         raise BenchError(what, "replace the file, or correct bands and size on the card")
     with np.errstate(over="ignore"):
         return chip_of(np.array(values, np.float64 if card.signal.converted else np.float32), card, path)
+
+
+def load_array(path: Path) -> NDArray[Any]:
+    """A NumPy file's array of real numbers, mapped: nothing is allocated by what its header says, nothing unpickled.
+
+    Raises BenchError naming the file.
+    """
+    try:
+        if os.path.getsize(path) > MOST_ARRAY_BYTES:
+            raise ValueError(f"more than {MOST_ARRAY_BYTES >> 20} MiB")
+        held = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise BenchError(f"{path} cannot be read as a NumPy array ({reason})", "replace the file") from error
+    if not isinstance(held, np.ndarray) or held.dtype.kind not in "fiu":
+        kind = held.dtype if isinstance(held, np.ndarray) else "an archive of"
+        raise BenchError(f"{path} holds {kind} values", "give one array of real numbers")
+    return held
 
 
 @dataclass(frozen=True)

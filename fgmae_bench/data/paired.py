@@ -14,6 +14,7 @@ from fgmae_bench.data.folders import reader_of
 from fgmae_bench.data.index import Index, Reader, read_file
 from fgmae_bench.errors import BenchError
 
+IMAGE = "\0"  # the images among the folders, which may have the same name as that of the label maps
 Files = dict[str, list[tuple[str, Stat]]]  # key -> (file relative to the data, stat), one a band or one
 
 
@@ -26,15 +27,15 @@ def paired_folders(card: Card, root: Path) -> Index:
     """
     places = sorted({stated.folder for stated in card.label_sources.values()})
     parted = part_folders(root) or part_folders(root / card.signal.folder) if root.is_dir() else {}
-    held: dict[str, Files] = {kind: {} for kind in ("", *places)}
+    held: dict[str, Files] = {kind: {} for kind in (IMAGE, *places)}
     part_of: dict[str, str] = {}
     for part in sorted(parted) or [""]:
-        found = {"": _listed(card, root, card.signal.folder, part, card.arrangement.images)}
+        found = {IMAGE: _listed(card, root, card.signal.folder, part, card.arrangement.images)}
         found |= {kind: _listed(card, root, kind, part, card.arrangement.masks) for kind in places}
-        part_of |= dict.fromkeys(found[""], parted.get(part, ""))
+        part_of |= dict.fromkeys(found[IMAGE], parted.get(part, ""))
         for kind, files in found.items():
             held[kind] |= files
-    images = held[""]
+    images = held[IMAGE]
     if not images:
         looked = card.arrangement.images or "*.tif"
         what = f"{root / card.signal.folder}: no images are there, {looked} was looked for"

@@ -20,6 +20,7 @@ from rasterio._err import CPLE_BaseError  # what a transformation of places rais
 from rasterio.enums import MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
+from rasterio.warp import transform
 
 from fgmae_bench.config.cards import Card, Signal
 from fgmae_bench.data.signal import band_places, chip_of, leave_out_fill, require_size, valid_mask
@@ -39,6 +40,7 @@ GDAL = {
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": "{none}",
 }
 os.environ["PROJ_NETWORK"] = "OFF"  # a projection may name a grid that PROJ would download
+WGS84_AXIS, WGS84_E2 = 6_378_137.0, 0.00669437999014
 MEMORY_BYTES, MEMORY_TIMES = 64 << 20, 16  # what an image may take: the larger of this and so many times its file
 TODO = "replace the file, or verify the download"
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what GDAL has to say is in the error that is raised
@@ -230,3 +232,25 @@ def band_descriptions(path: Path) -> tuple[str, ...]:
         return plain.descriptions()
     with open_tiff(path) as source:
         return tuple(text or "" for text in source.descriptions)
+
+
+def ground_resolution(source: DatasetReader) -> tuple[float, float] | None:
+    """Metres on the ground that a pixel in the middle of an image is (across, down); None of a file without a place.
+
+    Degrees shrink with the cosine of the latitude, and so do the metres of Web Mercator. On the WGS84 ellipsoid, by its
+    radii of curvature in the meridian and across it.
+    """
+    if source.crs is None or source.transform.is_identity:
+        return None
+    column, row = source.width / 2, source.height / 2
+    places = [source.transform @ place for place in ((column, row), (column + 1, row), (column, row + 1))]
+    lon, lat = transform(source.crs, "EPSG:4326", *zip(*places, strict=True))
+    if not np.isfinite((*lon, *lat)).all():
+        return None
+    sine, cosine = np.sin(np.radians(lat[0])), np.cos(np.radians(lat[0]))
+    across = WGS84_AXIS / np.sqrt(1 - WGS84_E2 * sine**2)
+    along = across * (1 - WGS84_E2) / (1 - WGS84_E2 * sine**2)
+    steps = [
+        np.hypot(across * cosine * np.radians(lon[n] - lon[0]), along * np.radians(lat[n] - lat[0])) for n in (1, 2)
+    ]
+    return float(steps[0]), float(steps[1])

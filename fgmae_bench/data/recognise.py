@@ -83,6 +83,7 @@ class Finding:
     cues: tuple[str, ...]
     possible: tuple[str, ...] = ()
     advice: str = ""
+    scale: float | None = None  # what makes dB of the values, where that is known
 
     @property
     def words(self) -> str:
@@ -175,7 +176,7 @@ def _half_or_smooth(s: Statistics, bright: int, cues: tuple[str, ...]) -> Findin
     """Speckle of half the usual size: 10 log10 of amplitude, or dB that was averaged or filtered."""
     gap, level = abs(s.first_minus_second), s.median[bright]
     if gap < 4.2 and level > -8.5 and min(s.median) > -13.5:
-        return _found("half_dB", f"bands {gap:.1f} apart, half of what dB has", *cues)
+        return _found("half_dB", f"bands {gap:.1f} apart, half of what dB has", *cues, scale=2.0)
     if gap > 4.6 and level < -8:
         return _found("dB", f"bands {gap:.1f} dB apart", "smoother than speckle of 4.4 looks", *cues)
     return Finding(units="ask", cues=cues, possible=("dB",), advice=_SMOOTH)
@@ -186,12 +187,12 @@ def _scaled(s: Statistics, size: float, cues: tuple[str, ...]) -> Finding:
     power = 10.0 ** round(math.log10(size))
     text = f"a dB is about {size:.2g}"
     if power != 1 and 0.6 < size / power < 1.6 and -35 < max(s.median) / power < 3:
-        return _found("scaled", text, *cues, advice=f"state scale = {1 / power:g} under [signal]")
+        return _found("scaled", text, *cues, advice=f"state scale = {1 / power:g} under [signal]", scale=1 / power)
     return _found("scaled", text, *cues)
 
 
-def _found(units: str, *cues: str, advice: str = "") -> Finding:
-    return Finding(units=units, cues=cues, possible=(units,), advice=advice)
+def _found(units: str, *cues: str, advice: str = "", scale: float | None = None) -> Finding:
+    return Finding(units=units, cues=cues, possible=(units,), advice=advice, scale=scale)
 
 
 # --- one image

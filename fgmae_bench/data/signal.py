@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card, Signal
+from fgmae_bench.config.contract import POLARISATIONS
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 
@@ -166,11 +167,13 @@ def _missing_zeros(db: NDArray[Any], valid: NDArray[np.bool_], signal: Signal) -
 
 
 def _is_clipped(db: NDArray[Any], zeros: NDArray[np.bool_], valid: NDArray[np.bool_]) -> bool:
-    """Whether the runs of 0 dB in a band (H, W) are its brightest targets: nothing is above 0, and what is next to them
-    is nearer to 0 than to the median of the band.
+    """Whether the runs of 0 dB in a band (H, W) are its brightest targets: nothing is above 0, some values are just
+    below it, and what is next to the runs is nearer to 0 than to the median of the band.
     """
     others = valid & (db != 0)
     if not zeros.any() or not others.any() or (db[others] > 0).any():
+        return False
+    if (db[others] > -1).sum() < 0.05 * zeros.sum():
         return False
     beside = cv2.dilate(zeros.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & others
     return bool(beside.any() and np.median(db[beside]) > np.median(db[others]) / 2)
@@ -207,3 +210,12 @@ def refuse_constant(path: Path, db: NDArray[np.float32], valid: NDArray[np.bool_
         values = db[band][valid[band]]
         if values.size and values.min() == values.max():
             raise BenchError(f"{path}: band {band + 1} is constant ({values[0]:g})", "replace or remove the file")
+
+
+def polarisation(text: str) -> str | None:
+    """The polarisation that a description or a file's name ends or begins with, such as `Sigma0_VV_db`; None without
+    exactly one.
+    """
+    words = "".join(letter if letter.isalnum() else " " for letter in text.upper()).split()
+    found = {word for word in words if word in POLARISATIONS}
+    return found.pop() if len(found) == 1 else None
