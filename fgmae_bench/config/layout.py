@@ -58,9 +58,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "remarks": ("remarks", "Notes below the table"),
 }
 # Columns of each metric: its test interval, the published number, and the difference from it.
-INTERVAL = "{}_interval"
+INTERVAL, TOTAL = "{}_interval", "{}_total_interval"
 DERIVED = (
     (INTERVAL, "{} 95 %", "Interval of the test samples, for the head as trained: {}"),
+    (TOTAL, "{} 95 % in all", "Interval over seeds and test samples together: {}"),
     ("published_{}", "{} published", "As published: {}"),
     ("delta_{}", "Δ {}", "Measured − published, only where dataset, split, protocol and definition match: {}"),
 )
@@ -86,7 +87,7 @@ def words() -> dict[str, tuple[str, str]]:
     for name, metric in METRICS.items():
         found[name] = (metric.title, metric.hint)
         for pattern, title, meaning in DERIVED:
-            if metric.interval or pattern != INTERVAL:
+            if metric.interval or pattern not in (INTERVAL, TOTAL):
                 found[pattern.format(name)] = (title.format(metric.title), meaning.format(metric.hint or metric.title))
     return found
 

@@ -64,6 +64,7 @@ class Index:
     synthetic: str | None  # fingerprint of the synthetic world, None for data without its marker
     left_out: int = 0  # samples on disk that no run uses, such as patches with none of the classes
     groups: tuple[str, ...] | None = None  # tile or scene of each sample, where it is known
+    group_kind: str = ""  # what a group is: scene, acquisition, 20 km block
     aliases: tuple[str, ...] | None = None  # another name of each sample, such as its S2 partner's, that lists may use
     parts: tuple[str, ...] | None = None  # train, val or test, where the data itself says so of each sample
     reader: Reader = read_file  # how the pixels of one sample are read
@@ -217,7 +218,7 @@ def _counted(card: Card, index: Index) -> Iterator[tuple[str, int, int]]:
         if not marker and card.counts and card.counts.per_collection:
             held = Counter(name.partition("/")[0] for name in index.ids)
             for name, stated in card.counts.per_collection.items():
-                if held[name]:  # a collection that is not there is no fault
+                if held[name]:  # a collection that is not there is not a fault
                     yield f"{index.root} holds {held[name]} images of {name}", held[name], stated
             return
         on_disk = len(index.files) + index.left_out

@@ -14,6 +14,7 @@ import numpy as np
 
 from fgmae_bench.config.cards import Card, Split
 from fgmae_bench.config.run import Data
+from fgmae_bench.data.groups import torn
 from fgmae_bench.data.index import Index, Rows, some_of
 from fgmae_bench.data.list_splits import PARTS, list_files, published_lists, read_leaky_flag, rows_of_lists
 from fgmae_bench.data.multilabel_splits import random_parts, tile_parts
@@ -24,15 +25,26 @@ from fgmae_bench.system.randomness import keyed_order
 ORDER = ("test", "val", "train")  # a group that several parts name is in the first of them
 
 
-def group_parts(index: Index, split: Split) -> dict[str, Rows]:
-    """Rows of train, val and test: a sample is where a pattern of the part matches its group, such as
-    `ROIs0000_test/*`.
+def group_parts(index: Index, split: Split, layout_groups: tuple[str, ...] | None = None) -> dict[str, Rows]:
+    """Rows of train, val and test: a sample is where a pattern of the part matches what it is called.
+
+    That is the folder's name where the layout has groups (`ROIs0000_test/*`), else the name of its group, else its id;
+    of group and id the one that a pattern fits. Raises BenchError where a group has samples in two parts.
     """
-    if index.groups is None:
-        raise BenchError(f"{index.root}: the groups of the samples are not known", "choose another split")
-    part_of = {group: _part(group, split) for group in set(index.groups)}
-    parts = [part_of[group] for group in index.groups]
-    return {name: np.array([row for row, part in enumerate(parts) if part == name], np.int64) for name in ORDER}
+    if layout_groups is not None:
+        called: list[tuple[str, ...]] = [(name,) for name in layout_groups]
+    else:
+        called = list(zip(*filter(None, (index.groups, index.ids)), strict=True))
+    part_of = {names: next(filter(None, (_part(name, split) for name in names)), "") for names in set(called)}
+    parts = [part_of[names] for names in called]
+    rows = {name: np.array([row for row, part in enumerate(parts) if part == name], np.int64) for name in ORDER}
+    both = (
+        torn(index, rows) if layout_groups is None and index.group_kind and " km block" not in index.group_kind else []
+    )
+    if both:
+        what = f"the split's patterns put samples of the {index.group_kind} {both[0]} into two parts"
+        raise BenchError(what, "let a pattern fit whole groups")
+    return rows
 
 
 def _part(group: str, split: Split) -> str:
@@ -57,8 +69,15 @@ class Parts:
     left_out: int = 0
 
 
-def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
-    """The split that `data` names: one of the card's, or a folder of lists; BenchError where it cannot be made."""
+def make_split(
+    card: Card, index: Index, data: Data, cache: Path, layout_groups: tuple[str, ...] | None = None
+) -> Parts:
+    """The split that `data` names: one of the card's, or a folder of lists; BenchError where it cannot be made.
+
+    `layout_groups` are the groups of the layout itself, by which a split of the kind `groups` goes.
+    """
+    if not index.group_kind:  # nobody has looked further than the layout
+        layout_groups = index.groups
     name = data.split or card.default_split
     if name in card.splits:
         split = card.splits[name]
@@ -75,7 +94,7 @@ def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
     elif split.kind == "stated":
         parts = _stated(index, split, name)
     elif split.kind in ("groups", "everything"):
-        parts = _by_group(index, split)
+        parts = _by_group(index, split, layout_groups)
     elif split.kind in ("random", "tile"):
         parts = _by_name(index, split, data.split_seed)
     else:
@@ -201,14 +220,14 @@ def _stated(index: Index, split: Split, name: str) -> Parts:
     return Parts(**rows, leaky=split.leaky, left_out=len(said) - sum(map(len, rows.values())))
 
 
-def _by_group(index: Index, split: Split) -> Parts:
+def _by_group(index: Index, split: Split, layout_groups: tuple[str, ...] | None) -> Parts:
     """Parts by the groups of the samples; with `everything` each sample is trained on and scored, which measures the
     fit alone.
     """
     rows = np.arange(len(index.files))
     if split.kind == "everything":
         return Parts(train=rows, val=rows[:0], test=rows, leaky=split.leaky)
-    parts = group_parts(index, split)
+    parts = group_parts(index, split, layout_groups)
     return Parts(**parts, leaky=split.leaky, left_out=len(rows) - sum(map(len, parts.values())))
 
 
