@@ -1,11 +1,13 @@
 """Layouts of anybody's data: class folders of any kind of file, tables of samples, paired folders with masks of any codes."""
 
 import csv
+import json
 
 import cv2
 import numpy as np
 import pytest
 import rasterio
+from commands import call
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.run import Data
@@ -418,3 +420,23 @@ def test_a_limit_takes_the_classes_in_turn(tmp_path):
     assert (len(few.ids), len(kept.train), len(kept.test)) == (4, 2, 2)
     for row, name in enumerate(few.ids):
         assert np.array_equal(few.read(row, card).db, pixels(int(name[-1])))
+
+
+@pytest.mark.parametrize(("kind", "torn"), [("random", None), ("stratified", None), ("groups", 0)])
+def test_a_split_of_any_layout(tmp_path, kind, torn):
+    rows = [[f"chips/a{n}.tif", ("Ice", "Water")[n % 2], f"s{n // 2}"] for n in range(6)]
+    table_card(tmp_path, rows, ("file", "cover", "site"), split="")
+    flags = ["--data_path", "data", "--seed", "3", "--fractions", ".5", "0", ".5", "--out", "lists"]
+    done = call("prepare", "split", "card.toml", "--kind", kind, *flags, cwd=tmp_path)
+    assert done.code == 0, done.err
+    facts = json.loads((tmp_path / "lists" / "split.json").read_text())
+    assert sum(facts["counts"].values()) == 6
+    assert torn is None or facts["torn_groups"] == torn
+    assert facts["leaky"] is (facts["torn_groups"] > 0)
+    card = load_card(str(tmp_path / "card.toml"))
+    index = build_index(card, tmp_path / "data")
+    parts = make_split(card, index, Data(dataset="mine", split=str(tmp_path / "lists")), tmp_path / "cache")
+    assert len(parts.train) == facts["counts"]["train"]
+    for flag in (("--fractions", ".5", ".5", ".5"), ("--block", "3"), ("--kind", "tile")):
+        refused = call("prepare", "split", "card.toml", "--kind", kind, *flags, *flag, "--out", "b", cwd=tmp_path)
+        assert refused.code == 2, flag

@@ -244,3 +244,13 @@ def test_a_probe_for_another_task_is_refused(card, probe, task, todo):
 
     with pytest.raises(BenchError, match=f"--probe {probe} on a {task} dataset; use --probe {todo}"):
         _require_fitting(probe, dataclasses.replace(card, task=task))
+
+
+def test_blocks_are_dealt_by_samples_whatever_their_targets(index):
+    from fgmae_bench.data.spatial import counted, deal_blocks
+
+    targets = np.linspace(-5, 50, len(index.ids))[:, None]
+    blocks, shares = np.arange(len(index.ids)) // 6, np.array([0.5, 0.2, 0.3])
+    part = deal_blocks(blocks, counted(dataclasses.replace(index, labels=targets)), shares, 0)
+    assert np.array_equal(part, deal_blocks(blocks, np.ones((len(blocks), 1)), shares, 0))
+    assert np.abs(np.bincount(part) / len(part) - shares).max() < 0.06
