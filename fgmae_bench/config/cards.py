@@ -47,6 +47,8 @@ class Signal:
     )
     max_invalid_fraction: float = 0.5  # an image with a larger share of invalid pixels is left out and counted
     folder: str = ""  # layouts with label maps: the kind of folder that the images are in
+    looks: float | None = None  # equivalent number of looks, where it is known to differ from a GRDH product's
+    filtered: bool = False  # despeckled, composite or averaged in dB: speckle is no longer that of one acquisition
 
     @property
     def converted(self) -> bool:
@@ -79,6 +81,17 @@ class Split:
         default_factory=dict
     )  # groups: patterns such as `ROIs1158_spring/s1_63` by part
     origin: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """Which samples belong together, in one of three ways: by name, by a column of a table, or by blocks of ground."""
+
+    pattern: str = ""  # of the last part of a sample's id, the whole id where it holds a /: `{scene}_#_#`
+    file: str = ""  # a CSV with the data or beside the card, whose first column names samples
+    column: str = ""  # of `file`
+    block_km: float | None = None  # side of the blocks; the samples are georeferenced files
+    unit: str = ""  # what a group is, for tables; by default the name in braces, the column, or the block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +188,7 @@ class Card:
     recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # module -> recipe name -> flags
     counts: Counts | None = None
     download: Download | None = None
+    groups: Groups | None = None
     label_sources: dict[str, LabelFile] = field(default_factory=dict)  # segmentation: label maps that the data holds
     label_schemes: tuple[str, ...] = ()  # segmentation: schemes that make sense here; `label_scheme` is the usual one
     label_source: str = ""  # segmentation: the usual source
@@ -329,6 +343,8 @@ def _check(card: Card) -> None:
         )
     for name, split in card.splits.items():
         _check_split(split, f"splits.{name}", require)
+    if card.groups is not None:
+        _check_groups(card.groups, require)
     _check_arrangement(card.arrangement, require)
     if card.per_pixel:
         source = card.label_source
@@ -389,6 +405,17 @@ def _check_places(signal: Signal, require: _Requirement) -> None:
         one_each = not places or len(set(places)) == len(places) == len(signal.bands)
         require(one_each, f"signal.{name} is {list(places)}", f"give one for each of {', '.join(signal.bands)}")
     require(not signal.index or min(signal.index) >= 1, f"signal.index is {list(signal.index)}", "count bands from 1")
+
+
+def _check_groups(groups: Groups, require: _Requirement) -> None:
+    ways = [groups.pattern, groups.file, groups.block_km is not None]
+    require(sum(map(bool, ways)) == 1, "groups", "give one of pattern, file with column, and block_km")
+    require(
+        not groups.pattern or re.search(r"\{\w+\}", groups.pattern), "groups.pattern", "name the group: {scene}_#_#"
+    )
+    require(bool(groups.file) == bool(groups.column), "groups.file and groups.column", "give both")
+    require(inside(groups.file), "groups.file", "name a file of the data's, without .. or a leading /")
+    require(groups.block_km is None or groups.block_km > 0, "groups.block_km", "give kilometres above 0")
 
 
 def _check_split(split: Split, where: str, require: _Requirement) -> None:

@@ -135,7 +135,7 @@ def check_protocol(module: str, protocol: str, flags: dict[str, Any], where: str
 
 
 def protocols_of(module: str, flags: dict[str, Any]) -> list[str]:
-    """The protocols that flags stand for, defaults included: several where a grid goes over what tells them apart."""
+    """The protocols that flags stand for, defaults included: several where a grid goes over what distinguishes them."""
     hints = flag_types(module)
     given = {f.name: f.default for f in dataclasses.fields(RECIPES[module])} | flags
     return [
@@ -159,8 +159,9 @@ def choices(hint: Any, value: Any) -> list[Any]:
 def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> bool:
     """True when a record belongs to a planned run: protocol, effective batch and every flag that the run states agree.
 
-    Weights do not tell apart backbones that load none. Two kinds of runs belong to no row: those that an ablation made
-    wrong on purpose, and those of weights whose input contract nobody stated.
+    Weights do not distinguish backbones that load none. Three kinds of runs belong to no row: those that an ablation
+    made wrong on purpose, those of weights whose input contract nobody stated and, where the row states no limit, those
+    on a limited number of samples.
     """
     flags = {**experiment.common, **run.flags}
     owner, hints = field_sections(experiment.module), flag_types(experiment.module)
@@ -173,6 +174,8 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
         return False
     config, weights = record["config"], record["model"]["weights"]["source"]
     codes = {found["code"] if isinstance(found, dict) else found for found in record["notes"]}
+    if "limited" in codes and "limit" not in stated:  # a trial on a few samples
+        return False
     if "batch_size" not in stated and "effective_batch" in codes:  # the row means the batch of its recipe
         return False
     wanted = batches(stated["batch_size"], stated.get("accum_iter", 1)) if "batch_size" in stated else None

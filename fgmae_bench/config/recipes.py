@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from fgmae_bench.config.names import (
+    CLASS_HEADS,
     FITTED_HEADS,
     HEADS,
     NORMS,
     OPTIMIZERS,
     PROBES,
+    ClassHeadName,
     HeadName,
     NormName,
     OptimizerName,
@@ -115,9 +117,7 @@ class TrainRecipe:
 class FinetuneRecipe(TrainRecipe):
     """How a backbone is fine-tuned for classification."""
 
-    head: Literal["bn_linear", "linear"] = option(
-        "batch norm (no affine) before the linear layer, or none", "linear", shown="from recipe"
-    )
+    head: ClassHeadName = option(listed(CLASS_HEADS.values()), "linear", shown="from recipe")
     mixup: float = option("alpha of mixup, 0 for none", 0.0, shown="0, from recipe")
     cutmix: float = option("alpha of cutmix, 0 for none", 0.0, shown="0, from recipe")
     smoothing: float = option("label smoothing", 0.0, shown="0, from recipe")
@@ -173,7 +173,7 @@ PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
     **{probe.protocol: ("linear", {"probe": name}) for name, probe in PROBES.items()},
     "finetune": ("finetune", {}),
     **{f"frozen_{name}": ("segment", {"freeze_backbone": True, "head": name}) for name in HEADS},
-    **{name: ("segment", {"head": name}) for name in FITTED_HEADS},
+    **{name: ("segment", {"freeze_backbone": True, "head": name}) for name in FITTED_HEADS},
     "segmentation_finetune": ("segment", {"freeze_backbone": False}),
 }
 
@@ -301,6 +301,7 @@ BELOW_ONE = (lambda value: 0 <= value < 1), "give a number in [0, 1)"
 # allows it.
 RANGES: dict[str, Range] = {
     "train_frac": SHARE,
+    "limit": COUNT,
     "crop_scale": SHARE,
     "layer_decay": SHARE,
     "epochs": COUNT,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fgmae_bench.config.cards import Card
+from fgmae_bench.config.names import FITTED_HEADS
 from fgmae_bench.config.recipes import (
     ANY,
     EITHER,
@@ -37,6 +38,9 @@ class Data:
     split_seed: int = option("seed of the split and of few-label subsets", 42)
     train_frac: float = option("share of each class's training samples, in (0, 1]", 1.0)
     band_order: str | None = option("order of the bands in the files, such as VH,VV", None, shown="from card")
+    limit: int | None = option(
+        "samples of each part, for a trial; the record is in no table that does not ask for it", None, shown="all"
+    )
     nb_classes: int | None = option("number of classes; checked against the label scheme", None, shown="from card")
     missing_band: Literal["mean", "offset"] | None = option(
         "a band that the data lacks: mean, the band's after the normaliser; offset: the other band, 7.7 dB away",
@@ -138,7 +142,7 @@ class Run:
     execution: Any  # Execution, or the module's own
 
 
-UNSAID = ("missing_band", "bands_as")  # of Data: no part of a run that does not give them
+UNSAID = ("missing_band", "bands_as", "limit")  # of Data: no part of a run that does not give them
 EFFECTIVE = "effective_batch"  # of a recipe: samples a step, over accumulation and processes
 OWN_WEIGHTS = "module"  # weights of a factory or a module of the user's, as it made them
 RESOLVED = "resolved"  # in a config.toml: every value that is not the field's default stands in the file
@@ -221,6 +225,8 @@ def compose(
             raise BenchError(f"{module}: unknown flag '{key}'", closest(key, owner))
     if flat.get("probe", "sgd") != "sgd":
         flat = _closed_form(flat, explicit)
+    if flat.get("head") in FITTED_HEADS:
+        flat["freeze_backbone"] = True  # there is none to train
     if name == "published" and any(explicit.get(flag) for flag in NEVER_PUBLISHED if flag in owner):
         flat |= {"recipe": "corrected", "split": flat.get("split", card.default_split)}
     runs = _points(module, flat)
@@ -320,8 +326,7 @@ def named_recipe(module: str, name: str, card: Card, model: str) -> tuple[dict[s
 
 
 def _closed_form(flat: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
-    """Flags of a probe that is fitted, not trained: what belongs to SGD is set aside, so that it cannot tell runs
-    apart.
+    """Flags of a probe that is fitted, not trained: what belongs to SGD is set aside, runs do not differ by it.
 
     `--weight_decay` of `lbfgs` and `ridge` names the candidates of the penalty.
     """

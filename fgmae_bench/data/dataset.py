@@ -17,10 +17,11 @@ from fgmae_bench.config.contract import parse_bands
 from fgmae_bench.config.run import Run
 from fgmae_bench.data.audit import audit, keep_audit
 from fgmae_bench.data.content import Hashes, part_sha256
+from fgmae_bench.data.groups import torn, with_groups
 from fgmae_bench.data.index import Index, Miscount, check_counts, ids_sha256, require_data
 from fgmae_bench.data.packs.read import is_pack, open_index
 from fgmae_bench.data.samples import Samples, sample_facts
-from fgmae_bench.data.splits import PARTS, Parts, few_labels, make_split
+from fgmae_bench.data.splits import PARTS, Parts, few_labels, limited, make_split
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.system.files import write_text
 from fgmae_bench.system.progress import Progress
@@ -55,8 +56,14 @@ class Dataset:
         return [self.index.ids[row] for row in getattr(self.parts, part)]
 
     def groups(self, part: str) -> list[str] | None:
-        """Tile or scene of each sample of a part, None where they are not known."""
+        """Scene or other group of each sample of a part, None where they are not known."""
         return None if self.index.groups is None else [self.index.groups[row] for row in getattr(self.parts, part)]
+
+    def group_counts(self) -> dict[str, Any] | None:
+        """What a group is, as `kind`, and how many each part has; None where they are not known."""
+        if self.index.groups is None:
+            return None
+        return {"kind": self.index.group_kind, **{part: len(set(self.groups(part) or ())) for part in PARTS}}
 
 
 def require_same_facts(card: Card, cache: Path) -> None:
@@ -65,7 +72,7 @@ def require_same_facts(card: Card, cache: Path) -> None:
     held = path.read_text(encoding="utf-8").strip() if path.is_file() else None
     if held not in (None, facts_sha256(card)):
         what = f"{card.path}: its facts have changed since version {card.version} was first used"
-        raise BenchError(what, "raise its version, so that runs before and after can be told apart")
+        raise BenchError(what, "raise its version, so that runs before and after can be distinguished")
 
 
 def _facts_file(card: Card, cache: Path) -> Path:
@@ -100,7 +107,12 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
         notes.append(accept_count(contradiction, run.execution.partial))
     if index.left_out and card.layout == "table":
         notes.append(note("unlabelled_left_out", f"{index.left_out} samples without a label or target were left out"))
-    parts = make_split(card, index, run.data, cache)
+    layout_groups, index = index.groups, with_groups(card, index, cache)
+    parts = make_split(card, index, run.data, cache, layout_groups)
+    if run.data.limit is not None:
+        index, parts = limited(index, parts, run.data.limit, run.data.split_seed)
+        notes.append(note("limited", f"by --limit: at most {run.data.limit} samples of each part"))
+    notes += _group_notes(index, parts, run.data.split or card.default_split)
     samples = Samples(card=card, index=index)
     verdict, tagged = audit(card, index, order, samples, cache)
     if verdict.refusal:
@@ -217,6 +229,23 @@ def _refuse(error: BenchError, trust: bool, notes: list[dict[str, str]]) -> None
     if not trust:
         raise error
     notes.append(note("data_trusted", f"by --trust_data: {error.what}"))
+
+
+def _group_notes(index: Index, parts: Parts, name: str) -> list[dict[str, str]]:
+    """Notes on samples whose groups nobody knows, and on groups that lists tear apart without saying so."""
+    if index.groups is None:
+        text = (
+            "no groups: nothing tells which samples belong together, each counts as independent, and where neighbours "
+            "are alike intervals are too narrow and p-values too small; state [groups] on the card"
+        )
+        log.warning(text)
+        return [note("no_groups", text)]
+    both = [] if parts.leaky else torn(index, {part: getattr(parts, part) for part in PARTS})
+    if not both:
+        return []
+    text = f"split '{name}' has samples of {len(both)} {index.group_kind}s in more than one part, such as {both[0]}"
+    log.warning(text)
+    return [note("torn_groups", text)]
 
 
 def _split_notes(name: str, parts: Parts) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections import Counter
@@ -63,6 +64,7 @@ class Index:
     synthetic: str | None  # fingerprint of the synthetic world, None for data without its marker
     left_out: int = 0  # samples on disk that no run uses, such as patches with none of the classes
     groups: tuple[str, ...] | None = None  # tile or scene of each sample, where it is known
+    group_kind: str = ""  # what a group is: scene, acquisition, 20 km block
     aliases: tuple[str, ...] | None = None  # another name of each sample, such as its S2 partner's, that lists may use
     parts: tuple[str, ...] | None = None  # train, val or test, where the data itself says so of each sample
     reader: Reader = read_file  # how the pixels of one sample are read
@@ -114,6 +116,53 @@ class Index:
     def path(self, row: int) -> Path:
         """Path of one sample."""
         return self.root / self.files[row]
+
+
+@dataclass(frozen=True)
+class SomeMaps:
+    """The label maps of some rows of an index, by their place among these."""
+
+    maps: LabelMaps
+    rows: Rows
+
+    @property
+    def known(self) -> Any:
+        """The label sources by name, where the maps have codes."""
+        return getattr(self.maps, "known", {})
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the label sources."""
+        return self.maps.sources
+
+    def has(self, row: int, source: str) -> bool:
+        """Whether a sample has labels of a source."""
+        return self.maps.has(int(self.rows[row]), source)
+
+    def codes(self, row: int, source: str) -> Codes:
+        """Labels (H, W) of one sample."""
+        return self.maps.codes(int(self.rows[row]), source)
+
+    def targets(self, row: int, source: str) -> NDArray[np.float32]:
+        """Targets (H, W) of one sample."""
+        return self.maps.targets(int(self.rows[row]), source)
+
+
+def some_of(index: Index, rows: Rows) -> Index:
+    """The index of some of its samples."""
+    texts: dict[str, Any] = {
+        name: held and tuple(held[row] for row in rows)
+        for name in ("files", "groups", "aliases", "parts", "names")
+        for held in [getattr(index, name)]
+    }
+    return dataclasses.replace(
+        index,
+        **texts,
+        labels=index.labels[rows],
+        stamps=index.stamps[rows],
+        sums=None if index.sums is None else index.sums[rows],
+        maps=None if index.maps is None else SomeMaps(index.maps, rows),
+    )
 
 
 def ids_sha256(ids: tuple[str, ...] | list[str]) -> str:
@@ -169,7 +218,7 @@ def _counted(card: Card, index: Index) -> Iterator[tuple[str, int, int]]:
         if not marker and card.counts and card.counts.per_collection:
             held = Counter(name.partition("/")[0] for name in index.ids)
             for name, stated in card.counts.per_collection.items():
-                if held[name]:  # a collection that is not there is no fault
+                if held[name]:  # a collection that is not there is not a fault
                     yield f"{index.root} holds {held[name]} images of {name}", held[name], stated
             return
         on_disk = len(index.files) + index.left_out

@@ -22,7 +22,7 @@ EARTH_RADIUS_M = 6_371_008.8
 def chip_centres(index: Index, cache: Path) -> NDArray[np.float64]:
     """Longitude and latitude (N, 2) in degrees of each chip's centre; read once and kept in the cache folder.
 
-    Raises BenchError where a sample is no file of its own, as in packs, or a file has no georeference.
+    Raises BenchError where a sample is not a file of its own, as in packs, or a file has no georeference.
     """
 
     def compute(missing: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
@@ -64,14 +64,18 @@ def spatial_parts(
 
 
 def block_numbers(centres: NDArray[np.float64], block_km: float) -> NDArray[np.int64]:
-    """Block number (N,) of each centre: cells of `block_km` in latitude, and in longitude at the cell's own
+    """Block number (N,) of each centre."""
+    return np.unique(block_cells(centres, block_km), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def block_cells(centres: NDArray[np.float64], block_km: float) -> NDArray[np.int64]:
+    """Row and column (N, 2) of each centre's block: cells of `block_km` in latitude, and in longitude at the cell's own
     latitude.
     """
     height = np.degrees(block_km * 1000 / EARTH_RADIUS_M)
     row = np.floor(centres[:, 1] / height)
     width = height / np.cos(np.radians((row + 0.5) * height))
-    cells = np.stack([row, np.floor(centres[:, 0] / width)], axis=1)
-    return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
+    return np.stack([row, np.floor(centres[:, 0] / width)], axis=1).astype(np.int64)
 
 
 def deal_blocks(

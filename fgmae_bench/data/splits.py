@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -13,7 +14,8 @@ import numpy as np
 
 from fgmae_bench.config.cards import Card, Split
 from fgmae_bench.config.run import Data
-from fgmae_bench.data.index import Index, Rows
+from fgmae_bench.data.groups import torn
+from fgmae_bench.data.index import Index, Rows, some_of
 from fgmae_bench.data.list_splits import PARTS, list_files, published_lists, read_leaky_flag, rows_of_lists
 from fgmae_bench.data.multilabel_splits import random_parts, tile_parts
 from fgmae_bench.data.spatial import spatial_parts
@@ -23,15 +25,26 @@ from fgmae_bench.system.randomness import keyed_order
 ORDER = ("test", "val", "train")  # a group that several parts name is in the first of them
 
 
-def group_parts(index: Index, split: Split) -> dict[str, Rows]:
-    """Rows of train, val and test: a sample is where a pattern of the part matches its group, such as
-    `ROIs0000_test/*`.
+def group_parts(index: Index, split: Split, layout_groups: tuple[str, ...] | None = None) -> dict[str, Rows]:
+    """Rows of train, val and test: a sample is where a pattern of the part matches what it is called.
+
+    That is the folder's name where the layout has groups (`ROIs0000_test/*`), else the name of its group, else its id;
+    of group and id the one that a pattern fits. Raises BenchError where a group has samples in two parts.
     """
-    if index.groups is None:
-        raise BenchError(f"{index.root}: the groups of the samples are not known", "choose another split")
-    part_of = {group: _part(group, split) for group in set(index.groups)}
-    parts = [part_of[group] for group in index.groups]
-    return {name: np.array([row for row, part in enumerate(parts) if part == name], np.int64) for name in ORDER}
+    if layout_groups is not None:
+        called: list[tuple[str, ...]] = [(name,) for name in layout_groups]
+    else:
+        called = list(zip(*filter(None, (index.groups, index.ids)), strict=True))
+    part_of = {names: next(filter(None, (_part(name, split) for name in names)), "") for names in set(called)}
+    parts = [part_of[names] for names in called]
+    rows = {name: np.array([row for row, part in enumerate(parts) if part == name], np.int64) for name in ORDER}
+    both = (
+        torn(index, rows) if layout_groups is None and index.group_kind and " km block" not in index.group_kind else []
+    )
+    if both:
+        what = f"the split's patterns put samples of the {index.group_kind} {both[0]} into two parts"
+        raise BenchError(what, "let a pattern fit whole groups")
+    return rows
 
 
 def _part(group: str, split: Split) -> str:
@@ -56,8 +69,15 @@ class Parts:
     left_out: int = 0
 
 
-def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
-    """The split that `data` names: one of the card's, or a folder of lists; BenchError where it cannot be made."""
+def make_split(
+    card: Card, index: Index, data: Data, cache: Path, layout_groups: tuple[str, ...] | None = None
+) -> Parts:
+    """The split that `data` names: one of the card's, or a folder of lists; BenchError where it cannot be made.
+
+    `layout_groups` are the groups of the layout itself, by which a split of the kind `groups` goes.
+    """
+    if not index.group_kind:  # nobody has looked further than the layout
+        layout_groups = index.groups
     name = data.split or card.default_split
     if name in card.splits:
         split = card.splits[name]
@@ -74,7 +94,7 @@ def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
     elif split.kind == "stated":
         parts = _stated(index, split, name)
     elif split.kind in ("groups", "everything"):
-        parts = _by_group(index, split)
+        parts = _by_group(index, split, layout_groups)
     elif split.kind in ("random", "tile"):
         parts = _by_name(index, split, data.split_seed)
     else:
@@ -130,6 +150,31 @@ def few_labels(index: Index, rows: Rows, fraction: float, seed: int) -> Rows:
     return rows[[index.ids[row] in chosen for row in rows]]
 
 
+def limited(index: Index, parts: Parts, count: int, seed: int) -> tuple[Index, Parts]:
+    """(index, parts) of at most `count` samples of each part, classes in turn, in an order keyed by (seed, id).
+
+    The index holds no others, so that nothing else is read.
+    """
+    kept = {}
+    for part in PARTS:
+        rows = getattr(parts, part)
+        names = [index.ids[row] for row in rows]
+        place = {name: n for n, name in enumerate(keyed_order(seed, "limit", names))}
+        order = np.argsort([place[name] for name in names], kind="stable")
+        turn = np.zeros(len(rows), np.int64)  # how many of its class come before a sample
+        if index.labels.ndim == 1:
+            seen: dict[int, int] = {}
+            for at in order:
+                label = int(index.labels[rows[at]])
+                turn[at] = seen[label] = seen.get(label, -1) + 1
+        chosen = sorted(order[np.argsort(turn[order], kind="stable")][:count].tolist())
+        kept[part] = rows[chosen]
+    every = np.unique(np.concatenate(list(kept.values())))
+    return some_of(index, every), dataclasses.replace(
+        parts, **{part: np.searchsorted(every, rows) for part, rows in kept.items()}
+    )
+
+
 def _spatial(index: Index, split: Split, seed: int, cache: Path) -> Parts:
     assert split.train is not None
     assert split.block_km is not None
@@ -175,14 +220,14 @@ def _stated(index: Index, split: Split, name: str) -> Parts:
     return Parts(**rows, leaky=split.leaky, left_out=len(said) - sum(map(len, rows.values())))
 
 
-def _by_group(index: Index, split: Split) -> Parts:
+def _by_group(index: Index, split: Split, layout_groups: tuple[str, ...] | None) -> Parts:
     """Parts by the groups of the samples; with `everything` each sample is trained on and scored, which measures the
     fit alone.
     """
     rows = np.arange(len(index.files))
     if split.kind == "everything":
         return Parts(train=rows, val=rows[:0], test=rows, leaky=split.leaky)
-    parts = group_parts(index, split)
+    parts = group_parts(index, split, layout_groups)
     return Parts(**parts, leaky=split.leaky, left_out=len(rows) - sum(map(len, parts.values())))
 
 

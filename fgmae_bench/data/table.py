@@ -69,6 +69,7 @@ def table(card: Card, root: Path) -> Index:
         synthetic=card.synthetic,
         left_out=len(rows) - len(kept),
         groups=groups,
+        group_kind=held.group,
         parts=parts,
         names=tuple(name for name, _, _ in files),
         reader=reader_of(card),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -9,11 +10,14 @@ from typing import Any
 
 from fgmae_bench.config.cards import card_names, load_card
 from fgmae_bench.config.experiments import effective_batch
+from fgmae_bench.config.layout import class_of
+from fgmae_bench.metrics.significance import t_quantile
 from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
-from fgmae_bench.report.row import Bounds, Row, Value, shared, summary
+from fgmae_bench.report.row import Bounds, Row, Spread, Value, shared, summary
 
 Getter = Callable[[Row], Value]
+LEVEL = 0.95  # of the intervals
 ONLY_PUBLISHED = ("map",)  # stated without saying whether classes or decisions were averaged: compared with nothing
 REQUIRED = (
     "dataset",
@@ -56,15 +60,33 @@ def _metric(name: str) -> Column:
     )
 
 
+def _bounds(row: Row, name: str) -> Bounds | None:
+    """The means over seeds of a metric's bounds; equal bounds, of samples that all score alike, bound nothing."""
+    pairs = [((record["metrics"]["intervals"] or {}).get("test") or {}).get(name) for record in row.records]
+    if not pairs or any(pair is None for pair in pairs):
+        return None
+    low, high = (sum(ends) / len(pairs) for ends in zip(*pairs, strict=True))
+    return Bounds(low=low, high=high) if high > low else None
+
+
 def _interval(name: str) -> Column:
     """The test interval of a metric; over several seeds the means of their bounds, at least as wide as the mean's."""
+    return Column(value=lambda row: _bounds(row, name), digits=3)
+
+
+def _total_interval(name: str) -> Column:
+    """The interval over seeds and test samples together: distances to the bounds of each, added in squares (MOVER, Zou
+    & Donner 2008); None of one seed.
+    """
 
     def value(row: Row) -> Bounds | None:
-        pairs = [((record["metrics"]["intervals"] or {}).get("test") or {}).get(name) for record in row.records]
-        if not pairs or any(pair is None for pair in pairs):
+        bounds, spread = _bounds(row, name), _metric(name).value(row)
+        if bounds is None or not isinstance(spread, Spread):
             return None
-        low, high = (sum(ends) / len(pairs) for ends in zip(*pairs, strict=True))
-        return Bounds(low=low, high=high)
+        seeds = t_quantile(LEVEL, spread.n - 1) * spread.std / math.sqrt(spread.n)
+        below, above = (math.hypot(seeds, end - spread.mean) for end in (bounds.low, bounds.high))
+        least, most = METRICS[name].bounds or (-math.inf, math.inf)
+        return Bounds(low=max(least, spread.mean - below), high=min(most, spread.mean + above))
 
     return Column(value=value, digits=3)
 
@@ -104,6 +126,43 @@ def _delta(metric: str) -> Column:
     return Column(value=lambda row: row.deltas.get(metric), digits=3, signed=True)
 
 
+def _class_iou(label: str) -> Column:
+    """A class's IoU over the test split."""
+    return Column(
+        value=lambda row: summary(
+            (record["metrics"]["per_class"].get(label) or {}).get("iou") for record in row.records
+        ),
+        digits=3,
+        spread=True,
+    )
+
+
+def _class_iou_interval(label: str) -> Column:
+    """Its interval, the means of the bounds of several seeds."""
+
+    def value(row: Row) -> Bounds | None:
+        pairs = [((record["metrics"]["intervals"] or {}).get("iou") or {}).get(label) for record in row.records]
+        if not pairs or any(pair is None for pair in pairs):
+            return None
+        low, high = (sum(ends) / len(pairs) for ends in zip(*pairs, strict=True))
+        return Bounds(low=low, high=high)
+
+    return Column(value=value, digits=3)
+
+
+class Columns(dict[str, Column]):
+    """Columns by name; those of a class's IoU, `iou:Water`, are made when they are asked for."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and class_of(name) is not None)
+
+    def __missing__(self, name: str) -> Column:
+        held = class_of(name)
+        if held is None:
+            raise KeyError(name)
+        return _class_iou_interval(held[0]) if held[1] else _class_iou(held[0])
+
+
 COLUMNS: dict[str, Column] = {
     "dataset": Column(value=lambda row: row.dataset + (" (synthetic)" if row.synthetic else "")),
     "synthetic": Column(value=lambda row: row.synthetic),
@@ -134,6 +193,7 @@ COLUMNS: dict[str, Column] = {
     "seeds": Column(value=lambda row: len(row.records) or None),
     **{name: _metric(name) for name in METRICS},
     **{f"{name}_interval": _interval(name) for name, metric in METRICS.items() if metric.interval},
+    **{f"{name}_total_interval": _total_interval(name) for name, metric in METRICS.items() if metric.interval},
     **{f"published_{name}": _published(name) for name in (*METRICS, *ONLY_PUBLISHED)},
     **{f"delta_{name}": _delta(name) for name in METRICS},
     "source": Column(value=lambda row: row.published.source if row.published else None),
@@ -143,3 +203,4 @@ COLUMNS: dict[str, Column] = {
     "device": _each(lambda record: record["environment"]["device_name"] or record["environment"]["device"]),
     "remarks": Column(value=lambda row: row.notes),
 }
+COLUMNS = Columns(COLUMNS)

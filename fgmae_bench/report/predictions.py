@@ -214,5 +214,6 @@ def with_intervals(record: Record, results_dir: Path) -> Record:
     """The record with test intervals: its own, else those of its stored predictions, BenchError where unusable."""
     if record["metrics"]["intervals"] is not None or record["predictions"] is None:
         return record
-    found = intervals(read_predictions(record, find_predictions(record, results_dir)).units())
+    held = read_predictions(record, find_predictions(record, results_dir))
+    found = intervals(held.units(), classes=held.classes)
     return {**record, "metrics": {**record["metrics"], "intervals": found}}

@@ -111,8 +111,23 @@ def _measured(label: str, group: tuple[Record, ...], published: Published | None
         records=group,
         published=published,
         deltas=deltas,
-        notes=unique([*remarks, *_statement(published), *comparison]),
+        notes=unique([*remarks, *_units(group), *_statement(published), *comparison]),
     )
+
+
+def _units(records: tuple[Record, ...]) -> list[Note]:
+    """What the intervals of a row are over: `Intervals over 37 scenes.`"""
+    found = []
+    for record in records:
+        intervals = record["metrics"]["intervals"]
+        if not intervals or "units" not in intervals or not any((intervals.get("test") or {}).values()):
+            continue
+        kind = (record["dataset"].get("groups") or {}).get("kind") or "group"
+        unit = kind if intervals["over"] == "groups" else "sample"
+        text = f"Intervals over {intervals['units']:,} {unit}{'' if intervals['units'] == 1 else 's'}"
+        alike = "" if intervals["over"] == "groups" else ": none is taken to be like its neighbours"
+        found.append(Note(code="interval_units", text=f"{text}{alike}."))
+    return found
 
 
 def _statement(published: Published | None) -> tuple[Note, ...]:
@@ -156,7 +171,7 @@ def _order(group: tuple[Record, ...]) -> tuple[Any, ...]:
 
 
 def _labelled(label: str, records: list[Record]) -> list[tuple[str, tuple[Record, ...]]]:
-    """The groups with labels that tell them apart: by their settings or, where these read the same, by run id."""
+    """The groups with labels that distinguish them: by their settings or, where these read the same, by run id."""
     found = groups(records)
     labels = distinct([label] * len(found), [group[0] for group in found])
     count = Counter(labels)

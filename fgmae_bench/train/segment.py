@@ -168,7 +168,7 @@ def prepare_pixels(
 
 
 def _require_possible(run: Run, card: Card) -> None:
-    """Raise BenchError on what no data or weights could mend, before any is opened."""
+    """Raise BenchError on what no data or weights could repair, before any is opened."""
     if not card.per_pixel:
         raise BenchError(f"{card.title} is a {card.task} dataset", "use fgmae_bench.linear or fgmae_bench.finetune")
     if run.model.model == "backscatter_stats":

@@ -27,7 +27,7 @@ class Ready:
 class Chip:
     """Backscatter `db` (C, H, W) float32 in dB, in the order of the card's bands; `valid` (C, H, W), None when all are.
 
-    Where `ready` is given, `db` is a thumbnail read back from eight bits: enough to tell units and band order by.
+    Where `ready` is given, `db` is a thumbnail read back from eight bits: enough to recognise units and band order.
     """
 
     db: NDArray[np.float32]

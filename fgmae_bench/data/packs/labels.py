@@ -71,11 +71,11 @@ def read_labels(value: bytes | None, where: str) -> Labels:
     labels = tensors["labels"]
     kinds = "iuf" if labels.ndim == 2 else "iu"  # targets of a regression are numbers of any kind, one a column
     if labels.ndim not in (1, 2) or (labels.dtype.kind not in kinds and labels.size):
-        raise BenchError(f"{where}: its labels are no whole numbers", "write the pack again")
+        raise BenchError(f"{where}: its labels are not whole numbers", "write the pack again")
     try:
         return _read_labels(tensors, where)
     except UnicodeDecodeError as error:
-        raise BenchError(f"{where}: a name is no UTF-8", "write the pack again, or restore it") from error
+        raise BenchError(f"{where}: a name is not UTF-8", "write the pack again, or restore it") from error
 
 
 def _read_labels(tensors: dict[str, NDArray[Any]], where: str) -> Labels:

@@ -11,10 +11,11 @@ NO_RECORDS = "No records yet: only published numbers are shown."
 SYNTHETIC = "Rows marked (synthetic) were measured on a generated world and say nothing about real scenes."
 SEEDS = "Where seeds repeat, a value is the mean ± the sample standard deviation over them."
 INTERVALS = (
-    "Intervals are of the test samples, for the head as trained, at 95 %: the bootstrap draws groups "
-    "(tiles, scenes) where they "
-    "are known, else samples. What seeds change stands beside the value as ±."
+    "Intervals are of the test samples, for the head as trained, at 95 %, over groups (scenes, blocks) where they are "
+    "known, else over samples: the notes of a row say over what, and why an interval is withheld. What seeds change "
+    "stands beside the value as ±."
 )
+TOTALS = "Total intervals are over seeds and test samples together: what other weights would give elsewhere."
 EMPTY = "–"
 
 
@@ -66,6 +67,8 @@ def explanations(table: Table) -> list[str]:
         found.append(SEEDS)
     if any(name.endswith("_interval") for name in shown_columns(table)):
         found.append(INTERVALS)
+    if any(name.endswith("_total_interval") for name in shown_columns(table)):
+        found.append(TOTALS)
     return found
 
 
