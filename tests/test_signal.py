@@ -122,6 +122,9 @@ def test_runs_of_0_db_in_data_clipped_at_0_are_its_brightest_targets():
     bright = np.minimum(scene * 40 - 10, 0).astype(np.float32)
     assert (bright == 0).mean() > 0.05
     assert to_db(bright, CARD.signal)[1].all()
+    infinite = decibels()
+    infinite[0, 3, 4] = np.inf
+    assert np.argwhere(~to_db(infinite, CARD.signal)[1]).tolist() == [[0, 3, 4]]
     missing = decibels()
     missing[:, :, :9] = 0
     np.testing.assert_array_equal(to_db(missing, CARD.signal)[1], missing != 0)
