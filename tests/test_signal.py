@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import rasterio
+from pyproj import Geod, Transformer
 from scipy import ndimage
 
 from fgmae_bench.config.cards import Signal, load_card
 from fgmae_bench.config.contract import FGMAE_CONTRACT, RAW_CONTRACT, feed
 from fgmae_bench.data.content import content_of
-from fgmae_bench.data.raster import read_chip
+from fgmae_bench.data.raster import ground_resolution, open_tiff, read_chip
 from fgmae_bench.data.signal import floored, to_db
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
@@ -90,7 +91,7 @@ def test_a_scale_in_the_file_and_another_on_the_card_are_refused_the_same_is_app
 
 def test_nodata_and_fill_are_of_stored_values(tmp_path):
     values = UNITS["linear_power"](decibels())
-    values[:, 0, :8], values[:, 1, :8], values[:, 2, :8] = -9999, 32769, 55
+    values[:, 0, :8], values[:, 1, :8], values[:, 2, :8] = -9999, 32769, 60
     card = stated(units="linear_power", nodata=(-9999.0,), fill=(32769.0, (50.0, 60.0)))
     chip = read_chip(write(tmp_path / "a.tif", values.astype(np.float32)), card)
     expected = np.ones((2, 64, 64), bool)
@@ -121,6 +122,9 @@ def test_runs_of_0_db_in_data_clipped_at_0_are_its_brightest_targets():
     bright = np.minimum(scene * 40 - 10, 0).astype(np.float32)
     assert (bright == 0).mean() > 0.05
     assert to_db(bright, CARD.signal)[1].all()
+    infinite = decibels()
+    infinite[0, 3, 4] = np.inf
+    assert np.argwhere(~to_db(infinite, CARD.signal)[1]).tolist() == [[0, 3, 4]]
     missing = decibels()
     missing[:, :, :9] = 0
     np.testing.assert_array_equal(to_db(missing, CARD.signal)[1], missing != 0)
@@ -161,6 +165,33 @@ def test_three_bands_and_a_card_that_names_two_that_are_not_there(tmp_path, fact
     path = write(tmp_path / "a.tif", decibels(bands=3), THREE, compress=compress)
     with pytest.raises(BenchError, match=message):
         read_chip(path, stated(**facts))
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "across", "down"),
+    [
+        # degrees at 60 N: a degree of longitude is 55,800 m there, of latitude 111,412 m (tables of the WGS84 ellipsoid)
+        ("EPSG:4326", (1e-4, 0, 10, 0, -1e-4, 60.0032), 5.580, 11.1412),
+        ("EPSG:4326", (1e-4, 0, 10, 0, -1e-4, 0.0032), 11.1320, 11.0574),
+        ("EPSG:3857", (20, 0, 0, 0, -20, 8_399_737.9 + 640), 10.0, 10.0),  # 60 N: half of what the grid says
+        ("EPSG:32632", (10, 0, 500_000, 0, -10, 5_500_000), 10.004, 10.004),  # the central meridian: 0.9996
+    ],
+    ids=["degrees", "equator", "web_mercator", "utm"],
+)
+def test_ground_resolution_is_metres_on_the_ground(tmp_path, crs, transform, across, down):
+    path = tmp_path / "a.tif"
+    with rasterio.open(path, "w", driver="GTiff", count=1, height=64, width=64, dtype="float32", crs=crs,
+                       transform=rasterio.Affine(*transform)):  # fmt: skip
+        pass
+    with open_tiff(path) as source:
+        found = ground_resolution(source)
+    assert found == pytest.approx((across, down), rel=3e-3)
+    to_degrees = Transformer.from_crs(crs, 4326, always_xy=True)
+    here, right, below = (
+        to_degrees.transform(*(rasterio.Affine(*transform) @ place)) for place in ((32, 32), (33, 32), (32, 33))
+    )
+    oracle = [Geod(ellps="WGS84").inv(*here, *other)[2] for other in (right, below)]
+    assert found == pytest.approx(oracle, rel=1e-5)
 
 
 # --- one polarisation of a two-band contract

@@ -58,6 +58,7 @@ def spatial_parts(
     part = deal_blocks(block_numbers(centres, block_km), counted(index), shares, seed)
     keep = np.ones(len(part), bool)
     for earlier in (0, 1):
+        # the earlier part gives way, so that test keeps every chip it was dealt
         near = within(centres, part == earlier, part > earlier, buffer_m)
         keep[near] = False
     return tuple(np.flatnonzero(keep & (part == k)) for k in range(3))  # type: ignore[return-value]
@@ -74,6 +75,7 @@ def block_cells(centres: NDArray[np.float64], block_km: float) -> NDArray[np.int
     """
     height = np.degrees(block_km * 1000 / EARTH_RADIUS_M)
     row = np.floor(centres[:, 1] / height)
+    # a degree of longitude shrinks with latitude: blocks stay about square
     width = height / np.cos(np.radians((row + 0.5) * height))
     return np.stack([row, np.floor(centres[:, 0] / width)], axis=1).astype(np.int64)
 
@@ -95,13 +97,16 @@ def deal_blocks(
         labels = np.ones((len(labels), 1))
     histogram = np.zeros((blocks.max() + 1, labels.shape[1] if labels.ndim == 2 else labels.max() + 1))
     np.add.at(histogram, blocks if labels.ndim == 2 else (blocks, labels), labels if labels.ndim == 2 else 1)
+    # large blocks first, while every part still has room for them; the stable sort keeps the seed's order among equals
     order = generator(seed, "spatial_blocks").permutation(len(histogram))
     order = order[np.argsort(-histogram[order].sum(axis=1), kind="stable")]
     missing = shares[:, None] * histogram.sum(axis=0)[None, :]  # (parts, classes)
+    # shares of what a part wants, so that small parts and rare classes count as much as large ones
     scale = np.maximum(missing, 1e-9)
     assigned = np.zeros(len(histogram), np.int64)
     for block in order:
         gain = (histogram[block] * missing / scale).sum(axis=1)
+        # a part that is to be empty gets nothing
         gain[shares == 0] = -np.inf
         assigned[block] = int(gain.argmax())
         missing[assigned[block]] -= histogram[block]
@@ -115,6 +120,7 @@ def within(centres: NDArray[np.float64], of: NDArray[np.bool_], others: NDArray[
     rows = np.flatnonzero(of)
     if not len(rows) or not others.any():
         return rows[:0]
+    # haversine wants latitude first
     radians = np.radians(centres[:, ::-1])
     tree = BallTree(radians[others], metric="haversine")
     nearest = tree.query(radians[rows], k=1)[0][:, 0] * EARTH_RADIUS_M

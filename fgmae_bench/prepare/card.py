@@ -39,7 +39,7 @@ Section = tuple[str, list[str]]  # heading, lines
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument(
-        "what", metavar="DIR", help="folder of the data: images by class, or with label maps or a table"
+        "folder", metavar="DIR", help="folder of the data: images by class, or with label maps or a table"
     )
     parser.add_argument("--labels", metavar="FILE", help="CSV or Parquet file, one row an image")
     parser.add_argument("--masks", metavar="DIR", help="folder of the label maps, or of maps of a number")
@@ -52,7 +52,7 @@ def main(given: dict[str, Any]) -> None:
     from fgmae_bench.prepare.card_table import plan_of_table
     from fgmae_bench.prepare.inspect import refuse_file
 
-    root, out = Path(given["what"]), Path(given.get("out", "card.toml"))
+    root, out = Path(given["folder"]), Path(given.get("out", "card.toml"))
     if os.path.lexists(out):
         raise BenchError(f"{out} is there already", "a card is never written over: remove it, or give another --out")
     refuse_file(root)
@@ -67,7 +67,7 @@ def main(given: dict[str, Any]) -> None:
     text = draft.text(_splits(draft))
     publish(out, text)
     card = load_card(str(out))
-    _print(card, draft, out, given["what"])
+    _print(card, draft, out, given["folder"])
 
 
 # --- what the pixels say

@@ -70,6 +70,7 @@ def fit_logistic(
 
     The penalty is chosen by loss on `val` where there is one, else by cross-validation inside the training split.
     """
+    # statistics of train alone, applied to every part
     mean, deviation = train[0].mean(0, dtype=np.float64), train[0].std(0, dtype=np.float64) + 1e-12
     features = ((train[0] - mean) / deviation).astype(np.float32)
     scaled = {part: ((x - mean) / deviation).astype(np.float32) for part, (x, _) in parts.items()}
@@ -146,6 +147,7 @@ class _Logistic:
 def _logistic(features: Matrix, labels: Labels, penalty: float, classes: int) -> _Logistic:
     weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, -np.inf)
     if labels.ndim == 1:
+        # scikit-learn sums the loss where we take its mean, and inverts the penalty
         strength = 1 / (max(penalty, 1e-12) * len(labels))
         present = np.unique(labels)
         # scikit-learn's binary form penalises the difference of the two logits, twice their own squares
@@ -160,6 +162,7 @@ def _logistic(features: Matrix, labels: Labels, penalty: float, classes: int) ->
         if 0 < held < len(labels):
             w, b, done = _fitted(features, labels[:, k], 1 / (max(penalty, 1e-12) * len(labels)))
             weight[k], bias[k], converged = w[0], b[0], converged and done
+        # every sample has it: nothing to fit, and certain
         elif held:
             bias[k] = 30.0
     return _Logistic(weight=weight, bias=bias, converged=converged)
