@@ -61,7 +61,7 @@ def _metric(name: str) -> Column:
 
 
 def _bounds(row: Row, name: str) -> Bounds | None:
-    """The means over seeds of a metric's bounds; equal bounds, of samples that all score alike, bound nothing."""
+    """The means over seeds of a metric's bounds; equal ones, of samples that all score alike, bound nothing."""
     pairs = [((record["metrics"]["intervals"] or {}).get("test") or {}).get(name) for record in row.records]
     if not pairs or any(pair is None for pair in pairs):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.metrics.intervals import (
     CELLS,
     Units,
+    interval_notes,
     intervals,
     multi_label_units,
     pixel_units,
@@ -53,6 +55,10 @@ class Predictions:
         if self.targets is None:
             return segmentation_units(self.scores, self.groups)
         return KINDS[self.kind](self.scores, self.targets, self.groups)
+
+    def with_groups(self, groups: tuple[str, ...]) -> Predictions:
+        """The same predictions with other groups, such as those of another run that knows them."""
+        return dataclasses.replace(self, groups=groups)
 
     def in_order_of(self, ids: tuple[str, ...]) -> Predictions:
         """The same predictions with the samples in another order."""
@@ -205,8 +211,11 @@ def same_test(a: Predictions, b: Predictions, names: tuple[str, str]) -> Predict
             raise BenchError(f"{both} hold different targets", "compare runs of one split and version of the data")
     elif a.targets is None and not np.array_equal(a.scores.sum(2), b.scores.sum(2)):
         raise BenchError(f"{both} hold different label counts for the same images", "compare runs of one label scheme")
+    if a.groups is not None and b.groups is None:  # of a version or a copy of the data that did not know them
+        b = b.with_groups(a.groups)
     if a.groups != b.groups:
-        raise BenchError(f"{both} hold different groups for the same samples", "run one of them again")
+        todo = "run one of them again" if a.groups else "name the run that knows groups first, or run the other again"
+        raise BenchError(f"{both} hold different groups for the same samples", todo)
     return b
 
 
@@ -216,4 +225,5 @@ def with_intervals(record: Record, results_dir: Path) -> Record:
         return record
     held = read_predictions(record, find_predictions(record, results_dir))
     found = intervals(held.units(), classes=held.classes)
-    return {**record, "metrics": {**record["metrics"], "intervals": found}}
+    notes = interval_notes(found, (record["dataset"].get("groups") or {}).get("kind", ""))
+    return {**record, "metrics": {**record["metrics"], "intervals": found}, "notes": [*record["notes"], *notes]}

@@ -116,17 +116,20 @@ def _measured(label: str, group: tuple[Record, ...], published: Published | None
 
 
 def _units(records: tuple[Record, ...]) -> list[Note]:
-    """What the intervals of a row are over: `Intervals over 37 scenes.`"""
+    """What the intervals of a row are over: `Intervals over 37 scenes.`; or that there is none to show."""
     found = []
     for record in records:
         intervals = record["metrics"]["intervals"]
-        if not intervals or "units" not in intervals or not any((intervals.get("test") or {}).values()):
+        pairs = [pair for pair in ((intervals or {}).get("test") or {}).values() if pair]
+        if not pairs or "units" not in intervals:
             continue
         kind = (record["dataset"].get("groups") or {}).get("kind") or "group"
         unit = kind if intervals["over"] == "groups" else "sample"
-        text = f"Intervals over {intervals['units']:,} {unit}{'' if intervals['units'] == 1 else 's'}"
+        count = f"{intervals['units']:,} {unit}{'' if intervals['units'] == 1 else 's'}"
         alike = "" if intervals["over"] == "groups" else ": none is taken to be like its neighbours"
-        found.append(Note(code="interval_units", text=f"{text}{alike}."))
+        shown = any(high > low for low, high in pairs)
+        text = f"Intervals over {count}{alike}." if shown else f"No interval: all of the {count} score the same."
+        found.append(Note(code="interval_units", text=text))
     return found
 
 
