@@ -79,7 +79,7 @@ def evaluate(
         "weights": "module",
         **_stated(normalizer, mean, std, input_size, contract),
     }
-    if "input_size" not in given and card.task != "segmentation":
+    if "input_size" not in given and not card.per_pixel:
         given["input_size"] = 224
     runs = compose(module, given, card)
     if len(runs) != 1:

@@ -37,6 +37,7 @@ class StatedContract:
     std: tuple[float, ...]
     size: int
     calibration: str = "sigma0"
+    missing_band: Literal["mean", "mask"] = "mean"  # mask: the encoder leaves out a band that is NaN
 
     def contract(self) -> InputContract:
         """What `views` works by."""
@@ -47,6 +48,7 @@ class StatedContract:
             std=self.std,
             size=self.size,
             calibration=self.calibration,
+            missing_band=self.missing_band,
         )
 
 
