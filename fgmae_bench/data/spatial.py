@@ -55,7 +55,7 @@ def spatial_parts(
     """
     centres = chip_centres(index, cache)
     shares = np.array([train, val, 1 - train - val])
-    part = deal_blocks(block_numbers(centres, block_km), index.labels, shares, seed)
+    part = deal_blocks(block_numbers(centres, block_km), counted(index), shares, seed)
     keep = np.ones(len(part), bool)
     for earlier in (0, 1):
         # the earlier part gives way, so that test keeps every chip it was dealt
@@ -80,6 +80,11 @@ def block_cells(centres: NDArray[np.float64], block_km: float) -> NDArray[np.int
     return np.stack([row, np.floor(centres[:, 0] / width)], axis=1).astype(np.int64)
 
 
+def counted(index: Index) -> NDArray[Any]:
+    """What parts are balanced by: the labels of an index; where it has targets, the number of samples alone."""
+    return np.zeros((len(index.labels), 0)) if index.labels.dtype.kind == "f" else index.labels
+
+
 def deal_blocks(
     blocks: NDArray[np.int64], labels: NDArray[Any], shares: NDArray[np.float64], seed: int
 ) -> NDArray[np.int64]:
@@ -88,7 +93,7 @@ def deal_blocks(
     `labels` are class numbers (N,), or how much of each class a sample holds (N, C). Where samples have none (N, 0), as
     in segmentation, each counts one.
     """
-    if labels.ndim == 2 and (labels.shape[1] == 0 or labels.dtype.kind == "f"):  # targets are not counted
+    if labels.ndim == 2 and labels.shape[1] == 0:
         labels = np.ones((len(labels), 1))
     histogram = np.zeros((blocks.max() + 1, labels.shape[1] if labels.ndim == 2 else labels.max() + 1))
     np.add.at(histogram, blocks if labels.ndim == 2 else (blocks, labels), labels if labels.ndim == 2 else 1)
