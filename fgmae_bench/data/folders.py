@@ -76,7 +76,7 @@ def _classes(card: Card, root: Path, part: str) -> list[tuple[str, str, int, lis
     place = root / part
     folders = set(folders_in(place))
     for name in sorted(folders - set(card.classes)):
-        raise BenchError(f"{place / name}: '{name}' is no class of {card.title}", closest(name, card.classes))
+        raise BenchError(f"{place / name}: '{name}' is not a class of {card.title}", closest(name, card.classes))
     rows = []
     for name in sorted(card.classes):
         inside = f"{part}/{name}" if part else name
