@@ -260,7 +260,7 @@ def compose(
 
 
 def _implied(module: str, flat: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
-    """Flags with what others of them decide: a probe that is not trained, draws of few labels, a head without backbone."""
+    """Flags with what others decide: probes that are not trained, draws of few labels, heads without a backbone."""
     if flat.get("probe", "sgd") != "sgd":
         flat = _closed_form(flat, explicit)
     if module == "linear" and flat.get("shots") is not None:
