@@ -169,7 +169,7 @@ def test_every_block_of_the_page_says_where_it_goes() -> None:
 @pytest.mark.slow
 def test_a_world_and_its_card_agree(trial: Trial) -> None:
     (written,) = trial.output("prepare", "synth", "my_chips")
-    assert written.startswith("40 synthetic images (no real data) written to datasets/my_chips/data")
+    assert written.startswith("120 synthetic images (no real data) written to datasets/my_chips/data")
     (seen,) = trial.output("prepare", "inspect")
     assert "verdict  agrees with the card my_chips" in seen
     assert "counts   as stated" in seen

@@ -279,7 +279,7 @@ def ended(tmp_path_factory):
 @pytest.mark.parametrize(
     "change",
     [
-        ("--model", "test_vit2", "--input_size", "32"),
+        ("--model", "vit_tiny_patch16_224", "--input_size", "32"),
         ("--batch_size", "8"),
         ("--weight_decay", "0.01"),
         ("--train_frac", "0.5"),

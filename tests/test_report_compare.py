@@ -157,7 +157,8 @@ def test_a_table_compares_rows_with_all_their_seeds_and_one_of_one_seed_gets_no_
     text = said(tmp_path, *table)
     assert f"A = {two[0]['run_id']} (2 seeds)" in text
     assert "1 of the rows are of one seed: what another seed would give is not in their errors" in text
-    line = next(line for line in text.splitlines() if " oa " in line)
+    assert ": oa 0." in next(line for line in text.splitlines() if "over both (SE " in line)
+    line = next(line for line in text.splitlines() if " oa " in line and "seeds x groups" in line)
     assert "SE over groups" in line
     assert "*" not in line
     monkeypatch.setattr(sys, "argv", ["report", "compare", *table, "--results_dir", str(tmp_path)])
@@ -167,7 +168,7 @@ def test_a_table_compares_rows_with_all_their_seeds_and_one_of_one_seed_gets_no_
     put(tmp_path, other, {"logits": logits(0.6, 9), "targets": TARGETS})
     text = said(tmp_path, *table)
     assert "of one seed" not in text
-    line = next(line for line in text.splitlines() if " oa " in line)
+    line = next(line for line in text.splitlines() if " oa " in line and "seeds x groups" in line)
     assert "SE over seeds" in line
     assert "each with all its seeds" in " ".join(compare.parser().format_help().split())
 

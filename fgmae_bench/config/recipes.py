@@ -60,7 +60,7 @@ class ProbeRecipe:
     )
     momentum: float = option("momentum of SGD", 0.9)
     penalties: tuple[float, ...] = option(
-        "lbfgs, ridge: candidates of the L2 penalty", (), shown="1e-6 to 1, ridge to 100, half decades"
+        "lbfgs, ridge: candidates of the L2 penalty", (), shown="1e-8 to 1e4, decades; ridge 1e-6 to 100, half decades"
     )
     crop_scale: float = option(
         "smallest area of a random crop, as a share of the image", 0.08, shown="0.08, from recipe"
@@ -156,11 +156,13 @@ SGD_ONLY = (
     "momentum",
     "crop_scale",
 )
-# Candidates of the L2 penalty when none are given, by probe.
+# Candidates of the L2 penalty when none are given, by probe; those of lbfgs are extended at an edge.
 PENALTIES = {
-    "lbfgs": tuple(10 ** (power / 2) for power in range(-12, 1)),
+    "lbfgs": tuple(10.0**power for power in range(-8, 5)),
     "ridge": tuple(10 ** (power / 2) for power in range(-12, 5)),
 }
+TUNED_FROM = 10  # labels of the smallest class from which on a few-label run chooses anything
+FIXED_PENALTY = 0.1  # of lbfgs below that
 # Fields of which one stands for the other: the nearest layer of a run's values that names either decides.
 EITHER = (("lr", "blr"), ("max_steps", "epochs"), ("warmup_steps", "warmup_epochs"))
 NEVER_PUBLISHED = (
@@ -301,6 +303,8 @@ BELOW_ONE = (lambda value: 0 <= value < 1), "give a number in [0, 1)"
 # allows it.
 RANGES: dict[str, Range] = {
     "train_frac": SHARE,
+    "shots": COUNT,
+    "draw": AMOUNT,
     "limit": COUNT,
     "crop_scale": SHARE,
     "layer_decay": SHARE,

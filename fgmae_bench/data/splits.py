@@ -1,10 +1,9 @@
-"""Which samples train, select and test: stratified, spatial, tile, random and listed splits, few-label subsets."""
+"""Which samples train, select and test: stratified, spatial, tile, random and listed splits."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -134,23 +133,6 @@ def stratified(index: Index, split: Split, seed: int, classes: tuple[str, ...]) 
     except ValueError as error:
         raise BenchError(f"the data is too small to split ({error})", "give more images a class") from error
     return Parts(train=train, val=val, test=test, leaky=split.leaky)
-
-
-def few_labels(index: Index, rows: Rows, fraction: float, seed: int) -> Rows:
-    """The first ceil(fraction x n) samples of each class in an order keyed by (seed, id); `rows` stay in order.
-
-    Multi-label samples belong to several classes and count as one group. Subsets are nested: a smaller fraction is
-    contained in a larger one. Nothing is drawn twice.
-    """
-    if fraction >= 1:
-        return rows
-    chosen: set[str] = set()
-    # one group for multi-label and segmentation
-    label_of = index.labels if index.labels.ndim == 1 else np.zeros(len(index.files), np.int64)
-    for label in np.unique(label_of[rows]):
-        ids = [index.ids[row] for row in rows[label_of[rows] == label]]
-        chosen.update(keyed_order(seed, "few_labels", ids)[: max(1, math.ceil(round(fraction * len(ids), 9)))])
-    return rows[[index.ids[row] in chosen for row in rows]]
 
 
 def limited(index: Index, parts: Parts, count: int, seed: int) -> tuple[Index, Parts]:

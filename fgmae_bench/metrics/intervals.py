@@ -205,11 +205,15 @@ def reference_of_bags(units: Units, bag: NDArray[np.int64]) -> NDArray[np.float6
     return sums
 
 
-def degrees(name: str, reference: NDArray[np.float64]) -> float:
-    """Degrees of freedom of a metric from the samples of each class in each unit or bag (B, K)."""
+def degrees(name: str, reference: NDArray[np.float64], *, difference: bool = False) -> float:
+    """Degrees of freedom of a metric from the samples of each class in each unit or bag (B, K).
+
+    Of a paired `difference`, in which what a group has in common cancels, the shares of the groups decide.
+    """
     if not reference.sum():
         return 1.0  # nothing is defined
-    return degrees_of_freedom(reference, macro=METRICS[name].macro, ranked=METRICS[name].ranked)
+    macro, ranked = METRICS[name].macro, METRICS[name].ranked
+    return degrees_of_freedom(reference, macro=macro, ranked=ranked or (difference and not macro))
 
 
 def obstacles(units: Units) -> dict[str, str]:
@@ -352,7 +356,7 @@ def _left_out_errors(a: Units, b: Units) -> dict[str, tuple[float, float, float 
     found = {}
     for name in [name for name in without_a if name in without_b]:
         gaps = without_a[name] - without_b[name]
-        freedom = degrees(name, share)
+        freedom = degrees(name, share, difference=True)
         parts = pseudo_values(np.asarray(at_a[name] - at_b[name]), gaps)
         flips = sign_flip_mid_p(parts) if 6 <= a.count <= 12 and np.isfinite(parts).all() else None
         found[name] = (float(standard_error(gaps)), freedom, flips)
@@ -386,8 +390,9 @@ def _level_counts(
     distinct = np.unique(p)
     most = max(256, CELLS // count)
     if len(distinct) > most:
-        # values that occur, so that a level's count is one of real scores
-        distinct = np.unique(np.quantile(p, np.linspace(0, 1, most), method="higher"))
+        # quantiles that are real scores, each the next higher: np.quantile looks for thousands of them one by one
+        places = np.ceil(np.linspace(0, 1, most) * (len(p) - 1)).astype(np.int64)
+        distinct = np.unique(np.sort(p)[places])
     length = len(distinct)
     # cell = (unit, level), levels counted from the highest score down
     cell = unit * length + (length - 1 - np.minimum(np.searchsorted(distinct, p), length - 1))

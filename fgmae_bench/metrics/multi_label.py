@@ -34,11 +34,14 @@ def average_precision(p: NDArray[Any], positive: NDArray[Any]) -> float:
 
 def binary_cross_entropy(logits: NDArray[Any], targets: NDArray[Any]) -> float:
     """Mean over samples and classes of the logistic loss, in float64; NaN for an empty split."""
-    if len(targets) == 0:
-        return float("nan")
+    return float(binary_cross_entropies(logits, targets).mean()) if len(targets) else float("nan")
+
+
+def binary_cross_entropies(logits: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.float64]:
+    """Logistic loss of each decision (N, C), in float64."""
     z, y = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
     # log(1 + e^z) - z y, written so that no exponent is positive
-    return float((np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))).mean())
+    return np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
 
 
 def multi_label(logits: NDArray[Any], targets: NDArray[Any]) -> dict[str, float | None]:

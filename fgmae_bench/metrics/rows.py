@@ -33,8 +33,11 @@ class Parts:
     degrees: float
 
 
-def row_parts(seeds: Sequence[Units]) -> dict[str, Parts]:
-    """The parts of each metric of a row; all seeds are of the same units. Raises ValueError where they are not."""
+def row_parts(seeds: Sequence[Units], *, difference: bool = False) -> dict[str, Parts]:
+    """The parts of each metric of a row; all seeds are of the same units. Raises ValueError where they are not.
+
+    `difference`: the degrees of freedom are those of a paired difference.
+    """
     if len({units.count for units in seeds}) != 1:
         raise ValueError("seeds of different numbers of units")
     held = [(point(units), left_out(units)) for units in seeds]
@@ -45,7 +48,7 @@ def row_parts(seeds: Sequence[Units]) -> dict[str, Parts]:
         scores = np.array([at[name] for at, _ in held])
         without = np.stack([left[name] for _, (left, _) in held])
         groups = pseudo_values(scores, without)
-        found[name] = Parts(scores=scores, groups=groups, degrees=degrees(name, reference))
+        found[name] = Parts(scores=scores, groups=groups, degrees=degrees(name, reference, difference=difference))
     return found
 
 
@@ -64,7 +67,7 @@ def row_differences(a: Sequence[Units], b: Sequence[Units], *, paired: bool) -> 
 
     `paired`: both have the same seeds in the same order, which share what a seed decides, such as the draw of labels.
     """
-    of_a, of_b = row_parts(a), row_parts(b)
+    of_a, of_b = row_parts(a, difference=True), row_parts(b)
     drawn = (_drawn(a), _drawn(b)) if paired else (None, None)
     found = {}
     for name in [name for name in of_a if name in of_b]:

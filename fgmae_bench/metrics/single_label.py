@@ -24,12 +24,15 @@ def confusion_matrix(targets: NDArray[Any], predictions: NDArray[Any], num_class
 
 def cross_entropy(logits: NDArray[Any], targets: NDArray[Any]) -> float:
     """Mean of -log softmax(logits)[target] in float64, NaN for an empty split."""
-    if len(targets) == 0:
-        return float("nan")
+    return float(cross_entropies(logits, targets).mean()) if len(targets) else float("nan")
+
+
+def cross_entropies(logits: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.float64]:
+    """-log softmax(logits)[target] of each sample (N,), in float64."""
     z = np.asarray(logits, np.float64)
     # the largest exponential is 1: no overflow, the same softmax
     z = z - z.max(axis=1, keepdims=True)
-    return float((np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), targets]).mean())
+    return np.asarray(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), targets])
 
 
 def single_label(confusion: NDArray[Any]) -> dict[str, float | None]:

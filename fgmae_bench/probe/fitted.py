@@ -22,6 +22,7 @@ class Fitted:
     penalty: float | None
     parameters: dict[str, NDArray[np.float64]]
     notes: tuple[dict[str, str], ...] = ()
+    selection: dict[str, Any] | None = None  # how the penalty was chosen
 
 
 def unit(x: Matrix) -> Matrix:

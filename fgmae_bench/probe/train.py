@@ -88,6 +88,9 @@ class GridFit:
         )
         for outcome, logits in zip(self.outcomes, tested, strict=True):
             self._finish(outcome, self.scale.up(logits))
+        if self.selects:
+            for outcome, best in zip(self.outcomes, self.best, strict=True):
+                outcome.val_logits = self.scale.up(logits_of(best, *self.materials.evaluation["val"]))
         return self.outcomes
 
     def state(self, g: int) -> HeadState:

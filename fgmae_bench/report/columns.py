@@ -14,6 +14,7 @@ from fgmae_bench.config.layout import class_of
 from fgmae_bench.metrics.significance import t_quantile
 from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
+from fgmae_bench.report.chosen import labels_used, over_draws
 from fgmae_bench.report.row import Bounds, Row, Spread, Value, shared, summary
 
 Getter = Callable[[Row], Value]
@@ -61,7 +62,7 @@ def _metric(name: str) -> Column:
 
 
 def _bounds(row: Row, name: str) -> Bounds | None:
-    """The means over seeds of a metric's bounds; equal bounds, of samples that all score alike, bound nothing."""
+    """The means over seeds of a metric's bounds; equal ones, of samples that all score alike, bound nothing."""
     pairs = [((record["metrics"]["intervals"] or {}).get("test") or {}).get(name) for record in row.records]
     if not pairs or any(pair is None for pair in pairs):
         return None
@@ -126,6 +127,33 @@ def _delta(metric: str) -> Column:
     return Column(value=lambda row: row.deltas.get(metric), digits=3, signed=True)
 
 
+def candidates(record: Record) -> int | None:
+    """How many settings one was chosen from inside the run."""
+    return (record.get("selection") or {}).get("budget")
+
+
+def chosen_penalty(record: Record) -> float | None:
+    """The L2 penalty of logistic regression that was chosen."""
+    path = (record.get("selection") or {}).get("path")
+    found = path.get("chosen") if isinstance(path, dict) else None
+    return float(found) if isinstance(found, int | float) else None
+
+
+CALIBRATION = (
+    "ece", "ece_perfect", "ece_mass", "ece_mass_perfect", "ece_classwise", "brier", "nll", "temperature", "ece_scaled",
+    "nll_scaled", "aurc",
+)  # fmt: skip
+
+
+def _calibration(name: str) -> Column:
+    """A number of the calibration, where it was derived."""
+    return Column(
+        value=lambda row: summary(record.get("calibration", {}).get(name) for record in row.records),
+        digits=3,
+        spread=True,
+    )
+
+
 def _class_iou(label: str) -> Column:
     """A class's IoU over the test split."""
     return Column(
@@ -184,6 +212,12 @@ COLUMNS: dict[str, Column] = {
     "effective_batch": _each(effective_batch, planned="effective_batch"),
     "amp": _config("recipe", "amp"),
     "train_frac": _config("data", "train_frac"),
+    "shots": _config("data", "shots"),
+    "labels": _each(labels_used),
+    "label_area": Column(value=lambda row: row.area, digits=3, spread=True),
+    "draws_interval": Column(value=over_draws, digits=3),
+    "penalty": _each(chosen_penalty),
+    "candidates": Column(value=lambda row: row.candidates or shared(map(candidates, row.records))),
     "n_train": _each(lambda record: record["dataset"]["n_train"]),
     "n_val": _each(lambda record: record["dataset"]["n_val"]),
     "n_test": _each(lambda record: record["dataset"]["n_test"]),
@@ -197,6 +231,7 @@ COLUMNS: dict[str, Column] = {
     **{f"published_{name}": _published(name) for name in (*METRICS, *ONLY_PUBLISHED)},
     **{f"delta_{name}": _delta(name) for name in METRICS},
     "source": Column(value=lambda row: row.published.source if row.published else None),
+    **{name: _calibration(name) for name in CALIBRATION},
     "seconds": _timing("total_seconds"),
     "images_per_second": _timing("images_per_second"),
     "memory_gib": Column(value=lambda row: summary(map(memory_gib, row.records)), digits=2, spread=True),

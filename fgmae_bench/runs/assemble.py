@@ -44,6 +44,7 @@ def assemble(
     notes: list[dict[str, str]],
     diverged: bool = False,
     schemes: tuple[str, str] | None = None,
+    selection: dict[str, Any] | None = None,
 ) -> Record:
     """The sealed record of one run: `counts` are the samples used in each part, `schemes` train and eval labels'."""
     card = dataset.card
@@ -89,6 +90,7 @@ def assemble(
             "environment": environment,
             "timing": timing,
             "notes": [*dataset.notes, *notes, *interval_notes(metrics["intervals"], dataset.index.group_kind)],
+            **({} if selection is None else {"selection": selection}),
         }
     )
 

@@ -80,7 +80,8 @@ def set_up(
         fed = feed(held, FGMAE_CONTRACT, data.missing_band, data.bands_as)
         there = [place for place, found in enumerate(fed.order) if found >= 0 and not fed.shift[place]]
         each = sample_facts(dataset.samples, ("moments",), cache, first.execution.num_workers)["moments"]
-        found = mean_and_deviation(each[dataset.parts.train], tuple(fed.order[place] for place in there))
+        # of the pool: pixels spend no label
+        found = mean_and_deviation(each[dataset.pool], tuple(fed.order[place] for place in there))
         mean, std = list(FGMAE_CONTRACT.mean), list(FGMAE_CONTRACT.std)  # of a band that the data lacks
         for place, own_mean, own_std in zip(there, *found, strict=True):
             mean[place], std[place] = own_mean, own_std
