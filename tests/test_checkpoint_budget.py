@@ -148,7 +148,7 @@ def measured(work):
             print("peak", status("VmHWM") - before)
     return inside
 
-fuzz_checkpoints.preload()
+fuzz_checkpoints.prepare()
 folder = Path(sys.argv[2])
 for words in json.loads(sys.argv[3]):
     done = trial(measured(command("fgmae_bench.weights", *words)), folder, seconds=60, room=8 << 30)
