@@ -1,6 +1,6 @@
 """Damage Parquet tables by a seed and give them to the readers of BigEarthNet's metadata and patch tables.
 
-  python experiments/robustness/fuzz.py parquet [--readers metadata index rico]
+  python experiments/robustness/fuzz.py parquet [--readers metadata index csv rico]
 Bytes of footers, page headers and pages are changed; columns get other types, nulls or texts that are no UTF-8; every
 tenth file repeats a row or a long text until it is out of proportion.
 """
@@ -147,12 +147,28 @@ def index(rng: np.random.Generator, folder: Path) -> Work:
     path.write_bytes(damaged(rng, scene_root(world()) / INDEX_FILE))
 
     def work() -> None:
-        table = read_table(path, 2)
-        problems(table)
-        held = completed(table, world())
-        used(held.filter(pc.and_(pc.is_null(held["problem"]), usable_rows(held))))
+        used_with_metadata(read_table(path, 2))
 
     return work
+
+
+def csv(rng: np.random.Generator, folder: Path) -> Work:
+    """A patch table in CSV that is damaged."""
+    path = folder / "index.csv"
+    write_table(path, read_table(scene_root(world()) / INDEX_FILE, 2), "csv")
+    path.write_bytes(mutated(rng, path.read_bytes(), 2))
+
+    def work() -> None:
+        used_with_metadata(read_table(path, 2))
+
+    return work
+
+
+def used_with_metadata(table: pa.Table) -> None:
+    """What an index takes of a patch table."""
+    problems(table)
+    held = completed(table, world())
+    used(held.filter(pc.and_(pc.is_null(held["problem"]), usable_rows(held))))
 
 
 def used(table: pa.Table) -> None:
@@ -178,7 +194,7 @@ def rico(rng: np.random.Generator, folder: Path) -> Work:
     return work
 
 
-READERS: dict[str, Reader] = {"metadata": metadata, "index": index, "rico": rico}
+READERS: dict[str, Reader] = {"metadata": metadata, "index": index, "csv": csv, "rico": rico}
 
 
 def prepare() -> None:
