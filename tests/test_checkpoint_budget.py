@@ -283,17 +283,6 @@ def test_the_scan_stops_at_its_room():
         scan(io.BytesIO(b"\x80\x02(" + b"]" * 700_000 + b"t."), partial(stand_in, PLAIN), 2, 700_000)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
-def test_twenty_seeds_of_each_fuzz_reader():
-    """Damaged pickles, zips, safetensors and settings: exit code 0 or 2, no traceback, no signal, no payload."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    words = [sys.executable, "-W", "ignore", str(FUZZ), "--count", "20", "--first", "10000"]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count(" 20 mutations: ") == 10
-
-
 @pytest.mark.parametrize("name", ["[" * 3000, "a/" * 3000, "a\0b", "a\0.toml"])
 def test_a_card_whose_name_no_file_system_takes_is_refused(name):
     with pytest.raises(BenchError, match=r"unknown dataset|does not exist"):

@@ -32,7 +32,7 @@ Work = Callable[[], object]
 Reader = Callable[[np.random.Generator, Path], Work]
 ROOM = 1 << 30  # bytes of address space above what the parent has
 SECONDS = 30.0
-REHEARSED = 4  # seeds a reader
+REHEARSED = 12  # seeds a reader
 PAYLOAD = "payload"
 EDGES = (b"\0", b"\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\xff" * 4, b"\xff" * 8, b"\0" * 8, b"\x80")
 
