@@ -28,12 +28,14 @@ from fgmae_bench.features.label_bank import fill_label_bank
 from fgmae_bench.train.segmentation import SegmentationJob
 from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.classification import make_view
-from fgmae_bench.worlds.dfc import write_dfc
 
 FROZEN = (
     "--model", "test_vit", "--weights", "random", "--input_size", "64", "--epochs", "2", "--warmup_epochs", "0", "--batch_size", "8", "--num_workers", "2",
     "--freeze_backbone", "--recipe", "corrected", "--features", "cached", "--panels", "0",
 )  # fmt: skip
+
+
+pytest_plugins = ("segment_world",)
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +55,8 @@ def root(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    place = tmp_path_factory.mktemp("world") / "w"
-    write_dfc(place, tiles=24, size=64)
-    return place
+def world(tiles):
+    return tiles
 
 
 def banks(cache):
@@ -70,9 +70,9 @@ def banks(cache):
 @pytest.mark.parametrize("workers", [0, 3])
 def test_codes_are_those_of_the_files_but_under_invalid_pixels(card, root, tmp_path, source, workers, monkeypatch):
     monkeypatch.setattr(label_bank, "CHUNK", 2)
-    index, told = build_index(card, root), []
-    bank = fill_label_bank(card, index, source, tmp_path / "cache", workers=workers, step=told.append)
-    assert (bank.values.shape, bank.values.dtype, sum(told)) == ((5, SIZE, SIZE), np.uint8, 5)
+    index, steps = build_index(card, root), []
+    bank = fill_label_bank(card, index, source, tmp_path / "cache", workers=workers, step=steps.append)
+    assert (bank.values.shape, bank.values.dtype, sum(steps)) == ((5, SIZE, SIZE), np.uint8, 5)
     holed = index.ids.index("ROIs0000_test/s1_0/ROIs0000_test_s1_0_p101")
     for row in range(5):
         expected = index.codes(row, source).values.copy()
@@ -128,10 +128,10 @@ def test_a_second_bank_reads_nothing(card, root, tmp_path, monkeypatch):
     first = fill_label_bank(card, index, "dfc", tmp_path / "cache")
     monkeypatch.setattr(Index, "read", None)
     monkeypatch.setattr(Index, "codes", None)
-    told = []
-    again = fill_label_bank(card, index, "dfc", tmp_path / "cache", step=told.append)
+    steps = []
+    again = fill_label_bank(card, index, "dfc", tmp_path / "cache", step=steps.append)
     np.testing.assert_array_equal(again.values, first.values)
-    assert sum(told) == 5
+    assert sum(steps) == 5
 
 
 @pytest.mark.parametrize("change", ["label", "image", "nodata", "source"])

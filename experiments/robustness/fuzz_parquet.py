@@ -1,7 +1,7 @@
 """Damage Parquet tables by a seed and give them to the readers of BigEarthNet's metadata and patch tables.
 
   python experiments/robustness/fuzz.py parquet [--readers metadata index csv rico]
-Bytes of footers, page headers and pages are changed; columns get other types, nulls or texts that are no UTF-8; every
+Bytes of footers, page headers and pages are changed; columns get other types, nulls or texts that are not UTF-8; every
 tenth file repeats a row or a long text until it is out of proportion.
 """
 

@@ -99,14 +99,15 @@ def fill_label_bank(
     source, count = card_source(card, name), len(index.files)
     path = cache / "labels" / f"{label_key(card, index, source)}.npy"
     try:
-        values = _held(path, count)
+        values = _stored(path, count)
         if values is not None:
             step(count)
             return LabelBank(values=values, source=source)
+        # looked at again under the lock: another process may have written it meanwhile
         with lock_and_clean_up(path.with_suffix(".lock")):
-            if _held(path, count) is None:
+            if _stored(path, count) is None:
                 _write(samples or Samples(card=card, index=index), name, path, workers, step)
-        values = _held(path, count)
+        values = _stored(path, count)
     except SeveralSizes:
         return None
     except OSError as error:
@@ -116,7 +117,7 @@ def fill_label_bank(
     return LabelBank(values=values, source=source)
 
 
-def _held(path: Path, count: int) -> NDArray[np.uint8] | None:
+def _stored(path: Path, count: int) -> NDArray[np.uint8] | None:
     """The array in a file, None where there is none of `count` images."""
     try:
         values: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -134,6 +135,7 @@ def _write(samples: Samples, name: str, path: Path, workers: int, step: Callable
         for images in ahead(lambda chunk: [_labels(samples, int(row), name) for row in chunk], chunks, workers):
             if shape is None:
                 shape = images[0].shape
+                # numpy's own header first, then the rows as they come: the whole array is never in memory
                 header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), *shape)}
                 np.lib.format.write_array_header_1_0(stream, header)
             if any(image.shape != shape for image in images):

@@ -20,7 +20,7 @@ RESOLVED = ("blr", "nb_classes", "features")
 
 
 class Shelf:
-    """The records of a results folder, by what tells runs apart; only what decides is kept of each."""
+    """The records of a results folder, by what distinguishes runs; only what decides is kept of each."""
 
     def __init__(self, results_dir: Path):
         self.results_dir = results_dir
@@ -130,6 +130,8 @@ def fills(experiment: Experiment, run: PlannedRun, command: Command, point: Poin
     dataset = record["dataset"]
     if command.synthetic not in (None, dataset["synthetic"]) or dataset["card_version"] != command.card_version:
         return False
+    if point.run.data.train_frac < 1 and "draw" not in record["config"]["data"]:
+        return False  # drawn by the seed of the split: another subset
     stated = point.run.model.normalizer is not None or point.run.model.mean
     if not stated and "contract_mismatch" in record["notes"]:  # somebody laid another contract over the weights'
         return False
@@ -139,9 +141,7 @@ def fills(experiment: Experiment, run: PlannedRun, command: Command, point: Poin
 
 
 def _same_features(point: Point, record: dict[str, Any]) -> bool:
-    """Streamed and cached features tell runs apart; where a plan leaves them open, the published recipe means streamed
-    ones.
-    """
+    """Runs on streamed and on cached features differ; left open in a plan, the published recipe means streamed ones."""
     recipe = vars(point.run.recipe)
     if "features" not in recipe:
         return True

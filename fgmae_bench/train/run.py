@@ -6,18 +6,23 @@ import contextlib
 import dataclasses
 import logging
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.run import Run
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.records import Record, record_path
 from fgmae_bench.runs.folder import RunFolder
 from fgmae_bench.runs.grid import Share, require_same_run, resume_path, use_threads
 from fgmae_bench.runs.tasks import Outcome, rank, seen_by_reference
 from fgmae_bench.runs.tensors import BEST, LAST, load_tensors
+from fgmae_bench.system.distributed import World
 from fgmae_bench.system.environment import MemoryPeak
 from fgmae_bench.system.files import lock_or_fail
 from fgmae_bench.system.progress import Progress
@@ -39,6 +44,7 @@ class Training:
     folder: RunFolder | None  # rank 0 only
     outcome: Outcome = field(default_factory=Outcome)
     last: Scored | None = None  # of the newest evaluation
+    best_val: Scored | None = None  # of the best one on val, None after an interruption until there is a better one
     best_model: Tensors = field(default_factory=dict)  # rank 0 only: what is tested where a val split selects
     memory: MemoryPeak = field(default_factory=MemoryPeak)
     spent: SpentTime = field(default_factory=SpentTime)
@@ -161,7 +167,7 @@ class Training:
         if self.selects and (
             self.outcome.best is None or rank(scored.metrics, job.selection) > rank(self.outcome.best, job.selection)
         ):
-            self.outcome.best = {"epoch": epoch, **scored.metrics}
+            self.outcome.best, self.best_val = {"epoch": epoch, **scored.metrics}, scored
             self._keep_best(epoch)
         if self.folder is not None:
             self.folder.epoch(entry)
@@ -200,6 +206,9 @@ class Training:
             started = time.perf_counter()
             prepared.job.model.eval()
             self.last = prepared.job.evaluate("test")
+            if self.selects and len(self.last.targets):
+                held = self.best_val or prepared.job.evaluate("val")  # an interruption came between
+                self.last.val = held.outputs, held.targets
             self.spent.evaluated += time.perf_counter() - started
         return self.last
 
@@ -216,6 +225,27 @@ class Training:
             return None
         self.spent.total = self._total()
         return record_run(self.prepared, self.outcome, test, self.folder, results, self.spent, self.memory)
+
+
+def one_by_one(prepare: Callable[..., Prepared]) -> Callable[..., Iterator[Share]]:
+    """The engine of an entry that trains its runs one after the other: each is a share of its own, and is prepared,
+    with model and data, when it is asked for.
+
+    `prepare` takes (run, card, notes, world, device, number of runs, module) and may train `module` in place.
+    """
+
+    def shares(
+        runs: list[Run],
+        card: Card,
+        notes: list[dict[str, str]],
+        world: World,
+        device: torch.device,
+        module: nn.Module | None = None,
+    ) -> Iterator[Share]:
+        for run in runs:
+            yield share_of(prepare(run, card, notes, world, device, len(runs), module))
+
+    return shares
 
 
 def share_of(prepared: Prepared) -> Share:
