@@ -15,8 +15,9 @@ from fgmae_bench.data.dfc.layout import _size
 from fgmae_bench.data.sample_cache import _load
 from fgmae_bench.data.synthetic import MARKER, read_marker
 from fgmae_bench.errors import BenchError
-from fgmae_bench.features.label_bank import _held
+from fgmae_bench.features.label_bank import _stored
 from fgmae_bench.probe.checkpoint import load_state as load_head
+from fgmae_bench.stress.engine import _read
 from fgmae_bench.system.stamps import remember, remembered
 from fgmae_bench.train.state import load_state as load_run
 from fgmae_bench.worlds.bigearthnet import write_bigearthnet
@@ -83,16 +84,19 @@ HEADERS = [
 def test_a_damaged_array_in_a_cache_is_no_array(tmp_path, header):
     npy = b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header
     (tmp_path / "a.npy").write_bytes(npy)
-    assert _held(tmp_path / "a.npy", 3) is None
+    assert _stored(tmp_path / "a.npy", 3) is None
     assert _load(tmp_path / "a.npy", 3) is None
+    assert _read(tmp_path / "a.npy", (3,)) is None
     np.savez(tmp_path / "a.npz", values=np.zeros(3))
     assert _load(tmp_path / "a.npz", 3) is not None
+    assert _stored(tmp_path / "a.npz", 3) is None
+    assert _read(tmp_path / "a.npz", (3,)) is None
 
 
 @pytest.mark.parametrize("read", [load_run, load_head])
 def test_a_checkpoint_with_a_deep_curve_is_refused(tmp_path, read):
     torch.save({"kind": "train", "format": 1, "curve": DEEP}, tmp_path / "c.pth")
-    with pytest.raises(BenchError, match="no readable checkpoint of a run"):
+    with pytest.raises(BenchError, match="not a readable checkpoint of a run"):
         read(tmp_path / "c.pth")
 
 

@@ -28,7 +28,7 @@ from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.sample_cache import load_arrays
 from fgmae_bench.data.splits import make_split
 from fgmae_bench.data.synthetic import MARKER
-from fgmae_bench.features.label_bank import _held
+from fgmae_bench.features.label_bank import _stored
 from fgmae_bench.probe.checkpoint import load_state as load_head
 from fgmae_bench.system.stamps import remember, remembered
 from fgmae_bench.train.state import load_state as load_run
@@ -125,7 +125,7 @@ def caches(rng: Rng, folder: Path) -> Work:
         arrays.rename(_place(cache, index))
         remembered(cache, root)
         load_arrays(cache, index, {"kind": "key"})
-        _held(bank, 3)
+        _stored(bank, 3)
 
     return work
 

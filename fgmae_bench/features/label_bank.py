@@ -123,7 +123,9 @@ def _stored(path: Path, count: int) -> NDArray[np.uint8] | None:
         values: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (FileNotFoundError, *BROKEN_ARRAY):
         return None
-    return values if values.dtype == np.uint8 and values.ndim == 3 and len(values) == count else None
+    if not isinstance(values, np.ndarray) or values.dtype != np.uint8 or values.ndim != 3:
+        return None
+    return values if len(values) == count else None
 
 
 def _write(samples: Samples, name: str, path: Path, workers: int, step: Callable[[int], object]) -> None:
