@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.system.files import write_json
+from fgmae_bench.system.files import read_small_json, write_json
 
 LMDB_LOCK = "lock.mdb"  # written by every reader of a pack
 
@@ -65,8 +64,6 @@ def _place(cache: Path, root: Path) -> Path:
 
 
 def _read(path: Path, tree: str) -> list[Parts]:
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        return list(held["parts"]) if held["tree"] == tree else []
-    except (OSError, ValueError, KeyError, TypeError):
-        return []  # read again: the cache only saves a pass
+    held = read_small_json(path)
+    parts = held.get("parts") if isinstance(held, dict) and held.get("tree") == tree else None
+    return parts if isinstance(parts, list) else []  # read again: the cache only saves a pass
