@@ -61,9 +61,9 @@ def _metric(name: str) -> Column:
     )
 
 
-def _bounds(row: Row, name: str) -> Bounds | None:
+def _bounds(row: Row, name: str, section: str = "test") -> Bounds | None:
     """The means over seeds of a metric's bounds; equal ones, of samples that all score alike, bound nothing."""
-    pairs = [((record["metrics"]["intervals"] or {}).get("test") or {}).get(name) for record in row.records]
+    pairs = [((record["metrics"]["intervals"] or {}).get(section) or {}).get(name) for record in row.records]
     if not pairs or any(pair is None for pair in pairs):
         return None
     low, high = (sum(ends) / len(pairs) for ends in zip(*pairs, strict=True))
@@ -167,15 +167,7 @@ def _class_iou(label: str) -> Column:
 
 def _class_iou_interval(label: str) -> Column:
     """Its interval, the means of the bounds of several seeds."""
-
-    def value(row: Row) -> Bounds | None:
-        pairs = [((record["metrics"]["intervals"] or {}).get("iou") or {}).get(label) for record in row.records]
-        if not pairs or any(pair is None for pair in pairs):
-            return None
-        low, high = (sum(ends) / len(pairs) for ends in zip(*pairs, strict=True))
-        return Bounds(low=low, high=high)
-
-    return Column(value=value, digits=3)
+    return Column(value=lambda row: _bounds(row, label, "iou"), digits=3)
 
 
 class Columns(dict[str, Column]):
