@@ -72,7 +72,7 @@ def assemble(
             },
             "model": {
                 "name": run.model.model,
-                "weights": dataclasses.asdict(backbone.weights),
+                "weights": _weights(backbone),
                 "params_total": params.total,
                 "params_trainable": params.trainable,
                 "feature_dim": backbone.feature_dim,
@@ -87,6 +87,12 @@ def assemble(
             "notes": [*dataset.notes, *notes],
         }
     )
+
+
+def _weights(backbone: Backbone) -> dict[str, Any]:
+    """What the record says of the weights; `choice` only where there was one."""
+    said = dataclasses.asdict(backbone.weights)
+    return said if said["choice"] is not None else {key: value for key, value in said.items() if key != "choice"}
 
 
 def classification_metrics(
