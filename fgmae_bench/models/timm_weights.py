@@ -59,8 +59,8 @@ def account_published(network: nn.Module, model: Model, size: int, seed: int) ->
     channels, side = source.input_size[0], source.input_size[-1]
     text = (
         f"timm's {tag} (hub {source.hf_hub_id}, licence {source.license or 'not stated'}), trained on images of "
-        f"{channels} channels at {side} px; its first convolution is adapted to {len(BANDS)} by timm: the kernels of the "
-        f"first {len(BANDS)}, times {channels}/{len(BANDS)}"
+        f"{channels} channels at {side} px; its first convolution is adapted to {len(BANDS)} by timm: the kernels of "
+        f"the first {len(BANDS)}, times {channels}/{len(BANDS)}"
     )
     state = network.state_dict()
     report = WeightsReport(

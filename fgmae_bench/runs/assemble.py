@@ -64,6 +64,7 @@ def assemble(
                 **{f"n_{part}": counts[part] for part in ("train", "val", "test")},
                 "sample_ids_sha256": dataset.facts["samples_sha256"],
                 "content_sha256": dataset.facts["content_sha256"],
+                **({"source_content_sha256": dataset.source} if dataset.source else {}),
                 "label_scheme": {"train": train_scheme, "eval": eval_scheme},
                 "band_order": list((run.data.band_order or "").split(",")),
                 "units": card.signal.units,
