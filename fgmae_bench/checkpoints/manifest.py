@@ -38,6 +38,7 @@ class StatedContract:
     std: tuple[float, ...]
     size: int
     calibration: str = "sigma0"
+    transductive: bool = False  # statistics over the images of a batch
 
     def contract(self) -> InputContract:
         """What `views` works by."""
@@ -48,6 +49,7 @@ class StatedContract:
             std=self.std,
             size=self.size,
             calibration=self.calibration,
+            transductive=self.transductive,
         )
 
 

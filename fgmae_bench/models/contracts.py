@@ -48,7 +48,11 @@ def resolve_contract(model: Model, state: State | None = None, statistics: Stati
     base = trained or _usual_contract(model)
     size = model.input_size or base.size
     given = dataclasses.replace(
-        base, normalizer=model.normalizer or base.normalizer, mean=model.mean or base.mean, std=model.std or base.std
+        base,
+        normalizer=model.normalizer or base.normalizer,
+        mean=model.mean or base.mean,
+        std=model.std or base.std,
+        transductive=base.transductive and model.normalizer in (None, base.normalizer),  # a mark of the normaliser
     )
     if trained is not None or not _learnt_elsewhere(model, state):
         return dataclasses.replace(given, size=size)
@@ -112,9 +116,21 @@ def carried_contract(state: State) -> InputContract | None:
 
 
 def mismatch_notes(model: Model, used: InputContract, state: State | None) -> tuple[dict[str, str], ...]:
-    """A note, and a warning, where the input is normalised otherwise than the weights were trained, and where nobody
-    stated what they were trained on.
+    """A note, and a warning, where the input is normalised otherwise than the weights were trained, where nobody stated
+    what they were trained on, and where an image's input depends on the others of its batch.
     """
+    if not used.transductive:
+        return _whose(model, used, state)
+    text = (
+        f"{used.normalizer} takes its statistics over a batch: the features of an image depend on the others in it, "
+        "and the run is in no rank"
+    )
+    log.warning(text)
+    return (*_whose(model, used, state), note("transductive", text))
+
+
+def _whose(model: Model, used: InputContract, state: State | None) -> tuple[dict[str, str], ...]:
+    """Who states the contract, where that is nobody or somebody other than the weights."""
     if used.assumed:
         numbers = " and ".join(f"{m:.2f} +- {s:.2f} dB" for m, s in zip(used.mean, used.std, strict=True))
         cause = (

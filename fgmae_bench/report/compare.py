@@ -27,6 +27,7 @@ from fgmae_bench.metrics.intervals import LEVEL, Difference, paired_differences
 from fgmae_bench.metrics.significance import holm, mcnemar_mid_p
 from fgmae_bench.records import Record, all_records, read_record
 from fgmae_bench.report.predictions import Predictions, find_predictions, read_predictions, same_test
+from fgmae_bench.report.row import out_of_ranks
 from fgmae_bench.report.table import build
 
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
@@ -235,6 +236,7 @@ def words(runs: list[Candidate], cells: list[Pair], left_out: list[str], base: P
         lines.append(f"Of each row only the first seed is compared: {several} of the rows hold several seeds.")
     if any(run.record["dataset"]["synthetic"] for run in runs):
         lines.append("Synthetic data: the differences say nothing about real scenes.")
+    lines += [f"{run.name} is in no rank: {reason}." for run in runs if (reason := out_of_ranks(run.record))]
     lines.append(f"A = {cells[0].a if cells else runs[0].name}")
     width = max([len(cell.b) for cell in cells] or [1])
     lines.append(

@@ -83,6 +83,16 @@ class Table:
         return [record for row in self.rows for record in row.records]
 
 
+def out_of_ranks(record: Record) -> str | None:
+    """Why a run may stand in no rank and no mean over models, None where it may."""
+    contract = record["model"].get("contract") or {}
+    if contract.get("transductive"):
+        return "its features of an image depend on the other images of the batch (transductive)"
+    if contract.get("assumed"):
+        return "nobody stated the input that its weights were trained on"
+    return None
+
+
 def summary(values: Iterable[float | None]) -> float | Spread | None:
     """The value of one seed, the spread of several; None where there is none or one of them is undefined."""
     found = list(values)
