@@ -20,6 +20,13 @@ class Note:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Obstacle(Note):
+    """Why no difference is shown; `short` stands where the difference would."""
+
+    short: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spread:
     """Mean and sample standard deviation (ddof = 1) over `n` > 1 seeds."""
 
@@ -52,6 +59,11 @@ class Row:
         default_factory=dict
     )  # metric -> measured - published, where the two may be compared
     notes: tuple[Note, ...] = ()
+
+    @property
+    def no_difference(self) -> str | None:
+        """Why there is no difference from the published numbers, None where there is one, or nothing to compare."""
+        return next((note.short for note in self.notes if isinstance(note, Obstacle)), None)
 
     @property
     def synthetic(self) -> bool:
