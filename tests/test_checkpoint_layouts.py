@@ -403,7 +403,7 @@ def test_pos_embed_without_change_of_size_is_kept_by_the_interpolation(tmp_path)
     torch.testing.assert_close(resize_pos_embed(embed, (3, 3), 1, (1, 10, 8), tmp_path), embed)
 
 
-# --- averages, wrappers of modules, siblings, objects that are no tensors, several files
+# --- averages, wrappers of modules, siblings, objects that are not tensors, several files
 
 
 EMA = ("state_dict_ema", "model_ema", "ema", "ema_state_dict")

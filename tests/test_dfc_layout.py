@@ -278,13 +278,13 @@ def test_label_without_image_is_not_used(root, caplog):
         (
             "dfc",
             np.full((1, SIZE, SIZE), 17, np.int32),
-            r"dfc_0_p100\.tif: 17 is no code of DFC2020, found 17 \? 100\.0%",
+            r"dfc_0_p100\.tif: 17 is not a code of DFC2020, found 17 \? 100\.0%",
         ),
-        ("dfc", np.full((1, SIZE, SIZE), -1, np.int32), r"dfc_0_p100\.tif: -1 is no code of DFC2020"),
+        ("dfc", np.full((1, SIZE, SIZE), -1, np.int32), r"dfc_0_p100\.tif: -1 is not a code of DFC2020"),
         ("dfc", np.ones((4, SIZE, SIZE), np.uint16), r"dfc_0_p100\.tif has 4 bands, label files in 'dfc' have 1"),
         ("dfc", np.ones((1, SIZE, SIZE), np.float32), r"dfc_0_p100\.tif holds float32 values"),
         ("lc", np.ones((1, SIZE, SIZE), np.uint16), r"lc_0_p100\.tif has 1 bands, label files in 'lc' have 4"),
-        ("lc", np.full((4, SIZE, SIZE), 18, np.uint16), r"lc_0_p100\.tif: 18 is no code of IGBP"),
+        ("lc", np.full((4, SIZE, SIZE), 18, np.uint16), r"lc_0_p100\.tif: 18 is not a code of IGBP"),
     ],
     ids=[
         "3-band",
@@ -431,10 +431,10 @@ def test_overlap_by_half_a_tile_is_seen(root, tmp_path):
     rows = {"train": parts.train, "val": parts.val, "test": parts.test}
     (overlap,) = find_overlaps(index, rows, quadrant_hashes(CARD, index, tmp_path))
     assert (overlap.first, overlap.second, overlap.by, overlap.count) == ("train", "test", "pixels", 1)
-    (told,) = overlap_notes((overlap,), strict=False)
-    assert told["code"] == "overlapping_splits"
-    assert "ROIs0000_test_s1_0_p100 and " in told["text"]
-    assert "ROIs0000_validation_s1_0_p0" in told["text"]
+    (note,) = overlap_notes((overlap,), strict=False)
+    assert note["code"] == "overlapping_splits"
+    assert "ROIs0000_test_s1_0_p100 and " in note["text"]
+    assert "ROIs0000_validation_s1_0_p0" in note["text"]
     with pytest.raises(
         BenchError, match=r"1 test images share a quadrant with the same pixels with a train image: .*p100 and .*p0"
     ):

@@ -1,4 +1,4 @@
-"""The bank of features: computed once, found again, mended where it is damaged, and never mistaken for another."""
+"""The bank of features: computed once, found again, repaired where it is damaged, and never mistaken for another."""
 
 import dataclasses
 import os
@@ -66,10 +66,10 @@ def make_extractor(card, root, cache, module=None, workers=2, **model):
 
 
 def fill(extractor, rows, cache, augmentation=None):
-    """(bank, images computed, numbers told to the progress bar)."""
-    spent, told = Spent(), []
-    bank = fill_bank(extractor, np.asarray(rows, np.int64), cache, augmentation, spent, told.append)
-    return bank, spent.images, told
+    """(bank, images computed, numbers given to the progress bar)."""
+    spent, steps = Spent(), []
+    bank = fill_bank(extractor, np.asarray(rows, np.int64), cache, augmentation, spent, steps.append)
+    return bank, spent.images, steps
 
 
 @pytest.fixture
@@ -126,10 +126,10 @@ def test_bank_holds_the_features_of_each_row(extractor, cache):
 
 def test_second_fill_computes_nothing(extractor, cache, module):
     rows = np.random.default_rng(0).permutation(120)
-    first, computed, told = fill(extractor, rows, cache)
-    assert (computed, module.seen, sum(told)) == (120, 120, 120)
-    again, computed, told = fill(extractor, rows[::-1], cache)
-    assert (computed, module.seen, sum(told)) == (0, 120, 120)
+    first, computed, steps = fill(extractor, rows, cache)
+    assert (computed, module.seen, sum(steps)) == (120, 120, 120)
+    again, computed, steps = fill(extractor, rows[::-1], cache)
+    assert (computed, module.seen, sum(steps)) == (0, 120, 120)
     np.testing.assert_array_equal(again.features, first.features)
 
 
@@ -246,7 +246,7 @@ def test_extraction_that_dies_half_way_keeps_what_it_had(extractor, cache, modul
     np.testing.assert_allclose(bank.features, features_by_hand(extractor, range(120)), atol=1e-6)
 
 
-# --- told apart
+# --- distinguished
 
 
 @pytest.mark.parametrize(
@@ -376,13 +376,13 @@ def test_code_of_a_users_module_counts_and_not_only_its_tensors(extractor, card,
 
 def test_broken_image_is_named_and_what_came_before_is_kept(card, own_world, cache, module):
     """The last of 50 images cannot be read: the first batch of 32 stays, and is not computed again once the file is
-    mended.
+    repaired.
     """
     path = own_world / "SeaLake" / "SeaLake_5.tif"
     made = make_extractor(card, own_world, cache, module)
     made.dataset.samples.let_go(range(50))  # what the audit read already
     whole, status = path.read_bytes(), path.stat()
-    path.write_bytes(b"II*\0 this is no image")
+    path.write_bytes(b"II*\0 this is not an image")
     with pytest.raises(BenchError, match=r"SeaLake_5\.tif cannot be read"):
         fill(made, np.arange(50), cache)
     path.write_bytes(whole)

@@ -296,7 +296,7 @@ def test_a_truncated_checkpoint_is_refused_by_name_and_passed_over_by_auto(tmp_p
         path.unlink()
         path.write_bytes(content[: len(content) // 2])
     named = said(finetune(shared_world(12), "--epochs", "4", "--resume", str(last), cwd=tmp_path))
-    assert "is no readable checkpoint of a run" in named
+    assert "is not a readable checkpoint of a run" in named
     resumed = finetune(shared_world(12), "--epochs", "4", "--resume", "auto", cwd=tmp_path)
     assert resumed.code == 0, resumed.err
     assert "it is passed over" in resumed.err

@@ -1,4 +1,4 @@
-"""Files named as TIFFs whose content asks for the network, for memory out of proportion, or for what is no backscatter."""
+"""Files named as TIFFs whose content asks for the network, for memory out of proportion, or for what is not backscatter."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""A server that is no hub, or a hostile one: a login page, an empty or endless or slow answer, headers that no client
+"""A server that is not a hub, or a hostile one: a login page, an empty or endless or slow answer, headers that no client
 expects. Nothing of it is stored or pinned, and every refusal is one line.
 """
 

@@ -169,8 +169,8 @@ def test_odd_times_are_names(tmp_path):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("patch_id\n", "line 1: 'patch_id' is no S2 patch name"),
-        ("S2A_MSIL2A_20170613T101031_1_2,x\n", "line 1: 'x' is no S1 patch name"),
+        ("patch_id\n", "line 1: 'patch_id' is not an S2 patch name"),
+        ("S2A_MSIL2A_20170613T101031_1_2,x\n", "line 1: 'x' is not an S1 patch name"),
         (
             "\nS2A_MSIL2A_20170613T101031_1_2\nS2A_MSIL2A_20170613T101031_1_2\n",
             "line 3: S2A_MSIL2A_20170613T101031_1_2 is listed twice",

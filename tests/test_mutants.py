@@ -38,7 +38,7 @@ def write_list(path, *mutants, tests=("test_sliding.py",)):
     [
         ("no such text", "", ("test_sliding.py",), "stands there 0 times"),
         ("window", "", ("test_sliding.py",), "times"),
-        ("return (total / visits)", "return (", ("test_sliding.py",), "is no Python"),
+        ("return (total / visits)", "return (", ("test_sliding.py",), "is not Python"),
         ("return (total / visits)", "return total", ("test_gone.py",), "tests/test_gone.py is absent"),
     ],
 )

@@ -186,8 +186,8 @@ def test_rows_hold_what_the_tables_hold():
     assert value == pytest.approx(0.85)
     assert row["runs"] == [record["run_id"] for record in records[:2]]
     assert "seeds" in shown["columns"]
-    told = [shown["notes"][number - 1] for number in row["notes"]]
-    assert any("--legacy_metrics" in text for text in told)
+    texts = [shown["notes"][number - 1] for number in row["notes"]]
+    assert any("--legacy_metrics" in text for text in texts)
     only = next(row for row in shown["rows"] if row["kind"] == "published")
     assert (
         only["cells"][shown["columns"].index("published_oa")][1] in (0.81, 0.815, 0.755, 0.78, 0.82, 0.795)

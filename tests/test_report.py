@@ -221,9 +221,11 @@ def test_rows_come_in_order_of_run_then_lr_then_weight_decay():
     records = [make_record(lr=lr, weight_decay=wd) for lr in (1.0, 0.01, 0.1) for wd in (0.5, 0.0)]
     records.append(make_record(model="vit_base_patch16", batch_size=256, lr=0.001))
     rows = measured(build(free, records, published.for_runs(experiment, published.read_rows(PUBLISHED))))
-    told = [(row.label.split(" (")[0], COLUMNS["lr"].value(row), COLUMNS["weight_decay"].value(row)) for row in rows]
+    settings = [
+        (row.label.split(" (")[0], COLUMNS["lr"].value(row), COLUMNS["weight_decay"].value(row)) for row in rows
+    ]
     grid = [("ViT-S, batch 16", lr, wd) for lr in (0.01, 0.1, 1.0) for wd in (0.0, 0.5)]
-    assert told == [*grid, ("ViT-B, batch 256", 0.001, 0.001)]
+    assert settings == [*grid, ("ViT-B, batch 256", 0.001, 0.001)]
 
 
 # Tables on disk

@@ -8,27 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from same_run import essence
+from same_run import essence, probe_flags
 
 
 def command(world: Path, place: Path, *extra: str) -> list[str]:
-    flags = {
-        "--dataset": "eurosat",
-        "--data_path": world,
-        "--model": "vit_tiny_patch16_224",
-        "--input_size": 32,
-        "--weights": "random",
-        "--features": "stream",
-        "--epochs": 1,
-        "--batch_size": 16,
-        "--amp": "off",
-        "--checkpoint_seconds": 0,
-        "--results_dir": place / "results",
-        "--output_dir": place / "run",
-        "--cache_dir": place / "cache",
-        "--device": "cpu",
-    }
-    return [*(str(part) for pair in flags.items() for part in pair), *extra]
+    return [*probe_flags(world, place, features="stream", epochs=1, checkpoint_seconds=0), *extra]
 
 
 def test_heads_of_a_grid_that_stopped_at_different_epochs_catch_up(

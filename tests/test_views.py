@@ -182,7 +182,7 @@ def test_a_clip_on_the_levels_is_the_clip_of_the_values(side, holes, large, monk
 
 def test_limits_are_told_from_levels_for_most_images_and_only_where_they_are_certain(scenes):
     """Control of the test above: both ways are taken."""
-    told = []
+    kept = []
     for image in [*scenes.values(), *synthetic(20)]:
         levels = normalizers._to_bytes(image[None].copy(), NATIVE)[0]
         limits = normalizers._to_bytes(row_quantiles(image.reshape(2, -1), (0.01, 0.99))[None, :, None], NATIVE)[
@@ -190,9 +190,9 @@ def test_limits_are_told_from_levels_for_most_images_and_only_where_they_are_cer
         ]
         for plane, expected in zip(levels, limits.tolist(), strict=True):
             found = limit_levels(plane)
-            told.append(found is not None)
+            kept.append(found is not None)
             assert found in (None, tuple(expected))
-    assert 0.3 < np.mean(told) < 1
+    assert 0.3 < np.mean(kept) < 1
 
 
 # --- the other normalisers

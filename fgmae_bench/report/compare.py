@@ -196,7 +196,7 @@ def compare(
 
 
 def require_same_content(a: Candidate, b: Candidate) -> None:
-    """Raise BenchError unless two runs were tested on the same pixels and labels: equal names of files are no proof.
+    """Raise BenchError unless two runs were tested on the same pixels and labels: names of files prove nothing.
 
     A pack of eight bits that says what it was made of counts as its source.
     """
