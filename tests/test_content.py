@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -79,6 +80,17 @@ def test_a_file_that_is_written_into_and_has_its_times_set_back_is_noticed(tmp_p
     assert tree_stamp(tmp_path / "d") != before
     assert remembered(tmp_path / "cache", tmp_path / "d") == []
     assert remembered(tmp_path / "cache", tmp_path / "nowhere") is None
+
+
+def test_what_two_processes_remember_at_once_is_all_kept(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.bin").write_bytes(b"1")
+    parts = [{"test": f"{number}"} for number in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda each: remember(tmp_path / "cache", tmp_path / "d", each), parts))
+    held = remembered(tmp_path / "cache", tmp_path / "d")
+    assert sorted(held, key=str) == sorted(parts, key=str)
+    assert not list((tmp_path / "cache").rglob("*.lock"))
 
 
 def change_one_pixel(path, row=5, column=7, by=0.25):
