@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import rasterio
 from commands import FOLDERS, call, only_record, records, said, shared_world
 from pack_files import changed
 from safetensors.numpy import load, save
@@ -116,3 +117,17 @@ def test_label_maps_of_the_source_count_though_eight_bits_keep_them_otherwise(tm
     of_pack, made_of = content(tmp_path / "p.lmdb", tmp_path)
     assert made_of == of_files
     assert of_pack["test"] != of_files["test"]
+
+
+def test_one_changed_label_pixel_is_another_content_of_a_segmentation_dataset(tmp_path):
+    root = tmp_path / "tiles"
+    write_dfc(root, tiles=24, size=32)
+    before, _ = content(root, tmp_path)
+    file = sorted(root.glob("*validation*/dfc_validation/*.tif"))[0]
+    with rasterio.open(file, "r+") as target:
+        codes = target.read(1)
+        codes[3, 4] = 1 if codes[3, 4] != 1 else 2
+        target.write(codes, 1)
+    after, _ = content(root, tmp_path)
+    assert after["test"] != before["test"]
+    assert after["train"] == before["train"]
