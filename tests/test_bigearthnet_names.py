@@ -67,6 +67,7 @@ def test_every_published_name_is_read_and_its_odd_times_are_as_many_as_known(off
     assert {labels.parse_s2(name).clock[0] for name in union} == {9, 10, 11}
 
 
+@pytest.mark.slow  # 590,326 names
 def test_published_counts_and_what_they_leave_out(official):
     assert {part: len(set(official[part])) for part in OFFICIAL} == OFFICIAL
     assert {stem: len(set(official[stem])) for stem in LISTS} == LISTS

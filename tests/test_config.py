@@ -249,7 +249,7 @@ def test_weight_decay_of_lbfgs_names_candidates_and_is_no_grid(card):
     run = one(card, {"probe": "lbfgs", "weight_decay": [0.1, 0.01]})
     assert (run.recipe.penalties, run.recipe.weight_decay) == ((0.1, 0.01), 0)
     default = one(card, {"probe": "lbfgs"}).recipe.penalties
-    assert (default[0], default[-1], len(default)) == (pytest.approx(1e-6), 1.0, 13)
+    assert (default[0], default[-1], len(default)) == (pytest.approx(1e-8), 1e4, 13)
 
 
 # --- the hash
@@ -299,7 +299,7 @@ def test_batch_accumulation_and_processes_count_by_their_product():
 OTHER = {str: "other", int: 7, float: 0.123, bool: True}
 CHANGES = {
     "split": "spatial", "band_order": "VH,VV", "nb_classes": 11, "pool": "mean", "input_size": 32, "normalizer": "zscore", "weights_prefix": "x.", "mean": (-9.0, -9.0), "std": (4.0, 4.0), "recipe": "corrected",
-    "probe": "knn", "features": "cached", "penalties": (0.1,), "lr": 0.2, "blr": 0.2, "amp": "bf16", "views": 3, "train_frac": 0.5,
+    "probe": "knn", "features": "cached", "penalties": (0.1,), "lr": 0.2, "blr": 0.2, "amp": "bf16", "views": 3, "train_frac": 0.5, "shots": 5,
 }  # fmt: skip
 
 

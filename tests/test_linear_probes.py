@@ -53,7 +53,7 @@ def test_logistic_regression_is_scikit_learns(tmp_path):
 def test_logistic_regression_chooses_its_penalty_and_says_how(tmp_path):
     flags = ("--probe", "lbfgs", "--weight_decay", 0.1, 0.01)
     texts = [note["text"] for note in Run(tmp_path, *flags).record["notes"] if note["code"] == "penalty_chosen"]
-    assert "by 5-fold cross-validation inside train from 2" in texts[0]
+    assert "by 5 folds of whole groups of train from 2" in texts[0]
     with_val = Run(tmp_path / "cache", *flags, "--split", "random_60_20_20").record
     assert any("by loss on val from 2" in note["text"] for note in with_val["notes"])
     assert with_val["metrics"]["final"] != with_val["metrics"]["test"]

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, f1_score, log_loss
 from sklearn.neighbors import KNeighborsClassifier
 
 from fgmae_bench.metrics import multi_label as multi
-from fgmae_bench.probe.closed import fit_knn, fit_logistic
+from fgmae_bench.probe.closed import Part, fit_knn, fit_logistic
 from fgmae_bench.probe.heads import HeadGrid
 from fgmae_bench.runs.tasks import TASKS
 
@@ -122,7 +122,7 @@ def features(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_logistic_regression_of_multi_hot_labels_is_one_a_class() -> None:
     (x, y), (z, t) = features(300, 0), features(100, 1)
-    fitted = fit_logistic((x, y), {"test": (z, t)}, 4, (0.01,), 42)
+    fitted = fit_logistic(Part(x, y), {"test": Part(z, t)}, 4, (0.01,), 42)
     mean, deviation = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
     for k in range(4):
         model = LogisticRegression(C=1 / (0.01 * 300), max_iter=3000, tol=1e-8).fit((x - mean) / deviation, y[:, k])
@@ -134,14 +134,14 @@ def test_logistic_regression_of_multi_hot_labels_is_one_a_class() -> None:
 def test_class_that_no_training_sample_carries_gets_the_lowest_logit() -> None:
     (x, y), (z, t) = features(300, 0), features(100, 1)
     y[:, 2] = 0
-    logits = fit_logistic((x, y), {"test": (z, t)}, 4, (0.01,), 42).logits["test"]
+    logits = fit_logistic(Part(x, y), {"test": Part(z, t)}, 4, (0.01,), 42).logits["test"]
     assert np.isfinite(logits).all()
     assert (logits.argmin(axis=1) == 2).all()
 
 
 def test_neighbours_of_multi_hot_labels_vote_class_by_class() -> None:
     (x, y), (z, t) = features(300, 0), features(100, 1)
-    logits = fit_knn((x, y), {"test": (z, t)}, 4, 7).logits["test"]
+    logits = fit_knn(Part(x, y), {"test": Part(z, t)}, 4, 7).logits["test"]
     oracle = KNeighborsClassifier(7, metric="cosine").fit(x, y)
     shares = np.stack([p[:, 1] for p in oracle.predict_proba(z)], axis=1)
     np.testing.assert_allclose(1 / (1 + np.exp(-logits.astype(np.float64))), np.clip(shares, 1e-6, 1 - 1e-6), atol=1e-6)

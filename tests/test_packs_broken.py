@@ -140,7 +140,7 @@ def test_a_pack_is_not_written_over_another(packs, card, index, view, tmp_path):
     with pytest.raises(BenchError, match="holds something else"):
         write_pack(card, index, packs / "float32.lmdb", view=view)
     (tmp_path / "file.lmdb").write_text("text")
-    with pytest.raises(BenchError, match="no LMDB file"):
+    with pytest.raises(BenchError, match="is not an LMDB file"):
         write_pack(card, index, tmp_path / "file.lmdb")
     assert (packs / "float32.lmdb/data.mdb").read_bytes() == before
 

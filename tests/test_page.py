@@ -159,6 +159,7 @@ def test_runs_of_one_id_but_two_bodies_have_names_of_their_own():
     assert names[make_record(lr=0.3)["sha256"]] == make_record(lr=0.3)["run_id"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_command_writes_the_page_and_gives_the_same_bytes_twice(monkeypatch, tmp_path):
     store_all([make_record(), make_record(synthetic=True), make_record(lr=0.3)], tmp_path)
     monkeypatch.setattr(sys, "argv", ["report", "--results_dir", str(tmp_path), "--experiments", str(EXPERIMENTS)])

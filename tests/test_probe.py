@@ -18,7 +18,8 @@ from fgmae_bench.config.recipes import ProbeRecipe
 from fgmae_bench.config.run import Model
 from fgmae_bench.config.schedules import cosine
 from fgmae_bench.errors import BenchError
-from fgmae_bench.probe.closed import fit_knn, fit_logistic
+from fgmae_bench.probe import closed
+from fgmae_bench.probe.closed import Part
 from fgmae_bench.probe.heads import HeadGrid, head_logits
 from fgmae_bench.probe.resolve import Materials
 from fgmae_bench.probe.train import GridFit
@@ -28,6 +29,15 @@ from fgmae_bench.system.randomness import epoch_order
 DIM, CLASSES, BATCH = 24, 5, 32
 GRID = [(0.1, 0.001), (0.1, 0.0), (0.03, 0.01), (1.0, 0.0)]
 DTYPES = [(torch.float64, 1e-12), (torch.float32, 1e-6)]
+
+
+def fit_logistic(train, parts, *settings, **more):
+    """Of (features, labels) and, where there are any, groups."""
+    return closed.fit_logistic(Part(*train), {name: Part(*part) for name, part in parts.items()}, *settings, **more)
+
+
+def fit_knn(train, parts, *settings):
+    return closed.fit_knn(Part(*train), {name: Part(*part) for name, part in parts.items()}, *settings)
 
 
 def clusters(n, seed=0, classes=CLASSES, dim=DIM, spread=2.5):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fgmae_bench.config.recipes import ProbeRecipe
-from fgmae_bench.probe.closed import fit_logistic
+from fgmae_bench.probe.closed import Part, fit_logistic
 from fgmae_bench.probe.train import _batches
 from fgmae_bench.runs.tasks import rank, seen_by_reference
 from fgmae_bench.system.randomness import epoch_order
@@ -38,7 +38,7 @@ def test_a_tag_that_all_carry_is_sure_and_one_that_nobody_carries_is_not():
     random = np.random.default_rng(0)
     x = random.normal(size=(40, 3)).astype(np.float32)
     y = np.stack([np.ones(40), np.zeros(40), x[:, 0] > 0], 1).astype(np.uint8)
-    logits = fit_logistic((x, y), {"test": (x, y)}, 3, (1e-2,), 0).logits["test"]
+    logits = fit_logistic(Part(x, y), {"test": Part(x, y)}, 3, (1e-2,), 0).logits["test"]
     assert (logits[:, 0] > 20).all()
     assert (logits[:, 1] < logits[:, 2] - 20).all()
     assert ((logits[:, 2] > 0) == y[:, 2]).mean() > 0.95

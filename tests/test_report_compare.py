@@ -149,17 +149,28 @@ def test_a_record_is_not_compared_with_itself(two, tmp_path):
             said(tmp_path, *names)
 
 
-def test_a_table_says_that_the_first_seed_stands_for_a_row_of_several(two, tmp_path, monkeypatch, capsys):
-    put(tmp_path, make_record(model="vit_base_patch16", batch_size=256), {"logits": logits(0.8, 4), "targets": TARGETS})
+def test_a_table_compares_rows_with_all_their_seeds_and_one_of_one_seed_gets_no_stars(
+    two, tmp_path, monkeypatch, capsys
+):
+    put(tmp_path, make_record(model="vit_base_patch16", batch_size=256), {"logits": logits(0.6, 4), "targets": TARGETS})
     table = ("--table", "eurosat_linear", "--experiments", str(REPOSITORY / "experiments"))
-    sentence = "Of each row only the first seed is compared: 1 of the rows hold several seeds."
-    assert sentence in said(tmp_path, *table).splitlines()
+    text = said(tmp_path, *table)
+    assert f"A = {two[0]['run_id']} (2 seeds)" in text
+    assert "1 of the rows are of one seed: what another seed would give is not in their errors" in text
+    assert ": oa 0." in next(line for line in text.splitlines() if "over both (SE " in line)
+    line = next(line for line in text.splitlines() if " oa " in line and "seeds x groups" in line)
+    assert "SE over groups" in line
+    assert "*" not in line
     monkeypatch.setattr(sys, "argv", ["report", "compare", *table, "--results_dir", str(tmp_path)])
     assert entry.main() == 0
     assert two[0]["run_id"] in capsys.readouterr().out
-    next((tmp_path / "records").rglob(f"{two[1]['run_id']}.json")).unlink()
-    assert "first seed" not in said(tmp_path, *table)
-    assert "of each row the first seed only" in " ".join(compare.parser().format_help().split())
+    other = make_record(model="vit_base_patch16", batch_size=256, seed=7)
+    put(tmp_path, other, {"logits": logits(0.6, 9), "targets": TARGETS})
+    text = said(tmp_path, *table)
+    assert "of one seed" not in text
+    line = next(line for line in text.splitlines() if " oa " in line and "seeds x groups" in line)
+    assert "SE over seeds" in line
+    assert "each with all its seeds" in " ".join(compare.parser().format_help().split())
 
 
 def test_predictions_of_other_samples_than_the_record_are_refused(two, tmp_path):

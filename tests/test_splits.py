@@ -4,9 +4,7 @@ are published.
 
 import dataclasses
 import hashlib
-import math
 import os
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ from fgmae_bench.data.dataset import only_usable, open_dataset
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.spatial import block_numbers, chip_places, spatial_parts
-from fgmae_bench.data.splits import few_labels, make_split
+from fgmae_bench.data.splits import make_split
 from fgmae_bench.errors import BenchError
 from fgmae_bench.worlds import eurosat
 
@@ -289,60 +287,6 @@ def test_chips_without_georeference_have_no_spatial_split(tmp_path):
     )
     with pytest.raises(BenchError, match=r"flat\.tif has no georeference"):
         chip_places(index, tmp_path)
-
-
-# --- few labels
-
-
-FRACTIONS = (0.01, 0.1, 0.5)
-
-
-@pytest.fixture(scope="module")
-def uneven():
-    return made_index([30, 100, 7, 250, 3, 40, 41, 99, 1, 333])
-
-
-def test_few_label_subsets_are_nested(uneven):
-    rows = np.random.default_rng(0).permutation(len(uneven.files))
-    small, middle, large = (set(few_labels(uneven, rows, f, 42).tolist()) for f in FRACTIONS)
-    assert small < middle < large < set(rows.tolist())
-    np.testing.assert_array_equal(few_labels(uneven, rows, 1.0, 42), rows)
-
-
-@pytest.mark.parametrize("fraction", ["0.01", "0.05", "0.07", "0.1", "0.29", "0.3", "0.5", "0.7", "1e-12"])
-def test_few_label_subsets_have_exactly_ceil_f_n_of_each_class(uneven, fraction):
-    """In exact arithmetic: .1 x 30 is 3.0000000000000004 in floating point, and its ceiling 4."""
-    chosen = few_labels(uneven, np.arange(len(uneven.files)), float(fraction), 42)
-    expected = [math.ceil(Fraction(fraction) * int(n)) for n in np.bincount(uneven.labels)]
-    np.testing.assert_array_equal(np.bincount(uneven.labels[chosen], minlength=10), expected)
-    assert len(set(chosen.tolist())) == len(chosen)  # the reference drew with replacement
-
-
-def test_few_label_subsets_do_not_depend_on_the_order_of_rows(uneven):
-    rows = np.arange(len(uneven.files))
-    turned = few_labels(uneven, rows[::-1], 0.1, 42)
-    assert set(turned.tolist()) == set(few_labels(uneven, rows, 0.1, 42).tolist())
-    np.testing.assert_array_equal(turned, sorted(turned, reverse=True))  # and the order of the split is kept
-
-
-def test_few_label_subsets_do_not_depend_on_other_classes(uneven):
-    rows = np.arange(len(uneven.files))
-    everything = few_labels(uneven, rows, 0.1, 42)
-    for label in (1, 3, 9):
-        alone = few_labels(uneven, rows[uneven.labels == label], 0.1, 42)
-        np.testing.assert_array_equal(everything[uneven.labels[everything] == label], alone)
-
-
-def test_few_label_subsets_are_keyed_by_the_split_seed(uneven):
-    rows = np.arange(len(uneven.files))
-    subsets = {tuple(few_labels(uneven, rows, 0.1, seed)) for seed in range(5)}
-    assert len(subsets) == 5
-    drawn = np.zeros(250)
-    for seed in range(200):  # every sample of a class has the same chance
-        drawn[few_labels(uneven, rows[uneven.labels == 3], 0.1, seed) - rows[uneven.labels == 3][0]] += 1
-    assert abs(drawn.mean() - 20) < 1e-9
-    assert drawn.min() > 3
-    assert drawn.max() < 45
 
 
 # --- lists

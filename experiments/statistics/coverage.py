@@ -1,14 +1,24 @@
-"""How often the intervals hold the truth and the tests cry wolf, on simulated tiles of which patches look alike.
+"""How often the intervals hold the truth and the tests cry wolf, on simulated groups of which the truth is known.
 
-  python experiments/statistics/coverage.py [--trials 1000]
-Expected: the group bootstrap covers 93 to 97 % of a nominal 95 %, the plain one far less; false positives 3.5 to 6.5 %.
+  python experiments/statistics/coverage.py [--repetitions 2000] [--parts coverage tests blocks] [--metrics oa aa ...]
+Expected: a nominal 95 % covers 92 to 97 % from 20 groups on and at least 90 % at 10; macro scores whose rarest class is
+in fewer than three groups are withheld; 5 to 8 groups are printed. False positives at 5 % are 3 to 7 % from 10 groups
+on. 150 blocks as of EuroSAT cover 93 % and more where chips drawn one by one have far less. See docs/statistics.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import simulated
+from simulated import Design
 
 from fgmae_bench.metrics.intervals import (
     Units,
@@ -19,163 +29,205 @@ from fgmae_bench.metrics.intervals import (
     single_label_units,
 )
 from fgmae_bench.metrics.significance import mcnemar_mid_p
-from fgmae_bench.system.randomness import generator
 
-TILES, PATCHES = 40, 100  # patches a tile on average
-FEWER = {"map_macro": 40}  # patches a tile where a trial is slow; a quarter of the trials
-CORRELATIONS = (0.02, 0.05)
-ACCURACY = 0.8
-
-
-def rates(random: np.random.Generator, mean: float, correlation: float, size: int) -> np.ndarray:
-    """Hit rates of tiles: beta-distributed, so that hits within a tile have the given correlation."""
-    scale = (1 - correlation) / correlation
-    return random.beta(mean * scale, (1 - mean) * scale, size)
+GROUPS = (5, 8, 10, 20, 40)
+CORRELATIONS = (0.0, 0.05, 0.1, 0.2, 0.3)
+SIZES = {"single": 200, "segmentation": 20, "tags": 120}  # samples a group
+METRICS = {"oa": "single", "aa": "single", "miou": "segmentation", "map_micro": "tags", "map_macro": "tags"}
+RARE = {0: GROUPS, 3: (10, 20, 40), 2: (20,)}  # groups that hold the rarest class (0: any), and numbers of groups tried
 
 
-def tiles(random: np.random.Generator, count: int, patches: int) -> np.ndarray:
-    """Tile of each patch; sizes vary from half to one and a half times `patches`."""
-    return np.repeat(np.arange(count), random.integers(patches // 2, patches + patches // 2 + 1, count))
+@dataclass
+class Cell:
+    """What came of one cell: whether each shown interval held the truth, its width, and how many were withheld."""
+
+    held: list[bool] = field(default_factory=list)
+    widths: list[float] = field(default_factory=list)
+    withheld: int = 0
+
+    def add(self, bounds: list[float] | None, truth: float) -> None:
+        """Count one interval."""
+        if bounds is None:
+            self.withheld += 1
+        else:
+            self.held.append(bounds[0] <= truth <= bounds[1])
+            self.widths.append(bounds[1] - bounds[0])
+
+    def words(self) -> str:
+        """Coverage, median width, share withheld."""
+        share = self.withheld / (self.withheld + len(self.held))
+        shown = f"{np.mean(self.held):8.1%}{np.median(self.widths):8.3f}" if self.held else f"{'–':>8}{'–':>8}"
+        return f"{shown}{share:10.0%}"
 
 
-def hits_to_logits(hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two-class logits and targets with the given hits."""
-    return np.stack([hit, ~hit], axis=1).astype(np.float32), np.zeros(len(hit), np.int64)
+def names(count: int) -> list[str]:
+    """Names of groups that sort as they are numbered."""
+    return [f"{i:04}" for i in range(count)]
 
 
-def single_label_case(
-    random: np.random.Generator, correlation: float, count: int, patches: int
-) -> tuple[Units, Units, str, float]:
-    """(grouped units, plain units, metric, truth) of overall accuracy."""
-    tile = tiles(random, count, patches)
-    logits, targets = hits_to_logits(random.random(len(tile)) < rates(random, ACCURACY, correlation, count)[tile])
-    return single_label_units(logits, targets, tile.astype(str)), single_label_units(logits, targets), "oa", ACCURACY
+def samples(counts: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """(logits, targets, groups) of samples with these numbers of hits; what is missed is taken for the next class."""
+    groups, k = counts.shape
+    cell = np.repeat(np.arange(groups * k), counts.ravel())
+    place = np.arange(len(cell)) - np.repeat(np.cumsum(counts.ravel()) - counts.ravel(), counts.ravel())
+    target = cell % k
+    said = np.where(place < hits.ravel()[cell], target, (target + 1) % k)
+    label = names(groups)
+    return np.eye(k, dtype=np.float32)[said], target, [label[i] for i in cell // k]
 
 
-def segmentation_case(
-    random: np.random.Generator, correlation: float, count: int, patches: int
-) -> tuple[Units, Units, str, float]:
-    """Mean IoU of two classes of equal share with equal errors a pixel: a / (2 - a) at accuracy a."""
-    tile = tiles(random, count, patches)
-    rate = rates(random, ACCURACY, correlation, count)[tile]
-    right = random.binomial(32, rate[:, None], (len(tile), 2))
-    confusion = np.empty((len(tile), 2, 2), np.int64)
-    for k in range(2):
-        confusion[:, k, k], confusion[:, k, 1 - k] = right[:, k], 32 - right[:, k]
-    truth = ACCURACY / (2 - ACCURACY)
-    return segmentation_units(confusion, tile.astype(str)), segmentation_units(confusion), "miou", truth
+def single_units(counts: np.ndarray, hits: np.ndarray) -> Units:
+    """Units of samples with these numbers of hits."""
+    logits, targets, groups = samples(counts, hits)
+    return single_label_units(logits, targets, groups)
 
 
-def multi_label_case(
-    random: np.random.Generator, correlation: float, count: int, patches: int
-) -> tuple[Units, Units, str, float]:
-    """Macro AP of three labels: presence and normal scores vary by tile; a score is 1.5 higher where its label is
-    there.
-    """
-    tile = tiles(random, count, patches)
-    y = (
-        random.random((len(tile), 3))
-        < np.stack([rates(random, 0.3, correlation, count) for _ in range(3)], axis=1)[tile]
+def drawn(kind: str, random: np.random.Generator, design: Design) -> tuple[Units, dict[str, float]]:
+    """(units of a simulated split, its true scores)."""
+    if kind == "single":
+        counts, hits = simulated.single_label(random, design)
+        held = counts.sum(0) > 0
+        return single_units(counts, hits), {"oa": simulated.true_overall(), "aa": simulated.true_accuracy(held)}
+    if kind == "segmentation":
+        confusion = simulated.confusions(random, design)
+        held = confusion.sum((0, 2)) > 0
+        truth = float(np.array(simulated.true_ious(design))[held].mean())
+        return segmentation_units(confusion, names(design.groups)), {"miou": truth}
+    unit, y, scores = simulated.tags(random, design)
+    each, together = simulated.true_average_precisions()
+    label = names(design.groups)
+    units = multi_label_units(scores, y, [label[i] for i in unit])
+    return units, {"map_micro": together, "map_macro": float(np.array(each)[y.any(0)].mean())}
+
+
+def coverage(kind: str, design: Design, repetitions: int, wanted: Iterable[str]) -> dict[str, Cell]:
+    """The cells of a design's metrics."""
+    cells = {name: Cell() for name in wanted}
+    for repetition in range(repetitions):
+        random = np.random.default_rng((repetition, design.groups, design.held, round(100 * design.correlation)))
+        units, truth = drawn(kind, random, design)
+        found = intervals(units)["test"]
+        for name, cell in cells.items():
+            cell.add(found[name], truth[name])
+    return cells
+
+
+def repetitions_of(design: Design, repetitions: int) -> int:
+    """A quarter where nothing is claimed: below ten groups, and with a class in two, which withholds macro scores."""
+    return repetitions // 4 if design.groups < 10 or design.held == 2 else repetitions
+
+
+def designs(kind: str) -> Iterator[Design]:
+    """All designs of a kind of data."""
+    for held, counts in RARE.items():
+        for groups in counts:
+            for correlation in CORRELATIONS:
+                yield Design(groups=groups, size=SIZES[kind], correlation=correlation, held=held)
+
+
+def print_coverage(repetitions: int, wanted: list[str]) -> None:
+    """Coverage, median width and share withheld of each design."""
+    print(
+        f"coverage of nominal 95 % intervals, {repetitions} repetitions a cell (below 10 groups and with a class in 2: "
+        f"{repetitions // 4}); groups of unequal size"
     )
-    noise = np.sqrt(correlation) * random.normal(size=(count, 3))[tile] + np.sqrt(1 - correlation) * random.normal(
-        size=y.shape
-    )
-    logits = 1.5 * y + noise
-    return (
-        multi_label_units(logits, y, tile.astype(str)),
-        multi_label_units(logits, y),
-        "map_macro",
-        true_average_precision(),
-    )
+    print(f"{'metric':<11}{'rarest in':>10}{'groups':>8}{'corr.':>7}{'covers':>8}{'width':>8}{'withheld':>10}")
+    for kind in SIZES:
+        chosen = [name for name in wanted if METRICS[name] == kind]
+        for design in designs(kind) if chosen else ():
+            for name, cell in coverage(kind, design, repetitions_of(design, repetitions), chosen).items():
+                where = design.held or "any"
+                line = f"{name:<11}{where:>10}{design.groups:>8}{design.correlation:>7}{cell.words()}"
+                print(line, flush=True)
 
 
-def true_average_precision(prevalence: float = 0.3, shift: float = 1.5) -> float:
-    """AP of the population, by quadrature over thresholds: the integral of precision over recall."""
-    from scipy.stats import norm
-
-    x = np.linspace(9, -8, 40_001)
-    recall, false = norm.sf(x - shift), norm.sf(x)
-    precision = prevalence * recall / np.maximum(prevalence * recall + (1 - prevalence) * false, 1e-300)
-    return float(np.trapezoid(precision, recall))
-
-
-CASES = {"oa": single_label_case, "miou": segmentation_case, "map_macro": multi_label_case}
-
-
-def coverage(
-    case: str,
-    correlation: float,
-    trials: int,
-    *,
-    plain: bool,
-    count: int = TILES,
-    patches: int = PATCHES,
-    draws: int = 500,
-) -> float:
-    """Share of trials whose interval holds the truth."""
-    held = 0
-    for trial in range(trials):
-        grouped, independent, metric, truth = CASES[case](
-            generator("coverage", case, correlation, trial), correlation, count, patches
-        )
-        low, high = intervals(independent if plain else grouped, draws)["test"][metric]
-        held += low <= truth <= high
-    return held / trials
+def equals(kind: str, random: np.random.Generator, design: Design) -> tuple[Units, Units]:
+    """Two models that are equally good on the same samples; what makes a group hard is hard for both."""
+    if kind == "single":
+        counts, _ = simulated.counted(random, design)
+        shared = random.normal(size=design.groups)
+        two = [simulated.single_label(random, design, shared, counts) for _ in range(2)]
+        return single_units(*two[0]), single_units(*two[1])
+    unit, y, scores = simulated.tags(random, design)
+    label = names(design.groups)
+    groups = [label[i] for i in unit]
+    apart = np.sqrt(design.correlation / 2) * random.normal(size=(2, design.groups, y.shape[1]))
+    two = [scores + each[unit] + 0.5 * random.normal(size=y.shape) for each in apart]
+    return multi_label_units(two[0], y, groups), multi_label_units(two[1], y, groups)
 
 
-def false_positives(
-    correlation: float, trials: int, *, plain: bool, count: int = TILES, patches: int = PATCHES, draws: int = 500
-) -> float:
-    """Share of trials in which two equally good models differ at the 5 % level: they share half of a tile's
-    difficulty.
-    """
-    found = 0
-    for trial in range(trials):
-        random = generator("false positives", correlation, trial)
-        tile = tiles(random, count, patches)
-        common = rates(random, ACCURACY, correlation, count)
-        units = []
-        for _ in range(2):
-            rate = (common + rates(random, ACCURACY, correlation, count)) / 2
-            logits, targets = hits_to_logits(random.random(len(tile)) < rate[tile])
-            units.append(single_label_units(logits, targets, None if plain else tile.astype(str)))
-        p = paired_differences(units[0], units[1], draws)["oa"].p
-        found += p is not None and p < 0.05
-    return found / trials
+def print_tests(repetitions: int) -> None:
+    """False positives of paired tests at 5 %."""
+    print(f"\nfalse positives of the paired test at 5 %, {repetitions} repetitions a cell ({repetitions // 4} of mAP)")
+    print(f"{'metric':<11}{'groups':>8}{'corr.':>7}{'p < .05':>9}{'sign flips':>12}{'withheld':>10}")
+    for kind, wanted in (("single", ("oa", "aa")), ("tags", ("map_micro", "map_macro"))):
+        for groups in GROUPS:
+            for correlation in CORRELATIONS[::2]:
+                design = Design(groups=groups, size=SIZES[kind], correlation=correlation)
+                found: dict[str, list] = {name: [] for name in wanted}
+                count = repetitions if kind == "single" else repetitions // 4
+                for repetition in range(count):
+                    random = np.random.default_rng((1, repetition, groups, round(100 * correlation)))
+                    compared = paired_differences(*equals(kind, random, design))
+                    for name, differences in found.items():
+                        differences.append(compared[name])
+                for name, differences in found.items():
+                    p = [d.p for d in differences if d.p is not None]
+                    flips = [d.flips for d in differences if d.flips is not None]
+                    share = 1 - len(p) / count
+                    cells = [f"{np.mean(np.array(each) < 0.05):.1%}" if each else "–" for each in (p, flips)]
+                    print(f"{name:<11}{groups:>8}{correlation:>7}{cells[0]:>9}{cells[1]:>12}{share:>10.0%}", flush=True)
+    print(f"McNemar mid-p, independent samples: {mcnemar_false_positives(20 * repetitions):.1%}")
 
 
 def mcnemar_false_positives(trials: int, samples: int = 1000, disagreement: float = 0.1) -> float:
-    """The same for McNemar's mid-p test on independent samples."""
-    random = generator("mcnemar")
+    """The share of McNemar's mid-p below .05 on independent samples of two equally good models."""
+    random = np.random.default_rng(2)
     discordant = random.binomial(samples, disagreement, trials)
     only_a = random.binomial(discordant, 0.5)
     return float(np.mean([mcnemar_mid_p(int(a), int(n - a)) < 0.05 for a, n in zip(only_a, discordant, strict=True)]))
 
 
+def blocks(correlation: float, repetitions: int, *, plain: bool) -> dict[str, Cell]:
+    """OA and AA of 150 blocks as of EuroSAT, over blocks or over chips drawn one by one."""
+    cells = {"oa": Cell(), "aa": Cell()}
+    for repetition in range(repetitions):
+        counts, hits = simulated.in_blocks(
+            np.random.default_rng((3, repetition, round(100 * correlation))), correlation
+        )
+        logits, targets, groups = samples(counts, hits)
+        found = intervals(single_label_units(logits, targets, None if plain else groups), 400)["test"]
+        for name, cell in cells.items():
+            cell.add(found[name], 0.8)
+    return cells
+
+
+def print_blocks(repetitions: int) -> None:
+    """EuroSAT-like coverage over blocks, and over chips in a tenth of the repetitions."""
+    print(f"\n150 blocks of 36 chips on average, {repetitions} repetitions ({repetitions // 10} of chips one by one)")
+    print(f"{'metric':<11}{'corr.':>7}{'over blocks':>13}{'over chips':>12}")
+    for correlation in CORRELATIONS[1:]:
+        grouped = blocks(correlation, repetitions, plain=False)
+        plain = blocks(correlation, max(1, repetitions // 10), plain=True)
+        for name in grouped:
+            shown = [f"{np.mean(cells[name].held):.1%}" for cells in (grouped, plain)]
+            print(f"{name:<11}{correlation:>7}{shown[0]:>13}{shown[1]:>12}", flush=True)
+
+
 def main() -> None:
-    """Print both tables."""
+    """Print the tables asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=1000, help="simulated splits a cell (default: 1000)")
-    trials = parser.parse_args().trials
-    print(
-        f"coverage of a nominal 95 % interval, {TILES} tiles of {PATCHES} patches ({FEWER['map_macro']} for "
-        f"AP), {trials} trials"
-    )
-    print(f"{'metric':<12}{'correlation':>12}{'group bootstrap':>18}{'plain bootstrap':>18}")
-    for case in CASES:
-        for correlation in CORRELATIONS:
-            per_tile = FEWER.get(case, PATCHES)
-            made = trials // 4 if case in FEWER else trials
-            cells = [coverage(case, correlation, made, plain=plain, patches=per_tile) for plain in (False, True)]
-            print(f"{case:<12}{correlation:>12}{cells[0]:>18.1%}{cells[1]:>18.1%}", flush=True)
-    for count in (10, 20):
-        value = coverage("oa", 0.05, trials, plain=False, count=count)
-        print(f"{'oa':<12}{0.05:>12}{value:>18.1%}  with {count} tiles")
-    print("\nfalse positives of the paired test at 5 %")
-    for correlation in CORRELATIONS:
-        cells = [false_positives(correlation, trials, plain=plain) for plain in (False, True)]
-        print(f"{'oa':<12}{correlation:>12}{cells[0]:>18.1%}{cells[1]:>18.1%}", flush=True)
-    print(f"{'McNemar mid-p, independent samples':<24}{mcnemar_false_positives(20 * trials):>8.1%}")
+    parser.add_argument("--repetitions", type=int, default=2000, help="simulated splits a cell (default: 2000)")
+    parts = ("coverage", "tests", "blocks")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="tables to print (default: all)")
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="(default: all)")
+    options = parser.parse_args()
+    if "coverage" in options.parts:
+        print_coverage(options.repetitions, options.metrics)
+    if "tests" in options.parts:
+        print_tests(options.repetitions)
+    if "blocks" in options.parts:
+        print_blocks(options.repetitions)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,17 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Groups:
+    """Which samples belong together, in one of three ways: by name, by a column of a table, or by blocks of ground."""
+
+    pattern: str = ""  # of the last part of a sample's id, the whole id where it holds a /: `{scene}_#_#`
+    file: str = ""  # a CSV with the data or beside the card, whose first column names samples
+    column: str = ""  # of `file`
+    block_km: float | None = None  # side of the blocks; the samples are georeferenced files
+    unit: str = ""  # what a group is, for tables; by default the name in braces, the column, or the block
+
+
+@dataclass(frozen=True, kw_only=True)
 class Counts:
     """How many samples the complete dataset holds; data that contradicts it is refused."""
 
@@ -128,6 +139,7 @@ class Card:
     recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # module -> recipe name -> flags
     counts: Counts | None = None
     download: Download | None = None
+    groups: Groups | None = None
     label_sources: dict[str, LabelFile] = field(default_factory=dict)  # segmentation: label maps that the data holds
     label_schemes: tuple[str, ...] = ()  # segmentation: schemes that make sense here; `label_scheme` is the usual one
     label_source: str = ""  # segmentation: the usual source
@@ -239,6 +251,8 @@ def _check(card: Card) -> None:
         )
     for name, split in card.splits.items():
         _check_split(split, f"splits.{name}", require)
+    if card.groups is not None:
+        _check_groups(card.groups, require)
     if card.task == "segmentation":
         source = card.label_source
         require(source in card.label_sources, f"label_source '{source}'", f"define [label_sources.{source or 'NAME'}]")
@@ -271,6 +285,17 @@ def _check_signal(signal: Signal, require: _Requirement) -> None:
         "give height and width in pixels",
     )
     require(0 <= signal.max_invalid_fraction < 1, "signal.max_invalid_fraction is outside [0, 1)", "correct it")
+
+
+def _check_groups(groups: Groups, require: _Requirement) -> None:
+    ways = [groups.pattern, groups.file, groups.block_km is not None]
+    require(sum(map(bool, ways)) == 1, "groups", "give one of pattern, file with column, and block_km")
+    require(
+        not groups.pattern or re.search(r"\{\w+\}", groups.pattern), "groups.pattern", "name the group: {scene}_#_#"
+    )
+    require(bool(groups.file) == bool(groups.column), "groups.file and groups.column", "give both")
+    require(_inside(groups.file), "groups.file", "name a file of the data's, without .. or a leading /")
+    require(groups.block_km is None or groups.block_km > 0, "groups.block_km", "give kilometres above 0")
 
 
 def _check_split(split: Split, where: str, require: _Requirement) -> None:

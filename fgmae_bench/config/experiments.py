@@ -13,7 +13,7 @@ from typing import Any
 
 from fgmae_bench.config.layout import Layout, check_layout
 from fgmae_bench.config.recipes import PROTOCOLS, RECIPES
-from fgmae_bench.config.run import field_sections, sections
+from fgmae_bench.config.run import YOUNGER, field_sections, sections
 from fgmae_bench.config.strict import convert, from_plain, load_toml
 from fgmae_bench.errors import BenchError, closest
 
@@ -156,6 +156,11 @@ def choices(hint: Any, value: Any) -> list[Any]:
     return value if isinstance(value, list) and typing.get_origin(hint) is not tuple else [value]
 
 
+YOUNGER_DEFAULTS = {
+    f.name: f.default for kind in sections("linear").values() for f in dataclasses.fields(kind) if f.name in YOUNGER
+}  # what a record means that does not hold them
+
+
 def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> bool:
     """True when a record belongs to a planned run: protocol, effective batch and every flag that the run states agree.
 
@@ -172,6 +177,8 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
     if record["config"].get("facts", {}).get("defects") or record["model"].get("contract", {}).get("assumed"):
         return False
     config, weights = record["config"], record["model"]["weights"]["source"]
+    if config["data"].get("shots") is not None and "shots" not in stated:  # few labels belong to rows that ask for them
+        return False
     codes = {found["code"] if isinstance(found, dict) else found for found in record["notes"]}
     if "batch_size" not in stated and "effective_batch" in codes:  # the row means the batch of its recipe
         return False
@@ -181,7 +188,7 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
     for name, values in stated.items():
         if name in ("batch_size", "accum_iter", "recipe") or owner[name] == "execution":
             continue
-        measured = config[owner[name]].get(name)
+        measured = config[owner[name]].get(name, YOUNGER_DEFAULTS.get(name))
         if name == "dataset" and measured not in values:
             measured = record["dataset"]["name"]
         if name == "weights" and weights in ("none", *run.weights_files):

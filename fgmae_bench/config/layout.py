@@ -39,6 +39,12 @@ WORDS: dict[str, tuple[str, str]] = {
     "effective_batch": ("batch", "Samples in one step over all processes and accumulated batches"),
     "amp": ("amp", ""),
     "train_frac": ("train fraction", "Share of the training split that was used"),
+    "shots": ("shots", "Training labels of each class"),
+    "labels": ("labels", "Labels that were used: of training, and of val where anything was chosen on it"),
+    "label_area": ("area", "Area under the main metric over the logarithm of the number of labels, of each draw"),
+    "draws_interval": ("95 % over draws", "Interval of the main metric over draws of few labels, on this test split"),
+    "penalty": ("penalty", "L2 penalty of logistic regression that was chosen"),
+    "candidates": ("candidates", "Settings from which one was chosen"),
     "n_train": ("n train", "Samples of the training split"),
     "n_val": ("n val", "Samples of the validation split"),
     "n_test": ("n test", "Samples of the test split"),
@@ -56,11 +62,23 @@ WORDS: dict[str, tuple[str, str]] = {
     "memory_gib": ("memory (GiB)", "Peak memory: the device's where there is one, else the process's"),
     "device": ("device", ""),
     "remarks": ("remarks", "Notes below the table"),
+    "ece": ("ECE", "Expected calibration error: mean |accuracy - confidence| of 15 bins of equal width"),
+    "ece_perfect": ("ECE perfect", "ECE of a perfectly calibrated model of the same confidences, from 200 draws"),
+    "ece_mass": ("ECE mass", "Calibration error of 15 bins of as many samples each"),
+    "ece_mass_perfect": ("ECE mass perfect", "The same of a perfectly calibrated model of the same confidences"),
+    "ece_classwise": ("ECE classwise", "Calibration error of each class against the others, mean over classes"),
+    "brier": ("Brier", "Mean squared error of the probabilities: 0 to 2 where they are of one label, else 0 to 1"),
+    "nll": ("NLL", "Negative log-likelihood, in nats"),
+    "temperature": ("temperature", "By which logits are to be divided, found on val; above 1: too sure"),
+    "ece_scaled": ("ECE scaled", "ECE of the logits divided by the temperature"),
+    "nll_scaled": ("NLL scaled", "Negative log-likelihood of the logits divided by the temperature"),
+    "aurc": ("AURC", "Area under risk over coverage: error among the samples of most confidence, over all shares"),
 }
 # Columns of each metric: its test interval, the published number, and the difference from it.
-INTERVAL = "{}_interval"
+INTERVAL, TOTAL = "{}_interval", "{}_total_interval"
 DERIVED = (
     (INTERVAL, "{} 95 %", "Interval of the test samples, for the head as trained: {}"),
+    (TOTAL, "{} 95 % in all", "Interval over seeds and test samples together: {}"),
     ("published_{}", "{} published", "As published: {}"),
     (
         "delta_{}",
@@ -78,7 +96,7 @@ def words() -> dict[str, tuple[str, str]]:
     for name, metric in METRICS.items():
         found[name] = (metric.title, metric.hint)
         for pattern, title, meaning in DERIVED:
-            if metric.interval or pattern != INTERVAL:
+            if metric.interval or pattern not in (INTERVAL, TOTAL):
                 found[pattern.format(name)] = (title.format(metric.title), meaning.format(metric.hint or metric.title))
     return found
 

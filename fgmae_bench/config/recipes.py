@@ -58,7 +58,7 @@ class ProbeRecipe:
         "L2 penalty; one or several (lbfgs: candidates)", 0.001, shown="0.001, from recipe", grid=True
     )
     momentum: float = option("momentum of SGD", 0.9)
-    penalties: tuple[float, ...] = option("lbfgs: candidates of the L2 penalty", (), shown="1e-6 to 1, half decades")
+    penalties: tuple[float, ...] = option("lbfgs: candidates of the L2 penalty", (), shown="1e-8 to 1e4, decades")
     crop_scale: float = option(
         "smallest area of a random crop, as a share of the image", 0.08, shown="0.08, from recipe"
     )
@@ -153,7 +153,9 @@ SGD_ONLY = (
     "momentum",
     "crop_scale",
 )
-PENALTIES = tuple(10 ** (power / 2) for power in range(-12, 1))  # of lbfgs, when none are given
+PENALTIES = tuple(10.0**power for power in range(-8, 5))  # of lbfgs, when none are given; extended at an edge
+TUNED_FROM = 10  # labels of the smallest class from which on a few-label run chooses anything
+FIXED_PENALTY = 0.1  # of lbfgs below that
 # Fields of which one stands for the other: the nearest layer of a run's values that names either decides.
 EITHER = (("lr", "blr"), ("max_steps", "epochs"), ("warmup_steps", "warmup_epochs"))
 NEVER_PUBLISHED = (
@@ -295,6 +297,8 @@ BELOW_ONE = (lambda value: 0 <= value < 1), "give a number in [0, 1)"
 # allows it.
 RANGES: dict[str, Range] = {
     "train_frac": SHARE,
+    "shots": COUNT,
+    "draw": AMOUNT,
     "crop_scale": SHARE,
     "layer_decay": SHARE,
     "epochs": COUNT,

@@ -23,6 +23,7 @@ from fgmae_bench.config.recipes import (
     RANGES,
     RECIPES,
     SGD_ONLY,
+    TUNED_FROM,
     option,
 )
 from fgmae_bench.config.strict import from_plain, load_toml, plain_path
@@ -35,8 +36,14 @@ class Data:
 
     dataset: str = option("dataset name, or path of a card.toml")
     split: str | None = option("split name on the card, or a folder of lists", None, shown="from recipe and card")
-    split_seed: int = option("seed of the split and of few-label subsets", 42)
-    train_frac: float = option("share of each class's training samples, in (0, 1]", 1.0)
+    split_seed: int = option("seed of the split", 42)
+    train_frac: float = option("share of each class's training labels, in (0, 1], drawn by --seed and --draw", 1.0)
+    shots: int | None = option(
+        "training labels of each class, drawn by --seed and --draw; one or several", None, shown="all", grid=True
+    )
+    draw: int = option(
+        "which draw of few labels; one or several", 0, shown="0; with --shots on linear 0 to 4", grid=True
+    )
     band_order: str | None = option("order of the bands in the files, such as VH,VV", None, shown="from card")
     nb_classes: int | None = option("number of classes; checked against the label scheme", None, shown="from card")
 
@@ -135,6 +142,9 @@ EFFECTIVE = "effective_batch"  # of a recipe: samples a step, over accumulation 
 OWN_WEIGHTS = "module"  # weights of a factory or a module of the user's, as it made them
 IMAGENET = "imagenet"  # weights that timm publishes for a model, most of them trained on ImageNet
 RESOLVED = "resolved"  # in a config.toml: every value that is not the field's default stands in the file
+DRAWS = 5  # of few labels, where a probe is asked for shots and no draw is named
+# Fields younger than ids and records in use: one at its default does not count, a record without it means that.
+YOUNGER = ("shots", "draw")
 PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {
     "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": Execution},
@@ -155,6 +165,21 @@ def sections(module: str) -> dict[str, type]:
 def field_sections(module: str) -> dict[str, str]:
     """Field name -> section, for all flags of a module."""
     return {f.name: part for part, kind in sections(module).items() for f in dataclasses.fields(kind)}
+
+
+def grid_fields(module: str) -> tuple[str, ...]:
+    """The flags of a module whose several values are runs of one command."""
+    return tuple(f.name for kind in sections(module).values() for f in dataclasses.fields(kind) if f.metadata["grid"])
+
+
+def counted(part: Any) -> dict[str, Any]:
+    """A section of a run as what counts of it: without the younger fields that are at their defaults."""
+    defaults = {f.name: f.default for f in dataclasses.fields(part)}
+    return {
+        name: value
+        for name, value in dataclasses.asdict(part).items()
+        if name not in YOUNGER or value != defaults[name]
+    }
 
 
 def read_config(path: Path, module: str) -> dict[str, Any]:
@@ -211,31 +236,29 @@ def compose(
     owner = field_sections(module)
     processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
     flat = _divided(flat, explicit, processes)
-    if named and name == "corrected":
-        flat = _scaled(flat, explicit, merged(*named), processes)
+    flat = _scaled(flat, explicit, merged(*named), processes) if name == "corrected" else flat
     for key in flat:
         if key not in owner:
             raise BenchError(f"{module}: unknown flag '{key}'", closest(key, owner))
     if flat.get("probe", "sgd") != "sgd":
         flat = _closed_form(flat, explicit)
+    if module == "linear" and flat.get("shots") is not None:
+        flat.setdefault("draw", list(range(DRAWS)))
     if name == "published" and any(explicit.get(flag) for flag in NEVER_PUBLISHED if flag in owner):
         flat |= {"recipe": "corrected", "split": flat.get("split", card.default_split)}
-    runs = _points(module, flat)
+    runs = [_with_few_labels(run) for run in _points(module, flat)]
     for run in runs:
         check(run)
-    if len({run.recipe for run in runs}) != len(runs):
-        raise BenchError("the grid of --lr and --weight_decay holds a value twice", "name each value once")
+    if len({(run.data, run.recipe) for run in runs}) != len(runs):
+        twice = "--lr and --weight_decay" if len({run.data for run in runs}) == 1 else "--shots and --draw"
+        raise BenchError(f"the grid of {twice} holds a value twice", "name each value once")
     return runs
 
 
 def _points(module: str, flat: dict[str, Any]) -> list[Run]:
     """One run for each combination of the values of the fields that may hold several."""
     owner = field_sections(module)
-    grid = [
-        f.name
-        for f in dataclasses.fields(RECIPES[module])
-        if f.metadata["grid"] and isinstance(flat.get(f.name), list | tuple)
-    ]
+    grid = [name for name in grid_fields(module) if isinstance(flat.get(name), list | tuple)]
     runs = []
     for values in product(*(flat[key] for key in grid)):
         point = flat | dict(zip(grid, values, strict=True))
@@ -245,6 +268,26 @@ def _points(module: str, flat: dict[str, Any]) -> list[Run]:
         }
         runs.append(Run(**parts))
     return runs
+
+
+def _with_few_labels(run: Run) -> Run:
+    """The run with what its few labels allow: no more neighbours than shots. Raises BenchError on what they do not."""
+    data, recipe = run.data, run.recipe
+    if data.shots is None and not (isinstance(data.train_frac, float) and data.train_frac < 1):
+        if data.draw:
+            raise BenchError(f"--draw {data.draw} with all labels: nothing is drawn", "give --shots or --train_frac")
+        return run
+    if data.shots is None:
+        return run
+    if data.train_frac != 1:
+        raise BenchError(f"--shots {data.shots} with --train_frac {data.train_frac:g}", "leave one out")
+    probe = getattr(recipe, "probe", "sgd")
+    if probe == "knn" and 0 < data.shots < recipe.knn_k:
+        return dataclasses.replace(run, recipe=dataclasses.replace(recipe, knn_k=data.shots))
+    if probe == "lbfgs" and data.shots < TUNED_FROM and len(recipe.penalties) > 1 and recipe.penalties != PENALTIES:
+        what = f"{len(recipe.penalties)} penalties to choose from and --shots {data.shots}: too few labels to choose on"
+        raise BenchError(what, f"give one, or {TUNED_FROM} shots and more")
+    return run
 
 
 def _divided(flat: dict[str, Any], explicit: dict[str, Any], processes: int) -> dict[str, Any]:
@@ -376,11 +419,11 @@ def run_hash(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
 
     Batch, accumulation and world size count by their product only; paths, workers and device do not count.
     """
-    recipe = dataclasses.asdict(run.recipe)
+    recipe = counted(run.recipe)
     recipe["effective_batch"] = recipe.pop("batch_size") * recipe.pop("accum_iter") * world_size
     # These three may be paths; the facts name what they stand for: card, samples of each part, content of the weights.
-    data = {key: value for key, value in dataclasses.asdict(run.data).items() if key not in ("dataset", "split")}
-    model = {key: value for key, value in dataclasses.asdict(run.model).items() if key != "weights"}
+    data = {key: value for key, value in counted(run.data).items() if key not in ("dataset", "split")}
+    model = {key: value for key, value in counted(run.model).items() if key != "weights"}
     body = {"data": data, "model": model, "recipe": recipe, "facts": facts}
     return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
 

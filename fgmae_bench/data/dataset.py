@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,13 @@ from fgmae_bench.config.contract import parse_bands
 from fgmae_bench.config.run import Run
 from fgmae_bench.data.audit import audit, keep_audit
 from fgmae_bench.data.content import Hashes, part_sha256
-from fgmae_bench.data.index import Index, Miscount, check_counts, ids_sha256, require_data
+from fgmae_bench.data.few_labels import PURPOSE as FEW
+from fgmae_bench.data.few_labels import Subset, few_labels, subset_of
+from fgmae_bench.data.groups import torn, with_groups
+from fgmae_bench.data.index import Index, Miscount, Rows, check_counts, ids_sha256, require_data
 from fgmae_bench.data.packs.read import is_pack, open_index
 from fgmae_bench.data.samples import Samples, sample_facts
-from fgmae_bench.data.splits import PARTS, Parts, few_labels, make_split
+from fgmae_bench.data.splits import PARTS, Parts, make_split
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.system.files import write_text
 from fgmae_bench.system.progress import Progress
@@ -46,19 +49,28 @@ class Dataset:
     samples: Samples = None  # type: ignore[assignment]  # filled in below where it is not given or of another card
     content: Hashes | None = None  # (N,) of the pixels of each sample of the index, once they have been read
     source: dict[str, str] | None = None  # content of each part in what a pack of eight bits was made of, where known
+    pool: Rows = None  # type: ignore[assignment]  # the training part that few labels are drawn from; filled in below
 
     def __post_init__(self) -> None:
         held = self.samples
         if held is None or held.card is not self.card or held.index is not self.index:
             object.__setattr__(self, "samples", Samples(card=self.card, index=self.index))
+        if self.pool is None:
+            object.__setattr__(self, "pool", self.parts.train)
 
     def ids(self, part: str) -> list[str]:
         """Sample ids of a part, in the order of the split."""
         return [self.index.ids[row] for row in getattr(self.parts, part)]
 
     def groups(self, part: str) -> list[str] | None:
-        """Tile or scene of each sample of a part, None where they are not known."""
+        """Scene or other group of each sample of a part, None where they are not known."""
         return None if self.index.groups is None else [self.index.groups[row] for row in getattr(self.parts, part)]
+
+    def group_counts(self) -> dict[str, Any] | None:
+        """What a group is, as `kind`, and how many each part has; None where they are not known."""
+        if self.index.groups is None:
+            return None
+        return {"kind": self.index.group_kind, **{part: len(set(self.groups(part) or ())) for part in PARTS}}
 
 
 def require_same_facts(card: Card, cache: Path) -> None:
@@ -100,7 +112,9 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
     contradiction = check_counts(card, index)
     if contradiction:
         notes.append(accept_count(contradiction, run.execution.partial))
-    parts = make_split(card, index, run.data, cache)
+    layout_groups, index = index.groups, with_groups(card, index, cache)
+    parts = make_split(card, index, run.data, cache, layout_groups)
+    notes += _group_notes(index, parts, run.data.split or card.default_split)
     samples = Samples(card=card, index=index)
     verdict, tagged = audit(card, index, order, samples, cache)
     if verdict.refusal:
@@ -118,32 +132,41 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
         "card_sha256": facts_sha256(card),
         "synthetic": index.synthetic or ("tagged" if tagged else None),
     }
-    few = few_labels(index, parts.train, run.data.train_frac, run.data.split_seed)
-    parts = dataclasses.replace(parts, train=few)
+    few = few_labels(index, parts.train, subset_of(run), card.classes)
     return Dataset(
-        card=card, index=index, parts=parts, synthetic=synthetic, facts=facts, notes=tuple(notes), samples=samples
+        card=card,
+        index=index,
+        parts=dataclasses.replace(parts, train=few),
+        synthetic=synthetic,
+        facts=facts,
+        notes=tuple(notes),
+        samples=samples,
+        pool=parts.train,
     )
 
 
-def only_usable(dataset: Dataset, run: Run, cache: Path) -> Dataset:
+def only_usable(dataset: Dataset, run: Run, cache: Path, others: Sequence[Run] = ()) -> Dataset:
     """The dataset without images that have too many invalid pixels, with the hashes of the samples that are used:
     of their ids, and of their pixels and labels.
 
     Reads every file once, ever: a broken one is named here, before anything is computed. What fits into memory is held
-    for the pass that comes next. Raises BenchError when a part or a class of it is left without images.
+    for the pass that comes next, of `others` too, which differ in the labels they see (see `with_labels_of`). Raises
+    BenchError when a part or a class of it is left without images.
     """
     card, index, samples = dataset.card, dataset.index, dataset.samples
     names = ("invalid", "content", *(("quadrants",) if card.task == "segmentation" else ()))
     with Progress("checking pixels", len(index.files), "images", show=os.environ.get("RANK", "0") == "0") as progress:
         facts = sample_facts(samples, names, cache, run.execution.num_workers, progress.step)
     usable = facts["invalid"] <= card.signal.max_invalid_fraction
-    kept = {part: rows[usable[rows]] for part, rows in ((name, getattr(dataset.parts, name)) for name in PARTS)}
+    before = {"train": dataset.pool, "val": dataset.parts.val, "test": dataset.parts.test}
+    kept = {part: rows[usable[rows]] for part, rows in before.items()}
+    pool = kept["train"]
+    _refuse_emptied(dataset, before, kept)
     if card.task != "segmentation":  # there the bank of labels needs every image once more
-        used = set(np.concatenate(list(kept.values())).tolist())
+        seen = [few_labels(index, pool, subset_of(each), card.classes) for each in (run, *others)]
+        used = set(np.concatenate([*seen, kept["val"], kept["test"]]).tolist())
         samples.let_go(row for row in range(len(index.files)) if row not in used)
-    _refuse_emptied(dataset, kept)
-    parts = dataclasses.replace(dataset.parts, **kept)
-    left_out = sum(len(getattr(dataset.parts, part)) - len(kept[part]) for part in PARTS)
+    left_out = sum(len(before[part]) - len(kept[part]) for part in PARTS)
     share = card.signal.max_invalid_fraction
     text = f"{left_out} images with more than {share:.0%} invalid pixels were left out"
     notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []))
@@ -152,16 +175,13 @@ def only_usable(dataset: Dataset, run: Run, cache: Path) -> Dataset:
     keep_audit(samples, cache)
     if not _facts_file(card, cache).is_file():
         write_text(_facts_file(card, cache), f"{facts_sha256(card)}\n")
-    identity = dataset.facts | {
-        "samples_sha256": {part: ids_sha256([index.ids[row] for row in kept[part]]) for part in PARTS},
-        "content_sha256": {part: part_sha256(facts["content"], index.labels, kept[part]) for part in PARTS},
-    }
+    parts = dataclasses.replace(dataset.parts, train=pool, val=kept["val"], test=kept["test"])
+    whole = dataclasses.replace(dataset, parts=parts, notes=notes, content=facts["content"], pool=pool)
+    made = with_labels_of(whole, run)
     if card.task != "segmentation":  # there the label maps count as well
-        remember(cache, data_root(card, run), identity["content_sha256"])
-    source = source_content(index, dict.fromkeys(kept), kept) if index.eight_bits else None
-    return dataclasses.replace(
-        dataset, parts=parts, notes=notes, facts=identity, content=facts["content"], source=source
-    )
+        for each in (run, *others):
+            remember(cache, data_root(card, run), with_labels_of(whole, each).facts["content_sha256"])
+    return made
 
 
 def _require_content(index: Index, content: Hashes) -> None:
@@ -188,15 +208,55 @@ def source_content(
     return found
 
 
-def _refuse_emptied(dataset: Dataset, kept: dict[str, NDArray[np.int64]]) -> None:
-    parts, labels = dataset.parts, dataset.index.labels
+def seen_by(dataset: Dataset, run: Run) -> Rows:
+    """The training rows whose labels a run sees. Raises BenchError where a class has fewer than it asks for."""
+    return few_labels(dataset.index, dataset.pool, subset_of(run), dataset.card.classes)
+
+
+def with_labels_of(dataset: Dataset, run: Run) -> Dataset:
+    """The dataset, whose pixels have been read, with the training labels that a run sees, and the hashes of its parts.
+
+    The pool that few labels are drawn from is a fact of theirs: in another pool a draw is another one.
+    """
+    index, subset = dataset.index, subset_of(run)
+    assert dataset.content is not None
+    parts = dataclasses.replace(dataset.parts, train=seen_by(dataset, run))
+    rows = {part: getattr(parts, part) for part in PARTS}
+    identity = {name: value for name, value in dataset.facts.items() if name != FEW} | {
+        "samples_sha256": {part: ids_sha256([index.ids[row] for row in rows[part]]) for part in PARTS},
+        "content_sha256": {part: part_sha256(dataset.content, index.labels, rows[part]) for part in PARTS},
+    }
+    if not subset.whole:
+        identity[FEW] = {"pool": ids_sha256([index.ids[row] for row in dataset.pool])}
+    others = [found for found in dataset.notes if found["code"] != FEW]
+    return dataclasses.replace(
+        dataset,
+        parts=parts,
+        facts=identity,
+        notes=(*others, *_few_notes(dataset, subset)),
+        source=source_content(index, dict.fromkeys(rows), rows) if index.eight_bits else None,
+    )
+
+
+def _few_notes(dataset: Dataset, subset: Subset) -> list[dict[str, str]]:
+    if subset.whole:
+        return []
+    share = f"{subset.fraction:.3g} of the labels" if subset.shots is None else f"{subset.shots} labels a class"
+    over = ", dealt over the groups in turn" if dataset.index.groups is not None else ""
+    return [
+        note("few_labels", f"{share}, drawn by seed and draw{over}; smaller subsets of a draw are part of larger ones")
+    ]
+
+
+def _refuse_emptied(dataset: Dataset, before: dict[str, NDArray[np.int64]], kept: dict[str, NDArray[np.int64]]) -> None:
+    labels = dataset.index.labels
     for part in PARTS:
-        if len(getattr(parts, part)) and not len(kept[part]):
+        if len(before[part]) and not len(kept[part]):
             raise BenchError(
                 f"every image of the {part} split has too many invalid pixels", "look at the data with prepare inspect"
             )
     if labels.ndim == 1:
-        for label in sorted(set(labels[parts.train].tolist()) - set(labels[kept["train"]].tolist())):
+        for label in sorted(set(labels[before["train"]].tolist()) - set(labels[kept["train"]].tolist())):
             what = f"every training image of class '{dataset.card.classes[label]}' has too many invalid pixels"
             raise BenchError(what, "look at the data with prepare inspect")
 
@@ -227,6 +287,23 @@ def _refuse(error: BenchError, trust: bool, notes: list[dict[str, str]]) -> None
     if not trust:
         raise error
     notes.append(note("data_trusted", f"by --trust_data: {error.what}"))
+
+
+def _group_notes(index: Index, parts: Parts, name: str) -> list[dict[str, str]]:
+    """Notes on samples whose groups nobody knows, and on groups that lists tear apart without saying so."""
+    if index.groups is None:
+        text = (
+            "no groups: nothing tells which samples belong together, each counts as independent, and where neighbours "
+            "are alike intervals are too narrow and p-values too small; state [groups] on the card"
+        )
+        log.warning(text)
+        return [note("no_groups", text)]
+    both = [] if parts.leaky else torn(index, {part: getattr(parts, part) for part in PARTS})
+    if not both:
+        return []
+    text = f"split '{name}' has samples of {len(both)} {index.group_kind}s in more than one part, such as {both[0]}"
+    log.warning(text)
+    return [note("torn_groups", text)]
 
 
 def _split_notes(name: str, parts: Parts) -> list[dict[str, str]]:

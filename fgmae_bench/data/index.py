@@ -63,6 +63,7 @@ class Index:
     synthetic: str | None  # fingerprint of the synthetic world, None for data without its marker
     left_out: int = 0  # samples on disk that no run uses, such as patches with none of the classes
     groups: tuple[str, ...] | None = None  # tile or scene of each sample, where it is known
+    group_kind: str = ""  # what a group is: scene, acquisition, 20 km block
     aliases: tuple[str, ...] | None = None  # another name of each sample, such as its S2 partner's, that lists may use
     parts: tuple[str, ...] | None = None  # train, val or test, where the data itself says so of each sample
     reader: Reader = read_file  # how the pixels of one sample are read

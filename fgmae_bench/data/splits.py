@@ -1,9 +1,8 @@
-"""Which samples train, select and test: stratified, spatial, tile, random and listed splits, few-label subsets."""
+"""Which samples train, select and test: stratified, spatial, tile, random and listed splits."""
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,25 +12,36 @@ import numpy as np
 
 from fgmae_bench.config.cards import Card, Split
 from fgmae_bench.config.run import Data
+from fgmae_bench.data.groups import torn
 from fgmae_bench.data.index import Index, Rows
 from fgmae_bench.data.list_splits import PARTS, list_files, published_lists, read_leaky_flag, rows_of_lists
 from fgmae_bench.data.multilabel_splits import random_parts, tile_parts
 from fgmae_bench.data.spatial import spatial_parts
 from fgmae_bench.errors import BenchError, unknown
-from fgmae_bench.system.randomness import keyed_order
 
 ORDER = ("test", "val", "train")  # a group that several parts name is in the first of them
 
 
-def group_parts(index: Index, split: Split) -> dict[str, Rows]:
-    """Rows of train, val and test: a sample is where a pattern of the part matches its group, such as
-    `ROIs0000_test/*`.
+def group_parts(index: Index, split: Split, layout_groups: tuple[str, ...] | None = None) -> dict[str, Rows]:
+    """Rows of train, val and test: a sample is where a pattern of the part matches what it is called.
+
+    That is the folder's name where the layout has groups (`ROIs0000_test/*`), else the name of its group, else its id;
+    of group and id the one that a pattern fits. Raises BenchError where a group has samples in two parts.
     """
-    if index.groups is None:
-        raise BenchError(f"{index.root}: the groups of the samples are not known", "choose another split")
-    part_of = {group: _part(group, split) for group in set(index.groups)}
-    parts = [part_of[group] for group in index.groups]
-    return {name: np.array([row for row, part in enumerate(parts) if part == name], np.int64) for name in ORDER}
+    if layout_groups is not None:
+        called: list[tuple[str, ...]] = [(name,) for name in layout_groups]
+    else:
+        called = list(zip(*filter(None, (index.groups, index.ids)), strict=True))
+    part_of = {names: next(filter(None, (_part(name, split) for name in names)), "") for names in set(called)}
+    parts = [part_of[names] for names in called]
+    rows = {name: np.array([row for row, part in enumerate(parts) if part == name], np.int64) for name in ORDER}
+    both = (
+        torn(index, rows) if layout_groups is None and index.group_kind and " km block" not in index.group_kind else []
+    )
+    if both:
+        what = f"the split's patterns put samples of the {index.group_kind} {both[0]} into two parts"
+        raise BenchError(what, "let a pattern fit whole groups")
+    return rows
 
 
 def _part(group: str, split: Split) -> str:
@@ -56,11 +66,19 @@ class Parts:
     left_out: int = 0
 
 
-def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
-    """The split that `data` names: one of the card's, or a folder of lists; BenchError where it cannot be made."""
+def make_split(
+    card: Card, index: Index, data: Data, cache: Path, layout_groups: tuple[str, ...] | None = None
+) -> Parts:
+    """The split that `data` names: one of the card's, or a folder of lists; BenchError where it cannot be made.
+
+    `layout_groups` are the groups of the layout itself, by which a split of the kind `groups` goes.
+    """
+    if not index.group_kind:  # nobody has looked further than the layout
+        layout_groups = index.groups
     name = data.split or card.default_split
     if name in card.splits:
         split = card.splits[name]
+        # a split of the card: its name is known, its lists are looked for beside the data
         folder = published_lists(card, index, split, name) if split.kind == "lists" else None
     elif os.path.isdir(name):
         folder = Path(name)
@@ -74,7 +92,7 @@ def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
     elif split.kind == "stated":
         parts = _stated(index, split, name)
     elif split.kind in ("groups", "everything"):
-        parts = _by_group(index, split)
+        parts = _by_group(index, split, layout_groups)
     elif split.kind in ("random", "tile"):
         parts = _by_name(index, split, data.split_seed)
     else:
@@ -107,27 +125,12 @@ def stratified(index: Index, split: Split, seed: int, classes: tuple[str, ...]) 
         train, rest = train_test_split(rows, train_size=split.train, stratify=index.labels, random_state=seed)
         if not split.val:
             return Parts(train=train, val=rows[:0], test=rest, leaky=split.leaky)
+        # val's share of what the first call left
         share = split.val / (1 - split.train)
         val, test = train_test_split(rest, train_size=share, stratify=index.labels[rest], random_state=seed)
     except ValueError as error:
         raise BenchError(f"the data is too small to split ({error})", "give more images a class") from error
     return Parts(train=train, val=val, test=test, leaky=split.leaky)
-
-
-def few_labels(index: Index, rows: Rows, fraction: float, seed: int) -> Rows:
-    """The first ceil(fraction x n) samples of each class in an order keyed by (seed, id); `rows` stay in order.
-
-    Multi-label samples belong to several classes and count as one group. Subsets are nested: a smaller fraction is
-    contained in a larger one. Nothing is drawn twice.
-    """
-    if fraction >= 1:
-        return rows
-    chosen: set[str] = set()
-    label_of = index.labels if index.labels.ndim == 1 else np.zeros(len(index.files), np.int64)
-    for label in np.unique(label_of[rows]):
-        ids = [index.ids[row] for row in rows[label_of[rows] == label]]
-        chosen.update(keyed_order(seed, "few_labels", ids)[: max(1, math.ceil(round(fraction * len(ids), 9)))])
-    return rows[[index.ids[row] in chosen for row in rows]]
 
 
 def _spatial(index: Index, split: Split, seed: int, cache: Path) -> Parts:
@@ -146,6 +149,7 @@ def _by_name(index: Index, split: Split, seed: int) -> Parts:
     from fgmae_bench.data.bigearthnet.official import Named, grid_of_names
 
     assert split.train is not None
+    # test is what is left
     fractions = (split.train, split.val, 1 - split.train - split.val)
     if split.kind == "random":
         part = random_parts(index.ids, fractions=fractions, seed=seed)
@@ -170,19 +174,20 @@ def _stated(index: Index, split: Split, name: str) -> Parts:
     if index.parts is None:
         todo = "give the raw data, a pack written from it, or a folder of lists with --split DIR"
         raise BenchError(f"{index.root} does not say in which part of split '{name}' its samples are", todo)
+    # raw metadata and packs carry the publishers' part of each sample
     said = np.array(index.parts)
     rows = {part: np.flatnonzero(said == part) for part in PARTS}
     return Parts(**rows, leaky=split.leaky, left_out=len(said) - sum(map(len, rows.values())))
 
 
-def _by_group(index: Index, split: Split) -> Parts:
+def _by_group(index: Index, split: Split, layout_groups: tuple[str, ...] | None) -> Parts:
     """Parts by the groups of the samples; with `everything` each sample is trained on and scored, which measures the
     fit alone.
     """
     rows = np.arange(len(index.files))
     if split.kind == "everything":
         return Parts(train=rows, val=rows[:0], test=rows, leaky=split.leaky)
-    parts = group_parts(index, split)
+    parts = group_parts(index, split, layout_groups)
     return Parts(**parts, leaky=split.leaky, left_out=len(rows) - sum(map(len, parts.values())))
 
 

@@ -32,6 +32,8 @@ class Metric:
     axis: str = ""  # label of a figure's axis, by default the title
     selects: str | None = None
     bounds: tuple[float, float] | None = FRACTION  # of the value; None: unbounded
+    macro: bool = False  # a mean over classes, in which a rare one weighs as much as a frequent one
+    ranked: bool = False  # from the order of the scores
 
     @property
     def interval(self) -> bool:
@@ -105,6 +107,7 @@ METRICS: dict[str, Metric] = {
     "miou": Metric(
         value=miou,
         tasks=(SEGMENTATION,),
+        macro=True,
         title="mIoU",
         hint="Intersection over union, mean over the classes with reference pixels",
         axis="mean IoU over classes with reference (fraction)",
@@ -113,6 +116,7 @@ METRICS: dict[str, Metric] = {
     "miou_union": Metric(
         value=miou_union,
         tasks=(SEGMENTATION,),
+        macro=True,
         title="mIoU union",
         hint="mIoU that also counts classes that are only predicted",
         axis="mean IoU over classes with reference or prediction (fraction)",
@@ -120,6 +124,7 @@ METRICS: dict[str, Metric] = {
     "miou_all": Metric(
         value=miou_all,
         tasks=(SEGMENTATION,),
+        macro=True,
         title="mIoU all",
         hint="mIoU over all classes, present or not",
         axis="mean IoU over all classes (fraction)",
@@ -135,6 +140,7 @@ METRICS: dict[str, Metric] = {
     "aa": Metric(
         value=average_accuracy,
         tasks=(SINGLE, SEGMENTATION),
+        macro=True,
         title="AA",
         hint="Average accuracy: mean over classes of the share classified right",
         axis="average accuracy over classes (fraction)",
@@ -150,6 +156,7 @@ METRICS: dict[str, Metric] = {
     "map_micro": Metric(
         value=map_micro,
         tasks=(MULTI,),
+        ranked=True,
         title="mAP micro",
         hint="Average precision over all labels together",
         axis="average precision, all labels together (fraction)",
@@ -158,6 +165,8 @@ METRICS: dict[str, Metric] = {
     "map_macro": Metric(
         value=map_macro,
         tasks=(MULTI,),
+        ranked=True,
+        macro=True,
         title="mAP macro",
         hint="Average precision, mean over classes",
         axis="average precision, mean over classes (fraction)",
@@ -172,6 +181,7 @@ METRICS: dict[str, Metric] = {
     "f1_macro": Metric(
         value=f1_macro,
         tasks=(SINGLE, MULTI),
+        macro=True,
         title="F1 macro",
         hint="F1, mean over classes",
         axis="F1, mean over classes (fraction)",

@@ -93,8 +93,10 @@ def make_order(text: str | None) -> tuple[str, ...] | None:
 
 def checked_source(given: dict[str, Any], order: tuple[str, ...] | None) -> Any:
     """The source's index. Raises BenchError where it contradicts its card and no flag allows that."""
+    from fgmae_bench.checkpoints.registry import default_cache
     from fgmae_bench.data.audit import audit
     from fgmae_bench.data.dataset import accept_count
+    from fgmae_bench.data.groups import to_pack
     from fgmae_bench.data.index import check_counts
     from fgmae_bench.data.packs.read import open_index
 
@@ -106,4 +108,4 @@ def checked_source(given: dict[str, Any], order: tuple[str, ...] | None) -> Any:
     verdict, _ = audit(card, index, order)
     if verdict.refusal and not given.get("trust_data"):
         raise verdict.refusal
-    return index
+    return to_pack(card, index, default_cache())

@@ -50,6 +50,8 @@ def main(given: dict[str, Any]) -> None:
 
 
 def _ours(root: Path, held: bytes, given: dict[str, Any]) -> None:
+    from fgmae_bench.checkpoints.registry import default_cache
+    from fgmae_bench.data.groups import to_pack
     from fgmae_bench.data.packs.check import check_source, check_values
     from fgmae_bench.data.packs.read import open_index, parse_meta
 
@@ -64,6 +66,8 @@ def _ours(root: Path, held: bytes, given: dict[str, Any]) -> None:
     if "data_path" not in given:
         return
     source = open_index(card, Path(given["data_path"]), make_order(given.get("band_order")))
+    if source.groups != index.groups:  # packs of older versions hold what the layout knows
+        source = to_pack(card, source, default_cache())
     with Progress("comparing", meta.count, "samples") as progress:
         check_source(
             card, index, meta, source, given.get("workers", min(MOST_WORKERS, os.cpu_count() or 1)), progress.step

@@ -115,15 +115,15 @@ def _compute(probe: Probe, start: float) -> dict[str, Record]:
         featuring = time.perf_counter()
         materials = gather_materials(probe, first, spent, memory)
         fitting = time.perf_counter()
-        outcomes = _fit(probe, first, materials, folders, states, memory)
+        outcomes = _fit(probe, materials, folders, states, memory)
         fitted = time.perf_counter()
         records: dict[str, Record] | None = None
         if world.rank == 0:
             seconds = {"total": fitted - start, "features": fitting - featuring, "fitting": fitted - fitting}
             shared = shared_by(probe, spent, memory, seconds)
             records = {
-                id: record_run(probe, id, outcome, folders[id], materials, shared)
-                for id, outcome in zip(probe.runs, outcomes, strict=True)
+                id: record_run(probe, id, outcomes[id], folders[id], materials.of(probe.datasets[id]), shared)
+                for id in probe.runs
             }
     return world.broadcast(records)
 
@@ -149,25 +149,42 @@ def _taking_back(folders: dict[str, RunFolder]) -> Iterator[None]:
 
 def _fit(
     probe: Probe,
-    first: Run,
     materials: Materials,
     folders: dict[str, RunFolder],
     states: dict[str, HeadState],
     memory: MemoryPeak,
-) -> list[Outcome]:
-    """Outcomes of the runs in order: fitted at once, or trained by epochs from where their checkpoints left them."""
+) -> dict[str, Outcome]:
+    """Outcomes by run id: runs that see the same labels are fitted together, on features that all share."""
+    outcomes: dict[str, Outcome] = {}
     classes, task = probe.dataset.card.classes, TASKS[probe.dataset.card.task]
-    if first.recipe.probe != "sgd":
-        outcome = fit_closed(first, materials, len(classes), task)
-        for folder in folders.values():
-            folder.epoch(outcome.history[0])
-        return [outcome]
-    recipes, dim = {id: run.recipe for id, run in probe.runs.items()}, probe.extractor.backbone.feature_dim
+    for ids in probe.fits():
+        own = materials.of(probe.datasets[ids[0]])
+        if probe.runs[ids[0]].recipe.probe == "sgd":
+            outcomes |= _train(probe, ids, own, folders, states, memory)
+            continue
+        for id in ids:
+            outcomes[id] = fit_closed(probe.runs[id], own, probe.datasets[id].index.groups, len(classes), task)
+            if folders:
+                folders[id].epoch(outcomes[id].history[0])
+    return outcomes
+
+
+def _train(
+    probe: Probe,
+    ids: list[str],
+    materials: Materials,
+    folders: dict[str, RunFolder],
+    states: dict[str, HeadState],
+    memory: MemoryPeak,
+) -> dict[str, Outcome]:
+    """Outcomes of runs that see the same labels, trained by epochs from where their checkpoints left them."""
+    classes, task, first = probe.dataset.card.classes, TASKS[probe.dataset.card.task], probe.runs[ids[0]]
+    recipes, dim = {id: probe.runs[id].recipe for id in ids}, probe.extractor.backbone.feature_dim
     fit = GridFit(materials, recipes, probe.effective_batch, len(classes), dim, task)
-    fit.resume(states)
-    for id, folder in folders.items():
-        if id in states:
-            folder.go_on(states[id].history)
+    fit.resume({id: states[id] for id in ids if id in states})
+    for id in ids:
+        if id in folders and id in states:
+            folders[id].go_on(states[id].history)
     left = sum(first.recipe.epochs - done for done in fit.done)
     saved = time.monotonic()
     with Progress("training", left, "epochs", show=probe.extractor.world.rank == 0) as progress:
@@ -187,4 +204,4 @@ def _fit(
                     save_state(folders[id], fit.state(g), classes)
                 saved = time.monotonic()
 
-        return fit.run(on_epoch, after_epoch)
+        return dict(zip(ids, fit.run(on_epoch, after_epoch), strict=True))

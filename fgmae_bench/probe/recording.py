@@ -50,7 +50,7 @@ def record_run(
     shared: Shared,
 ) -> Record:
     """Write everything of one run; its record comes last."""
-    dataset, backbone, run = probe.dataset, probe.extractor.backbone, probe.runs[id]
+    dataset, backbone, run = probe.datasets[id], probe.extractor.backbone, probe.runs[id]
     classes, protocol = dataset.card.classes, protocol_of("linear", run.recipe)
     rows = materials.evaluation["test"][1]
     groups = None if dataset.index.groups is None else [dataset.index.groups[row] for row in rows]
@@ -62,8 +62,9 @@ def record_run(
     if run.recipe.probe == "sgd":
         rates = rate_notes("linear", run, dataset.card, probe.effective_batch)
         rates += head_not_trained(outcome.history, dataset.card.task, len(classes))
-    logits = outcome.logits
+    logits, held = outcome.logits, materials.evaluation.get("val")
     assert logits is not None
+    val = None if outcome.val_logits is None or held is None else (outcome.val_logits, materials.labels[held[1]])
 
     def assembled(predictions: dict[str, str] | None) -> Record:
         return assemble(
@@ -82,6 +83,7 @@ def record_run(
             created=now(),
             notes=[*outcome.notes, *rates, *shared.notes],
             diverged=outcome.diverged,
+            selection=outcome.selection,
         )
 
     return store_run(
@@ -90,7 +92,7 @@ def record_run(
         folder,
         assembled=assembled,
         write=lambda path: write_predictions(
-            path, logits, materials.labels[rows], [dataset.index.ids[r] for r in rows], classes, groups
+            path, logits, materials.labels[rows], [dataset.index.ids[r] for r in rows], classes, groups, val
         ),
         leave=lambda: save_fitted(folder, id, outcome.fitted, classes) if outcome.fitted else None,
     )

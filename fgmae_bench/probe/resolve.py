@@ -16,12 +16,13 @@ from fgmae_bench.config.cards import Card
 from fgmae_bench.config.recipes import ProbeRecipe
 from fgmae_bench.config.run import Run, run_id
 from fgmae_bench.config.schedules import base_lr, rate_of, require_falling
-from fgmae_bench.data.dataset import Dataset, only_usable
-from fgmae_bench.data.index import Rows
+from fgmae_bench.data.dataset import Dataset, only_usable, seen_by, with_labels_of
+from fgmae_bench.data.index import Rows, ids_sha256
 from fgmae_bench.errors import BenchError
 from fgmae_bench.features.bank import Bank, fill_bank
 from fgmae_bench.features.extract import Extractor, Spent
 from fgmae_bench.models.build import Backbone
+from fgmae_bench.probe.penalty import RULE
 from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
 from fgmae_bench.system.device import Precision
 from fgmae_bench.system.distributed import World
@@ -32,15 +33,27 @@ from fgmae_bench.views.classification import Augmentation
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A resolved grid: runs that differ in lr and weight decay only, on one dataset, backbone and device."""
+    """A resolved grid: runs that differ in lr, weight decay and the labels they see, on one backbone and device."""
 
     runs: dict[str, Run]  # by run id
-    dataset: Dataset
+    datasets: dict[str, Dataset]  # by run id: one dataset, with the training labels of each run
     extractor: Extractor
     cache: Path
     effective_batch: int
     places: dict[str, tuple[Path, Path]]  # (output folder, TensorBoard folder) of each run
     notes: list[dict[str, str]]
+
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset of the first run: index, card, val and test are those of all."""
+        return self.datasets[next(iter(self.runs))]
+
+    def fits(self) -> list[list[str]]:
+        """The run ids, those that see the same training labels together, in order."""
+        together: dict[bytes, list[str]] = {}
+        for id in self.runs:
+            together.setdefault(self.datasets[id].parts.train.tobytes(), []).append(id)
+        return list(together.values())
 
 
 def resolve(
@@ -56,31 +69,47 @@ def resolve(
     setup = set_up(first, card, world, device, module)
     backbone = setup.backbone
     batch = first.recipe.batch_size * first.recipe.accum_iter * world.size
-    _require_enough(first, len(setup.dataset.parts.train), batch, world.size)
+    for run in runs:  # before any image is read
+        _require_enough(run, len(seen_by(setup.dataset, run)), batch, world.size)
     whole = [
         Run(
-            data=setup.data,
+            data=dataclasses.replace(setup.data, shots=r.data.shots, draw=r.data.draw),
             model=setup.model,
             recipe=_resolved_recipe(r, backbone, setup.amp, batch, device.type),
             execution=r.execution,
         )
         for r in runs
     ]
-    dataset = world.rank0_first(lambda: only_usable(setup.dataset, first, setup.cache))
-    _require_enough(first, len(dataset.parts.train), batch, world.size)
-    facts = facts_of(dataset, backbone)
-    if first.recipe.probe == "sgd":  # the head is fitted on all processes' features at once
-        facts["batch_norm_samples"] = batch
-    resolved = {run_id(run, facts, world.size): run for run in whole}
+    dataset = world.rank0_first(lambda: only_usable(setup.dataset, first, setup.cache, runs[1:]))
+    resolved: dict[str, Run] = {}
+    datasets: dict[str, Dataset] = {}
+    for run in whole:
+        own = with_labels_of(dataset, run)
+        _require_enough(run, len(own.parts.train), batch, world.size)
+        facts = _facts(run, own, backbone, batch)
+        id = run_id(run, facts, world.size)
+        resolved[id], datasets[id] = run, dataclasses.replace(own, facts=facts)
     return Probe(
         runs=resolved,
-        dataset=dataclasses.replace(dataset, facts=facts),
+        datasets=datasets,
         extractor=_extractor(setup, dataset, first, world, device),
         cache=setup.cache,
         effective_batch=batch,
         places={id: places(card, run, id, len(resolved)) for id, run in resolved.items()},
         notes=[*notes, *setup.notes],
     )
+
+
+def _facts(run: Run, dataset: Dataset, backbone: Backbone, batch: int) -> dict[str, object]:
+    """What enters the run id besides the configuration."""
+    facts = facts_of(dataset, backbone)
+    if run.recipe.probe == "sgd":  # the head is fitted on all processes' features at once
+        facts["batch_norm_samples"] = batch
+    if run.recipe.probe == "lbfgs" and len(run.recipe.penalties) > 1:
+        groups = dataset.index.groups  # of the pool: draws of few labels are told apart by their samples
+        known = None if groups is None else ids_sha256([groups[row] for row in dataset.pool])
+        facts["penalty_rule"] = {"rule": RULE, "groups": known}
+    return facts
 
 
 def _extractor(setup: Setup, dataset: Dataset, run: Run, world: World, device: torch.device) -> Extractor:
@@ -104,7 +133,8 @@ def _require_enough(run: Run, train: int, batch: int, processes: int) -> None:
     """Raise BenchError where the training split is too small for the batch or the neighbours."""
     recipe = run.recipe
     if recipe.probe == "sgd" and batch > train:
-        what = f"effective batch {batch} is larger than the training split ({train} images)"
+        few = "" if run.data.shots is None else f" of {run.data.shots} shots"
+        what = f"effective batch {batch} is larger than the training split{few} ({train} images)"
         fits = train // processes // recipe.accum_iter
         todo = (
             f"use --batch_size {fits} or less"
@@ -147,7 +177,7 @@ def _resolved_recipe(run: Run, backbone: Backbone, amp: Precision, batch: int, d
 
 @dataclass(frozen=True, kw_only=True)
 class Materials:
-    """Labels by row, train rows, and the banks of the evaluation view by part."""
+    """Labels by row, train rows (of any run of the grid, see `of`), and the banks of the evaluation view by part."""
 
     labels: NDArray[np.int64]
     train: Rows
@@ -156,6 +186,11 @@ class Materials:
     extractor: Extractor
     spent: Spent
 
+    def of(self, dataset: Dataset) -> Materials:
+        """The same with the training rows of one run."""
+        rows = dataset.parts.train
+        return dataclasses.replace(self, train=rows[np.isin(rows, self.train)])
+
 
 def gather_materials(
     probe: Probe, first: Run, spent: Spent, memory: MemoryPeak, parts: tuple[str, ...] = ("train", "val", "test")
@@ -163,7 +198,9 @@ def gather_materials(
     """Features of the `parts` of the split; the training part is left out where it is streamed."""
     extractor, recipe = probe.extractor, first.recipe
     split = probe.dataset.parts
-    train = split.train if "train" in parts else split.train[:0]
+    several = [probe.datasets[id].parts.train for id, *_ in probe.fits()]
+    seen = several[0] if len(several) == 1 else np.unique(np.concatenate(several))  # one pass for all of them
+    train = seen if "train" in parts else seen[:0]
     cached = recipe.features == "cached" and len(train) > 0
     # One view: training and evaluation see the same images, so one bank holds all parts; several views are banks each.
     evaluated = {part: rows for part, rows in (("val", split.val), ("test", split.test)) if len(rows) and part in parts}

@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import gc
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fgmae_bench.config.flags import Parser, spellings
 from fgmae_bench.errors import EXIT_DONE, EXIT_FAILED, BenchError, printable, run_entry, unknown
 from fgmae_bench.records import Record, all_records
 from fgmae_bench.report import figures, output, page, pictures, published
+from fgmae_bench.report.calibration import with_calibration
 from fgmae_bench.report.formats.common import NO_RECORDS
 from fgmae_bench.report.formats.markdown import markdown
 from fgmae_bench.report.output import FORMATS
@@ -62,6 +64,11 @@ def parser() -> Parser:
         "--intervals", action="store_true", help="fill in missing test intervals from stored predictions (default: off)"
     )
     made.add_argument(
+        "--calibration",
+        action="store_true",
+        help="derive calibration from stored predictions: columns, reliability and risk (default: off)",
+    )
+    made.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 when tables on disk are stale (default: off)"
     )
     made.add_argument(
@@ -90,10 +97,8 @@ def main() -> int:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
     formats = list(dict.fromkeys(options["formats"]))
-    records = [record for _, record in found]
-    if options["intervals"]:
-        records, unusable = _with_intervals(records, results_dir)
-        bad += unusable
+    records, unusable = _derived([record for _, record in found], results_dir, options)
+    bad += unusable
     for line in bad:
         _complain(f"left out: {line}")
     tables = _tables(options, records)
@@ -115,15 +120,20 @@ def main() -> int:
     return code
 
 
-def _with_intervals(records: list[Record], results_dir: Path) -> tuple[list[Record], list[str]]:
-    """The records with test intervals, and a line for each whose predictions are of no use (it stays, without)."""
-    found, lines = [], []
-    for record in records:
-        try:
-            found.append(with_intervals(record, results_dir))
-        except BenchError as error:
-            found.append(record)
-            lines.append(f"interval of {record['run_id']}: {error}")
+DERIVED: dict[str, Callable[[Record, Path], Record]] = {"intervals": with_intervals, "calibration": with_calibration}
+
+
+def _derived(records: list[Record], results_dir: Path, options: dict[str, Any]) -> tuple[list[Record], list[str]]:
+    """The records with what is asked for of their predictions, and a line for each whose predictions are of no use (it
+    stays, without).
+    """
+    found, lines = list(records), []
+    for what in (name for name in DERIVED if options[name]):
+        for i, record in enumerate(found):
+            try:
+                found[i] = DERIVED[what](record, results_dir)
+            except BenchError as error:
+                lines.append(f"{what.removesuffix('s')} of {record['run_id']}: {error}")
     return found, lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -9,11 +10,14 @@ from typing import Any
 
 from fgmae_bench.config.cards import card_names, load_card
 from fgmae_bench.config.experiments import effective_batch
+from fgmae_bench.metrics.significance import t_quantile
 from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
-from fgmae_bench.report.row import Bounds, Row, Value, shared, summary
+from fgmae_bench.report.chosen import labels_used, over_draws
+from fgmae_bench.report.row import Bounds, Row, Spread, Value, shared, summary
 
 Getter = Callable[[Row], Value]
+LEVEL = 0.95  # of the intervals
 ONLY_PUBLISHED = ("map",)  # stated without saying whether classes or decisions were averaged: compared with nothing
 REQUIRED = (
     "dataset",
@@ -56,15 +60,33 @@ def _metric(name: str) -> Column:
     )
 
 
+def _bounds(row: Row, name: str) -> Bounds | None:
+    """The means over seeds of a metric's bounds; equal ones, of samples that all score alike, bound nothing."""
+    pairs = [((record["metrics"]["intervals"] or {}).get("test") or {}).get(name) for record in row.records]
+    if not pairs or any(pair is None for pair in pairs):
+        return None
+    low, high = (sum(ends) / len(pairs) for ends in zip(*pairs, strict=True))
+    return Bounds(low=low, high=high) if high > low else None
+
+
 def _interval(name: str) -> Column:
     """The test interval of a metric; over several seeds the means of their bounds, at least as wide as the mean's."""
+    return Column(value=lambda row: _bounds(row, name), digits=3)
+
+
+def _total_interval(name: str) -> Column:
+    """The interval over seeds and test samples together: distances to the bounds of each, added in squares (MOVER, Zou
+    & Donner 2008); None of one seed.
+    """
 
     def value(row: Row) -> Bounds | None:
-        pairs = [((record["metrics"]["intervals"] or {}).get("test") or {}).get(name) for record in row.records]
-        if not pairs or any(pair is None for pair in pairs):
+        bounds, spread = _bounds(row, name), _metric(name).value(row)
+        if bounds is None or not isinstance(spread, Spread):
             return None
-        low, high = (sum(ends) / len(pairs) for ends in zip(*pairs, strict=True))
-        return Bounds(low=low, high=high)
+        seeds = t_quantile(LEVEL, spread.n - 1) * spread.std / math.sqrt(spread.n)
+        below, above = (math.hypot(seeds, end - spread.mean) for end in (bounds.low, bounds.high))
+        least, most = METRICS[name].bounds or (-math.inf, math.inf)
+        return Bounds(low=max(least, spread.mean - below), high=min(most, spread.mean + above))
 
     return Column(value=value, digits=3)
 
@@ -109,6 +131,33 @@ def _delta(metric: str) -> Column:
     return Column(value=value, digits=3, signed=True)
 
 
+def candidates(record: Record) -> int | None:
+    """How many settings one was chosen from inside the run."""
+    return (record.get("selection") or {}).get("budget")
+
+
+def chosen_penalty(record: Record) -> float | None:
+    """The L2 penalty of logistic regression that was chosen."""
+    path = (record.get("selection") or {}).get("path")
+    found = path.get("chosen") if isinstance(path, dict) else None
+    return float(found) if isinstance(found, int | float) else None
+
+
+CALIBRATION = (
+    "ece", "ece_perfect", "ece_mass", "ece_mass_perfect", "ece_classwise", "brier", "nll", "temperature", "ece_scaled",
+    "nll_scaled", "aurc",
+)  # fmt: skip
+
+
+def _calibration(name: str) -> Column:
+    """A number of the calibration, where it was derived."""
+    return Column(
+        value=lambda row: summary(record.get("calibration", {}).get(name) for record in row.records),
+        digits=3,
+        spread=True,
+    )
+
+
 COLUMNS: dict[str, Column] = {
     "dataset": Column(value=lambda row: row.dataset + (" (synthetic)" if row.synthetic else "")),
     "synthetic": Column(value=lambda row: row.synthetic),
@@ -130,6 +179,12 @@ COLUMNS: dict[str, Column] = {
     "effective_batch": _each(effective_batch, planned="effective_batch"),
     "amp": _config("recipe", "amp"),
     "train_frac": _config("data", "train_frac"),
+    "shots": _config("data", "shots"),
+    "labels": _each(labels_used),
+    "label_area": Column(value=lambda row: row.area, digits=3, spread=True),
+    "draws_interval": Column(value=over_draws, digits=3),
+    "penalty": _each(chosen_penalty),
+    "candidates": Column(value=lambda row: row.candidates or shared(map(candidates, row.records))),
     "n_train": _each(lambda record: record["dataset"]["n_train"]),
     "n_val": _each(lambda record: record["dataset"]["n_val"]),
     "n_test": _each(lambda record: record["dataset"]["n_test"]),
@@ -139,9 +194,11 @@ COLUMNS: dict[str, Column] = {
     "seeds": Column(value=lambda row: len(row.records) or None),
     **{name: _metric(name) for name in METRICS},
     **{f"{name}_interval": _interval(name) for name, metric in METRICS.items() if metric.interval},
+    **{f"{name}_total_interval": _total_interval(name) for name, metric in METRICS.items() if metric.interval},
     **{f"published_{name}": _published(name) for name in (*METRICS, *ONLY_PUBLISHED)},
     **{f"delta_{name}": _delta(name) for name in METRICS},
     "source": Column(value=lambda row: row.published.source if row.published else None),
+    **{name: _calibration(name) for name in CALIBRATION},
     "seconds": _timing("total_seconds"),
     "images_per_second": _timing("images_per_second"),
     "memory_gib": Column(value=lambda row: summary(map(memory_gib, row.records)), digits=2, spread=True),

@@ -1,13 +1,15 @@
-"""`report compare A B`: are two runs on the same test samples different, and by how much?
+"""`report compare A B`: are two runs, rows or models different on the same test samples, and by how much?
 
     python -m fgmae_bench.report compare RUN_A RUN_B [RUN_C ...] [--metric oa]
     python -m fgmae_bench.report compare --table eurosat_linear
+    python -m fgmae_bench.report compare --models A B --datasets eurosat bigearthnet_v2
 
-Runs are run ids or paths of records; the first is compared with each other one. Of a table's row with several seeds
-only the first seed is compared: to compare other seeds, name their runs. Groups (tiles, scenes) are drawn where the
-predictions name them, else samples; accuracy on independent samples is tested by McNemar's mid-p. p-values of all cells
-are corrected together (Holm), and stars are given only after that: * below .05, ** below .01, *** below .001.
-Exit code 0; 2 where runs were tested on different samples, or predictions are missing.
+Runs are run ids or paths of records; the first is compared with each other one. A table's row, and a model, stands with
+all its seeds: their errors are over seeds and groups, and both are shown apart. Over several datasets the mean of the
+differences is tested too. Groups (scenes, blocks) are the units where the predictions name them, else samples; accuracy
+on independent samples is tested by McNemar's mid-p. p-values of all cells are corrected together (Holm), and stars are
+given only after that: * below .05, ** below .01, *** below .001. Rows of one seed get none: what another would give is
+not known. Exit code 0; 2 where runs were tested on different samples, or predictions are missing.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,37 +24,34 @@ import numpy as np
 from fgmae_bench.config.experiments import load_experiment
 from fgmae_bench.config.flags import Parser, spellings
 from fgmae_bench.errors import BenchError, closest
-from fgmae_bench.metrics.intervals import LEVEL, Difference, paired_differences
-from fgmae_bench.metrics.significance import holm, mcnemar_mid_p
+from fgmae_bench.metrics.intervals import LEVEL, Difference, obstacles
+from fgmae_bench.metrics.jackknife import Estimate
+from fgmae_bench.metrics.rows import row_estimates
+from fgmae_bench.metrics.significance import holm, t_quantile, wilcoxon_p
+from fgmae_bench.metrics.table import METRICS, selection
+from fgmae_bench.metrics.variance import over_datasets
 from fgmae_bench.records import Record, all_records, read_record
-from fgmae_bench.report.predictions import Predictions, find_predictions, read_predictions, same_test
+from fgmae_bench.report.pairs import (
+    BOOTSTRAP,
+    BOTH,
+    JACKKNIFE,
+    MCNEMAR,
+    Candidate,
+    Pair,
+    cells_of,
+    require_same_content,
+    side,
+    unit_words,
+)
+from fgmae_bench.report.predictions import Predictions, find_predictions
 from fgmae_bench.report.row import out_of_ranks
-from fgmae_bench.report.table import build
+from fgmae_bench.report.table import build, current, groups
+
+__all__ = ["BOOTSTRAP", "BOTH", "JACKKNIFE", "MCNEMAR", "compare", "find_run", "main"]
 
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
-BOOTSTRAP, MCNEMAR = "paired bootstrap", "McNemar mid-p"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """One cell: a metric of two runs, the test that was made, and its p-value after Holm."""
-
-    a: str
-    b: str
-    metric: str
-    difference: Difference
-    test: str
-    adjusted: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A run that may be compared: its name in the output, its record, and its predictions."""
-
-    name: str
-    record: Record
-    predictions: Path
-    seeds: int = 1  # of the table's row that it stands for
+OVERALL = "mean of all"
+ENOUGH = 6  # datasets from which signed ranks can fall below .05
 
 
 def parser() -> Parser:
@@ -70,8 +68,14 @@ def parser() -> Parser:
     made.add_argument(
         "--metric", nargs="+", default=[], metavar="METRIC", help="metrics to compare (default: all that the runs have)"
     )
-    text = "compare the rows of this experiment's table, of each row the first seed only (default: the runs named)"
+    text = "compare the rows of this experiment's table, each with all its seeds (default: the runs named)"
     made.add_argument("--table", metavar="NAME", help=text)
+    text = "two models, NAME or NAME:WEIGHTS, to compare on --datasets with all their seeds (default: the runs named)"
+    made.add_argument("--models", nargs=2, metavar=("A", "B"), help=text)
+    made.add_argument(
+        "--datasets", nargs="+", default=[], metavar="DATASET", help="datasets of --models (default: all of both)"
+    )
+    made.add_argument("--protocol", metavar="NAME", help="protocol of --models (default: any)")
     for name, default, text in (
         ("results_dir", "results", "folder of records and predictions"),
         ("experiments", "experiments", "folder of the experiment files"),
@@ -91,14 +95,15 @@ def main(argv: list[str]) -> str:
     """Run the command line; returns what it says."""
     options = parser().parse(argv)
     results_dir: Path = options["results_dir"]
+    if options["models"]:
+        if options["runs"] or options["table"]:
+            raise BenchError("--models beside runs or --table", "compare one or the other")
+        return over_models(options["models"], options["datasets"], options["protocol"], options["metric"], results_dir)
     chosen = [find_run(name, results_dir) for name in options["runs"]]
     if options["table"]:
         named = {candidate.record["run_id"] for candidate in chosen}
-        chosen += [
-            each
-            for each in of_table(options["table"], options["experiments"], results_dir)
-            if each.record["run_id"] not in named
-        ]
+        rows = of_table(options["table"], options["experiments"], results_dir)
+        chosen += [each for each in rows if each.record["run_id"] not in named]
     if len(chosen) < 2:
         raise BenchError(
             f"{len(chosen)} runs to compare", "name two run ids or records, or a --table with two measured rows"
@@ -111,9 +116,10 @@ def _require_different(chosen: list[Candidate]) -> None:
     """Raise BenchError where a record is named twice: it does not differ from itself."""
     seen: set[str] = set()
     for each in chosen:
-        if each.record["sha256"] in seen:
-            raise BenchError(f"the record of run {each.name} is named twice", "name different runs")
-        seen.add(each.record["sha256"])
+        for record in each.records:
+            if record["sha256"] in seen:
+                raise BenchError(f"the record of run {each.name} is named twice", "name different runs")
+            seen.add(record["sha256"])
 
 
 def find_run(name: str, results_dir: Path) -> Candidate:
@@ -134,8 +140,8 @@ def find_run(name: str, results_dir: Path) -> Candidate:
     record = read_record(path)
     stored = path.parent / "predictions-test.safetensors"
     if path.name == "record.json" and stored.is_file():
-        return Candidate(name=record["run_id"], record=record, predictions=stored)
-    return candidate(record["run_id"], record, path.parents[3] if path.match("records/*/*/*.json") else results_dir)
+        return Candidate(name=record["run_id"], records=(record,), predictions=(stored,))
+    return candidate((record,), path.parents[3] if path.match("records/*/*/*.json") else results_dir, row=False)
 
 
 def _near(name: str, every: list[str]) -> str:
@@ -144,13 +150,15 @@ def _near(name: str, every: list[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else "give its folder with --results_dir"
 
 
-def candidate(name: str, record: Record, results_dir: Path) -> Candidate:
-    """A record with its predictions."""
-    return Candidate(name=name, record=record, predictions=find_predictions(record, results_dir))
+def candidate(records: tuple[Record, ...], results_dir: Path, *, row: bool) -> Candidate:
+    """The seeds of a row, or one run, with their predictions."""
+    name = records[0]["run_id"] + (f" ({len(records)} seeds)" if len(records) > 1 else "")
+    paths = tuple(find_predictions(record, results_dir) for record in records)
+    return Candidate(name=name, records=records, predictions=paths, row=row)
 
 
 def of_table(name: str, experiments: Path, results_dir: Path) -> list[Candidate]:
-    """The measured rows of a table, the first seed of each, where predictions are stored."""
+    """The measured rows of a table with all their seeds, where predictions are stored."""
     path = experiments / f"{name}.toml"
     if not path.is_file():
         raise BenchError(
@@ -159,15 +167,31 @@ def of_table(name: str, experiments: Path, results_dir: Path) -> list[Candidate]
         )
     experiment = load_experiment(path)
     records = [record for _, record in all_records(results_dir)[0]]
-    rows = [
-        row
-        for row in build(experiment, records, [[] for _ in experiment.runs]).rows
-        if row.records and row.records[0]["predictions"]
+    rows = build(experiment, records, [[] for _ in experiment.runs]).rows
+    held = [tuple(record for record in row.records if record["predictions"]) for row in rows]
+    return [candidate(records, results_dir, row=True) for records in held if records]
+
+
+def of_model(name: str, dataset: str, protocol: str | None, records: list[Record], results_dir: Path) -> Candidate:
+    """The one row of a model, NAME or NAME:WEIGHTS, on a dataset; raises BenchError where there is none or several."""
+    model, _, weights = name.partition(":")
+    fitting = [
+        record
+        for record in records
+        if record["dataset"]["name"] == dataset
+        and record["model"]["name"] == model
+        and weights in ("", record["model"]["weights"]["source"])
+        and protocol in (None, record["protocol"])
+        and record["predictions"]
     ]
-    return [
-        dataclasses.replace(candidate(row.records[0]["run_id"], row.records[0], results_dir), seeds=len(row.records))
-        for row in rows
-    ]
+    rows = groups(current(fitting))
+    if not rows:
+        known = [record["model"]["name"] for record in records if record["dataset"]["name"] == dataset]
+        raise BenchError(f"no run of {name} on {dataset} with predictions", closest(model, known))
+    if len(rows) > 1:
+        what = f"{len(rows)} rows of {name} on {dataset}, such as {rows[0][0]['run_id']} and {rows[1][0]['run_id']}"
+        raise BenchError(what, "narrow it with --protocol or NAME:WEIGHTS, or name the runs")
+    return candidate(rows[0], results_dir, row=True)
 
 
 def compare(
@@ -175,89 +199,158 @@ def compare(
 ) -> tuple[list[Pair], list[str], Predictions]:
     """(cells after Holm, sentences on runs left out, predictions of the first); `skip`: leave out other samples."""
     first, *others = runs
-    base = read_predictions(first.record, first.predictions)
-    base_units, cells, left_out = base.units(), [], []
+    base = side(first)
+    cells, left_out = list[Pair](), []
     for other in others:
         try:
             require_same_content(first, other)
-            mine = same_test(base, read_predictions(other.record, other.predictions), (first.name, other.name))
+            mine = side(other, base.seeds[0], first.name)
         except BenchError as error:
             if not skip:
                 raise
             left_out.append(f"left out: {error.what}")
             continue
-        found = paired_differences(base_units, mine.units())
-        for metric in metrics or found:
-            if metric not in found:
-                raise BenchError(f"the runs have no metric '{metric}'", closest(metric, found))
-            cells.append(_cell(first.name, other.name, metric, found[metric], base, mine))
+        cells += cells_of(base, mine, metrics)
+    return _corrected(cells), left_out, base.seeds[0]
+
+
+def _corrected(cells: list[Pair]) -> list[Pair]:
+    """The cells with their p-values after Holm."""
     adjusted = holm([cell.difference.p for cell in cells])
-    return [dataclasses.replace(cell, adjusted=p) for cell, p in zip(cells, adjusted, strict=True)], left_out, base
+    return [dataclasses.replace(cell, adjusted=p) for cell, p in zip(cells, adjusted, strict=True)]
 
 
-def require_same_content(a: Candidate, b: Candidate) -> None:
-    """Raise BenchError unless two runs were tested on the same pixels and labels: names of files prove nothing.
-
-    A pack of eight bits that says what it was made of counts as its source.
+def over_models(
+    models: list[str], datasets: list[str], protocol: str | None, metrics: list[str], results_dir: Path
+) -> str:
+    """Two models on each dataset, and the mean of their differences, as text. Datasets on which the two were tested on
+    different samples are left out.
     """
-    held = [each.record["dataset"].get("content_sha256") for each in (a, b)]
-    for each, content in zip((a, b), held, strict=True):
-        if content is None:
-            what = f"the record of {each.name} is of an older version and does not say of which pixels it is"
-            raise BenchError(what, "run it again, and compare the new records")
-    sources = [each.record["dataset"].get("source_content_sha256") or {} for each in (a, b)]
-    tested = [
-        {content["test"], source.get("test", content["test"])} for content, source in zip(held, sources, strict=True)
-    ]
-    if not tested[0] & tested[1]:
-        what = f"{a.name} and {b.name} were tested on other pixels or labels"
-        raise BenchError(what, "compare runs on one and the same test data")
+    records = [record for _, record in all_records(results_dir)[0]]
+    if not datasets:
+        held = [{r["dataset"]["name"] for r in records if r["model"]["name"] == m.partition(":")[0]} for m in models]
+        datasets = sorted(held[0] & held[1])
+    cells, lines, chosen = list[Pair](), [], []
+    for dataset in dict.fromkeys(datasets):
+        pair = [of_model(name, dataset, protocol, records, results_dir) for name in models]
+        found, left_out, base = compare(pair, metrics, skip=True)
+        lines += [f"{dataset}: {line}" for line in left_out]
+        chosen += pair
+        if not found:
+            continue
+        lines.append(f"{dataset}: {len(base.ids):,} test samples, {unit_words(pair[0], base)}; {_seeds(pair)}.")
+        shown = metrics or [selection(base.kind)]
+        cells += [dataclasses.replace(cell, b=dataset) for cell in found if cell.metric in shown]
+    if not cells:
+        raise BenchError("no dataset on which both models can be compared", "name others with --datasets")
+    cells = _corrected(cells + _overall(cells))
+    return "\n".join(
+        [*lines, *_warnings(chosen, cells), f"A = {models[0]}, B = {models[1]}", *_table(cells, "dataset")]
+    )
 
 
-def _cell(a: str, b: str, metric: str, difference: Difference, first: Predictions, second: Predictions) -> Pair:
-    if metric == "oa" and first.kind == "single_label" and first.groups is None and first.targets is not None:
-        right = [each.scores.argmax(1) == first.targets for each in (first, second)]
-        p = mcnemar_mid_p(int(np.sum(right[0] & ~right[1])), int(np.sum(right[1] & ~right[0])))
-        return Pair(a=a, b=b, metric=metric, difference=dataclasses.replace(difference, p=p), test=MCNEMAR)
-    return Pair(a=a, b=b, metric=metric, difference=difference, test=BOOTSTRAP)
+def _overall(cells: list[Pair]) -> list[Pair]:
+    """The mean difference over datasets, where there are several and each has an error."""
+    known = [cell for cell in cells if cell.difference.low is not None]
+    if len(known) < 2:
+        return []
+    mean = over_datasets([_estimate(cell) for cell in known])
+    low, high = mean.interval()
+    a, b = (float(np.mean([getattr(cell.difference, name) for cell in known])) for name in "ab")
+    test = f"{len(known)} datasets, as they are"
+    if len(known) >= ENOUGH:
+        test += f"; signed ranks {wilcoxon_p([cell.difference.a - cell.difference.b for cell in known]):.4f}"
+    difference = Difference(a=a, b=b, low=low, high=high, p=mean.p())
+    starred = all(cell.starred for cell in known)
+    return [Pair(a=known[0].a, b=OVERALL, metric="", difference=difference, test=test, starred=starred)]
+
+
+def _estimate(cell: Pair) -> Estimate:
+    """The difference of a cell with its error: that of rows, else of its interval."""
+    if cell.combined is not None:
+        return cell.combined
+    d = cell.difference
+    assert d.low is not None and d.high is not None and d.degrees is not None  # noqa: PT018
+    return Estimate(value=d.a - d.b, error=(d.high - d.low) / 2 / t_quantile(LEVEL, d.degrees), degrees=d.degrees)
 
 
 def words(runs: list[Candidate], cells: list[Pair], left_out: list[str], base: Predictions) -> str:
     """The comparison as text."""
-    groups = len(set(base.groups)) if base.groups else 0
-    drawn = (
-        f"drawn as {groups:,} groups"
-        if groups
-        else "drawn one by one: no groups are known, so neighbours that look alike are not allowed for"
+    lines = [f"{len(base.ids):,} test samples, {unit_words(runs[0], base)}.", *left_out, *_warnings(runs, cells)]
+    shown = {cell.b for cell in cells} | {runs[0].name}
+    metrics = list(dict.fromkeys(cell.metric for cell in cells))
+    for run in runs:
+        if len(run.records) > 1 and run.name in shown:
+            lines += _row_lines(run, metrics)
+    lines.append(f"A = {cells[0].a if cells else runs[0].name}")
+    return "\n".join([*lines, *_table(cells, "B")])
+
+
+def _row_lines(run: Candidate, metrics: list[str]) -> list[str]:
+    """Each metric of a row of several seeds, over seeds and groups, and the two sources apart."""
+    units = side(run).units()
+    withheld, found = obstacles(units[0]), row_estimates(units)
+    lines = []
+    for metric in metrics:
+        estimate = found[metric]
+        if metric in withheld or not np.isfinite((estimate.value, estimate.error)).all():
+            continue
+        low, high = np.clip(estimate.interval(LEVEL), *(METRICS[metric].bounds or (None, None)))
+        parts = [("seeds", estimate.over_seeds), ("groups" if units[0].grouped else "samples", estimate.over_groups)]
+        apart = ", ".join(f"{error:.3f} over {name}" for name, error in parts if error is not None)
+        lines.append(f"{run.name}: {metric} {estimate.value:.3f}, {low:.3f} to {high:.3f} over both (SE {apart})")
+    return lines
+
+
+def _seeds(pair: list[Candidate]) -> str:
+    counts = [len(each.records) for each in pair]
+    return (
+        f"{counts[0]} and {counts[1]} seeds"
+        if counts[0] != counts[1]
+        else f"{counts[0]} seed{'s'[: counts[0] - 1]} each"
     )
-    lines = [f"{len(base.ids):,} test samples, {drawn}.", *left_out]
-    several = sum(run.seeds > 1 for run in runs)
-    if several:
-        lines.append(f"Of each row only the first seed is compared: {several} of the rows hold several seeds.")
+
+
+def _warnings(runs: list[Candidate], cells: list[Pair]) -> list[str]:
+    """Sentences on what the cells cannot say."""
+    lines = []
+    single = sum(run.row and len(run.records) == 1 for run in runs)
+    if single and any(not cell.starred for cell in cells):
+        lines.append(
+            f"{single} of the rows are of one seed: what another seed would give is not in their errors, and their "
+            "differences get no stars."
+        )
     if any(run.record["dataset"]["synthetic"] for run in runs):
         lines.append("Synthetic data: the differences say nothing about real scenes.")
     lines += [f"{run.name} is in no rank: {reason}." for run in runs if (reason := out_of_ranks(run.record))]
-    lines.append(f"A = {cells[0].a if cells else runs[0].name}")
-    width = max([len(cell.b) for cell in cells] or [1])
-    lines.append(
-        f"{'B':<{width}}  {'metric':<10} {'A':>6} {'B':>6} {'A - B':>7}  {f'{LEVEL:.0%} interval':<16} "
+    return lines
+
+
+def _table(cells: list[Pair], title: str) -> list[str]:
+    """A heading, a line a cell, and what Holm's correction ran over."""
+    width = max([len(cell.b) for cell in cells] + [len(title)])
+    lines = [
+        f"{title:<{width}}  {'metric':<10} {'A':>6} {'B':>6} {'A - B':>7}  {f'{LEVEL:.0%} interval':<16} "
         f"{'p':>7} {'p (Holm)':>8}      test"
-    )
+    ]
     lines += [_line(cell, width) for cell in cells]
     lines.append(
         f"Holm over {sum(cell.difference.p is not None for cell in cells)} cells; * below .05, ** below .01, "
         "*** below .001 after it."
     )
-    return "\n".join(lines)
+    return lines
 
 
 def _line(cell: Pair, width: int) -> str:
     d, adjusted = cell.difference, cell.adjusted
     bounds = f"{d.low:+.3f} to {d.high:+.3f}" if d.low is not None else "–"
-    stars = next((mark for bound, mark in STARS if adjusted is not None and adjusted < bound), "")
+    known = adjusted if cell.starred else None
+    stars = next((mark for bound, mark in STARS if known is not None and known < bound), "")
     gap = _shown(d.a - d.b, "+.3f")
     values = f"{_shown(d.a, '.3f'):>6} {_shown(d.b, '.3f'):>6} {gap:>7}  {bounds:<16}"
-    return f"{cell.b:<{width}}  {cell.metric:<10} {values} {_p(d.p):>7} {_p(adjusted):>8} {stars:<4} {cell.test}"
+    errors = [(cell.over_seeds, "seeds"), (cell.over_groups, "groups")]
+    apart = "".join(f", SE over {name} {error:.3f}" for error, name in errors if error is not None)
+    return f"{cell.b:<{width}}  {cell.metric:<10} {values} {_p(d.p):>7} {_p(adjusted):>8} {stars:<4} {cell.test}{apart}"
 
 
 def _shown(value: float, form: str) -> str:

@@ -116,7 +116,8 @@ def _other_data(records: tuple[Record, ...], published: Published) -> Obstacle |
             "other_split",
             f"the published number is of the split '{split}'" + (f", seed {seed}" if seed is not None else ""),
         )
-    if record["config"]["data"].get("train_frac", 1.0) != 1.0:
+    data = record["config"]["data"]
+    if data.get("train_frac", 1.0) != 1.0 or data.get("shots") is not None:
         return no("other_split", "the published number is of the whole training split")
     if not any(known in published.definition for known in ("per-batch", "whole")):
         return no("other_definition", "how the published number was averaged is not known")

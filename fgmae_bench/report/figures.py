@@ -13,6 +13,7 @@ from typing import Any
 
 from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
+from fgmae_bench.report.chosen import few_labels
 from fgmae_bench.report.row import Table
 from fgmae_bench.report.table import distinct
 from fgmae_bench.system.files import replacing
@@ -78,13 +79,16 @@ def file_name(table: str, metric: str) -> str:
 
 def curves(table: Table, metric: str) -> list[Curve]:
     """The curves of all records that have a history of `metric` (or `lr`, the learning rate), in row order."""
-    pairs = [(row.label, record) for row in table.rows for record in row.records if _has(record, metric)]
+    rows = [row for row in table.rows if row.candidates is None]
+    pairs = [(row.label, record) for row in rows for record in row.records if _has(record, metric)]
     labels = distinct([label for label, _ in pairs], [record for _, record in pairs])
     together = Counter(labels)
     found = []
     for (_, record), label in zip(pairs, labels, strict=True):
         seed = record["config"]["recipe"].get("seed")
-        found.append(_curve(label if together[label] == 1 else f"{label}, seed {seed}", record, metric))
+        draw = record["config"]["data"].get("draw")
+        apart = f"{label}, seed {seed}" + (f", draw {draw}" if few_labels(record) else "")
+        found.append(_curve(label if together[label] == 1 else apart, record, metric))
     return found
 
 

@@ -17,7 +17,15 @@ from fgmae_bench.system.files import write_text
 FORMATS: dict[str, Callable[[Table], str]] = {"md": markdown, "csv": comma_separated, "tex": latex, "html": html}
 
 
-KINDS = (*figures.AXES, "lr", "confusion", "few-labels")  # what the figures of a table are named by
+KINDS = (
+    *figures.AXES,
+    "lr",
+    "confusion",
+    "few-labels",
+    "shots",
+    "penalty",
+    "reliability",
+)  # what the figures of a table are named by
 
 
 def texts(tables: list[Table], formats: list[str], records: list[Record], folder: Path) -> dict[Path, str]:

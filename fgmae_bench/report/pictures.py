@@ -1,14 +1,14 @@
-"""Pictures other than curves: learning rate, confusion matrices, few labels, and all models across datasets."""
+"""Pictures other than curves: learning rate, confusion, few labels, penalties, calibration, all models at once."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
-from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
 from fgmae_bench.report import figures
+from fgmae_bench.report.chosen import main_metric, over_draws
+from fgmae_bench.report.confidence_pictures import calibrated, draw_paths, draw_reliability, paths
 from fgmae_bench.report.figures import COLOURS, MARKERS, PNG_DPI, draw_matrix, literal, new_axes, outer_legend, save
 from fgmae_bench.report.row import Row, Spread, Table, summary
 
@@ -26,6 +26,9 @@ def available(table: Table) -> dict[str, str]:
         ),
         "confusion matrices": ("confusion", bool(confused(table))),
         "few-label curves": ("few-labels", bool(few_label_lines(table))),
+        "k-shot curves": ("shots", bool(few_label_lines(table, shots=True))),
+        "penalty paths": ("penalty", bool(paths(table))),
+        "reliability and selective risk": ("reliability", bool(calibrated(table))),
     }
     return {caption: f"{table.name}-{kind}.png" for caption, (kind, there) in kinds.items() if there}
 
@@ -34,22 +37,20 @@ def draw(table: Table, caption: str, path: Path) -> None:
     """Draw one of the available pictures."""
     if caption == "confusion matrices":
         draw_confusion(table, path)
-    elif caption == "few-label curves":
-        draw_few_labels(table, path)
+    elif caption in ("few-label curves", "k-shot curves"):
+        draw_few_labels(table, path, shots=caption == "k-shot curves")
+    elif caption == "penalty paths":
+        draw_paths(table, path)
+    elif caption == "reliability and selective risk":
+        draw_reliability(table, path)
     else:
         figures.draw(table, "lr", path)
-
-
-def main_metric(record: Record) -> str | None:
-    """The metric that a run's task is known by."""
-    test = record["metrics"]["test"]
-    return next((name for name, metric in METRICS.items() if metric.selects and test.get(name) is not None), None)
 
 
 def confused(table: Table) -> list[tuple[str, Record]]:
     """(label, record) of the rows that can show a confusion matrix: the first seed of each."""
     found = []
-    for row in table.rows:
+    for row in (row for row in table.rows if row.candidates is None):
         matrix = row.records[0]["metrics"].get("confusion") if row.records else None
         if matrix and len(matrix) <= MAX_CLASSES and row.records[0]["metrics"]["per_class"]:
             found.append((row.label + (" (synthetic)" if row.synthetic else ""), row.records[0]))
@@ -75,52 +76,59 @@ def draw_confusion(table: Table, path: Path) -> None:
     save(figure, path)
 
 
-def few_label_lines(table: Table) -> dict[str, list[tuple[float, float, float]]]:
-    """Model (and source of weights) -> (train fraction, mean, std) in order, for models with several fractions."""
+def few_label_lines(table: Table, *, shots: bool = False) -> dict[str, list[tuple[float, float, float]]]:
+    """Model (with source of weights, recipe and probe) -> (train fraction or shots, mean, half of its band) in order,
+    for models with several. The band is the 95 % interval over draws of labels, of older records their deviation.
+    """
     lines: dict[str, dict[float, Row]] = {}
-    for row in table.rows:
+    protocols = {record["protocol"] for record in table.records}
+    for row in (row for row in table.rows if row.candidates is None):
         if row.records and main_metric(row.records[0]):
-            fraction = float(row.records[0]["config"]["data"].get("train_frac", 1.0))
-            name = f"{model_name(row.records[0])}, {row.records[0]['recipe']}{' (synthetic)' if row.synthetic else ''}"
-            lines.setdefault(name, {}).setdefault(fraction, row)
+            record, data = row.records[0], row.records[0]["config"]["data"]
+            if (data.get("shots") is not None) != shots:
+                continue
+            size = float(data["shots"] if shots else data.get("train_frac", 1.0))
+            probe = f", {record['protocol']}" if len(protocols) > 1 else ""
+            name = f"{model_name(record)}, {record['recipe']}{probe}{' (synthetic)' if row.synthetic else ''}"
+            lines.setdefault(name, {}).setdefault(size, row)
     return {
-        name: [(fraction, *_value(points[fraction])) for fraction in sorted(points)]
+        name: [(size, *_banded(points[size])) for size in sorted(points)]
         for name, points in lines.items()
         if len(points) > 1
     }
 
 
-def draw_few_labels(table: Table, path: Path) -> None:
-    """The main metric over the share of training labels, a line a model; bars are standard deviations over seeds."""
+def _banded(row: Row) -> tuple[float, float]:
+    mean, deviation = _value(row)
+    interval = over_draws(row)
+    return mean, deviation if interval is None else (interval.high - interval.low) / 2
+
+
+def draw_few_labels(table: Table, path: Path, *, shots: bool = False) -> None:
+    """The main metric over the share, or number, of training labels: a line a model, with a band."""
     figure, axes = new_axes()
-    for i, (name, points) in enumerate(list(few_label_lines(table).items())[: figures.MAX_CURVES]):
-        x, y, error = zip(*points, strict=True)
-        style: dict[str, Any] = {
-            "color": COLOURS[i % len(COLOURS)],
-            "marker": MARKERS[i % len(MARKERS)],
-            "capsize": 2,
-            "markersize": 4,
-        }
-        axes.errorbar(x, y, yerror(error), label=literal(name), linewidth=1.3, **style)
+    for i, (name, points) in enumerate(list(few_label_lines(table, shots=shots).items())[: figures.MAX_CURVES]):
+        x, y, half = zip(*points, strict=True)
+        colour = COLOURS[i % len(COLOURS)]
+        marker = MARKERS[i % len(MARKERS)]
+        axes.plot(x, y, color=colour, marker=marker, markersize=4, label=literal(name), linewidth=1.3)
+        if any(value > 0 for value in half):
+            low, high = ([a + sign * b for a, b in zip(y, half, strict=True)] for sign in (-1, 1))
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     metric = next(metric for metric in map(main_metric, table.records) if metric)
     axes.set_xscale("log")
-    axes.set_xlabel("share of the training labels")
+    axes.set_xlabel("training labels of each class" if shots else "share of the training labels")
     axes.set_ylabel(figures.AXES[metric])
-    axes.set_title(literal(f"{table.title}: few labels", 60), fontsize=10)
+    axes.set_title(literal(f"{table.title}: few labels, bands over draws at 95 %", 60), fontsize=10)
     outer_legend(axes)
     save(figure, path)
-
-
-def yerror(values: tuple[float, ...]) -> list[float] | None:
-    """Bars where any seed repeats."""
-    return list(values) if any(value > 0 for value in values) else None
 
 
 def across(tables: list[Table]) -> list[Point]:
     """Every measured row: none is picked, which would be a choice made on the test split."""
     found = []
     for table in tables:
-        for row in table.rows:
+        for row in (row for row in table.rows if row.candidates is None):
             metric = main_metric(row.records[0]) if row.records else None
             if metric:
                 found.append(

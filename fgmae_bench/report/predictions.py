@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.errors import BenchError
+from fgmae_bench.metrics.calibration import FINE_BINS, KEPT
 from fgmae_bench.metrics.intervals import (
     CELLS,
     Units,
+    interval_notes,
     intervals,
     multi_label_units,
     segmentation_units,
@@ -37,12 +40,18 @@ class Predictions:
     classes: tuple[str, ...]
     scores: NDArray[Any]
     targets: NDArray[Any] | None
+    val: tuple[NDArray[Any], NDArray[Any]] | None = None  # logits and targets of the val split, where they were kept
+    confidence: NDArray[Any] | None = None  # of the pixels of each image (N, bins, 5), where they were kept
 
     def units(self) -> Units:
         """Groups where they are known, else samples."""
         if self.targets is None:
             return segmentation_units(self.scores, self.groups)
         return KINDS[self.kind](self.scores, self.targets, self.groups)
+
+    def with_groups(self, groups: tuple[str, ...]) -> Predictions:
+        """The same predictions with other groups, such as those of another run that knows them."""
+        return dataclasses.replace(self, groups=groups)
 
     def in_order_of(self, ids: tuple[str, ...]) -> Predictions:
         """The same predictions with the samples in another order."""
@@ -57,6 +66,8 @@ class Predictions:
             classes=self.classes,
             scores=self.scores[rows],
             targets=None if self.targets is None else self.targets[rows],
+            val=self.val,
+            confidence=None if self.confidence is None else self.confidence[rows],
         )
 
 
@@ -141,7 +152,43 @@ def _predictions(tensors: dict[str, NDArray[Any]], lists: dict[str, tuple[str, .
     ):
         raise ValueError("ids, groups, classes and arrays do not fit one another")
     _require_counts(kind, scores, targets, len(set(groups or ids)))
-    return Predictions(kind=kind, ids=ids, groups=groups, classes=classes, scores=scores, targets=targets)
+    return Predictions(
+        kind=kind,
+        ids=ids,
+        groups=groups,
+        classes=classes,
+        scores=scores,
+        targets=targets,
+        val=_val_of(kind, tensors, scores),
+        confidence=_confidence_of(tensors, len(ids)),
+    )
+
+
+def _val_of(
+    kind: str, tensors: dict[str, NDArray[Any]], scores: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Logits and targets of val; raises ValueError where they do not fit those of the test."""
+    if kind == "segmentation" or "val_logits" not in tensors:
+        return None
+    logits, targets = tensors["val_logits"], tensors["val_targets"]
+    if logits.ndim != 2 or logits.shape[1] != scores.shape[1] or len(logits) != len(targets):
+        raise ValueError("logits and targets of val do not fit one another")
+    if targets.shape not in ((len(logits),), logits.shape) or (targets.ndim == 2) != (kind == "multi_label"):
+        raise ValueError("targets of val are of another kind than those of the test")
+    _require_counts(kind, logits, targets, 1)
+    return logits, targets
+
+
+def _confidence_of(tensors: dict[str, NDArray[Any]], images: int) -> NDArray[Any] | None:
+    """Confidences of pixels; raises ValueError where they are not finite numbers from 0 on, in the bins they are in."""
+    found = tensors.get("confidence")
+    if found is None:
+        return None
+    if found.shape != (images, FINE_BINS, KEPT) or found.dtype.kind != "f":
+        raise ValueError("confidences of another shape or type")
+    if not np.isfinite(found).all() or found.min() < 0 or (found[..., 1:4] > found[..., :1] + 1e-6).any():
+        raise ValueError("confidences that no pixels give")
+    return found
 
 
 def same_test(a: Predictions, b: Predictions, names: tuple[str, str]) -> Predictions:
@@ -163,8 +210,11 @@ def same_test(a: Predictions, b: Predictions, names: tuple[str, str]) -> Predict
         )
     if a.targets is None and not np.array_equal(a.scores.sum(2), b.scores.sum(2)):
         raise BenchError(f"{both} hold different label counts for the same images", "compare runs of one label scheme")
+    if a.groups is not None and b.groups is None:  # of a version or a copy of the data that did not know them
+        b = b.with_groups(a.groups)
     if a.groups != b.groups:
-        raise BenchError(f"{both} hold different groups for the same samples", "run one of them again")
+        todo = "run one of them again" if a.groups else "name the run that knows groups first, or run the other again"
+        raise BenchError(f"{both} hold different groups for the same samples", todo)
     return b
 
 
@@ -172,5 +222,7 @@ def with_intervals(record: Record, results_dir: Path) -> Record:
     """The record with test intervals: its own, else those of its stored predictions, BenchError where unusable."""
     if record["metrics"]["intervals"] is not None or record["predictions"] is None:
         return record
-    found = intervals(read_predictions(record, find_predictions(record, results_dir)).units())
-    return {**record, "metrics": {**record["metrics"], "intervals": found}}
+    held = read_predictions(record, find_predictions(record, results_dir))
+    found = intervals(held.units(), classes=held.classes)
+    notes = interval_notes(found, (record["dataset"].get("groups") or {}).get("kind", ""))
+    return {**record, "metrics": {**record["metrics"], "intervals": found}, "notes": [*record["notes"], *notes]}

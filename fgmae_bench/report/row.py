@@ -55,6 +55,9 @@ class Row:
     records: tuple[Record, ...] = ()
     planned: dict[str, Any] = field(default_factory=dict)
     published: Published | None = None
+    area: float | Spread | None = None  # under the curve of labels that the row is a point of
+    grid: int | None = None  # rows that differ in their settings alone, this one among them, where val could choose
+    candidates: int | None = None  # rows from which this one, which repeats the best of them, was chosen on val
     deltas: dict[str, float] = field(
         default_factory=dict
     )  # metric -> measured - published, where the two may be compared
@@ -91,8 +94,8 @@ class Table:
 
     @property
     def records(self) -> list[Record]:
-        """The records of all rows, in row order."""
-        return [record for row in self.rows for record in row.records]
+        """The records of all rows, in row order; a row that val selected repeats another."""
+        return [record for row in self.rows if row.candidates is None for record in row.records]
 
 
 def out_of_ranks(record: Record) -> str | None:

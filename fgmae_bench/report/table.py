@@ -6,8 +6,16 @@ import json
 from collections import Counter
 from typing import Any
 
-from fgmae_bench.config.experiments import Experiment, PlannedRun, batches, effective_batch, matches
+from fgmae_bench.config.experiments import (
+    YOUNGER_DEFAULTS,
+    Experiment,
+    PlannedRun,
+    batches,
+    effective_batch,
+    matches,
+)
 from fgmae_bench.records import Record
+from fgmae_bench.report.chosen import few_labels, with_areas, with_budgets, with_selected
 from fgmae_bench.report.deltas import differences, statement
 from fgmae_bench.report.published import Published, title_of
 from fgmae_bench.report.row import Note, Row, Table, unique
@@ -29,6 +37,7 @@ def build(experiment: Experiment, records: list[Record], published: list[list[Pu
         fitting = [record for record in records if matches(experiment, run, record)]
         measured += bool(fitting)
         rows += _rows_of(experiment, run, fitting, stated)
+    rows = with_areas(with_budgets(rows), settings)
     return Table(
         name=experiment.name,
         title=experiment.title,
@@ -53,6 +62,7 @@ def _rows_of(experiment: Experiment, run: PlannedRun, records: list[Record], pub
     first = published[0] if published else None
     title = title_of(str({**experiment.common, **run.flags}["dataset"]))
     rows = [_measured(label, group, first, run.weights_files) for label, group in _labelled(run.label, genuine)]
+    rows = with_selected(rows, settings)
     if not genuine and (first or not synthetic):
         rows.append(
             Row(
@@ -64,7 +74,9 @@ def _rows_of(experiment: Experiment, run: PlannedRun, records: list[Record], pub
             )
         )
     rows += [Row(label=run.label, dataset=title, published=other, notes=_statement(other)) for other in published[1:]]
-    return rows + [_measured(label, group, None) for label, group in _labelled(run.label, synthetic)]
+    return rows + with_selected(
+        [_measured(label, group, None) for label, group in _labelled(run.label, synthetic)], settings
+    )
 
 
 # What a row says of a run, besides the seed: records that agree in these are of one run, made by different versions.
@@ -79,6 +91,8 @@ SAME_RUN = (
     "features",
     "views",
     "seed",
+    "shots",
+    "draw",
 )
 
 
@@ -113,8 +127,26 @@ def _measured(label: str, group: tuple[Record, ...], published: Published | None
         records=group,
         published=published,
         deltas=deltas,
-        notes=unique([*remarks, *_statement(published), *comparison]),
+        notes=unique([*remarks, *_units(group), *_statement(published), *comparison]),
     )
+
+
+def _units(records: tuple[Record, ...]) -> list[Note]:
+    """What the intervals of a row are over: `Intervals over 37 scenes.`; or that there is none to show."""
+    found = []
+    for record in records:
+        intervals = record["metrics"]["intervals"]
+        pairs = [pair for pair in ((intervals or {}).get("test") or {}).values() if pair]
+        if not pairs or "units" not in intervals:
+            continue
+        kind = (record["dataset"].get("groups") or {}).get("kind") or "group"
+        unit = kind if intervals["over"] == "groups" else "sample"
+        count = f"{intervals['units']:,} {unit}{'' if intervals['units'] == 1 else 's'}"
+        alike = "" if intervals["over"] == "groups" else ": none is taken to be like its neighbours"
+        shown = any(high > low for low, high in pairs)
+        text = f"Intervals over {count}{alike}." if shown else f"No interval: all of the {count} score the same."
+        found.append(Note(code="interval_units", text=text))
+    return found
 
 
 def _statement(published: Published | None) -> tuple[Note, ...]:
@@ -122,7 +154,9 @@ def _statement(published: Published | None) -> tuple[Note, ...]:
 
 
 def settings(record: Record) -> dict[str, Any]:
-    """Everything of a record that can change a number, seed of the recipe left out, as one flat dict."""
+    """Everything of a record that can change a number, as one flat dict, without the seed of the recipe and, of few
+    labels, which were drawn.
+    """
     config, dataset = record["config"], record["dataset"]
     flat = {name: value for part in ("data", "model", "recipe") for name, value in config[part].items()}
     for name in ("seed", "blr", "weights"):  # blr follows from lr; the weights stand below by their content
@@ -131,29 +165,41 @@ def settings(record: Record) -> dict[str, Any]:
     ids = flat.pop("dataset sample_ids_sha256")
     flat |= {f"ids of {split}": digest for split, digest in ids.items()}
     flat |= {f"fact {name}": value for name, value in config.get("facts", {}).items()}
+    for name in [name for name, default in YOUNGER_DEFAULTS.items() if flat.get(name) == default]:
+        flat.pop(name, None)
+    if few_labels(record):  # which labels were drawn is chance, as the seed is; the pool and the test split are not
+        for name in ("draw", "ids of train"):
+            flat.pop(name, None)
+        for name in ("fact samples_sha256", "fact content_sha256"):
+            flat[name] = {part: value for part, value in (flat.get(name) or {}).items() if part != "train"}
     flat |= {"protocol": record["protocol"], "recipe": record["recipe"], "status": record["status"]}
     flat |= {"effective batch": effective_batch(record), "weights sha256": record["model"]["weights"]["sha256"]}
     return flat
 
 
 def groups(records: list[Record]) -> list[tuple[Record, ...]]:
-    """Records that differ by seed only, together; in order of lr, weight decay and run ids, within a group of seeds.
+    """Records that differ by seed, or draw of labels, only, together; in order of shots, lr, weight decay and run ids.
 
-    Where a seed comes twice, something unseen differs too: each of those records stands alone.
+    Where a seed and draw come twice, something unseen differs too: each of those records stands alone.
     """
     by_key: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda each: (each["config"]["recipe"].get("seed") or 0, each["run_id"])):
+    for record in sorted(records, key=lambda each: (*_chance(each), each["run_id"])):
         by_key.setdefault(json.dumps(settings(record), sort_keys=True), []).append(record)
     found: list[tuple[Record, ...]] = []
     for together in by_key.values():
-        seeds = {record["config"]["recipe"].get("seed") for record in together}
+        seeds = {_chance(record) for record in together}
         found += [tuple(together)] if len(seeds) == len(together) else [(record,) for record in together]
     return sorted(found, key=_order)
 
 
+def _chance(record: Record) -> tuple[int, int]:
+    """(seed, draw of labels)."""
+    return record["config"]["recipe"].get("seed") or 0, record["config"]["data"].get("draw") or 0
+
+
 def _order(group: tuple[Record, ...]) -> tuple[Any, ...]:
     recipe = group[0]["config"]["recipe"]
-    numbers = [recipe.get(name) for name in ("lr", "weight_decay")]
+    numbers = [group[0]["config"]["data"].get("shots"), *(recipe.get(name) for name in ("lr", "weight_decay"))]
     return (*[(value is None, value or 0.0) for value in numbers], [record["run_id"] for record in group])
 
 

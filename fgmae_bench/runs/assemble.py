@@ -10,7 +10,7 @@ import numpy as np
 
 from fgmae_bench.config.run import Run, to_plain
 from fgmae_bench.data.dataset import Dataset
-from fgmae_bench.metrics.intervals import intervals
+from fgmae_bench.metrics.intervals import interval_notes, intervals
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.records import SCHEMA_VERSION, Record, seal
 from fgmae_bench.runs.tasks import Outcome, Task
@@ -42,6 +42,7 @@ def assemble(
     notes: list[dict[str, str]],
     diverged: bool = False,
     schemes: tuple[str, str] | None = None,
+    selection: dict[str, Any] | None = None,
 ) -> Record:
     """The sealed record of one run: `counts` are the samples used in each part, `schemes` train and eval labels'."""
     card = dataset.card
@@ -65,6 +66,7 @@ def assemble(
                 "sample_ids_sha256": dataset.facts["samples_sha256"],
                 "content_sha256": dataset.facts["content_sha256"],
                 **({"source_content_sha256": dataset.source} if dataset.source else {}),
+                "groups": dataset.group_counts(),
                 "label_scheme": {"train": train_scheme, "eval": eval_scheme},
                 "band_order": list((run.data.band_order or "").split(",")),
                 "units": card.signal.units,
@@ -85,7 +87,8 @@ def assemble(
             "history": history,
             "environment": environment,
             "timing": timing,
-            "notes": [*dataset.notes, *notes],
+            "notes": [*dataset.notes, *notes, *interval_notes(metrics["intervals"], dataset.index.group_kind)],
+            **({} if selection is None else {"selection": selection}),
         }
     )
 
@@ -111,7 +114,7 @@ def classification_metrics(
         **({} if confusion is None else {"confusion": confusion.tolist()}),
         "classes_scored": task.classes_scored(outcome.targets, classes),
         "legacy": outcome.legacy,
-        "intervals": intervals(task.units(outcome.logits, outcome.targets, groups))
+        "intervals": intervals(task.units(outcome.logits, outcome.targets, groups), classes=classes)
         if np.isfinite(outcome.logits).all()
         else None,
     }

@@ -233,13 +233,17 @@ def write_predictions(
     ids: list[str],
     classes: tuple[str, ...],
     groups: list[str] | None = None,
+    val: tuple[NDArray[Any], NDArray[Any]] | None = None,
 ) -> None:
     """`logits` (N, C) float32 and `targets` (N,) int64 with the sample ids, as safetensors under its final name by
     rename.
 
-    `groups` names the tile or scene of each sample, where it is known.
+    `groups` names the tile or scene of each sample, where it is known; `val` are logits and targets of the val split.
     """
-    write_scored(path, {"logits": logits.astype(np.float32, copy=False), "targets": targets}, ids, classes, groups)
+    tensors: dict[str, NDArray[Any]] = {"logits": logits.astype(np.float32, copy=False), "targets": targets}
+    if val is not None:
+        tensors |= {"val_logits": val[0].astype(np.float32, copy=False), "val_targets": val[1]}
+    write_scored(path, tensors, ids, classes, groups)
 
 
 def write_scored(

@@ -78,7 +78,7 @@ def set_up(
     def statistics() -> tuple[Band, Band]:
         order = tuple(held.index(band) for band in BANDS)
         each = sample_facts(dataset.samples, ("moments",), cache, first.execution.num_workers)["moments"]
-        return mean_and_deviation(each[dataset.parts.train], order)
+        return mean_and_deviation(each[dataset.pool], order)  # pixels: no label is spent
 
     backbone = world.raise_together(
         lambda: (

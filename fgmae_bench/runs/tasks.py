@@ -116,6 +116,8 @@ class Outcome:
     legacy_curve: list[dict[str, Any]] = field(default_factory=list)
     fitted: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # parameters of a probe without epochs
     notes: list[dict[str, str]] = field(default_factory=list)
+    selection: dict[str, Any] | None = None  # what was chosen among candidates, on what: the record's `selection`
+    val_logits: NDArray[np.float32] | None = None  # (N, C) of the val split, where there is one
     diverged: bool = False
 
 

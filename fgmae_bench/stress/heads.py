@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fgmae_bench.config.run import Run
 from fgmae_bench.errors import BenchError
 from fgmae_bench.probe.checkpoint import load_state
-from fgmae_bench.probe.closed import fit_knn, logistic_logits
+from fgmae_bench.probe.closed import Part, fit_knn, logistic_logits
 from fgmae_bench.probe.heads import head_logits
 from fgmae_bench.probe.resolve import Materials
 from fgmae_bench.runs.tensors import LAST, load_tensors
@@ -29,9 +29,9 @@ def fitted_head(run: Run, id: str, folder: Path, materials: Materials, classes: 
     """
     if run.recipe.probe == "knn":
         bank = materials.train_banks[0]
-        train = (np.asarray(bank.features[materials.train]), materials.labels[materials.train])
-        unknown = np.zeros(0, train[1].dtype)
-        return lambda x: fit_knn(train, {"test": (x, unknown)}, classes, run.recipe.knn_k).logits["test"]
+        train = Part(np.asarray(bank.features[materials.train]), materials.labels[materials.train])
+        unknown = np.zeros(0, train.labels.dtype)
+        return lambda x: fit_knn(train, {"test": Part(x, unknown)}, classes, run.recipe.knn_k).logits["test"]
     path = folder / LAST
     if not path.exists():
         raise BenchError(f"the head of {id} is not in {folder}", "name its --output_dir, or remove its record")

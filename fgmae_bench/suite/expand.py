@@ -17,14 +17,14 @@ from typing import Any
 from fgmae_bench.checkpoints.registry import WEIGHTS
 from fgmae_bench.config.cards import Card, load_card
 from fgmae_bench.config.experiments import Experiment, PlannedRun, check_protocol, check_records, choices, flag_types
-from fgmae_bench.config.recipes import RECIPES
-from fgmae_bench.config.run import IMAGENET, Run, check, compose, field_sections
+from fgmae_bench.config.run import IMAGENET, Run, check, compose, counted, field_sections, grid_fields
 from fgmae_bench.config.strict import convert
 from fgmae_bench.data.synthetic import MARKER
 from fgmae_bench.errors import BenchError, closest, unknown
 from fgmae_bench.suite.command import Command, Point
 
 OUTPUT_ROOT = "runs/suite"
+# `train_frac` does beside `draw`, which means nothing without few labels.
 DECIDES_ALONE = {"seed": "recipe", "train_frac": "data", "split_seed": "data"}
 BANK_RECIPE = ("features", "views", "amp", "probe", "crop_scale")
 
@@ -110,8 +110,9 @@ def _composed(module: str, flags: dict[str, Any], card: Card, processes: int) ->
     one.
     """
     hints = flag_types(module)
-    alone = {name: convert(hints[name], flags[name], name) for name in DECIDES_ALONE if name in flags}
-    rest = {name: value for name, value in flags.items() if name not in DECIDES_ALONE}
+    named = [name for name in DECIDES_ALONE if name in flags and not (name == "train_frac" and "draw" in flags)]
+    alone = {name: convert(hints[name], flags[name], name) for name in named}
+    rest = {name: value for name, value in flags.items() if name not in alone}
     made = []
     for run in _composed_once(module, json.dumps(rest, sort_keys=True), str(card.path), processes):
         parts = {
@@ -151,10 +152,10 @@ def _key(module: str, card: Card, run: Run, place: str, processes: int) -> str:
     """Hash of what a run means before anything is opened; batch, accumulation and processes count by their product
     only.
     """
-    recipe = dict(vars(run.recipe))
+    recipe = counted(run.recipe)
     recipe["effective_batch"] = recipe.pop("batch_size") * recipe.pop("accum_iter") * processes
-    data = dict(vars(run.data)) | {"dataset": [card.name, card.version], "place": place}
-    return _sha(json.dumps([module, data, vars(run.model), recipe], sort_keys=True))
+    data = counted(run.data) | {"dataset": [card.name, card.version], "place": place}
+    return _sha(json.dumps([module, data, counted(run.model), recipe], sort_keys=True))
 
 
 def _bank(card: Card, run: Run, place: str) -> str:
@@ -175,7 +176,7 @@ def _card(dataset: str) -> Card:
 @cache
 def _in_one_pass(module: str) -> frozenset[str]:
     """Flags whose lists one call of the module takes."""
-    return frozenset(f.name for f in dataclasses.fields(RECIPES[module]) if f.metadata["grid"])
+    return frozenset(grid_fields(module))
 
 
 def _known(experiment: Experiment, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -130,6 +130,8 @@ def fills(experiment: Experiment, run: PlannedRun, command: Command, point: Poin
     dataset = record["dataset"]
     if command.synthetic not in (None, dataset["synthetic"]) or dataset["card_version"] != command.card_version:
         return False
+    if point.run.data.train_frac < 1 and "draw" not in record["config"]["data"]:
+        return False  # drawn by the seed of the split: another subset
     stated = point.run.model.normalizer is not None or point.run.model.mean
     if not stated and "contract_mismatch" in record["notes"]:  # somebody laid another contract over the weights'
         return False

@@ -132,7 +132,7 @@ def _scoring(dataset: Dataset, batch_size: int) -> dict[str, Any]:
         "legacy": lambda scored: task.legacy(scored.outputs, scored.targets, batch_size),
         "metrics": metrics,
         "write_predictions": lambda path, test: write_predictions(
-            path, test.outputs, test.targets, dataset.ids("test"), classes, groups
+            path, test.outputs, test.targets, dataset.ids("test"), classes, groups, test.val
         ),
     }
 

@@ -44,6 +44,7 @@ class Training:
     folder: RunFolder | None  # rank 0 only
     outcome: Outcome = field(default_factory=Outcome)
     last: Scored | None = None  # of the newest evaluation
+    best_val: Scored | None = None  # of the best one on val, None after an interruption until there is a better one
     best_model: Tensors = field(default_factory=dict)  # rank 0 only: what is tested where a val split selects
     memory: MemoryPeak = field(default_factory=MemoryPeak)
     spent: SpentTime = field(default_factory=SpentTime)
@@ -166,7 +167,7 @@ class Training:
         if self.selects and (
             self.outcome.best is None or rank(scored.metrics, job.selection) > rank(self.outcome.best, job.selection)
         ):
-            self.outcome.best = {"epoch": epoch, **scored.metrics}
+            self.outcome.best, self.best_val = {"epoch": epoch, **scored.metrics}, scored
             self._keep_best(epoch)
         if self.folder is not None:
             self.folder.epoch(entry)
@@ -205,6 +206,9 @@ class Training:
             started = time.perf_counter()
             prepared.job.model.eval()
             self.last = prepared.job.evaluate("test")
+            if self.selects and len(self.last.targets):
+                held = self.best_val or prepared.job.evaluate("val")  # an interruption came between
+                self.last.val = held.outputs, held.targets
             self.spent.evaluated += time.perf_counter() - started
         return self.last
 

@@ -20,6 +20,7 @@ from fgmae_bench.data.labels import Codes, TrainIds
 from fgmae_bench.features.bank import Bank
 from fgmae_bench.features.label_bank import LabelBank
 from fgmae_bench.features.loader import ahead
+from fgmae_bench.metrics.calibration import FINE_BINS, KEPT, pixel_confidence
 from fgmae_bench.metrics.intervals import intervals, segmentation_units
 from fgmae_bench.metrics.segmentation import (
     IGNORE,
@@ -139,9 +140,12 @@ class SegmentationJob:
         classes, width = len(self.eval_labels.classes), len(self.eval_labels.classes) + (self.columns is not None)
         confusions = table[:, : classes * width].astype(np.int64).reshape(-1, classes, width)
         loss, pixels = table[:, -2].sum(), table[:, -1].sum()
+        kept = table[:, classes * width : -2].reshape(-1, FINE_BINS, KEPT)
         comparable = self.columns is None and pixels > 0
         metrics = {"loss": finite(loss / pixels) if comparable else None, **segmentation(confusions)}
-        return Scored(metrics=metrics, outputs=confusions, finite=bool(np.isfinite(loss)))
+        return Scored(
+            metrics=metrics, outputs=confusions, finite=bool(np.isfinite(loss)), confidence=kept if comparable else None
+        )
 
     def predict(self, rows: Rows) -> list[NDArray[np.int64]]:
         """Class numbers (H, W) of the evaluation scheme for each row, K where the class is not of that scheme."""
@@ -175,18 +179,22 @@ class SegmentationJob:
         return list(images if self.bank is None else self.bank.features[rows]), labels
 
     def _count(self, inputs: list[NDArray[Any]], masks: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
-        """A row for each image: its confusion matrix, the sum of its pixels' losses, and their number."""
+        """A row for each image: its confusion matrix, confidences, the sum of its pixels' losses, and their number."""
         classes = len(self.eval_labels.classes)
         width = classes + (self.columns is not None)
-        table = np.zeros((len(masks), classes * width + 2))
+        table = np.zeros((len(masks), classes * width + FINE_BINS * KEPT + 2))
         for row, mask, logits in zip(table, masks, self._logits(inputs, masks), strict=True):
-            row[:-2] = image_confusion(mask, logits.argmax(0).numpy(), classes, self.columns).ravel()
+            confusion = image_confusion(mask, logits.argmax(0).numpy(), classes, self.columns)
+            row[: classes * width] = confusion.ravel()
             if self.columns is None:
                 wanted = torch.from_numpy(mask).flatten().long()
                 flat = logits.flatten(1).T
                 row[-2] = float(
                     nn.functional.cross_entropy(flat.double(), wanted, ignore_index=IGNORE, reduction="sum")
                 )
+                labelled = wanted != IGNORE
+                p = flat[labelled].softmax(1).nan_to_num().numpy()
+                row[classes * width : -2] = pixel_confidence(p, wanted[labelled].numpy()).ravel()
             row[-1] = int((mask != IGNORE).sum())
         return table
 
@@ -228,10 +236,15 @@ def segmentation_metrics(
         "confusion": summed.tolist(),
         "classes_scored": classes_scored(summed, classes),
         "legacy": values,
-        "intervals": intervals(segmentation_units(test.outputs, groups)),
+        "intervals": intervals(segmentation_units(test.outputs, groups), classes=classes),
     }
 
 
 def write_confusions(path: Path, test: Scored, dataset: Dataset, classes: tuple[str, ...]) -> None:
-    """`confusion` (N, K, C) int64, one matrix an image, with ids and groups, as safetensors by rename."""
-    write_scored(path, {"confusion": test.outputs}, dataset.ids("test"), classes, dataset.groups("test"))
+    """`confusion` (N, K, C) int64, one matrix an image, with ids and groups, as safetensors by rename.
+
+    `confidence` (N, bins, 5) float64 are the confidences of each image's pixels, where the classes are those of
+    training: see `fgmae_bench.metrics.calibration.pixel_confidence`.
+    """
+    tensors = {"confusion": test.outputs, **({} if test.confidence is None else {"confidence": test.confidence})}
+    write_scored(path, tensors, dataset.ids("test"), classes, dataset.groups("test"))

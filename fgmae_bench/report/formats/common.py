@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fgmae_bench.report.chosen import few_labels
 from fgmae_bench.report.columns import COLUMNS, REQUIRED, Column
 from fgmae_bench.report.row import Bounds, Note, Row, Spread, Table, Value
 
 NO_RECORDS = "No records yet: only published numbers are shown."
 SYNTHETIC = "Rows marked (synthetic) were measured on a generated world and say nothing about real scenes."
 SEEDS = "Where seeds repeat, a value is the mean ± the sample standard deviation over them."
+DRAWS = "Where labels are few, which they are is drawn anew by each seed and draw: their ± holds that too."
 INTERVALS = (
-    "Intervals are of the test samples, for the head as trained, at 95 %: the bootstrap draws groups "
-    "(tiles, scenes) where they "
-    "are known, else samples. What seeds change stands beside the value as ±."
+    "Intervals are of the test samples, for the head as trained, at 95 %, over groups (scenes, blocks) where they are "
+    "known, else over samples: the notes of a row say over what, and why an interval is withheld. What seeds change "
+    "stands beside the value as ±."
 )
+TOTALS = "Total intervals are over seeds and test samples together: what other weights would give elsewhere."
 EMPTY = "–"
 
 
@@ -64,8 +67,12 @@ def explanations(table: Table) -> list[str]:
         found.append(SYNTHETIC)
     if any(len(row.records) > 1 for row in table.rows):
         found.append(SEEDS)
+    if any(few_labels(row.records[0]) for row in table.rows if len(row.records) > 1):
+        found.append(DRAWS)
     if any(name.endswith("_interval") for name in shown_columns(table)):
         found.append(INTERVALS)
+    if any(name.endswith("_total_interval") for name in shown_columns(table)):
+        found.append(TOTALS)
     return found
 
 
