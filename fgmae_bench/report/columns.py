@@ -61,17 +61,11 @@ def _metric(name: str) -> Column:
     )
 
 
-<<<<<<< HEAD
 def _bounds(row: Row, name: str, of: str = "test") -> Bounds | None:
     """The means over seeds of the bounds of a metric, or of a class's IoU (`of` = iou); equal ones, of samples that all
     score alike, bound nothing.
     """
     pairs = [((record["metrics"]["intervals"] or {}).get(of) or {}).get(name) for record in row.records]
-=======
-def _bounds(row: Row, name: str, section: str = "test") -> Bounds | None:
-    """The means over seeds of a metric's bounds; equal ones, of samples that all score alike, bound nothing."""
-    pairs = [((record["metrics"]["intervals"] or {}).get(section) or {}).get(name) for record in row.records]
->>>>>>> h8
     if not pairs or any(pair is None for pair in pairs):
         return None
     low, high = (sum(ends) / len(pairs) for ends in zip(*pairs, strict=True))
@@ -131,8 +125,13 @@ def _published(metric: str) -> Column:
 
 
 def _delta(metric: str) -> Column:
-    """Measured - published, where the two may be compared."""
-    return Column(value=lambda row: row.deltas.get(metric), digits=3, signed=True)
+    """Measured - published, where the two may be compared, else why not."""
+
+    def value(row: Row) -> Value:
+        stated = row.published is not None and row.published.value(metric) is not None
+        return row.deltas.get(metric, row.no_difference if stated else None)
+
+    return Column(value=value, digits=3, signed=True)
 
 
 def candidates(record: Record) -> int | None:
@@ -175,11 +174,7 @@ def _class_iou(label: str) -> Column:
 
 def _class_iou_interval(label: str) -> Column:
     """Its interval, the means of the bounds of several seeds."""
-<<<<<<< HEAD
     return Column(value=lambda row: _bounds(row, label, of="iou"), digits=3)
-=======
-    return Column(value=lambda row: _bounds(row, label, "iou"), digits=3)
->>>>>>> h8
 
 
 class Columns(dict[str, Column]):
