@@ -205,7 +205,9 @@ class Encoder:
             hashes.append(0)
             if self.maps is not None and self.maps.has(row, source) and self.card.task == "regression":
                 values = self.maps.targets(row, source)
-                hashes[-1] = int(hash_of("targets", np.where(np.isfinite(values), values, np.nan).astype("<f4")))
+                hashes[-1] = int(
+                    hash_of("targets", np.where(np.isfinite(values), values + np.float32(0), np.nan).astype("<f4"))
+                )
                 if self.view is not None and chip.valid is not None:
                     values = np.where(chip.valid.all(axis=0), values, np.float32(np.nan))
                 tensors[LABEL + source] = np.ascontiguousarray(values)
