@@ -13,6 +13,7 @@ from segment_world import SIDE
 from torch import nn
 
 import fgmae_bench
+from fgmae_bench.config.names import FITTED_HEADS
 from fgmae_bench.config.recipes import PROTOCOLS
 from fgmae_bench.errors import BenchError
 
@@ -63,7 +64,17 @@ def desk(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_other_protocols_say_what_they_are_for(tiles, desk):
+    others = set(PROTOCOLS) - set(SHORT)
+    assert others == {"ridge", *FITTED_HEADS}
+    for protocol in sorted(others - {"ridge"}):
+        with pytest.raises(BenchError, match="looks at backscatter alone, not at mine"):
+            fgmae_bench.evaluate(mapping(), "dfc2020", protocol, name="mine", data_path=tiles, **PLACES)
+    with pytest.raises(BenchError, match="--probe ridge on a single_label dataset"):
+        fgmae_bench.evaluate(mapping(), "eurosat", "ridge", name="mine", data_path=shared_world(5), **PLACES)
+
+
+@pytest.mark.parametrize("protocol", SHORT)
 def test_every_protocol_takes_a_module(protocol, tiles, desk):
     segmentation = PROTOCOLS[protocol][0] == "segment"
     dataset, data = ("dfc2020", tiles) if segmentation else ("eurosat", shared_world(5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -149,9 +150,12 @@ def _by_group(features: Matrix, labels: Labels, units: NDArray[Any], count: int,
 
     if count <= MOST_GROUPS_LEFT_OUT:
         return [(np.flatnonzero(units != g), np.flatnonzero(units == g)) for g in range(count)]
-    if labels.ndim == 1:
+    # stratified where some class can be in every fold; rarer ones are dealt as their groups fall
+    if labels.ndim == 1 and np.bincount(labels).max() >= FOLDS:
         kind = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed % 2**32)
-        return list(kind.split(features, labels, units))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return list(kind.split(features, labels, units))
     return list(GroupKFold(FOLDS, shuffle=True, random_state=seed % 2**32).split(features, labels, units))
 
 
