@@ -63,11 +63,17 @@ def _metric(name: str) -> Column:
 
 def _bounds(row: Row, name: str) -> Bounds | None:
     """The means over seeds of a metric's bounds; equal ones, of samples that all score alike, bound nothing."""
-    pairs = [((record["metrics"]["intervals"] or {}).get("test") or {}).get(name) for record in row.records]
+    bounds = _mean_bounds(row, "test", name)
+    return bounds if bounds and bounds.high > bounds.low else None
+
+
+def _mean_bounds(row: Row, of: str, name: str) -> Bounds | None:
+    """The means over seeds of the bounds of `name` in the section `of` of the intervals; None where one is missing."""
+    pairs = [((record["metrics"]["intervals"] or {}).get(of) or {}).get(name) for record in row.records]
     if not pairs or any(pair is None for pair in pairs):
         return None
     low, high = (sum(ends) / len(pairs) for ends in zip(*pairs, strict=True))
-    return Bounds(low=low, high=high) if high > low else None
+    return Bounds(low=low, high=high)
 
 
 def _interval(name: str) -> Column:
@@ -167,15 +173,7 @@ def _class_iou(label: str) -> Column:
 
 def _class_iou_interval(label: str) -> Column:
     """Its interval, the means of the bounds of several seeds."""
-
-    def value(row: Row) -> Bounds | None:
-        pairs = [((record["metrics"]["intervals"] or {}).get("iou") or {}).get(label) for record in row.records]
-        if not pairs or any(pair is None for pair in pairs):
-            return None
-        low, high = (sum(ends) / len(pairs) for ends in zip(*pairs, strict=True))
-        return Bounds(low=low, high=high)
-
-    return Column(value=value, digits=3)
+    return Column(value=lambda row: _mean_bounds(row, "iou", label), digits=3)
 
 
 class Columns(dict[str, Column]):
