@@ -131,3 +131,13 @@ def test_an_image_without_a_valid_pixel_changes_no_statistic(synthetic):
     with_empty, without = reduced(table, ("VV", "VH")), reduced(table[:-1], ("VV", "VH"))
     assert (with_empty.median, with_empty.minimum, with_empty.fills) == (without.median, without.minimum, ())
     assert recognise_units(with_empty).units == "dB"
+
+
+def test_a_value_that_one_image_repeats_far_away_and_others_come_close_to_is_the_end_of_a_range():
+    rng = np.random.default_rng(0)
+    clipped = [np.clip(rng.normal(-26, 3, (2, 64, 64)), -30, None) for _ in range(30)]
+    bright = rng.normal(-12, 1.5, (2, 64, 64))
+    bright[:, :20, :20] = -30
+    chips = [Chip(db=db.astype(np.float32), valid=None, synthetic=False) for db in (bright, *clipped)]
+    assert measure(chips, ("VV", "VH")).fills == ()
+    assert measure(chips[:1], ("VV", "VH")).fills == ((-30.0, pytest.approx(400 / 4096)),)

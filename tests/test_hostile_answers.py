@@ -33,13 +33,6 @@ def script(name, *arguments):
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("reader", ["hub", "record", "predictions", "zip", "toml", "notes", "suite"])
-def test_twenty_seeds_of_each_reader_end_in_order(reader):
-    code, said = script("fuzz_answers.py", "--readers", reader, "--count", 20)
-    assert code == 0, said
-
-
 def test_reports_at_once_and_runs_that_store_meanwhile():
     code, said = script("reports_at_once.py", "--records", 30, "--reports", 6, "--rounds", 2, "--writers", 3)
     assert code == 0, said

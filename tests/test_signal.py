@@ -229,6 +229,12 @@ def test_the_other_band_stands_in_7_7_db_away_where_asked(band, missing, shift):
     assert view.words == (f"{missing} is missing: fed as {band} {shift:+.1f} dB",)
 
 
+def test_one_band_is_normalised_by_its_own_statistics():
+    got = fed("zscore", ("VH",))[1]
+    np.testing.assert_allclose(got[1], (decibels(bands=1)[0] + np.float32(20.26)) / np.float32(5.91), rtol=1e-5)
+    assert (got[0] == 0).all()
+
+
 def test_an_encoder_with_a_mask_of_its_own_gets_nan_unless_the_mean_is_asked_for():
     masks = dataclasses.replace(FGMAE_CONTRACT, missing_band="mask")
     view, got = fed("zscore", ("VH",), masks)

@@ -11,6 +11,7 @@ from fgmae_bench.checkpoints.manifest import SHIPPED, read_manifest
 from fgmae_bench.checkpoints.registry import WEIGHTS, by_file, published, registered
 from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.errors import BenchError
+from fgmae_bench.hub.checksums import name_hash
 from fgmae_bench.models.build import FGMAE_ARCHITECTURES, TORCHGEO_ARCHITECTURES
 
 GOOD = weights_manifest("tiny", file="tiny.pth", more='repo = "owner/name"\nrevision = "main"')
@@ -44,6 +45,14 @@ def test_each_shipped_entry_names_a_model_a_source_and_a_contract(entry):
     contract = published(entry.name, entry.model).contract
     assert contract.size % 8 == 0
     assert contract.bands == ("VV", "VH")
+
+
+@pytest.mark.parametrize("entry", SHIPPED_ENTRIES, ids=lambda entry: f"{entry.name}-{entry.model}")
+def test_a_stated_sha256_begins_as_the_name_says_and_a_size_is_stated_once(entry):
+    digits = name_hash(entry.file)
+    assert not (entry.sha256 and digits) or entry.sha256.startswith(digits)
+    assert entry.size is None or entry.about_mb is None
+    assert sum(1 for other in SHIPPED_ENTRIES if entry.sha256 and other.sha256 == entry.sha256) <= 1
 
 
 def test_the_checkpoints_of_the_issue_are_all_there():
@@ -95,7 +104,7 @@ MISTAKES = {
     "no size": ("size = 32", "size = 0", "size is 0"),
     "short hash": ('data = "noise"', 'data = "noise"\nsha256 = "abc"', "sha256 is 'abc'; give 64"),
     "a way out": ('file = "tiny.pth"', 'file = "../../tiny.pth"', "give the file's path inside its repository"),
-    "random": ('name = "tiny"', 'name = "random"', "random stands for no weights"),
+    "random": ('name = "tiny"', 'name = "random"', "random, imagenet and module are taken"),
     "a name with a way out": ('name = "tiny"', 'name = "../x"', "give letters, digits"),
     "unknown model": ('model = "test_vit"', 'model = "vit_smal_patch16"', "weights[0] (tiny): unknown model 'vit_smal_patch16'; did you mean 'vit_small_patch16'? choose from"),
     "unknown model of timm": ('model = "test_vit"', 'model = "resnet5o"', "unknown model 'resnet5o'; did you mean 'resnet50'? choose from"),

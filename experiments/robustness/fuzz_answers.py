@@ -1,6 +1,6 @@
 """Damage what servers, contributors and shared folders hand over, by a seed, and give it to the command that reads it.
 
-  python experiments/robustness/fuzz_answers.py [--count 500] [--readers hub record predictions zip toml notes suite]
+  python experiments/robustness/fuzz.py answers [--readers hub record predictions zip toml notes suite]
 A hub's answers (status, headers, body, pace), records and predictions in a report, a dataset's zip, files of settings,
 and the notes that are kept with a download. Expected: no signal, no traceback, exit code 0 or 2; the report's 1 (a
 record was named and left out) counts as 2, and so does the suite's 3.
@@ -9,7 +9,7 @@ record was named and left out) counts as 2, and so does the suite's 3.
 from __future__ import annotations
 
 import contextlib
-import copy
+import functools
 import hashlib
 import json
 import logging
@@ -18,16 +18,15 @@ import shutil
 import socket
 import struct
 import sys
-import tempfile
 import threading
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzzing import Reader, Work, command, mutated, run
+from fuzzing import Reader, Work, command, mutated
+from strange import DEEP, Rng, changed, changed_toml, dumped, strange
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 import huggingface_hub
@@ -42,55 +41,10 @@ from fgmae_bench.hub.archive import unpack
 from fgmae_bench.hub.fetch import HubFile, fetch
 from fgmae_bench.records import body_sha256, record_path
 from fgmae_bench.runs.folder import write_predictions
+from fgmae_bench.suite.flags import commands_of
 
-Rng = np.random.Generator
 SOURCES = Path(__file__).resolve().parents[1]
 EXPERIMENT = SOURCES / "eurosat_linear_fast.toml"
-DEEP = 2000
-
-
-# --- values that no reader expects
-
-
-def strange(rng: Rng) -> Any:
-    """A JSON value: of another type, beyond every range, deep, long, or with letters that act on terminals."""
-    deep: Any = 1
-    for _ in range(int(rng.integers(1, 900))):
-        deep = [deep] if rng.random() < 0.5 else {"a": deep}
-    values = [
-        None, True, -1, 0, 10**18, 10**400, -(10**400), 1e308, -1e308, 5e-324, 0.5, 1.5, "", "x", "x" * 50_000,
-        [], [1, 2], [[]], {}, {"a": [1]}, deep, "\x1b[2J\x07", "\u202e\u200b\ufeff", "../../../etc/passwd", "\ud800",
-        "=HYPERLINK(1)", "$x^{$", "<script>", "\0", ["a"] * 5000, "9" * 5000, "NaN",
-    ]  # fmt: skip
-    return values[int(rng.integers(len(values)))]
-
-
-def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in a JSON value that is at most six levels deep."""
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    inner = parts if len(at) < 6 else ()
-    return [at, *(place for key, part in inner for place in places(part, (*at, key)))]
-
-
-def changed(rng: Rng, value: Any) -> Any:
-    """The value with one to three of its parts replaced by strange ones, removed, or joined by others."""
-    value = copy.deepcopy(value)
-    for _ in range(int(rng.integers(1, 4))):
-        known = [place for place in places(value) if place]
-        if not known:
-            return value
-        *path, last = known[int(rng.integers(len(known)))]
-        part = value
-        for key in path:
-            part = part[key]
-        kind = rng.random()
-        if kind < 0.75:
-            part[last] = strange(rng)
-        elif kind < 0.9:
-            del part[last]
-        elif isinstance(part, dict):
-            part["\x1b[31mnew"] = strange(rng)
-    return value
 
 
 def tolerant(work: Work) -> Work:
@@ -180,14 +134,6 @@ def arrays(rng: Rng, n: int, k: int, ids: list[str]) -> tuple[dict[str, Any], di
     return tensors, {name: dumped(value) for name, value in lists.items() if rng.random() < 0.9}
 
 
-def dumped(value: Any) -> str:
-    """JSON text, of a value of any depth."""
-    try:
-        return json.dumps(value)
-    except RecursionError:
-        return "[" * DEEP + "]" * DEEP
-
-
 # --- a dataset's archive
 
 
@@ -227,7 +173,7 @@ def unpacked(path: Path, data: Path) -> None:
 def toml(rng: Rng, folder: Path) -> Work:
     """A card or an experiment with changed bytes or values, as `suite status` reads them."""
     text = EXPERIMENT.read_text()
-    kind = int(rng.integers(8))
+    kind = int(rng.integers(12))
     if kind == 0:
         text += "\nx = " + "[" * int(rng.integers(10, 50_000))
     elif kind == 1:
@@ -242,24 +188,34 @@ def toml(rng: Rng, folder: Path) -> Work:
         key = lines[at].split("=")[0].strip() or "x"
         lines[at] = f"{key} = {[1, '[1, [2]]', '{a = 1}', 'nan', '1e999', 'true', '[]', '-1'][int(rng.integers(8))]}"
         text = "\n".join(lines)
-    else:
+    elif kind == 5:
         text = mutated(rng, text.encode()).decode(errors="replace")
+    else:
+        text = changed_toml(rng, text.encode()).decode()
     (folder / "x.toml").write_text(text)
     if rng.random() < 0.3:
         return tolerant(command("fgmae_bench.prepare", "inspect", folder / "x.toml"))
     return tolerant(command("fgmae_bench.suite", "status", folder / "x.toml"))
 
 
+@functools.cache
+def keys() -> dict[str, list[str]]:
+    """Names of the receipts, failures and jobs of the experiment's first commands."""
+    commands = commands_of({"files": [EXPERIMENT]})[:3]
+    own = [command.key for command in commands]
+    return {"receipts": [command.points[0].key for command in commands], "failures": own, "jobs": own}
+
+
 def suite(rng: Rng, folder: Path) -> Work:
     """Records, receipts and failures of a results folder that were changed, as the suite reads them."""
     results, other = folder / "results", make_record(seed=int(rng.integers(1, 99)))
     put(changed(rng, other), record_path(results, other))
-    for kind in ("receipts", "failures", "jobs"):
+    for kind, names in keys().items():
         (results / "suite" / kind).mkdir(parents=True)
-        for number in range(3):
-            kept = {"record": str(record_path(Path(), other)), "reason": "x", "job": "1"}
-            content = dumped(changed(rng, kept)) if rng.random() < 0.7 else "[" * 5000
-            (results / "suite" / kind / f"{number:064x}.json").write_text(content)
+        for name in names:
+            kept = {"record": str(record_path(Path(), other)), "tree": "x", "reason": "x", "job": "1"}
+            content = dumped(changed(rng, kept)) if rng.random() < 0.8 else "[" * 5000
+            (results / "suite" / kind / f"{name}.json").write_text(content)
     return tolerant(command("fgmae_bench.suite", "status", EXPERIMENT, "--results_dir", results))
 
 
@@ -270,6 +226,7 @@ class Server:
     """Answers every connection with the bytes that `answer` gives for its request, at its pace."""
 
     def __init__(self, answer: Callable[[bytes], list[bytes]]):
+        threading.stack_size(1 << 18)  # the address space of a child is limited
         self.answer, self.listener = answer, socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
 
@@ -281,9 +238,11 @@ class Server:
 
     def _one(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError), connection:
-            for piece in self.answer(connection.recv(65536)):
-                connection.sendall(piece)
-                time.sleep(0.001)
+            while request := connection.recv(65536):
+                for piece in self.answer(request):
+                    connection.sendall(piece)
+                if not request.startswith(b"HEAD"):  # what a GET brings may be of another length than it says
+                    return
 
 
 BODIES = {".pth": b"\x80\x02" + bytes(300), ".zip": b"PK\3\4" + bytes(300), ".json": b'{"a": 1}', ".csv": b"a,b\n"}
@@ -312,7 +271,8 @@ def hub(rng: Rng, folder: Path) -> Work:
 
 def pieces(rng: Rng, head: bool, body: bytes) -> list[bytes]:
     """One answer."""
-    status = int(rng.choice([200, 200, 200, 206, 204, 302, 307, 300, 304, 401, 404, 416, 429, 500, 999, 0]))
+    odd = rng.random() < 0.2
+    status = int(rng.choice([206, 204, 302, 307, 300, 304, 401, 404, 416, 429, 500, 999, 0])) if odd else 200
     number = [str(len(body)), "9" * 5000, "-1", "\u0663", "", "0", "1e9", str(2**63), str(len(body) + 1)]
     place = ["/x", "http://[::1", "//[", "file:///etc/passwd", "http://127.0.0.1:1/", "ftp://x", "x" * 9000, "\x01", ""]
     tag = ['"x"', "0" * 64, hashlib.sha256(body).hexdigest(), "x" * 60_000, "\x1b[2J", ""]
@@ -329,16 +289,18 @@ def pieces(rng: Rng, head: bool, body: bytes) -> list[bytes]:
         "Transfer-Encoding": ["chunked", "gzip", "x"],
         "Content-Encoding": ["gzip", "br", "x"],
     }
-    lines = [f"HTTP/1.1 {status} X"] + [
-        f"{key}: {values[int(rng.integers(len(values)))]}" for key, values in headers.items() if rng.random() < 0.35
-    ]
+    sane = {"Content-Length": str(len(body)), "ETag": '"x"'}
+    sent_headers = sane | {
+        key: values[int(rng.integers(len(values)))] for key, values in headers.items() if rng.random() < 0.12
+    }
+    lines = [f"HTTP/1.1 {status} X", *(f"{key}: {value}" for key, value in sent_headers.items())]
     text = "\r\n".join([*lines, "", ""]).encode(errors="replace")
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         text = mutated(rng, text)
     if head:
         return [text]
-    kind = int(rng.integers(6))
-    sent = [body, mutated(rng, body), b"<html>log in</html>", b"", body * 3, struct.pack("<Q", 2**63) + body][kind]
+    others = [mutated(rng, body), b"<html>log in</html>", b"", body * 3, struct.pack("<Q", 2**63) + body]
+    sent = [*others, body, body, body][int(rng.integers(8))]
     return [text, *([sent[at : at + 64] for at in range(0, len(sent), 64)])]
 
 
@@ -347,7 +309,7 @@ def notes(rng: Rng, folder: Path) -> Work:
     target = folder / "in" / "file.csv"
     target.parent.mkdir()
     for ending in (".partial", ".partial.json", ".sha256", ""):
-        path, kind = target.with_name(target.name + ending), int(rng.integers(8))
+        path, kind = target.with_name(target.name + ending), int(rng.integers(16))
         facts = dumped(changed(rng, {"url": "x", "etag": "y", "size": 4, "source": "z"}))
         if kind < 3:
             path.write_text(["[" * 50_000, facts, f"# {facts}\n{'0' * 64}  file.csv\n"][kind])
@@ -359,7 +321,7 @@ def notes(rng: Rng, folder: Path) -> Work:
             os.mkfifo(path)
         elif kind == 6:
             path.mkdir()
-    pins = ["[sha256]\nx = 3", "x = " + "[" * 50_000, "[sha256]\n", f"x = {'9' * 9000}"]
+    pins = ["[sha256]\nx = 3", "x = " + "[" * 50_000, f"x = {'9' * 9000}", *["[sha256]\n"] * 5]
     (target.parent / "sha256.lock.toml").write_text(pins[int(rng.integers(len(pins)))])
 
     def answer(request: bytes) -> list[bytes]:
@@ -388,7 +350,8 @@ READERS: dict[str, Reader] = {
     "suite": suite,
 }
 
-if __name__ == "__main__":
+
+def prepare() -> None:
+    """Silence matplotlib's words about missing letters; compose the experiment's commands once."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    os.chdir(tempfile.gettempdir())
-    run(READERS, __doc__ or "")
+    keys()

@@ -1,9 +1,7 @@
 """Damaged and hostile checkpoint files (pickle, torch's zip and older format, safetensors in one file and several) and
 damaged settings in TOML (card, config, experiments, manifest, pins) against the commands that read them.
 
-  python experiments/robustness/fuzz_checkpoints.py [--count 500] [--readers pickle safetensors] [--keep DIR]
-Expected: 0 faults: every child ends by itself with exit code 0 or 2, without a traceback, and no payload runs; with
-500 mutations a reader about 6 minutes on one core.
+  python experiments/robustness/fuzz.py checkpoints [--readers pickle safetensors]
 """
 
 from __future__ import annotations
@@ -24,8 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from fuzzing import PAYLOAD, Reader, Work, command, mutated, run
+from fuzzing import PAYLOAD, Reader, Work, command, mutated
 from safetensors.torch import save
+from strange import changed_toml
 
 from fgmae_bench.checkpoints.torch_files import LEGACY_MAGIC
 from fgmae_bench.hub.checksums import PINS
@@ -257,12 +256,17 @@ def sharded(rng: np.random.Generator, folder: Path) -> Work:
     return use(rng, folder / "m.safetensors.index.json")
 
 
+def changed_settings(rng: np.random.Generator, text: bytes) -> bytes:
+    """TOML whose values are strange, or whose text is damaged."""
+    return changed_toml(rng, text) if rng.random() < 0.6 else changed_text(rng, text)
+
+
 def settings(source: str, name: str, *words: str, variable: str = "") -> Reader:
     """A reader of a TOML file of the repository; `words` are its command line, `variable` what names the file to it."""
     whole = (REPOSITORY / source).read_bytes()
 
     def reader(rng: np.random.Generator, folder: Path) -> Work:
-        (folder / name).write_bytes(changed_text(rng, whole))
+        (folder / name).write_bytes(changed_settings(rng, whole))
         work = command(*words)
 
         def with_variable() -> object:
@@ -292,7 +296,7 @@ num_workers = 0
 
 def config(rng: np.random.Generator, folder: Path) -> Work:
     """`--config` of a run whose data is not there."""
-    (folder / "config.toml").write_bytes(changed_text(rng, CONFIG))
+    (folder / "config.toml").write_bytes(changed_settings(rng, CONFIG))
     return command("fgmae_bench.linear", "--config", "config.toml")
 
 
@@ -302,7 +306,7 @@ def pins(rng: np.random.Generator, folder: Path) -> Work:
     (folder / "from" / "B2_vits16_fgmae_ep99_enc.pth").write_bytes(ZIPS[0])
     (folder / "cache" / "weights").mkdir(parents=True)
     held = b'[sha256]\n"https://huggingface.co/a/b" = "' + b"0" * 64 + b'"\n"c" = "' + b"1" * 64 + b'"\n'
-    (folder / "cache" / "weights" / PINS).write_bytes(changed_text(rng, held))
+    (folder / "cache" / "weights" / PINS).write_bytes(changed_settings(rng, held))
     words = ("--model", "vit_small_patch16", "--from", "from", "--cache_dir", "cache")
     return command(WEIGHTS, "fetch", "fgmae", *words)
 
@@ -333,7 +337,7 @@ READERS: dict[str, Reader] = {
 }
 
 
-def preload() -> None:
+def prepare() -> None:
     """Import what the commands import, and let torch start no threads that a fork would lose."""
     torch.set_num_threads(1)
     for module in ("timm", "fgmae_bench.weights.convert", "fgmae_bench.weights.inspect", "fgmae_bench.weights.list"):
@@ -351,8 +355,3 @@ def preload() -> None:
         command(module) if module != "fgmae_bench.suite.plan" else __import__(module)
     os.environ |= {"FGMAE_BENCH_CACHE": str(folder / "cache"), "HF_ENDPOINT": "http://127.0.0.1:9"}
     shutil.rmtree(folder)
-
-
-if __name__ == "__main__":
-    preload()
-    run(READERS, __doc__ or "")

@@ -21,7 +21,8 @@ def parse_bands(text: str) -> tuple[str, ...]:
 class InputContract:
     """Input that a backbone expects. `mean` and `std` in dB per band; `size` in pixels, 0 = the dataset's own.
 
-    `assumed` where nobody stated what the weights were trained on: such a run fills no row of a table.
+    `assumed` where nobody stated what the weights were trained on: such a run fills no row of a table. `transductive`
+    where an image's input depends on the others of its batch: such a run is in tables, but in no rank.
     """
 
     bands: tuple[str, ...] = BANDS
@@ -32,6 +33,7 @@ class InputContract:
     calibration: str = "sigma0"  # of the pre-training data; cannot be seen in pixels
     geometry: Literal["resize_crop", "native"] = "resize_crop"
     assumed: bool = False
+    transductive: bool = False
     # What stands for a band that the data does not have. mean: the band's mean after the normaliser, as for invalid
     # pixels; mask: NaN, which the encoder leaves out by a mask of its own.
     missing_band: Literal["mean", "mask"] = "mean"

@@ -80,7 +80,11 @@ DERIVED = (
     (INTERVAL, "{} 95 %", "Interval of the test samples, for the head as trained: {}"),
     (TOTAL, "{} 95 % in all", "Interval over seeds and test samples together: {}"),
     ("published_{}", "{} published", "As published: {}"),
-    ("delta_{}", "Δ {}", "Measured − published, only where dataset, split, protocol and definition match: {}"),
+    (
+        "delta_{}",
+        "Δ {}",
+        "Measured − published; where data, protocol, recipe, model, weights or definition differ, which of them: {}",
+    ),
 )
 
 

@@ -191,7 +191,7 @@ def protocol_of(module: str, recipe: Any) -> str:
 
 
 # Recipes of a module that hold for every dataset; a card's own table of the same name stands above them. A table
-# `by_model` in a recipe holds values for single models.
+# `by_model` in a recipe holds values for single models, `frozen` those of a head on a backbone that is not trained.
 NAMED_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "linear": {
         "published": {
@@ -275,6 +275,8 @@ NAMED_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "crop_scale": 0.25,
             "vflip": True,
             "clip_grad": 1.0,
+            # a head alone: 1e-3 at 16 images, as Copernicus-Bench trains its frozen UPerNet
+            "frozen": {"blr": 0.016},
         },
     },
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Dataset:
     notes: tuple[dict[str, str], ...]
     samples: Samples = None  # type: ignore[assignment]  # filled in below where it is not given or of another card
     content: Hashes | None = None  # (N,) of the pixels of each sample of the index, once they have been read
+    source: dict[str, str] | None = None  # content of each part in what a pack of eight bits was made of, where known
     pool: Rows = None  # type: ignore[assignment]  # the training part that few labels are drawn from; filled in below
 
     def __post_init__(self) -> None:
@@ -175,6 +176,8 @@ def only_usable(dataset: Dataset, run: Run, cache: Path, others: Sequence[Run] =
     share = card.signal.max_invalid_fraction
     text = f"{left_out} images with more than {share:.0%} invalid pixels were left out{_named(dataset, before, kept)}"
     notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []), *_floored(card, facts, kept))
+    if index.source_content is not None and not index.eight_bits and run.data.band_order is None:
+        _require_content(index, facts["content"])
     keep_audit(samples, cache)
     if not _facts_file(card, cache).is_file():
         write_text(_facts_file(card, cache), f"{facts_sha256(card)}\n")
@@ -185,6 +188,30 @@ def only_usable(dataset: Dataset, run: Run, cache: Path, others: Sequence[Run] =
         for each in (run, *others):
             remember(cache, data_root(card, run), with_labels_of(whole, each).facts["content_sha256"])
     return made
+
+
+def _require_content(index: Index, content: Hashes) -> None:
+    """Raise BenchError where a pack says other pixels of its samples than it holds."""
+    assert index.source_content is not None
+    other = np.flatnonzero(index.source_content[:, 0] != content)
+    if len(other):
+        what = f"{index.root}: {len(other)} samples are not those that it was made of, first {index.ids[other[0]]}"
+        raise BenchError(what, "restore the pack, or write it again")
+
+
+def source_content(
+    index: Index, maps: Mapping[str, str | None], rows: Mapping[str, NDArray[np.int64]]
+) -> dict[str, str] | None:
+    """Content hash of each part as a run on the source of a pack has it, None where the pack does not say; `maps` is
+    the label source of each part, None where labels are no maps.
+    """
+    if index.source_content is None:
+        return None
+    content, found = index.source_content[:, 0], {}
+    for part, source in maps.items():
+        column = None if source is None else index.source_content[:, 1 + index.source_maps.index(source)]
+        found[part] = part_sha256(content, index.labels, rows[part], column)
+    return found
 
 
 def seen_by(dataset: Dataset, run: Run) -> Rows:
@@ -208,7 +235,13 @@ def with_labels_of(dataset: Dataset, run: Run) -> Dataset:
     if not subset.whole:
         identity[FEW] = {"pool": ids_sha256([index.ids[row] for row in dataset.pool])}
     others = [found for found in dataset.notes if found["code"] != FEW]
-    return dataclasses.replace(dataset, parts=parts, facts=identity, notes=(*others, *_few_notes(dataset, subset)))
+    return dataclasses.replace(
+        dataset,
+        parts=parts,
+        facts=identity,
+        notes=(*others, *_few_notes(dataset, subset)),
+        source=source_content(index, dict.fromkeys(rows), rows) if index.eight_bits else None,
+    )
 
 
 def _few_notes(dataset: Dataset, subset: Subset) -> list[dict[str, str]]:

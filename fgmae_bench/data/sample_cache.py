@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from fgmae_bench.data.index import Index
 from fgmae_bench.system.files import replacing
 
 Arrays = dict[str, NDArray[Any]]
+# What numpy raises at a damaged .npy: its header is Python text that it reads with Python's own parser.
+BROKEN_ARRAY = (ValueError, EOFError, TypeError, SyntaxError, TokenError, MemoryError, OverflowError, RecursionError)
 
 
 def cached_arrays(
@@ -58,6 +61,6 @@ def _load(path: Path, rows: int) -> NDArray[Any] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             values: NDArray[Any] = file["values"]
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
+    except (OSError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error, *BROKEN_ARRAY):
         return None
     return values if values.ndim and len(values) == rows else None

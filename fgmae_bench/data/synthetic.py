@@ -19,9 +19,10 @@ def read_marker(root: Path) -> dict[str, Any] | None:
         return None
     try:
         marker = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")
-        if isinstance(marker["fingerprint"], str) and isinstance(marker["counts"], dict):
+        counts = marker["counts"].values()
+        if isinstance(marker["fingerprint"], str) and all(type(count) is int and count >= 0 for count in counts):
             return dict(marker)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BenchError(
             f"{path}: broken marker of a synthetic world ({error})", "write the world again with prepare synth"
         ) from error

@@ -19,6 +19,7 @@ from fgmae_bench.config.cards import Card
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.index import Index, Rows
 from fgmae_bench.data.labels import Codes, Source, card_source
+from fgmae_bench.data.sample_cache import BROKEN_ARRAY
 from fgmae_bench.data.samples import Samples
 from fgmae_bench.data.splits import PARTS
 from fgmae_bench.errors import BenchError, os_error
@@ -121,9 +122,11 @@ def _stored(path: Path, count: int) -> NDArray[np.uint8] | None:
     """The array in a file, None where there is none of `count` images."""
     try:
         values: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
+    except (FileNotFoundError, *BROKEN_ARRAY):
         return None
-    return values if values.dtype == np.uint8 and values.ndim == 3 and len(values) == count else None
+    if not isinstance(values, np.ndarray) or values.dtype != np.uint8 or values.ndim != 3:
+        return None
+    return values if len(values) == count else None
 
 
 def _write(samples: Samples, name: str, path: Path, workers: int, step: Callable[[int], object]) -> None:

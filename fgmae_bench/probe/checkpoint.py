@@ -85,5 +85,5 @@ def load_state(path: Path) -> HeadState:
             legacy=curve["legacy"],
             threads=content["threads"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise unreadable(path, error) from error

@@ -183,7 +183,7 @@ def _val_of(
     kind: str, tensors: dict[str, NDArray[Any]], scores: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Logits and targets of val; raises ValueError where they do not fit those of the test."""
-    if kind == "segmentation" or "val_logits" not in tensors:
+    if kind in ("segmentation", "regression") or "val_logits" not in tensors:
         return None
     logits, targets = tensors["val_logits"], tensors["val_targets"]
     if logits.ndim != 2 or logits.shape[1] != scores.shape[1] or len(logits) != len(targets):

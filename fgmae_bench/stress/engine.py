@@ -15,6 +15,7 @@ import numpy as np
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import parse_bands
 from fgmae_bench.config.run import Run
+from fgmae_bench.data.sample_cache import BROKEN_ARRAY
 from fgmae_bench.data.samples import sample_facts
 from fgmae_bench.data.statistics import mean_and_deviation
 from fgmae_bench.errors import BenchError, note
@@ -194,9 +195,10 @@ def _read(path: Path, shape: tuple[int, ...]) -> Logits | None:
     """Logits that an interrupted run left, None where there are none of that shape."""
     try:
         kept = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except (OSError, *BROKEN_ARRAY):
         return None
-    return kept if kept.shape == shape and kept.dtype == np.float32 else None
+    whole = isinstance(kept, np.ndarray) and kept.shape == shape and kept.dtype == np.float32
+    return kept if whole else None
 
 
 def _require_same_scores(scores: dict[str, Any], clean: Record) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.system.files import write_json
+from fgmae_bench.system.files import lock_and_clean_up, read_small_json, write_json
 
 LMDB_LOCK = "lock.mdb"  # written by every reader of a pack
 
@@ -50,9 +49,12 @@ Parts = dict[str, str]  # SHA-256 of what each part of a split holds
 def remember(cache: Path, root: Path, parts: Parts) -> None:
     """Keep in the cache folder that the data at `root`, as it is now, holds these parts."""
     path, tree = _place(cache, root), tree_stamp(root)
-    held = _read(path, tree)
-    if parts not in held:
-        write_json(path, {"root": str(root.resolve()), "tree": tree, "parts": [*held, parts]})
+    if parts in _read(path, tree):
+        return
+    with lock_and_clean_up(path.with_suffix(".lock")):  # another process may add its own at the same time
+        held = _read(path, tree)
+        if parts not in held:
+            write_json(path, {"root": str(root.resolve()), "tree": tree, "parts": [*held, parts]})
 
 
 def remembered(cache: Path, root: Path) -> list[Parts] | None:
@@ -65,8 +67,6 @@ def _place(cache: Path, root: Path) -> Path:
 
 
 def _read(path: Path, tree: str) -> list[Parts]:
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        return list(held["parts"]) if held["tree"] == tree else []
-    except (OSError, ValueError, KeyError, TypeError):
-        return []  # read again: the cache only saves a pass
+    held = read_small_json(path)
+    parts = held.get("parts") if isinstance(held, dict) and held.get("tree") == tree else None
+    return parts if isinstance(parts, list) else []  # read again: the cache only saves a pass

@@ -111,7 +111,7 @@ def load_state(path: Path) -> TrainState:
             period=curve["period"],
             spent=curve["spent"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise unreadable(path, error) from error
 
 

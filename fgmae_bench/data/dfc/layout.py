@@ -58,6 +58,7 @@ def parse_scene(folder: str) -> tuple[str, str] | None:
 
 KINDS = ("s1", "s2", "lc", "dfc")
 DEEPEST = 6  # folders below the root that are looked into
+LARGEST_WORLD = 4096  # pixels a side; one image of the stated size is unpacked however small its file is
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -254,6 +255,6 @@ def data_size(card: Card, root: Path) -> tuple[tuple[int, int], str | None]:
     if marker is None:
         return (card.signal.size[0], card.signal.size[1]), None
     side = marker.get("size", card.signal.size[0])
-    if not isinstance(side, int) or side < 2:
+    if type(side) is not int or not 2 <= side <= LARGEST_WORLD:
         raise BenchError(f"{root / MARKER}: size is {side!r}", "write the world again with prepare synth")
     return (side, side), marker["fingerprint"]
