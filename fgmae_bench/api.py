@@ -78,7 +78,7 @@ def evaluate(
         **({"model": name, "weights": OWN_WEIGHTS} if own else {"model": model}),
         **_stated(normalizer, mean, std, input_size, contract),
     }
-    if own and "input_size" not in given and card.task != "segmentation":
+    if own and "input_size" not in given and not card.per_pixel:
         given["input_size"] = 224
     runs = compose(module, given, card)
     if len(runs) != 1:

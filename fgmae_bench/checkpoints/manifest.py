@@ -39,6 +39,7 @@ class StatedContract:
     size: int
     calibration: str = "sigma0"
     transductive: bool = False  # statistics over the images of a batch
+    missing_band: Literal["mean", "mask"] = "mean"  # mask: the encoder leaves out a band that is NaN
 
     def contract(self) -> InputContract:
         """What `views` works by."""
@@ -50,6 +51,7 @@ class StatedContract:
             size=self.size,
             calibration=self.calibration,
             transductive=self.transductive,
+            missing_band=self.missing_band,
         )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fgmae_bench.config.cards import Card
+from fgmae_bench.config.names import FITTED_HEADS
 from fgmae_bench.config.recipes import (
     ANY,
     EITHER,
@@ -45,7 +46,18 @@ class Data:
         "which draw of few labels; one or several", 0, shown="0; with --shots on linear 0 to 4", grid=True
     )
     band_order: str | None = option("order of the bands in the files, such as VH,VV", None, shown="from card")
+    limit: int | None = option(
+        "samples of each part, for a trial; the record is in no table that does not ask for it", None, shown="all"
+    )
     nb_classes: int | None = option("number of classes; checked against the label scheme", None, shown="from card")
+    missing_band: Literal["mean", "offset"] | None = option(
+        "a band that the data lacks: mean, the band's after the normaliser; offset: the other band, 7.7 dB away",
+        None,
+        shown="the encoder's own mask, else mean",
+    )
+    bands_as: str | None = option(
+        "bands of the data that stand for others, such as HH=VV,HV=VH; noted", None, shown="none"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +156,7 @@ IMAGENET = "imagenet"  # weights that timm publishes for a model, most of them t
 RESOLVED = "resolved"  # in a config.toml: every value that is not the field's default stands in the file
 DRAWS = 5  # of few labels, where a probe is asked for shots and no draw is named
 # Fields younger than ids and records in use: one at its default does not count, a record without it means that.
-YOUNGER = ("shots", "draw")
+YOUNGER = ("shots", "draw", "missing_band", "bands_as", "limit")
 PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {
     "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": Execution},
@@ -240,10 +252,7 @@ def compose(
     for key in flat:
         if key not in owner:
             raise BenchError(f"{module}: unknown flag '{key}'", closest(key, owner))
-    if flat.get("probe", "sgd") != "sgd":
-        flat = _closed_form(flat, explicit)
-    if module == "linear" and flat.get("shots") is not None:
-        flat.setdefault("draw", list(range(DRAWS)))
+    flat = _implied(module, flat, explicit)
     if name == "published" and any(explicit.get(flag) for flag in NEVER_PUBLISHED if flag in owner):
         flat |= {"recipe": "corrected", "split": flat.get("split", card.default_split)}
     runs = [_with_few_labels(run) for run in _points(module, flat)]
@@ -253,6 +262,15 @@ def compose(
         twice = "--lr and --weight_decay" if len({run.data for run in runs}) == 1 else "--shots and --draw"
         raise BenchError(f"the grid of {twice} holds a value twice", "name each value once")
     return runs
+
+
+def _implied(module: str, flat: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
+    """Flags with what others decide: probes that are not trained, draws of few labels, heads without a backbone."""
+    if flat.get("probe", "sgd") != "sgd":
+        flat = _closed_form(flat, explicit)
+    if module == "linear" and flat.get("shots") is not None:
+        flat = {"draw": list(range(DRAWS))} | flat
+    return flat | ({"freeze_backbone": True} if flat.get("head") in FITTED_HEADS else {})
 
 
 def _points(module: str, flat: dict[str, Any]) -> list[Run]:
@@ -284,7 +302,12 @@ def _with_few_labels(run: Run) -> Run:
     probe = getattr(recipe, "probe", "sgd")
     if probe == "knn" and 0 < data.shots < recipe.knn_k:
         return dataclasses.replace(run, recipe=dataclasses.replace(recipe, knn_k=data.shots))
-    if probe == "lbfgs" and data.shots < TUNED_FROM and len(recipe.penalties) > 1 and recipe.penalties != PENALTIES:
+    if (
+        probe == "lbfgs"
+        and data.shots < TUNED_FROM
+        and len(recipe.penalties) > 1
+        and recipe.penalties != PENALTIES["lbfgs"]
+    ):
         what = f"{len(recipe.penalties)} penalties to choose from and --shots {data.shots}: too few labels to choose on"
         raise BenchError(what, f"give one, or {TUNED_FROM} shots and more")
     return run
@@ -395,11 +418,11 @@ def named_recipe(
 def _closed_form(flat: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
     """Flags of a probe that is fitted, not trained: what belongs to SGD is set aside, runs do not differ by it.
 
-    `--weight_decay` of `lbfgs` names the candidates of its penalty.
+    `--weight_decay` of `lbfgs` and `ridge` names the candidates of the penalty.
     """
     kept = {key: value for key, value in flat.items() if key not in SGD_ONLY}
-    if kept["probe"] == "lbfgs" and "penalties" not in kept:
-        given = explicit.get("weight_decay", PENALTIES)
+    if kept["probe"] in PENALTIES and "penalties" not in kept:
+        given = explicit.get("weight_decay", PENALTIES[kept["probe"]])
         kept["penalties"] = list(given) if isinstance(given, list | tuple) else [given]
     return kept | {"weight_decay": 0.0, "epochs": 1}
 

@@ -24,7 +24,7 @@ from fgmae_bench.data.groups import torn, with_groups
 from fgmae_bench.data.index import Index, Miscount, Rows, check_counts, ids_sha256, require_data
 from fgmae_bench.data.packs.read import is_pack, open_index
 from fgmae_bench.data.samples import Samples, sample_facts
-from fgmae_bench.data.splits import PARTS, Parts, make_split
+from fgmae_bench.data.splits import PARTS, Parts, limited, make_split
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.system.files import write_text
 from fgmae_bench.system.progress import Progress
@@ -107,13 +107,18 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
     if not is_pack(root):
         require_data(card, root)
     index = open_index(card, root, order)
-    notes: list[dict[str, str]] = check_classes(len(card.classes), card.label_scheme, run.data.nb_classes)
+    notes: list[dict[str, str]] = check_classes(len(card.outputs), card.label_scheme, run.data.nb_classes)
     trust = run.execution.trust_data
     contradiction = check_counts(card, index)
     if contradiction:
         notes.append(accept_count(contradiction, run.execution.partial))
+    if index.left_out and card.layout == "table":
+        notes.append(note("unlabelled_left_out", f"{index.left_out} samples without a label or target were left out"))
     layout_groups, index = index.groups, with_groups(card, index, cache)
     parts = make_split(card, index, run.data, cache, layout_groups)
+    if run.data.limit is not None:
+        index, parts = limited(index, parts, run.data.limit, run.data.split_seed)
+        notes.append(note("limited", f"by --limit: at most {run.data.limit} samples of each part"))
     notes += _group_notes(index, parts, run.data.split or card.default_split)
     samples = Samples(card=card, index=index)
     verdict, tagged = audit(card, index, order, samples, cache)
@@ -154,7 +159,8 @@ def only_usable(dataset: Dataset, run: Run, cache: Path, others: Sequence[Run] =
     BenchError when a part or a class of it is left without images.
     """
     card, index, samples = dataset.card, dataset.index, dataset.samples
-    names = ("invalid", "content", *(("quadrants",) if card.task == "segmentation" else ()))
+    names = ("invalid", "content", *(("quadrants",) if card.per_pixel else ()))
+    names += ("floored",) if card.signal.units != "dB" else ()
     with Progress("checking pixels", len(index.files), "images", show=os.environ.get("RANK", "0") == "0") as progress:
         facts = sample_facts(samples, names, cache, run.execution.num_workers, progress.step)
     usable = facts["invalid"] <= card.signal.max_invalid_fraction
@@ -162,14 +168,14 @@ def only_usable(dataset: Dataset, run: Run, cache: Path, others: Sequence[Run] =
     kept = {part: rows[usable[rows]] for part, rows in before.items()}
     pool = kept["train"]
     _refuse_emptied(dataset, before, kept)
-    if card.task != "segmentation":  # there the bank of labels needs every image once more
+    if not card.per_pixel:  # there the bank of labels needs every image once more
         seen = [few_labels(index, pool, subset_of(each), card.classes) for each in (run, *others)]
         used = set(np.concatenate([*seen, kept["val"], kept["test"]]).tolist())
         samples.let_go(row for row in range(len(index.files)) if row not in used)
     left_out = sum(len(before[part]) - len(kept[part]) for part in PARTS)
     share = card.signal.max_invalid_fraction
-    text = f"{left_out} images with more than {share:.0%} invalid pixels were left out"
-    notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []))
+    text = f"{left_out} images with more than {share:.0%} invalid pixels were left out{_named(dataset, before, kept)}"
+    notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []), *_floored(card, facts, kept))
     if index.source_content is not None and not index.eight_bits and run.data.band_order is None:
         _require_content(index, facts["content"])
     keep_audit(samples, cache)
@@ -178,7 +184,7 @@ def only_usable(dataset: Dataset, run: Run, cache: Path, others: Sequence[Run] =
     parts = dataclasses.replace(dataset.parts, train=pool, val=kept["val"], test=kept["test"])
     whole = dataclasses.replace(dataset, parts=parts, notes=notes, content=facts["content"], pool=pool)
     made = with_labels_of(whole, run)
-    if card.task != "segmentation":  # there the label maps count as well
+    if not card.per_pixel:  # there the label maps count as well
         for each in (run, *others):
             remember(cache, data_root(card, run), with_labels_of(whole, each).facts["content_sha256"])
     return made
@@ -234,7 +240,9 @@ def with_labels_of(dataset: Dataset, run: Run) -> Dataset:
         parts=parts,
         facts=identity,
         notes=(*others, *_few_notes(dataset, subset)),
-        source=source_content(index, dict.fromkeys(rows), rows) if index.eight_bits else None,
+        source=source_content(index, dict.fromkeys(rows), rows)
+        if index.eight_bits and not dataset.card.per_pixel
+        else None,
     )
 
 
@@ -246,6 +254,24 @@ def _few_notes(dataset: Dataset, subset: Subset) -> list[dict[str, str]]:
     return [
         note("few_labels", f"{share}, drawn by seed and draw{over}; smaller subsets of a draw are part of larger ones")
     ]
+
+
+def _floored(card: Card, facts: dict[str, NDArray[Any]], kept: dict[str, NDArray[np.int64]]) -> list[dict[str, str]]:
+    """A note on pixels without positive power, which the card's floor stands for."""
+    used = np.concatenate(list(kept.values()))
+    count = int(facts["floored"][used].sum()) if "floored" in facts else 0
+    if not count:
+        return []
+    text = (
+        f"{count} pixels without positive power, as noise subtraction leaves over water, are {card.signal.floor:g} dB"
+    )
+    return [note("floored", text)]
+
+
+def _named(dataset: Dataset, before: dict[str, NDArray[np.int64]], kept: dict[str, NDArray[np.int64]]) -> str:
+    """The first images that are left out."""
+    out = [int(row) for part in PARTS for row in np.setdiff1d(before[part], kept[part])]
+    return f": {', '.join(dataset.index.ids[row] for row in out[:3])}{', …' if len(out) > 3 else ''}" if out else ""
 
 
 def _refuse_emptied(dataset: Dataset, before: dict[str, NDArray[np.int64]], kept: dict[str, NDArray[np.int64]]) -> None:

@@ -65,7 +65,7 @@ def spatial_parts(
     """
     places = chip_places(index, cache)
     shares = np.array([train, val, 1 - train - val])
-    part = deal_blocks(block_numbers(places[:, 0], block_km), index.labels, shares, seed)
+    part = deal_blocks(block_numbers(places[:, 0], block_km), counted(index), shares, seed)
     keep = np.ones(len(part), bool)
     for earlier in (0, 1):
         # the earlier part gives way, so that test keeps every chip it was dealt
@@ -88,6 +88,11 @@ def block_cells(centres: NDArray[np.float64], block_km: float) -> NDArray[np.int
     # a degree of longitude shrinks with latitude: blocks stay about square
     width = height / np.cos(np.radians((row + 0.5) * height))
     return np.stack([row, np.floor(centres[:, 0] / width)], axis=1).astype(np.int64)
+
+
+def counted(index: Index) -> NDArray[Any]:
+    """What parts are balanced by: the labels of an index; where it has targets, the number of samples alone."""
+    return np.zeros((len(index.labels), 0)) if index.labels.dtype.kind == "f" else index.labels
 
 
 def deal_blocks(

@@ -23,6 +23,7 @@ from fgmae_bench.config.run import IMAGENET, MODEL_ALIASES, Model
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.models import torchgeo_models
 from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
+from fgmae_bench.models.unet import UNet
 
 # FGMAE's names -> timm's: pre-norm, LayerNorm eps 1e-6, qkv bias, MLP ratio 4 (arXiv 2310.18653 and its code).
 # SoftCon's are timm's own vit_{small,base}_patch14_dinov2 (layer scale, no registers), those of MoCo, DeCUR and CLOSP
@@ -42,10 +43,12 @@ def architecture(model_name: str) -> Callable[..., nn.Module] | None:
     """The entry point behind a model name, None for `backscatter_stats`; raises BenchError with the closest names."""
     if model_name == "backscatter_stats":
         return None
+    if model_name == "unet":
+        return UNet
     if model_name in TORCHGEO_ARCHITECTURES:
         return TORCHGEO_ARCHITECTURES[model_name]
     if not timm.is_model(timm_name(model_name)):
-        named = [*FGMAE_ARCHITECTURES, *TORCHGEO_ARCHITECTURES, "backscatter_stats"]
+        named = [*FGMAE_ARCHITECTURES, *TORCHGEO_ARCHITECTURES, "backscatter_stats", "unet"]
         hint = closest(model_name, [*named, *timm.list_models()]).split("?")[0]
         hint = f"{hint}? " if hint.startswith("did") else ""
         raise BenchError(
@@ -61,7 +64,7 @@ def timm_name(model_name: str) -> str:
 
 def is_registered(model_name: str) -> bool:
     """Whether `--model NAME` means a model of the suite or of timm: no other model may take such a name."""
-    own = {*FGMAE_ARCHITECTURES, *TORCHGEO_ARCHITECTURES, *MODEL_ALIASES, "backscatter_stats"}
+    own = {*FGMAE_ARCHITECTURES, *TORCHGEO_ARCHITECTURES, *MODEL_ALIASES, "backscatter_stats", "unet"}
     return model_name in own or bool(timm.is_model(model_name))
 
 
@@ -70,6 +73,8 @@ def patch_side(model_name: str) -> int:
     entry = architecture(model_name) if ":" not in model_name else None
     if entry is None:
         return 1
+    if model_name == "unet":
+        return UNet.patch
     if model_name in TORCHGEO_ARCHITECTURES:
         return torchgeo_models.patch_of(model_name)
     with torch.device("meta"):
@@ -85,6 +90,12 @@ def make_module(model: Model, contract: InputContract, drop_path: float) -> tupl
         module: nn.Module = PooledMap(_from_factory(model.model))
         return module, None, measured_dim(module, contract)
     architecture(model.model)  # an unknown name ends here
+    if model.model == "unet":
+        _require_mean(model)
+        if contract.size % UNet.patch:
+            good = contract.size // UNet.patch * UNet.patch or UNet.patch
+            raise BenchError(f"--input_size {contract.size} is not divisible by {UNet.patch} px", f"use {good}")
+        return PooledMap(UNet()), "mean", UNet.channels
     if model.model in TORCHGEO_ARCHITECTURES:
         _require_mean(model)
         module = torchgeo_models.OwnPool(torchgeo_models.make(model.model, contract.size))

@@ -10,6 +10,7 @@ from typing import Any
 
 from fgmae_bench.config.cards import card_names, load_card
 from fgmae_bench.config.experiments import effective_batch
+from fgmae_bench.config.layout import class_of
 from fgmae_bench.metrics.significance import t_quantile
 from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
@@ -158,6 +159,43 @@ def _calibration(name: str) -> Column:
     )
 
 
+def _class_iou(label: str) -> Column:
+    """A class's IoU over the test split."""
+    return Column(
+        value=lambda row: summary(
+            (record["metrics"]["per_class"].get(label) or {}).get("iou") for record in row.records
+        ),
+        digits=3,
+        spread=True,
+    )
+
+
+def _class_iou_interval(label: str) -> Column:
+    """Its interval, the means of the bounds of several seeds."""
+
+    def value(row: Row) -> Bounds | None:
+        pairs = [((record["metrics"]["intervals"] or {}).get("iou") or {}).get(label) for record in row.records]
+        if not pairs or any(pair is None for pair in pairs):
+            return None
+        low, high = (sum(ends) / len(pairs) for ends in zip(*pairs, strict=True))
+        return Bounds(low=low, high=high)
+
+    return Column(value=value, digits=3)
+
+
+class Columns(dict[str, Column]):
+    """Columns by name; those of a class's IoU, `iou:Water`, are made when they are asked for."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and class_of(name) is not None)
+
+    def __missing__(self, name: str) -> Column:
+        held = class_of(name)
+        if held is None:
+            raise KeyError(name)
+        return _class_iou_interval(held[0]) if held[1] else _class_iou(held[0])
+
+
 COLUMNS: dict[str, Column] = {
     "dataset": Column(value=lambda row: row.dataset + (" (synthetic)" if row.synthetic else "")),
     "synthetic": Column(value=lambda row: row.synthetic),
@@ -205,3 +243,4 @@ COLUMNS: dict[str, Column] = {
     "device": _each(lambda record: record["environment"]["device_name"] or record["environment"]["device"]),
     "remarks": Column(value=lambda row: row.notes),
 }
+COLUMNS = Columns(COLUMNS)

@@ -76,7 +76,10 @@ def _label_facts(
         both = {"labels": np.stack(counts), "label_content": np.stack(hashes)}
         return {kind: both[kind] for kind in missing}
 
-    return cached_arrays(cache, index, dict.fromkeys(("labels", "label_content"), source), compute)
+    facts = getattr(maps, "known", {}).get(source)  # how values of the files became codes, where that is not one to one
+    return cached_arrays(
+        cache, index, dict.fromkeys(("labels", "label_content"), facts.facts if facts else source), compute
+    )
 
 
 def labelled(histograms: Histograms, label_map: LabelMap) -> NDArray[np.bool_]:
@@ -208,7 +211,9 @@ def with_labels(
     }
     left_out = sum(len(rows[part]) - len(kept[part]) for part in PARTS)
     if left_out:
-        notes.append(note("all_ignore_left_out", f"{left_out} images without a pixel of any class were left out"))
+        out = [index.ids[row] for part in PARTS for row in np.setdiff1d(rows[part], kept[part])]
+        text = f"{left_out} images without a pixel of any class were left out: {', '.join(out[:3])}"
+        notes.append(note("all_ignore_left_out", text + (", …" if len(out) > 3 else "")))
     hashes = sample_facts(dataset.samples, ("quadrants",), cache, workers)["quadrants"]
     notes += overlap_notes(find_overlaps(index, kept, hashes), strict=strict)
     parts = dataclasses.replace(parts, train=kept["train"], val=kept["val"], test=kept["test"])

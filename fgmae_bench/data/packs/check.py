@@ -47,7 +47,7 @@ def check_values(card: Card, root: Path, meta: Meta, step: Step) -> Index:
         index.read(row, card)
         for source in index.maps.sources if index.maps else ():
             if index.maps is not None and index.maps.has(row, source):
-                index.codes(row, source)
+                (index.targets if card.task == "regression" else index.codes)(row, source)
     return index
 
 

@@ -27,7 +27,7 @@ from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import InputContract
 from fgmae_bench.data.content import codes_of, content_of
 from fgmae_bench.data.index import Index, LabelMaps, Reader, ids_sha256
-from fgmae_bench.data.raster import valid_mask
+from fgmae_bench.data.signal import valid_mask
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.classification import View
@@ -79,7 +79,7 @@ class Meta:
     card: str
     card_version: int
     bands: tuple[str, ...]  # order of the bands in the source's files
-    units: str
+    units: str  # of what the pack holds: dB, whatever the files hold
     contract: ReadyFor | None  # of uint8 packs
     count: int
     sample_ids_sha256: str
@@ -111,7 +111,7 @@ def make_meta(card: Card, index: Index, view: View | None, bands: tuple[str, ...
         card=card.name,
         card_version=card.version,
         bands=bands,
-        units=card.signal.units,
+        units="dB",
         contract=ready,
         count=len(index.files),
         sample_ids_sha256=ids_sha256(index.ids),
@@ -195,14 +195,20 @@ class Encoder:
         valid = None if chip.valid is None else chip.valid[order]
         return int(content_of(Chip(db=chip.db[order], valid=valid, synthetic=chip.synthetic)))
 
-    def _labels(self, row: int, chip: Chip) -> tuple[dict[str, NDArray[np.uint8]], list[int]]:
-        """(codes (H, W) of each label source that a sample has, hashes of what the source holds of each). Raises
-        BenchError on one that is absent, broken or of another size.
+    def _labels(self, row: int, chip: Chip) -> tuple[dict[str, NDArray[Any]], list[int]]:
+        """(codes or targets (H, W) of each label source that a sample has, hashes of what the source holds of each).
+        Raises BenchError on one that is absent, broken or of another size.
         """
-        tensors, hashes = {}, []
+        tensors: dict[str, NDArray[Any]] = {}
+        hashes = []
         for source in self.maps.sources if self.maps else ():
             hashes.append(0)
-            if self.maps is not None and self.maps.has(row, source):
+            if self.maps is not None and self.maps.has(row, source) and self.card.task == "regression":
+                values = self.maps.targets(row, source)
+                if self.view is not None and chip.valid is not None:
+                    values = np.where(chip.valid.all(axis=0), values, np.float32(np.nan))
+                tensors[LABEL + source] = np.ascontiguousarray(values)
+            elif self.maps is not None and self.maps.has(row, source):
                 codes = self.maps.codes(row, source)
                 hashes[-1] = int(codes_of(codes))
                 kept = codes if self.view is None else codes.where(chip.valid)

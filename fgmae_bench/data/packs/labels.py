@@ -74,7 +74,9 @@ def read_labels(value: bytes | None, where: str) -> Labels:
     for name, (kind, dimensions) in SHAPES.items():
         if name in tensors and (tensors[name].dtype, tensors[name].ndim) != (np.dtype(kind), dimensions):
             raise BenchError(f"{where}: {name} is of another type or shape", "write the pack again")
-    if tensors["labels"].ndim not in (1, 2) or (tensors["labels"].dtype.kind not in "iu" and tensors["labels"].size):
+    labels = tensors["labels"]
+    kinds = "iuf" if labels.ndim == 2 else "iu"  # targets of a regression are numbers of any kind, one a column
+    if labels.ndim not in (1, 2) or (labels.dtype.kind not in kinds and labels.size):
         raise BenchError(f"{where}: its labels are not whole numbers", "write the pack again")
     try:
         return _read_labels(tensors, where)
@@ -142,6 +144,13 @@ class PackMaps:
 
     def codes(self, row: int, source: str) -> Codes:
         """Labels (H, W) of a sample. Raises BenchError: no such source or labels, a damaged value."""
+        values, where = self._tensor(row, source), f"{self.root}/{self.ids[row]}"
+        if values is None or values.dtype != np.uint8 or values.shape != self.size:
+            what = f"{where}: its {source} labels are not {self.size[0]}x{self.size[1]} codes of 8 bits"
+            raise BenchError(what, "write the pack again, or restore it")
+        return Codes(values=values, source=self.known[source])
+
+    def _tensor(self, row: int, source: str) -> NDArray[Any] | None:
         if source not in self.known:
             raise BenchError(
                 f"{self.root} holds no {source} labels", f"choose from {', '.join(self.known)}, or pack the data again"
@@ -153,18 +162,22 @@ class PackMaps:
                 f"{where} has no {source} labels", f"choose another label source or split (there: {there})"
             )
         value = get(self.root, self.stamp, self.ids[row].encode())
-        values = decode_value(value, where).get(LABEL + source) if value is not None else None
-        if values is None or values.dtype != np.uint8 or values.shape != self.size:
-            what = f"{where}: its {source} labels are not {self.size[0]}x{self.size[1]} codes of 8 bits"
+        return decode_value(value, where).get(LABEL + source) if value is not None else None
+
+    def targets(self, row: int, source: str) -> NDArray[np.float32]:
+        """Targets (H, W) of a sample, NaN where there is none. Raises BenchError as `codes`."""
+        values = self._tensor(row, source)
+        if values is None or values.dtype != np.float32 or values.shape != self.size:
+            what = f"{self.root}/{self.ids[row]}: its {source} targets are not {self.size[0]}x{self.size[1]} numbers"
             raise BenchError(what, "write the pack again, or restore it")
-        return Codes(values=values, source=self.known[source])
+        return values
 
 
 def packed_maps(card: Card, root: Path, stamp: Stamp, meta: Meta, labels: Labels) -> PackMaps | None:
     """The label maps of a pack of a segmentation dataset, None for others. Raises BenchError where it should have some
     and has none.
     """
-    if card.task != "segmentation":
+    if not card.per_pixel:
         return None
     unknown = sorted(set(meta.label_sources) - set(card.label_sources))
     if not meta.label_sources or unknown:
@@ -181,7 +194,7 @@ def packed_maps(card: Card, root: Path, stamp: Stamp, meta: Meta, labels: Labels
         root=root,
         stamp=stamp,
         ids=labels.ids,
-        known={name: card_source(card, name) for name in meta.label_sources},
+        known={name: _known(card, name) for name in meta.label_sources},
         held=labels.held,
         size=(height, width),
     )
@@ -197,3 +210,8 @@ def same_labels(packed: Index, source: Index) -> bool:
         return False
     rows = range(len(source.files))
     return all(packed.maps.has(row, name) == source.maps.has(row, name) for name in source.maps.sources for row in rows)
+
+
+def _known(card: Card, name: str) -> Source:
+    """A label source of the card; maps of targets have no codes."""
+    return Source(name=name, title=name, codes={}) if card.task == "regression" else card_source(card, name)
