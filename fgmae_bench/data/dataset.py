@@ -240,7 +240,9 @@ def with_labels_of(dataset: Dataset, run: Run) -> Dataset:
         parts=parts,
         facts=identity,
         notes=(*others, *_few_notes(dataset, subset)),
-        source=source_content(index, dict.fromkeys(rows), rows) if index.eight_bits else None,
+        source=source_content(index, dict.fromkeys(rows), rows)
+        if index.eight_bits and not dataset.card.per_pixel
+        else None,
     )
 
 

@@ -10,7 +10,7 @@ from fgmae_bench.config.recipes import NEVER_PUBLISHED
 from fgmae_bench.config.run import EFFECTIVE, Run, merged, named_recipe, small_batch_blr
 from fgmae_bench.config.schedules import base_lr
 from fgmae_bench.errors import note
-from fgmae_bench.metrics.table import MULTI
+from fgmae_bench.metrics.table import MULTI, SEGMENTATION, SINGLE
 
 STILL = 0.005  # rise of the metric's mean from one tenth of the evaluations to the last
 MOST_OFF = 2.0  # factor by which a base rate may differ from the recipe's
@@ -40,6 +40,8 @@ def head_not_trained(history: list[dict[str, Any]], task: str, classes: int) -> 
     That is ln K for softmax over K classes and ln 2 for independent labels: the cross-entropy of equal probabilities,
     which a fresh head begins with (Karpathy 2019, A Recipe for Training Neural Networks: "verify loss @ init").
     """
+    if task not in (SINGLE, MULTI, SEGMENTATION):  # a regression has no probabilities
+        return []
     nothing = math.log(2 if task == MULTI else classes)
     loss = history[-1]["train_loss"] if history else None
     if loss is None or not HARDLY_MOVED * nothing < loss < math.inf:

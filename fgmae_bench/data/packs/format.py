@@ -25,7 +25,7 @@ from safetensors.numpy import save
 from fgmae_bench import __version__
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import InputContract
-from fgmae_bench.data.content import codes_of, content_of, hash_of
+from fgmae_bench.data.content import codes_of, content_of
 from fgmae_bench.data.index import Index, LabelMaps, Reader, ids_sha256
 from fgmae_bench.data.signal import valid_mask
 from fgmae_bench.errors import BenchError
@@ -205,9 +205,6 @@ class Encoder:
             hashes.append(0)
             if self.maps is not None and self.maps.has(row, source) and self.card.task == "regression":
                 values = self.maps.targets(row, source)
-                hashes[-1] = int(
-                    hash_of("targets", np.where(np.isfinite(values), values + np.float32(0), np.nan).astype("<f4"))
-                )
                 if self.view is not None and chip.valid is not None:
                     values = np.where(chip.valid.all(axis=0), values, np.float32(np.nan))
                 tensors[LABEL + source] = np.ascontiguousarray(values)
