@@ -103,6 +103,7 @@ def no_pictures(monkeypatch):
     from fgmae_bench.report import figures, pictures
 
     def save(figure, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         for ending in ("png", "svg"):
             path.with_suffix(f".{ending}").write_bytes(b"")
 

@@ -160,9 +160,6 @@ FILE_FAULTS = {
     _three_bands: "has 3 bands, EuroSAT-SAR has 2",
     truncated: "cannot be read as a TIFF",
     _zero_byte: "cannot be read as a TIFF (it is empty)",
-    _all_nan: "band 1 has no valid pixel",
-    _one_band_nan: "band 2 has no valid pixel",
-    _all_nodata: "band 1 has no valid pixel",
     _constant: "band 1 is constant (-10)",
     _wrong_size: "is 60x60 pixels, EuroSAT-SAR has 64x64",
     _complex: "holds complex64 values",
@@ -181,6 +178,16 @@ def test_bad_file_is_named(tmp_path, spoil, fault):
     line = refused("world", cwd=tmp_path)
     assert "world/River/River_2.tif" in line
     assert fault in line
+
+
+@pytest.mark.parametrize("spoil", [_all_nan, _one_band_nan, _all_nodata], ids=["all", "band", "fill"])
+def test_an_image_in_which_nothing_was_measured_is_left_out_and_counted(tmp_path, spoil):
+    spoil(small_world(tmp_path) / "River" / "River_2.tif")
+    assert linear("world", cwd=tmp_path).code == 0
+    record = only_record(tmp_path / "results")
+    assert record["dataset"]["n_train"] + record["dataset"]["n_test"] == 5 * 10 - 1
+    (told,) = [note["text"] for note in record["notes"] if note["code"] == "invalid_left_out"]
+    assert told == "1 images with more than 50% invalid pixels were left out: River/River_2"
 
 
 @pytest.mark.parametrize("spoil", [truncated, _constant], ids=["truncated", "constant"])

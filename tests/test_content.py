@@ -1,10 +1,12 @@
 """A run is its pixels and labels: what is changed in place is noticed everywhere, and where files lie says nothing."""
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -79,6 +81,17 @@ def test_a_file_that_is_written_into_and_has_its_times_set_back_is_noticed(tmp_p
     assert tree_stamp(tmp_path / "d") != before
     assert remembered(tmp_path / "cache", tmp_path / "d") == []
     assert remembered(tmp_path / "cache", tmp_path / "nowhere") is None
+
+
+def test_what_two_processes_remember_at_once_is_all_kept(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.bin").write_bytes(b"1")
+    parts = [{"test": f"{number}"} for number in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda each: remember(tmp_path / "cache", tmp_path / "d", each), parts))
+    held = remembered(tmp_path / "cache", tmp_path / "d")
+    assert sorted(held, key=str) == sorted(parts, key=str)
+    assert not list((tmp_path / "cache").rglob("*.lock"))
 
 
 def change_one_pixel(path, row=5, column=7, by=0.25):
@@ -199,12 +212,24 @@ def test_a_newer_record_supersedes_that_of_the_same_run_in_tables():
     assert current([old]) == [old]
 
 
-def test_a_record_that_does_not_say_its_pixels_cannot_be_compared(tmp_path):
-    store(make_record(schema=1), tmp_path / "results")
-    store(make_record(seed=7), tmp_path / "results")
-    names = [path.stem for path in sorted((tmp_path / "results" / "records").rglob("*.json"))]
-    line = said(call("report", "compare", *names, "--results_dir", "results", cwd=tmp_path))
-    assert "does not say of which pixels it is" in line or "predictions" in line
+def test_a_record_that_does_not_say_its_pixels_cannot_be_compared(tmp_path, world):
+    """With predictions at hand, exit code 2 and one line."""
+    ids = []
+    for seed in (1, 2):
+        flags = (*SHORT, "--data_path", "world", "--seed", seed, "--results_dir", f"r{seed}")
+        assert call("linear", *flags, cwd=tmp_path).code == 0
+        record = only_record(tmp_path / f"r{seed}")
+        ids.append(record["run_id"])
+        shutil.copytree(tmp_path / f"r{seed}", tmp_path / "results", dirs_exist_ok=True)
+    assert call("report", "compare", *ids, cwd=tmp_path).code == 0
+    body = {key: value for key, value in record.items() if key != "sha256"} | {"schema": 1}
+    body["dataset"] = {k: v for k, v in body["dataset"].items() if k not in ("content_sha256", "card_sha256")}
+    path = next((tmp_path / "results").rglob(f"{ids[1]}.json"))
+    path.unlink()
+    store(seal(body), tmp_path / "results")
+    line = said(call("report", "compare", *ids, cwd=tmp_path))
+    assert f"the record of {ids[1]} is of an older version and does not say of which pixels it is" in line
+    assert "run it again" in line
 
 
 def test_genuine_chips_give_another_run_once_one_of_them_has_changed(tmp_path):
@@ -247,6 +272,24 @@ def test_one_changed_pixel_is_another_content_on_other_layouts(tmp_path, layout)
     place = before.index.path(row)
     change_one_pixel(place if place.is_file() else place / f"{place.name}_VV.tif")
     after = first_content(root, layout, tmp_path, flags)
+    assert after.facts["samples_sha256"] == before.facts["samples_sha256"]
+    assert after.facts["content_sha256"]["train"] != before.facts["content_sha256"]["train"]
+    assert after.facts["content_sha256"]["test"] == before.facts["content_sha256"]["test"]
+
+
+def test_permuted_labels_of_bigearthnet_are_another_content_of_the_same_samples(tmp_path):
+    """The labels of two patches change places: files, names and pixels stay."""
+    root, flags = tmp_path / "world", {"partial": True, "split": "official"}
+    write_bigearthnet(root, patches=156)
+    before = first_content(root, "bigearthnet", tmp_path, flags)
+    labels = before.index.labels
+    other = next(row for row in before.parts.train[1:] if (labels[row] != labels[before.parts.train[0]]).any())
+    places = [before.index.path(int(row)) for row in (before.parts.train[0], other)]
+    files = [place / f"{place.name}_labels_metadata.json" for place in places]
+    held = [json.loads(file.read_text()) for file in files]
+    for file, own, theirs in zip(files, held, held[::-1], strict=True):
+        file.write_text(json.dumps(own | {"labels": theirs["labels"]}))
+    after = first_content(root, "bigearthnet", tmp_path, flags)
     assert after.facts["samples_sha256"] == before.facts["samples_sha256"]
     assert after.facts["content_sha256"]["train"] != before.facts["content_sha256"]["train"]
     assert after.facts["content_sha256"]["test"] == before.facts["content_sha256"]["test"]

@@ -267,7 +267,7 @@ def test_label_without_image_is_not_used(root, caplog):
     [
         ("s1", image(1, bands=3), r"ROIs0000_test_s1_0_p100\.tif has 3 bands, DFC2020 has 2"),
         ("s1", image(1, size=128), r"p100\.tif is 128x128 pixels, DFC2020 has 256x256"),
-        ("s1", np.full((2, SIZE, SIZE), np.nan), r"p100\.tif: band 1 has no valid pixel"),
+        ("s1", np.full((2, SIZE, SIZE), -9.0), r"p100\.tif: band 1 is constant"),
         ("dfc", np.ones((1, 128, 128), np.uint8), r"dfc_0_p100\.tif is 128x128 pixels, its image 256x256"),
         (
             "dfc",
@@ -283,7 +283,7 @@ def test_label_without_image_is_not_used(root, caplog):
     ids=[
         "3-band",
         "s1-size",
-        "all-nan",
+        "constant",
         "label-size",
         "igbp-in-dfc",
         "negative",

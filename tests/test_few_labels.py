@@ -166,10 +166,11 @@ def test_multi_label_shots_are_the_union_over_the_classes_and_a_fraction_is_of_a
         drawn(index, shots=100, classes=("a", "b", "c", "d"))
 
 
-def test_label_maps_have_no_shots():
-    index = made_index(np.zeros((20, 0), np.uint8))
+@pytest.mark.parametrize("labels", [np.zeros((20, 0), np.uint8), np.linspace(0, 1, 20)], ids=["maps", "numbers"])
+def test_label_maps_and_numbers_have_no_shots(labels):
+    index = made_index(labels)
     assert len(drawn(index, fraction=0.25)) == 5
-    with pytest.raises(BenchError, match="an image has no class of its own; give --train_frac"):
+    with pytest.raises(BenchError, match="has no class of its own; give --train_frac"):
         drawn(index, shots=1)
 
 

@@ -11,7 +11,8 @@ from test_views import MEAN, NATIVE, STD, chip, named, synthetic
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.contract import FGMAE_CONTRACT
-from fgmae_bench.data.raster import read_chip, valid_mask
+from fgmae_bench.data.raster import read_chip
+from fgmae_bench.data.signal import valid_mask
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.classification import make_view
@@ -40,12 +41,6 @@ def test_swapped_bands_are_brought_into_the_contracts_order(card, on_card, flag)
 def test_unknown_band_order_is_refused(card, order):
     with pytest.raises(BenchError, match="give VV,VH or VH,VV"):
         make_view(card, FGMAE_CONTRACT, order)
-
-
-def test_units_other_than_db_are_refused(card):
-    power = dataclasses.replace(card, signal=dataclasses.replace(card.signal, units="linear_power"))
-    with pytest.raises(BenchError, match="linear_power"):
-        make_view(power, FGMAE_CONTRACT, None)
 
 
 # --- invalid pixels
@@ -184,15 +179,24 @@ def test_chip_without_invalid_pixels_has_no_mask(card, tmp_path):
     np.testing.assert_array_equal(read.db, synthetic(1)[0])
 
 
-@pytest.mark.parametrize(
-    ("fill", "complaint"),
-    [(np.nan, "no valid pixel"), (-99.0, "no valid pixel"), (0.0, "no valid pixel"), (-7.0, "constant")],
-)
-def test_an_empty_band_is_an_error_that_names_the_file(card, tmp_path, fill, complaint):
+def test_a_constant_band_is_an_error_that_names_the_file(card, tmp_path):
+    db = synthetic(1)[0]
+    db[1] = -7
+    with pytest.raises(BenchError, match=r"void\.tif: band 2 is constant \(-7\)"):
+        read_chip(write_tiff(tmp_path / "void.tif", db), card)
+
+
+@pytest.mark.parametrize("fill", [np.nan, -99.0, 0.0])
+def test_an_image_with_a_band_that_holds_nothing_counts_as_invalid_throughout(card, tmp_path, fill):
+    """So that it is left out and counted, in place of ending the run; and no normaliser stumbles over it."""
     db = synthetic(1)[0]
     db[1] = fill
-    with pytest.raises(BenchError, match=rf"void\.tif: band 2 .*{complaint}"):
-        read_chip(write_tiff(tmp_path / "void.tif", db), card)
+    chip = read_chip(write_tiff(tmp_path / "void.tif", db), card)
+    assert chip.invalid_fraction == 1
+    for name in NORMALIZERS:
+        seen = make_view(card, named(name, size=64), None).before_geometry([chip])[0]
+        assert seen.shape == (2, 64, 64)
+        assert len(np.unique(seen[1])) == 1
 
 
 def test_a_band_with_a_few_scattered_measurements_keeps_some_when_it_is_resized():

@@ -12,16 +12,17 @@ from fgmae_bench.metrics.multi_label import average_precision, multi_label
 from fgmae_bench.metrics.segmentation import segmentation
 from fgmae_bench.metrics.single_label import single_label
 from fgmae_bench.metrics.statistics import Confusion, mean_known
-from fgmae_bench.metrics.table import METRICS, MULTI, SEGMENTATION, SINGLE, measure, names, selection
+from fgmae_bench.metrics.table import METRICS, MULTI, REGRESSION, SEGMENTATION, SINGLE, measure, names, selection
 
 
 def test_the_table_is_whole():
     assert names(SINGLE) == ("oa", "aa", "kappa", "f1_macro")
     assert names(MULTI) == ("map_micro", "map_macro", "f1_micro", "f1_macro")
     assert names(SEGMENTATION) == ("miou", "miou_union", "miou_all", "oa", "aa", "fwiou")
-    assert [selection(task) for task in (SINGLE, MULTI, SEGMENTATION)] == ["oa", "map_micro", "miou"]
+    assert names(REGRESSION) == ("rmse", "mae", "bias", "r2", "rank_correlation")
+    assert [selection(task) for task in (SINGLE, MULTI, SEGMENTATION, REGRESSION)] == ["oa", "map_micro", "miou", "r2"]
     chosen = [metric.selects for metric in METRICS.values() if metric.selects]
-    assert sorted(chosen) == sorted({SINGLE, MULTI, SEGMENTATION}), "one metric selects in each task"
+    assert sorted(chosen) == sorted({SINGLE, MULTI, SEGMENTATION, REGRESSION}), "one metric selects in each task"
     for name, metric in METRICS.items():
         assert metric.title
         assert metric.axis_label

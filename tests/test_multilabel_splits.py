@@ -370,7 +370,7 @@ def test_command_from_names_alone_does_not_call_a_tile_split_tight(tmp_path):
         ({"kind": "oficial", "lists": "x"}, "unknown kind of split 'oficial'; did you mean 'official'"),
         ({"kind": "official", "lists": "x", "seed": 1}, "--seed means nothing for a split of kind official"),
         ({"kind": "random", "seed": 1, "fractions": [0.6, 0.2, 0.2]}, "there is nothing to split; give --index FILE"),
-        ({"kind": "official", "lists": "x", "dataset": "eurosat"}, "is not laid out as bigearthnet_v1"),
+        ({"kind": "official", "lists": "x", "dataset": "eurosat"}, "unknown kind of split 'official'"),
         ({"kind": "official", "lists": "nowhere"}, "nowhere holds no list for train"),
     ],
 )

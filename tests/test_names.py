@@ -2,11 +2,11 @@
 
 import pytest
 
-from fgmae_bench.config.names import ENGINES, HEADS, NORMS, OPTIMIZERS, PROBES, code_of, listed
+from fgmae_bench.config.names import ENGINES, FITTED_HEADS, HEADS, NORMS, OPTIMIZERS, PROBES, code_of, listed
 from fgmae_bench.errors import BenchError
 
 
-@pytest.mark.parametrize("table", [ENGINES, HEADS, NORMS, OPTIMIZERS])
+@pytest.mark.parametrize("table", [ENGINES, FITTED_HEADS, HEADS, NORMS, OPTIMIZERS])
 def test_every_name_has_code(table):
     assert all(callable(code_of("name", name, table)) for name in table)
 
@@ -17,5 +17,7 @@ def test_an_unknown_name_is_refused_with_the_closest():
 
 
 def test_words_are_listed_as_in_a_sentence():
-    assert listed(PROBES.values()) == "linear probe by SGD, logistic regression, or nearest neighbours"
+    assert listed(PROBES.values()) == (
+        "linear probe by SGD, logistic regression, nearest neighbours, or ridge regression, of a number"
+    )
     assert listed([HEADS["upernet"]]) == "UPerNet"

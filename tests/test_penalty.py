@@ -114,7 +114,7 @@ def test_the_path_goes_on_while_the_smallest_loss_is_at_its_end():
     """Labels that have nothing to do with features want the strongest penalty, and are noted at the last one."""
     rng = np.random.default_rng(0)
     noise = Part(rng.normal(size=(90, 30)).astype(np.float32), rng.integers(0, 3, 90))
-    fitted = fit_logistic(noise, {"test": noise}, 3, PENALTIES, 42)
+    fitted = fit_logistic(noise, {"test": noise}, 3, PENALTIES["lbfgs"], 42)
     path = fitted.selection["path"]
     assert path["penalty"][0] == 1e-8
     assert path["penalty"][-1] > 1e4
@@ -130,7 +130,7 @@ def test_a_path_that_is_level_at_its_weak_end_does_not_go_on():
     """Classes that a line separates have the same loss, next to nothing, at every weak penalty."""
     x = np.repeat([[0.0], [10.0]], 30, axis=0) + np.random.default_rng(0).normal(0, 0.1, (60, 1))
     apart = Part(x.astype(np.float32), np.repeat([0, 1], 30))
-    fitted = fit_logistic(apart, {"test": apart}, 2, PENALTIES, 42)
+    fitted = fit_logistic(apart, {"test": apart}, 2, PENALTIES["lbfgs"], 42)
     path = fitted.selection["path"]
     assert path["penalty"][0] == 1e-8
     assert path["loss"][0] == pytest.approx(path["loss"][1], abs=1e-4)
@@ -190,7 +190,7 @@ def test_few_labels_choose_nothing_below_ten_of_a_class_and_never_on_val(count):
     pool, val = scenes(400), scenes(100, seed=2)
     rows = np.concatenate([np.flatnonzero(pool.labels == k)[:count] for k in range(3)])
     few = Part(pool.features[rows], pool.labels[rows], tuple(np.asarray(pool.groups)[rows]))
-    fitted = fit_logistic(few, {"val": val, "test": val}, CLASSES, PENALTIES, 42, few=True)
+    fitted = fit_logistic(few, {"val": val, "test": val}, CLASSES, PENALTIES["lbfgs"], 42, few=True)
     if count < 10:
         assert (fitted.penalty, fitted.selection) == (FIXED_PENALTY, None)
         assert "fixed, since a class has fewer than 10 labels" in fitted.notes[0]["text"]

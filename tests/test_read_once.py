@@ -15,8 +15,8 @@ from segment_world import FROZEN, TINY, segment
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.data import audit, samples
 from fgmae_bench.data import index as index_room
-from fgmae_bench.data.dfc import layout, maps
-from fgmae_bench.data.index import class_folders
+from fgmae_bench.data.dfc import maps
+from fgmae_bench.data.folders import class_folders
 from fgmae_bench.data.index import read_chip as read_file
 from fgmae_bench.data.packs.read import PackReader
 from fgmae_bench.data.sample_cache import cached_arrays
@@ -88,7 +88,7 @@ def test_fine_tuning_reads_the_first_epoch_from_what_is_held(tmp_path, decodes):
 @pytest.mark.parametrize(("backbone", "epochs"), [(FROZEN, 0), (TINY, 1)])
 def test_segmentation_decodes_images_and_label_maps_once(tmp_path, tiles, monkeypatch, backbone, epochs):
     """On frozen maps each once, else once more for each epoch after the first and the test; panels draw 2 again."""
-    images, labels = Counter(monkeypatch, layout, "read_chip"), Counter(monkeypatch, maps, "read_band")
+    images, labels = Counter(monkeypatch, index_room, "read_chip"), Counter(monkeypatch, maps, "read_band")
     again = 20 * epochs + 4 * epochs + 2 * (1 + epochs) if epochs else 2
     done(segment(tiles, *(("--features", "cached") if not epochs else ()), cwd=tmp_path, backbone=backbone))
     assert (images.since(), labels.since()) == (24 + again, 24 + again)

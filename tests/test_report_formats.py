@@ -191,7 +191,7 @@ def test_every_column_can_be_shown():
     records = [resealed(record, "timing", "peak_anonymous_memory_bytes", 2**30) for record in records]
     table = dataclasses.replace(table_of(records), columns=tuple(COLUMNS))
     cells = next(cells for cells in parsed(table) if cells["oa"])
-    other = ("map", "f1_micro", "miou", "fwiou")  # metrics of other tasks
+    other = ("map", "f1_micro", "miou", "fwiou", "rmse", "mae", "bias", "r2", "rank_correlation")  # of other tasks
     few = ("shots", "label_area", "draws", "penalty", "candidates")  # of few labels and choices: test_report_labels.py
     other += (*few, *CALIBRATION)
     single = ("_low", "_high", "published_", "delta_")  # one metric has an interval, two have a published value

@@ -362,6 +362,13 @@ def test_stored_numbers_that_no_run_gives_are_refused(tmp_path, tensors):
         with_calibration(rewritten(tmp_path, **tensors), tmp_path)
 
 
+def test_a_regression_states_no_confidence(tmp_path):
+    numbers = {"logits": np.ones((400, 3), np.float32), "targets": np.linspace(0, 1, 400)}
+    held = {"val_logits": np.ones((5, 3), np.float32), "val_targets": np.linspace(0, 1, 5)}
+    record = rewritten(tmp_path, **numbers, **held)
+    assert with_calibration(record, tmp_path) is record
+
+
 def test_pixels_are_calibrated_from_their_bins(tmp_path):
     from safetensors.numpy import save
 

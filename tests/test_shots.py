@@ -58,7 +58,7 @@ def test_few_labels_that_cannot_be(flags, fault):
 
 
 def test_penalties_may_be_chosen_from_ten_shots_on():
-    assert composed(probe="lbfgs", shots=10, draw=0)[0].recipe.penalties == PENALTIES
+    assert composed(probe="lbfgs", shots=10, draw=0)[0].recipe.penalties == PENALTIES["lbfgs"]
     assert composed(probe="lbfgs", shots=10, draw=0, weight_decay=[0.1, 1.0])[0].recipe.penalties == (0.1, 1.0)
 
 

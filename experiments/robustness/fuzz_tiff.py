@@ -21,10 +21,11 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from fgmae_bench.config.cards import LabelFile, load_card
-from fgmae_bench.data.audit import measure, recognise_units
+from fgmae_bench.data.audit import measure
 from fgmae_bench.data.dfc.maps import read_band
 from fgmae_bench.data.gather import find_images, read_image
 from fgmae_bench.data.raster import read_chip
+from fgmae_bench.data.recognise import recognise_units
 from fgmae_bench.data.spatial import _centre
 from fgmae_bench.data.tiff import read_header, read_place
 

@@ -21,6 +21,7 @@ from fgmae_bench.hub.checksums import is_sha256
 from fgmae_bench.views.normalizers import NORMALIZERS
 
 SHIPPED = Path(__file__).with_name("manifest.toml")
+RESERVED = ("random", "imagenet", "module")  # words of --weights that name no file
 Layout = Literal["encoder", "full", "mae", "moco", "croma", "any"]
 
 
@@ -37,6 +38,8 @@ class StatedContract:
     std: tuple[float, ...]
     size: int
     calibration: str = "sigma0"
+    missing_band: Literal["mean", "mask"] = "mean"  # mask: the encoder leaves out a band that is NaN
+    transductive: bool = False  # statistics over the images of a batch
 
     def contract(self) -> InputContract:
         """What `views` works by."""
@@ -47,6 +50,8 @@ class StatedContract:
             std=self.std,
             size=self.size,
             calibration=self.calibration,
+            missing_band=self.missing_band,
+            transductive=self.transductive,
         )
 
 
@@ -142,9 +147,9 @@ def require_models(path: Path, entries: Collection[Entry], known: Collection[str
 def _check_entry(entry: Entry, where: str) -> None:
     if entry.sha256 is not None and not is_sha256(entry.sha256):
         raise BenchError(f"{where}: sha256 is '{entry.sha256}'", "give 64 lower-case hex digits, or leave it out")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", entry.name) or entry.name == "random":
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", entry.name) or entry.name in RESERVED:
         raise BenchError(
-            f"{where}: name is '{entry.name}'", "give letters, digits, - and _; random stands for no weights"
+            f"{where}: name is '{entry.name}'", "give letters, digits, - and _; random, imagenet and module are taken"
         )
     if entry.file.startswith("/"):
         if entry.repo or entry.revision:

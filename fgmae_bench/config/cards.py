@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from fgmae_bench.config.contract import POLARISATIONS
 from fgmae_bench.config.strict import from_plain, load_toml
 from fgmae_bench.errors import BenchError, closest, unknown
 
@@ -21,14 +23,25 @@ WHEEL_CARDS = Path(__file__).resolve().parents[1] / "_cards"
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
-    """What the files hold: `bands` in file order, `units`, `calibration` (a statement, pixels cannot show it)."""
+    """What the files hold: the `bands` that are read, in this order, `units`, `calibration` (a statement, pixels cannot
+    show it).
 
-    bands: tuple[str, ...]
+    Everything becomes dB once, on reading: number in `units` = stored number x `scale` + `offset`.
+    """
+
+    bands: tuple[str, ...]  # of POLARISATIONS
     units: Literal["dB", "linear_power", "amplitude"]
     calibration: str
     size: tuple[int, ...]  # (height, width) in pixels
     dtype: str
-    nodata: tuple[float, ...] = ()  # values that mean "no measurement", besides NaN, infinities and runs of exact 0
+    nodata: tuple[float, ...] = ()  # stored values that mean "no measurement", besides NaN and infinities
+    fill: tuple[float | tuple[float, ...], ...] = ()  # more of them, or ranges [lowest, highest] of stored values
+    index: tuple[int, ...] = ()  # which bands of the file, from 1, `bands` are; without it the file holds no other
+    described: tuple[str, ...] = ()  # the same by the descriptions of the bands in the file
+    scale: float = 1.0
+    offset: float = 0.0
+    floor: float = -40.0  # dB of isolated pixels without positive power, which noise subtraction leaves over water
+    zeros: Literal["auto", "missing", "measured"] = "auto"  # runs of exact 0 dB; auto: measured where data is clipped
     input_resize: int | None = (
         None  # side that images are brought to first (cubic, in the card's units), as the published data was
     )
@@ -36,6 +49,11 @@ class Signal:
     folder: str = ""  # layouts with label maps: the kind of folder that the images are in
     looks: float | None = None  # equivalent number of looks, where it is known to differ from a GRDH product's
     filtered: bool = False  # despeckled, composite or averaged in dB: speckle is no longer that of one acquisition
+
+    @property
+    def converted(self) -> bool:
+        """Whether stored numbers are other than dB."""
+        return self.units != "dB" or (self.scale, self.offset) != (1.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +67,7 @@ class Split:
     val: float = 0.0
     leaky: bool = False
     block_km: float | None = None  # spatial: side of a block
-    buffer_m: float | None = None  # spatial: chips nearer than this to another split's chip are left out
+    buffer_m: float | None = None  # spatial: chips nearer than this to another split's, from edge to edge, are left out
     block_patches: int | None = None  # tile: side of the blocks that tiles are cut into; None keeps tiles whole
     buffer_patches: int | None = None  # tile: patches left out between two parts
     files: dict[str, str] = field(default_factory=dict)  # lists: split name to file name
@@ -97,6 +115,35 @@ class LabelFile:
     band: int = 1
     codes: dict[str, str] = field(default_factory=dict)
     colours: dict[str, str] = field(default_factory=dict)
+    ignore: tuple[float, ...] = ()  # values that mean "no label"; without any 255, and 0 where 0 is not a class
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrangement:
+    """How the files of a layout are named, and which columns of a table say what.
+
+    `images` and `masks` are file names with one `*`, which must match the same text in both, such as `*_S1Hand.tif`
+    and `*_LabelHand.tif`; `{band}` in `images` stands for a file of its own for each band, such as `*_{band}.tif`.
+    """
+
+    images: str = ""
+    masks: str = ""
+    table: str = ""  # file of the samples: .csv, .parquet or .geoparquet, in the data's folder
+    path: str = "file"  # column that names the image
+    label: str = ""  # column of classes; without it one column of 0 and 1 a class
+    separator: str = ""  # multi-label: what stands between the classes in `label`
+    target: str = ""  # regression: column of numbers
+    group: str = ""  # column of the scene or site
+    split: str = ""  # column of train, val, test
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a regression predicts; `bins` are bounds of target values within which errors are also given."""
+
+    name: str
+    unit: str = ""
+    bins: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,15 +174,17 @@ class Card:
     name: str
     title: str
     version: int
-    task: Literal["single_label", "multi_label", "segmentation"]
+    task: Literal["single_label", "multi_label", "segmentation", "regression"]
     layout: str
-    label_scheme: str
-    classes: tuple[str, ...]
     signal: Signal
     splits: dict[str, Split]
     default_split: str
     recommended_split: str
     origin: Origin
+    label_scheme: str = ""  # by default the card's name
+    classes: tuple[str, ...] = ()  # none in regression; of segmentation, by default the codes of its label source
+    arrangement: Arrangement = field(default_factory=Arrangement)  # of [layout] where that is a table
+    target: Target | None = None  # regression
     recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # module -> recipe name -> flags
     counts: Counts | None = None
     download: Download | None = None
@@ -147,6 +196,16 @@ class Card:
     synthetic: str | None = None  # None for genuine data, else what made it
     notes: tuple[str, ...] = ()
     path: Path = field(default=Path(), metadata={"derived": True})
+
+    @property
+    def per_pixel(self) -> bool:
+        """Whether every pixel has a label or a target of its own."""
+        return self.task == "segmentation" or (self.task == "regression" and bool(self.label_sources))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What a model has an output for: the classes, or the target of a regression."""
+        return (self.target.name,) if self.target else self.classes
 
     @property
     def data_path(self) -> Path:
@@ -189,7 +248,34 @@ def load_card(dataset: str) -> Card:
 
 
 def _read(path: Path) -> Card:
-    return dataclasses.replace(from_plain(Card, load_toml(path), str(path)), path=path)
+    plain = load_toml(path)
+    layout = plain.get("layout")
+    if isinstance(layout, dict):  # [layout] kind = "table", table = "labels.csv", …
+        if not isinstance(layout.get("kind"), str):
+            raise BenchError(f"{path}: layout has no kind", 'name it, such as kind = "paired_folders"')
+        plain |= {"layout": layout["kind"], "arrangement": {k: v for k, v in layout.items() if k != "kind"}}
+    return _completed(dataclasses.replace(from_plain(Card, plain, str(path)), path=path))
+
+
+def _completed(card: Card) -> Card:
+    """The card with what follows from the rest of it where it is left out."""
+    scheme = card.label_scheme or card.name
+    more: dict[str, Any] = {"label_scheme": scheme}
+    if card.per_pixel and not card.label_source and len(card.label_sources) == 1:
+        more["label_source"] = next(iter(card.label_sources))
+    if card.task == "segmentation":
+        more["label_schemes"] = card.label_schemes or (scheme,)
+        stated = card.label_sources.get(more.get("label_source", card.label_source))
+        if not card.classes and stated:
+            more["classes"] = tuple(stated.codes[code] for code in sorted(stated.codes, key=_number))
+    return dataclasses.replace(card, **more)
+
+
+def _number(code: str) -> float:
+    try:
+        return int(code)
+    except ValueError:
+        return math.inf
 
 
 def facts(card: Card) -> dict[str, Any]:
@@ -239,10 +325,16 @@ def _check(card: Card) -> None:
     """Raise BenchError on what the types alone cannot rule out."""
     require = _Requirement(card.path)
     require(re.fullmatch(r"[a-z0-9_]+", card.name), f"name '{card.name}'", "use lower-case letters, digits and _")
-    require(len(set(card.classes)) == len(card.classes) >= 2, "classes", "give two or more different names")
+    if card.task == "regression":
+        require(card.target and not card.classes, "a regression has a target and no classes", "give [target] name = …")
+        bins = card.target.bins if card.target else ()
+        require(list(bins) == sorted(set(bins)), f"target.bins are {list(bins)}", "give rising numbers")
+    else:
+        require(len(set(card.classes)) == len(card.classes) >= 2, "classes", "give two or more different names")
+        require(card.target is None, f"[target] on a {card.task} card", 'leave it out, or say task = "regression"')
     _check_signal(card.signal, require)
     for folder in (card.signal.folder, *(source.folder for source in card.label_sources.values())):
-        require(_inside(folder), f"folder '{folder}'", "name a folder of the data's, without .. or a leading /")
+        require(inside(folder), f"folder '{folder}'", "name a folder of the data's, without .. or a leading /")
     for name in (card.default_split, card.recommended_split):
         require(
             name in card.splits,
@@ -253,9 +345,11 @@ def _check(card: Card) -> None:
         _check_split(split, f"splits.{name}", require)
     if card.groups is not None:
         _check_groups(card.groups, require)
-    if card.task == "segmentation":
+    _check_arrangement(card.arrangement, require)
+    if card.per_pixel:
         source = card.label_source
         require(source in card.label_sources, f"label_source '{source}'", f"define [label_sources.{source or 'NAME'}]")
+    if card.task == "segmentation":
         require(
             card.label_scheme in card.label_schemes,
             f"label_scheme '{card.label_scheme}'",
@@ -273,18 +367,44 @@ def _check(card: Card) -> None:
         )
 
 
+def _check_arrangement(held: Arrangement, require: _Requirement) -> None:
+    for name in ("images", "masks"):
+        pattern = getattr(held, name)
+        fits = not pattern or (pattern.count("*") == 1 and not set("?[]") & set(pattern))
+        require(fits, f"layout.{name} is '{pattern}'", "give a file name with one *, such as *_S1.tif")
+        require(inside(pattern), f"layout.{name} is '{pattern}'", "name files of the data's folder")
+    require("{band}" not in held.masks, f"layout.masks is '{held.masks}'", "leave {band} to images")
+    require(inside(held.table), f"layout.table is '{held.table}'", "name a file of the data's folder")
+
+
 def _check_signal(signal: Signal, require: _Requirement) -> None:
+    bands = signal.bands
     require(
-        sorted(signal.bands) == ["VH", "VV"],
-        f"signal.bands is {list(signal.bands)}",
-        "give VV and VH in the order of the files",
+        bands and len(set(bands)) == len(bands) and set(bands) <= set(POLARISATIONS),
+        f"signal.bands is {list(bands)}",
+        f"give one or more of {', '.join(POLARISATIONS)} in the order of the files, each once",
     )
+    _check_places(signal, require)
+    numbers = (signal.scale, signal.offset, signal.floor)
+    require(signal.scale and all(map(math.isfinite, numbers)), "signal.scale, offset or floor", "give finite numbers")
+    for item in signal.fill:
+        ends = item if isinstance(item, tuple) else (item, item)
+        require(len(ends) == 2 and ends[0] <= ends[1], f"signal.fill holds {item}", "give values, or [lowest, highest]")
     require(
         len(signal.size) == 2 and min(signal.size) >= 2,
         f"signal.size is {list(signal.size)}",
         "give height and width in pixels",
     )
     require(0 <= signal.max_invalid_fraction < 1, "signal.max_invalid_fraction is outside [0, 1)", "correct it")
+
+
+def _check_places(signal: Signal, require: _Requirement) -> None:
+    """Hold `index` and `described` against `bands`."""
+    require(not (signal.index and signal.described), "signal states index and described", "keep one of the two")
+    for name, places in (("index", signal.index), ("described", signal.described)):
+        one_each = not places or len(set(places)) == len(places) == len(signal.bands)
+        require(one_each, f"signal.{name} is {list(places)}", f"give one for each of {', '.join(signal.bands)}")
+    require(not signal.index or min(signal.index) >= 1, f"signal.index is {list(signal.index)}", "count bands from 1")
 
 
 def _check_groups(groups: Groups, require: _Requirement) -> None:
@@ -294,14 +414,14 @@ def _check_groups(groups: Groups, require: _Requirement) -> None:
         not groups.pattern or re.search(r"\{\w+\}", groups.pattern), "groups.pattern", "name the group: {scene}_#_#"
     )
     require(bool(groups.file) == bool(groups.column), "groups.file and groups.column", "give both")
-    require(_inside(groups.file), "groups.file", "name a file of the data's, without .. or a leading /")
+    require(inside(groups.file), "groups.file", "name a file of the data's, without .. or a leading /")
     require(groups.block_km is None or groups.block_km > 0, "groups.block_km", "give kilometres above 0")
 
 
 def _check_split(split: Split, where: str, require: _Requirement) -> None:
     for name in split.files.values():
         require(
-            _inside(name),
+            inside(name),
             f"{where}.files names '{name}'",
             "name a file of the data's folder, without .. or a leading /",
         )
@@ -332,7 +452,7 @@ def _check_split(split: Split, where: str, require: _Requirement) -> None:
         require(split.buffer_patches is not None, f"{where}: buffer_patches is missing", "add it")
 
 
-def _inside(name: str) -> bool:
+def inside(name: str) -> bool:
     """Whether a name that a card gives stays in the folder it is joined to."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and "\0" not in name

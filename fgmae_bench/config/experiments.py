@@ -164,8 +164,9 @@ YOUNGER_DEFAULTS = {
 def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> bool:
     """True when a record belongs to a planned run: protocol, effective batch and every flag that the run states agree.
 
-    Weights do not distinguish backbones that load none. Two kinds of runs belong to no row: those that an ablation made
-    wrong on purpose, and those of weights whose input contract nobody stated.
+    Weights do not distinguish backbones that load none. Three kinds of runs belong to no row: those that an ablation
+    made wrong on purpose, those of weights whose input contract nobody stated and, where the row states no limit, those
+    on a limited number of samples.
     """
     flags = {**experiment.common, **run.flags}
     owner, hints = field_sections(experiment.module), flag_types(experiment.module)
@@ -180,6 +181,8 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
     if config["data"].get("shots") is not None and "shots" not in stated:  # few labels belong to rows that ask for them
         return False
     codes = {found["code"] if isinstance(found, dict) else found for found in record["notes"]}
+    if "limited" in codes and "limit" not in stated:  # a trial on a few samples
+        return False
     if "batch_size" not in stated and "effective_batch" in codes:  # the row means the batch of its recipe
         return False
     wanted = batches(stated["batch_size"], stated.get("accum_iter", 1)) if "batch_size" in stated else None

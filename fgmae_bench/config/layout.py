@@ -80,8 +80,24 @@ DERIVED = (
     (INTERVAL, "{} 95 %", "Interval of the test samples, for the head as trained: {}"),
     (TOTAL, "{} 95 % in all", "Interval over seeds and test samples together: {}"),
     ("published_{}", "{} published", "As published: {}"),
-    ("delta_{}", "Δ {}", "Measured − published, only where dataset, split, protocol and definition match: {}"),
+    (
+        "delta_{}",
+        "Δ {}",
+        "Measured − published; where data, protocol, recipe, model, weights or definition differ, which of them: {}",
+    ),
 )
+
+
+# A class's IoU is a column by its name, such as `iou:Water` and, with its interval over groups, `iou:Water_interval`.
+CLASS_IOU = "iou:"
+
+
+def class_of(column: str) -> tuple[str, bool] | None:
+    """(class, whether the column is its interval) of a column of one class's IoU, None for others."""
+    if not column.startswith(CLASS_IOU):
+        return None
+    name, end = column.removeprefix(CLASS_IOU), INTERVAL.format("")
+    return (name.removesuffix(end), True) if name.endswith(end) else (name, False)
 
 
 def words() -> dict[str, tuple[str, str]]:
@@ -99,6 +115,10 @@ def words() -> dict[str, tuple[str, str]]:
 
 def heading(name: str) -> tuple[str, str]:
     """Heading of a column and the sentence that explains it, empty where the heading says it all."""
+    held = class_of(name)
+    if held:
+        title = f"IoU {held[0]}"
+        return (f"{title} 95 %" if held[1] else title, f"Intersection over union of {held[0]}")
     return words().get(name, (name.replace("_", " "), ""))
 
 
@@ -106,7 +126,7 @@ def check_layout(layout: Layout, path: Path) -> None:
     """Raise BenchError, naming file and key path, for a column or curve that is unknown, or a column named twice."""
     from fgmae_bench.metrics.table import METRICS
 
-    _check(layout.columns, words(), f"{path}: layout.columns", "column")
+    _check(tuple(name for name in layout.columns if not class_of(name)), words(), f"{path}: layout.columns", "column")
     _check(layout.curves, METRICS, f"{path}: layout.curves", "metric")
     for i, name in enumerate(layout.columns):
         if name in layout.columns[:i]:

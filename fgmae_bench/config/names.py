@@ -48,6 +48,13 @@ HEADS = {
     "upernet": Choice("fgmae_bench.models.heads.upernet:UPerNet", "UPerNet"),
     "linear": Choice("fgmae_bench.models.heads.linear:PixelLinear", "a per-pixel linear layer"),
 }
+# Rules that are fitted to backscatter at once, without a backbone: the baselines of each segmentation table. Each is a
+# protocol of its name. (images (N, 2, H, W) dB VV and VH, masks (N, H, W), classes, seed) to images -> class numbers.
+FITTED_HEADS = {
+    "otsu_vv": Choice("fgmae_bench.train.rules:otsu_vv", "Otsu's threshold on VV"),
+    "otsu_vh": Choice("fgmae_bench.train.rules:otsu_vh", "Otsu's threshold on VH"),
+    "random_forest": Choice("fgmae_bench.train.rules:random_forest", "a random forest on boxcar VV, VH, VV-VH"),
+}
 # Heads of fine-tuning.
 CLASS_HEADS = {
     "bn_linear": ClassHead(
@@ -69,6 +76,7 @@ PROBES = {
     "sgd": Probe("linear_probe", "linear probe by SGD"),
     "lbfgs": Probe("logistic_regression", "logistic regression"),
     "knn": Probe("knn", "nearest neighbours"),
+    "ridge": Probe("ridge", "ridge regression, of a number"),
 }
 
 if TYPE_CHECKING:
@@ -79,7 +87,8 @@ if TYPE_CHECKING:
     ProbeName: TypeAlias = str
     ScheduleName: TypeAlias = str
 else:  # what the flags accept
-    HeadName, NormName, OptimizerName = Literal[tuple(HEADS)], Literal[tuple(NORMS)], Literal[tuple(OPTIMIZERS)]
+    HeadName = Literal[(*HEADS, *FITTED_HEADS)]
+    NormName, OptimizerName = Literal[tuple(NORMS)], Literal[tuple(OPTIMIZERS)]
     ClassHeadName = Literal[tuple(CLASS_HEADS)]
     ProbeName, ScheduleName = Literal[tuple(PROBES)], Literal[tuple(SCHEDULES)]
 

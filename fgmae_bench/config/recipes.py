@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from fgmae_bench.config.names import (
     CLASS_HEADS,
+    FITTED_HEADS,
     HEADS,
     NORMS,
     OPTIMIZERS,
@@ -55,10 +56,12 @@ class ProbeRecipe:
     )
     min_lr: float = option("learning rate at the end of the cosine", 0.0)
     weight_decay: float = option(
-        "L2 penalty; one or several (lbfgs: candidates)", 0.001, shown="0.001, from recipe", grid=True
+        "L2 penalty; one or several (lbfgs, ridge: candidates)", 0.001, shown="0.001, from recipe", grid=True
     )
     momentum: float = option("momentum of SGD", 0.9)
-    penalties: tuple[float, ...] = option("lbfgs: candidates of the L2 penalty", (), shown="1e-8 to 1e4, decades")
+    penalties: tuple[float, ...] = option(
+        "lbfgs, ridge: candidates of the L2 penalty", (), shown="1e-8 to 1e4, decades; ridge 1e-6 to 100, half decades"
+    )
     crop_scale: float = option(
         "smallest area of a random crop, as a share of the image", 0.08, shown="0.08, from recipe"
     )
@@ -125,7 +128,7 @@ class FinetuneRecipe(TrainRecipe):
 class SegmentRecipe(TrainRecipe):
     """How a decode head is trained on a backbone, with it or on top of it."""
 
-    head: HeadName = option(f"decode head: {listed(HEADS.values())}", "upernet")
+    head: HeadName = option(f"decode head: {listed([*HEADS.values(), *FITTED_HEADS.values()])}", "upernet")
     freeze_backbone: bool = option("train the head alone: protocol frozen_<head>", False)
     features: Literal["stream", "cached"] | None = option(
         "frozen backbone: fresh random views, or features computed once",
@@ -153,7 +156,11 @@ SGD_ONLY = (
     "momentum",
     "crop_scale",
 )
-PENALTIES = tuple(10.0**power for power in range(-8, 5))  # of lbfgs, when none are given; extended at an edge
+# Candidates of the L2 penalty when none are given, by probe; those of lbfgs are extended at an edge.
+PENALTIES = {
+    "lbfgs": tuple(10.0**power for power in range(-8, 5)),
+    "ridge": tuple(10 ** (power / 2) for power in range(-12, 5)),
+}
 TUNED_FROM = 10  # labels of the smallest class from which on a few-label run chooses anything
 FIXED_PENALTY = 0.1  # of lbfgs below that
 # Fields of which one stands for the other: the nearest layer of a run's values that names either decides.
@@ -168,6 +175,7 @@ PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
     **{probe.protocol: ("linear", {"probe": name}) for name, probe in PROBES.items()},
     "finetune": ("finetune", {}),
     **{f"frozen_{name}": ("segment", {"freeze_backbone": True, "head": name}) for name in HEADS},
+    **{name: ("segment", {"freeze_backbone": True, "head": name}) for name in FITTED_HEADS},
     "segmentation_finetune": ("segment", {"freeze_backbone": False}),
 }
 
@@ -183,7 +191,7 @@ def protocol_of(module: str, recipe: Any) -> str:
 
 
 # Recipes of a module that hold for every dataset; a card's own table of the same name stands above them. A table
-# `by_model` in a recipe holds values for single models.
+# `by_model` in a recipe holds values for single models, `frozen` those of a head on a backbone that is not trained.
 NAMED_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "linear": {
         "published": {
@@ -267,6 +275,8 @@ NAMED_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "crop_scale": 0.25,
             "vflip": True,
             "clip_grad": 1.0,
+            # a head alone: 1e-3 at 16 images, as Copernicus-Bench trains its frozen UPerNet
+            "frozen": {"blr": 0.016},
         },
     },
 }
@@ -297,6 +307,7 @@ RANGES: dict[str, Range] = {
     "train_frac": SHARE,
     "shots": COUNT,
     "draw": AMOUNT,
+    "limit": COUNT,
     "crop_scale": SHARE,
     "layer_decay": SHARE,
     "epochs": COUNT,

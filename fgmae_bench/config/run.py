@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fgmae_bench.config.cards import Card
+from fgmae_bench.config.names import FITTED_HEADS
 from fgmae_bench.config.recipes import (
     ANY,
     EITHER,
@@ -44,7 +46,18 @@ class Data:
         "which draw of few labels; one or several", 0, shown="0; with --shots on linear 0 to 4", grid=True
     )
     band_order: str | None = option("order of the bands in the files, such as VH,VV", None, shown="from card")
+    limit: int | None = option(
+        "samples of each part, for a trial; the record is in no table that does not ask for it", None, shown="all"
+    )
     nb_classes: int | None = option("number of classes; checked against the label scheme", None, shown="from card")
+    missing_band: Literal["mean", "offset"] | None = option(
+        "a band that the data lacks: mean, the band's after the normaliser; offset: the other band, 7.7 dB away",
+        None,
+        shown="the encoder's own mask, else mean",
+    )
+    bands_as: str | None = option(
+        "bands of the data that stand for others, such as HH=VV,HV=VH; noted", None, shown="none"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +76,7 @@ class Model:
 
     model: str = option("backbone: a registry or timm name, or module:factory", "vit_small_patch16")
     weights: str = option(
-        "registry name, path, random, or module: those that a factory made",
+        "registry name, path, imagenet (timm's own), random, or module: those that a factory made",
         "fgmae",
         aliases=("finetune",),
         shown="fgmae; of module:factory, its own",
@@ -139,10 +152,11 @@ class Run:
 
 EFFECTIVE = "effective_batch"  # of a recipe: samples a step, over accumulation and processes
 OWN_WEIGHTS = "module"  # weights of a factory or a module of the user's, as it made them
+IMAGENET = "imagenet"  # weights that timm publishes for a model, most of them trained on ImageNet
 RESOLVED = "resolved"  # in a config.toml: every value that is not the field's default stands in the file
 DRAWS = 5  # of few labels, where a probe is asked for shots and no draw is named
 # Fields younger than ids and records in use: one at its default does not count, a record without it means that.
-YOUNGER = ("shots", "draw")
+YOUNGER = ("shots", "draw", "missing_band", "bands_as", "limit")
 PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {
     "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": Execution},
@@ -226,19 +240,19 @@ def compose(
     name = explicit.get("recipe", "published")
     if not isinstance(name, str) or name not in NAMED_RECIPES[module]:
         raise unknown("recipe", str(name), NAMED_RECIPES[module])
-    named = () if resolved else named_recipe(module, name, card, str(explicit.get("model", Model.model)))
+    frozen = explicit.get("freeze_backbone") is True
+    named = () if resolved else named_recipe(module, name, card, str(explicit.get("model", Model.model)), frozen)
     flat = merged(*named, config, given)
     if ":" in str(flat.get("model", "")):
         flat.setdefault("weights", OWN_WEIGHTS)
     owner = field_sections(module)
-    flat = _divided(flat, explicit, processes or int(os.environ.get("WORLD_SIZE", "1")))
+    processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
+    flat = _divided(flat, explicit, processes)
+    flat = _scaled(flat, explicit, merged(*named), processes) if name == "corrected" else flat
     for key in flat:
         if key not in owner:
             raise BenchError(f"{module}: unknown flag '{key}'", closest(key, owner))
-    if flat.get("probe", "sgd") != "sgd":
-        flat = _closed_form(flat, explicit)
-    if module == "linear" and flat.get("shots") is not None:
-        flat.setdefault("draw", list(range(DRAWS)))
+    flat = _implied(module, flat, explicit)
     if name == "published" and any(explicit.get(flag) for flag in NEVER_PUBLISHED if flag in owner):
         flat |= {"recipe": "corrected", "split": flat.get("split", card.default_split)}
     runs = [_with_few_labels(run) for run in _points(module, flat)]
@@ -248,6 +262,15 @@ def compose(
         twice = "--lr and --weight_decay" if len({run.data for run in runs}) == 1 else "--shots and --draw"
         raise BenchError(f"the grid of {twice} holds a value twice", "name each value once")
     return runs
+
+
+def _implied(module: str, flat: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
+    """Flags with what others decide: probes that are not trained, draws of few labels, heads without a backbone."""
+    if flat.get("probe", "sgd") != "sgd":
+        flat = _closed_form(flat, explicit)
+    if module == "linear" and flat.get("shots") is not None:
+        flat = {"draw": list(range(DRAWS))} | flat
+    return flat | ({"freeze_backbone": True} if flat.get("head") in FITTED_HEADS else {})
 
 
 def _points(module: str, flat: dict[str, Any]) -> list[Run]:
@@ -279,7 +302,12 @@ def _with_few_labels(run: Run) -> Run:
     probe = getattr(recipe, "probe", "sgd")
     if probe == "knn" and 0 < data.shots < recipe.knn_k:
         return dataclasses.replace(run, recipe=dataclasses.replace(recipe, knn_k=data.shots))
-    if probe == "lbfgs" and data.shots < TUNED_FROM and len(recipe.penalties) > 1 and recipe.penalties != PENALTIES:
+    if (
+        probe == "lbfgs"
+        and data.shots < TUNED_FROM
+        and len(recipe.penalties) > 1
+        and recipe.penalties != PENALTIES["lbfgs"]
+    ):
         what = f"{len(recipe.penalties)} penalties to choose from and --shots {data.shots}: too few labels to choose on"
         raise BenchError(what, f"give one, or {TUNED_FROM} shots and more")
     return run
@@ -314,6 +342,36 @@ def _divided(flat: dict[str, Any], explicit: dict[str, Any], processes: int) -> 
     return flat | {"batch_size": batch, "accum_iter": share // batch}
 
 
+def _scaled(flat: dict[str, Any], explicit: dict[str, Any], named: dict[str, Any], processes: int) -> dict[str, Any]:
+    """Flags of a shorter run than the recipe's, or of a smaller batch, with a warm-up and a base rate that fit it.
+
+    The warm-up keeps its share of the schedule, the rate of AdamW follows `small_batch_blr`; what is given stays.
+    """
+    flat = dict(flat)
+    steps, epochs = flat.get("max_steps"), flat.get("epochs")
+    if "warmup_epochs" in named and "epochs" in named and not {"warmup_epochs", "warmup_steps"} & explicit.keys():
+        share = named["warmup_epochs"] / named["epochs"]
+        if type(steps) is int:
+            flat["warmup_steps"] = int(share * steps)
+            flat.pop("warmup_epochs", None)
+        elif type(epochs) is int and epochs < named["epochs"]:
+            flat["warmup_epochs"] = share * epochs
+    batches = [flat.get(name, 1) for name in ("batch_size", "accum_iter")]
+    if "blr" in named and not {"lr", "blr"} & explicit.keys() and all(type(n) is int and n > 0 for n in batches):
+        flat["blr"] = small_batch_blr({**named, **flat}, named[EFFECTIVE], batches[0] * batches[1] * processes)
+    return flat
+
+
+def small_batch_blr(recipe: dict[str, Any], stated: int, batch: int) -> float:
+    """Base rate (per 256 samples) of a recipe at a smaller effective `batch` than it states.
+
+    The rate of AdamW falls with the square root of the batch (Malladi et al. 2022, arXiv 2205.10287), that of SGD with
+    the batch itself, which is what a base rate does.
+    """
+    falls = recipe.get("optimizer") == "adamw" and batch < stated
+    return float(recipe["blr"]) * (math.sqrt(stated / batch) if falls else 1.0)
+
+
 def _another_run(module: str, given: dict[str, Any], config: dict[str, Any]) -> bool:
     """Whether the command line changes what a resolved configuration says of its run, execution aside."""
     owner = field_sections(module)
@@ -343,13 +401,16 @@ def merged(*layers: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def named_recipe(module: str, name: str, card: Card, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Flags of a named recipe: (the module's, the card's); a table `by_model` stands above the others of its recipe."""
+def named_recipe(
+    module: str, name: str, card: Card, model: str, frozen: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Flags of a named recipe: (the module's, the card's); its tables `frozen`, where the backbone is, and `by_model`
+    stand above the others.
+    """
 
     def flags(layer: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in layer.items() if key != "by_model"} | layer.get("by_model", {}).get(
-            model, {}
-        )
+        plain = {key: value for key, value in layer.items() if key not in ("by_model", "frozen")}
+        return plain | (layer.get("frozen", {}) if frozen else {}) | layer.get("by_model", {}).get(model, {})
 
     return flags(NAMED_RECIPES[module][name]), flags(card.recipes.get(module, {}).get(name, {}))
 
@@ -357,11 +418,11 @@ def named_recipe(module: str, name: str, card: Card, model: str) -> tuple[dict[s
 def _closed_form(flat: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
     """Flags of a probe that is fitted, not trained: what belongs to SGD is set aside, runs do not differ by it.
 
-    `--weight_decay` of `lbfgs` names the candidates of its penalty.
+    `--weight_decay` of `lbfgs` and `ridge` names the candidates of the penalty.
     """
     kept = {key: value for key, value in flat.items() if key not in SGD_ONLY}
-    if kept["probe"] == "lbfgs" and "penalties" not in kept:
-        given = explicit.get("weight_decay", PENALTIES)
+    if kept["probe"] in PENALTIES and "penalties" not in kept:
+        given = explicit.get("weight_decay", PENALTIES[kept["probe"]])
         kept["penalties"] = list(given) if isinstance(given, list | tuple) else [given]
     return kept | {"weight_decay": 0.0, "epochs": 1}
 

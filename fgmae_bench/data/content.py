@@ -20,19 +20,20 @@ def content_of(chip: Chip) -> np.uint64:
     keeps in eight bits counts by those: it is another dataset than its source.
     """
     if chip.ready is not None:
-        return _hash("uint8", np.ascontiguousarray(chip.ready.image))
+        return hash_of("uint8", np.ascontiguousarray(chip.ready.image))
     values = chip.db + np.float32(0)
     bad = ~np.isfinite(values) if chip.valid is None else ~(chip.valid & np.isfinite(values))
     values[bad] = np.nan
-    return _hash("float32", values.astype("<f4"))
+    return hash_of("float32", values.astype("<f4"))
 
 
 def codes_of(codes: Codes) -> np.uint64:
     """Hash (64 bits) of a label map (H, W) as its source's codes."""
-    return _hash(codes.source.name, np.ascontiguousarray(codes.values, "<i4"))
+    return hash_of(codes.source.name, np.ascontiguousarray(codes.values, "<i4"))
 
 
-def _hash(kind: str, values: NDArray[np.generic]) -> np.uint64:
+def hash_of(kind: str, values: NDArray[np.generic]) -> np.uint64:
+    """Hash (64 bits) of an array with its shape and what it is."""
     digest = hashlib.blake2b(f"{kind} {values.shape}".encode(), digest_size=8)
     digest.update(values.tobytes())
     return np.uint64(int.from_bytes(digest.digest()))
@@ -44,7 +45,7 @@ def part_sha256(
     """SHA-256 of a part of a split: the images, labels (N, …) and label maps of `rows`, whatever their order."""
     rows = np.sort(rows)
     digest = hashlib.sha256(content[rows].astype("<u8").tobytes())
-    digest.update(np.ascontiguousarray(labels[rows]).astype("<i8").tobytes())
+    digest.update(np.ascontiguousarray(labels[rows]).astype("<f8" if labels.dtype.kind == "f" else "<i8").tobytes())
     if maps is not None:
         digest.update(maps[rows].astype("<u8").tobytes())
     return digest.hexdigest()

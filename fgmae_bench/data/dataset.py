@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from fgmae_bench.data.groups import torn, with_groups
 from fgmae_bench.data.index import Index, Miscount, Rows, check_counts, ids_sha256, require_data
 from fgmae_bench.data.packs.read import is_pack, open_index
 from fgmae_bench.data.samples import Samples, sample_facts
-from fgmae_bench.data.splits import PARTS, Parts, make_split
+from fgmae_bench.data.splits import PARTS, Parts, limited, make_split
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.system.files import write_text
 from fgmae_bench.system.progress import Progress
@@ -48,6 +48,7 @@ class Dataset:
     notes: tuple[dict[str, str], ...]
     samples: Samples = None  # type: ignore[assignment]  # filled in below where it is not given or of another card
     content: Hashes | None = None  # (N,) of the pixels of each sample of the index, once they have been read
+    source: dict[str, str] | None = None  # content of each part in what a pack of eight bits was made of, where known
     pool: Rows = None  # type: ignore[assignment]  # the training part that few labels are drawn from; filled in below
 
     def __post_init__(self) -> None:
@@ -106,13 +107,18 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
     if not is_pack(root):
         require_data(card, root)
     index = open_index(card, root, order)
-    notes: list[dict[str, str]] = check_classes(len(card.classes), card.label_scheme, run.data.nb_classes)
+    notes: list[dict[str, str]] = check_classes(len(card.outputs), card.label_scheme, run.data.nb_classes)
     trust = run.execution.trust_data
     contradiction = check_counts(card, index)
     if contradiction:
         notes.append(accept_count(contradiction, run.execution.partial))
+    if index.left_out and card.layout == "table":
+        notes.append(note("unlabelled_left_out", f"{index.left_out} samples without a label or target were left out"))
     layout_groups, index = index.groups, with_groups(card, index, cache)
     parts = make_split(card, index, run.data, cache, layout_groups)
+    if run.data.limit is not None:
+        index, parts = limited(index, parts, run.data.limit, run.data.split_seed)
+        notes.append(note("limited", f"by --limit: at most {run.data.limit} samples of each part"))
     notes += _group_notes(index, parts, run.data.split or card.default_split)
     samples = Samples(card=card, index=index)
     verdict, tagged = audit(card, index, order, samples, cache)
@@ -153,7 +159,8 @@ def only_usable(dataset: Dataset, run: Run, cache: Path, others: Sequence[Run] =
     BenchError when a part or a class of it is left without images.
     """
     card, index, samples = dataset.card, dataset.index, dataset.samples
-    names = ("invalid", "content", *(("quadrants",) if card.task == "segmentation" else ()))
+    names = ("invalid", "content", *(("quadrants",) if card.per_pixel else ()))
+    names += ("floored",) if card.signal.units != "dB" else ()
     with Progress("checking pixels", len(index.files), "images", show=os.environ.get("RANK", "0") == "0") as progress:
         facts = sample_facts(samples, names, cache, run.execution.num_workers, progress.step)
     usable = facts["invalid"] <= card.signal.max_invalid_fraction
@@ -161,24 +168,50 @@ def only_usable(dataset: Dataset, run: Run, cache: Path, others: Sequence[Run] =
     kept = {part: rows[usable[rows]] for part, rows in before.items()}
     pool = kept["train"]
     _refuse_emptied(dataset, before, kept)
-    if card.task != "segmentation":  # there the bank of labels needs every image once more
+    if not card.per_pixel:  # there the bank of labels needs every image once more
         seen = [few_labels(index, pool, subset_of(each), card.classes) for each in (run, *others)]
         used = set(np.concatenate([*seen, kept["val"], kept["test"]]).tolist())
         samples.let_go(row for row in range(len(index.files)) if row not in used)
     left_out = sum(len(before[part]) - len(kept[part]) for part in PARTS)
     share = card.signal.max_invalid_fraction
-    text = f"{left_out} images with more than {share:.0%} invalid pixels were left out"
-    notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []))
+    text = f"{left_out} images with more than {share:.0%} invalid pixels were left out{_named(dataset, before, kept)}"
+    notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []), *_floored(card, facts, kept))
+    if index.source_content is not None and not index.eight_bits and run.data.band_order is None:
+        _require_content(index, facts["content"])
     keep_audit(samples, cache)
     if not _facts_file(card, cache).is_file():
         write_text(_facts_file(card, cache), f"{facts_sha256(card)}\n")
     parts = dataclasses.replace(dataset.parts, train=pool, val=kept["val"], test=kept["test"])
     whole = dataclasses.replace(dataset, parts=parts, notes=notes, content=facts["content"], pool=pool)
     made = with_labels_of(whole, run)
-    if card.task != "segmentation":  # there the label maps count as well
+    if not card.per_pixel:  # there the label maps count as well
         for each in (run, *others):
             remember(cache, data_root(card, run), with_labels_of(whole, each).facts["content_sha256"])
     return made
+
+
+def _require_content(index: Index, content: Hashes) -> None:
+    """Raise BenchError where a pack says other pixels of its samples than it holds."""
+    assert index.source_content is not None
+    other = np.flatnonzero(index.source_content[:, 0] != content)
+    if len(other):
+        what = f"{index.root}: {len(other)} samples are not those that it was made of, first {index.ids[other[0]]}"
+        raise BenchError(what, "restore the pack, or write it again")
+
+
+def source_content(
+    index: Index, maps: Mapping[str, str | None], rows: Mapping[str, NDArray[np.int64]]
+) -> dict[str, str] | None:
+    """Content hash of each part as a run on the source of a pack has it, None where the pack does not say; `maps` is
+    the label source of each part, None where labels are no maps.
+    """
+    if index.source_content is None:
+        return None
+    content, found = index.source_content[:, 0], {}
+    for part, source in maps.items():
+        column = None if source is None else index.source_content[:, 1 + index.source_maps.index(source)]
+        found[part] = part_sha256(content, index.labels, rows[part], column)
+    return found
 
 
 def seen_by(dataset: Dataset, run: Run) -> Rows:
@@ -202,7 +235,13 @@ def with_labels_of(dataset: Dataset, run: Run) -> Dataset:
     if not subset.whole:
         identity[FEW] = {"pool": ids_sha256([index.ids[row] for row in dataset.pool])}
     others = [found for found in dataset.notes if found["code"] != FEW]
-    return dataclasses.replace(dataset, parts=parts, facts=identity, notes=(*others, *_few_notes(dataset, subset)))
+    return dataclasses.replace(
+        dataset,
+        parts=parts,
+        facts=identity,
+        notes=(*others, *_few_notes(dataset, subset)),
+        source=source_content(index, dict.fromkeys(rows), rows) if index.eight_bits else None,
+    )
 
 
 def _few_notes(dataset: Dataset, subset: Subset) -> list[dict[str, str]]:
@@ -213,6 +252,24 @@ def _few_notes(dataset: Dataset, subset: Subset) -> list[dict[str, str]]:
     return [
         note("few_labels", f"{share}, drawn by seed and draw{over}; smaller subsets of a draw are part of larger ones")
     ]
+
+
+def _floored(card: Card, facts: dict[str, NDArray[Any]], kept: dict[str, NDArray[np.int64]]) -> list[dict[str, str]]:
+    """A note on pixels without positive power, which the card's floor stands for."""
+    used = np.concatenate(list(kept.values()))
+    count = int(facts["floored"][used].sum()) if "floored" in facts else 0
+    if not count:
+        return []
+    text = (
+        f"{count} pixels without positive power, as noise subtraction leaves over water, are {card.signal.floor:g} dB"
+    )
+    return [note("floored", text)]
+
+
+def _named(dataset: Dataset, before: dict[str, NDArray[np.int64]], kept: dict[str, NDArray[np.int64]]) -> str:
+    """The first images that are left out."""
+    out = [int(row) for part in PARTS for row in np.setdiff1d(before[part], kept[part])]
+    return f": {', '.join(dataset.index.ids[row] for row in out[:3])}{', …' if len(out) > 3 else ''}" if out else ""
 
 
 def _refuse_emptied(dataset: Dataset, before: dict[str, NDArray[np.int64]], kept: dict[str, NDArray[np.int64]]) -> None:

@@ -47,8 +47,8 @@ def few_labels(index: Index, rows: Rows, subset: Subset, classes: tuple[str, ...
     """
     if subset.whole:
         return rows
-    if subset.shots is not None and index.labels.ndim == 2 and index.labels.shape[1] == 0:
-        raise BenchError("--shots on label maps: an image has no class of its own", "give --train_frac")
+    if subset.shots is not None and not _has_classes(index):
+        raise BenchError("--shots: an image of this dataset has no class of its own", "give --train_frac")
     chosen: set[int] = set()
     for label, members in _members(index, rows, subset).items():
         count = subset.shots or max(1, math.ceil(round(subset.fraction * len(members), 9)))
@@ -62,9 +62,14 @@ def few_labels(index: Index, rows: Rows, subset: Subset, classes: tuple[str, ...
     return rows[[int(row) in chosen for row in rows]]
 
 
+def _has_classes(index: Index) -> bool:
+    """Whether labels tell samples apart: not where they are maps, or numbers to be predicted."""
+    return index.labels.dtype.kind != "f" and (index.labels.ndim == 1 or index.labels.shape[1] > 0)
+
+
 def _members(index: Index, rows: Rows, subset: Subset) -> dict[str, list[int]]:
     """Class (its number as text; `all` where samples are not told apart by one) -> its rows."""
-    if index.labels.ndim == 1:
+    if _has_classes(index) and index.labels.ndim == 1:
         labels = index.labels[rows]
         return {str(label): rows[labels == label].tolist() for label in np.unique(labels)}
     if subset.shots is None:

@@ -1,81 +1,207 @@
-"""Backscatter images in any folder, card or no card: two-band TIFFs, and pairs of one-band VV and VH files."""
+"""Backscatter images in any folder, card or no card: files of one band or more, and a file a polarisation."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Signal
-from fgmae_bench.config.contract import BANDS
-from fgmae_bench.data.index import TIFF
-from fgmae_bench.data.raster import open_tiff, read_measured, valid_mask
-from fgmae_bench.data.synthetic import SYNTHETIC_TAG
+from fgmae_bench.config.contract import BANDS, POLARISATIONS
+from fgmae_bench.data.files import IMAGES, hidden, load_array
+from fgmae_bench.data.raster import ground_resolution, open_tiff, read_stored
+from fgmae_bench.data.signal import polarisation, valid_mask
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 
-SINGLE = re.compile(r"^(?P<stem>.*?)_?(?P<band>VV|VH)$", re.IGNORECASE)
+SINGLE = re.compile(rf"^(?P<stem>.*?)_?(?P<band>{'|'.join(POLARISATIONS)})$", re.IGNORECASE)
+MOST_LISTED = 20_000  # entries of a folder that are looked at for their kind
+MOST_CODES = 64  # different whole numbers that a label map may hold
+# Ending of a file or folder that is not read -> (what it is, what to do).
+CHIPS = "and write each chip as a TIFF with one band a polarisation, or as a NumPy array (bands, H, W)"
+FOREIGN = {
+    ".nc": ("NetCDF", f"open it with xarray (xarray.open_dataset) {CHIPS}"),
+    ".zarr": ("a Zarr store", f"open it with xarray (xarray.open_zarr) {CHIPS}"),
+    ".h5": ("HDF5", f"open it with h5py {CHIPS}"),
+    ".hdf5": ("HDF5", f"open it with h5py {CHIPS}"),
+    ".safe": (
+        "a Sentinel-1 product as ESA delivers it: digital numbers, neither calibrated nor terrain-corrected",
+        "process it (SNAP, pyroSAR: orbit, calibration, terrain correction), then cut chips",
+    ),
+    ".dim": (
+        "a product of SNAP (BEAM-DIMAP)",
+        "export it from SNAP as GeoTIFF, then cut chips; bands named _db are dB",
+    ),
+    ".img": ("ENVI data, as in the .data folder of a SNAP product", "export it as GeoTIFF, then cut chips"),
+    ".npz": ("archives of NumPy arrays", "write one .npy (bands, H, W) an image"),
+    ".zip": ("an archive", "unpack it"),
+    ".tar": ("an archive", "unpack it"),
+    ".gz": ("compressed", "unpack it"),
+    ".pkl": ("pickled objects, which can run code when they are read", "get the data in another format"),
+    ".jp2": ("JPEG 2000, in which Sentinel-2 is delivered", "give Sentinel-1 images"),
+}
+
+
+class LooksLikeLabels(BenchError):
+    """A file of one band of few whole numbers."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """One image: its name relative to the folder, its group (the folder above it), and one file, or two in the order
-    VV, VH.
+    """One image: its name relative to the folder, its group (the folder above it), and its file, or one file for each
+    of `bands`.
     """
 
     name: str
     group: str
     files: tuple[Path, ...]
+    bands: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a file without a card says: `chip` holds the bands looked at, in the file's own units.
+
+    `bands` are their polarisations, empty where nothing names them; `places` which of the file's bands they are.
+    """
+
+    chip: Chip
+    bands: tuple[str, ...]
+    places: tuple[int, ...]
+    descriptions: tuple[str, ...]
+    dtype: str
+    nodata: tuple[float, ...]
+    metres: tuple[float, float] | None  # a pixel on the ground, across and down
 
 
 def find_images(root: Path) -> tuple[list[Found], list[str]]:
-    """(images below `root` in path order, lines on files that are not images of two bands)."""
-    files = sorted(
-        p for p in root.rglob("*") if p.suffix.lower() in TIFF and p.is_file() and not p.name.startswith(".")
-    )
+    """(images below `root` in path order, lines on files whose partner of another polarisation is missing)."""
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGES and p.is_file() and not hidden(p.name))
     images: list[Found] = []
     pairs: dict[tuple[Path, str], dict[str, Path]] = {}
-    skipped: list[str] = []
     for path in files:
         match = SINGLE.match(path.stem)
         if match:
             pairs.setdefault((path.parent, match["stem"]), {})[match["band"].upper()] = path
         else:
             images.append(Found(path.relative_to(root).as_posix(), path.parent.name, (path,)))
-    for (folder, stem), bands in pairs.items():
-        if set(bands) == set(BANDS):
-            name = (
-                (folder / (stem or folder.name)).relative_to(root).as_posix() if folder != root else stem or folder.name
-            )
-            images.append(Found(name, folder.parent.name if stem else root.name, tuple(bands[band] for band in BANDS)))
-        else:
-            skipped += [f"{path.relative_to(root)}: its partner band is missing" for path in bands.values()]
+    usual = _usual(frozenset(held) for held in pairs.values())
+    stems = Counter(folder for folder, _ in pairs)
+    skipped: list[str] = []
+    for (folder, stem), held in pairs.items():
+        if set(held) != set(usual):
+            lacking = ", ".join(band for band in POLARISATIONS if band in usual and band not in held) or "nothing"
+            skipped += [f"{path.relative_to(root)}: its partner band is missing ({lacking})" for path in held.values()]
+            continue
+        bands = tuple(band for band in POLARISATIONS if band in held)
+        name = (folder / (stem or folder.name)).relative_to(root).as_posix() if folder != root else stem or folder.name
+        alone = stems[folder] == 1 and folder != root  # a folder an image
+        images.append(Found(name, folder.parent.name if alone else folder.name, tuple(held[b] for b in bands), bands))
     return sorted(images, key=lambda image: image.name), skipped
 
 
-def _signal(size: tuple[int, ...]) -> Signal:
-    """What is looked for in files without a card: two bands in dB, -99 where nothing was measured."""
-    return Signal(bands=BANDS, units="dB", calibration="unstated", size=size, dtype="float32", nodata=(-99.0,))
+def _usual(kinds: Iterable[frozenset[str]]) -> frozenset[str]:
+    """The bands that most images have; of two that are as frequent, the more."""
+    counts = Counter(kinds)
+    return max(counts, key=lambda kind: (counts[kind], len(kind)), default=frozenset())
+
+
+def foreign_kind(path: Path) -> tuple[str, str] | None:
+    """(what a file or folder is, what to do) where it is of a format that is not read."""
+    return FOREIGN.get(path.suffix.lower())
+
+
+def foreign_kinds(root: Path) -> str:
+    """A sentence on what a folder without images holds in their place, empty where that is not known."""
+    known = [path.suffix.lower() for path in sorted(root.rglob("*"))[:MOST_LISTED] if foreign_kind(path)]
+    if not known:
+        return ""
+    ending, count = Counter(known).most_common(1)[0]
+    what, todo = FOREIGN[ending]
+    return f"{count} of its entries end in {ending}, which is {what}; {todo}"
 
 
 def read_image(found: Found) -> Chip:
-    """Read an image of any size; raises BenchError naming the file when it is not two bands of real numbers."""
-    planes, nodata, tagged = [], [], False
-    for path in found.files:
-        with open_tiff(path) as source:
-            if source.count != 3 - len(found.files):
-                raise BenchError(f"{path} has {source.count} bands", "two are needed: VV and VH")
-            values, declared = read_measured(source, path, _signal(source.shape))
-            planes.append(values)
-            nodata += declared
-            tagged |= SYNTHETIC_TAG in source.tags()
-    if len({plane.shape for plane in planes}) != 1:
-        raise BenchError(f"{found.name}: VV and VH differ in size", "replace the files")
-    db: NDArray[np.float32] = np.concatenate(planes)
-    valid = valid_mask(db, _signal(db.shape[1:]), nodata)
+    """The pixels of an image of any size, as `look` sees them."""
+    return look(found).chip
+
+
+def look(found: Found) -> Seen:
+    """Read an image of any size without a card. Raises BenchError naming a file that is none: label maps, pictures."""
+    parts = [_look(path) for path in found.files]
+    if len({part.chip.db.shape[1:] for part in parts}) != 1 or (
+        len(parts) > 1 and any(len(p.chip.db) > 1 for p in parts)
+    ):
+        raise BenchError(f"{found.name}: {' and '.join(found.bands)} differ in size", "replace the files")
+    db = np.concatenate([part.chip.db for part in parts])
+    valid = np.concatenate([_mask(part.chip) for part in parts])
     if not valid.any(axis=(1, 2)).all():
         raise BenchError(f"{found.name}: a band has no valid pixel", "replace or remove it")
-    return Chip(db=db, valid=None if valid.all() else valid, synthetic=tagged)
+    chip = Chip(db=db, valid=None if valid.all() else valid, synthetic=any(part.chip.synthetic for part in parts))
+    nodata = tuple({f"{value:g}": value for part in parts for value in part.nodata}.values())
+    return replace(parts[0], chip=chip, bands=found.bands or parts[0].bands, nodata=nodata)
+
+
+def _mask(chip: Chip) -> NDArray[np.bool_]:
+    return np.ones(chip.db.shape, bool) if chip.valid is None else chip.valid
+
+
+def _look(path: Path) -> Seen:
+    """One file. Of more than two bands those that are described as polarisations are looked at, else the first two."""
+    if path.suffix.lower() == ".npy":
+        return _look_at_array(path)
+    with open_tiff(path) as source:
+        descriptions = tuple(text or "" for text in source.descriptions)
+        places = band_places_of(descriptions)
+        stored = read_stored(source, path, _plain(source.shape), list(places))
+        dtype, metres = source.dtypes[places[0]], ground_resolution(source)
+    _refuse_label_map(path, dtype, stored.values)
+    valid = valid_mask(stored.values, _plain(stored.values.shape[1:]), stored.nodata)
+    return Seen(
+        chip=Chip(db=stored.values, valid=valid, synthetic=stored.synthetic),
+        bands=tuple(filter(None, (polarisation(descriptions[place]) for place in places))),
+        places=places,
+        descriptions=descriptions,
+        dtype=dtype,
+        nodata=stored.nodata,
+        metres=metres,
+    )
+
+
+def band_places_of(descriptions: tuple[str, ...]) -> tuple[int, ...]:
+    """Which bands (from 0) of a file hold backscatter: those described as polarisations, else the first two."""
+    named = {polarisation(text): place for place, text in reversed(list(enumerate(descriptions))) if polarisation(text)}
+    return tuple(sorted(named.values())) or tuple(range(min(2, len(descriptions))))
+
+
+def _look_at_array(path: Path) -> Seen:
+    held = load_array(path)
+    values = held[None] if held.ndim == 2 else held
+    if values.ndim == 3 and values.shape[-1] <= 4 < values.shape[0]:
+        values = np.moveaxis(values, -1, 0)
+    if values.ndim != 3 or min(values.shape[1:]) < 2:
+        shape = "x".join(map(str, held.shape))
+        raise BenchError(f"{path} is an array of {shape}", "give one (bands, H, W) an image")
+    _refuse_label_map(path, str(held.dtype), values)
+    places = tuple(range(min(2, len(values))))
+    db = np.array(values[: len(places)], np.float32)
+    chip = Chip(db=db, valid=valid_mask(db, _plain(db.shape[1:])), synthetic=False)
+    texts = ("",) * len(values)
+    return Seen(chip=chip, bands=(), places=places, descriptions=texts, dtype=str(held.dtype), nodata=(), metres=None)
+
+
+def _refuse_label_map(path: Path, dtype: str, values: NDArray[np.generic]) -> None:
+    if len(values) == 1 and np.dtype(dtype).kind in "iub" and len(np.unique(values)) <= MOST_CODES:
+        raise LooksLikeLabels(
+            f"{path} looks like a label map: {dtype} with few values", "give the folder of the images"
+        )
+
+
+def _plain(size: tuple[int, ...]) -> Signal:
+    """What is taken for granted of files without a card: numbers as they are, no fill but what they declare."""
+    return Signal(bands=BANDS, units="dB", calibration="unstated", size=size, dtype="float32")

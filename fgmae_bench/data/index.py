@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections import Counter
@@ -18,12 +19,9 @@ from fgmae_bench.config.cards import Card
 from fgmae_bench.data.labels import Codes
 from fgmae_bench.data.raster import read_chip
 from fgmae_bench.data.synthetic import MARKER, read_marker
-from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.errors import BenchError
 from fgmae_bench.system.stamps import tree_stamp
 from fgmae_bench.views.chip import Chip
-
-TIFF = (".tif", ".tiff")
-SIDECARS = (".aux.xml", ".ovr", ".xml", "thumbs.db", "desktop.ini")
 
 Rows = NDArray[np.int64]  # row numbers of an index
 Reader = Callable[[Path, Card], Chip]
@@ -47,13 +45,16 @@ class LabelMaps(Protocol):
     def codes(self, row: int, source: str) -> Codes:
         """Labels (H, W) of one sample as its source's codes. Raises BenchError where there are none."""
 
+    def targets(self, row: int, source: str) -> NDArray[np.float32]:
+        """Targets (H, W) of a regression, NaN where there is none. Raises BenchError where the sample has none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
     """Samples of one dataset in the order of sorted files.
 
     `files` are relative to `root`. `labels` index the card's classes: (N,) for single-label datasets, multi-hot (N, C)
-    for multi-label ones, (N, 0) for segmentation, whose label maps are read by `codes`.
+    for multi-label ones, (N, 0) for segmentation, whose label maps are read by `codes`; targets (N, 1) of a regression.
     """
 
     root: Path
@@ -67,6 +68,9 @@ class Index:
     aliases: tuple[str, ...] | None = None  # another name of each sample, such as its S2 partner's, that lists may use
     parts: tuple[str, ...] | None = None  # train, val or test, where the data itself says so of each sample
     reader: Reader = read_file  # how the pixels of one sample are read
+    source_content: NDArray[np.uint64] | None = None  # (N, 1 + S) hashes of the images and maps that a pack was made of
+    source_maps: tuple[str, ...] = ()  # the label sources of its columns behind the first
+    eight_bits: bool = False  # a pack that holds what a contract made of the samples, not the samples
     sums: NDArray[np.uint32] | None = None  # CRC-32 of each sample's value in a pack, which the reader can check
     names: tuple[str, ...] | None = None  # sample ids where they are not the files without their endings
     maps: LabelMaps | None = None  # label maps of segmentation data
@@ -106,46 +110,67 @@ class Index:
             )
         return self.maps.codes(row, source)
 
+    def targets(self, row: int, source: str) -> NDArray[np.float32]:
+        """Targets (H, W) of one sample of a regression of pixels, NaN where there is none."""
+        if self.maps is None:
+            raise BenchError(f"{self.root} holds no maps of targets", "name them as a label source on the card")
+        return self.maps.targets(row, source)
+
     def path(self, row: int) -> Path:
         """Path of one sample."""
         return self.root / self.files[row]
 
 
+@dataclass(frozen=True)
+class SomeMaps:
+    """The label maps of some rows of an index, by their place among these."""
+
+    maps: LabelMaps
+    rows: Rows
+
+    @property
+    def known(self) -> Any:
+        """The label sources by name, where the maps have codes."""
+        return getattr(self.maps, "known", {})
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the label sources."""
+        return self.maps.sources
+
+    def has(self, row: int, source: str) -> bool:
+        """Whether a sample has labels of a source."""
+        return self.maps.has(int(self.rows[row]), source)
+
+    def codes(self, row: int, source: str) -> Codes:
+        """Labels (H, W) of one sample."""
+        return self.maps.codes(int(self.rows[row]), source)
+
+    def targets(self, row: int, source: str) -> NDArray[np.float32]:
+        """Targets (H, W) of one sample."""
+        return self.maps.targets(int(self.rows[row]), source)
+
+
+def some_of(index: Index, rows: Rows) -> Index:
+    """The index of some of its samples."""
+    texts: dict[str, Any] = {
+        name: held and tuple(held[row] for row in rows)
+        for name in ("files", "groups", "aliases", "parts", "names")
+        for held in [getattr(index, name)]
+    }
+    return dataclasses.replace(
+        index,
+        **texts,
+        labels=index.labels[rows],
+        stamps=index.stamps[rows],
+        sums=None if index.sums is None else index.sums[rows],
+        maps=None if index.maps is None else SomeMaps(index.maps, rows),
+    )
+
+
 def ids_sha256(ids: tuple[str, ...] | list[str]) -> str:
     """SHA-256 of sample ids, one a line, in their order."""
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
-
-
-def class_folders(card: Card, root: Path) -> Index:
-    """Index of `<root>/<Class>/<file>.tif`. One wrapping folder, as archives leave it, is stepped into.
-
-    Lists and stats every file, so that a replaced one is noticed. Raises BenchError naming what is missing or too much.
-    """
-    root = _step_in(card, root)
-    folders = {entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name)}
-    for name in sorted(folders - set(card.classes)):
-        raise BenchError(f"{root / name}: '{name}' is not a class of {card.title}", closest(name, card.classes))
-    files, labels, stamps = [], [], []
-    for name in sorted(card.classes):
-        found = sorted(_images(root / name)) if name in folders else []
-        if not found:
-            raise BenchError(f"{root / name}: class folder without images", f"complete the data: {card.origin.get}")
-        for file, size, modified in found:
-            files.append(f"{name}/{file}")
-            stamps.append(int.from_bytes(hashlib.blake2b(f"{size} {modified}".encode(), digest_size=8).digest()))
-        labels += [card.classes.index(name)] * len(found)
-    marker = read_marker(root)
-    index = Index(
-        root=root,
-        files=tuple(files),
-        labels=np.array(labels, np.int64),
-        stamps=np.array(stamps, np.uint64),
-        synthetic=marker["fingerprint"] if marker else card.synthetic,
-    )
-    require_utf8(root, files)
-    if len(set(index.ids)) != len(index.ids):
-        raise BenchError(f"{root}: two files differ in their ending only", "keep one of each")
-    return index
 
 
 def require_utf8(root: Path, names: Iterable[str]) -> None:
@@ -210,41 +235,3 @@ def _counted(card: Card, index: Index) -> Iterator[tuple[str, int, int]]:
     for name, count in zip(card.classes, np.bincount(index.labels, minlength=len(card.classes)), strict=True):
         if expected:
             yield f"{index.root / name} holds {count} images", int(count), expected.get(name, 0)
-
-
-def _step_in(card: Card, root: Path) -> Path:
-    """The folder that holds the class folders: `root`, or the only folder in it, twice at most."""
-    for _ in range(3):
-        inside = [entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name)]
-        if set(inside) & set(card.classes):
-            return root
-        if len(inside) != 1:
-            break
-        root = root / inside[0]
-    raise BenchError(
-        f"{root}: none of the class folders of {card.title} is there",
-        f"expected {', '.join(sorted(card.classes)[:3])}, …",
-    )
-
-
-def _images(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """(name, bytes, modification time in ns) of each TIFF in a class folder; all but sidecars are refused."""
-    for entry in os.scandir(folder):
-        name = entry.name.lower()
-        if _hidden(entry.name) or name.endswith(SIDECARS):
-            continue
-        if not name.endswith(TIFF):
-            raise BenchError(f"{folder / entry.name} is not a TIFF file", "move it out of the class folder")
-        try:
-            status = entry.stat()
-        except OSError as error:
-            raise BenchError(
-                f"{folder / entry.name} cannot be read ({error.strerror})", "repair or remove it"
-            ) from error
-        if not entry.is_file():
-            raise BenchError(f"{folder / entry.name} is not a file", "move it out of the class folder")
-        yield entry.name, status.st_size, status.st_mtime_ns
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith((".", "__MACOSX"))

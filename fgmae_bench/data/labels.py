@@ -10,24 +10,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.config.cards import Card
+from fgmae_bench.config.cards import Card, LabelFile
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.metrics.segmentation import IGNORE
 
 _REFUSED = 254  # mark of a code that is none of its source, within a look-up table only
 MOST_CLASSES = 254
 
+# Colours of classes whose card gives none: Tol's bright and muted schemes (personal.sron.nl/~pault).
+PALETTE = (
+    "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#332288", "#ddcc77", "#117733",
+    "#88ccee", "#882255", "#44aa99", "#999933", "#cc6677",
+)  # fmt: skip
+
 Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A kind of label values: the class name of each code, and codes that mean "no label" (all others are refused)."""
+    """A kind of label values: the class name of each code, and codes that mean "no label" (all others are refused).
+
+    `raw` gives the code of each value where files hold other numbers than codes, which are 0 to 254 and IGNORE.
+    """
 
     name: str
     title: str
     codes: Mapping[int, str]
     unlabelled: tuple[int, ...] = (0, IGNORE)
+    raw: Mapping[int, int] | None = None
+
+    @cached_property
+    def values(self) -> dict[int, str]:
+        """The meaning of each value that a file may hold."""
+        named = dict.fromkeys(self.unlabelled, "no label") | dict(self.codes)
+        return named if self.raw is None else {value: named[code] for value, code in self.raw.items()}
+
+    @cached_property
+    def facts(self) -> str:
+        """What stored codes depend on: the name, and how values became codes."""
+        return self.name if self.raw is None else f"{self.name} {sorted(self.raw.items())}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +84,8 @@ class Codes:
         """Whole numbers of any type (…, H, W) as codes. Raises BenchError with the histogram on other values."""
         if values.dtype.kind not in "iu":
             raise BenchError(f"{where} holds {values.dtype} values", f"give whole numbers: codes of {source.title}")
+        if source.raw is not None:
+            return cls(values=_coded(values, source, where), source=source)
         allowed = {*source.codes, *source.unlabelled}
         if values.size and (values.min() < 0 or values.max() > 255):
             raise _outside(values, source, where)
@@ -204,20 +227,29 @@ def own_scheme(source: Source, colours: Mapping[int, str], name: str) -> Scheme:
 def histogram_text(counts: Mapping[int, int], source: Source) -> str:
     """Shares of codes from their pixels, such as `1 Forest 12.0 %, 18 ? 0.1 %`."""
     total = max(sum(counts.values()), 1)
-    named = dict.fromkeys(source.unlabelled, "no label") | dict(source.codes)
     return ", ".join(
-        f"{code} {named.get(code, '?')} {count / total:.1%}" for code, count in sorted(counts.items()) if count
+        f"{code} {source.values.get(code, '?')} {count / total:.1%}" for code, count in sorted(counts.items()) if count
     )
 
 
 def _outside(values: NDArray[Any], source: Source, where: str) -> BenchError:
     """The error for values that are not codes of a source, with their histogram."""
     found, counts = (array.tolist() for array in np.unique(values, return_counts=True))
-    strange = [str(code) for code in found if code not in source.codes and code not in source.unlabelled]
+    strange = [str(code) for code in found if code not in source.values]
     shown = dict(sorted(zip(found, counts, strict=True), key=lambda pair: -pair[1])[:20])
     is_not = "is not a code" if len(strange) == 1 else "are not codes"
     what = f"{where}: {', '.join(strange[:5])} {is_not} of {source.title}"
     return BenchError(f"{what}, found {histogram_text(shown, source)}", "check which kind of labels the file holds")
+
+
+def _coded(values: NDArray[Any], source: Source, where: str) -> Bytes:
+    """The codes of values (…, H, W) as files hold them. Raises BenchError where one is none of the source's."""
+    assert source.raw is not None
+    known = np.array(sorted(source.raw))
+    places = np.clip(np.searchsorted(known, values), 0, len(known) - 1)
+    if not np.array_equal(known[places], values):
+        raise _outside(values, source, where)
+    return np.array([source.raw[value] for value in known.tolist()], np.uint8)[places]
 
 
 # MODIS land cover MCD12Q1, type 1: IGBP legend, codes 1-17.
@@ -416,12 +448,36 @@ def card_source(card: Card, name: str | None = None) -> Source:
         if name not in SOURCES:
             raise unknown("label source", name, SOURCES)
         return SOURCES[name]
-    if not all(code.isdecimal() and 0 < int(code) < 255 for code in stated.codes):
-        raise BenchError(
-            f"{card.path}: label_sources.{name}.codes are {', '.join(stated.codes)}", "give whole numbers from 1 to 254"
-        )
+    return _own_source(card, name, stated)
+
+
+def _own_source(card: Card, name: str, stated: LabelFile) -> Source:
+    """The source that a card states as `codes` and `ignore`; codes from 1 to 254 without `ignore` are kept as such."""
+    where = f"{card.path}: label_sources.{name}"
+    try:
+        codes = {int(code): title for code, title in stated.codes.items()}
+    except ValueError as error:
+        raise BenchError(f"{where}.codes are {', '.join(stated.codes)}", "give whole numbers") from error
+    if len(codes) < len(stated.codes) or len(codes) > MOST_CLASSES:
+        raise BenchError(f"{where}.codes name {len(stated.codes)} codes", f"give {MOST_CLASSES} different ones at most")
+    if not all(value == int(value) and abs(value) < 2**53 for value in (*stated.ignore, *codes)):
+        raise BenchError(f"{where}.ignore is {list(stated.ignore)}", "give whole numbers")
+    title = f"{card.title} '{name}'"
+    if min(codes) > 0 and max(codes) < IGNORE and not stated.ignore:
+        return Source(name=name, title=title, codes=codes)
+    ignored = {int(value) for value in stated.ignore} or ({0, IGNORE} - set(codes))
+    both = sorted(ignored & set(codes))
+    if both:
+        raise BenchError(f"{where}: {both[0]} is a code and in ignore", "take it out of one of them")
+    # files hold what they hold; codes as runs keep them are bytes: the same where they fit, else their order
+    fits = min(codes) >= 0 and max(codes) < IGNORE
+    number = {value: value if fits else place for place, value in enumerate(sorted(codes))}
     return Source(
-        name=name, title=f"{card.title} '{name}'", codes={int(code): title for code, title in stated.codes.items()}
+        name=name,
+        title=title,
+        codes={number[value]: codes[value] for value in sorted(codes)},
+        unlabelled=(IGNORE,),
+        raw={**number, **dict.fromkeys(ignored, IGNORE)},
     )
 
 
@@ -437,13 +493,10 @@ def card_scheme(card: Card, name: str | None = None) -> Scheme:
     own = next((source for source, stated in card.label_sources.items() if stated.codes), None)
     if own is None:
         raise unknown("label scheme", name, SCHEMES)
-    colours, source = card.label_sources[own].colours, card_source(card, own)
-    absent = [str(code) for code in source.codes if str(code) not in colours]
-    if absent:
-        raise BenchError(
-            f"{card.path}: label_sources.{own}.colours lacks {', '.join(absent)}", "give every code a colour"
-        )
-    return own_scheme(source, {int(code): colour for code, colour in colours.items()}, name)
+    source, given = card_source(card, own), card.label_sources[own].colours
+    value_of = {code: value for value, code in (source.raw or {code: code for code in source.codes}).items()}
+    colours = {code: given.get(str(value_of[code])) or PALETTE[n % len(PALETTE)] for n, code in enumerate(source.codes)}
+    return own_scheme(source, colours, name)
 
 
 def card_map(card: Card, source: str | None = None, scheme: str | None = None) -> LabelMap:

@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.bigearthnet.raw import bigearthnet_v1, bigearthnet_v2
-from fgmae_bench.data.dfc.layout import paired_folders, rois
-from fgmae_bench.data.index import Index, class_folders, require_data
+from fgmae_bench.data.dfc.layout import rois
+from fgmae_bench.data.folders import class_folders
+from fgmae_bench.data.index import Index, require_data
+from fgmae_bench.data.paired import paired_folders
+from fgmae_bench.data.table import table
 from fgmae_bench.errors import BenchError, closest
 
-LAYOUTS = {
+Layout = Callable[[Card, Path], Index]
+log = logging.getLogger("fgmae_bench")
+LAYOUTS: dict[str, Layout] = {
     "class_folders": class_folders,
     "bigearthnet_v1": bigearthnet_v1,
     "rois": rois,
     "paired_folders": paired_folders,
     "bigearthnet_v2": bigearthnet_v2,
+    "table": table,
 }
+
+
+GROUP = "fgmae_bench.datasets"  # entry points of other packages: a layout's name to a function (card, root) -> Index
 
 
 def build_index(card: Card, root: Path) -> Index:
     """Index of the data of `card` at `root`; raises BenchError where it is not there or not in the card's layout."""
-    if card.layout not in LAYOUTS:
-        raise BenchError(f"{card.path}: unknown layout '{card.layout}'", closest(card.layout, LAYOUTS))
+    reader = LAYOUTS.get(card.layout) or _installed(card)
     require_data(card, root)
-    return LAYOUTS[card.layout](card, root)
+    index = reader(card, root)
+    if not isinstance(index, Index):
+        raise BenchError(f"the reader of layout '{card.layout}' returned {type(index).__name__}", "return an Index")
+    return index
+
+
+def _installed(card: Card) -> Layout:
+    """The reader that an installed package offers under the layout's name. Raises BenchError where there is none."""
+    offered = {point.name: point for point in entry_points(group=GROUP)}
+    if card.layout not in offered:
+        raise BenchError(f"{card.path}: unknown layout '{card.layout}'", closest(card.layout, [*LAYOUTS, *offered]))
+    point = offered[card.layout]
+    log.info("layout %s: importing %s, which runs its code", card.layout, point.value)
+    try:
+        loaded: Layout = point.load()
+    except (ImportError, AttributeError) as error:
+        raise BenchError(f"layout '{card.layout}': {point.value} cannot be imported ({error})", "mend it") from error
+    return loaded

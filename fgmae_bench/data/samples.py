@@ -20,6 +20,7 @@ from fgmae_bench.data.content import content_of
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.labels import Codes
 from fgmae_bench.data.sample_cache import Arrays, cached_arrays
+from fgmae_bench.data.signal import floored
 from fgmae_bench.data.statistics import moments
 from fgmae_bench.views.chip import Chip
 
@@ -134,15 +135,18 @@ def sample_facts(
 ) -> Arrays:
     """Facts (N, …) of every sample by name, from one pass over the images for all that the cache folder lacks.
 
+    `floored` is the number of pixels without positive power that the card's floor stands for.
     `step` is called with the number of images done. Raises BenchError naming a file that cannot be read or has no valid
     pixel.
     """
+
+    known = FACTS | {"floored": lambda chip: floored(chip, samples.card.signal)}
 
     def compute(missing: tuple[str, ...]) -> Arrays:
         def facts_of(row: int) -> list[Any]:
             chip = samples.chip(row)
             step(1)
-            return [FACTS[name](chip) for name in missing]
+            return [known[name](chip) for name in missing]
 
         with ThreadPoolExecutor(max(1, workers)) as pool:
             columns = zip(*pool.map(facts_of, range(len(samples.index.files))), strict=True)

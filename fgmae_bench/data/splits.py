@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ import numpy as np
 from fgmae_bench.config.cards import Card, Split
 from fgmae_bench.config.run import Data
 from fgmae_bench.data.groups import torn
-from fgmae_bench.data.index import Index, Rows
+from fgmae_bench.data.index import Index, Rows, some_of
 from fgmae_bench.data.list_splits import PARTS, list_files, published_lists, read_leaky_flag, rows_of_lists
 from fgmae_bench.data.multilabel_splits import random_parts, tile_parts
 from fgmae_bench.data.spatial import spatial_parts
 from fgmae_bench.errors import BenchError, unknown
+from fgmae_bench.system.randomness import keyed_order
 
 ORDER = ("test", "val", "train")  # a group that several parts name is in the first of them
 
@@ -133,6 +135,31 @@ def stratified(index: Index, split: Split, seed: int, classes: tuple[str, ...]) 
     return Parts(train=train, val=val, test=test, leaky=split.leaky)
 
 
+def limited(index: Index, parts: Parts, count: int, seed: int) -> tuple[Index, Parts]:
+    """(index, parts) of at most `count` samples of each part, classes in turn, in an order keyed by (seed, id).
+
+    The index holds no others, so that nothing else is read.
+    """
+    kept = {}
+    for part in PARTS:
+        rows = getattr(parts, part)
+        names = [index.ids[row] for row in rows]
+        place = {name: n for n, name in enumerate(keyed_order(seed, "limit", names))}
+        order = np.argsort([place[name] for name in names], kind="stable")
+        turn = np.zeros(len(rows), np.int64)  # how many of its class come before a sample
+        if index.labels.ndim == 1:
+            seen: dict[int, int] = {}
+            for at in order:
+                label = int(index.labels[rows[at]])
+                turn[at] = seen[label] = seen.get(label, -1) + 1
+        chosen = sorted(order[np.argsort(turn[order], kind="stable")][:count].tolist())
+        kept[part] = rows[chosen]
+    every = np.unique(np.concatenate(list(kept.values())))
+    return some_of(index, every), dataclasses.replace(
+        parts, **{part: np.searchsorted(every, rows) for part, rows in kept.items()}
+    )
+
+
 def _spatial(index: Index, split: Split, seed: int, cache: Path) -> Parts:
     assert split.train is not None
     assert split.block_km is not None
@@ -195,7 +222,7 @@ def _refuse_empty_classes(card: Card, index: Index, parts: Parts, name: str) -> 
     for part in ("train", "test"):
         if len(getattr(parts, part)) == 0:
             raise BenchError(f"split '{name}' leaves no {part} samples", "choose another split")
-    if index.labels.ndim == 2:
+    if index.labels.ndim == 2:  # several labels, targets, or label maps
         return
     missing = set(range(len(card.classes))) - set(index.labels[parts.train].tolist())
     if missing:

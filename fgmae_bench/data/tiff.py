@@ -8,7 +8,9 @@ GeoTIFF 1.1, sections 7.1 and B.
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +47,7 @@ WHOLE = (1, SHORT, LONG, 16)
 MOST_BYTES = 1 << 24  # of a file that is read whole
 MOST_ENTRIES, MOST_VALUES = 4096, 1 << 20
 HEAD_BYTES = 1024  # GDAL's directory of a patch and the arrays that it points to fit in
+DESCRIPTION = re.compile(rb'<Item name="DESCRIPTION" sample="(\d{1,4})" role="description">([^<]*)</Item>')
 TODO = "replace the file, or verify the download"
 Entry = tuple[int, int, bytes]  # type, number of values, the entry's last field
 BROKEN = (struct.error, KeyError, IndexError, ValueError, OverflowError)
@@ -175,6 +178,14 @@ class Plain:
     db: NDArray[np.float32]
     nodata: tuple[float, ...]
     metadata: bytes
+
+    def descriptions(self) -> tuple[str, ...]:
+        """Description of each band, empty where there is none; as GDAL writes them."""
+        found = {
+            int(band): html.unescape(text.decode("utf-8", "replace"))
+            for band, text in DESCRIPTION.findall(self.metadata)
+        }
+        return tuple(found.get(band, "") for band in range(len(self.db)))
 
 
 def read_plain(path: Path) -> Plain | None:

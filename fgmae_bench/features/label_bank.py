@@ -61,6 +61,7 @@ def label_key(card: Card, index: Index, source: Source) -> str:
         "bands": list(signal.bands),
         "source": source.name,
         "codes": sorted({*source.codes, *source.unlabelled}),
+        **({"raw": source.facts} if source.raw else {}),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 

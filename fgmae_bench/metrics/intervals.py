@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from fgmae_bench.errors import note
 from fgmae_bench.metrics.jackknife import Estimate, degrees_of_freedom, pseudo_values, standard_error
 from fgmae_bench.metrics.multi_label import THRESHOLD, multi_label
+from fgmae_bench.metrics.regression import PixelSums, residuals
 from fgmae_bench.metrics.significance import NORMAL, sign_flip_mid_p, t_quantile, t_two_sided
 from fgmae_bench.metrics.statistics import Confusion, Tags, area_under_precision
-from fgmae_bench.metrics.table import METRICS, MULTI, SEGMENTATION, SINGLE
+from fgmae_bench.metrics.table import METRICS, MULTI, REGRESSION, SEGMENTATION, SINGLE
 from fgmae_bench.metrics.table import measure as measured
 from fgmae_bench.system.randomness import generator
 
@@ -32,7 +33,12 @@ MAX_SAMPLES = 10_000  # more independent samples than this are drawn in bags
 BAGS = 2_000  # a standard error from as many bags is good to 1/sqrt(2 BAGS) = 1.6 %
 LEAST, FEW = 5, 10  # groups for an interval, for one without a warning
 HELD, SAMPLES = 3, 10  # groups that a class must be in for the interval of a mean over classes, its samples or pixels
-JACKKNIFE = {SINGLE: 2_000, SEGMENTATION: 2_000, MULTI: 200}  # units left out one by one; more are left out in bags
+JACKKNIFE = {
+    SINGLE: 2_000,
+    SEGMENTATION: 2_000,
+    MULTI: 200,
+    REGRESSION: 2_000,
+}  # units left out one by one; more are left out in bags
 CELLS = 2**17  # counts kept per class of a multi-label split: units x score levels
 
 Metrics = dict[str, NDArray[np.float64]]  # name -> (B,), NaN where undefined
@@ -112,6 +118,33 @@ def multi_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Seque
         grouped=groups is not None,
         reference=sums[:, 2 * classes :],
         measure=lambda weights: {k: v + shift[k] for k, v in measure(weights).items()},
+    )
+
+
+def regression_units(predictions: NDArray[Any], targets: NDArray[Any], groups: Sequence[str] | None = None) -> Units:
+    """Units of a regression: predictions and targets (N, 1) or (N,)."""
+    p, y = (np.asarray(values, np.float64).reshape(-1) for values in (predictions, targets))
+    unit, count = _unit_numbers(len(p), groups)
+    return Units(
+        task=REGRESSION,
+        count=count,
+        grouped=groups is not None,
+        reference=np.bincount(unit, minlength=count)[:, None].astype(np.float64),
+        measure=lambda weights: measured(REGRESSION, residuals(p, y, weights[:, unit])),
+    )
+
+
+def pixel_units(sums: PixelSums, rows: NDArray[np.float64], groups: Sequence[str] | None = None) -> Units:
+    """Units of a regression of pixels: a row of sums an image (N, W)."""
+    unit, count = _unit_numbers(len(rows), groups)
+    held = np.zeros((count, rows.shape[1]))
+    np.add.at(held, unit, rows)
+    return Units(
+        task=REGRESSION,
+        count=count,
+        grouped=groups is not None,
+        reference=held[:, :1],
+        measure=lambda weights: measured(REGRESSION, sums.residuals(weights.astype(np.float64) @ held)),
     )
 
 

@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.metrics.statistics import Confusion, by_class
+from fgmae_bench.metrics.significance import t_quantile
+from fgmae_bench.metrics.statistics import Confusion, by_class, finite, ratio
 from fgmae_bench.metrics.table import SEGMENTATION, names, scores
 
+MOST_GROUPS, MOST_UNITS = 100, 5_000  # that a record lists, and that are left out one by one
+LEAST_UNITS = 5  # for an interval
 IGNORE = 255  # label of pixels that are neither learnt nor scored
 METRICS = names(SEGMENTATION)
 
@@ -78,10 +81,64 @@ def segmentation(confusion: NDArray[Any]) -> dict[str, float | None]:
 def per_class(confusion: NDArray[Any], classes: tuple[str, ...]) -> dict[str, dict[str, float | int | None]]:
     """IoU, accuracy (recall), precision and support in pixels of each class; undefined is None.
 
-    IoU is undefined only for a class that is neither in the reference nor predicted.
+    `omission` and `commission` are the shares of the class that is missed, and of its prediction that is wrong;
+    `area_bias` is predicted area / reference - 1. IoU is undefined only for a class that is neither in the reference
+    nor predicted.
     """
     s = _statistics(confusion)
-    return by_class(classes, s.reference[0], {"iou": s.iou[0], "accuracy": s.recall[0], "precision": s.precision[0]})
+    columns = {
+        "iou": s.iou[0],
+        "accuracy": s.recall[0],
+        "precision": s.precision[0],
+        "omission": 1 - s.recall[0],
+        "commission": 1 - s.precision[0],
+        "area_bias": ratio(s.predicted, s.reference)[0] - 1,
+    }
+    return by_class(classes, s.reference[0], columns)
+
+
+def per_group(confusions: NDArray[Any], classes: tuple[str, ...], groups: list[str] | None) -> dict[str, Any]:
+    """IoU of each class, and labelled pixels, of each group of images (N, K, C), such as the event of a flood; empty
+    where groups are not known, or more than MOST_GROUPS.
+    """
+    names, place = np.unique(np.array(groups or [], dtype=str), return_inverse=True)
+    if not 0 < len(names) <= MOST_GROUPS:
+        return {}
+    sums = np.zeros((len(names), *confusions.shape[1:]))
+    np.add.at(sums, place.reshape(-1), confusions)
+    s = Confusion(sums)
+    return {
+        str(name): {
+            "iou": {label: finite(float(s.iou[n, k])) for k, label in enumerate(classes)},
+            "pixels": int(s.total[n]),
+        }
+        for n, name in enumerate(names)
+    }
+
+
+def class_intervals(
+    confusions: NDArray[Any], classes: tuple[str, ...], groups: list[str] | None, level: float = 0.95
+) -> dict[str, list[float] | None]:
+    """Intervals of each class's IoU over groups, or images where groups are not known; None where undefined.
+
+    The standard error is the jackknife's that leaves out each unit, with Student's t of as many degrees of freedom,
+    less one; bounds are kept in [0, 1]. A class that some unit alone holds, or fewer than five units have none.
+    """
+    units = np.arange(len(confusions)) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
+    count = int(units.max(initial=-1)) + 1
+    if count < LEAST_UNITS or count > MOST_UNITS:
+        return dict.fromkeys(classes)
+    sums = np.zeros((count, *confusions.shape[1:]))
+    np.add.at(sums, units, confusions)
+    whole = Confusion(sums.sum(0, keepdims=True)).iou[0]  # (K,)
+    without = Confusion(sums.sum(0, keepdims=True) - sums).iou  # (G, K)
+    spread = np.square(without - without.mean(0)).sum(0)
+    half = t_quantile(level, count - 1) * np.sqrt((count - 1) / count * spread)
+    bounds = np.clip(np.stack([whole - half, whole + half], axis=1), 0, 1)
+    return {
+        name: bounds[k].tolist() if np.isfinite(bounds[k]).all() and half[k] > 0 else None
+        for k, name in enumerate(classes)
+    }
 
 
 def classes_scored(confusion: NDArray[Any], classes: tuple[str, ...]) -> list[str]:

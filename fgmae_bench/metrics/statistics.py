@@ -80,10 +80,31 @@ class Tags:
         return f1(self)
 
 
-Statistics = Confusion | Tags
+@dataclass(frozen=True, kw_only=True)
+class Residuals:
+    """Sums (B,) over samples or pixels with a target: their number, of errors (prediction - target), absolute and
+    squared errors, of targets and of squared targets, the targets taken from one common origin. `rank_correlation` (B,)
+    is Spearman's.
+    """
+
+    count: Values
+    error: Values
+    absolute: Values
+    squared: Values
+    target: Values
+    target_squared: Values
+    rank_correlation: Values
+
+    @cached_property
+    def scatter(self) -> Values:
+        """Sum of squared deviations of the targets from their mean (B,); 0 where rounding leaves less."""
+        return np.maximum(self.target_squared - ratio(self.target**2, self.count), 0.0)
 
 
-def f1(s: Statistics) -> Values:
+Statistics = Confusion | Tags | Residuals
+
+
+def f1(s: Confusion | Tags) -> Values:
     """2 hits / (reference + predicted) of the classes with reference (B, K)."""
     return np.where(s.reference > 0, ratio(2 * s.hits, s.reference + s.predicted), np.nan)
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fgmae_bench.metrics.statistics import Confusion, Tags, Values, finite, mean_known, ratio
+from fgmae_bench.metrics.statistics import Confusion, Residuals, Statistics, Tags, Values, finite, mean_known, ratio
 
-SINGLE, MULTI, SEGMENTATION = "single_label", "multi_label", "segmentation"
+SINGLE, MULTI, SEGMENTATION, REGRESSION = "single_label", "multi_label", "segmentation", "regression"
 FRACTION = (0.0, 1.0)
 
 
@@ -101,6 +101,31 @@ def miou_all(s: Confusion) -> Values:
 def fwiou(s: Confusion) -> Values:
     """IoU weighted by the share of reference pixels (Garcia-Garcia et al. 2017, arXiv 1704.06857)."""
     return ratio((s.reference * np.nan_to_num(s.iou)).sum(1), s.total)
+
+
+def rmse(s: Residuals) -> Values:
+    """Root of the mean squared error, in the target's unit."""
+    return np.sqrt(ratio(s.squared, s.count))
+
+
+def mae(s: Residuals) -> Values:
+    """Mean absolute error, in the target's unit."""
+    return ratio(s.absolute, s.count)
+
+
+def bias(s: Residuals) -> Values:
+    """Mean of prediction - target, in the target's unit."""
+    return ratio(s.error, s.count)
+
+
+def r_squared(s: Residuals) -> Values:
+    """1 - squared error / scatter of the targets around their own mean: below 0 where the mean would be better."""
+    return 1 - ratio(s.squared, s.scatter)
+
+
+def rank_correlation(s: Residuals) -> Values:
+    """Spearman's rank correlation of predictions and targets, ties at their mean rank."""
+    return s.rank_correlation
 
 
 METRICS: dict[str, Metric] = {
@@ -193,12 +218,53 @@ METRICS: dict[str, Metric] = {
         hint="Intersection over union, weighted by class frequency",
         axis="IoU weighted by class frequency (fraction)",
     ),
+    "rmse": Metric(
+        value=rmse,
+        tasks=(REGRESSION,),
+        title="RMSE",
+        hint="Root of the mean squared error, in the unit of the target",
+        axis="root mean squared error (unit of the target)",
+        bounds=None,
+    ),
+    "mae": Metric(
+        value=mae,
+        tasks=(REGRESSION,),
+        title="MAE",
+        hint="Mean absolute error, in the unit of the target",
+        axis="mean absolute error (unit of the target)",
+        bounds=None,
+    ),
+    "bias": Metric(
+        value=bias,
+        tasks=(REGRESSION,),
+        title="bias",
+        hint="Mean of prediction - target, in the unit of the target",
+        axis="mean of prediction - target (unit of the target)",
+        bounds=None,
+    ),
+    "r2": Metric(
+        value=r_squared,
+        tasks=(REGRESSION,),
+        title="R²",
+        hint="Share of the targets' variance that is explained; 0 is what their mean would reach",
+        axis="R² (1 = perfect)",
+        selects=REGRESSION,
+        bounds=None,
+    ),
+    "rank_correlation": Metric(
+        value=rank_correlation,
+        tasks=(REGRESSION,),
+        title="Spearman",
+        hint="Spearman's rank correlation of predictions and targets",
+        axis="Spearman's rank correlation",
+        bounds=(-1.0, 1.0),
+    ),
     "loss": Metric(
         value=None,
-        tasks=(SINGLE, MULTI, SEGMENTATION),
+        tasks=(SINGLE, MULTI, SEGMENTATION, REGRESSION),
         title="loss",
-        hint="Cross-entropy on the test split, in nats",
-        axis="cross-entropy loss (nats)",
+        hint="Cross-entropy on the test split, in nats; of a regression the mean squared error",
+        axis="cross-entropy loss (nats), or mean squared error",
         bounds=None,
     ),
 }
@@ -209,12 +275,12 @@ def names(task: str) -> tuple[str, ...]:
     return tuple(name for name, metric in METRICS.items() if metric.value and task in metric.tasks)
 
 
-def measure(task: str, statistics: Confusion | Tags) -> dict[str, Values]:
+def measure(task: str, statistics: Statistics) -> dict[str, Values]:
     """All metrics of a task: name -> (B,), NaN where undefined."""
     return {name: metric.value(statistics) for name, metric in METRICS.items() if metric.value and task in metric.tasks}
 
 
-def scores(task: str, statistics: Confusion | Tags) -> dict[str, float | None]:
+def scores(task: str, statistics: Statistics) -> dict[str, float | None]:
     """All metrics of one set (B = 1), None where undefined."""
     return {name: finite(float(value[0])) for name, value in measure(task, statistics).items()}
 

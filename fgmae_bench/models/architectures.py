@@ -7,20 +7,23 @@ import importlib.util
 import inspect
 import logging
 from collections.abc import Callable
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from fgmae_bench.config.contract import InputContract
-from fgmae_bench.config.run import MODEL_ALIASES, Model
+from fgmae_bench.config.run import IMAGENET, MODEL_ALIASES, Model
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.models import torchgeo_models
 from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
+from fgmae_bench.models.unet import UNet
 
 # FGMAE's names -> timm's: pre-norm, LayerNorm eps 1e-6, qkv bias, MLP ratio 4 (arXiv 2310.18653 and its code).
 # SoftCon's are timm's own vit_{small,base}_patch14_dinov2 (layer scale, no registers), those of MoCo, DeCUR and CLOSP
@@ -40,22 +43,28 @@ def architecture(model_name: str) -> Callable[..., nn.Module] | None:
     """The entry point behind a model name, None for `backscatter_stats`; raises BenchError with the closest names."""
     if model_name == "backscatter_stats":
         return None
+    if model_name == "unet":
+        return UNet
     if model_name in TORCHGEO_ARCHITECTURES:
         return TORCHGEO_ARCHITECTURES[model_name]
-    timm_name = FGMAE_ARCHITECTURES.get(model_name, model_name)
-    if not timm.is_model(timm_name):
-        named = [*FGMAE_ARCHITECTURES, *TORCHGEO_ARCHITECTURES, "backscatter_stats"]
+    if not timm.is_model(timm_name(model_name)):
+        named = [*FGMAE_ARCHITECTURES, *TORCHGEO_ARCHITECTURES, "backscatter_stats", "unet"]
         hint = closest(model_name, [*named, *timm.list_models()]).split("?")[0]
         hint = f"{hint}? " if hint.startswith("did") else ""
         raise BenchError(
             f"unknown model '{model_name}'", f"{hint}choose from {', '.join(named)}, any timm name, or module:factory"
         )
-    return timm.model_entrypoint(timm_name)
+    return timm.model_entrypoint(timm_name(model_name))
+
+
+def timm_name(model_name: str) -> str:
+    """What timm calls a model."""
+    return FGMAE_ARCHITECTURES.get(model_name, model_name)
 
 
 def is_registered(model_name: str) -> bool:
     """Whether `--model NAME` means a model of the suite or of timm: no other model may take such a name."""
-    own = {*FGMAE_ARCHITECTURES, *TORCHGEO_ARCHITECTURES, *MODEL_ALIASES, "backscatter_stats"}
+    own = {*FGMAE_ARCHITECTURES, *TORCHGEO_ARCHITECTURES, *MODEL_ALIASES, "backscatter_stats", "unet"}
     return model_name in own or bool(timm.is_model(model_name))
 
 
@@ -64,6 +73,8 @@ def patch_side(model_name: str) -> int:
     entry = architecture(model_name) if ":" not in model_name else None
     if entry is None:
         return 1
+    if model_name == "unet":
+        return UNet.patch
     if model_name in TORCHGEO_ARCHITECTURES:
         return torchgeo_models.patch_of(model_name)
     with torch.device("meta"):
@@ -79,11 +90,17 @@ def make_module(model: Model, contract: InputContract, drop_path: float) -> tupl
         module: nn.Module = PooledMap(_from_factory(model.model))
         return module, None, measured_dim(module, contract)
     architecture(model.model)  # an unknown name ends here
+    if model.model == "unet":
+        _require_mean(model)
+        if contract.size % UNet.patch:
+            good = contract.size // UNet.patch * UNet.patch or UNet.patch
+            raise BenchError(f"--input_size {contract.size} is not divisible by {UNet.patch} px", f"use {good}")
+        return PooledMap(UNet()), "mean", UNet.channels
     if model.model in TORCHGEO_ARCHITECTURES:
         _require_mean(model)
         module = torchgeo_models.OwnPool(torchgeo_models.make(model.model, contract.size))
         return module, "mean", measured_dim(module, contract)
-    inner = from_timm(model.model, contract.size, drop_path)
+    inner = from_timm(model.model, contract.size, drop_path, published=model.weights == IMAGENET)
     averaged = model.pool != "cls" and not isinstance(inner, VisionTransformer)  # as timm itself pools them
     if averaged or not isinstance(inner, VisionTransformer | Eva | Beit):  # EVA-02 and DINOv3 are built as Eva
         _require_mean(model)
@@ -107,25 +124,32 @@ def _require_mean(model: Model) -> None:
         raise BenchError(f"{model.model} has no CLS token", "use --pool mean")
 
 
-def from_timm(name: str, size: int, drop_path: float = 0.0) -> nn.Module:
-    """A timm model of two channels without its head."""
+def from_timm(name: str, size: int, drop_path: float = 0.0, *, published: bool = False) -> nn.Module:
+    """A timm model of two channels without its head; `published`: with the weights that timm has for it."""
     more: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
-    timm_name = FGMAE_ARCHITECTURES.get(name, name)
+    more |= {"pretrained": True} if published else {}
+    known = timm_name(name)
     try:
         try:
-            made: nn.Module = timm.create_model(timm_name, in_chans=2, num_classes=0, img_size=size, **more)
+            made: nn.Module = timm.create_model(known, in_chans=2, num_classes=0, img_size=size, **more)
         except TypeError:
-            made = timm.create_model(
-                timm_name, in_chans=2, num_classes=0, **more
-            )  # convolutional: no img_size to state
+            made = timm.create_model(known, in_chans=2, num_classes=0, **more)  # convolutional: no img_size to state
+    except (OSError, SafetensorError, UnpicklingError) as error:  # of the weights: from the hub, or of their file
+        raise BenchError(
+            f"--weights {IMAGENET}: timm cannot get its weights of {known} ({_first_line(error)})",
+            "run it once where there is a network, or copy the hub's cache of such a machine here ($HF_HUB_CACHE)",
+        ) from error
     except AssertionError as error:
         raise BenchError(f"{name} cannot be built at {size} px ({error})", "choose another --input_size") from error
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
         raise BenchError(
-            f"{name} cannot be built for two channels ({reason})", "choose a timm model that takes in_chans"
+            f"{name} cannot be built for two channels ({_first_line(error)})", "choose a timm model that takes in_chans"
         ) from error
     return made
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _from_factory(spec: str) -> nn.Module:

@@ -13,12 +13,13 @@ from fgmae_bench.checkpoints.load import load_state
 from fgmae_bench.checkpoints.names import renamed, require_one_backbone, under_prefix
 from fgmae_bench.checkpoints.reader import State
 from fgmae_bench.checkpoints.registry import locate, registered
-from fgmae_bench.config.run import OWN_WEIGHTS, Model
+from fgmae_bench.config.run import IMAGENET, OWN_WEIGHTS, Model
 from fgmae_bench.errors import BenchError, note, unknown
 from fgmae_bench.models import torchgeo_models
 from fgmae_bench.models.architectures import TORCHGEO_ARCHITECTURES, architecture, from_timm
 from fgmae_bench.models.backbone import WeightsReport
 from fgmae_bench.models.pooling import PooledMap, TokenPool
+from fgmae_bench.models.timm_weights import published_by_timm
 from fgmae_bench.models.torchgeo_models import Conditioned, Croma
 
 TORCHGEO = "torchgeo:"
@@ -31,6 +32,9 @@ def find_weights_file(model: Model, cache: Path) -> Path | None:
     Raises BenchError for a file that is not there and for a name that does not fit the model, whatever the model is.
     """
     if model.weights in ("random", OWN_WEIGHTS) or model.model == "backscatter_stats":
+        return None
+    if model.weights == IMAGENET:
+        published_by_timm(model.model)
         return None
     known = registered()
     if ":" in model.model and model.weights in known:
@@ -48,9 +52,9 @@ def find_weights_file(model: Model, cache: Path) -> Path | None:
     if path.suffix or "/" in model.weights:
         raise BenchError(
             f"--weights {model.weights}: no such file",
-            f"give a checkpoint, or one of random, {', '.join(sorted(known))}",
+            f"give a checkpoint, or one of random, {IMAGENET}, {', '.join(sorted(known))}",
         )
-    raise unknown("weights", model.weights, ["random", *known])
+    raise unknown("weights", model.weights, ["random", IMAGENET, *known])
 
 
 def load_weights(module: nn.Module, model: Model, state: State) -> tuple[WeightsReport, tuple[dict[str, str], ...]]:
@@ -66,7 +70,12 @@ def load_weights(module: nn.Module, model: Model, state: State) -> tuple[Weights
     source = model.weights if model.weights in registered() else state.path.name
     dropped = sum(report.dropped.values())
     weights = WeightsReport(
-        source=source, sha256=report.sha256, used=report.used, dropped=dropped, missing=report.missing
+        source=source,
+        sha256=report.sha256,
+        used=report.used,
+        dropped=dropped,
+        missing=report.missing,
+        choice=state.choice,
     )
     return weights, tuple(note("weights", text) for text in report.notes)
 

@@ -16,7 +16,8 @@ COMMANDS = {
     "index": "one row a patch of BigEarthNet: names, scene, time, place, labels, flags; links to the products",
     "pack": "pack a dataset into one LMDB, resumable at any moment",
     "verify": "read a pack again and compare it with its source",
-    "split": "divide BigEarthNet: published lists, at random, or disjoint on the ground; and how much each leaks",
+    "split": "divide a dataset: published lists, at random, by groups, or disjoint on the ground; how much each leaks",
+    "card": "look at a folder and write a draft of its card: task, layout, bands, units, classes, splits",
     "inspect": "hold a folder of Sentinel-1 images against a card; statistics and a contact sheet",
 }
 

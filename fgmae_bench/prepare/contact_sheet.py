@@ -18,13 +18,19 @@ VV_DB, VH_DB, DIFFERENCE_DB = (-25.0, 0.0), (-32.0, -5.0), (0.0, 15.0)
 
 
 def composite(db: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(2, H, W) dB, VV first, to RGB (H, W, 3) in [0, 1]: red VV, green VH, blue VV - VH."""
+    """(2, H, W) dB, VV first, to RGB (H, W, 3) in [0, 1]: red VV, green VH, blue VV - VH; grey of one band alone."""
+    if len(db) == 1:
+        return np.nan_to_num(np.repeat(_scaled(db[0], VV_DB)[..., None], 3, axis=-1))
     planes = [_scaled(db[0], VV_DB), _scaled(db[1], VH_DB), _scaled(db[0] - db[1], DIFFERENCE_DB)]
     return np.nan_to_num(np.stack(planes, axis=-1))
 
 
-def write_contact_sheet(path: Path, title: str, groups: dict[str, list[Chip]], in_db: bool) -> None:
-    """Write a PNG: a row a class, and of a few images VV, VH and, in dB, the composite; other units are stretched."""
+def write_contact_sheet(
+    path: Path, title: str, groups: dict[str, list[Chip]], in_db: bool, bands: tuple[str, ...] = ("VV", "VH")
+) -> None:
+    """Write a PNG: a row a class, and of a few images each band (of one or two) and, in dB, the composite; other units
+    are stretched.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -40,14 +46,14 @@ def write_contact_sheet(path: Path, title: str, groups: dict[str, list[Chip]], i
     for row, name in enumerate(names):
         for i, chip in enumerate(groups[name][:shown]):
             db = chip.db if chip.valid is None else np.where(chip.valid, chip.db, np.nan)
-            for k, (band, window) in enumerate(((db[0], VV_DB), (db[1], VH_DB))):
+            for k, (band, window) in enumerate(zip(db, (VV_DB, VH_DB), strict=False)):
                 low, high = window if in_db else np.nanquantile(band, (0.02, 0.98))
                 axes[row, 3 * i + k].imshow(band, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-            if in_db:
+            if in_db and len(db) > 1:
                 axes[row, 3 * i + 2].imshow(composite(db), interpolation="nearest")
         for i in range(3 * shown):
             if row == 0:
-                axes[row, i].set_title(("VV", "VH", "composite")[i % 3], fontsize=8)
+                axes[row, i].set_title((*bands, "composite", "")[i % 3], fontsize=8)
         axes[row, 0].text(-0.12, 0.5, name[:24], transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=8)
     hidden = len(groups) - len(names)
     more = f"   ({hidden} more classes not shown)" if hidden else ""

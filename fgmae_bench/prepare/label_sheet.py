@@ -75,7 +75,8 @@ def _panels(card: Card, index: Index, sources: list[str], scheme: Scheme) -> lis
     """Composite and coloured labels of a few images, chosen by key."""
     rows = {name: row for row, name in enumerate(index.ids)}
     maps = {source: LabelMap(card_source(card, source), scheme) for source in sources}
-    order = [card.signal.bands.index(band) for band in ("VV", "VH")]
+    bands = card.signal.bands
+    order = [bands.index(band) for band in ("VV", "VH") if band in bands] or list(range(min(2, len(bands))))
     panels: list[list[NDArray[np.generic]]] = []
     for name in keyed_order(0, "inspect", index.ids)[: 2 * SHOWN]:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.config.contract import BANDS, FGMAE_CONTRACT, parse_bands
+from fgmae_bench.config.contract import FGMAE_CONTRACT, POLARISATIONS, parse_bands
 from fgmae_bench.config.flags import spellings
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.system.progress import Progress
@@ -86,7 +86,7 @@ def make_order(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     order = parse_bands(text)
-    if sorted(order) != sorted(BANDS):
+    if not set(order) <= set(POLARISATIONS):
         raise BenchError(f"--band_order is {text}", "give VV,VH or VH,VV")
     return order
 

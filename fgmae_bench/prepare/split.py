@@ -1,9 +1,10 @@
-"""Divide BigEarthNet into train, val and test, and say how much the split leaks.
+"""Divide a dataset into train, val and test, and say how much the split leaks.
 
 python -m fgmae_bench.prepare split bigearthnet --kind official --lists LISTS --out DIR python -m fgmae_bench.prepare
 split bigearthnet --kind random --seed 1 --fractions .6 .2 .2 --index index.parquet --out DIR python -m
 fgmae_bench.prepare split bigearthnet_v2 --kind official --index index.parquet --out DIR python -m fgmae_bench.prepare
 split bigearthnet --kind tile --seed 1 --fractions .6 .2 .2 --index index.parquet --block 15 --out DIR
+python -m fgmae_bench.prepare split card.toml --kind groups --seed 1 --fractions .6 .2 .2 --data_path DATA --out DIR
 
 The folder it writes is a split: --split DIR.
 """
@@ -18,7 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card, load_card
+from fgmae_bench.config.flags import spellings
 from fgmae_bench.errors import BenchError, unknown
+from fgmae_bench.prepare.split_any import KINDS as ANY
+from fgmae_bench.prepare.split_any import write_split
 from fgmae_bench.system.files import appearing, write_json, write_text
 
 if TYPE_CHECKING:
@@ -43,9 +47,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help="a dataset's name, or a card's path")
     parser.add_argument(
         "--kind",
-        metavar="{" + ",".join(KINDS) + "}",
+        metavar="{" + ",".join([*KINDS, *(k for k in ANY if k not in KINDS)]) + "}",
         required=True,
-        help="; ".join(f"{k}: {v}" for k, v in KINDS.items()),
+        help="of BigEarthNet: "
+        + "; ".join(f"{k}: {v}" for k, v in KINDS.items())
+        + ". Of other data: "
+        + "; ".join(f"{k}: {v}" for k, v in ANY.items()),
     )
     parser.add_argument(
         "--lists", metavar="DIR", help="folder of the published lists, of parts and of what is left out"
@@ -53,9 +60,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--index", metavar="FILE", help="patch table of prepare index (default: the names in --lists alone)"
     )
-    parser.add_argument("--seed", type=int, metavar="SEED", help="required by random and tile")
+    parser.add_argument(*spellings("data_path"), metavar="DIR", help="other data than BigEarthNet: files, or a pack")
+    parser.add_argument(*spellings("block_km"), type=float, metavar="KM", help="spatial: side of a block (default: 20)")
     parser.add_argument(
-        "--fractions", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="required by random and tile"
+        *spellings("buffer_m"), type=float, metavar="M", help="spatial: metres between two parts (default: 1000)"
+    )
+    parser.add_argument("--seed", type=int, metavar="SEED", help="required by all kinds but official")
+    parser.add_argument(
+        "--fractions", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="required by all kinds but official"
     )
     parser.add_argument(
         "--block",
@@ -75,6 +87,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def main(given: dict[str, Any]) -> None:
     """Divide, write the folder, print what a user must know before trusting the split."""
     card = load_card(given["dataset"])
+    if card.layout not in LAYOUTS:
+        write_split(card, given)
+        return
     _check(card, given)
     from fgmae_bench.data.bigearthnet.official import read_parts
     from fgmae_bench.data.multilabel_splits import adjacency
@@ -103,11 +118,8 @@ def main(given: dict[str, Any]) -> None:
 def _check(card: Card, given: dict[str, Any]) -> None:
     """Raise BenchError on flags that are missing or mean nothing together."""
     kind = given["kind"]
-    if card.layout not in LAYOUTS:
-        raise BenchError(
-            f"{card.title} is not laid out as {' or '.join(LAYOUTS)}",
-            "its splits are made while it is read: --split NAME",
-        )
+    for name in sorted({"data_path", "block_km", "buffer_m"} & set(given)):
+        raise BenchError(f"--{name} means nothing for {card.title}", "leave it out: --index names its patches")
     if kind not in KINDS:
         raise unknown("kind of split", kind, KINDS)
     second = LAYOUTS[card.layout] == 2

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,23 +14,14 @@ from fgmae_bench.config.run import Run
 from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import note
 from fgmae_bench.features.bank import Bank
-from fgmae_bench.probe.logistic import MAX_ITERATIONS, Labels, Logistic, Matrix, logistic
+from fgmae_bench.probe.fitted import Fitted, Labels, Matrix, unit
+from fgmae_bench.probe.logistic import MAX_ITERATIONS, Logistic, logistic
 from fgmae_bench.probe.penalty import Fold, choose_penalty, cross_validation
 from fgmae_bench.probe.resolve import Materials
+from fgmae_bench.probe.ridge import fit_knn_mean, fit_ridge
 from fgmae_bench.runs.tasks import Outcome, Task
 
 NO_VOTE = 1e-6  # share that stands for none, so that its logit is finite
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """Logits (N, C) of the evaluation sets by part, the penalty that was chosen (None for kNN), and notes."""
-
-    logits: dict[str, NDArray[np.float32]]
-    penalty: float | None
-    parameters: dict[str, NDArray[np.float64]]
-    notes: tuple[dict[str, str], ...] = ()
-    selection: dict[str, Any] | None = None
 
 
 class Part(NamedTuple):
@@ -50,7 +40,11 @@ def fit_closed(run: Run, materials: Materials, groups: Sequence[str] | None, cla
     bank = materials.train_banks[0]
     train = _part(materials, bank, materials.train, groups)
     parts = {part: _part(materials, held, rows, groups) for part, (held, rows) in materials.evaluation.items()}
-    if run.recipe.probe == "lbfgs":
+    if train.labels.dtype.kind == "f":
+        fit = fit_knn_mean if run.recipe.probe == "knn" else fit_ridge
+        targets = {part: (held.features, held.labels) for part, held in parts.items()}
+        fitted = fit((train.features, train.labels), targets, run.recipe)
+    elif run.recipe.probe == "lbfgs":
         few = run.data.shots is not None or run.data.train_frac < 1
         fitted = fit_logistic(train, parts, classes, run.recipe.penalties, run.recipe.seed, few=few)
     else:
@@ -103,7 +97,7 @@ def fit_logistic(
         penalty, how = FIXED_PENALTY, f"fixed, since a class has fewer than {TUNED_FROM} labels to choose on"
     else:
         folds, on, notes = _judges(scaled, train, None if few else parts.get("val"), classes, seed)
-        choice = choose_penalty(folds, penalties, classes, on, open_ended=penalties == PENALTIES)
+        choice = choose_penalty(folds, penalties, classes, on, open_ended=penalties == PENALTIES["lbfgs"])
         penalty, how = choice.penalty, f"chosen {choice.how}"
     notes.insert(0, note("penalty_chosen", f"L2 penalty {penalty:.3g} {how}"))
     if choice is not None and choice.edge:
@@ -145,13 +139,13 @@ def fit_knn(train: Part, parts: dict[str, Part], classes: int, k: int) -> Fitted
     Single label: logits are logarithms of the shares of votes, whose softmax are the shares; ties go to the first
     class, as in scikit-learn. Multi-hot: the logit of the share of neighbours that carry a class.
     """
-    reference, labels, single = _unit(train.features), train.labels, train.labels.ndim == 1
+    reference, labels, single = unit(train.features), train.labels, train.labels.ndim == 1
     carried = np.eye(classes, dtype=np.float32)[labels] if single else labels.astype(np.float32)  # (N, C)
     logits = {}
     for part, x in ((part, held.features) for part, held in parts.items()):
         shares = np.zeros((len(x), classes), np.float32)
         for start in range(0, len(x), 1024):
-            similarity = _unit(x[start : start + 1024]) @ reference.T
+            similarity = unit(x[start : start + 1024]) @ reference.T
             # Ties in similarity fall as argpartition puts them; ties in votes go to the first class.
             nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
             shares[start : start + len(nearest)] = carried[nearest].sum(axis=1) / np.float32(k)
@@ -166,7 +160,3 @@ def logistic_logits(parameters: dict[str, NDArray[np.float64]], features: Matrix
     scaled = ((features - parameters["mean"]) / parameters["deviation"]).astype(np.float32)
     model = Logistic(weight=parameters["weight"], bias=parameters["bias"], converged=True, solutions={})
     return model.decision(scaled).astype(np.float32)
-
-
-def _unit(x: Matrix) -> Matrix:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -26,7 +26,7 @@ from fgmae_bench.probe.train import GridFit, logits_of
 from fgmae_bench.records import Record
 from fgmae_bench.runs.folder import RunFolder
 from fgmae_bench.runs.grid import Share, require_same_run, resume_path, use_threads
-from fgmae_bench.runs.tasks import TASKS, Outcome, legacy_of
+from fgmae_bench.runs.tasks import TASKS, Outcome, Scale, legacy_of
 from fgmae_bench.runs.tensors import LAST
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.environment import MemoryPeak
@@ -83,6 +83,12 @@ def find_states(probe: Probe) -> dict[str, HeadState]:
     return states
 
 
+def scale_of(probe: Probe) -> Scale:
+    """How the targets of a regression are standardised, by those of the training split."""
+    dataset = probe.dataset
+    return Scale.of(dataset.card.task, dataset.index.labels[dataset.parts.train])
+
+
 def _score(probe: Probe) -> dict[str, Any]:
     """Scores of the checkpoint that `--resume` names over the test split (`test`, `legacy`)."""
     (id, run), (folder, _) = next(iter(probe.runs.items())), next(iter(probe.places.values()))
@@ -91,7 +97,8 @@ def _score(probe: Probe) -> dict[str, Any]:
     require_same_run(state.run_id, id, path)
     materials = gather_materials(probe, run, Spent(), MemoryPeak(), parts=("test",))
     bank, rows = materials.evaluation["test"]
-    logits, targets = logits_of(state.best_head or state.head, bank, rows), materials.labels[rows]
+    logits = scale_of(probe).up(logits_of(state.best_head or state.head, bank, rows))
+    targets = materials.labels[rows]
     outcome = Outcome(logits=logits, legacy_curve=state.legacy, best=state.best)
     return {
         "run_id": id,
@@ -156,7 +163,7 @@ def _fit(
 ) -> dict[str, Outcome]:
     """Outcomes by run id: runs that see the same labels are fitted together, on features that all share."""
     outcomes: dict[str, Outcome] = {}
-    classes, task = probe.dataset.card.classes, TASKS[probe.dataset.card.task]
+    classes, task = probe.dataset.card.outputs, TASKS[probe.dataset.card.task]
     for ids in probe.fits():
         own = materials.of(probe.datasets[ids[0]])
         if probe.runs[ids[0]].recipe.probe == "sgd":
@@ -178,9 +185,9 @@ def _train(
     memory: MemoryPeak,
 ) -> dict[str, Outcome]:
     """Outcomes of runs that see the same labels, trained by epochs from where their checkpoints left them."""
-    classes, task, first = probe.dataset.card.classes, TASKS[probe.dataset.card.task], probe.runs[ids[0]]
+    classes, task, first = probe.dataset.card.outputs, TASKS[probe.dataset.card.task], probe.runs[ids[0]]
     recipes, dim = {id: probe.runs[id].recipe for id in ids}, probe.extractor.backbone.feature_dim
-    fit = GridFit(materials, recipes, probe.effective_batch, len(classes), dim, task)
+    fit = GridFit(materials, recipes, probe.effective_batch, len(classes), dim, task, scale_of(probe))
     fit.resume({id: states[id] for id in ids if id in states})
     for id in ids:
         if id in folders and id in states:

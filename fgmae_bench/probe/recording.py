@@ -14,10 +14,10 @@ from fgmae_bench.features.extract import Spent
 from fgmae_bench.probe.checkpoint import save_fitted
 from fgmae_bench.probe.resolve import Materials, Probe
 from fgmae_bench.records import Record
-from fgmae_bench.runs.assemble import Params, assemble, classification_metrics
-from fgmae_bench.runs.curve_notes import rate_notes
+from fgmae_bench.runs.assemble import Params, assemble, sample_metrics
+from fgmae_bench.runs.curve_notes import head_not_trained, rate_notes
 from fgmae_bench.runs.folder import RunFolder, store_run, write_predictions
-from fgmae_bench.runs.tasks import TASKS, Outcome
+from fgmae_bench.runs.tasks import Outcome
 from fgmae_bench.system.device import device_name
 from fgmae_bench.system.environment import MemoryPeak, describe, now
 
@@ -51,14 +51,17 @@ def record_run(
 ) -> Record:
     """Write everything of one run; its record comes last."""
     dataset, backbone, run = probe.datasets[id], probe.extractor.backbone, probe.runs[id]
-    classes, protocol = dataset.card.classes, protocol_of("linear", run.recipe)
+    classes, protocol = dataset.card.outputs, protocol_of("linear", run.recipe)
     rows = materials.evaluation["test"][1]
     groups = None if dataset.index.groups is None else [dataset.index.groups[row] for row in rows]
     counts = {
         part: len(materials.evaluation[part][1]) if part in materials.evaluation else 0 for part in ("val", "test")
     }
     trainable = 0 if run.recipe.probe == "knn" else (backbone.feature_dim + 1) * len(classes)
-    rates = rate_notes("linear", run, dataset.card, probe.effective_batch) if run.recipe.probe == "sgd" else []
+    rates = []
+    if run.recipe.probe == "sgd":
+        rates = rate_notes("linear", run, dataset.card, probe.effective_batch)
+        rates += head_not_trained(outcome.history, dataset.card.task, len(classes))
     logits, held = outcome.logits, materials.evaluation.get("val")
     assert logits is not None
     val = None if outcome.val_logits is None or held is None else (outcome.val_logits, materials.labels[held[1]])
@@ -71,7 +74,7 @@ def record_run(
             backbone,
             protocol=protocol,
             params=Params(backbone.params + trainable, trainable),
-            metrics=classification_metrics(outcome, TASKS[dataset.card.task], classes, groups),
+            metrics=sample_metrics(outcome, dataset, groups),
             counts={"train": len(materials.train), **counts},
             history=outcome.history,
             predictions=predictions,

@@ -66,6 +66,7 @@ def resolve(
 ) -> Probe:
     """Fill in everything that card, contract and hardware decide, and give each run its id."""
     first = runs[0]
+    _require_fitting(first.recipe.probe, card)
     setup = set_up(first, card, world, device, module)
     backbone = setup.backbone
     batch = first.recipe.batch_size * first.recipe.accum_iter * world.size
@@ -110,6 +111,14 @@ def _facts(run: Run, dataset: Dataset, backbone: Backbone, batch: int) -> dict[s
         known = None if groups is None else ids_sha256([groups[row] for row in dataset.pool])
         facts["penalty_rule"] = {"rule": RULE, "groups": known}
     return facts
+
+
+def _require_fitting(probe: str, card: Card) -> None:
+    """Raise BenchError on a probe that is not for the card's task."""
+    number = card.task == "regression"
+    if (probe == "ridge" and not number) or (probe == "lbfgs" and number):
+        other = "ridge" if number else "lbfgs"
+        raise BenchError(f"--probe {probe} on a {card.task} dataset", f"use --probe {other}, sgd or knn")
 
 
 def _extractor(setup: Setup, dataset: Dataset, run: Run, world: World, device: torch.device) -> Extractor:

@@ -19,12 +19,13 @@ from fgmae_bench.features.extract import Features, extract
 from fgmae_bench.probe.checkpoint import HeadState
 from fgmae_bench.probe.heads import HeadGrid, head_logits
 from fgmae_bench.probe.resolve import Materials
-from fgmae_bench.runs.tasks import Outcome, Task, legacy_of, rank, seen_by_reference
+from fgmae_bench.runs.tasks import Outcome, Scale, Task, legacy_of, rank, seen_by_reference
 from fgmae_bench.system.randomness import epoch_order, key
 from fgmae_bench.views.classification import Augmentation
 
 CHUNK = 8192  # rows of a bank that are in memory at once
 Batches = Iterator[tuple[Features, Rows]]
+PLAIN = Scale()
 OnEpoch = Callable[[int, dict[str, Any]], None]
 
 
@@ -39,9 +40,10 @@ class GridFit:
         classes: int,
         dim: int,
         task: Task,
+        scale: Scale = PLAIN,
     ):
         self.materials, self.ids, self.recipes = materials, list(recipes), list(recipes.values())
-        self.recipe, self.batch, self.task = self.recipes[0], effective_batch, task
+        self.recipe, self.batch, self.task, self.scale = self.recipes[0], effective_batch, task, scale
         self.heads = HeadGrid.start(dim, classes, len(recipes), key(self.recipe.seed, "head") % 2**63)
         self.decay = torch.tensor([r.weight_decay for r in self.recipes], dtype=torch.float32)
         self.outcomes = [Outcome() for _ in recipes]
@@ -85,10 +87,10 @@ class GridFit:
             (logits_of(best, bank, rows) for best in self.best) if self.selects else _all_logits(self.heads, bank, rows)
         )
         for outcome, logits in zip(self.outcomes, tested, strict=True):
-            self._finish(outcome, logits)
+            self._finish(outcome, self.scale.up(logits))
         if self.selects:
             for outcome, best in zip(self.outcomes, self.best, strict=True):
-                outcome.val_logits = logits_of(best, *self.materials.evaluation["val"])
+                outcome.val_logits = self.scale.up(logits_of(best, *self.materials.evaluation["val"]))
         return self.outcomes
 
     def state(self, g: int) -> HeadState:
@@ -113,7 +115,7 @@ class GridFit:
         steps = len(self.materials.train) // self.batch
         for i, (features, rows) in enumerate(_batches(self.materials, self.recipe, epoch, self.batch)):
             lr = _rates(self.recipes, epoch + i / steps)
-            targets = torch.from_numpy(self.materials.labels[rows])
+            targets = torch.from_numpy(self.scale.down(self.materials.labels[rows]))
             losses += self.heads.step(
                 torch.from_numpy(features), targets, lr, self.decay, self.recipe.momentum, self.task.loss_and_grad
             )
@@ -126,9 +128,10 @@ class GridFit:
     ) -> None:
         bank, rows = self.materials.evaluation["val" if self.selects else "test"]
         targets = self.materials.labels[rows]
-        for g, logits in enumerate(_all_logits(self.heads, bank, rows)):
+        for g, outputs in enumerate(_all_logits(self.heads, bank, rows)):
             if self.done[g] > epoch:
                 continue
+            logits = self.scale.up(outputs)
             metrics = self.task.evaluate(logits, targets)
             outcome = self.outcomes[g]
             entry = {

@@ -9,6 +9,7 @@ import numpy as np
 
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.metrics.calibration import calibration, pixel_calibration
+from fgmae_bench.metrics.table import MULTI, SINGLE
 from fgmae_bench.records import Record
 from fgmae_bench.report.predictions import REPEAT, Predictions, find_predictions, read_predictions
 
@@ -34,12 +35,14 @@ def with_calibration(record: Record, results_dir: Path) -> Record:
 
 
 def _calibration(record: Record, predictions: Predictions) -> dict[str, Any] | None:
-    """None for segmentation whose pixels' confidences were not kept."""
+    """None for a regression, which states none, and for segmentation whose pixels' confidences were not kept."""
     if predictions.targets is None:
         kept = predictions.confidence
         if kept is None or not kept[..., 0].sum():
             return None
         return pixel_calibration(kept, record["metrics"]["test"].get("loss"))
+    if predictions.kind not in (SINGLE, MULTI):
+        return None
     val = predictions.val
     usable = val is not None and len(val[0]) and np.isfinite(val[0]).all()
     return calibration(predictions.kind, predictions.scores, predictions.targets, val if usable else None)

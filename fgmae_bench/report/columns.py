@@ -10,6 +10,7 @@ from typing import Any
 
 from fgmae_bench.config.cards import card_names, load_card
 from fgmae_bench.config.experiments import effective_batch
+from fgmae_bench.config.layout import class_of
 from fgmae_bench.metrics.significance import t_quantile
 from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
@@ -60,9 +61,11 @@ def _metric(name: str) -> Column:
     )
 
 
-def _bounds(row: Row, name: str) -> Bounds | None:
-    """The means over seeds of a metric's bounds; equal ones, of samples that all score alike, bound nothing."""
-    pairs = [((record["metrics"]["intervals"] or {}).get("test") or {}).get(name) for record in row.records]
+def _bounds(row: Row, name: str, of: str = "test") -> Bounds | None:
+    """The means over seeds of the bounds of a metric, or of a class's IoU (`of` = iou); equal ones, of samples that all
+    score alike, bound nothing.
+    """
+    pairs = [((record["metrics"]["intervals"] or {}).get(of) or {}).get(name) for record in row.records]
     if not pairs or any(pair is None for pair in pairs):
         return None
     low, high = (sum(ends) / len(pairs) for ends in zip(*pairs, strict=True))
@@ -122,8 +125,13 @@ def _published(metric: str) -> Column:
 
 
 def _delta(metric: str) -> Column:
-    """Measured - published, where the two may be compared."""
-    return Column(value=lambda row: row.deltas.get(metric), digits=3, signed=True)
+    """Measured - published, where the two may be compared, else why not."""
+
+    def value(row: Row) -> Value:
+        stated = row.published is not None and row.published.value(metric) is not None
+        return row.deltas.get(metric, row.no_difference if stated else None)
+
+    return Column(value=value, digits=3, signed=True)
 
 
 def candidates(record: Record) -> int | None:
@@ -151,6 +159,35 @@ def _calibration(name: str) -> Column:
         digits=3,
         spread=True,
     )
+
+
+def _class_iou(label: str) -> Column:
+    """A class's IoU over the test split."""
+    return Column(
+        value=lambda row: summary(
+            (record["metrics"]["per_class"].get(label) or {}).get("iou") for record in row.records
+        ),
+        digits=3,
+        spread=True,
+    )
+
+
+def _class_iou_interval(label: str) -> Column:
+    """Its interval, the means of the bounds of several seeds."""
+    return Column(value=lambda row: _bounds(row, label, of="iou"), digits=3)
+
+
+class Columns(dict[str, Column]):
+    """Columns by name; those of a class's IoU, `iou:Water`, are made when they are asked for."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and class_of(name) is not None)
+
+    def __missing__(self, name: str) -> Column:
+        held = class_of(name)
+        if held is None:
+            raise KeyError(name)
+        return _class_iou_interval(held[0]) if held[1] else _class_iou(held[0])
 
 
 COLUMNS: dict[str, Column] = {
@@ -200,3 +237,4 @@ COLUMNS: dict[str, Column] = {
     "device": _each(lambda record: record["environment"]["device_name"] or record["environment"]["device"]),
     "remarks": Column(value=lambda row: row.notes),
 }
+COLUMNS = Columns(COLUMNS)

@@ -44,6 +44,7 @@ from fgmae_bench.report.pairs import (
     unit_words,
 )
 from fgmae_bench.report.predictions import Predictions, find_predictions
+from fgmae_bench.report.row import out_of_ranks
 from fgmae_bench.report.table import build, current, groups
 
 __all__ = ["BOOTSTRAP", "BOTH", "JACKKNIFE", "MCNEMAR", "compare", "find_run", "main"]
@@ -321,6 +322,7 @@ def _warnings(runs: list[Candidate], cells: list[Pair]) -> list[str]:
         )
     if any(run.record["dataset"]["synthetic"] for run in runs):
         lines.append("Synthetic data: the differences say nothing about real scenes.")
+    lines += [f"{run.name} is in no rank: {reason}." for run in runs if (reason := out_of_ranks(run.record))]
     return lines
 
 

@@ -159,13 +159,18 @@ def _means(seeds: list[Units]) -> dict[str, float]:
 
 
 def require_same_content(a: Candidate, b: Candidate) -> None:
-    """Raise BenchError unless two runs were tested on the same pixels and labels: names of files prove nothing."""
+    """Raise BenchError unless two runs were tested on the same pixels and labels: names of files prove nothing.
+
+    A pack of eight bits that says what it was made of counts as its source.
+    """
     held = [each.record["dataset"].get("content_sha256") for each in (a, b)]
     for each, content in zip((a, b), held, strict=True):
         if content is None:
             what = f"the record of {each.name} is of an older version and does not say of which pixels it is"
             raise BenchError(what, "run it again, and compare the new records")
-    if held[0]["test"] != held[1]["test"]:
+    sources = [each.record["dataset"].get("source_content_sha256") for each in (a, b)]
+    tested = [{content["test"], (source or content)["test"]} for content, source in zip(held, sources, strict=True)]
+    if not tested[0] & tested[1]:
         what = f"{a.name} and {b.name} were tested on other pixels or labels"
         raise BenchError(what, "compare runs on one and the same test data")
 

@@ -20,19 +20,26 @@ from fgmae_bench.metrics.intervals import (
     interval_notes,
     intervals,
     multi_label_units,
+    pixel_units,
+    regression_units,
     segmentation_units,
     single_label_units,
 )
+from fgmae_bench.metrics.regression import PixelSums
 from fgmae_bench.records import Record
 
+TARGETS = [0, 4, 5]  # columns of sums that predictions have no part in
+MOST_LEVELS = 256  # between which ranks of pixels are not told apart
 MAX_COUNT, MAX_CELLS = 2**53, 2**28  # of one count, and of the numbers kept for all resamples (2 GiB)
 REPEAT = "run it again with another --results_dir, or restore the file"
-KINDS = {"single_label": single_label_units, "multi_label": multi_label_units}
+KINDS = {"single_label": single_label_units, "multi_label": multi_label_units, "regression": regression_units}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a run predicted: `scores` are logits (N, K) with `targets`, or confusion matrices (N, K, C) without."""
+    """What a run predicted: `scores` are logits (N, K), or numbers (N, 1), with `targets`; or confusion matrices
+    (N, K, C) without.
+    """
 
     kind: str
     ids: tuple[str, ...]
@@ -42,9 +49,12 @@ class Predictions:
     targets: NDArray[Any] | None
     val: tuple[NDArray[Any], NDArray[Any]] | None = None  # logits and targets of the val split, where they were kept
     confidence: NDArray[Any] | None = None  # of the pixels of each image (N, bins, 5), where they were kept
+    sums: PixelSums | None = None  # of a regression of pixels: what the columns of its scores (N, W) are
 
     def units(self) -> Units:
         """Groups where they are known, else samples."""
+        if self.sums is not None:
+            return pixel_units(self.sums, self.scores, self.groups)
         if self.targets is None:
             return segmentation_units(self.scores, self.groups)
         return KINDS[self.kind](self.scores, self.targets, self.groups)
@@ -65,6 +75,7 @@ class Predictions:
             groups=self.groups and tuple(self.groups[i] for i in rows),
             classes=self.classes,
             scores=self.scores[rows],
+            sums=self.sums,
             targets=None if self.targets is None else self.targets[rows],
             val=self.val,
             confidence=None if self.confidence is None else self.confidence[rows],
@@ -94,7 +105,7 @@ def read_predictions(record: Record, path: Path) -> Predictions:
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         lists = {name: _texts(json.loads(text)) for name, text in header["__metadata__"].items() if name in LISTS}
-        found = _predictions(tensors, lists)
+        found = _pixel_sums(tensors, lists, header) if "sums" in tensors else _predictions(tensors, lists)
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})", REPEAT) from error
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -120,6 +131,10 @@ def _require_counts(kind: str, scores: NDArray[Any], targets: NDArray[Any] | Non
     n, classes = scores.shape[:2]
     if not n or not classes or scores.dtype.kind not in "fiu":
         raise ValueError("no samples, no classes, or scores that are not numbers")
+    if kind == "regression":
+        if not np.isfinite(targets).all():  # type: ignore[arg-type]
+            raise ValueError("targets that are not finite")
+        return
     given = scores if targets is None else targets
     if given.dtype.kind not in "iub" or (given.size and int(given.min()) < 0):
         raise ValueError("targets or counts that are not whole numbers from 0 on")
@@ -141,7 +156,7 @@ def _predictions(tensors: dict[str, NDArray[Any]], lists: dict[str, tuple[str, .
         )
     else:
         scores, targets = tensors["logits"], tensors["targets"]
-        kind = "multi_label" if targets.ndim == 2 else "single_label"
+        kind = "regression" if targets.dtype.kind == "f" else "multi_label" if targets.ndim == 2 else "single_label"
         shapes_fit = scores.ndim == 2 and scores.shape[1] == len(classes) and len(targets) == len(scores)
         shapes_fit = shapes_fit and (targets.ndim == 1 or targets.shape == scores.shape)
     if (
@@ -168,7 +183,7 @@ def _val_of(
     kind: str, tensors: dict[str, NDArray[Any]], scores: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Logits and targets of val; raises ValueError where they do not fit those of the test."""
-    if kind == "segmentation" or "val_logits" not in tensors:
+    if kind in ("segmentation", "regression") or "val_logits" not in tensors:
         return None
     logits, targets = tensors["val_logits"], tensors["val_targets"]
     if logits.ndim != 2 or logits.shape[1] != scores.shape[1] or len(logits) != len(targets):
@@ -191,6 +206,25 @@ def _confidence_of(tensors: dict[str, NDArray[Any]], images: int) -> NDArray[Any
     return found
 
 
+def _pixel_sums(
+    tensors: dict[str, NDArray[Any]], lists: dict[str, tuple[str, ...]], header: dict[str, Any]
+) -> Predictions:
+    """Rows of sums with what their columns are; raises ValueError where they do not fit."""
+    made = json.loads(header["__metadata__"]["sums"])
+    numbers = [float(made["origin"]), *map(float, made["levels"]), *map(float, made["bins"])]
+    sums = PixelSums(origin=numbers[0], levels=tuple(made["levels"]), bins=tuple(made["bins"]))
+    ids, groups, rows = lists["ids"], lists.get("groups"), tensors["sums"]
+    fits = rows.ndim == 2 and rows.dtype == np.float64 and len(sums.levels) < MOST_LEVELS
+    fits = fits and rows.shape == (len(ids), sums.width) and len(set(ids)) == len(ids)
+    if not fits or not len(ids) or not (groups is None or len(groups) == len(ids)):
+        raise ValueError("ids, groups and sums do not fit one another")
+    if not np.isfinite(rows).all() or not np.isfinite(numbers).all():
+        raise ValueError("sums that are not finite")
+    return Predictions(
+        kind="pixel_regression", ids=ids, groups=groups, classes=lists["classes"], scores=rows, targets=None, sums=sums
+    )
+
+
 def same_test(a: Predictions, b: Predictions, names: tuple[str, str]) -> Predictions:
     """`b` in the order of `a`; raises BenchError unless samples, labels and groups of both are the same."""
     both = f"{names[0]} and {names[1]}"
@@ -208,7 +242,15 @@ def same_test(a: Predictions, b: Predictions, names: tuple[str, str]) -> Predict
         raise BenchError(
             f"{both} hold different labels for the same samples", "compare runs of one version of the data"
         )
-    if a.targets is None and not np.array_equal(a.scores.sum(2), b.scores.sum(2)):
+    if a.sums is not None:
+        alike = (
+            b.sums is not None
+            and a.sums.origin == b.sums.origin
+            and np.allclose(a.scores[:, [0, 4, 5]], b.scores[:, [0, 4, 5]])
+        )
+        if not alike:
+            raise BenchError(f"{both} hold different targets", "compare runs of one split and version of the data")
+    elif a.targets is None and not np.array_equal(a.scores.sum(2), b.scores.sum(2)):
         raise BenchError(f"{both} hold different label counts for the same images", "compare runs of one label scheme")
     if a.groups is not None and b.groups is None:  # of a version or a copy of the data that did not know them
         b = b.with_groups(a.groups)

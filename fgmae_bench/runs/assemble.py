@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from fgmae_bench.config.contract import feed, parse_bands
 from fgmae_bench.config.run import Run, to_plain
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.metrics.intervals import interval_notes, intervals
+from fgmae_bench.metrics.regression import details
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.records import SCHEMA_VERSION, Record, seal
-from fgmae_bench.runs.tasks import Outcome, Task
+from fgmae_bench.runs.tasks import TASKS, Outcome, Task
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,18 @@ def assemble(
                 **{f"n_{part}": counts[part] for part in ("train", "val", "test")},
                 "sample_ids_sha256": dataset.facts["samples_sha256"],
                 "content_sha256": dataset.facts["content_sha256"],
+                **({"source_content_sha256": dataset.source} if dataset.source else {}),
                 "groups": dataset.group_counts(),
                 "label_scheme": {"train": train_scheme, "eval": eval_scheme},
                 "band_order": list((run.data.band_order or "").split(",")),
                 "units": card.signal.units,
                 "calibration": card.signal.calibration,
                 "synthetic": dataset.synthetic,
+                **_contract_inputs(run, backbone),
             },
             "model": {
                 "name": run.model.model,
-                "weights": dataclasses.asdict(backbone.weights),
+                "weights": _weights(backbone),
                 "params_total": params.total,
                 "params_trainable": params.trainable,
                 "feature_dim": backbone.feature_dim,
@@ -92,10 +96,39 @@ def assemble(
     )
 
 
+def sample_metrics(outcome: Outcome, dataset: Dataset, groups: list[str] | None) -> dict[str, Any]:
+    """The record's `metrics` of a classification or regression run: `outcome` and `groups` are of the test split."""
+    card, index = dataset.card, dataset.index
+    found = classification_metrics(outcome, TASKS[card.task], card.classes, groups)
+    if card.target is None or outcome.logits is None or outcome.targets is None:
+        return found
+    trained = index.labels[dataset.parts.train]
+    return found | {"regression": details(outcome.logits, outcome.targets, trained, card.target)}
+
+
+def _contract_inputs(run: Run, backbone: Backbone) -> dict[str, Any]:
+    """What each band of the contract was fed with, where that is not the band of that name."""
+    held, contract = parse_bands(run.data.band_order or ",".join(backbone.contract.bands)), backbone.contract
+    fed = feed(held, contract, run.data.missing_band, run.data.bands_as)
+    if not fed.words:
+        return {}
+    sources = {
+        band: {"band": held[place] if place >= 0 else None, "shift_db": shift}
+        for band, place, shift in zip(contract.bands, fed.order, fed.shift, strict=True)
+    }
+    return {"contract_inputs": {**sources, "rule": "; ".join(fed.words)}}
+
+
+def _weights(backbone: Backbone) -> dict[str, Any]:
+    """What the record says of the weights; `choice` only where there was one."""
+    said = dataclasses.asdict(backbone.weights)
+    return said if said["choice"] is not None else {key: value for key, value in said.items() if key != "choice"}
+
+
 def classification_metrics(
     outcome: Outcome, task: Task, classes: tuple[str, ...], groups: list[str] | None
 ) -> dict[str, Any]:
-    """The record's `metrics` of a classification run: `outcome` and `groups` (tiles, scenes) are of the test split."""
+    """The record's `metrics` of a run with one prediction an image."""
     assert outcome.logits is not None
     assert outcome.targets is not None
     confusion = task.confusion(outcome.logits, outcome.targets)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.recipes import NEVER_PUBLISHED
-from fgmae_bench.config.run import EFFECTIVE, Run, merged, named_recipe
+from fgmae_bench.config.run import EFFECTIVE, Run, merged, named_recipe, small_batch_blr
 from fgmae_bench.config.schedules import base_lr
 from fgmae_bench.errors import note
+from fgmae_bench.metrics.table import MULTI
 
 STILL = 0.005  # rise of the metric's mean from one tenth of the evaluations to the last
 MOST_OFF = 2.0  # factor by which a base rate may differ from the recipe's
+HARDLY_MOVED = 0.95  # of the loss of equal probabilities
 SMALL_BATCH = 32  # samples of one process below which batch statistics are noisy
 
 
@@ -29,6 +32,23 @@ def still_improving(history: list[dict[str, Any]], metric: str) -> list[dict[str
         "--budget 2 shows more"
     )
     return [note("still_improving", text)]
+
+
+def head_not_trained(history: list[dict[str, Any]], task: str, classes: int) -> list[dict[str, str]]:
+    """A note where the training loss of the last epoch is above 95 % of what a head that says nothing has.
+
+    That is ln K for softmax over K classes and ln 2 for independent labels: the cross-entropy of equal probabilities,
+    which a fresh head begins with (Karpathy 2019, A Recipe for Training Neural Networks: "verify loss @ init").
+    """
+    nothing = math.log(2 if task == MULTI else classes)
+    loss = history[-1]["train_loss"] if history else None
+    if loss is None or not HARDLY_MOVED * nothing < loss < math.inf:
+        return []
+    text = (
+        f"the training loss ended at {loss:.3f}, where a head that says nothing has {nothing:.3f}: it is hardly "
+        "trained, or the features say nothing; give more steps or a higher --lr"
+    )
+    return [note("head_not_trained", text)]
 
 
 def lr_off_rule(lr: float, effective_batch: int, recipe_blr: float | None) -> list[dict[str, str]]:
@@ -50,8 +70,11 @@ def rate_notes(module: str, run: Run, card: Card, effective_batch: int) -> list[
         names.append("published")  # whose other values may have been kept
     found = []
     for name in names:
-        named = merged(*named_recipe(module, name, card, run.model.model))
+        frozen = getattr(run.recipe, "freeze_backbone", False)
+        named = merged(*named_recipe(module, name, card, run.model.model, frozen))
         blr = named.get("blr") or base_lr(named["lr"], named[EFFECTIVE])
+        if name == "corrected" and "blr" in named:
+            blr = small_batch_blr(named, named[EFFECTIVE], effective_batch)
         found.append([*lr_off_rule(run.recipe.lr, effective_batch, blr), *another_batch(effective_batch, named)])
     return min(found, key=len)
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.config.contract import BANDS, parse_bands
+from fgmae_bench.config.contract import FGMAE_CONTRACT, feed, parse_bands
 from fgmae_bench.config.run import Model, Run
 from fgmae_bench.data.dataset import Dataset, data_root, open_dataset
 from fgmae_bench.data.index import require_data
@@ -50,18 +50,18 @@ def set_up(
     module: nn.Module | None = None,
     *,
     drop_path: float = 0.0,
-    tasks: tuple[str, ...] = ("single_label", "multi_label"),
+    pixels: bool = False,
     classes: int | None = None,
 ) -> Setup:
     """Open the data and build the backbone of a run; `module` stands in for the backbone that it names.
 
-    `tasks` are those that the engine is for; `classes` is the number of outputs where the card does not decide it. For
-    segmentation the view holds the whole image and the input is as large as the data, where the run does not say
-    otherwise. Raises BenchError for everything that is missing at once, for what contradicts the card, and for weights
-    that do not fit.
+    `pixels`: the engine is for labels or targets of every pixel. `classes` is the number of outputs where the card does
+    not decide it. For such engines the view holds the whole image and the input is as large as the data, where the run
+    does not say otherwise. Raises BenchError for everything that is missing at once, for what contradicts the card, and
+    for weights that do not fit.
     """
-    if card.task not in tasks:
-        entry = "fgmae_bench.segment" if card.task == "segmentation" else "fgmae_bench.linear or fgmae_bench.finetune"
+    if card.per_pixel != pixels:
+        entry = "fgmae_bench.segment" if card.per_pixel else "fgmae_bench.linear or fgmae_bench.finetune"
         raise BenchError(f"{card.title} is a {card.task} dataset", f"use {entry}")
     name = first.data.split or (card.recommended_split if first.recipe.recipe == "corrected" else card.default_split)
     data = dataclasses.replace(
@@ -71,14 +71,21 @@ def set_up(
     if module is None:
         world.raise_together(lambda: require_present(card, first, cache))
     dataset = world.raise_together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))
-    whole = card.task == "segmentation"
-    wanted = first.model if not whole or first.model.input_size else _at_data_size(first.model, dataset, module)
+    whole = card.per_pixel
+    own_size = first.model.input_size or first.model.model == "backscatter_stats"
+    wanted = first.model if not whole or own_size else _at_data_size(first.model, dataset, module)
     held = parse_bands(first.data.band_order) if first.data.band_order else card.signal.bands
 
     def statistics() -> tuple[Band, Band]:
-        order = tuple(held.index(band) for band in BANDS)
+        fed = feed(held, FGMAE_CONTRACT, data.missing_band, data.bands_as)
+        there = [place for place, found in enumerate(fed.order) if found >= 0 and not fed.shift[place]]
         each = sample_facts(dataset.samples, ("moments",), cache, first.execution.num_workers)["moments"]
-        return mean_and_deviation(each[dataset.pool], order)  # pixels: no label is spent
+        # of the pool: pixels spend no label
+        found = mean_and_deviation(each[dataset.pool], tuple(fed.order[place] for place in there))
+        mean, std = list(FGMAE_CONTRACT.mean), list(FGMAE_CONTRACT.std)  # of a band that the data lacks
+        for place, own_mean, own_std in zip(there, *found, strict=True):
+            mean[place], std[place] = own_mean, own_std
+        return tuple(mean), tuple(std)
 
     backbone = world.raise_together(
         lambda: (
@@ -87,8 +94,9 @@ def set_up(
             else build_backbone(wanted, first.recipe.seed, cache, drop_path=drop_path, statistics=statistics)
         )
     )
-    view = make_view(card, backbone.contract, first.data.band_order, whole=whole)
-    data = dataclasses.replace(data, band_order=",".join(held), nb_classes=classes or len(card.classes))
+    asked = {"missing_band": data.missing_band, "bands_as": data.bands_as}
+    view = make_view(card, backbone.contract, first.data.band_order, whole=whole, **asked)
+    data = dataclasses.replace(data, band_order=",".join(held), nb_classes=classes or len(card.outputs))
     published = first.recipe.recipe == "published"
     amp: Precision = resolve_amp(first.recipe.amp, device, published) if backbone.lowers_precision else "off"
     if amp == "bf16" and device.type == "cpu":
@@ -102,7 +110,7 @@ def set_up(
         view=view,
         amp=amp,
         cache=cache,
-        notes=[*backbone.notes, *_calibration_notes(card, backbone)],
+        notes=[*backbone.notes, *(note("bands_fed", text) for text in view.words), *_calibration_notes(card, backbone)],
     )
 
 
@@ -121,6 +129,8 @@ def facts_of(dataset: Dataset, backbone: Backbone) -> dict[str, object]:
     fed = {"bands": list(contract.bands), "mean": list(contract.mean), "std": list(contract.std)}
     if contract.assumed:
         fed["assumed"] = contract.normalizer
+    if contract.transductive:
+        fed["transductive"] = True
     return dataset.facts | {"weights": backbone.weights.sha256 or backbone.weights.source, "input": fed}
 
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fgmae_bench.metrics import multi_label, single_label
-from fgmae_bench.metrics.intervals import Units, multi_label_units, single_label_units
+from fgmae_bench.metrics.intervals import Units, multi_label_units, regression_units, single_label_units
+from fgmae_bench.metrics.regression import regression
 from fgmae_bench.metrics.statistics import finite
-from fgmae_bench.metrics.table import MULTI, SINGLE, selection
+from fgmae_bench.metrics.table import MULTI, REGRESSION, SINGLE, selection
 
 Metrics = dict[str, Any]
 
@@ -51,6 +52,12 @@ def _logistic_loss_and_grad(logits: Tensor, targets: Tensor) -> tuple[Tensor, Te
     y = targets.to(logits.dtype)[:, None]
     loss = torch.nn.functional.softplus(logits) - logits * y
     return loss.mean(dim=(0, 2)), (logits.sigmoid() - y) / (logits.shape[0] * logits.shape[2])
+
+
+def _squared_loss_and_grad(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squared error: targets (B, 1), standardised as the heads' outputs are."""
+    error = predictions - targets.to(predictions.dtype)[:, None]
+    return error.square().mean(dim=(0, 2)), 2 * error / (error.shape[0] * error.shape[2])
 
 
 def _confusion(logits: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.int64]:
@@ -99,7 +106,41 @@ TASKS: dict[str, Task] = {
         legacy=multi_label.legacy_multi_label,
         units=multi_label_units,
     ),
+    REGRESSION: Task(
+        selection=selection(REGRESSION),
+        loss_and_grad=_squared_loss_and_grad,
+        evaluate=lambda predictions, targets: dict(regression(predictions, targets)),
+        per_class=lambda predictions, targets, classes: {},
+        classes_scored=lambda targets, classes: [],
+        confusion=lambda predictions, targets: None,
+        legacy=lambda predictions, targets, batch_size: {},
+        units=regression_units,
+    ),
 }
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How targets are standardised for a head: (target - shift) / scale; classes are left as they are."""
+
+    shift: float = 0.0
+    scale: float = 1.0
+    plain: bool = True
+
+    @classmethod
+    def of(cls, task: str, targets: NDArray[Any]) -> Scale:
+        """Mean and deviation of the training targets of a regression."""
+        if task != REGRESSION:
+            return cls()
+        return cls(float(targets.mean()), float(targets.std()) or 1.0, plain=False)
+
+    def down(self, targets: NDArray[Any]) -> NDArray[Any]:
+        """Targets as a head learns them, float32."""
+        return targets if self.plain else ((targets - self.shift) / self.scale).astype(np.float32)
+
+    def up(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A head's outputs in the unit of the target."""
+        return outputs if self.plain else (outputs * np.float64(self.scale) + self.shift).astype(np.float32)
 
 
 @dataclass(kw_only=True)

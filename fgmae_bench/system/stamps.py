@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.system.files import read_small_json, write_json
+from fgmae_bench.system.files import lock_and_clean_up, read_small_json, write_json
 
 LMDB_LOCK = "lock.mdb"  # written by every reader of a pack
 
@@ -49,9 +49,12 @@ Parts = dict[str, str]  # SHA-256 of what each part of a split holds
 def remember(cache: Path, root: Path, parts: Parts) -> None:
     """Keep in the cache folder that the data at `root`, as it is now, holds these parts."""
     path, tree = _place(cache, root), tree_stamp(root)
-    held = _read(path, tree)
-    if parts not in held:
-        write_json(path, {"root": str(root.resolve()), "tree": tree, "parts": [*held, parts]})
+    if parts in _read(path, tree):
+        return
+    with lock_and_clean_up(path.with_suffix(".lock")):  # another process may add its own at the same time
+        held = _read(path, tree)
+        if parts not in held:
+            write_json(path, {"root": str(root.resolve()), "tree": tree, "parts": [*held, parts]})
 
 
 def remembered(cache: Path, root: Path) -> list[Parts] | None:

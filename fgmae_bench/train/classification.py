@@ -21,7 +21,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.features.loader import ahead, read_view
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.models.pooling import TokenPool
-from fgmae_bench.runs.tasks import TASKS
+from fgmae_bench.runs.tasks import TASKS, Scale
 from fgmae_bench.system.device import Precision, autocast
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.randomness import key
@@ -71,15 +71,16 @@ class ClassificationJob:
         self.train, self.kept = self.dataset.parts.train, self.model
         self.task = TASKS[self.dataset.card.task]
         self.selection = self.task.selection
+        self.scale = Scale.of(self.dataset.card.task, self.dataset.index.labels[self.train])
         mixes = self.recipe.mixup or self.recipe.cutmix
         self.mixing = Mixing(self.recipe.mixup, self.recipe.cutmix, self.recipe.seed) if mixes else None
 
     def read(self, rows: Rows, epoch: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Random views (B, 2, S, S), and class numbers (B,) or multi-hot labels (B, C)."""
+        """Random views (B, 2, S, S), and class numbers (B,), multi-hot labels (B, C) or standardised targets (B, 1)."""
         recipe = self.recipe
         augmentation = Augmentation(seed=recipe.seed, epoch=epoch, crop_scale=recipe.crop_scale, vflip=recipe.vflip)
         images, _ = read_view(self.dataset, self.view, rows, augmentation)
-        return images, self.dataset.index.labels[rows]
+        return images, self.scale.down(self.dataset.index.labels[rows])
 
     def mix(self, images: Tensor, targets: Tensor, place: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Mixup or cutmix where the recipe has them; targets become shares (B, C)."""
@@ -89,8 +90,10 @@ class ClassificationJob:
         return self.mixing(images, soft.to(images.dtype), *place)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy or binary cross-entropy with logits, smoothed as the recipe says."""
+        """Cross-entropy or binary cross-entropy with logits, smoothed as the recipe says; squared error of targets."""
         logits = outputs if outputs.dtype == torch.float64 else outputs.float()
+        if not self.scale.plain:
+            return nn.functional.mse_loss(logits, targets.to(logits.dtype))
         smoothing = self.recipe.smoothing
         if self.dataset.card.task == "single_label":
             soft = targets.to(logits.dtype) if targets.ndim == 2 else targets
@@ -111,13 +114,13 @@ class ClassificationJob:
         for chunk, batch in zip(chunks, batches, strict=True):
             parts.append(self.world.interleaved(self._forward(batch), len(chunk)))
             between()
-        logits, targets = np.concatenate(parts), self.dataset.index.labels[rows]
+        logits, targets = self.scale.up(np.concatenate(parts)), self.dataset.index.labels[rows]
         metrics = self.task.evaluate(logits, targets)
         return Scored(metrics=metrics, outputs=logits, targets=targets, finite=metrics["loss"] is not None)
 
     def _forward(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         if not len(batch):
-            return np.zeros((0, len(self.dataset.card.classes)), np.float32)
+            return np.zeros((0, len(self.dataset.card.outputs)), np.float32)
         with torch.inference_mode(), autocast(self.amp, self.device):
             images = as_input(torch.from_numpy(batch), self.device, torch.float32)
             return self.model(images).float().cpu().numpy()

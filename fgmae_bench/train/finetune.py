@@ -17,7 +17,7 @@ from fgmae_bench.errors import BenchError, note
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.models.norms import SyncBatchNorm
 from fgmae_bench.models.pooling import TokenPool
-from fgmae_bench.runs.assemble import classification_metrics
+from fgmae_bench.runs.assemble import sample_metrics
 from fgmae_bench.runs.curve_notes import rate_notes, small_batch_norm
 from fgmae_bench.runs.folder import write_predictions
 from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
@@ -80,7 +80,7 @@ def prepare(
         device=device,
         amp=setup.amp,
         place=places(card, resolved, id, grid),
-        classes=card.classes,
+        classes=card.outputs,
         schemes=None,
         notes=[
             *notes,
@@ -98,7 +98,7 @@ def _job(
 ) -> ClassificationJob:
     """The job of a definite run, with its model on the device."""
     chunk, dim = forward_chunk(backbone.contract.size, device, plan.batch), backbone.feature_dim
-    model = Classifier(backbone.module, dim, len(dataset.card.classes), run.recipe, chunk).to(device)
+    model = Classifier(backbone.module, dim, len(dataset.card.outputs), run.recipe, chunk).to(device)
     if run.recipe.sync_bn:
         model.norm = synchronised(model.norm, dim).to(device)
     if run.execution.grad_checkpointing:
@@ -121,12 +121,12 @@ def _job(
 
 def _scoring(dataset: Dataset, batch_size: int) -> dict[str, Any]:
     """What `Prepared` says of scores: per-batch averages, the record's section, and the file of predictions."""
-    task, classes, groups = TASKS[dataset.card.task], dataset.card.classes, dataset.groups("test")
+    task, classes, groups = TASKS[dataset.card.task], dataset.card.outputs, dataset.groups("test")
 
     def metrics(outcome: Outcome, test: Scored) -> dict[str, Any]:
         outcome.logits, outcome.targets = test.outputs, test.targets
         outcome.legacy = legacy_of(outcome, test.targets, batch_size, task)
-        return classification_metrics(outcome, task, classes, groups)
+        return sample_metrics(outcome, dataset, groups)
 
     return {
         "legacy": lambda scored: task.legacy(scored.outputs, scored.targets, batch_size),

@@ -10,7 +10,7 @@ import torch
 
 from fgmae_bench.records import Record
 from fgmae_bench.runs.assemble import Params, assemble
-from fgmae_bench.runs.curve_notes import still_improving
+from fgmae_bench.runs.curve_notes import head_not_trained, still_improving
 from fgmae_bench.runs.folder import RunFolder, store_run
 from fgmae_bench.runs.tasks import Outcome
 from fgmae_bench.system.device import device_name
@@ -57,7 +57,12 @@ def record_run(
             environment=describe(prepared.device.type, device_name(prepared.device), prepared.world.size),
             timing=_timing(prepared, outcome, spent, memory),
             created=now(),
-            notes=[*outcome.notes, *still_improving(outcome.history, job.selection), *prepared.notes],
+            notes=[
+                *outcome.notes,
+                *still_improving(outcome.history, job.selection),
+                *head_not_trained(outcome.history, dataset.card.task, len(prepared.classes)),
+                *prepared.notes,
+            ],
             diverged=outcome.diverged,
             schemes=prepared.schemes,
         )

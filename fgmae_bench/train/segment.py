@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from fgmae_bench.config.cards import Card
+from fgmae_bench.config.names import FITTED_HEADS
 from fgmae_bench.config.recipes import protocol_of
 from fgmae_bench.config.run import Run, run_id
-from fgmae_bench.data.dataset import Dataset, check_classes, data_root, only_usable
-from fgmae_bench.data.dfc.ready import with_labels
+from fgmae_bench.data.dataset import Dataset, check_classes, only_usable
 from fgmae_bench.data.index import ids_sha256
-from fgmae_bench.data.labels import LabelMap, card_map
 from fgmae_bench.data.splits import PARTS
+from fgmae_bench.data.targets import with_targets
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.metrics.segmentation import legacy_segmentation
 from fgmae_bench.runs.curve_notes import rate_notes
+from fgmae_bench.runs.grid import Share
 from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
 from fgmae_bench.system.distributed import World
-from fgmae_bench.system.stamps import remember
+from fgmae_bench.train.fitted import share as fitted_share
 from fgmae_bench.train.job import Prepared
+from fgmae_bench.train.labelled import label_maps, labelled_dataset, named, resolved_data
 from fgmae_bench.train.panels import MAX_PANELS, draw_test_panels
+from fgmae_bench.train.pixel_regression import pixel_metrics, targets_of, write_sums
 from fgmae_bench.train.plan import Plan, make_plan
 from fgmae_bench.train.resolve import (
     be_deterministic,
@@ -32,20 +36,30 @@ from fgmae_bench.train.resolve import (
     resolved_recipe,
     without_idle_drop_path,
 )
-from fgmae_bench.train.run import one_by_one
-from fgmae_bench.train.segment_job import NONE, Defects, make_job
+from fgmae_bench.train.run import share_of
+from fgmae_bench.train.segment_job import NONE, Defects, make_job, make_pixel_job
 from fgmae_bench.train.segmentation import segmentation_metrics, write_confusions
 
 log = logging.getLogger("fgmae_bench")
 
 
-def label_maps(run: Run, card: Card) -> tuple[LabelMap, LabelMap]:
-    """(map of training, map of evaluation); what is not said of evaluation is as in training. Raises BenchError on a
-    source that a scheme does not know.
+def shares(
+    runs: list[Run],
+    card: Card,
+    notes: list[dict[str, str]],
+    world: World,
+    device: torch.device,
+    module: nn.Module | None = None,
+) -> Iterator[Share]:
+    """Yield each run of a grid as a share of its own, built when it is asked for; `module` stands in for its backbone
+    and may be trained in place.
     """
-    data = run.data
-    train = card_map(card, data.train_labels, data.train_scheme)
-    return train, card_map(card, data.eval_labels or train.source.name, data.eval_scheme or train.scheme.name)
+    for run in runs:
+        if run.recipe.head in FITTED_HEADS:
+            yield fitted_share(run, card, notes, world, device, len(runs))
+            continue
+        made = prepare_pixels if card.task == "regression" else prepare
+        yield share_of(made(run, card, notes, world, device, len(runs), module))
 
 
 def prepare(
@@ -66,14 +80,12 @@ def prepare(
     classes = len(train_map.scheme.classes)
     counted = check_classes(classes, train_map.scheme.name, run.data.nb_classes)
     recipe = _resolved_features(run.recipe, device)
-    setup = set_up(
-        run, card, world, device, module, drop_path=recipe.drop_path, tasks=("segmentation",), classes=classes
-    )
-    dataset = _labelled(run, setup, maps, world)
+    setup = set_up(run, card, world, device, module, drop_path=recipe.drop_path, pixels=True, classes=classes)
+    dataset = labelled_dataset(run, setup, maps, world)
     plan = make_plan(recipe, len(dataset.parts.train), world.size)
     recipe, idle = without_idle_drop_path(recipe, setup.backbone.module, setup.backbone.name)
     recipe = resolved_recipe(recipe, plan, setup.amp)
-    resolved = Run(data=_resolved_data(setup, *maps), model=setup.model, recipe=recipe, execution=execution)
+    resolved = Run(data=resolved_data(setup, *maps), model=setup.model, recipe=recipe, execution=execution)
     facts = _facts(resolved, dataset, setup, plan, defects)
     dataset = dataclasses.replace(dataset, facts=facts)
     job = make_job(resolved, setup, dataset, maps, plan, world, device, defects)
@@ -93,7 +105,7 @@ def prepare(
         amp=setup.amp,
         place=places(card, resolved, id, grid),
         classes=train_map.scheme.classes,
-        schemes=(_named(train_map), _named(eval_map)),
+        schemes=(named(train_map), named(eval_map)),
         notes=[*notes, *idle, *counted, *_defect_notes(defects), *setup.notes, *rates],
         legacy=lambda scored: {"batch_size": plan.batch, **legacy_segmentation(scored.outputs, plan.batch)},
         metrics=lambda outcome, test: segmentation_metrics(outcome, test, scored_classes, plan.batch, groups),
@@ -102,37 +114,67 @@ def prepare(
     )
 
 
+def prepare_pixels(
+    run: Run,
+    card: Card,
+    notes: list[dict[str, str]],
+    world: World,
+    device: torch.device,
+    grid: int,
+    module: nn.Module | None = None,
+) -> Prepared:
+    """The same for a regression of pixels: a decoder of one output, scored in the unit of the target."""
+    execution, target = run.execution, card.target
+    be_deterministic(execution.deterministic)
+    _require_possible(run, card)
+    assert target is not None  # of every regression, see the check of cards
+    recipe = _resolved_features(run.recipe, device)
+    setup = set_up(run, card, world, device, module, drop_path=recipe.drop_path, pixels=True, classes=1)
+    dataset, facts = world.rank0_first(
+        lambda: with_targets(
+            only_usable(setup.dataset, run, setup.cache),
+            card.label_source,
+            setup.cache,
+            workers=execution.num_workers,
+            strict=execution.strict,
+        )
+    )
+    plan = make_plan(recipe, len(dataset.parts.train), world.size)
+    recipe, idle = without_idle_drop_path(recipe, setup.backbone.module, setup.backbone.name)
+    recipe = resolved_recipe(recipe, plan, setup.amp)
+    resolved = Run(data=setup.data, model=setup.model, recipe=recipe, execution=execution)
+    dataset = dataclasses.replace(dataset, facts=_facts(resolved, dataset, setup, plan, NONE))
+    job = make_pixel_job(resolved, setup, dataset, targets_of(dataset, facts, target), plan, world, device)
+    id, groups = run_id(resolved, dataset.facts, world.size), dataset.groups("test")
+    return Prepared(
+        run=resolved,
+        id=id,
+        protocol=protocol_of("segment", recipe),
+        dataset=dataset,
+        backbone=setup.backbone,
+        job=job,
+        plan=plan,
+        world=world,
+        device=device,
+        amp=setup.amp,
+        place=places(card, resolved, id, grid),
+        classes=card.outputs,
+        schemes=None,
+        notes=[*notes, *idle, *setup.notes, *rate_notes("segment", resolved, card, plan.effective)],
+        legacy=lambda scored: {},
+        metrics=lambda outcome, test: pixel_metrics(outcome, test, job, target, groups),
+        write_predictions=lambda path, test: write_sums(path, test, dataset, job, target),
+    )
+
+
 def _require_possible(run: Run, card: Card) -> None:
     """Raise BenchError on what no data or weights could repair, before any is opened."""
-    if card.task != "segmentation":
+    if not card.per_pixel:
         raise BenchError(f"{card.title} is a {card.task} dataset", "use fgmae_bench.linear or fgmae_bench.finetune")
     if run.model.model == "backscatter_stats":
         raise BenchError("backscatter_stats gives no feature map", "take a ViT, a ResNet or another model with maps")
     if run.execution.panels > MAX_PANELS:
         raise BenchError(f"--panels is {run.execution.panels}", f"give {MAX_PANELS} or less")
-
-
-def _labelled(run: Run, setup: Setup, maps: tuple[LabelMap, LabelMap], world: World) -> Dataset:
-    """The dataset with the images that are used, all of them labelled; warns of splits that overlap."""
-    execution = run.execution
-
-    def read() -> Dataset:
-        return with_labels(
-            only_usable(setup.dataset, run, setup.cache),
-            *maps,
-            setup.cache,
-            workers=execution.num_workers,
-            strict=execution.strict,
-            trust=execution.trust_data,
-        )
-
-    dataset = world.rank0_first(read)
-    if world.rank == 0:
-        remember(setup.cache, data_root(dataset.card, run), dataset.facts["content_sha256"])
-    for found in dataset.notes:
-        if found["code"] == "overlapping_splits":
-            log.warning(found["text"])
-    return dataset
 
 
 def _facts(run: Run, dataset: Dataset, setup: Setup, plan: Plan, defects: Defects) -> dict[str, object]:
@@ -175,21 +217,3 @@ def _resolved_features(recipe: Any, device: torch.device) -> Any:
     return dataclasses.replace(
         recipe, features=features, augment=recipe.augment and features == "stream", layer_decay=1.0, drop_path=0.0
     )
-
-
-def _resolved_data(setup: Setup, train: LabelMap, evaluated: LabelMap) -> Any:
-    return dataclasses.replace(
-        setup.data,
-        train_labels=train.source.name,
-        train_scheme=train.scheme.name,
-        eval_labels=evaluated.source.name,
-        eval_scheme=evaluated.scheme.name,
-    )
-
-
-def _named(label_map: LabelMap) -> str:
-    """A scheme with its source, as the record names it."""
-    return f"{label_map.scheme.name} of {label_map.source.name}"
-
-
-shares = one_by_one(prepare)

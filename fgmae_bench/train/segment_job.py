@@ -13,7 +13,7 @@ from torch import nn
 
 from fgmae_bench.config.run import Run
 from fgmae_bench.data.dataset import Dataset
-from fgmae_bench.data.labels import LabelMap
+from fgmae_bench.data.labels import Codes, LabelMap, TrainIds
 from fgmae_bench.data.splits import PARTS
 from fgmae_bench.features.bank import Bank, fill_bank
 from fgmae_bench.features.extract import Extractor, Spent
@@ -31,6 +31,7 @@ from fgmae_bench.models.segmenter import (
 from fgmae_bench.runs.setup import Setup
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.progress import Progress
+from fgmae_bench.train.pixel_regression import PixelRegressionJob, Targets
 from fgmae_bench.train.plan import Plan
 from fgmae_bench.train.resolve import (
     checkpoint_activations,
@@ -51,6 +52,46 @@ class Defects:
 
 
 NONE = Defects()
+
+
+def make_pixel_job(
+    run: Run, setup: Setup, dataset: Dataset, targets: Targets, plan: Plan, world: World, device: torch.device
+) -> PixelRegressionJob:
+    """The job of a definite regression of pixels: one output, targets read from the maps of its source."""
+    recipe, execution = run.recipe, run.execution
+    model, taps = build_segmenter(setup.backbone, recipe, 1)
+    model.to(device)
+    if execution.grad_checkpointing and not recipe.freeze_backbone:
+        checkpoint_activations(setup.backbone.module, setup.backbone.name)
+    bank = None
+    if recipe.features == "cached":
+        bank = _map_bank(setup, dataset, taps, device, world, execution.num_workers)
+        model.taps = Unflattened(map_shapes(taps, setup.backbone.contract.size), FrozenTaps(taps))
+    if execution.compile:
+        model.compile()
+    labels = Labels(source=dataset.card.label_source, to_ids=_no_classes, classes=dataset.card.outputs, colours=())
+    return PixelRegressionJob(
+        model=model,
+        kept=model.head if recipe.freeze_backbone else model,
+        dataset=dataset,
+        view=setup.view,
+        recipe=recipe,
+        train_labels=labels,
+        eval_labels=labels,
+        columns=None,
+        world=world,
+        device=device,
+        amp=setup.amp,
+        workers=execution.num_workers,
+        batch_size=forward_chunk(setup.backbone.contract.size, device, plan.batch) or min(64, 4 * plan.batch),
+        bank=bank,
+        unused_parameters=not recipe.freeze_backbone,
+        targets=targets,
+    )
+
+
+def _no_classes(codes: Codes) -> TrainIds:
+    raise TypeError("targets are numbers, not classes")
 
 
 def make_job(

@@ -24,10 +24,12 @@ from fgmae_bench.metrics.calibration import FINE_BINS, KEPT, pixel_confidence
 from fgmae_bench.metrics.intervals import intervals, segmentation_units
 from fgmae_bench.metrics.segmentation import (
     IGNORE,
+    class_intervals,
     classes_scored,
     image_confusion,
     legacy_segmentation,
     per_class,
+    per_group,
     segmentation,
     total,
 )
@@ -228,15 +230,18 @@ def segmentation_metrics(
     values: dict[str, Any] = {"batch_size": batch, **legacy_segmentation(test.outputs, batch)}
     for name in ("oa", "aa", "miou") if outcome.best is None else ():
         values[f"{name}_max"] = max((e[name] for e in outcome.legacy_curve if e.get(name) is not None), default=None)
+    events = per_group(test.outputs, classes, groups)
     return {
         "final": outcome.final,
         "best": outcome.best,
         "test": outcome.test,
         "per_class": per_class(summed, classes),
+        **({"per_group": events} if events else {}),
         "confusion": summed.tolist(),
         "classes_scored": classes_scored(summed, classes),
         "legacy": values,
-        "intervals": intervals(segmentation_units(test.outputs, groups), classes=classes),
+        "intervals": intervals(segmentation_units(test.outputs, groups), classes=classes)
+        | {"iou": class_intervals(test.outputs, classes, groups)},
     }
 
 

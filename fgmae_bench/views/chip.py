@@ -25,8 +25,7 @@ class Ready:
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """Backscatter `db` (2, H, W) float32 in file order of the bands and units of the card; `valid` (2, H, W), None when
-    all are.
+    """Backscatter `db` (C, H, W) float32 in dB, in the order of the card's bands; `valid` (C, H, W), None when all are.
 
     Where `ready` is given, `db` is a thumbnail read back from eight bits: enough to recognise units and band order.
     """
@@ -38,5 +37,7 @@ class Chip:
 
     @property
     def invalid_fraction(self) -> float:
-        """Share of invalid pixels over both bands."""
-        return 0.0 if self.valid is None else 1.0 - float(self.valid.mean())
+        """Share of invalid pixels over all bands; 1 where a band has no valid pixel at all."""
+        if self.valid is None:
+            return 0.0
+        return 1.0 - float(self.valid.mean()) if self.valid.any(axis=(1, 2)).all() else 1.0

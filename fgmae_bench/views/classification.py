@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.config.contract import InputContract, parse_bands
+from fgmae_bench.config.contract import InputContract, feed, parse_bands
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.randomness import generator
 from fgmae_bench.views.chip import Chip
-from fgmae_bench.views.normalizers import normalize
+from fgmae_bench.views.normalizers import missing_input, normalize
 
 LOG_ASPECT = math.log(4 / 3)
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
@@ -38,7 +39,8 @@ class Augmentation:
 class View:
     """How raw chips become input of a backbone.
 
-    `order` picks the file's bands in the contract's order; `input_resize` is the card's step before everything else.
+    `order` picks the data's bands in the contract's order, -1 for one that it does not have, and `shift` is added to
+    them, dB (see `fgmae_bench.config.contract.feed`); `input_resize` is the card's step before everything else.
     With `whole` the evaluation view holds the whole image, for labels of every pixel, not its centre.
     """
 
@@ -46,6 +48,8 @@ class View:
     order: tuple[int, ...]
     input_resize: int | None = None
     whole: bool = False
+    shift: tuple[float, ...] = (0.0, 0.0)
+    words: tuple[str, ...] = ()
 
     def batch(self, chips: list[Chip], ids: list[str], augmentation: Augmentation | None = None) -> NDArray[Any]:
         """Chips to (B, 2, S, S): the evaluation view, or a random view of each when `augmentation` is given."""
@@ -70,16 +74,30 @@ class View:
             return np.stack([self._ready(chip) for chip in chips])
         images = chips[0].db[None] if len(chips) == 1 else np.stack([chip.db for chip in chips])
         # the common case copies nothing
-        images = images if self.order == (0, 1) else images[:, list(self.order)]
+        there = [place for place in self.order if place >= 0]
+        images = images if there == list(range(images.shape[1])) else images[:, there]
+        if any(self.shift):
+            shift = [add for add, place in zip(self.shift, self.order, strict=True) if place >= 0]
+            images = images + np.array(shift, np.float32)[:, None, None]
         valid = None
         if any(chip.valid is not None for chip in chips):
             # one image with holes gives every image of the batch a mask
             ones = np.ones(images.shape[1:], bool)
-            valid = np.stack([ones if chip.valid is None else chip.valid[list(self.order)] for chip in chips])
+            valid = np.stack([ones if chip.valid is None else chip.valid[there] for chip in chips])
         # in dB, as the card's publishers resized: before any quantile is taken
         if self.input_resize and self.contract.geometry != "native":
             images, valid = resized_db(images, valid, self.input_resize)
-        return normalize(images, valid, self.contract)
+        if len(there) == len(self.order):
+            return normalize(images, valid, self.contract)
+        held = tuple(band for band, place in zip(self.contract.bands, self.order, strict=True) if place >= 0)
+        return self._completed(normalize(images, valid, self.contract.of(held)))
+
+    def _completed(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Normalised images (B, bands held, H, W) with what stands for the missing bands: (B, 2, H, W)."""
+        whole = np.empty((len(images), len(self.order), *images.shape[2:]), images.dtype)
+        whole[:] = missing_input(self.contract).astype(images.dtype)[:, None, None]
+        whole[:, [place >= 0 for place in self.order]] = images
+        return whole
 
     def _ready(self, chip: Chip) -> NDArray[np.uint8]:
         if chip.ready is None:
@@ -105,23 +123,36 @@ def made_of(contract: InputContract, input_resize: int | None) -> tuple[object, 
     return contract.normalizer, ",".join(contract.bands), contract.mean, contract.std, input_resize
 
 
-def make_view(card: Card, contract: InputContract, band_order: str | None, *, whole: bool = False) -> View:
+def make_view(
+    card: Card,
+    contract: InputContract,
+    band_order: str | None,
+    *,
+    whole: bool = False,
+    missing_band: str | None = None,
+    bands_as: str | None = None,
+) -> View:
     """The view that reconciles a card with a contract; raises BenchError where they cannot meet.
 
-    `band_order` overrules the card's statement about the order of the bands in the files.
+    `band_order` overrules the card's statement about the order of the bands in the files; `missing_band` and `bands_as`
+    as of `feed`.
     """
     held = parse_bands(band_order) if band_order else card.signal.bands
     # another order is reconciled; other bands cannot be
-    if sorted(held) != sorted(contract.bands):
-        raise BenchError(
-            f"--band_order is {band_order}", f"give {','.join(contract.bands)} or {','.join(contract.bands[::-1])}"
-        )
-    if card.signal.units != "dB":
-        raise BenchError(
-            f"{card.title} is stated in {card.signal.units}, the backbone expects dB", "convert the data to dB"
-        )
-    order = tuple(held.index(band) for band in contract.bands)
-    return View(contract=contract, order=order, input_resize=card.signal.input_resize, whole=whole)
+    if sorted(held) != sorted(card.signal.bands):
+        bands = card.signal.bands
+        raise BenchError(f"--band_order is {band_order}", f"give {','.join(bands)} or {','.join(bands[::-1])}")
+    if missing_band == "mean":
+        contract = dataclasses.replace(contract, missing_band="mean")
+    fed = feed(held, contract, missing_band, bands_as)
+    return View(
+        contract=contract,
+        order=fed.order,
+        input_resize=card.signal.input_resize,
+        whole=whole,
+        shift=fed.shift,
+        words=fed.words,
+    )
 
 
 def resized_db(
@@ -136,7 +167,7 @@ def resized_db(
         images = images.copy()
         for image, mask in zip(images, valid, strict=True):
             for band, kept in zip(image, mask, strict=True):
-                band[~kept] = np.median(band[kept])
+                band[~kept] = np.median(band[kept]) if kept.any() else 0
     # the cubic kernel spreads over 4 pixels, so a hole would leak into its neighbours: hence the medians above
     bands = [_by_band(image, side, cv2.INTER_CUBIC) for image in images]
     resized = bands[0][None] if len(bands) == 1 else np.stack(bands)

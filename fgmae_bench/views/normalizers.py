@@ -48,7 +48,10 @@ def clip_to_quantiles(images: Images, valid: Valid, joint: bool) -> Images:
     else:
         kept = valid.reshape(flat.shape)
         # rows keep different numbers of pixels, so they are sorted one by one
-        limits = np.stack([row_quantiles(row[keep][None], QUANTILES)[0] for row, keep in zip(flat, kept, strict=True)])
+        limits = np.zeros((len(flat), len(QUANTILES)), np.float32)
+        for limit, row, keep in zip(limits, flat, kept, strict=True):
+            if keep.any():
+                limit[:] = row_quantiles(row[keep][None], QUANTILES)[0]
     limits = limits.reshape(batch, rows.shape[1], 2, 1, 1)
     return np.clip(images, limits[:, :, 0], limits[:, :, 1])
 
@@ -191,6 +194,19 @@ def normalize(images: Images, valid: Valid, contract: InputContract) -> NDArray[
     if contract.normalizer not in NORMALIZERS:
         raise unknown("normalizer", contract.normalizer, NORMALIZERS)
     return NORMALIZERS[contract.normalizer](images, valid, contract)
+
+
+def missing_input(contract: InputContract) -> NDArray[Any]:
+    """What stands for a band without any measurement, after the normaliser, (C,): what it makes of an invalid pixel.
+
+    NaN for encoders that mask such bands; the contract's mean in dB where the normaliser leaves invalid pixels NaN.
+    """
+    mean = np.array(contract.mean, np.float32)
+    if contract.missing_band == "mask":
+        return np.full_like(mean, np.nan)
+    pixels = np.repeat(mean[None, :, None, None], 2, axis=3)
+    found: NDArray[Any] = normalize(pixels, np.broadcast_to([True, False], pixels.shape), contract)[0, :, 0, 1]
+    return found if found.dtype == np.uint8 else np.where(np.isfinite(found), found, mean)
 
 
 def _filled(images: Any, valid: Valid, fill: float | NDArray[np.float32]) -> Any:

@@ -16,7 +16,12 @@ from fgmae_bench.system.randomness import generator
 from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.classification import View, random_box, whole_geometry
 
-Mask = NDArray[np.uint8]
+Mask = NDArray[Any]  # uint8 class numbers, or float32 targets
+
+
+def nothing(mask: Mask) -> Any:
+    """What stands in a mask where nothing is to be learnt: 255, or NaN among targets."""
+    return np.float32(np.nan) if mask.dtype.kind == "f" else np.uint8(IGNORE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,7 @@ def mask_invalid(mask: Mask, valid: NDArray[np.bool_] | None) -> Mask:
     if valid is None:
         return mask
     _require_same(valid, mask)
-    return np.where(valid.all(axis=0), mask, np.uint8(IGNORE))
+    return np.where(valid.all(axis=0), mask, nothing(mask))
 
 
 def training_pair(
@@ -117,7 +122,7 @@ def _padded(image: NDArray[Any], mask: Mask, size: int) -> tuple[NDArray[Any], M
     # the mean is what invalid pixels get too; the mask says that none of it is learnt
     larger[:] = image.mean(axis=(1, 2), dtype=np.float64).astype(image.dtype)[:, None, None]
     larger[:, : mask.shape[0], : mask.shape[1]] = image
-    return larger, np.pad(mask, ((0, down), (0, right)), constant_values=IGNORE)
+    return larger, np.pad(mask, ((0, down), (0, right)), constant_values=nothing(mask))
 
 
 def _require_same(image: NDArray[Any], mask: Mask) -> None:

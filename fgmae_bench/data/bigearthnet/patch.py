@@ -9,7 +9,8 @@ import numpy as np
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.bigearthnet.labels import parse_s1
-from fgmae_bench.data.raster import read_chip, valid_mask
+from fgmae_bench.data.raster import read_chip
+from fgmae_bench.data.signal import valid_mask
 from fgmae_bench.data.synthetic import SYNTHETIC_TAG
 from fgmae_bench.data.tiff import read_plain
 from fgmae_bench.errors import BenchError
@@ -42,6 +43,8 @@ def read_patch_v2(path: Path, card: Card) -> Chip:
 
 def _read_faultless(folder: Path, card: Card) -> Chip | None:
     """The chip of two plain files of which every pixel is valid, as nearly all are; None for any other."""
+    if card.signal.converted:
+        return None
     db, synthetic = np.empty((len(card.signal.bands), *card.signal.size), np.float32), False
     for plane, band in zip(db, card.signal.bands, strict=True):
         plain = read_plain(band_file(folder, band))

@@ -1,4 +1,4 @@
-"""The layouts `rois` (SEN12MS, DFC2020) and `paired_folders` as the index that runs work with."""
+"""The layout `rois` (SEN12MS, DFC2020) as the index that runs work with."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.dfc.maps import map_files
-from fgmae_bench.data.index import SIDECARS, TIFF, Index
-from fgmae_bench.data.raster import read_chip
+from fgmae_bench.data.files import SIDECARS, TIFF
+from fgmae_bench.data.index import Index, Reader, read_file
 from fgmae_bench.data.synthetic import MARKER, read_marker
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
@@ -140,10 +140,11 @@ class SizedReader:
     """Reads images of another size than the card's, as a synthetic world may have made them."""
 
     size: tuple[int, int]
+    inner: Reader = read_file
 
     def __call__(self, path: Path, card: Card) -> Chip:
         """One image, held against the card otherwise."""
-        return read_chip(path, dataclasses.replace(card, signal=dataclasses.replace(card.signal, size=self.size)))
+        return self.inner(path, dataclasses.replace(card, signal=dataclasses.replace(card.signal, size=self.size)))
 
 
 def rois(card: Card, root: Path) -> Index:
@@ -183,41 +184,6 @@ def rois(card: Card, root: Path) -> Index:
     )
 
 
-def paired_folders(card: Card, root: Path) -> Index:
-    """Index of `<folder of images>/<name>.tif` with label maps `<folder of labels>/<name>.tif`, folders as on the card.
-
-    Ids and groups are the names. Raises BenchError naming an image without its label map.
-    """
-    kinds = sorted({stated.folder for stated in card.label_sources.values()})
-    held = {name: _pictures(root, name) for name in (card.signal.folder, *kinds)}
-    images = held[card.signal.folder]
-    if not images:
-        raise BenchError(f"{root / card.signal.folder}: no images are there", f"get the data: {card.origin.get}")
-    for kind in kinds:
-        absent = sorted(images.keys() - held[kind].keys())
-        if absent:
-            raise BenchError(
-                f"{root / images[absent[0]][0]} has no label map in {root / kind}",
-                "complete the data, or remove the image",
-            )
-    names = tuple(sorted(images.keys() - set(card.broken)))
-    size, synthetic = _size(card, root)
-    maps = {kind: tuple(held[kind][name][0] for name in names) for kind in kinds}
-    return Index(
-        root=root,
-        files=tuple(images[name][0] for name in names),
-        labels=np.zeros((len(names), 0), np.uint8),
-        stamps=np.array([stamp(*(held[kind][name][1] for kind in held)) for name in names], np.uint64),
-        synthetic=synthetic or card.synthetic,
-        left_out=len(images) - len(names),
-        groups=names,
-        names=names,
-        reader=SizedReader(size),
-        size=size,
-        maps=map_files(card, root, names, maps, size),
-    )
-
-
 def _index(
     card: Card,
     root: Path,
@@ -229,7 +195,7 @@ def _index(
     maps: dict[str, list[Tile | None]],
     left_out: int,
 ) -> Index:
-    size, synthetic = _size(card, root)
+    size, synthetic = data_size(card, root)
     files = {kind: tuple(tile.file if tile else "" for tile in tiles) for kind, tiles in maps.items()}
     stamps = [
         stamp(image.stat, *(tile and tile.stat for tile in of_row))
@@ -283,21 +249,7 @@ def _tell_orphans(images: dict[TileKey, Tile], maps: dict[str, dict[TileKey, Til
             log.warning("%d label files of kind %s have no Sentinel-1 tile; they are not used", orphans, kind)
 
 
-def _pictures(root: Path, folder: str) -> dict[str, tuple[str, tuple[int, int]]]:
-    """File and (size, modification time) of each TIFF in a folder, by name without ending."""
-    found: dict[str, tuple[str, tuple[int, int]]] = {}
-    if not (root / folder).is_dir():
-        return found
-    for entry in os.scandir(root / folder):
-        stem, ending = os.path.splitext(entry.name)
-        if entry.name.startswith(".") or entry.name.lower().endswith(SIDECARS) or ending.lower() not in TIFF:
-            continue
-        status = entry.stat()
-        found[stem] = (f"{folder}/{entry.name}", (status.st_size, status.st_mtime_ns))
-    return found
-
-
-def _size(card: Card, root: Path) -> tuple[tuple[int, int], str | None]:
+def data_size(card: Card, root: Path) -> tuple[tuple[int, int], str | None]:
     """((height, width) of the images, fingerprint of the synthetic world), whose marker may state a size."""
     marker = read_marker(root)
     if marker is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card, LabelFile
@@ -42,6 +43,10 @@ class MapFiles:
         """Labels (H, W) of a sample. Raises BenchError naming the file: absent, broken, other bands or size, values of
         no code.
         """
+        path, stated = self._path(row, source)
+        return Codes.of(read_band(path, stated, self.size), self.known[source], str(path))
+
+    def _path(self, row: int, source: str) -> tuple[Path, LabelFile]:
         if source not in self.stated:
             raise BenchError(f"{self.title} has no label source '{source}'", f"choose from {', '.join(self.stated)}")
         stated = self.stated[source]
@@ -50,21 +55,34 @@ class MapFiles:
             what = f"{self.names[row]} has no {source} labels: its file in a folder '{stated.folder}' is not there"
             held = ", ".join(name for name in self.sources if self.has(row, name)) or "no source"
             raise BenchError(what, f"complete the data (there: {held}), or choose another label source or split")
-        path = self.root / file
-        return Codes.of(read_band(path, stated, self.size), self.known[source], str(path))
+        return self.root / file, stated
+
+    def targets(self, row: int, source: str) -> NDArray[np.float32]:
+        """Targets (H, W) of a regression, NaN where there is none. Raises BenchError as `codes`."""
+        path, stated = self._path(row, source)
+        return without_values(read_band(path, stated, self.size, kinds="fiu"), stated.ignore)
+
+
+def without_values(values: NDArray[Any], ignored: Sequence[float]) -> NDArray[np.float32]:
+    """Targets as float32 with NaN where a value is not finite or one of those that mean "no target"."""
+    found = values.astype(np.float32)
+    for value in ignored:
+        found[values == np.array(value, values.dtype)] = np.nan
+    found[~np.isfinite(found)] = np.nan
+    return found
 
 
 def map_files(
     card: Card, root: Path, names: tuple[str, ...], files: Mapping[str, tuple[str, ...]], size: tuple[int, int]
 ) -> MapFiles:
     """Label maps of a card's sources; `files` by kind of folder."""
-    known = {name: card_source(card, name) for name in card.label_sources}
+    known = {} if card.task == "regression" else {name: card_source(card, name) for name in card.label_sources}
     return MapFiles(
         root=root, title=card.title, names=names, files=files, stated=card.label_sources, known=known, size=size
     )
 
 
-def read_band(path: Path, stated: LabelFile, size: tuple[int, int]) -> NDArray[Any]:
+def read_band(path: Path, stated: LabelFile, size: tuple[int, int], kinds: str = "iu") -> NDArray[Any]:
     """One band (H, W) of a label file, in the type of the file. Raises BenchError naming the file."""
     with open_tiff(path) as source:
         if source.count != stated.bands:
@@ -75,4 +93,4 @@ def read_band(path: Path, stated: LabelFile, size: tuple[int, int]) -> NDArray[A
                 f"{path} is {source.shape[0]}x{source.shape[1]} pixels, its image {size[0]}x{size[1]}",
                 "replace the file",
             )
-        return read_values(source, path, stated.band, kinds="iu", declared=True)
+        return read_values(source, path, stated.band, kinds=kinds, declared=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.data.content import Hashes, codes_of, part_sha256
-from fgmae_bench.data.dataset import Dataset
+from fgmae_bench.data.dataset import Dataset, source_content
 from fgmae_bench.data.index import Index, Rows
 from fgmae_bench.data.labels import DFC, IGBP, LabelMap, Source, histogram_text, mismatch
 from fgmae_bench.data.sample_cache import cached_arrays
@@ -76,7 +76,10 @@ def _label_facts(
         both = {"labels": np.stack(counts), "label_content": np.stack(hashes)}
         return {kind: both[kind] for kind in missing}
 
-    return cached_arrays(cache, index, dict.fromkeys(("labels", "label_content"), source), compute)
+    facts = getattr(maps, "known", {}).get(source)  # how values of the files became codes, where that is not one to one
+    return cached_arrays(
+        cache, index, dict.fromkeys(("labels", "label_content"), facts.facts if facts else source), compute
+    )
 
 
 def labelled(histograms: Histograms, label_map: LabelMap) -> NDArray[np.bool_]:
@@ -208,12 +211,16 @@ def with_labels(
     }
     left_out = sum(len(rows[part]) - len(kept[part]) for part in PARTS)
     if left_out:
-        notes.append(note("all_ignore_left_out", f"{left_out} images without a pixel of any class were left out"))
+        out = [index.ids[row] for part in PARTS for row in np.setdiff1d(rows[part], kept[part])]
+        text = f"{left_out} images without a pixel of any class were left out: {', '.join(out[:3])}"
+        notes.append(note("all_ignore_left_out", text + (", …" if len(out) > 3 else "")))
     hashes = sample_facts(dataset.samples, ("quadrants",), cache, workers)["quadrants"]
     notes += overlap_notes(find_overlaps(index, kept, hashes), strict=strict)
     parts = dataclasses.replace(parts, train=kept["train"], val=kept["val"], test=kept["test"])
     facts = dataset.facts | {"content_sha256": _content(dataset, kept, maps, cache, workers)}
-    return dataclasses.replace(dataset, parts=parts, notes=tuple(notes), facts=facts)
+    of_parts = {part: label_map.source.name for part, label_map in maps.items()}
+    made_of = source_content(index, of_parts, kept) if index.eight_bits else None
+    return dataclasses.replace(dataset, parts=parts, notes=tuple(notes), facts=facts, source=made_of)
 
 
 def _content(

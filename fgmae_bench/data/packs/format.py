@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,9 @@ from safetensors.numpy import save
 from fgmae_bench import __version__
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import InputContract
+from fgmae_bench.data.content import codes_of, content_of, hash_of
 from fgmae_bench.data.index import Index, LabelMaps, Reader, ids_sha256
-from fgmae_bench.data.raster import valid_mask
+from fgmae_bench.data.signal import valid_mask
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.classification import View
@@ -78,7 +79,7 @@ class Meta:
     card: str
     card_version: int
     bands: tuple[str, ...]  # order of the bands in the source's files
-    units: str
+    units: str  # of what the pack holds: dB, whatever the files hold
     contract: ReadyFor | None  # of uint8 packs
     count: int
     sample_ids_sha256: str
@@ -110,7 +111,7 @@ def make_meta(card: Card, index: Index, view: View | None, bands: tuple[str, ...
         card=card.name,
         card_version=card.version,
         bands=bands,
-        units=card.signal.units,
+        units="dB",
         contract=ready,
         count=len(index.files),
         sample_ids_sha256=ids_sha256(index.ids),
@@ -150,6 +151,16 @@ def sample_keys(index: Index) -> list[tuple[bytes, int]]:
     return sorted(keys)
 
 
+class Encoded(NamedTuple):
+    """A sample as a pack keeps it. `hashes`: of the source's image, then of its label maps by source, 0 where it has
+    none; see `fgmae_bench.data.content`.
+    """
+
+    value: bytes
+    tagged: bool  # the file says that it is synthetic
+    hashes: tuple[int, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
     """Turns one sample of the source into its value; can be sent to another process."""
@@ -160,8 +171,8 @@ class Encoder:
     view: View | None
     maps: LabelMaps | None = None
 
-    def __call__(self, path: Path, row: int) -> tuple[bytes, bool]:
-        """(value, whether the file is tagged as synthetic). Raises BenchError naming a file that cannot be read."""
+    def __call__(self, path: Path, row: int) -> Encoded:
+        """The sample of a row. Raises BenchError naming a file that cannot be read."""
         chip = self.reader(path, self.card)
         if chip.ready is not None:
             raise BenchError(
@@ -175,19 +186,37 @@ class Encoder:
         else:
             tensors = {"input": np.ascontiguousarray(self.view.before_geometry([chip])[0])}
             extra = {} if chip.valid is None else {"valid": chip.valid}
-        return save({**tensors, **extra, **self._labels(row, chip)}), chip.synthetic
+        labels, hashes = self._labels(row, chip)
+        return Encoded(save({**tensors, **extra, **labels}), chip.synthetic, (self._content(chip), *hashes))
 
-    def _labels(self, row: int, chip: Chip) -> dict[str, NDArray[np.uint8]]:
-        """Codes (H, W) of each label source that a sample has. Raises BenchError on one that is absent, broken or of
-        another size.
+    def _content(self, chip: Chip) -> int:
+        """Hash of the image with its bands in the card's order, as a run on the source has it."""
+        order = [self.bands.index(band) for band in self.card.signal.bands]
+        valid = None if chip.valid is None else chip.valid[order]
+        return int(content_of(Chip(db=chip.db[order], valid=valid, synthetic=chip.synthetic)))
+
+    def _labels(self, row: int, chip: Chip) -> tuple[dict[str, NDArray[Any]], list[int]]:
+        """(codes or targets (H, W) of each label source that a sample has, hashes of what the source holds of each).
+        Raises BenchError on one that is absent, broken or of another size.
         """
-        tensors = {}
+        tensors: dict[str, NDArray[Any]] = {}
+        hashes: list[int] = []
         for source in self.maps.sources if self.maps else ():
-            if self.maps is not None and self.maps.has(row, source):
+            hashes.append(0)
+            if self.maps is not None and self.maps.has(row, source) and self.card.task == "regression":
+                values = self.maps.targets(row, source)
+                hashes[-1] = int(
+                    hash_of("targets", np.where(np.isfinite(values), values + np.float32(0), np.nan).astype("<f4"))
+                )
+                if self.view is not None and chip.valid is not None:
+                    values = np.where(chip.valid.all(axis=0), values, np.float32(np.nan))
+                tensors[LABEL + source] = np.ascontiguousarray(values)
+            elif self.maps is not None and self.maps.has(row, source):
                 codes = self.maps.codes(row, source)
+                hashes[-1] = int(codes_of(codes))
                 kept = codes if self.view is None else codes.where(chip.valid)
                 tensors[LABEL + source] = np.ascontiguousarray(kept.values)
-        return tensors
+        return tensors, hashes
 
 
 def decode_value(value: bytes, where: str) -> dict[str, NDArray[Any]]:

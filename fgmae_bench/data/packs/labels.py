@@ -21,7 +21,9 @@ from fgmae_bench.errors import BenchError
 
 TEXTS = ("groups", "aliases", "parts", "names")  # of each sample, where the index has them
 # Type and dimensions of what `__labels__` holds besides the labels themselves.
-SHAPES = {"stamps": ("<u8", 1), "crc32": ("<u4", 1), "held": ("?", 2)} | dict.fromkeys(("files", *TEXTS), ("u1", 1))
+SHAPES = {"stamps": ("<u8", 1), "content": ("<u8", 2), "crc32": ("<u4", 1), "held": ("?", 2)} | dict.fromkeys(
+    ("files", *TEXTS), ("u1", 1)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class Labels:
     parts: tuple[str, ...] | None
     names: tuple[str, ...] | None  # sample ids where they are not the files without their endings
     held: NDArray[np.bool_] | None  # (N, S) which label sources each sample has
+    content: NDArray[np.uint64] | None  # (N, 1 + S) hashes of the source's images and label maps; not in older packs
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -44,13 +47,16 @@ class Labels:
         return self.names or tuple(os.path.splitext(file)[0] for file in self.files)
 
 
-def labels_bytes(index: Index, checksums: NDArray[np.uint32]) -> bytes:
-    """The value under `__labels__`: what the index says of its samples in its order, and the CRC-32 of each value."""
+def labels_bytes(index: Index, checksums: NDArray[np.uint32], content: NDArray[np.uint64]) -> bytes:
+    """The value under `__labels__`: what the index says of its samples in its order, the CRC-32 of each value, and the
+    hashes of what it was made of.
+    """
     maps, rows = index.maps, range(len(index.files))
     tensors: dict[str, NDArray[Any]] = {
         "labels": np.ascontiguousarray(index.labels),
         "stamps": index.stamps,
         "crc32": checksums,
+        "content": content,
         "files": _lines(index.files),
     }
     if maps is not None:
@@ -68,7 +74,9 @@ def read_labels(value: bytes | None, where: str) -> Labels:
     for name, (kind, dimensions) in SHAPES.items():
         if name in tensors and (tensors[name].dtype, tensors[name].ndim) != (np.dtype(kind), dimensions):
             raise BenchError(f"{where}: {name} is of another type or shape", "write the pack again")
-    if tensors["labels"].ndim not in (1, 2) or (tensors["labels"].dtype.kind not in "iu" and tensors["labels"].size):
+    labels = tensors["labels"]
+    kinds = "iuf" if labels.ndim == 2 else "iu"  # targets of a regression are numbers of any kind, one a column
+    if labels.ndim not in (1, 2) or (labels.dtype.kind not in kinds and labels.size):
         raise BenchError(f"{where}: its labels are not whole numbers", "write the pack again")
     try:
         return _read_labels(tensors, where)
@@ -89,9 +97,10 @@ def _read_labels(tensors: dict[str, NDArray[Any]], where: str) -> Labels:
         crc32=tensors["crc32"],
         files=_split(tensors["files"]),
         held=tensors.get("held"),
+        content=tensors.get("content"),
         **texts,
     )
-    columns = (read.labels, read.stamps, read.crc32, read.files, read.held, *texts.values())
+    columns = (read.labels, read.stamps, read.crc32, read.files, read.held, read.content, *texts.values())
     if len({len(values) for values in columns if values is not None}) != 1:
         raise BenchError(f"{where}: its parts are of different lengths", "write the pack again")
     return read
@@ -135,6 +144,13 @@ class PackMaps:
 
     def codes(self, row: int, source: str) -> Codes:
         """Labels (H, W) of a sample. Raises BenchError: no such source or labels, a damaged value."""
+        values, where = self._tensor(row, source), f"{self.root}/{self.ids[row]}"
+        if values is None or values.dtype != np.uint8 or values.shape != self.size:
+            what = f"{where}: its {source} labels are not {self.size[0]}x{self.size[1]} codes of 8 bits"
+            raise BenchError(what, "write the pack again, or restore it")
+        return Codes(values=values, source=self.known[source])
+
+    def _tensor(self, row: int, source: str) -> NDArray[Any] | None:
         if source not in self.known:
             raise BenchError(
                 f"{self.root} holds no {source} labels", f"choose from {', '.join(self.known)}, or pack the data again"
@@ -146,18 +162,22 @@ class PackMaps:
                 f"{where} has no {source} labels", f"choose another label source or split (there: {there})"
             )
         value = get(self.root, self.stamp, self.ids[row].encode())
-        values = decode_value(value, where).get(LABEL + source) if value is not None else None
-        if values is None or values.dtype != np.uint8 or values.shape != self.size:
-            what = f"{where}: its {source} labels are not {self.size[0]}x{self.size[1]} codes of 8 bits"
+        return decode_value(value, where).get(LABEL + source) if value is not None else None
+
+    def targets(self, row: int, source: str) -> NDArray[np.float32]:
+        """Targets (H, W) of a sample, NaN where there is none. Raises BenchError as `codes`."""
+        values = self._tensor(row, source)
+        if values is None or values.dtype != np.float32 or values.shape != self.size:
+            what = f"{self.root}/{self.ids[row]}: its {source} targets are not {self.size[0]}x{self.size[1]} numbers"
             raise BenchError(what, "write the pack again, or restore it")
-        return Codes(values=values, source=self.known[source])
+        return values
 
 
 def packed_maps(card: Card, root: Path, stamp: Stamp, meta: Meta, labels: Labels) -> PackMaps | None:
     """The label maps of a pack of a segmentation dataset, None for others. Raises BenchError where it should have some
     and has none.
     """
-    if card.task != "segmentation":
+    if not card.per_pixel:
         return None
     unknown = sorted(set(meta.label_sources) - set(card.label_sources))
     if not meta.label_sources or unknown:
@@ -174,7 +194,7 @@ def packed_maps(card: Card, root: Path, stamp: Stamp, meta: Meta, labels: Labels
         root=root,
         stamp=stamp,
         ids=labels.ids,
-        known={name: card_source(card, name) for name in meta.label_sources},
+        known={name: _known(card, name) for name in meta.label_sources},
         held=labels.held,
         size=(height, width),
     )
@@ -190,3 +210,8 @@ def same_labels(packed: Index, source: Index) -> bool:
         return False
     rows = range(len(source.files))
     return all(packed.maps.has(row, name) == source.maps.has(row, name) for name in source.maps.sources for row in rows)
+
+
+def _known(card: Card, name: str) -> Source:
+    """A label source of the card; maps of targets have no codes."""
+    return Source(name=name, title=name, codes={}) if card.task == "regression" else card_source(card, name)

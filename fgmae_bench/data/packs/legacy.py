@@ -30,7 +30,7 @@ from fgmae_bench.data.index import Index
 from fgmae_bench.data.packs.format import bands_of, decode_value
 from fgmae_bench.data.packs.pickled import Parts, read_tuple
 from fgmae_bench.data.packs.store import Stamp, get, items, keys, lacking, number_of, stamp_of
-from fgmae_bench.data.raster import valid_mask
+from fgmae_bench.data.signal import valid_mask
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.randomness import generator
 from fgmae_bench.views.chip import Chip
@@ -42,6 +42,10 @@ Order = tuple[str, ...]
 
 def open_foreign(card: Card, root: Path, stamp: Stamp, band_order: Order | None) -> Index:
     """Index of a pack without `__meta__`. Raises BenchError where it is of no known format, or cannot give labels."""
+    if card.signal.converted or sorted(card.signal.bands) != sorted(BANDS):
+        raise BenchError(
+            f"{root} was not written by prepare pack", "only VV and VH in dB are read from packs of others"
+        )
     _, value = first_item(root, stamp)
     if value.startswith(PICKLE):
         return open_pickled(card, root, stamp, band_order)

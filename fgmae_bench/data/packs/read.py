@@ -25,7 +25,7 @@ from fgmae_bench.data.packs.format import FORMAT, LABELS, META, Meta, bands_of, 
 from fgmae_bench.data.packs.labels import Labels, packed_maps, read_labels
 from fgmae_bench.data.packs.legacy import open_foreign, open_rico_v2, rico_patches
 from fgmae_bench.data.packs.store import Stamp, count, get, number_of, stamp_of
-from fgmae_bench.data.raster import valid_mask
+from fgmae_bench.data.signal import valid_mask
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip, Ready
 
@@ -66,6 +66,9 @@ def open_pack(card: Card, root: Path, band_order: Order | None = None) -> Index:
     if band_order != meta.bands:
         _refuse_order(root, band_order, f", packed from files in the order {','.join(meta.bands)}")
     labels = checked_labels(root, stamp, meta, card)
+    maps = packed_maps(card, root, stamp, meta, labels)
+    if labels.content is not None and labels.content.shape[1] != 1 + len(meta.label_sources):
+        raise BenchError(f"{root}: __labels__ holds the hashes of other label maps", "write the pack again")
     reader = PackReader(root, stamp, meta, band_order or card.signal.bands, named=labels.names is not None)
     return Index(
         root=root,
@@ -80,7 +83,10 @@ def open_pack(card: Card, root: Path, band_order: Order | None = None) -> Index:
         names=labels.names,
         reader=reader,
         sums=labels.crc32,
-        maps=packed_maps(card, root, stamp, meta, labels),
+        source_content=labels.content,
+        source_maps=meta.label_sources,
+        eight_bits=meta.kind == "uint8",
+        maps=maps,
         size=meta.size,
     )
 
@@ -118,10 +124,8 @@ def _require_card(meta: Meta, card: Card, root: Path) -> None:
     if meta.card_version != card.version:
         what = f"{root} was written for version {meta.card_version} of the card {card.name}, which is at {card.version}"
         raise BenchError(what, "write the pack again")
-    if meta.units != card.signal.units:
-        raise BenchError(
-            f"{root} holds {meta.units}, the card states {card.signal.units}", "write the pack again for this card"
-        )
+    if meta.units != "dB":
+        raise BenchError(f"{root} holds {meta.units}, not dB", "write the pack again from the files")
 
 
 def _told(classes: tuple[str, ...], scheme: str) -> str:
@@ -139,15 +143,16 @@ def checked_labels(root: Path, stamp: Stamp, meta: Meta, card: Card) -> Labels:
         raise BenchError(
             f"{root}: the names of its samples are not those that it states", "write the pack again, or restore it"
         )
-    shape = labels.labels.shape
-    multi = card.task == "multi_label"
-    top = 2 if multi else len(card.classes)
-    wanted = (0,) if card.task == "segmentation" else (len(card.classes),) if multi else ()
-    if shape[1:] != wanted or (labels.labels.size and (labels.labels.min() < 0 or labels.labels.max() >= top)):
-        raise BenchError(
-            f"{root}: its labels {shape} are none of {len(card.classes)} classes of {card.title}",
-            "write the pack again",
-        )
+    values = labels.labels
+    shape, multi = values.shape, card.task == "multi_label"
+    wanted = (0,) if card.per_pixel else (len(card.outputs),) if multi or card.target else ()
+    fits = shape[1:] == wanted and (values.dtype.kind == "f") == (card.target is not None and not card.per_pixel)
+    if fits and values.size:
+        top = np.inf if card.target else 2 if multi else len(card.classes)
+        fits = bool(np.isfinite(values).all() and (card.target or values.min() >= 0) and values.max() < top)
+    if not fits:
+        wanted_of = "targets" if card.target else f"{len(card.classes)} classes"
+        raise BenchError(f"{root}: its labels {shape} are none of {wanted_of} of {card.title}", "write the pack again")
     return labels
 
 
@@ -156,9 +161,10 @@ def _plain(db: NDArray[np.float32], signal: Signal) -> bool:
     between them.
     """
     low, high = db.min(), db.max()
-    return bool(np.isfinite(low) and np.isfinite(high)) and not any(
-        low <= value <= high for value in (0.0, *signal.nodata)
-    )
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return False
+    ranges = [item if isinstance(item, tuple) else (item, item) for item in (0.0, *signal.nodata, *signal.fill)]
+    return signal.converted or not any(low <= last and first <= high for first, last in ranges)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,112 @@
+"""Paired folders: images in one folder, label maps or maps of targets in others, matched by their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fgmae_bench.config.cards import Card
+from fgmae_bench.data.dfc.layout import SizedReader, data_size, stamp
+from fgmae_bench.data.dfc.maps import map_files
+from fgmae_bench.data.files import IMAGES, TIFF, Pattern, Stat, hidden, keyed_files, part_folders, stem_of
+from fgmae_bench.data.folders import reader_of
+from fgmae_bench.data.index import Index, Reader, read_file
+from fgmae_bench.errors import BenchError
+
+IMAGE = "\0"  # the images among the folders, which may have the same name as that of the label maps
+Files = dict[str, list[tuple[str, Stat]]]  # key -> (file relative to the data, stat), one a band or one
+
+
+def paired_folders(card: Card, root: Path) -> Index:
+    """Index of `<folder of images>/<name>.tif` with label maps `<folder of labels>/<name>.tif`, folders as on the card.
+
+    The card's `layout.images` and `layout.masks` are file names with one `*`, which matches the same text in both.
+    Where folders `train`, `val` and `test` hold the folders, or are in them, they are the parts of a stated split. Ids
+    and groups are the names. Raises BenchError naming an image without its label map, and what was looked for.
+    """
+    places = sorted({stated.folder for stated in card.label_sources.values()})
+    parted = part_folders(root) or part_folders(root / card.signal.folder) if root.is_dir() else {}
+    held: dict[str, Files] = {kind: {} for kind in (IMAGE, *places)}
+    part_of: dict[str, str] = {}
+    for part in sorted(parted) or [""]:
+        found = {IMAGE: _listed(card, root, card.signal.folder, part, card.arrangement.images)}
+        found |= {kind: _listed(card, root, kind, part, card.arrangement.masks) for kind in places}
+        part_of |= dict.fromkeys(found[IMAGE], parted.get(part, ""))
+        for kind, files in found.items():
+            held[kind] |= files
+    images = held[IMAGE]
+    if not images:
+        looked = card.arrangement.images or "*.tif"
+        what = f"{root / card.signal.folder}: no images are there, {looked} was looked for"
+        raise BenchError(what, f"get the data: {card.origin.get}")
+    for kind in places:
+        _refuse_absent(card, root, kind, images, held[kind])
+    names = tuple(sorted(images.keys() - set(card.broken)))
+    size, synthetic = data_size(card, root)
+    maps = {kind: tuple(held[kind][name][0][0] for name in names) for kind in places}
+    return Index(
+        root=root,
+        files=tuple(images[name][0][0] for name in names),
+        labels=np.zeros((len(names), 0), np.uint8),
+        stamps=np.array([stamp(*(stat for kind in held for _, stat in held[kind][name])) for name in names], np.uint64),
+        synthetic=synthetic or card.synthetic,
+        left_out=len(images) - len(names),
+        groups=names,
+        parts=tuple(part_of[name] for name in names) if parted else None,
+        names=names,
+        reader=_reader(card, size),
+        size=size,
+        maps=map_files(card, root, names, maps, size),
+    )
+
+
+def _reader(card: Card, size: tuple[int, int]) -> Reader:
+    inner = reader_of(card)
+    return SizedReader(size) if inner is read_file else SizedReader(size, inner)
+
+
+def _listed(card: Card, root: Path, folder: str, part: str, named: str) -> Files:
+    """Files by key, `<part>/<key>` where folders are parts, below `<part>/<folder>` or `<folder>/<part>`."""
+    pattern = Pattern(named)
+    inside = "/".join(filter(None, (folder, pattern.folder)))
+    place = next((p for p in (f"{part}/{inside}", f"{inside}/{part}") if (root / p).is_dir()), inside).strip("/")
+    if not (root / place).is_dir():
+        return {}
+    found = _by_stem(root / place) if not named else keyed_files(root / place, pattern, card.signal.bands)
+    start, lead = f"{place}/" if place else "", f"{part}/" if part else ""
+    return {lead + key: [(start + file, stat) for file, stat in files] for key, files in found.items()}
+
+
+def _by_stem(folder: Path) -> Files:
+    """Image files by their names without ending: the TIFF files, where there is none those of any kind. Raises
+    BenchError on two of one name.
+    """
+    found: Files = {}
+    paths = [path for path in sorted(folder.iterdir()) if not hidden(path.name)]
+    endings = next((kinds for kinds in (TIFF, IMAGES) if any(p.suffix.lower() in kinds for p in paths)), ())
+    for path in paths:
+        if path.suffix.lower() not in endings or not path.is_file():
+            continue
+        key, status = stem_of(path.name), path.stat()
+        if key in found:
+            raise BenchError(f"{path} and {found[key][0][0]} differ in their ending only", "keep one of the two")
+        found[key] = [(path.name, (status.st_size, status.st_mtime_ns))]
+    return found
+
+
+def _refuse_absent(card: Card, root: Path, kind: str, images: Files, maps: Files) -> None:
+    """Raise BenchError naming the first image that has no map of a kind, and the name that was looked for."""
+    absent = sorted(images.keys() - maps.keys())
+    if not absent:
+        return
+    key = absent[0].rpartition("/")[2]
+    masks = card.arrangement.masks
+    looked = Pattern(masks).name(key) if masks else f"{key}.tif or .png"
+    what = f"{root / images[absent[0]][0][0]} has no label map in {root / kind}: {looked} was looked for"
+    if len(absent) > 1:
+        what += f" ({len(absent)} of {len(images)} images have none)"
+    todo = "complete the data, or remove the image"
+    if len(absent) == len(images):
+        todo = 'correct the names on the card, such as [layout] images = "*_S1.tif", masks = "*_mask.tif"'
+    raise BenchError(what, todo)

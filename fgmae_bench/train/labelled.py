@@ -1,0 +1,66 @@
+"""What runs of segmentation share before anything is fitted: label maps by types, images with labels, names."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.run import Run
+from fgmae_bench.data.dataset import Dataset, data_root, only_usable
+from fgmae_bench.data.dfc.ready import with_labels
+from fgmae_bench.data.labels import LabelMap, card_map
+from fgmae_bench.runs.setup import Setup
+from fgmae_bench.system.distributed import World
+from fgmae_bench.system.stamps import remember
+
+log = logging.getLogger("fgmae_bench")
+
+
+def label_maps(run: Run, card: Card) -> tuple[LabelMap, LabelMap]:
+    """(map of training, map of evaluation); what is not said of evaluation is as in training. Raises BenchError on a
+    source that a scheme does not know.
+    """
+    data = run.data
+    train = card_map(card, data.train_labels, data.train_scheme)
+    return train, card_map(card, data.eval_labels or train.source.name, data.eval_scheme or train.scheme.name)
+
+
+def labelled_dataset(run: Run, setup: Setup, maps: tuple[LabelMap, LabelMap], world: World) -> Dataset:
+    """The dataset with the images that are used, all of them labelled; warns of splits that overlap."""
+    execution = run.execution
+
+    def read() -> Dataset:
+        return with_labels(
+            only_usable(setup.dataset, run, setup.cache),
+            *maps,
+            setup.cache,
+            workers=execution.num_workers,
+            strict=execution.strict,
+            trust=execution.trust_data,
+        )
+
+    dataset = world.rank0_first(read)
+    if world.rank == 0:
+        remember(setup.cache, data_root(dataset.card, run), dataset.facts["content_sha256"])
+    for found in dataset.notes:
+        if found["code"] == "overlapping_splits":
+            log.warning(found["text"])
+    return dataset
+
+
+def resolved_data(setup: Setup, train: LabelMap, evaluated: LabelMap) -> Any:
+    """The data section with the sources and schemes of both sides."""
+    return dataclasses.replace(
+        setup.data,
+        train_labels=train.source.name,
+        train_scheme=train.scheme.name,
+        eval_labels=evaluated.source.name,
+        eval_scheme=evaluated.scheme.name,
+    )
+
+
+def named(label_map: LabelMap) -> str:
+    """A scheme with its source, as the record names it."""
+    return f"{label_map.scheme.name} of {label_map.source.name}"
