@@ -3,6 +3,7 @@ one line, or are made again.
 """
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -108,3 +109,23 @@ def test_what_a_cache_says_of_data_is_forgotten_where_it_is_damaged(tmp_path, ke
     assert remembered(tmp_path, root) == [{"train": "0"}]
     next((tmp_path / "content").iterdir()).write_text(kept)
     assert remembered(tmp_path, root) == []
+
+
+@pytest.mark.parametrize(("place", "value"), [(10, 99), (8, 1), (8, 32)], ids=["method", "encrypted", "patched"])
+def test_an_archive_of_arrays_that_cannot_be_unpacked_is_none(tmp_path, place, value):
+    np.savez(tmp_path / "a.npz", values=np.zeros(3))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[content.index(b"PK\x01\x02") + place] = value
+    content[place - 2] = value
+    (tmp_path / "a.npz").write_bytes(content)
+    assert _load(tmp_path / "a.npz", 3) is None
+
+
+@pytest.mark.parametrize("body", [b"\x80\x02a.", b"\x80\x02h\x05.", b"\x80\x02tR."])
+def test_a_checkpoint_of_operations_that_do_not_add_up_is_refused(tmp_path, body):
+    torch.save({}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as source, zipfile.ZipFile(tmp_path / "c.pth", "w") as target:
+        for name in source.namelist():
+            target.writestr(name, body if name.endswith("data.pkl") else source.read(name))
+    with pytest.raises(BenchError, match="not a readable checkpoint of a run"):
+        load_head(tmp_path / "c.pth")

@@ -8,7 +8,7 @@ Without names all of them. A script is a file `fuzz_NAME.py` beside this one wit
   prepare() imports what the readers import and makes the seed files, once, before anything is forked
 
 and nothing else names it: a new reader is one function and its line in READERS, a new kind of file one new script. The
-tests take 20 seeds of each from here as well. Expected: 0 faults: every child ends by itself within 30 s and 1 GiB
+tests take 20 seeds of each from here as well. Expected: 0 faults: every child ends by itself within 30 CPU-s and 1 GiB
 above what its parent has, with exit code 0 (accepted) or 2 (refused in one line), no traceback, no payload; else exit
 code 1.
 """

@@ -61,6 +61,6 @@ def _load(path: Path, rows: int) -> NDArray[Any] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             values: NDArray[Any] = file["values"]
-    except (OSError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error, *BROKEN_ARRAY):
+    except (OSError, KeyError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error, *BROKEN_ARRAY):
         return None
     return values if values.ndim and len(values) == rows else None

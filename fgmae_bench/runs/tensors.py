@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -13,6 +14,13 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.system.files import replacing
 
 LAST, BEST = "checkpoint-last.pth", "checkpoint-best.pth"
+
+
+# What torch's reader of plain values raises at damaged operations, lengths and names.
+BROKEN = (
+    *(OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, AttributeError, UnpicklingError),
+    *(ArithmeticError, AssertionError, MemoryError, struct.error),
+)
 
 
 class _Stream(io.FileIO):
@@ -52,7 +60,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
         )
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError, UnpicklingError) as error:
+    except BROKEN as error:
         raise unreadable(path, error) from error
 
 
