@@ -27,7 +27,9 @@ Layout = Literal["encoder", "full", "mae", "moco", "croma", "any"]
 @dataclass(frozen=True, kw_only=True)
 class StatedContract:
     """An input contract as the manifest states it: `mean` and `std` in dB per band, `size` in pixels; `source`: who
-    says so.
+    says so. With the geometry `native`, images are taken as they are and `size` is 0.
+
+    `assumed` where the publishers state no input for Sentinel-1.
     """
 
     source: str
@@ -37,6 +39,8 @@ class StatedContract:
     std: tuple[float, ...]
     size: int
     calibration: str = "sigma0"
+    geometry: Literal["resize_crop", "native"] = "resize_crop"
+    assumed: bool = False
 
     def contract(self) -> InputContract:
         """What `views` works by."""
@@ -47,6 +51,8 @@ class StatedContract:
             std=self.std,
             size=self.size,
             calibration=self.calibration,
+            geometry=self.geometry,
+            assumed=self.assumed,
         )
 
 
@@ -55,7 +61,8 @@ class Entry:
     """One checkpoint. `contract` names a table of `contracts`; what is not known is left out.
 
     `size` is in bytes and exact; `about_mb` is a size as a listing prints it; `torchgeo` is the enum member that names
-    the same file.
+    the same file, `same_as` another name under which it is fetched. `channels` is the number that its first layer
+    takes where they are folded into two. `places` and `period` are those of the pre-training, where published.
     """
 
     name: str
@@ -68,6 +75,12 @@ class Entry:
     repo: str = ""  # none for a file on this machine, which is named by its absolute path
     revision: str = ""
     keys: dict[str, str] = field(default_factory=dict)  # beginnings of the file's keys -> those of the model's
+    prefix: str = ""  # beginning of the backbone's keys, where no layout says it
+    same_as: str = ""
+    channels: int | None = None
+    places: str = ""
+    period: str = ""
+    labels: str = ""  # data sets whose labels were seen
     epochs: int | None = None
     size: int | None = None
     about_mb: float | None = None
@@ -169,5 +182,5 @@ def _check_contract(contract: StatedContract, where: str) -> None:
         )
     if len(contract.mean) != len(contract.bands) or len(contract.std) != len(contract.bands) or min(contract.std) <= 0:
         raise BenchError(f"{where}: mean and std do not fit", "give one value a band, std above 0")
-    if contract.size < 1:
-        raise BenchError(f"{where}: size is {contract.size}", "give the side of the input in pixels")
+    if (contract.size < 1) != (contract.geometry == "native"):
+        raise BenchError(f"{where}: size is {contract.size}", "give the side of the input in pixels, 0 for native ones")

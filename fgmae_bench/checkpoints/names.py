@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from fgmae_bench.checkpoints.inert import shown
 from fgmae_bench.checkpoints.layouts import ANCHORS, PREFIXES, drop_rule
+from fgmae_bench.checkpoints.manifest import Entry
 from fgmae_bench.checkpoints.reader import State
 from fgmae_bench.errors import BenchError
 
@@ -48,6 +49,15 @@ def renamed(state: State, keys: Mapping[str, str]) -> State:
     if idle:
         raise BenchError(f"{state.path}: no key begins with {shown(idle[0])}", "correct the map of its manifest")
     return dataclasses.replace(state, prefix="", tensors=result, outside={})
+
+
+def of_entry(state: State, entry: Entry) -> State:
+    """The state with the backbone's keys as the manifest's entry states them; a converted file has them already."""
+    if entry.prefix and any(name.startswith(entry.prefix) for name in _whole(state.tensors, state.prefix)):
+        state = under_prefix(state, entry.prefix)
+    if entry.keys:
+        state = renamed(state, entry.keys)
+    return state
 
 
 def require_one_backbone(state: State) -> None:

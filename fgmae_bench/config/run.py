@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fgmae_bench.config.cards import Card
+from fgmae_bench.config.encoders import INPUTS, Encoder, encoders
 from fgmae_bench.config.recipes import (
     ANY,
     EITHER,
@@ -64,10 +65,16 @@ class Model:
     weights_prefix: str | None = option(
         "beginning of the backbone's keys in the file", None, shown="found by the layouts that are known"
     )
+    patch_size: int | None = option("side of a patch in pixels, where the encoder takes several", None, shown="its own")
+    inputs: tuple[str, ...] = option(
+        f"extra inputs that the encoder is given: {', '.join(INPUTS)}", (), shown="none: masked or assumed"
+    )
     pool: Literal["cls", "mean"] | None = option(
         "token that becomes the feature", None, shown="cls, or mean where there is none"
     )
-    input_size: int | None = option("side of the input, pixels", None, shown="from the backbone's contract")
+    input_size: int | Literal["native"] | None = option(
+        "side of the input, pixels; native: the image as it is", None, shown="from the backbone's contract"
+    )
     normalizer: str | None = option("normaliser of the input", None, shown="from the backbone's contract")
     mean: tuple[float, ...] = option(
         "means that the normaliser subtracts, dB, VV then VH", (), shown="from the contract"
@@ -131,6 +138,8 @@ class Run:
 
 
 EFFECTIVE = "effective_batch"  # of a recipe: samples a step, over accumulation and processes
+NATIVE = "native"  # of --input_size: images as they are
+LATER = ("patch_size", "inputs")  # fields of Model that came later: at their default they leave a run's id as it was
 OWN_WEIGHTS = "module"  # weights of a factory or a module of the user's, as it made them
 RESOLVED = "resolved"  # in a config.toml: every value that is not the field's default stands in the file
 PARTS = ("data", "model", "recipe", "execution")
@@ -198,13 +207,14 @@ def compose(
         config = {name: value for name, value in config.items() if name not in ("output_dir", "log_dir")}
     # From here on: the named recipe below the file, the file below the command line.
     explicit = {**config, **given}
+    entry = _of_registry(given, config, explicit)
     name = explicit.get("recipe", "published")
     if not isinstance(name, str) or name not in NAMED_RECIPES[module]:
         raise unknown("recipe", str(name), NAMED_RECIPES[module])
     named = () if resolved else named_recipe(module, name, card, str(explicit.get("model", Model.model)))
     flat = merged(*named, config, given)
-    if ":" in str(flat.get("model", "")):
-        flat.setdefault("weights", OWN_WEIGHTS)
+    if entry is not None or ":" in str(flat.get("model", "")):
+        flat.setdefault("weights", OWN_WEIGHTS if entry is None else entry.weights)
     owner = field_sections(module)
     flat = _divided(flat, explicit, processes or int(os.environ.get("WORLD_SIZE", "1")))
     for key in flat:
@@ -288,6 +298,15 @@ def _without_alias(layer: dict[str, Any]) -> dict[str, Any]:
     return {"model": MODEL_ALIASES[layer["model"]]} if layer.get("model") in MODEL_ALIASES else {}
 
 
+def _of_registry(given: dict[str, Any], config: dict[str, Any], explicit: dict[str, Any]) -> Encoder | None:
+    """The entry of an encoder's name in the registry, which is replaced by the model that it stands for."""
+    entry = encoders().get(str(explicit.get("model")))
+    if entry is not None:
+        layer = given if "model" in given else config
+        layer["model"] = explicit["model"] = entry.model
+    return entry
+
+
 def merged(*layers: dict[str, Any]) -> dict[str, Any]:
     """Flags of several layers, later ones above; of two that exclude each other the last layer with either decides."""
     flat: dict[str, Any] = {}
@@ -343,6 +362,7 @@ def run_hash(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
     # These three may be paths; the facts name what they stand for: card, samples of each part, content of the weights.
     data = {key: value for key, value in dataclasses.asdict(run.data).items() if key not in ("dataset", "split")}
     model = {key: value for key, value in dataclasses.asdict(run.model).items() if key != "weights"}
+    model = {key: value for key, value in model.items() if value or key not in LATER}
     body = {"data": data, "model": model, "recipe": recipe, "facts": facts}
     return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
 

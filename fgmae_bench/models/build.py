@@ -16,12 +16,13 @@ from fgmae_bench.models.architectures import (
     FGMAE_ARCHITECTURES,
     TORCHGEO_ARCHITECTURES,
     architecture,
+    make_adapter,
     make_module,
     measured_dim,
     patch_side,
 )
 from fgmae_bench.models.backbone import Backbone, WeightsReport
-from fgmae_bench.models.contracts import Statistics, mismatch_notes, resolve_contract
+from fgmae_bench.models.contracts import Statistics, at_size, mismatch_notes, resolve_contract
 from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
 from fgmae_bench.models.weights import TORCHGEO, draw_again, find_weights_file, load_weights, torchgeo_name
 
@@ -33,11 +34,13 @@ def build_backbone(
     *,
     drop_path: float = 0.0,
     statistics: Statistics | None = None,
+    data_size: tuple[int, ...] | None = None,
 ) -> Backbone:
     """The backbone that `model` names with its weights, in evaluation mode and frozen; `cache` holds fetched weights.
 
     Random weights are drawn from `seed`; `drop_path` is the rate of stochastic depth when it is trained; `statistics`
-    give mean and deviation of the training split, where nobody stated the input of the weights. Raises
+    give mean and deviation of the training split, where nobody stated the input of the weights; `data_size` is the
+    images' height and width, for what takes them as they are. Raises
     BenchError on an unknown name, weights that are not here or do not fit, an input size the patches do not divide, a
     pool that is not there.
     """
@@ -49,6 +52,8 @@ def build_backbone(
         architecture(model.model)
     state = None if file is None else read_state(file)
     contract = resolve_contract(model, state, statistics)
+    if contract.geometry == "native":
+        contract = at_size(contract, data_size, model.model, patch_side(model.model, model.patch_size))
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         module, pool, feature_dim = make_module(model, contract, drop_path)
@@ -79,9 +84,15 @@ def build_backbone(
     return _known_by_behaviour(backbone) if backbone.custom else backbone
 
 
-def wrap_module(module: nn.Module, model: Model, statistics: Statistics | None = None) -> Backbone:
+def wrap_module(
+    module: nn.Module,
+    model: Model,
+    statistics: Statistics | None = None,
+    data_size: tuple[int, ...] | None = None,
+) -> Backbone:
     """A module of the user, (B, 2, S, S) to (B, D) or a map, as a frozen backbone under the contract of `model`."""
     contract = resolve_contract(model, None, statistics)
+    contract = at_size(contract, data_size, model.model, 1)
     pooled = PooledMap(module)
     dim = measured_dim(pooled, contract)
     pooled.eval().requires_grad_(False)
@@ -118,6 +129,7 @@ __all__ = [
     "architecture",
     "build_backbone",
     "find_weights_file",
+    "make_adapter",
     "patch_side",
     "resolve_contract",
     "wrap_module",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import BANDS, parse_bands
-from fgmae_bench.config.run import Model, Run
+from fgmae_bench.config.run import NATIVE, Model, Run
 from fgmae_bench.data.dataset import Dataset, data_root, open_dataset
 from fgmae_bench.data.index import require_data
 from fgmae_bench.data.packs.read import is_pack
@@ -72,7 +72,9 @@ def set_up(
         world.raise_together(lambda: require_present(card, first, cache))
     dataset = world.raise_together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))
     whole = card.task == "segmentation"
-    wanted = first.model if not whole or first.model.input_size else _at_data_size(first.model, dataset, module)
+    given = first.model.input_size not in (None, NATIVE)
+    wanted = first.model if not whole or given else _at_data_size(first.model, dataset, module)
+    size = dataset.index.size or dataset.card.signal.size
     held = parse_bands(first.data.band_order) if first.data.band_order else card.signal.bands
 
     def statistics() -> tuple[Band, Band]:
@@ -82,9 +84,11 @@ def set_up(
 
     backbone = world.raise_together(
         lambda: (
-            wrap_module(module, wanted, statistics)
+            wrap_module(module, wanted, statistics, size)
             if module is not None
-            else build_backbone(wanted, first.recipe.seed, cache, drop_path=drop_path, statistics=statistics)
+            else build_backbone(
+                wanted, first.recipe.seed, cache, drop_path=drop_path, statistics=statistics, data_size=size
+            )
         )
     )
     view = make_view(card, backbone.contract, first.data.band_order, whole=whole)
@@ -111,7 +115,7 @@ def _at_data_size(model: Model, dataset: Dataset, module: nn.Module | None) -> M
     one size.
     """
     size = min(dataset.index.size or dataset.card.signal.size)
-    patch = patch_side(model.model) if module is None else 1
+    patch = patch_side(model.model, model.patch_size) if module is None else 1
     return dataclasses.replace(model, input_size=fitting_size(size, patch))
 
 
@@ -135,7 +139,10 @@ def _require_places(run: Run, cache: Path) -> None:
 def _resolved_model(run: Run, backbone: Backbone) -> Model:
     weights = backbone.weights.source if backbone.weights.source in ("none", "module") else run.model.weights
     contract = backbone.contract
-    resolved = dataclasses.replace(run.model, weights=weights, pool=backbone.pool, input_size=contract.size or None)
+    side: int | Literal["native"] | None = contract.size or None
+    if contract.size and contract.geometry == "native":
+        side = "native"
+    resolved = dataclasses.replace(run.model, weights=weights, pool=backbone.pool, input_size=side)
     if contract.assumed:  # nobody stated it: the configuration that a run leaves must not either
         return resolved
     return dataclasses.replace(resolved, normalizer=contract.normalizer, mean=contract.mean, std=contract.std)

@@ -15,7 +15,7 @@ from fgmae_bench.config.contract import InputContract, parse_bands
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.randomness import generator
 from fgmae_bench.views.chip import Chip
-from fgmae_bench.views.normalizers import normalize
+from fgmae_bench.views.normalizers import UNITS, normalize
 
 LOG_ASPECT = math.log(4 / 3)
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
@@ -49,7 +49,7 @@ class View:
 
     def batch(self, chips: list[Chip], ids: list[str], augmentation: Augmentation | None = None) -> NDArray[Any]:
         """Chips to (B, 2, S, S): the evaluation view, or a random view of each when `augmentation` is given."""
-        if self.contract.geometry == "native":
+        if self.contract.geometry == "native" and (augmentation is None or not self.contract.size):
             return self.before_geometry(chips)
         size, views = self.contract.size, np.empty(0)
         for i, (chip, id) in enumerate(
@@ -107,14 +107,19 @@ def make_view(card: Card, contract: InputContract, band_order: str | None, *, wh
     `band_order` overrules the card's statement about the order of the bands in the files.
     """
     held = parse_bands(band_order) if band_order else card.signal.bands
+    if not band_order and sorted(held) != sorted(contract.bands):
+        raise BenchError(
+            f"{card.title} holds {', '.join(held)}, the backbone reads {' and '.join(contract.bands)}",
+            "choose an encoder of these bands, or data of both: no rule is stated for the one that is missing",
+        )
     if sorted(held) != sorted(contract.bands):
         raise BenchError(
             f"--band_order is {band_order}", f"give {','.join(contract.bands)} or {','.join(contract.bands[::-1])}"
         )
-    if card.signal.units != "dB":
-        raise BenchError(
-            f"{card.title} is stated in {card.signal.units}, the backbone expects dB", "convert the data to dB"
-        )
+    wanted = UNITS.get(contract.normalizer, "dB")
+    if card.signal.units != wanted:
+        todo = f"convert the data to {wanted}" if wanted == "dB" else "choose an encoder of dB"
+        raise BenchError(f"{card.title} is stated in {card.signal.units}, the backbone expects {wanted}", todo)
     order = tuple(held.index(band) for band in contract.bands)
     return View(contract=contract, order=order, input_resize=card.signal.input_resize, whole=whole)
 

@@ -101,12 +101,13 @@ def _account(model: str, report: LoadReport) -> Iterator[str]:
 def _report(model: str, state: State) -> LoadReport:
     """The account against a model without memory for its weights."""
     from fgmae_bench.checkpoints.load import account
-    from fgmae_bench.config.run import Model
-    from fgmae_bench.models.contracts import resolve_contract
-    from fgmae_bench.models.weights import empty_network
+    from fgmae_bench.checkpoints.names import of_entry
+    from fgmae_bench.checkpoints.registry import entry_of
+    from fgmae_bench.models.weights import empty_network, usual_size
 
-    network, optional = empty_network(model, resolve_contract(Model(model=model, weights="random")).size)
-    return account(network, state, optional)[1]
+    known = entry_of("", model, state)
+    network, optional = empty_network(model, usual_size(model))
+    return account(network, state if known is None else of_entry(state, known.entry), optional)[1]
 
 
 def _safe(name: str) -> str:
