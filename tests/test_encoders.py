@@ -190,7 +190,7 @@ def timms(entry, network, images):
 OWN_CALL = {"rslearn": rslearns, "olmoearth-pretrain-minimal": olmoearths, "torchgeo": torchgeos, "timm": timms}
 
 
-SMALL = {"panopticon": 112, "satlas-swin-b": 64, "croma_base": 64, "sarmae-vit-b16": 224}  # any size will do
+SMALL = {"panopticon": 112, "satlas-swin-b": 64, "croma_base": 64, "sarmae-vit-b16": 112}  # any size will do
 
 
 @pytest.fixture
@@ -216,7 +216,9 @@ def quick_draws(monkeypatch):
 def check_features(name, chips):
     entry = needs(ENCODERS[name])
     stated = WEIGHTS[entry.weights][entry.model].contract.size
-    size = SMALL.get(name, 112 if entry.patch in (14, 16) else 64 if entry.patch == 1 else stated)
+    size = SMALL.get(
+        name, 16 if len(entry.patches) > 1 else 112 if entry.patch in (14, 16) else 64 if entry.patch == 1 else stated
+    )
     size = size or None
     backbone = build_backbone(Model(model=entry.model, weights="random", input_size=size), 0, data_size=(64, 64))
     size = backbone.contract.size

@@ -328,6 +328,11 @@ ENCODERS: dict[str, Encoder] = {
 }
 
 
+# Models that have no weights: `--weights` means nothing for them.
+HANDMADE = ("backscatter_stats", "place_and_month")
+EMBEDDINGS = "embeddings"  # vectors of a file, which --weights names
+
+
 @cache
 def encoders() -> dict[str, Encoder]:
     """The shipped encoders and those of installed packages, which may not take a shipped name.

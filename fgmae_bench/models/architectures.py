@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -17,9 +18,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from fgmae_bench.config.contract import InputContract
-from fgmae_bench.config.encoders import ENCODERS, Encoder, adapter_of, encoders
+from fgmae_bench.config.encoders import EMBEDDINGS, ENCODERS, HANDMADE, Encoder, adapter_of, encoders
 from fgmae_bench.config.run import MODEL_ALIASES, Model
 from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.models import place
+from fgmae_bench.models.embeddings import read_embeddings
 from fgmae_bench.models.encoders.adapter import Adapter, OwnPool
 from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
 
@@ -38,15 +41,15 @@ log = logging.getLogger("fgmae_bench")
 
 
 def architecture(model_name: str) -> Callable[..., nn.Module] | None:
-    """The entry point behind a model name, None for `backscatter_stats`; raises BenchError with the closest names."""
-    if model_name == "backscatter_stats":
+    """The entry point behind a model name, None for what is no network; raises BenchError with the closest names."""
+    if model_name in (*HANDMADE, EMBEDDINGS):
         return None
     entry = adapter_of(model_name)
     if entry is not None:
         return _code_of(entry)
     timm_name = FGMAE_ARCHITECTURES.get(model_name, model_name)
     if not timm.is_model(timm_name):
-        named = [*FGMAE_ARCHITECTURES, *encoders(), "backscatter_stats"]
+        named = [*FGMAE_ARCHITECTURES, *encoders(), *HANDMADE, EMBEDDINGS]
         hint = closest(model_name, [*named, *timm.list_models()]).split("?")[0]
         hint = f"{hint}? " if hint.startswith("did") else ""
         raise BenchError(
@@ -58,7 +61,7 @@ def architecture(model_name: str) -> Callable[..., nn.Module] | None:
 
 def is_registered(model_name: str) -> bool:
     """Whether `--model NAME` means a model of the suite or of timm: no other model may take such a name."""
-    own = {*FGMAE_ARCHITECTURES, *encoders(), *MODEL_ALIASES, "backscatter_stats"}
+    own = {*FGMAE_ARCHITECTURES, *encoders(), *MODEL_ALIASES, *HANDMADE, EMBEDDINGS}
     return model_name in own or bool(timm.is_model(model_name))
 
 
@@ -86,6 +89,12 @@ def make_module(model: Model, contract: InputContract, drop_path: float) -> tupl
     """(module, pool, feature dimension). Raises BenchError where the model cannot take the channels and size."""
     if model.model == "backscatter_stats":
         return BackscatterStats(), None, BackscatterStats.feature_dim
+    if model.model == place.NAME:
+        made = place.PlaceAndMonth(model.inputs)
+        return made, None, made.feature_dim
+    if model.model == EMBEDDINGS:
+        held = read_embeddings(Path(model.weights))
+        return held, None, int(held.vectors.shape[1])
     if ":" in model.model:
         module: nn.Module = PooledMap(_from_factory(model.model))
         return module, None, measured_dim(module, contract)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,6 +46,7 @@ class Backbone:
     lowers_precision: bool = True
     custom: bool = False  # a module of the user's
     notes: tuple[dict[str, str], ...] = ()
+    inputs: dict[str, Any] = field(default_factory=dict)  # what it is fed besides pixels, as the record says it
 
     @property
     def params(self) -> int:

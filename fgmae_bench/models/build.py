@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from fgmae_bench.checkpoints.reader import read_state
 from fgmae_bench.checkpoints.registry import default_cache
+from fgmae_bench.config.contract import InputContract
+from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, INPUTS, adapter_of
 from fgmae_bench.config.run import OWN_WEIGHTS, Model
+from fgmae_bench.data.extra_inputs import SOURCES
+from fgmae_bench.errors import BenchError, note
 from fgmae_bench.models.architectures import (
     FGMAE_ARCHITECTURES,
     TORCHGEO_ARCHITECTURES,
@@ -23,6 +28,8 @@ from fgmae_bench.models.architectures import (
 )
 from fgmae_bench.models.backbone import Backbone, WeightsReport
 from fgmae_bench.models.contracts import Statistics, at_size, mismatch_notes, resolve_contract
+from fgmae_bench.models.embeddings import Embeddings
+from fgmae_bench.models.place import NAME as PLACE
 from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
 from fgmae_bench.models.weights import TORCHGEO, draw_again, find_weights_file, load_weights, torchgeo_name
 
@@ -59,8 +66,13 @@ def build_backbone(
         module, pool, feature_dim = make_module(model, contract, drop_path)
     weights = WeightsReport(source="random", sha256=None, used=0, dropped=0, missing=0)
     notes = mismatch_notes(model, contract, state)
-    handmade, custom = isinstance(module, BackscatterStats), ":" in model.model
-    if handmade:
+    handmade, custom = model.model in (*HANDMADE, EMBEDDINGS), ":" in model.model
+    if isinstance(module, Embeddings):
+        count = len(module.vectors)
+        weights = WeightsReport(source="embeddings", sha256=module.sha256, used=count, dropped=0, missing=0)
+        if "pixels_sha256" not in module.how:
+            notes += (note("embeddings_unverified", "the file does not say of which pixels its vectors are"),)
+    elif handmade:
         weights = dataclasses.replace(weights, source="none")
     elif model.weights == OWN_WEIGHTS:
         weights = dataclasses.replace(weights, source=OWN_WEIGHTS)
@@ -80,8 +92,33 @@ def build_backbone(
         lowers_precision=not handmade,
         custom=custom,
         notes=notes,
+        inputs=contract_inputs(model, contract),
     )
     return _known_by_behaviour(backbone) if backbone.custom else backbone
+
+
+def contract_inputs(model: Model, contract: InputContract) -> dict[str, Any]:
+    """What an encoder is fed besides pixels, for the record: given, absent and by which rule, the same for all; and the
+    size of its input in pixels and tokens. Raises BenchError on an extra input that the model does not take.
+    """
+    entry = adapter_of(model.model)
+    takes = dict.fromkeys(INPUTS, "not known") if model.model == PLACE else dict(entry.inputs) if entry else {}
+    for name in model.inputs:
+        if name not in takes:
+            todo = f"choose from {', '.join(takes)}" if takes else "leave it out: pixels are all that it takes"
+            raise BenchError(f"--inputs {name}: {model.model} does not take it", todo)
+    if entry is None and model.model != PLACE:
+        return {}
+    found: dict[str, Any] = {
+        "given": {name: SOURCES[name] for name in model.inputs},
+        "absent": {name: rule for name, rule in takes.items() if name not in model.inputs},
+    }
+    if entry is not None:
+        patch = model.patch_size or entry.patch
+        found |= {"fixed": dict(entry.fixed), "patch_size": patch, "input_size": contract.size}
+        found |= {"tokens": (contract.size // patch) ** 2}
+        found |= {name: text for name in ("statement", "one_band") if (text := getattr(entry, name))}
+    return found
 
 
 def wrap_module(

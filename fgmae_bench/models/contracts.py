@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fgmae_bench.checkpoints.reader import State
 from fgmae_bench.checkpoints.registry import by_file, published, registered
 from fgmae_bench.config.contract import BANDS, FGMAE_CONTRACT, RAW_CONTRACT, InputContract
-from fgmae_bench.config.encoders import adapter_of
+from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, adapter_of
 from fgmae_bench.config.run import NATIVE, OWN_WEIGHTS, Model
 from fgmae_bench.config.strict import from_plain
 from fgmae_bench.errors import BenchError, note, unknown
@@ -32,10 +32,10 @@ def resolve_contract(model: Model, state: State | None = None, statistics: Stati
     by the `statistics` of the training split, and the contract says `assumed`. Raises BenchError for flags that
     contradict one another.
     """
-    if model.model == "backscatter_stats":
+    if model.model in (*HANDMADE, EMBEDDINGS):
         if model.normalizer not in (None, "db") or model.input_size not in (None, NATIVE):
             raise BenchError(
-                "backscatter_stats takes raw dB at the dataset's size", "leave out --normalizer and --input_size"
+                f"{model.model} takes raw dB at the dataset's size", "leave out --normalizer and --input_size"
             )
         return RAW_CONTRACT
     if model.normalizer is not None and model.normalizer not in NORMALIZERS:

@@ -17,7 +17,7 @@ from fgmae_bench.checkpoints.names import of_entry, require_one_backbone, under_
 from fgmae_bench.checkpoints.reader import State
 from fgmae_bench.checkpoints.registry import entry_of, locate, registered
 from fgmae_bench.config.contract import BANDS
-from fgmae_bench.config.encoders import adapter_of
+from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, adapter_of
 from fgmae_bench.config.run import OWN_WEIGHTS, Model
 from fgmae_bench.errors import BenchError, note, unknown
 from fgmae_bench.models.architectures import architecture, from_timm, make_adapter
@@ -36,7 +36,7 @@ def find_weights_file(model: Model, cache: Path) -> Path | None:
 
     Raises BenchError for a file that is not there and for a name that does not fit the model, whatever the model is.
     """
-    if model.weights in ("random", OWN_WEIGHTS) or model.model == "backscatter_stats":
+    if model.weights in ("random", OWN_WEIGHTS) or model.model in (*HANDMADE, EMBEDDINGS):
         return None
     known = registered()
     if ":" in model.model and model.weights in known:

@@ -69,6 +69,7 @@ def assemble(
                 "units": card.signal.units,
                 "calibration": card.signal.calibration,
                 "synthetic": dataset.synthetic,
+                **({"contract_inputs": backbone.inputs} if backbone.inputs else {}),
             },
             "model": {
                 "name": run.model.model,

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import BANDS, parse_bands
+from fgmae_bench.config.encoders import EMBEDDINGS
 from fgmae_bench.config.run import NATIVE, Model, Run
 from fgmae_bench.data.dataset import Dataset, data_root, open_dataset
+from fgmae_bench.data.extra_inputs import Extra, extra_inputs
 from fgmae_bench.data.index import require_data
 from fgmae_bench.data.packs.read import is_pack
 from fgmae_bench.data.samples import sample_facts
+from fgmae_bench.data.splits import PARTS
 from fgmae_bench.data.statistics import Band, mean_and_deviation
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.models.build import Backbone, build_backbone, find_weights_file, patch_side, wrap_module
+from fgmae_bench.models.embeddings import ROW, Embeddings
+from fgmae_bench.models.place import NAME as PLACE
 from fgmae_bench.models.pooling import write_out_attention
 from fgmae_bench.models.taps import fitting_size
 from fgmae_bench.system.device import Precision, resolve_amp
@@ -40,6 +46,7 @@ class Setup:
     amp: Precision
     cache: Path
     notes: list[dict[str, str]]
+    extra: Extra = field(default_factory=dict)  # inputs besides pixels by name, a row a sample of the index
 
 
 def set_up(
@@ -52,10 +59,12 @@ def set_up(
     drop_path: float = 0.0,
     tasks: tuple[str, ...] = ("single_label", "multi_label"),
     classes: int | None = None,
+    trains: bool = True,
 ) -> Setup:
     """Open the data and build the backbone of a run; `module` stands in for the backbone that it names.
 
-    `tasks` are those that the engine is for; `classes` is the number of outputs where the card does not decide it. For
+    `tasks` are those that the engine is for; it `trains` more than a head on features, which alone takes extra inputs.
+    `classes` is the number of outputs where the card does not decide it. For
     segmentation the view holds the whole image and the input is as large as the data, where the run does not say
     otherwise. Raises BenchError for everything that is missing at once, for what contradicts the card, and for weights
     that do not fit.
@@ -63,6 +72,9 @@ def set_up(
     if card.task not in tasks:
         entry = "fgmae_bench.segment" if card.task == "segmentation" else "fgmae_bench.linear or fgmae_bench.finetune"
         raise BenchError(f"{card.title} is a {card.task} dataset", f"use {entry}")
+    if trains and (first.model.inputs or first.model.model in (PLACE, EMBEDDINGS)):
+        what = "--inputs" if first.model.inputs else f"--model {first.model.model}"
+        raise BenchError(f"{what} is for probes of frozen features", "use fgmae_bench.linear")
     name = first.data.split or (card.recommended_split if first.recipe.recipe == "corrected" else card.default_split)
     data = dataclasses.replace(
         first.data, split=name, nb_classes=None if classes is not None else first.data.nb_classes
@@ -107,6 +119,7 @@ def set_up(
         amp=amp,
         cache=cache,
         notes=[*backbone.notes, *_calibration_notes(card, backbone)],
+        extra=world.rank0_first(lambda: _extra(first.model, dataset, backbone, cache)),
     )
 
 
@@ -117,6 +130,15 @@ def _at_data_size(model: Model, dataset: Dataset, module: nn.Module | None) -> M
     size = min(dataset.index.size or dataset.card.signal.size)
     patch = patch_side(model.model, model.patch_size) if module is None else 1
     return dataclasses.replace(model, input_size=fitting_size(size, patch))
+
+
+def _extra(model: Model, dataset: Dataset, backbone: Backbone, cache: Path) -> Extra:
+    """The extra inputs that a run asks for, and which vector is whose; raises BenchError where the data lacks one."""
+    found = extra_inputs(dataset.index, model.inputs, cache)
+    if isinstance(backbone.module, Embeddings):
+        used = np.concatenate([getattr(dataset.parts, part) for part in PARTS])
+        found[ROW] = backbone.module.positions(dataset.index.ids, used)
+    return found
 
 
 def facts_of(dataset: Dataset, backbone: Backbone) -> dict[str, object]:
