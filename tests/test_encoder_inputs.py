@@ -1,5 +1,6 @@
 """What encoders take besides pixels, embeddings in place of a backbone, and how far features move with their input."""
 
+import dataclasses
 import json
 import shutil
 
@@ -359,3 +360,24 @@ def test_weights_inspect_on_a_folder_prints_it(chips_root, tmp_path):
     ):
         result = call("weights.__main__", "inspect", *words, cwd=tmp_path)
         assert (result.code, message in said(result)) == (2, True), said(result)
+
+
+def test_cromas_batch_is_64_images_in_the_datas_own_order():
+    """Against numpy over all pixels of a run at once; the split plays no part."""
+    from fgmae_bench.data.statistics import by_runs, moments
+    from fgmae_bench.views.chip import Chip
+    from fgmae_bench.views.classification import View
+
+    rng = np.random.default_rng(0)
+    images = rng.normal(-15, 4, (70, 2, 8, 8)).astype(np.float32)
+    ids = [f"a{number}" for number in range(70)]
+    chips = [Chip(db=image, valid=None, synthetic=True) for image in images]
+    found = by_runs(ids, np.stack([moments(chip) for chip in chips]), (0, 1), 64)
+    contract = dataclasses.replace(stated_contracts()["croma_batch"].contract(), size=7)
+    view = View(contract=contract, order=(0, 1), statistics=found)
+    for row, run in ((3, images[:64]), (66, images[64:])):
+        mean, std = run.mean((0, 2, 3), dtype=np.float64), run.std((0, 2, 3), dtype=np.float64)
+        np.testing.assert_allclose(found[ids[row]], (mean, std), atol=6e-4)
+        expected = np.clip((images[row] - (mean - 2 * std)[:, None, None]) / (4 * std)[:, None, None], 0, 1)
+        got = view.batch([chips[row]], [ids[row]])[0]
+        np.testing.assert_allclose(got, expected[:, :7, :7], atol=2e-4)

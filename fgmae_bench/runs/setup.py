@@ -21,7 +21,7 @@ from fgmae_bench.data.index import require_data
 from fgmae_bench.data.packs.read import is_pack
 from fgmae_bench.data.samples import sample_facts
 from fgmae_bench.data.splits import PARTS
-from fgmae_bench.data.statistics import Band, mean_and_deviation
+from fgmae_bench.data.statistics import Band, by_runs, mean_and_deviation
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.models.build import Backbone, build_backbone, find_weights_file, patch_side, wrap_module
 from fgmae_bench.models.embeddings import ROW, Embeddings
@@ -32,6 +32,7 @@ from fgmae_bench.system.device import Precision, resolve_amp
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.files import require_writable
 from fgmae_bench.views.classification import View, make_view
+from fgmae_bench.views.normalizers import OF_A_BATCH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,13 @@ def set_up(
         )
     )
     view = make_view(card, backbone.contract, first.data.band_order, whole=whole)
+    if backbone.contract.normalizer in OF_A_BATCH:
+        if whole:
+            what = f"{backbone.contract.normalizer} is for whole chips"
+            raise BenchError(what, "choose other weights for segmentation, or state a --normalizer")
+        each = world.rank0_first(lambda: sample_facts(dataset.samples, ("moments",), cache)["moments"])
+        runs = OF_A_BATCH[backbone.contract.normalizer]
+        view = dataclasses.replace(view, statistics=by_runs(dataset.index.ids, each, view.order, runs))
     data = dataclasses.replace(data, band_order=",".join(held), nb_classes=classes or len(card.classes))
     published = first.recipe.recipe == "published"
     amp: Precision = resolve_amp(first.recipe.amp, device, published) if backbone.lowers_precision else "off"

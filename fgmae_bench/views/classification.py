@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -18,6 +19,7 @@ from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.normalizers import UNITS, normalize
 
 LOG_ASPECT = math.log(4 / 3)
+Band = tuple[float, ...]  # a value a band, in the contract's order
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
@@ -39,6 +41,7 @@ class View:
     """How raw chips become input of a backbone.
 
     `order` picks the file's bands in the contract's order; `input_resize` is the card's step before everything else.
+    `statistics` are mean and deviation by sample id, where the normaliser takes those of a run of images.
     With `whole` the evaluation view holds the whole image, for labels of every pixel, not its centre.
     """
 
@@ -46,6 +49,7 @@ class View:
     order: tuple[int, ...]
     input_resize: int | None = None
     whole: bool = False
+    statistics: Mapping[str, tuple[Band, Band]] = field(default_factory=dict)
 
     def batch(self, chips: list[Chip], ids: list[str], augmentation: Augmentation | None = None) -> NDArray[Any]:
         """Chips to (B, 2, S, S): the evaluation view, or a random view of each when `augmentation` is given."""
@@ -55,7 +59,7 @@ class View:
         for i, (chip, id) in enumerate(
             zip(chips, ids, strict=True)
         ):  # one by one: an image and its view stay in the processor's cache
-            image = self.before_geometry([chip])[0] if chip.ready is None else self._ready(chip)
+            image = self._of(id).before_geometry([chip])[0] if chip.ready is None else self._ready(chip)
             if i == 0:
                 views = np.empty((len(chips), len(image), size, size), image.dtype)
             if augmentation is not None:
@@ -63,6 +67,13 @@ class View:
             else:
                 views[i] = whole_geometry(image, size) if self.whole else evaluation_geometry(image, size)
         return views
+
+    def _of(self, id: str) -> View:
+        """The view of one sample: with the statistics of its run of images."""
+        if id not in self.statistics:
+            return self
+        mean, std = self.statistics[id]
+        return replace(self, contract=replace(self.contract, mean=mean, std=std), statistics={})
 
     def before_geometry(self, chips: list[Chip]) -> NDArray[Any]:
         """Chips to (B, 2, H, W) in the contract's range. Raises BenchError for packed input of another view."""

@@ -178,7 +178,7 @@ def dn_255(images: Images, valid: Valid, contract: InputContract) -> Images:
 def croma_batch(images: Images, valid: Valid, contract: InputContract) -> Images:
     """Mean +- 2 deviations of a batch's valid pixels, by band, to [0, 1]; the batch's statistics stand in the contract.
 
-    A batch is a run of images in the data's own order (`views.batches`), so that no device and no split changes it.
+    A batch is a run of images in the data's own order (`data.statistics.by_runs`): no device and no split changes it.
     """
     return two_sigma(images, valid, contract)
 
