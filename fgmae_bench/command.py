@@ -13,13 +13,16 @@ from fgmae_bench.config.run import compose
 from fgmae_bench.errors import Diverged, note
 from fgmae_bench.records import Record
 
+# Flags of published command lines that mean nothing for any entry.
+IGNORED = ("fine_tune", "dist_eval", "is_slurm_job", "pin_mem", "no_pin_mem", "cls_token", "global_pool")
+
 
 def run_command(module: str, doc: str, ignored: tuple[str, ...], what: str) -> None:
     """Parse the command line of the entry `module`, run its grid or score a checkpoint, print the scores.
 
-    `ignored` flags mean nothing for `what`: accepted, named in one warning, and noted in the record.
+    `IGNORED` flags and those `ignored` mean nothing for `what`: accepted, named in one warning, noted in the record.
     """
-    given, config, skipped = parse_run(module, doc, sys.argv[1:], ignored)
+    given, config, skipped = parse_run(module, doc, sys.argv[1:], IGNORED + ignored)
     card = load_card(str({**config, **given}["dataset"]))
     runs = compose(module, given, card, config)
     notes = _ignored_notes(skipped, what)

@@ -12,21 +12,10 @@ from __future__ import annotations
 from fgmae_bench.command import run_command
 from fgmae_bench.errors import run_entry
 
-# Flags of published command lines that mean nothing here.
-IGNORED = (
-    "fine_tune",
-    "dist_eval",
-    "is_slurm_job",
-    "pin_mem",
-    "no_pin_mem",
-    "cls_token",
-    "global_pool",
-)
-
 
 def main() -> None:
     """Parse the command line, run the grid, print its scores."""
-    run_command("finetune", __doc__ or "", IGNORED, "fine-tuning")
+    run_command("finetune", __doc__ or "", (), "fine-tuning")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ PER_CLASS = 12
 # Helper modules that test files take as plugins: registered before any is imported, so that their assertions say as
 # much as a test's.
 pytest.register_assert_rewrite(
-    "bigearthnet_raw", "hub_server", "linear_runs", "pack_files", "segment_world", "tiny_checkpoints"
+    "bigearthnet_raw", "hub_server", "linear_runs", "pack_files", "segment_world", "tiny_bank", "tiny_checkpoints"
 )
 
 
@@ -95,6 +95,19 @@ def scenes(realdata):
     found |= {path.stem: _pixels(path) for path in sorted((realdata / "terramesh_s1rtc" / "S1RTC").glob("*.tif"))}
     assert len(found) == 4 + 1 + 1 + 3
     return found
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Reports leave empty files for pictures: drawing them takes most of a report's time and has tests of its own."""
+    from fgmae_bench.report import figures, pictures
+
+    def save(figure, path):
+        for ending in ("png", "svg"):
+            path.with_suffix(f".{ending}").write_bytes(b"")
+
+    monkeypatch.setattr(figures, "save", save)
+    monkeypatch.setattr(pictures, "save", save)
 
 
 def _pixels(path):

@@ -5,6 +5,7 @@ choice.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from fgmae_bench.config.recipes import ProbeRecipe
 from fgmae_bench.config.run import Data, Execution, Model, Run, run_hash, run_id, to_plain
 from fgmae_bench.records import Record, seal, store
 
+RECIPE = ProbeRecipe(
+    recipe="published", features="stream", epochs=50, batch_size=16, lr=0.1, weight_decay=0.001, amp="off"
+)
 PARAMS = {"vit_small_patch16": (21_590_000, 384), "vit_base_patch16": (85_650_000, 768)}
 
 
@@ -26,19 +30,10 @@ def make_record(
     dataset: str = "eurosat",
     protocol: str = "linear_probe",
     model: str = "vit_small_patch16",
-    recipe: str = "published",
     split: str = "reference",
     split_seed: int = 42,
     train_frac: float = 1.0,
-    seed: int = 42,
-    lr: float = 0.1,
-    weight_decay: float = 0.001,
-    batch_size: int = 16,
     world_size: int = 2,
-    epochs: int = 50,
-    features: str = "stream",
-    views: int = 1,
-    amp: str = "off",
     synthetic: bool = False,
     card_version: int = 1,
     test: dict[str, float | None] | None = None,
@@ -48,24 +43,17 @@ def make_record(
     status: str = "done",
     schema: int = 2,
     content: str = "pixels",
+    **recipe_values: Any,
 ) -> Record:
     """A record of a linear probe on the reference split of EuroSAT-SAR, two processes, as in the shipped experiment's
-    first row.
+    first row; `recipe_values` are fields of its recipe.
     """
+    recipe = dataclasses.replace(RECIPE, **recipe_values)
+    epochs = recipe.epochs
     run = Run(
         data=Data(dataset=dataset, split=split, split_seed=split_seed, train_frac=train_frac),
         model=Model(model=model, pool="cls", input_size=224, normalizer="fgmae"),
-        recipe=ProbeRecipe(
-            recipe=recipe,
-            features=features,
-            views=views,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            weight_decay=weight_decay,
-            seed=seed,
-            amp=amp,
-        ),
+        recipe=recipe,
         execution=Execution(),
     )
     facts = {"card_version": card_version, "synthetic": synthetic, "weights_sha256": sha("weights")}
@@ -76,7 +64,7 @@ def make_record(
         "run_id": run_id(run, facts, world_size),
         "created": "2025-01-01T00:00:00Z",
         "protocol": protocol,
-        "recipe": recipe,
+        "recipe": recipe.recipe,
         "status": status,
         "dataset": {
             "name": dataset,

@@ -14,6 +14,7 @@ import pytest
 import rasterio
 import torch
 from commands import REPOSITORY, call, codes, metrics, records, said, stop_once_there_is
+from test_label_schemes import DFC10
 
 from fgmae_bench.ablate.defects import FrozenOutput, random_position
 from fgmae_bench.ablate.engine import used_data
@@ -33,18 +34,6 @@ from fgmae_bench.worlds.dfc import write_dfc
 
 commands.MAIN.setdefault("ablate", "fgmae_bench.ablate.__main__")
 CARD = load_card("dfc2020")
-DFC10 = [
-    "Forest",
-    "Shrubland",
-    "Savanna",
-    "Grassland",
-    "Wetlands",
-    "Croplands",
-    "Urban/Built-up",
-    "Snow/Ice",
-    "Barren",
-    "Water",
-]
 LEGEND = [1, 1, 1, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 6, 8, 9, 10]  # DFC code of IGBP codes 1 to 17
 PUBLISHED = {1: 5904112, 2: 3353501, 4: 7655859, 5: 11272496, 6: 8405224, 7: 3517590, 9: 1887823, 10: 22621891}
 TINY = (

@@ -257,7 +257,7 @@ def test_crc_errors(zip_path, folder):
 def test_something_else(zip_path, folder, content):
     zip_path.parent.mkdir()
     zip_path.write_bytes(content)
-    refused(zip_path, folder, "is no complete zip archive")
+    refused(zip_path, folder, "is not a complete zip archive")
 
 
 def test_missing_archive(tmp_path):

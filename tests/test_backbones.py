@@ -77,7 +77,7 @@ def test_mean_features_are_the_mean_of_the_normalised_patch_tokens():
         got = backbone.module(images())
     assert tokens.shape == (3, 5, 64)
     torch.testing.assert_close(got, tokens[:, 1:].mean(1), atol=1e-5, rtol=1e-5)
-    assert (got - tokens.mean(1)).abs().max() > 1e-3  # the CLS token is no patch
+    assert (got - tokens.mean(1)).abs().max() > 1e-3  # the CLS token is not a patch
     assert (got - tokens[:, 0]).abs().max() > 1e-3
 
 
@@ -280,7 +280,7 @@ def test_factory_of_the_user_makes_a_backbone(factories):
     [
         ("my_models:absent", "absent"),
         ("no_such_module:f", "no_such_module"),
-        ("my_models:number", "made int, no nn.Module"),
+        ("my_models:number", "made int, not an nn.Module"),
         ("my_models:three_bands", r"does not take \(B, 2, 32, 32\)"),
         ("my_models:Pair", "Pair returned tuple"),
     ],

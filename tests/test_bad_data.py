@@ -70,7 +70,7 @@ def test_folder_of_something_else(tmp_path):
 
 def test_folder_that_is_no_class_offers_the_closest(tmp_path):
     (small_world(tmp_path) / "Forrest").mkdir()
-    assert "'Forrest' is no class of EuroSAT-SAR; did you mean 'Forest'?" in refused("world", cwd=tmp_path)
+    assert "'Forrest' is not a class of EuroSAT-SAR; did you mean 'Forest'?" in refused("world", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("gone", [False, True])

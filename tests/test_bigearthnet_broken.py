@@ -49,10 +49,10 @@ BROKEN = {
     "TIFF cut in its header": (
         "_VV.tif",
         lambda p: replace(p, p.read_bytes()[:60]),
-        r"_VV\.tif is no TIFF, or its header is broken or cut",
+        r"_VV\.tif is not a TIFF, or its header is broken or cut",
     ),
     "TIFF without bytes": ("_VV.tif", lambda p: replace(p, b""), r"_VV\.tif is empty"),
-    "other bytes for a TIFF": ("_VV.tif", lambda p: replace(p, b"<html>" * 100), r"_VV\.tif is no TIFF"),
+    "other bytes for a TIFF": ("_VV.tif", lambda p: replace(p, b"<html>" * 100), r"_VV\.tif is not a TIFF"),
     "JSON cut in the middle": ("_labels_metadata.json", _cut, r"_labels_metadata\.json is broken or cut"),
     "JSON without bytes": ("_labels_metadata.json", lambda p: replace(p, b""), r"_labels_metadata\.json is empty"),
     "JSON that is a list": ("_labels_metadata.json", lambda p: replace(p, b"[]"), r"holds no table of facts"),
@@ -66,8 +66,8 @@ BROKEN = {
         _edit("labels", ["Transitional woodland, shrub"]),
         r"unknown label 'Transitional woodland,",
     ),
-    "no label": ("_labels_metadata.json", _edit("labels", []), r"'labels' is no list of names"),
-    "labels that are numbers": ("_labels_metadata.json", _edit("labels", [1]), r"'labels' is no list of names"),
+    "no label": ("_labels_metadata.json", _edit("labels", []), r"'labels' is not a list of names"),
+    "labels that are numbers": ("_labels_metadata.json", _edit("labels", [1]), r"'labels' is not a list of names"),
     "no partner": (
         "_labels_metadata.json",
         _edit("corresponding_s2_patch", None),
@@ -76,7 +76,7 @@ BROKEN = {
     "impossible partner": (
         "_labels_metadata.json",
         _edit("corresponding_s2_patch", "S2X"),
-        r"corresponding_s2_patch: 'S2X' is no S2 patch",
+        r"corresponding_s2_patch: 'S2X' is not an S2 patch",
     ),
     "impossible time": (
         "_labels_metadata.json",
@@ -86,7 +86,7 @@ BROKEN = {
     "impossible scene": (
         "_labels_metadata.json",
         _edit("scene_source", "x' or 1 eq 1"),
-        r"scene_source .* is no Sentinel-1 product",
+        r"scene_source .* is not a Sentinel-1 product",
     ),
     "coordinates lacking one": ("_labels_metadata.json", _edit("coordinates", {"ulx": 1}), r"coordinates lack one"),
     "impossible projection": (
@@ -115,7 +115,7 @@ def test_broken_patch_is_listed_with_its_reason_and_does_not_stop_the_rest(kind,
     assert str(raw_root) in str(caught.value)
 
 
-def test_mended_patch_loses_its_problem(raw_root, run_index):
+def test_repaired_patch_loses_its_problem(raw_root, run_index):
     name = f"{SCENE}_33UUP_1_0"
     path = raw_root / name / f"{name}_VH.tif"
     kept = path.read_bytes()
@@ -158,7 +158,7 @@ def test_two_patches_with_one_partner_or_one_place_are_both_broken(raw_root, run
 
 def test_folder_that_is_no_patch_is_listed(raw_root, run_index):
     (raw_root / "notes").mkdir()
-    assert "'notes' is no S1 patch name" in run_index("--data_path", raw_root).err
+    assert "'notes' is not an S1 patch name" in run_index("--data_path", raw_root).err
 
 
 @pytest.mark.parametrize("kind", ["without VH", "VH of another shape", "TIFF cut in its pixels", "TIFF without bytes"])

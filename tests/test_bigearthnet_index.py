@@ -240,13 +240,13 @@ def test_foreign_file_for_an_index_is_refused_not_overwritten(raw_root, ben, run
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--data_path", "/nowhere"), r"--data_path /nowhere is no folder; get the data: curl"),
+        (("--data_path", "/nowhere"), r"--data_path /nowhere is not a folder; get the data: curl"),
         (("--out", "a.txt"), r"unknown format 'txt'; choose from csv, parquet"),
         (("--out", "a.csv", "--format", "parquet"), r"--out a\.csv does not end in \.parquet"),
         (("--workers", "0"), r"--workers is 0"),
         (("--rate", "0"), r"--rate is 0"),
-        (("--lists", "/nowhere"), r"--lists /nowhere is no folder"),
-        (("--links", "a.csv", "--catalogue", "nonsense"), r"--catalogue nonsense is no address"),
+        (("--lists", "/nowhere"), r"--lists /nowhere is not a folder"),
+        (("--links", "a.csv", "--catalogue", "nonsense"), r"--catalogue nonsense is not an address"),
         (("--list", "a"), r"unknown flag '--list'; did you mean '--lists'"),
     ],
 )
@@ -260,7 +260,7 @@ def test_lists_that_are_incomplete_or_no_lists_are_named(raw_root, tmp_path, run
     with pytest.raises(BenchError, match=r"holds no patches_with_seasonal_snow\.csv\.bz2 or \.csv"):
         run_index("--data_path", raw_root, "--lists", tmp_path)
     (tmp_path / "patches_with_seasonal_snow.csv").write_text("S2B_MSIL2A_20180204T94161_1_0\npatch\n")
-    with pytest.raises(BenchError, match=r"patches_with_seasonal_snow\.csv, line 2: 'patch' is no S2 patch name"):
+    with pytest.raises(BenchError, match=r"patches_with_seasonal_snow\.csv, line 2: 'patch' is not an S2 patch name"):
         run_index("--data_path", raw_root, "--lists", tmp_path)
     (tmp_path / "patches_with_seasonal_snow.csv.bz2").write_bytes(b"BZh9 cut")
     with pytest.raises(BenchError, match=r"csv\.bz2: cannot be read as a list"):

@@ -53,7 +53,7 @@ def test_s2_names_of_both_versions_with_short_times_and_seconds_past_59(name, ac
     "name", ["S2A_MSIL2A_20170613T1010_87_48", "S2A_MSIL2A_20170613T101031_87", "x", "", f"{SCENE}_33UUP_1_2", "../a"]
 )
 def test_other_names_are_refused(name):
-    with pytest.raises(BenchError, match="is no S2 patch name"):
+    with pytest.raises(BenchError, match="is not an S2 patch name"):
         labels.parse_s2(name)
 
 

@@ -331,11 +331,14 @@ def test_marks_line_ends_and_spaces_of_any_system_are_read(content, tmp_path):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b"patch_id,s1_name\n" + NAMES[0].encode(), r"line 1: 'patch_id' is no S2 patch name; remove the header line"),
-        (NAMES[0].encode() + b"\npatch\n", r"line 2: 'patch' is no S2 patch name"),
+        (
+            b"patch_id,s1_name\n" + NAMES[0].encode(),
+            r"line 1: 'patch_id' is not an S2 patch name; remove the header line",
+        ),
+        (NAMES[0].encode() + b"\npatch\n", r"line 2: 'patch' is not an S2 patch name"),
         (b"S2A_\xff\xfe\n", r"cannot be read as a list \(no UTF-8 text.*save it as UTF-8"),
         ("\n".join(NAMES).encode("utf-16"), r"no UTF-8 text"),
-        (b"\0\0\0\n", r"line 1: .* is no S2 patch name"),
+        (b"\0\0\0\n", r"line 1: .* is not an S2 patch name"),
     ],
     ids=["header", "other line", "bytes", "UTF-16", "zeros"],
 )

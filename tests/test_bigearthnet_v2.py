@@ -310,14 +310,14 @@ def test_the_versions_are_told_apart(world, card, realdata, tmp_path):
         1,
         cwd=tmp_path,
     )
-    with pytest.raises(BenchError, match="is no patch table of format bigearthnet_s1_v1/1"):
+    with pytest.raises(BenchError, match="is not a patch table of format bigearthnet_s1_v1/1"):
         read_table(tmp_path / "i.parquet")
 
 
 def test_a_patch_in_the_folder_of_another_scene_is_refused(genuine, card):
     scene = genuine / "BigEarthNet-S1" / "S1A_IW_GRDH_1SDV_20170613T165043"
     scene.rename(scene.with_name("S1A_IW_GRDH_1SDV_20170613T165044"))
-    with pytest.raises(BenchError, match="is no patch of the scene that its folder names"):
+    with pytest.raises(BenchError, match="is not a patch of the scene that its folder names"):
         bigearthnet_v2(card, genuine)
 
 

@@ -118,7 +118,7 @@ def test_numpy_arrays_of_other_things_are_refused(tmp_path):
             assert "it holds numpy arrays of something other than numbers" in failure(path)
 
 
-# --- files that are no checkpoints, or damaged
+# --- files that are not checkpoints, or damaged
 
 
 def zip_file(path, members, **options):

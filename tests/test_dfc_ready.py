@@ -88,8 +88,8 @@ def test_overlapping_parts_warn_with_names_and_stop_under_strict(root, tmp_path)
     write(root / "ROIs0000_validation" / "s1_validation" / "ROIs0000_validation_s1_0_p1.tif", moved)
     dataset = opened(root, tmp_path)
     made = with_labels(dataset, DFC10, DFC10, tmp_path, workers=1)
-    (told,) = [noted["text"] for noted in made.notes if noted["code"] == "overlapping_splits"]
-    assert "ROIs0000_test_s1_0_p102 and ROIs0000_validation/s1_validation/ROIs0000_validation_s1_0_p1" in told
+    (text,) = [noted["text"] for noted in made.notes if noted["code"] == "overlapping_splits"]
+    assert "ROIs0000_test_s1_0_p102 and ROIs0000_validation/s1_validation/ROIs0000_validation_s1_0_p1" in text
     with pytest.raises(BenchError, match="choose a split whose parts are apart, or leave --strict out"):
         with_labels(dataset, DFC10, DFC10, tmp_path, workers=1, strict=True)
 

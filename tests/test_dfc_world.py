@@ -261,7 +261,7 @@ def test_inspect_names_a_label_file_of_another_kind(tmp_path, monkeypatch):
     done = prepare("inspect", "dfc2020", "--data_path", "w", cwd=tmp_path)
     said = done.err.splitlines()[-1]
     assert (done.code, said[:7]) == (2, "error: ")
-    assert "ROIs0000_test_dfc_0_p1.tif: 17 is no code of DFC2020" in said
+    assert "ROIs0000_test_dfc_0_p1.tif: 17 is not a code of DFC2020" in said
 
 
 def test_size_means_nothing_for_other_worlds(tmp_path):

@@ -17,6 +17,7 @@ import pytest
 from commands import REPOSITORY, call
 
 from fgmae_bench.checkpoints.registry import published, registered
+from fgmae_bench.command import IGNORED
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.flags import dispatch, parse_run
 from fgmae_bench.config.run import compose
@@ -24,6 +25,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.models.architectures import architecture
 from fgmae_bench.report.__main__ import parser as report_parser
 from fgmae_bench.report.compare import parser as compare_parser
+from fgmae_bench.stress.__main__ import parser as stress_parser
 from fgmae_bench.suite.flags import commands_of
 
 README, CHINESE = REPOSITORY / "README.md", REPOSITORY / "README.zh.md"
@@ -119,6 +121,8 @@ def check(words: list[str]) -> None:
         check_package(module, argv)
     elif argv[:1] == ["compare"]:
         compare_parser().parse_args(argv[1:])
+    elif module == "stress":
+        stress_parser().parse(argv)
     else:
         assert module == "report", words
         assert not report_parser().parse_known_args(argv)[1]
@@ -136,8 +140,8 @@ def check_other(words: list[str]) -> None:
 
 def check_run(module: str, argv: list[str]) -> None:
     """A training command: flags, dataset, task, split, recipe, model and weights are valid."""
-    ignored = importlib.import_module(f"fgmae_bench.{module}").IGNORED
-    given, config, _ = parse_run(module, "", argv, ignored)
+    own = getattr(importlib.import_module(f"fgmae_bench.{module}"), "IGNORED", ())
+    given, config, _ = parse_run(module, "", argv, IGNORED + own)
     assert not config
     name = "eurosat" if PLACEHOLDER.fullmatch(given["dataset"]) else given["dataset"]
     card = load_card(name)

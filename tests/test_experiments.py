@@ -109,7 +109,7 @@ def test_mistake_is_named_with_file_and_key_path(tmp_path, old, new, named):
 
 
 @pytest.mark.parametrize(
-    ("module", "protocol", "flags", "told"),
+    ("module", "protocol", "flags", "expected"),
     [
         ("linear", "knn", "lr = 0.1", "protocol is knn, its flags give linear_probe; set probe or protocol"),
         (
@@ -141,7 +141,7 @@ def test_mistake_is_named_with_file_and_key_path(tmp_path, old, new, named):
         ("segment", "frozen_upernet", 'freeze_backbone = true, head = "linear"', "its flags give frozen_linear"),
     ],
 )
-def test_a_protocol_that_the_flags_do_not_give_is_refused(tmp_path, module, protocol, flags, told):
+def test_a_protocol_that_the_flags_do_not_give_is_refused(tmp_path, module, protocol, flags, expected):
     """It ran as what its flags say, was called recorded, and its table stayed empty."""
     text = GOOD.replace('"linear"', f'"{module}"').replace("lr = 0.1", flags)
     of_the_file = text.replace('"linear_probe"', f'"{protocol}"')
@@ -150,7 +150,7 @@ def test_a_protocol_that_the_flags_do_not_give_is_refused(tmp_path, module, prot
         with pytest.raises(BenchError) as caught:
             load_experiment(write(tmp_path, wrong))
         assert f"{tmp_path / 'mine.toml'}: runs[0]: " in str(caught.value)
-        assert str(caught.value).endswith(told) or told in caught.value.what
+        assert str(caught.value).endswith(expected) or expected in caught.value.what
 
 
 def test_a_protocol_that_the_flags_give_loads(tmp_path):

@@ -1,116 +1,20 @@
-"""The bank of features: computed once, found again, mended where it is damaged, and never mistaken for another."""
+"""The bank of features: computed once, found again, repaired where it is damaged, and never mistaken for another."""
 
 import dataclasses
 import os
-import threading
-import time
 
 import numpy as np
-import preloaded
 import pytest
 import rasterio
 import torch
-from preloaded import HANG, wait_until
-from torch import nn
+from tiny_bank import Tiny, banks, features_by_hand, fill, make_extractor
 
-from fgmae_bench.config.run import Model, compose
-from fgmae_bench.data.dataset import open_dataset
-from fgmae_bench.data.raster import read_chip
 from fgmae_bench.errors import BenchError, RunFailed
-from fgmae_bench.features import bank
-from fgmae_bench.features.bank import bank_key, fill_bank
-from fgmae_bench.features.extract import Extractor, Spent, extract
-from fgmae_bench.models.build import build_backbone, wrap_module
-from fgmae_bench.system.distributed import World
+from fgmae_bench.features.bank import bank_key
+from fgmae_bench.features.extract import Spent, extract
 from fgmae_bench.views.classification import Augmentation, make_view
-from fgmae_bench.worlds.eurosat import write_eurosat
 
-SIZE = 32
-
-
-class Tiny(nn.Module):
-    """A convolution that counts the images of the batches it sees (a single one may be how a module of the user's is
-    recognised).
-    """
-
-    def __init__(self, seed=0, delay=0.0):
-        super().__init__()
-        self.conv = nn.Conv2d(2, 6, 8, stride=8)
-        nn.init.normal_(self.conv.weight, generator=torch.Generator().manual_seed(seed))
-        nn.init.zeros_(self.conv.bias)
-        self.seen, self.delay = 0, delay
-
-    def forward(self, images):
-        self.seen += len(images) if len(images) > 1 else 0
-        time.sleep(self.delay)
-        return self.conv(images).tanh()
-
-
-def make_extractor(card, root, cache, module=None, workers=2, **model):
-    """An extractor over the files in `root` as the probe engine builds it."""
-    (run,) = compose("linear", {"dataset": "eurosat", "data_path": str(root)}, card)
-    dataset = open_dataset(card, run, cache)
-    described = Model(**{"model": "tiny", "weights": "module", "input_size": SIZE, "normalizer": "fgmae"} | model)
-    backbone = wrap_module(module, described) if module is not None else build_backbone(described, 0)
-    if module is not None:
-        module.seen = 0
-    return Extractor(
-        dataset=dataset,
-        backbone=backbone,
-        view=make_view(card, backbone.contract, None),
-        device=torch.device("cpu"),
-        amp="off",
-        workers=workers,
-        world=World(),
-    )
-
-
-def fill(extractor, rows, cache, augmentation=None):
-    """(bank, images computed, numbers told to the progress bar)."""
-    spent, told = Spent(), []
-    bank = fill_bank(extractor, np.asarray(rows, np.int64), cache, augmentation, spent, told.append)
-    return bank, spent.images, told
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def module():
-    return Tiny()
-
-
-@pytest.fixture
-def extractor(card, world, cache, module):
-    return make_extractor(card, world, cache, module)
-
-
-@pytest.fixture
-def own_world(tmp_path):
-    """A world of this test alone, to be changed."""
-    write_eurosat(tmp_path / "own", per_class=5, seed=1)
-    return tmp_path / "own"
-
-
-def banks(cache):
-    return sorted(path.name for path in (cache / "features").iterdir())
-
-
-def features_by_hand(extractor, rows):
-    """One image at a time through cv2's view and the module itself."""
-    index, card = extractor.dataset.index, extractor.dataset.card
-    values = []
-    for row in rows:
-        pixels = extractor.view.batch([read_chip(index.path(row), card)], [index.ids[row]])
-        with torch.inference_mode():
-            values.append(
-                extractor.backbone.module.inner(torch.from_numpy(pixels.astype(np.float32) / 255))
-                .mean((2, 3))[0]
-                .numpy()
-            )
-    return np.stack(values)
+pytest_plugins = ("tiny_bank",)
 
 
 # --- filled once
@@ -126,10 +30,10 @@ def test_bank_holds_the_features_of_each_row(extractor, cache):
 
 def test_second_fill_computes_nothing(extractor, cache, module):
     rows = np.random.default_rng(0).permutation(120)
-    first, computed, told = fill(extractor, rows, cache)
-    assert (computed, module.seen, sum(told)) == (120, 120, 120)
-    again, computed, told = fill(extractor, rows[::-1], cache)
-    assert (computed, module.seen, sum(told)) == (0, 120, 120)
+    first, computed, steps = fill(extractor, rows, cache)
+    assert (computed, module.seen, sum(steps)) == (120, 120, 120)
+    again, computed, steps = fill(extractor, rows[::-1], cache)
+    assert (computed, module.seen, sum(steps)) == (0, 120, 120)
     np.testing.assert_array_equal(again.features, first.features)
 
 
@@ -246,7 +150,7 @@ def test_extraction_that_dies_half_way_keeps_what_it_had(extractor, cache, modul
     np.testing.assert_allclose(bank.features, features_by_hand(extractor, range(120)), atol=1e-6)
 
 
-# --- told apart
+# --- distinguished
 
 
 @pytest.mark.parametrize(
@@ -376,13 +280,13 @@ def test_code_of_a_users_module_counts_and_not_only_its_tensors(extractor, card,
 
 def test_broken_image_is_named_and_what_came_before_is_kept(card, own_world, cache, module):
     """The last of 50 images cannot be read: the first batch of 32 stays, and is not computed again once the file is
-    mended.
+    repaired.
     """
     path = own_world / "SeaLake" / "SeaLake_5.tif"
     made = make_extractor(card, own_world, cache, module)
     made.dataset.samples.let_go(range(50))  # what the audit read already
     whole, status = path.read_bytes(), path.stat()
-    path.write_bytes(b"II*\0 this is no image")
+    path.write_bytes(b"II*\0 this is not an image")
     with pytest.raises(BenchError, match=r"SeaLake_5\.tif cannot be read"):
         fill(made, np.arange(50), cache)
     path.write_bytes(whole)
@@ -394,110 +298,3 @@ def test_cache_that_is_a_file_is_an_error_in_words(extractor, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BenchError, match="choose another folder"):
         fill(extractor, np.arange(3), tmp_path / "file")
-
-
-# --- several at once, and much data
-
-
-CHILD = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import numpy as np
-from fgmae_bench.config.cards import load_card
-from test_features import Tiny, fill, make_extractor
-cache = Path(sys.argv[3])
-extractor = make_extractor(load_card("eurosat"), Path(sys.argv[2]), cache, Tiny(delay=0.03))
-(cache / "ready").write_text("")
-while not (cache / "go").exists():
-    time.sleep(0.005)
-print(fill(extractor, np.arange(119, -1, -1), cache)[1])
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_that_fill_one_bank_at_once_share_the_work(card, world, cache):
-    """Both want all rows, in opposite orders: each row is computed once, by one of them, and the bank is whole."""
-    cache.mkdir()
-    here = os.path.dirname(__file__)
-    child = preloaded.Process(["-c", CHILD, here, world, cache])
-    try:
-        made = make_extractor(card, world, cache, Tiny(delay=0.03))
-        wait_until((cache / "ready").exists, child)
-        (cache / "go").write_text("")
-        bank, ours, _ = fill(made, np.arange(120), cache)
-        out, errors = child.communicate(HANG)
-    finally:
-        child.kill()
-    assert child.returncode == 0, errors
-    assert ours + int(out) == 120
-    np.testing.assert_allclose(bank.features, features_by_hand(made, range(120)), atol=1e-6)
-    marks = bank.marks.copy()
-    bank.forget(made.dataset.index.stamps)
-    np.testing.assert_array_equal(bank.marks, marks)
-    assert fill(made, np.arange(120), cache)[1] == 0
-
-
-def test_a_bank_that_fails_takes_back_its_own_and_not_that_of_who_waited(tmp_path, monkeypatch):
-    """Between the failure of one and its cleaning up, the other must not begin."""
-    genuine, folder, log = bank._holds_rows, tmp_path / "features" / "key", []
-    monkeypatch.setattr(bank, "_holds_rows", lambda place: (log.append("looks"), time.sleep(0.5), genuine(place))[-1])
-
-    def waits():
-        with bank._writing(folder, World()):
-            log.append("begins")
-            np.array([1], np.uint32).tofile(folder / "marks.u32")
-
-    other = threading.Thread(target=waits)
-    with pytest.raises(BenchError, match="spoilt"), bank._writing(folder, World()):  # noqa: PT012
-        other.start()
-        time.sleep(0.2)
-        raise BenchError("spoilt", "mend it")
-    other.join()
-    assert log == ["looks", "begins"]
-    assert (folder / "marks.u32").exists()
-
-
-def test_threads_that_fill_one_bank_at_once_share_the_work(card, world, cache):
-    extractors = [make_extractor(card, world, cache, Tiny(delay=0.01)) for _ in range(3)]
-    counts = []
-    threads = [
-        threading.Thread(target=lambda made=made: counts.append(fill(made, np.arange(120), cache)[1]))
-        for made in extractors
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(HANG)
-    assert sorted(counts) == [0, 0, 120]
-
-
-def test_reading_stays_a_few_batches_ahead(extractor):
-    """Memory does not grow with the number of rows: behind a slow backbone reading waits."""
-    index, read = extractor.dataset.index, []
-    long = dataclasses.replace(
-        index,
-        files=index.files * 4,
-        labels=np.tile(index.labels, 4),
-        stamps=np.tile(index.stamps, 4),
-        reader=lambda path, card: read.append(path) or read_chip(path, card),
-    )
-    made = dataclasses.replace(extractor, dataset=dataclasses.replace(extractor.dataset, index=long))
-    batches = extract(made, np.arange(480), None, Spent())
-    next(batches)
-    wait_until(lambda: len(read) >= 2 * 32)
-    before = -1
-    while before != len(read):  # until the readers rest
-        before = len(read)
-        time.sleep(0.2)
-    assert len(read) <= 6 * 32
-    assert 1 + sum(1 for _ in batches) == 15
-    assert len(read) == 480
-
-
-def test_features_lie_in_a_file_and_not_in_memory(extractor, cache):
-    bank, _, _ = fill(extractor, np.arange(40), cache)
-    stored = np.fromfile(cache / "features" / banks(cache)[0] / "features.f32", np.float32).reshape(120, 6)
-    assert isinstance(bank.features, np.memmap)
-    np.testing.assert_array_equal(stored, bank.features)
-    assert not stored[40:].any()

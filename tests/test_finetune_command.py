@@ -27,7 +27,7 @@ from fgmae_bench.worlds.bigearthnet import write_bigearthnet
 
 TINY = (
     "--model",
-    "vit_tiny_patch16_224",
+    "test_vit",
     "--input_size",
     "32",
     "--weights",
@@ -268,18 +268,25 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, what, tmp_path):
     assert kept == before
 
 
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """The folder of a run that has ended."""
+    folder = tmp_path_factory.mktemp("ended")
+    assert finetune(shared_world(12), cwd=folder).code == 0
+    return folder
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        ("--model", "vit_tiny_patch16_384", "--input_size", "32"),
+        ("--model", "test_vit2", "--input_size", "32"),
         ("--batch_size", "8"),
         ("--weight_decay", "0.01"),
         ("--train_frac", "0.5"),
     ],
 )
-def test_resuming_another_run_is_refused(change, tmp_path):
-    assert finetune(shared_world(12), cwd=tmp_path).code == 0
-    line = said(finetune(shared_world(12), *change, "--resume", "auto", cwd=tmp_path))
+def test_resuming_another_run_is_refused(change, ended):
+    line = said(finetune(shared_world(12), *change, "--resume", "auto", cwd=ended))
     assert "belongs to" in line
     assert "model, data, batch or recipe differ" in line
 
@@ -296,7 +303,7 @@ def test_a_truncated_checkpoint_is_refused_by_name_and_passed_over_by_auto(tmp_p
         path.unlink()
         path.write_bytes(content[: len(content) // 2])
     named = said(finetune(shared_world(12), "--epochs", "4", "--resume", str(last), cwd=tmp_path))
-    assert "is no readable checkpoint of a run" in named
+    assert "is not a readable checkpoint of a run" in named
     resumed = finetune(shared_world(12), "--epochs", "4", "--resume", "auto", cwd=tmp_path)
     assert resumed.code == 0, resumed.err
     assert "it is passed over" in resumed.err

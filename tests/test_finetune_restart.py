@@ -11,7 +11,7 @@ import preloaded
 import pytest
 import torch
 from preloaded import HANG, wait_until
-from same_run import essence
+from same_run import essence, finetune_flags
 
 from fgmae_bench.records import problem_of
 
@@ -21,28 +21,7 @@ EPOCHS = 6
 
 
 def command(world, place, *more):
-    flags = {
-        "--dataset": "eurosat",
-        "--data_path": world,
-        "--model": "test_vit",
-        "--input_size": 32,
-        "--weights": "random",
-        "--recipe": "corrected",
-        "--split": "random_60_20_20",
-        "--epochs": EPOCHS,
-        "--warmup_epochs": 1,
-        "--batch_size": 8,
-        "--accum_iter": 2,
-        "--mixup": 0.8,
-        "--head": "bn_linear",
-        "--amp": "off",
-        "--checkpoint_seconds": 0,
-        "--device": "cpu",
-        "--results_dir": place / "results",
-        "--output_dir": place / "run",
-        "--cache_dir": place / "cache",
-    }
-    return ["-m", "fgmae_bench.finetune", *(str(part) for pair in flags.items() for part in pair), *more]
+    return ["-m", "fgmae_bench.finetune", *finetune_flags(world, place, epochs=EPOCHS), *more]
 
 
 def outcome(place):

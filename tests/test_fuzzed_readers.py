@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from commands import REPOSITORY
+from preloaded import HANG
 
 
 @pytest.mark.slow
@@ -14,7 +15,7 @@ def test_twenty_seeds_of_each_reader_end_in_words(script):
         [sys.executable, REPOSITORY / "experiments" / "robustness" / script, "--count", "20"],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
         env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"},
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from make_records import make_record
+from preloaded import HANG
 from safetensors.numpy import save
 
 from fgmae_bench.config.cards import load_card
@@ -28,7 +29,7 @@ def script(name, *arguments):
     """How a script of the robustness experiments ends: (exit code, what it printed)."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, ROBUSTNESS / name, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -1,6 +1,7 @@
-"""Files named as TIFFs whose content asks for the network, for memory out of proportion, or for what is no backscatter."""
+"""Files named as TIFFs whose content asks for the network, for memory out of proportion, or for what is not backscatter."""
 
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -77,12 +78,13 @@ def test_a_tiff_by_name_alone_asks_no_server(kind, listener, tmp_path):
     assert not asked
 
 
-@pytest.mark.parametrize("kind", ADDRESSES)
-def test_commands_on_such_files_ask_no_server(kind, listener, tmp_path):
+def test_commands_on_such_files_ask_no_server(listener, tmp_path):
+    """One file of each kind, all in places where every command looks."""
     address, asked = listener
     root = small_world(tmp_path)
-    (root / "River" / "River_2.tif").write_text(ADDRESSES[kind].format(address))
-    assert "River_2.tif cannot be read as a TIFF" in refused("world", cwd=tmp_path)
+    for number, text in enumerate(ADDRESSES.values(), 1):
+        (root / "River" / f"River_{number}.tif").write_text(text.format(address))
+    assert re.search(r"River_\d\.tif cannot be read as a TIFF", refused("world", cwd=tmp_path))
     assert call("prepare", "inspect", "world", "--limit", 60, cwd=tmp_path).code == 0
     call("prepare", "inspect", "eurosat", "--data_path", "world", cwd=tmp_path)
     call("prepare", "pack", "eurosat", "--data_path", "world", "--out", "p.lmdb", "--workers", 1, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""A server that is no hub, or a hostile one: a login page, an empty or endless or slow answer, headers that no client
+"""A server that is not a hub, or a hostile one: a login page, an empty or endless or slow answer, headers that no client
 expects. Nothing of it is stored or pinned, and every refusal is one line.
 """
 
@@ -14,6 +14,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from clock import Clock
 from hub_server import CONTENT, FILE, SHA256, SIZE, asked_hub, error_of, names
 from safetensors.numpy import save
 
@@ -249,19 +250,21 @@ HEADS = {
 
 
 @pytest.mark.parametrize(
-    ("head", "drip", "saying"),
+    ("head", "limit", "saying"),
     [
-        ("none", b"a", "did not answer within 1 s"),
-        ("whole", b"a", "too slow"),
-        ("chunked", b"a", "did not answer within 1 s"),
+        ("none", "ANSWER_S", "did not answer within 1 s"),
+        ("whole", None, "too slow"),
+        ("chunked", "WINDOW_S", "did not answer within 1 s"),
     ],
 )
-def test_a_server_that_sends_a_byte_now_and_then_is_given_up(target, monkeypatch, head, drip, saying):
-    server = Trickle(HEADS[head], drip)
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(target, monkeypatch, head, limit, saying):
+    server = Trickle(HEADS[head], b"a")
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    for name in ("ANSWER_S", "WINDOW_S"):
-        monkeypatch.setattr(hub_http, name, 1.0)
+    if limit:
+        monkeypatch.setattr(hub_http, limit, 1.0)
+    else:
+        monkeypatch.setattr(hub_http, "time", Clock(step=30.0))
     line = error_of(lambda: fetch(FILE, target))  # the server goes on for ever: without a deadline this never returns
     assert saying in line
     assert "run the same command again" in line
@@ -269,16 +272,16 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(target, monkeypatch
 
 
 def test_a_body_ends_after_the_longest_time(hub, target, monkeypatch):
-    monkeypatch.setattr(hub_http, "MOST_S", 0.5)
-    hub.bytes_per_second = SIZE / 5
+    monkeypatch.setattr(hub_http, "time", Clock(step=49 * 3600.0))
     assert "was not done after" in error_of(lambda: fetch(FILE, target))
     assert names(target) == ["weights.pth.partial", "weights.pth.partial.json"]
 
 
 def test_a_slow_but_steady_server_is_waited_for(hub, target, monkeypatch):
-    monkeypatch.setattr(hub_http, "WINDOW_S", 0.2)
-    hub.bytes_per_second = SIZE / 1.5
+    clock = Clock(step=10.0)
+    monkeypatch.setattr(hub_http, "time", clock)
     assert fetch(FILE, target).transferred == SIZE
+    assert clock.now > 2 * hub_http.WINDOW_S
 
 
 # --- what others left or planted where the file goes

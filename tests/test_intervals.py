@@ -153,10 +153,10 @@ def test_a_paired_difference_is_told_where_unpaired_intervals_overlap():
     worse = logits.copy()
     worse[np.flatnonzero(logits.argmax(1) == targets)[:25]] *= -1
     a, b = iv.single_label_units(logits, targets), iv.single_label_units(worse, targets)
-    told = iv.paired_differences(a, b)["oa"]
-    assert told.a - told.b == pytest.approx(25 / 600)
-    assert told.low > 0
-    assert told.p < 1e-4
+    difference = iv.paired_differences(a, b)["oa"]
+    assert difference.a - difference.b == pytest.approx(25 / 600)
+    assert difference.low > 0
+    assert difference.p < 1e-4
     low_a, high_b = iv.intervals(a)["test"]["oa"][0], iv.intervals(b)["test"]["oa"][1]
     assert low_a < high_b
     assert iv.paired_differences(a, a)["oa"].p == 1.0

@@ -70,9 +70,9 @@ def banks(cache):
 @pytest.mark.parametrize("workers", [0, 3])
 def test_codes_are_those_of_the_files_but_under_invalid_pixels(card, root, tmp_path, source, workers, monkeypatch):
     monkeypatch.setattr(label_bank, "CHUNK", 2)
-    index, told = build_index(card, root), []
-    bank = fill_label_bank(card, index, source, tmp_path / "cache", workers=workers, step=told.append)
-    assert (bank.values.shape, bank.values.dtype, sum(told)) == ((5, SIZE, SIZE), np.uint8, 5)
+    index, steps = build_index(card, root), []
+    bank = fill_label_bank(card, index, source, tmp_path / "cache", workers=workers, step=steps.append)
+    assert (bank.values.shape, bank.values.dtype, sum(steps)) == ((5, SIZE, SIZE), np.uint8, 5)
     holed = index.ids.index("ROIs0000_test/s1_0/ROIs0000_test_s1_0_p101")
     for row in range(5):
         expected = index.codes(row, source).values.copy()
@@ -128,10 +128,10 @@ def test_a_second_bank_reads_nothing(card, root, tmp_path, monkeypatch):
     first = fill_label_bank(card, index, "dfc", tmp_path / "cache")
     monkeypatch.setattr(Index, "read", None)
     monkeypatch.setattr(Index, "codes", None)
-    told = []
-    again = fill_label_bank(card, index, "dfc", tmp_path / "cache", step=told.append)
+    steps = []
+    again = fill_label_bank(card, index, "dfc", tmp_path / "cache", step=steps.append)
     np.testing.assert_array_equal(again.values, first.values)
-    assert sum(told) == 5
+    assert sum(steps) == 5
 
 
 @pytest.mark.parametrize("change", ["label", "image", "nodata", "source"])

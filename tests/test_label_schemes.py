@@ -30,6 +30,19 @@ from fgmae_bench.data.labels import (
 from fgmae_bench.errors import BenchError
 
 I = IGNORE  # noqa: E741
+# The ten classes of DFC2020, as its authors list them.
+DFC10 = [
+    "Forest",
+    "Shrubland",
+    "Savanna",
+    "Grassland",
+    "Wetlands",
+    "Croplands",
+    "Urban/Built-up",
+    "Snow/Ice",
+    "Barren",
+    "Water",
+]
 # Training ids of codes 0, 1, 2, …; every pair that is defined is here.
 TABLES = {
     ("igbp", "igbp17"): [I, *range(17)],
@@ -97,21 +110,9 @@ def test_igbp_to_dfc_is_the_shared_table(shared_data):
 
 
 def test_classes_and_colours_of_each_scheme():
-    dfc10 = [
-        "Forest",
-        "Shrubland",
-        "Savanna",
-        "Grassland",
-        "Wetlands",
-        "Croplands",
-        "Urban/Built-up",
-        "Snow/Ice",
-        "Barren",
-        "Water",
-    ]
-    assert list(SCHEMES["dfc10"].classes) == dfc10
-    assert list(SCHEMES["dfc10_no_savanna"].classes) == [name for name in dfc10 if name != "Savanna"]
-    assert list(SCHEMES["dfc8"].classes) == [name for name in dfc10 if name not in ("Savanna", "Snow/Ice")]
+    assert list(SCHEMES["dfc10"].classes) == DFC10
+    assert list(SCHEMES["dfc10_no_savanna"].classes) == [name for name in DFC10 if name != "Savanna"]
+    assert list(SCHEMES["dfc8"].classes) == [name for name in DFC10 if name not in ("Savanna", "Snow/Ice")]
     assert list(SCHEMES["igbp17"].classes) == list(IGBP.codes.values())
     assert SCHEMES["dfc10"].colours[0] == "#009900"
     assert SCHEMES["dfc8"].colours[-2:] == ("#f9ffa4", "#1c0dff")
@@ -165,13 +166,13 @@ def test_labels_of_another_source_are_refused():
     ],
 )
 def test_codes_outside_the_source_are_refused_with_the_histogram(source, values, strange):
-    with pytest.raises(BenchError, match=rf"a\.tif: {strange} is no code of .*found .*{strange} \? .*%"):
+    with pytest.raises(BenchError, match=rf"a\.tif: {strange} is not a code of .*found .*{strange} \? .*%"):
         Codes.of(np.array([values]), SOURCES[source], "a.tif")
 
 
 def test_an_unknown_code_is_refused_by_the_map_too():
     """Codes from a pack are not counted one by one before they are mapped."""
-    with pytest.raises(BenchError, match="18 is no code of IGBP"):
+    with pytest.raises(BenchError, match="18 is not a code of IGBP"):
         label_map("igbp", "dfc10")(Codes(values=np.array([[1, 18]], np.uint8), source=IGBP))
 
 
@@ -303,7 +304,7 @@ def test_codes_of_a_cards_own():
     assert LabelMap(source, scheme)(Codes.of(np.array([[0, 1, 6, 9, 255]]), source)).values.tolist() == [
         [255, 0, 5, 6, 255]
     ]
-    with pytest.raises(BenchError, match="7 is no code"):
+    with pytest.raises(BenchError, match="7 is not a code"):
         Codes.of(np.array([[7]]), source)
     with pytest.raises(BenchError, match="not defined for dfc labels"):
         LabelMap(DFC, scheme)

@@ -183,7 +183,7 @@ def chip_of(image):
 def test_too_few_three_tuples_leave_the_order_in_doubt(ben, tmp_path):
     db, targets = images(29)
     three(tmp_path / "t.lmdb", db[..., ::-1], targets)
-    with pytest.raises(BenchError, match=r"29 images are too few to tell the order of its bands .*--band_order"):
+    with pytest.raises(BenchError, match=r"29 images are too few to recognise the order of its bands .*--band_order"):
         open_index(ben, tmp_path / "t.lmdb")
     assert len(open_pack(ben, tmp_path / "t.lmdb", ("VH", "VV")).ids) == 29
 
@@ -225,7 +225,7 @@ def test_targets_of_another_dataset_are_refused(ben, card, tmp_path):
     ids=str,
 )
 def test_tuples_of_another_form_are_refused(ben, tmp_path, value):
-    with pytest.raises(BenchError, match="is no sample of the known legacy formats"):
+    with pytest.raises(BenchError, match="is not a sample of the known legacy formats"):
         open_index(ben, fill(tmp_path / "t.lmdb", {"0": pickle.dumps(value)}))
 
 

@@ -14,9 +14,9 @@ import pytest
 from fgmae_bench.config.cards import Split, load_card
 from fgmae_bench.config.run import Data
 from fgmae_bench.data.bigearthnet.labels import multi_hot
-from fgmae_bench.data.bigearthnet.official import Named, grid_of_names, match, read_exclusions, read_list, read_parts
+from fgmae_bench.data.bigearthnet.official import Named, grid_of_names, match, read_list, read_parts
 from fgmae_bench.data.bigearthnet.table import from_rows, write_table
-from fgmae_bench.data.bigearthnet.universe import from_lists, from_table
+from fgmae_bench.data.bigearthnet.universe import from_table
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.multilabel_splits import (
     LEFT_OUT,
@@ -34,16 +34,6 @@ from fgmae_bench.prepare import split
 from fgmae_bench.worlds.bigearthnet import metadata, patch_of
 
 FRACTIONS = (0.6, 0.2, 0.2)
-
-
-@pytest.fixture(scope="module")
-def lists(realdata):
-    return realdata / "official_lists"
-
-
-@pytest.fixture(scope="module")
-def official(lists):
-    return from_lists(read_parts(lists), read_exclusions(lists))
 
 
 @pytest.fixture(scope="module")
@@ -98,47 +88,6 @@ def write(folder, *, s1=True, s2=True, packed=False, lines=None):
     return folder
 
 
-# ---- the genuine lists
-
-
-@pytest.mark.slow
-def test_official_counts(official, lists):
-    assert [len(names) for names in read_parts(lists).values()] == [269_695, 123_723, 125_866]
-    assert official.excluded() == {"seasonal snow": 61_707, "cloud or shadow": 9_280, "none of the 19 classes": 55}
-    assert (len(official.names), len(official.usable)) == (590_326, 519_284)
-
-
-def test_nearly_every_official_test_patch_touches_a_training_patch(official):
-    touch = adjacency(official.grid, np.arange(269_695), np.arange(269_695 + 123_723, 519_284))
-    assert (touch.tested, touch.touching) == (125_866, 125_358)
-    assert round(touch.share, 3) == 0.996
-    assert round(touch.mean_neighbours, 2) == 4.37
-
-
-def test_random_leaks_like_the_official_split_and_blocks_with_a_buffer_do_not(official):
-    chosen = official.take(official.usable)
-    random = rows_of(random_parts([named.name for named in chosen.names], fractions=(0.52, 0.24, 0.24), seed=0))
-    assert 0.98 < adjacency(chosen.grid, random[0], random[2]).share < 1
-    part = tile_parts(chosen.grid, None, fractions=FRACTIONS, seed=0, block=20)
-    tiles = rows_of(part)
-    assert adjacency(chosen.grid, tiles[0], tiles[2]).touching == 0
-    assert [len(rows) / len(part) for rows in tiles] == pytest.approx([0.56, 0.19, 0.2], abs=0.02)
-    without = rows_of(tile_parts(chosen.grid, None, fractions=FRACTIONS, seed=0, block=20, buffer=0))
-    assert 0.05 < adjacency(chosen.grid, without[0], without[2]).share < 0.2
-
-
-@pytest.mark.slow
-def test_command_prints_official_facts_from_names_alone(lists, tmp_path, capsys):
-    split.main({"dataset": "bigearthnet", "kind": "official", "lists": str(lists), "out": str(tmp_path / "s")})
-    out = capsys.readouterr().out
-    for part, count in (("train", "269,695"), ("val", "123,723"), ("test", "125,866"), ("excluded", "71,042")):
-        assert re.search(rf"{part} +{count} \(card: {count}\)", out)
-    assert "61,707 seasonal snow, 9,280 cloud or shadow, 55 none of the 19 classes" in out
-    assert "125,358 of 125,866 test patches (99.6%) touch a training patch; 4.37 training neighbours on average" in out
-    assert (tmp_path / "s" / "val.txt").read_text().splitlines() == [named.s2 for named in read_parts(lists)["val"]]
-    assert json.loads((tmp_path / "s" / "split.json").read_text())["leaky"] is True
-
-
 # ---- lists in both forms
 
 
@@ -169,8 +118,8 @@ def test_odd_times_are_names(tmp_path):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("patch_id\n", "line 1: 'patch_id' is no S2 patch name"),
-        ("S2A_MSIL2A_20170613T101031_1_2,x\n", "line 1: 'x' is no S1 patch name"),
+        ("patch_id\n", "line 1: 'patch_id' is not an S2 patch name"),
+        ("S2A_MSIL2A_20170613T101031_1_2,x\n", "line 1: 'x' is not an S1 patch name"),
         (
             "\nS2A_MSIL2A_20170613T101031_1_2\nS2A_MSIL2A_20170613T101031_1_2\n",
             "line 3: S2A_MSIL2A_20170613T101031_1_2 is listed twice",

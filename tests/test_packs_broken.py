@@ -140,7 +140,7 @@ def test_a_pack_is_not_written_over_another(packs, card, index, view, tmp_path):
     with pytest.raises(BenchError, match="holds something else"):
         write_pack(card, index, packs / "float32.lmdb", view=view)
     (tmp_path / "file.lmdb").write_text("text")
-    with pytest.raises(BenchError, match="no LMDB file"):
+    with pytest.raises(BenchError, match="is not an LMDB file"):
         write_pack(card, index, tmp_path / "file.lmdb")
     assert (packs / "float32.lmdb/data.mdb").read_bytes() == before
 
@@ -193,7 +193,7 @@ def test_a_pack_cut_short_is_an_error_and_not_the_end_of_the_process(packs, tmp_
     lines = done.stdout.splitlines()
     assert len(lines) == 12
     for line in lines:
-        assert "is cut short" in line or "is no LMDB file" in line or "its head is damaged" in line, line
+        assert "is cut short" in line or "is not an LMDB file" in line or "its head is damaged" in line, line
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100_000, bytes(100_000)])
@@ -201,7 +201,7 @@ def test_what_is_no_lmdb_is_refused(card, content, tmp_path):
     (tmp_path / "p.lmdb").mkdir()
     (tmp_path / "p.lmdb/data.mdb").write_bytes(content)
     assert is_pack(tmp_path / "p.lmdb")
-    with pytest.raises(BenchError, match="is no LMDB file"):
+    with pytest.raises(BenchError, match="is not an LMDB file"):
         open_index(card, tmp_path / "p.lmdb")
 
 

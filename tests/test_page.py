@@ -159,6 +159,7 @@ def test_runs_of_one_id_but_two_bodies_have_names_of_their_own():
     assert names[make_record(lr=0.3)["sha256"]] == make_record(lr=0.3)["run_id"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_command_writes_the_page_and_gives_the_same_bytes_twice(monkeypatch, tmp_path):
     store_all([make_record(), make_record(synthetic=True), make_record(lr=0.3)], tmp_path)
     monkeypatch.setattr(sys, "argv", ["report", "--results_dir", str(tmp_path), "--experiments", str(EXPERIMENTS)])
@@ -186,8 +187,8 @@ def test_rows_hold_what_the_tables_hold():
     assert value == pytest.approx(0.85)
     assert row["runs"] == [record["run_id"] for record in records[:2]]
     assert "seeds" in shown["columns"]
-    told = [shown["notes"][number - 1] for number in row["notes"]]
-    assert any("--legacy_metrics" in text for text in told)
+    texts = [shown["notes"][number - 1] for number in row["notes"]]
+    assert any("--legacy_metrics" in text for text in texts)
     only = next(row for row in shown["rows"] if row["kind"] == "published")
     assert (
         only["cells"][shown["columns"].index("published_oa")][1] in (0.81, 0.815, 0.755, 0.78, 0.82, 0.795)

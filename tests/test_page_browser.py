@@ -139,7 +139,7 @@ class Browser:
 
     def close(self) -> None:
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(HANG)
         os.close(self.write)
         os.close(self.read)
 

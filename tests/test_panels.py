@@ -85,11 +85,11 @@ def test_bad_panels_are_refused_and_leave_nothing(tmp_path):
     odd = Panel(
         name="odd", db=np.zeros((2, 4, 4)), label=np.zeros((4, 4), np.uint8), prediction=np.zeros((2, 2), np.uint8)
     )
-    for panels, colours, told in (
+    for panels, colours, expected in (
         ([], COLOURS, "0 samples"),
         ([panel()], COLOURS[:2], "2 colours for 3"),
         ([odd], COLOURS, "odd: image"),
     ):
-        with pytest.raises(BenchError, match=told):
+        with pytest.raises(BenchError, match=expected):
             draw_panels(panels, CLASSES, colours, path, title="t")
     assert not path.parent.exists()

@@ -29,7 +29,7 @@ def test_a_world_is_written_once_and_another_one_not_over_it(tmp_path):
     assert "20 synthetic images (no real data) written to w" in first.out
     before = listing(tmp_path)
     assert (
-        "20 synthetic images (no real data) already lie in w"
+        "20 synthetic images (no real data) are already in w"
         in prepare("synth", "eurosat", "--per_class", 2, "--out", "w", cwd=tmp_path).out
     )
     assert listing(tmp_path) == before

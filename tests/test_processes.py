@@ -12,7 +12,7 @@ import pytest
 import torch
 from preloaded import CompletedProcess
 from safetensors import safe_open
-from same_run import essence
+from same_run import essence, probe_flags
 
 from fgmae_bench.worlds.eurosat import write_eurosat
 
@@ -28,23 +28,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def launch(world: Path, place: Path, processes: int, *extra: str) -> list[CompletedProcess[str]]:
-    flags = {
-        "--dataset": "eurosat",
-        "--data_path": world,
-        "--model": "vit_tiny_patch16_224",
-        "--input_size": 32,
-        "--weights": "random",
-        "--epochs": 3,
-        "--batch_size": 12 // processes,
-        "--amp": "off",
-        "--device": "cpu",
-        "--lr": 0.1,
-        "--results_dir": place / "results",
-        "--output_dir": place / "run",
-        "--cache_dir": place / "cache",
-    }
-    arguments = [str(part) for pair in flags.items() for part in pair]
-    return preloaded.run_ranks(processes, ["-m", "fgmae_bench.linear", *arguments, *extra])
+    flags = probe_flags(world, place, epochs=3, batch_size=12 // processes, lr=0.1)
+    return preloaded.run_ranks(processes, ["-m", "fgmae_bench.linear", *flags, *extra])
 
 
 def result(place: Path) -> tuple[dict, np.ndarray, list[str], dict]:

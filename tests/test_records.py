@@ -247,12 +247,12 @@ def test_a_folder_that_is_taken_away_while_a_file_is_made_in_it_is_made_again(tm
     monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
     write_text(tmp_path / "new" / "f.txt", "whole")
     assert (tmp_path / "new" / "f.txt").read_text() == "whole"
-    mkdir, told = Path.mkdir, [2]
+    mkdir, failures = Path.mkdir, [2]
 
     def there_and_gone(path, **how):
         """As where the folder is taken away between the attempt to make it and the look at what is in the way."""
-        if told[0]:
-            told[0] -= 1
+        if failures[0]:
+            failures[0] -= 1
             raise FileExistsError(errno.EEXIST, "File exists", str(path))
         mkdir(path, **how)
 

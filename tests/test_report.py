@@ -24,9 +24,9 @@ from fgmae_bench.report import figures, published
 from fgmae_bench.report.columns import COLUMNS
 from fgmae_bench.report.deltas import statement
 from fgmae_bench.report.figures import literal
-from fgmae_bench.report.formats.markdown import escaped, markdown
+from fgmae_bench.report.formats.markdown import markdown
 from fgmae_bench.report.formats.spreadsheet import comma_separated
-from fgmae_bench.report.row import Note, Row, Table
+from fgmae_bench.report.row import Row, Table
 from fgmae_bench.report.table import build, planned
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -221,9 +221,11 @@ def test_rows_come_in_order_of_run_then_lr_then_weight_decay():
     records = [make_record(lr=lr, weight_decay=wd) for lr in (1.0, 0.01, 0.1) for wd in (0.5, 0.0)]
     records.append(make_record(model="vit_base_patch16", batch_size=256, lr=0.001))
     rows = measured(build(free, records, published.for_runs(experiment, published.read_rows(PUBLISHED))))
-    told = [(row.label.split(" (")[0], COLUMNS["lr"].value(row), COLUMNS["weight_decay"].value(row)) for row in rows]
+    settings = [
+        (row.label.split(" (")[0], COLUMNS["lr"].value(row), COLUMNS["weight_decay"].value(row)) for row in rows
+    ]
     grid = [("ViT-S, batch 16", lr, wd) for lr in (0.01, 0.1, 1.0) for wd in (0.0, 0.5)]
-    assert told == [*grid, ("ViT-B, batch 256", 0.001, 0.001)]
+    assert settings == [*grid, ("ViT-B, batch 256", 0.001, 0.001)]
 
 
 # Tables on disk
@@ -241,6 +243,7 @@ def test_without_records_tables_hold_published_numbers_and_exit_0(monkeypatch, t
     assert not (tmp_path / "figures").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_same_records_same_bytes_and_a_changed_record_changes_its_row_alone(monkeypatch, tmp_path):
     records = [make_record(), make_record(model="vit_base_patch16", batch_size=256)]
     contents = []
@@ -264,6 +267,7 @@ def test_same_records_same_bytes_and_a_changed_record_changes_its_row_alone(monk
         ]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_check_names_stale_files_and_writes_nothing(monkeypatch, tmp_path, capsys):
     assert report(monkeypatch, tmp_path) == 0
     assert report(monkeypatch, tmp_path, "--check") == 0
@@ -299,6 +303,7 @@ def spoil_name(path: Path) -> Path:
     return path.rename(path.with_name("vit_small_patch16-published-0123456789.json"))
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("spoil", [spoil_edit, spoil_truncate, spoil_schema, spoil_name])
 def test_broken_record_is_named_and_left_out_and_exit_1(monkeypatch, tmp_path, capsys, spoil):
     good, bad = store_all([make_record(model="vit_base_patch16", batch_size=256), make_record()], tmp_path)
@@ -316,6 +321,7 @@ def test_broken_record_is_named_and_left_out_and_exit_1(monkeypatch, tmp_path, c
     assert str(bad) in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_records_of_no_table_are_named_in_the_index(monkeypatch, tmp_path):
     stray = make_record(lr=0.3)
     store_all([stray], tmp_path)
@@ -398,76 +404,6 @@ def test_command_needs_no_torch_and_ends_with_the_exit_codes_of_the_interface(tm
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: ")
     assert failed.stderr.count("\n") == 1
-
-
-# Text stays text
-
-NASTY = "a|b `c`\n<script>x</script> [d](e) *f* _g_ \\h"
-
-
-def one_row(label: str, *notes: Note) -> Table:
-    row = Row(label=label, dataset="D", notes=notes)
-    return Table(
-        name="t",
-        title=label,
-        protocol="p",
-        expect="",
-        columns=("dataset", "run", "remarks"),
-        rows=(row,),
-        planned_runs=1,
-        measured_runs=0,
-    )
-
-
-def test_markdown_shows_labels_and_notes_as_text():
-    text = markdown(one_row(NASTY, Note(code="x", text=NASTY), Note(code="y", text="=1")))
-    assert "<script" not in text
-    assert escaped(NASTY) == r"a\|b \`c\` &lt;script&gt;x&lt;/script&gt; \[d\](e) \*f\* \_g\_ \\h"
-    lines = text.splitlines()
-    assert any(line.startswith(f"| D | {escaped(NASTY)} | ") and line.endswith(" | [^1] [^2] |") for line in lines)
-    assert f"[^1]: {escaped(NASTY)}" in lines
-    assert escaped("vit_small_patch16") == "vit_small_patch16"
-
-
-@pytest.mark.parametrize("label", ["=1+1", "+1", "-1", "@x", " =1", "\t=1", "\n=1"])
-def test_csv_cells_are_never_formulas(label):
-    (row,) = parsed(one_row(label))
-    assert row["run"] == "'" + label
-    assert parsed(one_row(NASTY))[0]["run"] == NASTY
-
-
-def test_negative_difference_stays_a_number():
-    table = table_of([make_record(legacy={"oa": 0.7, "aa": 0.5})])
-    cells = next(cells for cells in parsed(table) if cells["oa"])
-    assert float(cells["delta_oa"]) == 0.7 - 0.795
-    assert "| -0.095 |" in markdown(table)
-
-
-def test_notes_are_numbered_once_and_counted_by_code():
-    shared = ("still_improving", "Still improving at the end.")
-    records = [make_record(notes=(shared,)), make_record(model="vit_base_patch16", batch_size=256, notes=(shared,))]
-    table = table_of(records)
-    assert markdown(table).count("Still improving at the end.") == 1
-    assert [cells["codes"].split(";")[0] for cells in parsed(table) if cells["oa"]] == ["still_improving"] * 2
-    assert all(cells["remarks"].startswith("Still improving at the end; ") for cells in parsed(table) if cells["oa"])
-
-
-def test_every_column_can_be_shown():
-    bounds = {"level": 0.95, "over": "groups", "units": 40, "replicates": 1000, "test": {"oa": [0.7, 0.9]}}
-    records = [resealed(make_record(seed=i, legacy=LEGACY), "metrics", "intervals", bounds) for i in (0, 1)]
-    records = [resealed(record, "timing", "peak_anonymous_memory_bytes", 2**30) for record in records]
-    table = dataclasses.replace(table_of(records), columns=tuple(COLUMNS))
-    cells = next(cells for cells in parsed(table) if cells["oa"])
-    other = ("map", "f1_micro", "miou", "fwiou")  # metrics of other tasks
-    single = ("_low", "_high", "published_", "delta_")  # one metric has an interval, two have a published value
-    empty = [
-        name for name, value in cells.items() if value == "" and not any(part in name for part in (*other, *single))
-    ]
-    assert empty == []
-    assert (cells["oa_low"], cells["oa_high"], cells["memory_gib"], cells["leaks"]) == ("0.7", "0.9", "1.0", "false")
-    assert "| 21,590,000 |" in markdown(table)
-    assert "| 0.700 to 0.900 |" in markdown(table)
-    assert cells["params_total"] == "21590000"
 
 
 # Pictures

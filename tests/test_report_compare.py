@@ -152,8 +152,8 @@ def test_a_record_is_not_compared_with_itself(two, tmp_path):
 def test_a_table_says_that_the_first_seed_stands_for_a_row_of_several(two, tmp_path, monkeypatch, capsys):
     put(tmp_path, make_record(model="vit_base_patch16", batch_size=256), {"logits": logits(0.8, 4), "targets": TARGETS})
     table = ("--table", "eurosat_linear", "--experiments", str(REPOSITORY / "experiments"))
-    told = "Of each row only the first seed is compared: 1 of the rows hold several seeds."
-    assert told in said(tmp_path, *table).splitlines()
+    sentence = "Of each row only the first seed is compared: 1 of the rows hold several seeds."
+    assert sentence in said(tmp_path, *table).splitlines()
     monkeypatch.setattr(sys, "argv", ["report", "compare", *table, "--results_dir", str(tmp_path)])
     assert entry.main() == 0
     assert two[0]["run_id"] in capsys.readouterr().out

@@ -4,21 +4,26 @@ matrices and steps.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 
 import pytest
-from make_records import make_record
+from make_records import make_record, resealed
+from test_report import LEGACY, parsed, table_of
 
 from fgmae_bench.config.experiments import Experiment, Layout, PlannedRun
 from fgmae_bench.records import problem_of
 from fgmae_bench.report import figures, pictures
+from fgmae_bench.report.columns import COLUMNS
 from fgmae_bench.report.formats.html_table import html
 from fgmae_bench.report.formats.latex import tex_escaped
+from fgmae_bench.report.formats.markdown import escaped, markdown
 from fgmae_bench.report.output import FORMATS
 from fgmae_bench.report.row import Note, Row, Table
 from fgmae_bench.report.table import build
 
+MARKED = "a|b `c`\n<script>x</script> [d](e) *f* _g_ \\h"
 NASTY = [
     "<script>alert(1)</script>",
     "\\input{/etc/passwd}",
@@ -32,16 +37,26 @@ NASTY = [
 
 def table(label: str = "run", note: str = "a note", *, synthetic: bool = False) -> Table:
     row = Row(label=label, dataset="D", records=(make_record(synthetic=synthetic),), notes=(Note(code="x", text=note),))
+    return of_row(row, "oa")
+
+
+def of_row(row: Row, column: str) -> Table:
+    """A table of one row."""
+    columns = ("dataset", "run", column)
     return Table(
         name="t",
-        title=label,
+        title=row.label,
         protocol="p",
         expect="",
-        columns=("dataset", "run", "oa"),
+        columns=columns,
         rows=(row,),
         planned_runs=1,
-        measured_runs=1,
+        measured_runs=len(row.records),
     )
+
+
+def one_row(label: str, *notes: Note) -> Table:
+    return of_row(Row(label=label, dataset="D", notes=notes), "remarks")
 
 
 TAGS = {
@@ -135,6 +150,57 @@ def test_the_quick_check_of_records_agrees_with_jsonschema():
     ):
         broken = {**record, path: value}
         assert "sha256" not in (problem_of(broken) or "sha256")
+
+
+def test_markdown_shows_labels_and_notes_as_text():
+    text = markdown(one_row(MARKED, Note(code="x", text=MARKED), Note(code="y", text="=1")))
+    assert "<script" not in text
+    assert escaped(MARKED) == r"a\|b \`c\` &lt;script&gt;x&lt;/script&gt; \[d\](e) \*f\* \_g\_ \\h"
+    lines = text.splitlines()
+    assert any(line.startswith(f"| D | {escaped(MARKED)} | ") and line.endswith(" | [^1] [^2] |") for line in lines)
+    assert f"[^1]: {escaped(MARKED)}" in lines
+    assert escaped("vit_small_patch16") == "vit_small_patch16"
+
+
+@pytest.mark.parametrize("label", ["=1+1", "+1", "-1", "@x", " =1", "\t=1", "\n=1"])
+def test_csv_cells_are_never_formulas(label):
+    (row,) = parsed(one_row(label))
+    assert row["run"] == "'" + label
+    assert parsed(one_row(MARKED))[0]["run"] == MARKED
+
+
+def test_negative_difference_stays_a_number():
+    table = table_of([make_record(legacy={"oa": 0.7, "aa": 0.5})])
+    cells = next(cells for cells in parsed(table) if cells["oa"])
+    assert float(cells["delta_oa"]) == 0.7 - 0.795
+    assert "| -0.095 |" in markdown(table)
+
+
+def test_notes_are_numbered_once_and_counted_by_code():
+    shared = ("still_improving", "Still improving at the end.")
+    records = [make_record(notes=(shared,)), make_record(model="vit_base_patch16", batch_size=256, notes=(shared,))]
+    table = table_of(records)
+    assert markdown(table).count("Still improving at the end.") == 1
+    assert [cells["codes"].split(";")[0] for cells in parsed(table) if cells["oa"]] == ["still_improving"] * 2
+    assert all(cells["remarks"].startswith("Still improving at the end; ") for cells in parsed(table) if cells["oa"])
+
+
+def test_every_column_can_be_shown():
+    bounds = {"level": 0.95, "over": "groups", "units": 40, "replicates": 1000, "test": {"oa": [0.7, 0.9]}}
+    records = [resealed(make_record(seed=i, legacy=LEGACY), "metrics", "intervals", bounds) for i in (0, 1)]
+    records = [resealed(record, "timing", "peak_anonymous_memory_bytes", 2**30) for record in records]
+    table = dataclasses.replace(table_of(records), columns=tuple(COLUMNS))
+    cells = next(cells for cells in parsed(table) if cells["oa"])
+    other = ("map", "f1_micro", "miou", "fwiou")  # metrics of other tasks
+    single = ("_low", "_high", "published_", "delta_")  # one metric has an interval, two have a published value
+    empty = [
+        name for name, value in cells.items() if value == "" and not any(part in name for part in (*other, *single))
+    ]
+    assert empty == []
+    assert (cells["oa_low"], cells["oa_high"], cells["memory_gib"], cells["leaks"]) == ("0.7", "0.9", "1.0", "false")
+    assert "| 21,590,000 |" in markdown(table)
+    assert "| 0.700 to 0.900 |" in markdown(table)
+    assert cells["params_total"] == "21590000"
 
 
 # Pictures

@@ -8,27 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from same_run import essence
+from same_run import essence, probe_flags
 
 
 def command(world: Path, place: Path, *extra: str) -> list[str]:
-    flags = {
-        "--dataset": "eurosat",
-        "--data_path": world,
-        "--model": "vit_tiny_patch16_224",
-        "--input_size": 32,
-        "--weights": "random",
-        "--features": "stream",
-        "--epochs": 1,
-        "--batch_size": 16,
-        "--amp": "off",
-        "--checkpoint_seconds": 0,
-        "--results_dir": place / "results",
-        "--output_dir": place / "run",
-        "--cache_dir": place / "cache",
-        "--device": "cpu",
-    }
-    return [*(str(part) for pair in flags.items() for part in pair), *extra]
+    return [*probe_flags(world, place, features="stream", epochs=1, checkpoint_seconds=0), *extra]
 
 
 def test_heads_of_a_grid_that_stopped_at_different_epochs_catch_up(
@@ -83,12 +67,25 @@ def test_heads_of_a_grid_that_stopped_at_different_epochs_catch_up(
     assert [essence(record) for record in run(tmp_path / "torn")] == expected
 
 
+@pytest.fixture(scope="module")
+def ended(world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The flags of a run that has ended, to resume it."""
+    from fgmae_bench.config.cards import load_card
+    from fgmae_bench.config.flags import parse_run
+    from fgmae_bench.config.run import compose
+    from fgmae_bench.runs.grid import run_grid
+
+    card, folder = load_card("eurosat"), tmp_path_factory.mktemp("ended")
+    argv = command(world, folder)
+    given, _, _ = parse_run("linear", "", argv)
+    run_grid("linear", compose("linear", given, card), card)
+    return [*argv, "--resume", str(folder / "run" / "checkpoint-last.pth")]
+
+
 @pytest.mark.parametrize(
     "change", [["--lr", "0.2"], ["--model", "vit_tiny_patch16_224", "--input_size", "64"], ["--batch_size", "8"]]
 )
-def test_resuming_another_run_is_refused(
-    world: Path, tmp_path: Path, change: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resuming_another_run_is_refused(ended: list[str], change: list[str]) -> None:
     from fgmae_bench.config.cards import load_card
     from fgmae_bench.config.flags import parse_run
     from fgmae_bench.config.run import compose
@@ -96,9 +93,6 @@ def test_resuming_another_run_is_refused(
     from fgmae_bench.runs.grid import run_grid
 
     card = load_card("eurosat")
-    argv = command(world, tmp_path)
-    first, _, _ = parse_run("linear", "", argv)
-    run_grid("linear", compose("linear", first, card), card)
-    other, _, _ = parse_run("linear", "", [*argv, *change, "--resume", str(tmp_path / "run" / "checkpoint-last.pth")])
+    other, _, _ = parse_run("linear", "", [*ended, *change])
     with pytest.raises(BenchError, match=r"belongs to .*model, data, batch or recipe differ"):
         run_grid("linear", compose("linear", other, card), card)

@@ -118,7 +118,7 @@ BAD = [
     (without_label, (), ("ROIs0000_test_s1_0_p4.tif has no label ROIs0000_test_dfc_0_p4.tif",)),
     (smaller_label, (), ("ROIs0000_test_dfc_0_p4.tif is 32x32 pixels, its image 64x64",)),
     (smaller_image, (), ("ROIs0000_test_s1_0_p4.tif is 32x32 pixels",)),
-    (unknown_code, (), ("ROIs0000_test_dfc_0_p4.tif: 77 is no code of DFC2020", "found", "77 ? 7.8%")),
+    (unknown_code, (), ("ROIs0000_test_dfc_0_p4.tif: 77 is not a code of DFC2020", "found", "77 ? 7.8%")),
     (three_bands, (), ("ROIs0000_test_s1_0_p4.tif has 3 bands, DFC2020 has 2",)),
     (nothing_but_nan, (), ("ROIs0000_test_s1_0_p4.tif: band 1 has no valid pixel",)),
     (nothing_labelled, (), ("no image of the train split has a dfc label of a class of dfc10",)),
@@ -146,13 +146,13 @@ BAD = [
 
 
 @pytest.mark.parametrize(
-    ("spoil", "flags", "told"), BAD, ids=[f"{spoil.__name__}-{'_'.join(flags)[2:24]}" for spoil, flags, _ in BAD]
+    ("spoil", "flags", "parts"), BAD, ids=[f"{spoil.__name__}-{'_'.join(flags)[2:24]}" for spoil, flags, _ in BAD]
 )
-def test_bad_input_is_one_line_and_leaves_nothing(spoil, flags, told, spoilt, tmp_path):
+def test_bad_input_is_one_line_and_leaves_nothing(spoil, flags, parts, spoilt, tmp_path):
     spoil(spoilt)
     before = listing(tmp_path)
     line = said(segment(spoilt, *flags, cwd=tmp_path))
-    assert all(part in line for part in told), line
+    assert all(part in line for part in parts), line
     assert {path: content for path, content in listing(tmp_path).items() if not path.startswith("cache")} == before
 
 

@@ -267,7 +267,7 @@ def test_codes_outside_the_source_are_refused_when_packing(tmp_path):
     dfc2020(tmp_path / "w")
     tile(tmp_path / "w", "ROIs0000_test", "0", 0, 100, dfc=np.full((1, 256, 256), 17))
     card = load_card("dfc2020")
-    with pytest.raises(BenchError, match=r"ROIs0000_test_dfc_0_p100.tif: 17 is no code of DFC2020"):
+    with pytest.raises(BenchError, match=r"ROIs0000_test_dfc_0_p100.tif: 17 is not a code of DFC2020"):
         write_pack(card, build_index(card, tmp_path / "w"), tmp_path / "p.lmdb")
     assert not (tmp_path / "p.lmdb").exists()
 

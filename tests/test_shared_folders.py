@@ -19,9 +19,9 @@ from fgmae_bench.system.files import appearing, lock_or_fail, read_small_json, r
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORKS = {
-    "file": "with files.replacing(place) as part: part.write_bytes(b'half'); print(flush=True); time.sleep(60)",
+    "file": "with files.replacing(place) as part: part.write_bytes(b'half'); print(flush=True); time.sleep(3600)",
     "folder": (
-        "with files.appearing(place) as part: (part / 'a').write_bytes(b'half'); print(flush=True); time.sleep(60)"
+        "with files.appearing(place) as part: (part / 'a').write_bytes(b'half'); print(flush=True); time.sleep(3600)"
     ),
 }
 

@@ -228,7 +228,7 @@ def test_every_class_comes_near_its_shares(in_country):
 
 
 def test_samples_without_labels_of_their_own_come_near_their_shares_too(in_country):
-    """Label maps of segmentation are no labels of the index; blocks are dealt by how many samples they hold."""
+    """Label maps of segmentation are not labels of the index; blocks are dealt by how many samples they hold."""
     unlabelled = dataclasses.replace(in_country[0], labels=np.empty((1500, 0), np.int64))
     parts = spatial_parts(unlabelled, "unused", train=0.6, val=0.2, block_km=20, buffer_m=0, seed=42)
     np.testing.assert_allclose(np.array([*map(len, parts)]) / 1500, (0.6, 0.2, 0.2), atol=0.05)

@@ -115,7 +115,7 @@ def planned(tmp_path, flags):
 def test_a_record_counts_only_for_the_run_with_its_settings_defaults_included(tmp_path, record, recorded):
     """The plan states batch and model only: seed, rate, epochs and split are those that it would be composed of."""
     path = planned(tmp_path, 'model = "vit_small_patch16", batch_size = 32')
-    if recorded is None:  # genuine data, which is no synthetic world
+    if recorded is None:  # genuine data, which is not a synthetic world
         (tmp_path / "genuine").mkdir()
         path.write_text(path.read_text().replace('dataset = "eurosat"', 'dataset = "eurosat"\ndata_path = "genuine"'))
     store_all([make_record(**record)], tmp_path / "results")
@@ -152,7 +152,8 @@ def test_a_broken_record_is_named_and_does_not_count(tmp_path):
 def test_mistakes_in_a_file_are_one_line_naming_file_and_key_path(tmp_path, flags, named):
     path = experiment(tmp_path, flags)
     before = listing(tmp_path)
-    for command in ("plan", "run"):
+    strange = "smal_" in flags  # a name that only an interpreter of its own, with timm, can judge: asked once
+    for command in ("run",) if strange else ("plan", "run"):
         line = said(suite(command, path, cwd=tmp_path))
         for part in [path.name, *named]:
             assert part in line

@@ -106,11 +106,11 @@ def test_failures_are_isolated_with_their_logs_named_and_exit_code_3(tmp_path, s
     assert result.code == 3
     assert len(records(tmp_path / "results")) == 1
     failed = [line for line in result.out.splitlines() if "] failed" in line]
-    for i, told in enumerate(
+    for i, part in enumerate(
         ["exit code 1: it crashed; look", "exit code 2: no space left", "ended by SIGSEGV", "its record did not appear"]
     ):
         (line,) = [line for line in failed if f"run {i}  " in line]
-        assert told in line
+        assert part in line
         log = tmp_path / line.split("log: ")[1]
         assert log.read_text().count("$ python -m") == (1 if i == 1 else 2)  # bad input is not tried again
     status = suite("status", path, cwd=tmp_path).out

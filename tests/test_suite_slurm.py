@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from commands import REPOSITORY, records
+from preloaded import HANG
 from same_run import essence
 from suite_world import experiment, started, suite
 
@@ -20,7 +21,7 @@ SLOW = 'model = "vit_tiny_patch16_224", input_size = 32, features = "stream", am
 
 
 def ask(*words: str) -> str:
-    return subprocess.run(words, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(words, capture_output=True, text=True, timeout=HANG).stdout
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def by_seed(folder: Path) -> dict[int, dict]:
 
 def running_after_its_first_epoch(tmp_path: Path, seed: int) -> str:
     """Job id of the run of a seed, once it runs and has a checkpoint."""
-    for _ in range(900):
+    for _ in range(10 * int(HANG)):
         time.sleep(0.1)
         log = next((tmp_path / "results/suite/logs").glob(f"*seed-{seed}-*.log"), None)
         if log and next((tmp_path / "runs").glob(f"*seed-{seed}-*/checkpoint-last.pth"), None):
@@ -72,7 +73,7 @@ def test_a_requeued_and_a_killed_job_end_with_the_undisturbed_records(tmp_path, 
         subprocess.run(["scontrol", "requeue", requeued], check=True)
         killed = running_after_its_first_epoch(tmp_path, 2)
         subprocess.run(["scancel", "--signal=KILL", killed], check=True)
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + HANG
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(1)
             subprocess.run(
@@ -107,7 +108,7 @@ def test_a_suite_that_was_stopped_waits_for_its_jobs_and_submits_none_twice(tmp_
         assert process.poll() is None, process.communicate()[0]
     time.sleep(1)
     process.send_signal(2)
-    out = process.communicate(timeout=60)[0]
+    out = process.communicate(timeout=HANG)[0]
     assert process.returncode == 130, out
     again = suite("run", path, "--slurm", cwd=tmp_path)
     assert again.code == 0, again

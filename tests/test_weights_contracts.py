@@ -376,7 +376,7 @@ def test_a_factory_is_named_before_its_module_is_imported(tmp_path, monkeypatch)
     result = call("linear", "--config", "config.toml", *FOLDERS, cwd=tmp_path)
     lines = result.err.splitlines()
     assert result.code == 2
-    assert lines[-1].startswith("error: --model evilpkg:factory made NoneType, no nn.Module")
+    assert lines[-1].startswith("error: --model evilpkg:factory made NoneType, not an nn.Module")
     assert lines.index("--model evilpkg:factory: importing evilpkg, which runs its code") < lines.index("imported")
 
 

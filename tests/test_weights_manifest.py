@@ -5,6 +5,7 @@ without one refused.
 import pytest
 import timm
 from commands import call, said
+from tiny_checkpoints import weights_manifest
 
 from fgmae_bench.checkpoints.manifest import SHIPPED, read_manifest
 from fgmae_bench.checkpoints.registry import WEIGHTS, by_file, published, registered
@@ -13,26 +14,7 @@ from fgmae_bench.config.encoders import adapter_of
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models.build import FGMAE_ARCHITECTURES, TORCHGEO_ARCHITECTURES
 
-GOOD = """
-[contracts.mine]
-source = "a test"
-bands = ["VH", "VV"]
-normalizer = "zscore"
-mean = [-20.0, -12.0]
-std = [6.0, 5.0]
-size = 32
-
-[[weights]]
-name = "tiny"
-model = "test_vit"
-repo = "owner/name"
-file = "tiny.pth"
-revision = "main"
-layout = "encoder"
-contract = "mine"
-licence = "none"
-data = "noise"
-"""
+GOOD = weights_manifest("tiny", file="tiny.pth", more='repo = "owner/name"\nrevision = "main"')
 
 
 @pytest.fixture

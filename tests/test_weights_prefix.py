@@ -3,6 +3,7 @@
 import pytest
 import torch
 from commands import FOLDERS, call, only_record, said, shared_world
+from tiny_checkpoints import weights_manifest
 
 from fgmae_bench.config.run import Model
 from fgmae_bench.errors import BenchError
@@ -58,25 +59,9 @@ def test_a_prefix_without_a_file_is_refused(weights_flag):
         build_backbone(Model(weights=weights_flag, weights_prefix="x.", **VIT), 0)
 
 
-MANIFEST = """
-[contracts.mine]
-source = "my notes"
-bands = ["VV", "VH"]
-normalizer = "zscore"
-mean = [-11.0, -18.0]
-std = [4.0, 5.0]
-size = 32
-
-[[weights]]
-name = "mine"
-model = "test_vit"
-file = "FILE"
-layout = "any"
-contract = "mine"
-licence = "MIT"
-data = "my scenes"
-keys = { "trunk.stage." = "blocks.", "trunk." = "" }
-"""
+MANIFEST = weights_manifest(
+    "mine", file="FILE", layout="any", more='keys = { "trunk.stage." = "blocks.", "trunk." = "" }'
+)
 
 
 def test_a_manifest_maps_the_keys_of_a_file_on_this_machine_and_owns_its_contract(tmp_path, weights, monkeypatch):
@@ -94,7 +79,7 @@ def test_a_manifest_maps_the_keys_of_a_file_on_this_machine_and_owns_its_contrac
         0,
         False,
     )
-    assert model["contract"]["mean"] == [-11.0, -18.0]
+    assert model["contract"]["mean"] == [-20.0, -12.0]
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,6 @@ def test_entry_takes_every_spelling_and_names_the_next_command(tmp_path, capsys)
     assert lines[0].startswith(
         f"10 synthetic images (no real data) written to {tmp_path / 'w'}; next: python -m fgmae_bench.linear"
     )
-    assert all("already lie in" in line for line in lines[1:])
+    assert all("are already in" in line for line in lines[1:])
     with pytest.raises(BenchError, match="unknown world 'eurosta'; did you mean 'eurosat'"):
         synth.main({"world": "eurosta"})

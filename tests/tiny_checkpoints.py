@@ -100,3 +100,26 @@ def failure(path, vit=None):
     assert line.isprintable()
     assert "; " in line
     return line
+
+
+def weights_manifest(name, *, file, layout="encoder", more=""):
+    """A manifest with one file of weights, z-scored VH before VV; `more` lines belong to its entry."""
+    return f"""
+[contracts.mine]
+source = "a test"
+bands = ["VH", "VV"]
+normalizer = "zscore"
+mean = [-20.0, -12.0]
+std = [6.0, 5.0]
+size = 32
+
+[[weights]]
+name = "{name}"
+model = "test_vit"
+file = "{file}"
+layout = "{layout}"
+contract = "mine"
+licence = "none"
+data = "noise"
+{more}
+"""

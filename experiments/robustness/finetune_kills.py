@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 
 import torch
-from kills import essence, half_files
+from kills import half_files, the_essence
+from same_run import finetune_flags  # kills puts tests on the path
 
 from fgmae_bench.worlds.eurosat import write_eurosat
 
@@ -29,34 +30,13 @@ EPOCHS = 12
 
 def command(world: Path, place: Path) -> list[str]:
     """The run; it saves after every step."""
-    flags = {
-        "--dataset": "eurosat",
-        "--data_path": world,
-        "--model": "test_vit",
-        "--input_size": 32,
-        "--weights": "random",
-        "--recipe": "corrected",
-        "--split": "random_60_20_20",
-        "--epochs": EPOCHS,
-        "--warmup_epochs": 1,
-        "--batch_size": 8,
-        "--accum_iter": 2,
-        "--mixup": 0.8,
-        "--head": "bn_linear",
-        "--amp": "off",
-        "--checkpoint_seconds": 0,
-        "--device": "cpu",
-        "--results_dir": place / "results",
-        "--output_dir": place / "run",
-        "--cache_dir": place / "cache",
-        "--resume": "auto",
-    }
-    return [sys.executable, "-m", "fgmae_bench.finetune", *(str(part) for pair in flags.items() for part in pair)]
+    flags = finetune_flags(world, place, epochs=EPOCHS, resume="auto")
+    return [sys.executable, "-m", "fgmae_bench.finetune", *flags]
 
 
 def same(place: Path, whole: Path) -> bool:
     """Equal records and equal weights, bit for bit."""
-    if json.dumps(essence(place), sort_keys=True) != json.dumps(essence(whole), sort_keys=True):
+    if json.dumps(the_essence(place), sort_keys=True) != json.dumps(the_essence(whole), sort_keys=True):
         return False
     for name in ("checkpoint-last.pth", "checkpoint-best.pth"):
         a, b = (torch.load(folder / "run" / name, weights_only=True)["model"] for folder in (place, whole))

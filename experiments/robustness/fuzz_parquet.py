@@ -1,7 +1,7 @@
 """Damage Parquet tables by a seed and give them to the readers of BigEarthNet's metadata and patch tables.
 
   python experiments/robustness/fuzz_parquet.py [--count 500] [--readers metadata index rico]
-Bytes of footers, page headers and pages are changed; columns get other types, nulls or texts that are no UTF-8; every
+Bytes of footers, page headers and pages are changed; columns get other types, nulls or texts that are not UTF-8; every
 tenth file repeats a row or a long text until it is out of proportion. Expected: no signal, no traceback, exit code 0
 or 2.
 """
@@ -93,7 +93,7 @@ def _others(table: pa.Table, name: str) -> list[str]:
 
 
 def _other_column(rng: np.random.Generator, table: pa.Table) -> pa.Table:
-    """One or two columns of another type, with nulls, with bytes that are no text, dropped, or doubled."""
+    """One or two columns of another type, with nulls, with bytes that are not text, dropped, or doubled."""
     for _ in range(int(rng.integers(1, 3))):
         at = int(rng.integers(table.num_columns))
         name, kind = table.column_names[at], int(rng.integers(14))

@@ -7,7 +7,6 @@ After each kill every file under a final name must be whole. Expected: 0 half fi
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import random
 import shutil
@@ -21,6 +20,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from same_run import essence, probe_flags
+
 from fgmae_bench.records import problem_of
 from fgmae_bench.worlds.eurosat import write_eurosat
 
@@ -29,24 +31,8 @@ EPOCHS = 30
 
 def command(world: Path, place: Path) -> list[str]:
     """The run; it checkpoints after every epoch."""
-    flags = {
-        "--dataset": "eurosat",
-        "--data_path": world,
-        "--model": "vit_tiny_patch16_224",
-        "--input_size": 32,
-        "--weights": "random",
-        "--features": "stream",
-        "--epochs": EPOCHS,
-        "--batch_size": 16,
-        "--amp": "off",
-        "--checkpoint_seconds": 0,
-        "--resume": "auto",
-        "--results_dir": place / "results",
-        "--output_dir": place / "run",
-        "--cache_dir": place / "cache",
-        "--device": "cpu",
-    }
-    return [sys.executable, "-m", "fgmae_bench.linear", *(str(part) for pair in flags.items() for part in pair)]
+    flags = probe_flags(world, place, features="stream", epochs=EPOCHS, checkpoint_seconds=0, resume="auto")
+    return [sys.executable, "-m", "fgmae_bench.linear", *flags]
 
 
 def half_files(place: Path) -> list[str]:
@@ -70,17 +56,10 @@ def half_files(place: Path) -> list[str]:
     return bad
 
 
-def essence(place: Path) -> dict[str, Any]:
+def the_essence(place: Path) -> dict[str, Any]:
     """The one record, without creation time, timing, environment and paths."""
     (path,) = (place / "results").glob("records/*/*/*.json")
-    record = copy.deepcopy(json.loads(path.read_text()))
-    for name in ("created", "timing", "environment", "sha256"):
-        record.pop(name)
-    record["config"].pop("execution")
-    for entry in record["history"]:
-        entry.pop("seconds")
-        entry.pop("images_per_second")
-    return record
+    return essence(json.loads(path.read_text()))
 
 
 def main() -> None:
@@ -95,7 +74,7 @@ def main() -> None:
         start = time.perf_counter()
         subprocess.run(command(root / "world", root / "undisturbed"), check=True, capture_output=True)
         whole = time.perf_counter() - start
-        expected = essence(root / "undisturbed")
+        expected = the_essence(root / "undisturbed")
         while landed < options.kills or not (root / "killed" / "results" / "records").exists():
             process = subprocess.Popen(
                 command(root / "world", root / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -109,7 +88,7 @@ def main() -> None:
             bad += len(half_files(root / "killed"))
             if process.returncode == 0:
                 finished += 1
-                equal += essence(root / "killed") == expected
+                equal += the_essence(root / "killed") == expected
                 if landed < options.kills:
                     shutil.rmtree(root / "killed")
     print(

@@ -59,12 +59,12 @@ class Mutant:
 
     @property
     def suite(self) -> Suite:
-        """What tells its tests from those of other rooms."""
+        """What distinguishes its tests from those of other rooms."""
         return self.tests, self.skip
 
     @property
     def name(self) -> str:
-        """One line that tells it from the others."""
+        """One line that distinguishes it from the others."""
         return f"{self.place}: {' '.join(self.old.split())} -> {' '.join(self.new.split()) or '(nothing)'}"
 
 
@@ -102,7 +102,7 @@ def find(mutant: Mutant, root: Path = ROOT) -> tuple[Path, str] | str:
     try:
         compile(mutated, str(path), "exec")
     except SyntaxError as error:
-        return f"is no Python ({error})"
+        return f"is not Python ({error})"
     return path.relative_to(root), mutated
 
 
@@ -182,7 +182,7 @@ def verdict(output: Path) -> tuple[str, str]:
     if not output.exists():
         return "killed", "the process ended"
     code, test = json.loads(output.read_text(encoding="utf-8"))
-    # 1: a test failed, 2: a test file could not be imported; others are no statement on the mutant
+    # 1: a test failed, 2: a test file could not be imported; others say nothing on the mutant
     return {0: "survived", 1: "killed", 2: "killed"}.get(code, "error"), test
 
 

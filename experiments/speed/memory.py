@@ -12,6 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from same_run import probe_flags
+
 from fgmae_bench.worlds.eurosat import write_eurosat
 
 SIZES = (100, 800)  # images a class
@@ -19,24 +22,11 @@ SIZES = (100, 800)  # images a class
 
 def peak(world: Path, scratch: Path, tag: str) -> int:
     """Peak anonymous bytes of one run, as its record states them."""
-    results = scratch / f"results-{tag}"
-    flags = {
-        "--dataset": "eurosat",
-        "--data_path": world,
-        "--model": "vit_tiny_patch16_224",
-        "--input_size": 32,
-        "--weights": "random",
-        "--features": "cached",
-        "--epochs": 20,
-        "--batch_size": 64,
-        "--cache_dir": scratch / f"cache-{tag}",
-        "--results_dir": results,
-        "--output_dir": scratch / f"run-{tag}",
-        "--device": "cpu",
-    }
-    command = [sys.executable, "-m", "fgmae_bench.linear", *(str(part) for pair in flags.items() for part in pair)]
+    place = scratch / tag
+    flags = probe_flags(world, place, features="cached", epochs=20, batch_size=64)
+    command = [sys.executable, "-m", "fgmae_bench.linear", *flags]
     subprocess.run(command, check=True, capture_output=True)
-    record = json.loads(next(results.glob("records/*/*/*.json")).read_text())
+    record = json.loads(next((place / "results").glob("records/*/*/*.json")).read_text())
     return int(record["timing"]["peak_anonymous_memory_bytes"])
 
 

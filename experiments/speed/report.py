@@ -2,7 +2,7 @@
 
   python experiments/speed/report.py [--sizes 1000 10000]
 Expected on 2 cores: 1,000 records under 10 s, 10,000 under 60 s and 1 GB. The page and its side
-files are in the time. Where other work shares the cores, what was computed tells more than the clock.
+files are in the time. Where other work shares the cores, what was computed says more than the clock.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Both take the same steps on the same sizes: forward, loss, backward, AdamW. The 
 labels, maps
 the labels, draws the order, follows the schedule and looks at the loss. Filling the bank and evaluation are not
 counted.
-On a machine that others use, the CPU seconds tell more than the wall's.
+On a machine that others use, the CPU seconds say more than the wall's.
 Expected: at most 1.1x.
 """
 
@@ -74,7 +74,7 @@ def from_bank(prepared: Prepared) -> tuple[float, float]:
 
 
 def alone(prepared: Prepared) -> tuple[float, float]:
-    """(wall, CPU) seconds of as many steps of the decoder on one batch that lies in memory."""
+    """(wall, CPU) seconds of as many steps of the decoder on one batch in memory."""
     job, device, recipe = prepared.job, prepared.device, prepared.run.recipe
     rows, masks = job.read(job.train[: prepared.plan.batch], 0)
     maps, targets = torch.from_numpy(rows).to(device), torch.from_numpy(masks).to(device)

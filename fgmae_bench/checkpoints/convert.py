@@ -49,7 +49,7 @@ class Converted:
 
     kept: int
     dropped: dict[str, int]
-    mended: dict[str, int]
+    repaired: dict[str, int]
     layout: str
 
 
@@ -63,16 +63,16 @@ def convert(state: State, out: Path, contract: InputContract | None, *, repair: 
         raise BenchError(f"{out} exists", "remove it or choose another name")
     if out.suffix not in WRITERS:
         raise BenchError(f"{out} ends in '{out.suffix}'", f"choose a name that ends in {' or '.join(WRITERS)}")
-    _require_mended(state)
+    _require_repaired(state)
     tensors, dropped = backbone_of(state)
     if not knows(tensors):
         some = ", ".join(shown(name) for name in list(tensors)[:5])
         raise BenchError(
             f"{state.path} has no known layout: none of its {len(tensors)} keys is of a known backbone ({some})", ALONE
         )
-    mends = _mends(state, tensors)
-    if mends and not repair:
-        found = ", ".join(f"{count} x {kind}" for kind, count in mends.items())
+    repairs = _repairs(state, tensors)
+    if repairs and not repair:
+        found = ", ".join(f"{count} x {kind}" for kind, count in repairs.items())
         raise BenchError(f"{state.path} needs repair: {found}", "convert it with --repair")
     _require_room(state, tensors, repair)
     _require_finite(state.path, tensors, repair)
@@ -84,13 +84,13 @@ def convert(state: State, out: Path, contract: InputContract | None, *, repair: 
         "wrapper": state.wrapper,
         "prefix": state.prefix,
         "dropped": dropped,
-        "mended": mends,
+        "repaired": repairs,
         "contract": dataclasses.asdict(contract) if contract else None,
     }
     with replacing(out) as temporary:
         WRITERS[out.suffix](temporary, tensors, {"format": "pt", KEY: json.dumps(story, sort_keys=True)}, repair)
         _require_equal(tensors, read_state(temporary), repair, out)
-    return Converted(kept=len(tensors), dropped=dropped, mended=mends, layout=layout)
+    return Converted(kept=len(tensors), dropped=dropped, repaired=repairs, layout=layout)
 
 
 def backbone_of(state: State) -> tuple[dict[str, Tensor], dict[str, int]]:
@@ -123,10 +123,10 @@ def backbone_of(state: State) -> tuple[dict[str, Tensor], dict[str, int]]:
     return kept, dict(dropped)
 
 
-def _require_mended(state: State) -> None:
+def _require_repaired(state: State) -> None:
     """Refuse weights that are lists or numbers; what a rule drops may be anything."""
     waiting = {
-        name: kind for name, kind in state.unmended.items() if drop_rule(name.removeprefix(state.prefix)) is None
+        name: kind for name, kind in state.unrepaired.items() if drop_rule(name.removeprefix(state.prefix)) is None
     }
     if waiting:
         found = ", ".join(f"{count} x {kind}" for kind, count in sorted(Counter(waiting.values()).items()))
@@ -164,9 +164,9 @@ def _not_finite(tensor: Tensor) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
 
 
-def _mends(state: State, tensors: dict[str, Tensor]) -> dict[str, int]:
+def _repairs(state: State, tensors: dict[str, Tensor]) -> dict[str, int]:
     """Kind -> count of what `--repair` changes among the tensors that are kept."""
-    kinds = Counter(kind for name, kind in state.mended.items() if name.removeprefix(state.prefix) in tensors)
+    kinds = Counter(kind for name, kind in state.repaired.items() if name.removeprefix(state.prefix) in tensors)
     kinds.update(_dtype(tensor) for tensor in tensors.values() if _cast(tensor, True) is not tensor)
     return dict(sorted(kinds.items()))
 

@@ -240,7 +240,7 @@ def knows(names: Iterable[str]) -> bool:
     return any(re.match(BACKBONE_KEYS, name, re.IGNORECASE) for name in names)
 
 
-def mendable(name: str, value: Any, known: dict[int, tuple[int, ...] | None]) -> tuple[int, ...] | None:
+def repairable(name: str, value: Any, known: dict[int, tuple[int, ...] | None]) -> tuple[int, ...] | None:
     """Shape of the tensor that `--repair` makes of a value; None for text, and for counters and settings of a
     training.
     """
@@ -297,7 +297,7 @@ def _are_numbers(values: Sequence[Any]) -> bool:
 
 
 def _flat(mapping: dict[Any, Any], prefix: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of all values that are no mappings; refuses a mapping met twice."""
+    """(dotted name, value) of all values that are not mappings; refuses a mapping met twice."""
     if id(mapping) in seen or depth > MAX_NESTING:
         raise Refused("its mappings hold each other or nest too deeply")
     seen.add(id(mapping))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from fgmae_bench.checkpoints.layouts import NO_TENSOR, drop_rule, is_head
-from fgmae_bench.checkpoints.reader import MEND, State, read_state
+from fgmae_bench.checkpoints.reader import REPAIR, State, read_state
 from fgmae_bench.checkpoints.scan import shown
 from fgmae_bench.checkpoints.shapes import geometry, named_widths
 from fgmae_bench.errors import BenchError
@@ -150,7 +150,7 @@ def _require_tensors(state: State, wanted: dict[str, tuple[int, ...]]) -> None:
     if held:
         raise BenchError(
             f"{state.path} holds {len(held)} keys of the model not as tensors: {_listed(held)}",
-            f"where these are weights, {MEND}",
+            f"where these are weights, {REPAIR}",
         )
 
 

@@ -39,7 +39,7 @@ from fgmae_bench.hub.checksums import sha256_of
 SHARDED = "sharded safetensors"
 SKIPPED_NAMED = 5
 ANEW = "save its state dict anew where you trust it: torch.save({'model': model.state_dict()}, FILE)"
-MEND = "make tensors of them with: python -m fgmae_bench.weights convert IN OUT --repair"
+REPAIR = "make tensors of them with: python -m fgmae_bench.weights convert IN OUT --repair"
 # What readers raise on bytes that are not what they seem.
 DAMAGE = (
     pickle.UnpicklingError,
@@ -66,7 +66,7 @@ class State:
 
     `tensors`: without `prefix`; `outside`: keys that do not carry it, in full; `plain`: values that are not tensors, as
     text; `others`: what else the file holds, as text; `metadata`: texts of an entry of that name, whole;
-    `mended`: names of tensors that the file holds as something else, and as what; `unmended`: those of `plain` that
+    `repaired`: names of tensors that the file holds as something else, and as what; `unrepaired`: those of `plain` that
     `repair` would make tensors of.
     """
 
@@ -82,8 +82,8 @@ class State:
     others: dict[str, str]
     notes: tuple[str, ...]
     metadata: dict[str, str] = field(default_factory=dict)
-    mended: dict[str, str] = field(default_factory=dict)
-    unmended: dict[str, str] = field(default_factory=dict)
+    repaired: dict[str, str] = field(default_factory=dict)
+    unrepaired: dict[str, str] = field(default_factory=dict)
     prefix_given: bool = False  # the user named the prefix: what does not carry it is left out
 
 
@@ -100,11 +100,11 @@ def read_state(path: Path, *, repair: bool = False) -> State:
         root, skipped = FORMATS[kind](path)
         found = layouts.find_state(root, room_for(size), numbers=repair)
         values = _sorted_values(found.values, repair, size)
-        held = {**values.named, **values.unmended}
+        held = {**values.named, **values.unrepaired}
         prefix = layouts.prefix_of(held) or layouts.prefix_of(values.named)
         digest = sha256_of_sharded(path) if kind == SHARDED else sha256_of(path)
     if not values.named:
-        raise _no_tensors(path, len(values.unmended))
+        raise _no_tensors(path, len(values.unrepaired))
     own = kind in ("safetensors", SHARDED)  # the wrapper is ours, not the file's
     return State(
         path=path,
@@ -119,8 +119,8 @@ def read_state(path: Path, *, repair: bool = False) -> State:
         others=found.others,
         notes=(*found.notes, *_skipped_note(skipped)),
         metadata=_metadata(root),
-        mended=values.mended,
-        unmended=values.unmended,
+        repaired=values.repaired,
+        unrepaired=values.unrepaired,
     )
 
 
@@ -129,8 +129,8 @@ class _Values:
     """Entries of a state dict: tensors, and names of those that are, or could be, made of something else."""
 
     named: dict[str, Tensor] = field(default_factory=dict)
-    mended: dict[str, str] = field(default_factory=dict)
-    unmended: dict[str, str] = field(default_factory=dict)
+    repaired: dict[str, str] = field(default_factory=dict)
+    unrepaired: dict[str, str] = field(default_factory=dict)
 
 
 def _sorted_values(entries: dict[str, Any], repair: bool, size: int) -> _Values:
@@ -142,9 +142,9 @@ def _sorted_values(entries: dict[str, Any], repair: bool, size: int) -> _Values:
         if isinstance(value, Tensor | Array):
             values.named[name] = _tensor(value)
             if isinstance(value, Array):
-                values.mended[name] = "numpy array"
-        elif (shape := layouts.mendable(name, value, shapes)) is not None:
-            (values.mended if repair else values.unmended)[name] = "list" if shape else "number"
+                values.repaired[name] = "numpy array"
+        elif (shape := layouts.repairable(name, value, shapes)) is not None:
+            (values.repaired if repair else values.unrepaired)[name] = "list" if shape else "number"
             if repair:
                 room -= math.prod(shape)
                 values.named[name] = _made(name, value, room)
@@ -277,10 +277,12 @@ def _made(name: str, value: Any, room: int) -> Tensor:
     return made
 
 
-def _no_tensors(path: Path, unmended: int) -> BenchError:
-    if not unmended:
+def _no_tensors(path: Path, unrepaired: int) -> BenchError:
+    if not unrepaired:
         return BenchError(f"{path} holds no tensors", "give a checkpoint with the weights of a backbone")
-    return BenchError(f"{path} holds no tensors, but {unmended} lists and numbers", f"where these are weights, {MEND}")
+    return BenchError(
+        f"{path} holds no tensors, but {unrepaired} lists and numbers", f"where these are weights, {REPAIR}"
+    )
 
 
 def _metadata(root: Any) -> dict[str, str]:

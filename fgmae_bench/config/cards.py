@@ -34,6 +34,8 @@ class Signal:
     )
     max_invalid_fraction: float = 0.5  # an image with a larger share of invalid pixels is left out and counted
     folder: str = ""  # layouts with label maps: the kind of folder that the images are in
+    looks: float | None = None  # equivalent number of looks, where it is known to differ from a GRDH product's
+    filtered: bool = False  # despeckled, composite or averaged in dB: speckle is no longer that of one acquisition
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,7 +135,7 @@ def check_protocol(module: str, protocol: str, flags: dict[str, Any], where: str
 
 
 def protocols_of(module: str, flags: dict[str, Any]) -> list[str]:
-    """The protocols that flags stand for, defaults included: several where a grid goes over what tells them apart."""
+    """The protocols that flags stand for, defaults included: several where a grid goes over what distinguishes them."""
     hints = flag_types(module)
     given = {f.name: f.default for f in dataclasses.fields(RECIPES[module])} | flags
     return [
@@ -159,7 +159,7 @@ def choices(hint: Any, value: Any) -> list[Any]:
 def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> bool:
     """True when a record belongs to a planned run: protocol, effective batch and every flag that the run states agree.
 
-    Weights do not tell apart backbones that load none. Two kinds of runs belong to no row: those that an ablation made
+    Weights do not distinguish backbones that load none. Two kinds of runs belong to no row: those that an ablation made
     wrong on purpose, and those of weights whose input contract nobody stated.
     """
     flags = {**experiment.common, **run.flags}

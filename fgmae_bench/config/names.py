@@ -26,6 +26,16 @@ class Probe(NamedTuple):
     words: str
 
 
+class ClassHead(NamedTuple):
+    """What a value of `finetune --head` stands for: `norm` before the linear layer, channels to a module, as
+    `module:attribute`; whether it uses statistics of the batch; and the words of `--help`.
+    """
+
+    norm: str
+    batch_statistics: bool
+    words: str
+
+
 # Entry -> its engine: (runs, card, notes, world, device, module) to `fgmae_bench.runs.grid.Share`s.
 ENGINES = {
     "linear": "fgmae_bench.probe.engine:shares",
@@ -37,6 +47,13 @@ ENGINES = {
 HEADS = {
     "upernet": Choice("fgmae_bench.models.heads.upernet:UPerNet", "UPerNet"),
     "linear": Choice("fgmae_bench.models.heads.linear:PixelLinear", "a per-pixel linear layer"),
+}
+# Heads of fine-tuning.
+CLASS_HEADS = {
+    "bn_linear": ClassHead(
+        "fgmae_bench.models.norms:batch_norm", True, "batch norm (no affine) before the linear layer"
+    ),
+    "linear": ClassHead("torch.nn:Identity", False, "none"),
 }
 # Norms of decode heads: channels to a module.
 NORMS = {
@@ -55,6 +72,7 @@ PROBES = {
 }
 
 if TYPE_CHECKING:
+    ClassHeadName: TypeAlias = str
     HeadName: TypeAlias = str
     NormName: TypeAlias = str
     OptimizerName: TypeAlias = str
@@ -62,10 +80,11 @@ if TYPE_CHECKING:
     ScheduleName: TypeAlias = str
 else:  # what the flags accept
     HeadName, NormName, OptimizerName = Literal[tuple(HEADS)], Literal[tuple(NORMS)], Literal[tuple(OPTIMIZERS)]
+    ClassHeadName = Literal[tuple(CLASS_HEADS)]
     ProbeName, ScheduleName = Literal[tuple(PROBES)], Literal[tuple(SCHEDULES)]
 
 
-def listed(choices: Iterable[Choice | Probe]) -> str:
+def listed(choices: Iterable[Choice | ClassHead | Probe]) -> str:
     """The words of some choices as a list in a sentence: `a, b, or c`."""
     *others, last = (choice.words for choice in choices)
     return ", ".join([*others, f"or {last}" if others else last])
@@ -76,5 +95,10 @@ def code_of(kind: str, name: str, table: Mapping[str, Choice | str]) -> Any:
     if name not in table:
         raise unknown(kind, name, table)
     entry = table[name]
-    module, _, attribute = (entry if isinstance(entry, str) else entry.code).partition(":")
+    return imported(entry if isinstance(entry, str) else entry.code)
+
+
+def imported(code: str) -> Any:
+    """What `module:attribute` names."""
+    module, _, attribute = code.partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -10,10 +10,12 @@ from typing import Any, ClassVar, Literal
 
 from fgmae_bench.config.encoders import INPUTS
 from fgmae_bench.config.names import (
+    CLASS_HEADS,
     HEADS,
     NORMS,
     OPTIMIZERS,
     PROBES,
+    ClassHeadName,
     HeadName,
     NormName,
     OptimizerName,
@@ -113,9 +115,7 @@ class TrainRecipe:
 class FinetuneRecipe(TrainRecipe):
     """How a backbone is fine-tuned for classification."""
 
-    head: Literal["bn_linear", "linear"] = option(
-        "batch norm (no affine) before the linear layer, or none", "linear", shown="from recipe"
-    )
+    head: ClassHeadName = option(listed(CLASS_HEADS.values()), "linear", shown="from recipe")
     mixup: float = option("alpha of mixup, 0 for none", 0.0, shown="0, from recipe")
     cutmix: float = option("alpha of cutmix, 0 for none", 0.0, shown="0, from recipe")
     smoothing: float = option("label smoothing", 0.0, shown="0, from recipe")

@@ -330,8 +330,7 @@ def named_recipe(module: str, name: str, card: Card, model: str) -> tuple[dict[s
 
 
 def _closed_form(flat: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
-    """Flags of a probe that is fitted, not trained: what belongs to SGD is set aside, so that it cannot tell runs
-    apart.
+    """Flags of a probe that is fitted, not trained: what belongs to SGD is set aside, runs do not differ by it.
 
     `--weight_decay` of `lbfgs` names the candidates of its penalty.
     """

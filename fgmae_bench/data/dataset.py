@@ -65,7 +65,7 @@ def require_same_facts(card: Card, cache: Path) -> None:
     held = path.read_text(encoding="utf-8").strip() if path.is_file() else None
     if held not in (None, facts_sha256(card)):
         what = f"{card.path}: its facts have changed since version {card.version} was first used"
-        raise BenchError(what, "raise its version, so that runs before and after can be told apart")
+        raise BenchError(what, "raise its version, so that runs before and after can be distinguished")
 
 
 def _facts_file(card: Card, cache: Path) -> Path:

@@ -32,7 +32,7 @@ class Found:
 
 
 def find_images(root: Path) -> tuple[list[Found], list[str]]:
-    """(images below `root` in path order, lines on files that are no images of two bands)."""
+    """(images below `root` in path order, lines on files that are not images of two bands)."""
     files = sorted(
         p for p in root.rglob("*") if p.suffix.lower() in TIFF and p.is_file() and not p.name.startswith(".")
     )

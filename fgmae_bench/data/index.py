@@ -123,7 +123,7 @@ def class_folders(card: Card, root: Path) -> Index:
     root = _step_in(card, root)
     folders = {entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name)}
     for name in sorted(folders - set(card.classes)):
-        raise BenchError(f"{root / name}: '{name}' is no class of {card.title}", closest(name, card.classes))
+        raise BenchError(f"{root / name}: '{name}' is not a class of {card.title}", closest(name, card.classes))
     files, labels, stamps = [], [], []
     for name in sorted(card.classes):
         found = sorted(_images(root / name)) if name in folders else []
@@ -195,7 +195,7 @@ def _counted(card: Card, index: Index) -> Iterator[tuple[str, int, int]]:
         if not marker and card.counts and card.counts.per_collection:
             held = Counter(name.partition("/")[0] for name in index.ids)
             for name, stated in card.counts.per_collection.items():
-                if held[name]:  # a collection that is not there is no fault
+                if held[name]:  # a collection that is not there is not a fault
                     yield f"{index.root} holds {held[name]} images of {name}", held[name], stated
             return
         on_disk = len(index.files) + index.left_out
@@ -237,7 +237,9 @@ def _images(folder: Path) -> Iterator[tuple[str, int, int]]:
         try:
             status = entry.stat()
         except OSError as error:
-            raise BenchError(f"{folder / entry.name} cannot be read ({error.strerror})", "mend or remove it") from error
+            raise BenchError(
+                f"{folder / entry.name} cannot be read ({error.strerror})", "repair or remove it"
+            ) from error
         if not entry.is_file():
             raise BenchError(f"{folder / entry.name} is not a file", "move it out of the class folder")
         yield entry.name, status.st_size, status.st_mtime_ns

@@ -211,13 +211,12 @@ def histogram_text(counts: Mapping[int, int], source: Source) -> str:
 
 
 def _outside(values: NDArray[Any], source: Source, where: str) -> BenchError:
-    """The error for values that are no codes of a source, with their histogram."""
+    """The error for values that are not codes of a source, with their histogram."""
     found, counts = (array.tolist() for array in np.unique(values, return_counts=True))
     strange = [str(code) for code in found if code not in source.codes and code not in source.unlabelled]
     shown = dict(sorted(zip(found, counts, strict=True), key=lambda pair: -pair[1])[:20])
-    what = (
-        f"{where}: {', '.join(strange[:5])} {'is no code' if len(strange) == 1 else 'are no codes'} of {source.title}"
-    )
+    is_not = "is not a code" if len(strange) == 1 else "are not codes"
+    what = f"{where}: {', '.join(strange[:5])} {is_not} of {source.title}"
     return BenchError(f"{what}, found {histogram_text(shown, source)}", "check which kind of labels the file holds")
 
 

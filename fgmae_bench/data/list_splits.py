@@ -18,7 +18,7 @@ from fgmae_bench.errors import BenchError
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """(number from 1, text without the spaces around it) of each line that holds anything; `.bz2` is unpacked.
 
-    Raises BenchError naming the file when it cannot be read or unpacked, or is no UTF-8 text.
+    Raises BenchError naming the file when it cannot be read or unpacked, or is not UTF-8 text.
     """
     try:
         content = path.read_bytes()

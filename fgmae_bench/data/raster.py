@@ -39,7 +39,7 @@ TODO = "replace the file, or verify the download"
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what GDAL has to say is in the error that is raised
 warnings.filterwarnings(
     "ignore", category=NotGeoreferencedWarning
-)  # a chip without a place is no fault unless a split needs it
+)  # a chip without a place is not a fault unless a split needs it
 
 
 def _skip_undecodable(unraisable: Any, shown: Any = sys.unraisablehook) -> None:
@@ -90,7 +90,7 @@ def read_values(
     where values are of none of the numpy `kinds`, or the blocks of the file take memory out of proportion.
     """
     stored = source.dtypes[0]
-    # `complex_int16`, of products that are not detected, is no name that numpy knows.
+    # `complex_int16`, of products that are not detected, is not a name that numpy knows.
     if stored.startswith("complex") or np.dtype(stored).kind not in kinds:
         todo = "label maps hold whole numbers: replace the file" if kinds == "iu" else _DETECTED
         raise BenchError(f"{path} holds {stored} values", todo)

@@ -25,7 +25,7 @@ from fgmae_bench.views.chip import Chip
 
 IMAGE_BYTES = 1 << 30  # 32,768 chips of 2x64x64, which is all of EuroSAT, or 2,048 of 2x256x256
 LABEL_BYTES = 1 << 28  # 4,096 label maps of 256x256
-NONE = 0  # hash of a quadrant that tells nothing: of one value, or without a valid pixel
+NONE = 0  # hash of a quadrant that says nothing: of one value, or without a valid pixel
 V = TypeVar("V")
 
 

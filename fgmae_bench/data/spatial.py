@@ -22,7 +22,7 @@ EARTH_RADIUS_M = 6_371_008.8
 def chip_centres(index: Index, cache: Path) -> NDArray[np.float64]:
     """Longitude and latitude (N, 2) in degrees of each chip's centre; read once and kept in the cache folder.
 
-    Raises BenchError where a sample is no file of its own, as in packs, or a file has no georeference.
+    Raises BenchError where a sample is not a file of its own, as in packs, or a file has no georeference.
     """
 
     def compute(missing: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:

@@ -27,7 +27,7 @@ def mean_and_deviation(each: NDArray[np.float64], order: tuple[int, ...]) -> tup
     """(mean, deviation) of each band, in `order`, from the moments (N, bands, 3) of N images.
 
     Each image's squares are around its own mean (Chan, Golub & LeVeque 1983), so that neither the number of pixels nor
-    their level costs digits. Rounded to .001, so that the last bits of a sum do not tell runs apart. Raises BenchError
+    their level costs digits. Rounded to .001, so that runs do not differ by the last bits of a sum. Raises BenchError
     where a band has no valid pixel.
     """
     counts, means, squares = (each[:, list(order), i] for i in range(3))

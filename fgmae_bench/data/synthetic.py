@@ -1,4 +1,4 @@
-"""What tells synthetic data from genuine: the marker at the root of a world and the tag in each of its files."""
+"""What marks synthetic data: the marker at the root of a world and the tag in each of its files."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def read_header(path: Path, size: int) -> Header:
                 end=max(offset + count for offset, count in zip(offsets, counts, strict=True)),
             )
     except BROKEN as error:
-        raise BenchError(f"{path} is no TIFF, or its header is broken or cut", TODO) from error
+        raise BenchError(f"{path} is not a TIFF, or its header is broken or cut", TODO) from error
     except OSError as error:
         raise BenchError(f"{path} cannot be read ({error.strerror})", "check the file and its permissions") from error
     if header.end > size:

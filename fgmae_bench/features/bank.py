@@ -130,7 +130,7 @@ def fill_bank(
 def _writing(folder: Path, world: World) -> Iterator[None]:
     """Rank 0 holds the bank's lock; errors of the operating system become one line.
 
-    A new bank that failed before its first row is taken back; one that holds rows stays, for when the fault is mended.
+    A new bank that failed before its first row is taken back; one that holds rows stays until the fault is repaired.
     """
     made: list[Path] = []
     try:

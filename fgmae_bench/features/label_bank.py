@@ -98,14 +98,14 @@ def fill_label_bank(
     source, count = card_source(card, name), len(index.files)
     path = cache / "labels" / f"{label_key(card, index, source)}.npy"
     try:
-        values = _held(path, count)
+        values = _stored(path, count)
         if values is not None:
             step(count)
             return LabelBank(values=values, source=source)
         with lock_and_clean_up(path.with_suffix(".lock")):
-            if _held(path, count) is None:
+            if _stored(path, count) is None:
                 _write(samples or Samples(card=card, index=index), name, path, workers, step)
-        values = _held(path, count)
+        values = _stored(path, count)
     except SeveralSizes:
         return None
     except OSError as error:
@@ -115,7 +115,7 @@ def fill_label_bank(
     return LabelBank(values=values, source=source)
 
 
-def _held(path: Path, count: int) -> NDArray[np.uint8] | None:
+def _stored(path: Path, count: int) -> NDArray[np.uint8] | None:
     """The array in a file, None where there is none of `count` images."""
     try:
         values: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)

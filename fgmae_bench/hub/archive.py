@@ -65,7 +65,7 @@ def _require_all_listed(zip_path: Path, archive: zipfile.ZipFile) -> None:
     found = len(archive.infolist())
     if stated != IN_ZIP64_RECORD and stated != found % (IN_ZIP64_RECORD + 1):
         raise BenchError(
-            f"{zip_path} is no complete zip archive ({found} entries are listed, {stated} are stated)", FETCH_AGAIN
+            f"{zip_path} is not a complete zip archive ({found} entries are listed, {stated} are stated)", FETCH_AGAIN
         )
 
 
@@ -176,7 +176,7 @@ def _reading(zip_path: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        raise BenchError(f"{zip_path} is no complete zip archive ({error})", FETCH_AGAIN) from error
+        raise BenchError(f"{zip_path} is not a complete zip archive ({error})", FETCH_AGAIN) from error
     except OSError as error:
         raise BenchError(f"{zip_path} cannot be read ({error.strerror or error})", FETCH_AGAIN) from error
 

@@ -71,7 +71,7 @@ def fetch(
         raise BenchError(f"{source} has {remote.size} bytes, {size} are expected", NOT_A_FILE)
     remote = dataclasses.replace(remote, size=remote.size if size is None else size)
     expected = _agreed(source, {**claims, "stated by the hub": remote.sha256})
-    with _held(target) as stream:
+    with _locked_partial(target) as stream:
         if target.exists() and not repin:
             return Fetched(path=target, sha256=_verified_in_place(source, target, expected), commit=remote.commit)
         received = _receive(source, remote, target, stream)
@@ -111,7 +111,7 @@ def adopt(
         except Unreachable as error:
             log.warning("%s: the hub was not asked for its SHA-256", error.what)
     expected = _agreed(source, claims)
-    with _held(target) as stream:
+    with _locked_partial(target) as stream:
         if target.exists() and not repin:
             return Fetched(path=target, sha256=_verified_in_place(source, target, expected))
         _require_space(target, found)
@@ -181,7 +181,7 @@ def _partial_facts(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _held(target: Path) -> Iterator[FileIO]:
+def _locked_partial(target: Path) -> Iterator[FileIO]:
     """Yield the partial file of `target`, locked; an empty one is removed again."""
     with wait_for_lock(_partial(target)) as stream:
         try:

@@ -147,7 +147,7 @@ def chunks(response: Response) -> Iterator[bytes]:
 def _within(seconds: float, work: Callable[[], T], host: str) -> T:
     """What `work` returns; raises Unreachable when it takes longer, and what it raises of network and addresses.
 
-    It works in a thread, which nobody waits for any more once the time is up: the client's own limits are of each wait
+    It works in a thread, which nobody waits for once the time is up: the client's own limits are of each wait
     for bytes, and a server that sends one now and then is never done.
     """
     import httpx2

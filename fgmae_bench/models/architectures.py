@@ -187,7 +187,9 @@ def _from_factory(spec: str) -> nn.Module:
     made = factory if isinstance(factory, nn.Module) or not callable(factory) else factory()
     if not isinstance(made, nn.Module):
         source = inspect.getsourcefile(factory) if callable(factory) else spec
-        raise BenchError(f"--model {spec} made {type(made).__name__}, no nn.Module", f"mend the factory in {source}")
+        raise BenchError(
+            f"--model {spec} made {type(made).__name__}, not an nn.Module", f"correct the factory in {source}"
+        )
     return made
 
 

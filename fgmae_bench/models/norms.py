@@ -27,6 +27,11 @@ def group_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(max(fitting, default=1), channels)
 
 
+def batch_norm(channels: int) -> nn.Module:
+    """The norm of the published linear probe: batch norm without learnt scale and offset."""
+    return nn.BatchNorm1d(channels, affine=False, eps=1e-6)
+
+
 class SyncBatchNorm(nn.Module):
     """Batch norm of (B, C) or (B, C, ...) with statistics of every process's samples, of which each counts once.
 

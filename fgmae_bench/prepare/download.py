@@ -27,9 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         *spellings("data_path"), metavar="DIR", help="new folder of the data (default: data beside the card)"
     )
-    parser.add_argument(
-        *spellings("keep_archive"), action="store_true", help="keep the archive, it lies beside the folder"
-    )
+    parser.add_argument(*spellings("keep_archive"), action="store_true", help="keep the archive, next to the folder")
 
 
 def main(given: dict[str, Any]) -> None:

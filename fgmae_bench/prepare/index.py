@@ -193,5 +193,5 @@ def _target(given: dict[str, Any]) -> tuple[Path | None, str]:
 def _folder(given: str | Path, name: str, todo: str = "give the path of a folder") -> Path:
     path = Path(given)
     if not path.is_dir():
-        raise BenchError(f"{name} {path} is no folder", todo)
+        raise BenchError(f"{name} {path} is not a folder", todo)
     return path

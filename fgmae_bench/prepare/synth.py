@@ -81,7 +81,7 @@ def main(given: dict[str, Any]) -> None:
     before = fingerprint_in(data_path)
     marker = world.write(*asked, **({"size": given["size"]} if "size" in given else {}))
     images = sum(marker["counts"].values())
-    state = "already lie in" if before == marker["fingerprint"] else "written to"
+    state = "are already in" if before == marker["fingerprint"] else "written to"
     following = f"python -m fgmae_bench.{world.following.format(name=name, data_path=data_path)}"
     print(f"{images} synthetic images (no real data) {state} {data_path}; next: {following}")
 

@@ -129,6 +129,13 @@ def fit_knn(train: tuple[Matrix, Labels], parts: dict[str, tuple[Matrix, Labels]
     return Fitted(logits=logits, penalty=None, parameters={})
 
 
+def logistic_logits(parameters: dict[str, NDArray[np.float64]], features: Matrix) -> NDArray[np.float32]:
+    """Logits (N, C) of features (N, D) by the `parameters` that a fitted logistic regression keeps."""
+    scaled = ((features - parameters["mean"]) / parameters["deviation"]).astype(np.float32)
+    model = _Logistic(weight=parameters["weight"], bias=parameters["bias"], converged=True)
+    return model.decision(scaled).astype(np.float32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Logistic:
     weight: NDArray[np.float64]  # (C, D)

@@ -142,7 +142,7 @@ def _resolved_recipe(run: Run, backbone: Backbone, amp: Precision, batch: int, d
     if recipe.warmup_epochs >= recipe.epochs:
         what = f"the warm-up is {recipe.warmup_epochs:g} of {recipe.epochs} epochs"
         raise BenchError(what, "give a longer schedule or a shorter --warmup_epochs")
-    # What has no effect gets one value, so that it cannot tell runs apart.
+    # What has no effect gets one value, so that runs do not differ by it.
     crop_scale = 1.0 if features == "cached" and recipe.views == 1 else recipe.crop_scale
     return dataclasses.replace(
         recipe, amp=amp, features=features, lr=lr, blr=base_lr(lr, batch), crop_scale=crop_scale, knn_k=5, penalties=()

@@ -195,7 +195,7 @@ def compare(
 
 
 def require_same_content(a: Candidate, b: Candidate) -> None:
-    """Raise BenchError unless two runs were tested on the same pixels and labels: equal names of files are no proof."""
+    """Raise BenchError unless two runs were tested on the same pixels and labels: names of files prove nothing."""
     held = [each.record["dataset"].get("content_sha256") for each in (a, b)]
     for each, content in zip((a, b), held, strict=True):
         if content is None:

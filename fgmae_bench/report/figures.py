@@ -17,7 +17,7 @@ from fgmae_bench.report.row import Table
 from fgmae_bench.report.table import distinct
 from fgmae_bench.system.files import replacing
 
-# Okabe & Ito 2008, without the yellow that vanishes on white; beyond these, markers tell curves apart.
+# Okabe & Ito 2008, without the yellow that vanishes on white; beyond these, markers distinguish curves.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv*PX<>hp"
 GRID = "#dddddd"

@@ -156,7 +156,7 @@ def _order(group: tuple[Record, ...]) -> tuple[Any, ...]:
 
 
 def _labelled(label: str, records: list[Record]) -> list[tuple[str, tuple[Record, ...]]]:
-    """The groups with labels that tell them apart: by their settings or, where these read the same, by run id."""
+    """The groups with labels that distinguish them: by their settings or, where these read the same, by run id."""
     found = groups(records)
     labels = distinct([label] * len(found), [group[0] for group in found])
     count = Counter(labels)

@@ -36,7 +36,7 @@ _numbers = itertools.count()
 
 
 class EventFile:
-    """One new `events.out.tfevents.*` in `folder`. `first_step` above 0 tells readers to forget later steps of earlier
+    """One new `events.out.tfevents.*` in `folder`. `first_step` above 0 makes readers forget later steps of earlier
     files.
 
     Every method raises OSError where the folder cannot be written or is full.
@@ -193,7 +193,7 @@ class RunFolder:
             if earlier is None:
                 path.unlink(missing_ok=True)
             elif path.read_bytes() != earlier:
-                with contextlib.suppress(BenchError):  # the disk is full; what failed first is what is told
+                with contextlib.suppress(BenchError):  # the disk is full; what failed first is reported
                     write_bytes(path, earlier)
         for new in self.new_folders.values():
             remove_empty(new)
@@ -239,12 +239,20 @@ def write_predictions(
 
     `groups` names the tile or scene of each sample, where it is known.
     """
-    tensors: dict[str, NDArray[Any]] = {
-        "logits": np.ascontiguousarray(logits, np.float32),
-        "targets": np.ascontiguousarray(targets),
-    }
+    write_scored(path, {"logits": logits.astype(np.float32, copy=False), "targets": targets}, ids, classes, groups)
+
+
+def write_scored(
+    path: Path,
+    tensors: dict[str, NDArray[Any]],
+    ids: list[str],
+    classes: tuple[str, ...],
+    groups: list[str] | None = None,
+) -> None:
+    """What a run says of the samples `ids` as safetensors by rename, with three lists in its metadata."""
     lists = {"ids": ids, "classes": classes, **({} if groups is None else {"groups": groups})}
-    write_bytes(path, ordered(save(tensors, {name: json.dumps(values) for name, values in lists.items()})))
+    whole = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
+    write_bytes(path, ordered(save(whole, {name: json.dumps(values) for name, values in lists.items()})))
 
 
 def ordered(content: bytes) -> bytes:
@@ -270,8 +278,8 @@ def store_run(
 
     `write` puts the predictions under the path it is given (None for a run without), `assembled` makes the record from
     their description, `leave` adds what else belongs into the folder. Where another process has recorded the same run
-    meanwhile, its record and predictions stay and are returned. A failure takes the predictions back, so that none lie
-    there without a record.
+    meanwhile, its record and predictions stay and are returned. A failure takes the predictions back, so that none stay
+    without a record.
     """
     run_id, path = parts[2], record_path(results, parts)
     predictions = results / "predictions" / f"{run_id}.safetensors"

@@ -16,7 +16,7 @@ LAST, BEST = "checkpoint-last.pth", "checkpoint-best.pth"
 
 
 class _Stream(io.FileIO):
-    """A file that remembers what the system refused: torch's writer tells of it only that it failed."""
+    """A file that remembers what the system refused: torch's writer reports only that it failed."""
 
     refused: OSError | None = None
 
@@ -57,13 +57,14 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
 
 def unreadable(path: Path, error: Exception) -> BenchError:
-    """The error for a file that is no checkpoint of ours."""
-    told = (
+    """The error for a file that is not a checkpoint of ours."""
+    message = (
         str(error).strip().splitlines()[0][:120]
         if isinstance(error, OSError | RuntimeError) and str(error).strip()
         else ""
     )
-    reason = f" ({told})" if told else ""
+    reason = f" ({message})" if message else ""
     return BenchError(
-        f"{path} is no readable checkpoint of a run{reason}", "give one that a run left; a damaged one may be removed"
+        f"{path} is not a readable checkpoint of a run{reason}",
+        "give one that a run left; a damaged one may be removed",
     )

@@ -1,1 +1,1 @@
-"""The runs of experiments: expanded, told apart from those that are recorded, and run here or on Slurm."""
+"""The runs of experiments: expanded, compared with those that are recorded, and run here or on Slurm."""

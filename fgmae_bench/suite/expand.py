@@ -64,8 +64,8 @@ def _commands(experiment: Experiment, planned: PlannedRun, where: str, overrides
     }
     for values in product(*grids.values()):
         chosen = dict(zip(grids, values, strict=True))
-        told = ", ".join(f"{name} {value}" for name, value in chosen.items())
-        label = f"{planned.label} ({told})" if told else planned.label
+        settings = ", ".join(f"{name} {value}" for name, value in chosen.items())
+        label = f"{planned.label} ({settings})" if settings else planned.label
         yield _command(experiment, planned, flags | chosen, label, where)
 
 

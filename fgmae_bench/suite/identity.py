@@ -20,7 +20,7 @@ RESOLVED = ("blr", "nb_classes", "features")
 
 
 class Shelf:
-    """The records of a results folder, by what tells runs apart; only what decides is kept of each."""
+    """The records of a results folder, by what distinguishes runs; only what decides is kept of each."""
 
     def __init__(self, results_dir: Path):
         self.results_dir = results_dir
@@ -139,9 +139,7 @@ def fills(experiment: Experiment, run: PlannedRun, command: Command, point: Poin
 
 
 def _same_features(point: Point, record: dict[str, Any]) -> bool:
-    """Streamed and cached features tell runs apart; where a plan leaves them open, the published recipe means streamed
-    ones.
-    """
+    """Runs on streamed and on cached features differ; left open in a plan, the published recipe means streamed ones."""
     recipe = vars(point.run.recipe)
     if "features" not in recipe:
         return True

@@ -19,7 +19,7 @@ from fgmae_bench.system.stamps import Parts, remembered, tree_stamp
 
 
 class Receipt(NamedTuple):
-    """The record of a run, and the state of the data's files when it was found; `written` tells receipts apart."""
+    """The record of a run, and the state of the data's files when it was found; `written` distinguishes receipts."""
 
     record: Path
     tree: str | None
@@ -83,7 +83,7 @@ class Ledger:
         return [point for point in command.points if self.record_of(command, point) is None]
 
     def prepare(self) -> None:
-        """Make the folder, which git is told to ignore; raises BenchError where it cannot be written."""
+        """Make the folder, with a file that makes git ignore it; raises BenchError where it cannot be written."""
         require_writable(self.root)
         if not (self.root / ".gitignore").exists():
             write_text(self.root / ".gitignore", "*\n")

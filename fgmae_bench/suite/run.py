@@ -99,13 +99,13 @@ def main(given: dict[str, Any]) -> None:
 
 
 def _run(
-    left: list[Command], ledgers: Ledgers, given: dict[str, Any], gpus: tuple[str, ...] | None, tell: Say
+    left: list[Command], ledgers: Ledgers, given: dict[str, Any], gpus: tuple[str, ...] | None, report: Say
 ) -> dict[str, str]:
     retry, timeout = given.get("retry", 0), given.get("timeout")
     if not given.get("slurm"):
         smallest = min(command.processes for command in left)
         parallel = given.get("max_parallel", max(1, len(gpus or ()) // smallest))
-        return run_here(left, ledgers, Options(max_parallel=parallel, gpus=gpus, retry=retry, timeout=timeout), tell)
+        return run_here(left, ledgers, Options(max_parallel=parallel, gpus=gpus, retry=retry, timeout=timeout), report)
     more = dict(pair.split("=", 1) for pair in given.get("sbatch", []))
     cluster = Cluster(
         max_parallel=given.get("max_parallel", Cluster.max_parallel),
@@ -118,13 +118,13 @@ def _run(
         cpus=given.get("cpus"),
         more=more,
     )
-    return run_on_slurm(left, ledgers, cluster, tell)
+    return run_on_slurm(left, ledgers, cluster, report)
 
 
 def _teller(progress: Progress, total: int) -> Say:
     """Says what happens to each command: above the bar on a terminal, as plain lines elsewhere."""
 
-    def tell(state: str, command: Command, text: str) -> None:
+    def report(state: str, command: Command, text: str) -> None:
         if state in ("recorded", "failed"):
             progress.step()
             state = f"[{progress.done}/{total}] {state}"
@@ -134,7 +134,7 @@ def _teller(progress: Progress, total: int) -> Say:
         else:
             say(line)
 
-    return tell
+    return report
 
 
 def _check(given: dict[str, Any]) -> None:
@@ -152,4 +152,4 @@ def _check(given: dict[str, Any]) -> None:
         require_present(given["gpus"])
     for pair in given.get("sbatch", []):
         if "=" not in pair:
-            raise BenchError(f"--sbatch {pair} is no NAME=VALUE", "give for example --sbatch qos=long")
+            raise BenchError(f"--sbatch {pair} is not NAME=VALUE", "give for example --sbatch qos=long")

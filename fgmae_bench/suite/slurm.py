@@ -138,10 +138,10 @@ def run_on_slurm(commands: list[Command], ledgers: Ledgers, cluster: Cluster, sa
 def why(ledgers: Ledgers, command: Command, job: str) -> str:
     """Why a job that left the queue has no record."""
     ledger = ledgers.of(command)
-    told = f"; log: {ledger.log_of(command)}, {ledger.root / 'slurm'}/{job}_*_log.err"
+    logs = f"; log: {ledger.log_of(command)}, {ledger.root / 'slurm'}/{job}_*_log.err"
     return (
         ledger.failure(command)
-        or f"Slurm job {job} ended without a record: cancelled, killed or refused by its node{told}"
+        or f"Slurm job {job} ended without a record: cancelled, killed or refused by its node{logs}"
     )
 
 
@@ -202,11 +202,11 @@ def _sbatch(jobs: list[Job], folder: str, cluster: Cluster, like: Command) -> li
         RuntimeError,
         OSError,
     ) as error:
-        told = " ".join(str(error).split())
-        gpus = "generic resource" in told
+        message = " ".join(str(error).split())
+        gpus = "generic resource" in message
         todo = (
             "pass --set device=cpu where there are no GPUs to ask for"
             if gpus
             else "check --partition, --time, --mem and sinfo"
         )
-        raise BenchError(f"the cluster refused the job ({told[-300:]})", todo) from error
+        raise BenchError(f"the cluster refused the job ({message[-300:]})", todo) from error

@@ -1,1 +1,1 @@
-"""Files, processes, devices: what lies below the benchmark."""
+"""Files, processes, devices: what the benchmark stands on."""

@@ -1,4 +1,4 @@
-"""What tells that a folder of files is as it was without reading them, and what was found when it was last read."""
+"""Whether a folder of files is as it was, without reading them, and what was found when it was last read."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from timm.data import Mixup
 from torch import Tensor, nn
 
+from fgmae_bench.config.names import CLASS_HEADS, imported
 from fgmae_bench.config.recipes import FinetuneRecipe
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.index import Rows
@@ -129,7 +130,6 @@ def as_input(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor
 
 
 HEAD_STD = 0.01  # truncated normal, as for the reference's heads
-NORM_EPS = 1e-6
 
 
 class Classifier(nn.Module):
@@ -138,9 +138,7 @@ class Classifier(nn.Module):
     def __init__(self, backbone: nn.Module, feature_dim: int, classes: int, recipe: FinetuneRecipe, chunk: int = 0):
         super().__init__()
         self.backbone, self.chunk = backbone, chunk
-        self.norm: nn.Module = nn.Identity()
-        if recipe.head == "bn_linear":
-            self.norm = nn.BatchNorm1d(feature_dim, affine=False, eps=NORM_EPS)
+        self.norm: nn.Module = imported(CLASS_HEADS[recipe.head].norm)(feature_dim)
         self.head = nn.Linear(feature_dim, classes)
         nn.init.trunc_normal_(
             self.head.weight, std=HEAD_STD, generator=torch.Generator().manual_seed(key(recipe.seed, "head") % 2**63)
@@ -166,7 +164,7 @@ def trainable(backbone: Backbone) -> Backbone:
     if isinstance(module, TokenPool) and backbone.pool == "mean" and not isinstance(module.vit.norm, nn.Identity):
         dropped = len(list(module.vit.norm.parameters()))
         module.vit.norm = nn.Identity()
-        module.vit.fc_norm = nn.LayerNorm(backbone.feature_dim, eps=NORM_EPS)
+        module.vit.fc_norm = nn.LayerNorm(backbone.feature_dim, eps=1e-6)
         if weights.used:
             weights = dataclasses.replace(
                 weights,

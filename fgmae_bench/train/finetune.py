@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from fgmae_bench.config.cards import Card
+from fgmae_bench.config.names import CLASS_HEADS
 from fgmae_bench.config.recipes import FinetuneRecipe, protocol_of
 from fgmae_bench.config.run import Run, run_id
 from fgmae_bench.data.dataset import Dataset, only_usable
@@ -20,7 +20,6 @@ from fgmae_bench.models.pooling import TokenPool
 from fgmae_bench.runs.assemble import classification_metrics
 from fgmae_bench.runs.curve_notes import rate_notes, small_batch_norm
 from fgmae_bench.runs.folder import write_predictions
-from fgmae_bench.runs.grid import Share
 from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
 from fgmae_bench.runs.tasks import TASKS, Outcome, legacy_of
 from fgmae_bench.system.distributed import World
@@ -33,24 +32,10 @@ from fgmae_bench.train.resolve import (
     division,
     forward_chunk,
     resolved_recipe,
+    uses_batch_statistics,
     without_idle_drop_path,
 )
-from fgmae_bench.train.run import share_of
-
-
-def shares(
-    runs: list[Run],
-    card: Card,
-    notes: list[dict[str, str]],
-    world: World,
-    device: torch.device,
-    module: nn.Module | None = None,
-) -> Iterator[Share]:
-    """Yield each run of a grid as a share of its own, built when it is asked for; `module` stands in for its backbone
-    and is trained in place.
-    """
-    for run in runs:
-        yield share_of(prepare(run, card, notes, world, device, len(runs), module))
+from fgmae_bench.train.run import one_by_one
 
 
 def prepare(
@@ -73,13 +58,13 @@ def prepare(
     plan = make_plan(recipe, len(dataset.parts.train), world.size)
     _require_statistics(recipe, plan)
     recipe, idle = without_idle_drop_path(recipe, backbone.module, backbone.name)
-    recipe = dataclasses.replace(recipe, sync_bn=recipe.sync_bn and recipe.head == "bn_linear" and world.size > 1)
+    recipe = dataclasses.replace(recipe, sync_bn=recipe.sync_bn and uses_batch_statistics(recipe) and world.size > 1)
     recipe = resolved_recipe(recipe, plan, setup.amp)
     resolved = Run(data=setup.data, model=setup.model, recipe=recipe, execution=execution)
     facts = facts_of(dataset, backbone) | {"images_per_epoch": plan.images_per_epoch}
-    if recipe.head == "bn_linear" or recipe.mixup or recipe.cutmix or recipe.drop_path:
+    if uses_batch_statistics(recipe) or recipe.mixup or recipe.cutmix or recipe.drop_path:
         facts["division"] = division(plan)
-    if recipe.head == "bn_linear":
+    if uses_batch_statistics(recipe):
         facts["batch_norm_samples"] = plan.batch * (world.size if recipe.sync_bn else 1)
     dataset = dataclasses.replace(dataset, facts=facts)
     id = run_id(resolved, facts, world.size)
@@ -159,9 +144,11 @@ def synchronised(norm: nn.Module, dim: int) -> nn.Module:
 
 def _require_statistics(recipe: FinetuneRecipe, plan: Plan) -> None:
     seen = plan.batch * (plan.world if recipe.sync_bn else 1)
-    if recipe.head == "bn_linear" and seen < 2:
+    if uses_batch_statistics(recipe) and seen < 2:
+        others = " or ".join(name for name, head in CLASS_HEADS.items() if not head.batch_statistics)
         raise BenchError(
-            "--head bn_linear with --batch_size 1: one sample has no statistics", "give 2 or more, or --head linear"
+            f"--head {recipe.head} with --batch_size 1: one sample has no statistics",
+            f"give 2 or more, or --head {others}",
         )
 
 
@@ -176,7 +163,7 @@ def _require_even(recipe: FinetuneRecipe) -> None:
 def _notes(run: Run, plan: Plan) -> list[dict[str, str]]:
     """What the recipe's values give cause to say."""
     recipe, notes = run.recipe, []
-    if recipe.head == "bn_linear" and not recipe.sync_bn:
+    if uses_batch_statistics(recipe) and not recipe.sync_bn:
         notes += small_batch_norm(plan.batch, plan.world)
     if run.execution.compile:
         notes.append(
@@ -188,3 +175,6 @@ def _notes(run: Run, plan: Plan) -> list[dict[str, str]]:
     if mixed:
         notes.append(note("mixed", f"{' and '.join(mixed)} were applied to every training batch"))
     return notes
+
+
+shares = one_by_one(prepare)

@@ -11,7 +11,8 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
-from fgmae_bench.config.recipes import TrainRecipe
+from fgmae_bench.config.names import CLASS_HEADS
+from fgmae_bench.config.recipes import FinetuneRecipe, TrainRecipe
 from fgmae_bench.config.schedules import base_lr, rate_of, require_falling
 from fgmae_bench.errors import BenchError, RunFailed, note
 from fgmae_bench.models.backbone import images_a_pass
@@ -28,7 +29,7 @@ def resolved_recipe(recipe: TrainRecipe, plan: Plan, amp: Precision) -> Any:
     require_falling(lr, recipe)
     by_steps = recipe.max_steps is not None
     every = plan.period if by_steps else plan.period // plan.steps_per_epoch
-    # What another value stands for, or has no effect, gets one value: it cannot tell runs apart.
+    # What another value stands for, or has no effect, gets one value: runs do not differ by it.
     without: dict[str, Any] = {"momentum": 0.9} if recipe.optimizer != "sgd" else {}
     return dataclasses.replace(
         recipe,
@@ -84,12 +85,17 @@ def has_drop_path(module: nn.Module) -> bool:
     return any(isinstance(part, DropPath) and part.drop_prob for part in module.modules())
 
 
+def uses_batch_statistics(recipe: TrainRecipe) -> bool:
+    """Whether the head of fine-tuning normalises by the samples of a batch."""
+    return isinstance(recipe, FinetuneRecipe) and CLASS_HEADS[recipe.head].batch_statistics
+
+
 def memory_error(error: BaseException, recipe: TrainRecipe) -> RunFailed | None:
     """The error for a run that ran out of memory, with what keeps the effective batch; None for another error."""
     if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
         return None
     mixed = bool(getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0))
-    smallest = 2 if mixed or getattr(recipe, "head", "") == "bn_linear" else 1
+    smallest = 2 if mixed or uses_batch_statistics(recipe) else 1
     fits = [
         n
         for n in range(recipe.batch_size // 2, smallest - 1, -1)

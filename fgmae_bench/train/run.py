@@ -6,18 +6,23 @@ import contextlib
 import dataclasses
 import logging
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from fgmae_bench.config.cards import Card
+from fgmae_bench.config.run import Run
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.records import Record, record_path
 from fgmae_bench.runs.folder import RunFolder
 from fgmae_bench.runs.grid import Share, require_same_run, resume_path, use_threads
 from fgmae_bench.runs.tasks import Outcome, rank, seen_by_reference
 from fgmae_bench.runs.tensors import BEST, LAST, load_tensors
+from fgmae_bench.system.distributed import World
 from fgmae_bench.system.environment import MemoryPeak
 from fgmae_bench.system.files import lock_or_fail
 from fgmae_bench.system.progress import Progress
@@ -216,6 +221,27 @@ class Training:
             return None
         self.spent.total = self._total()
         return record_run(self.prepared, self.outcome, test, self.folder, results, self.spent, self.memory)
+
+
+def one_by_one(prepare: Callable[..., Prepared]) -> Callable[..., Iterator[Share]]:
+    """The engine of an entry that trains its runs one after the other: each is a share of its own, and is prepared,
+    with model and data, when it is asked for.
+
+    `prepare` takes (run, card, notes, world, device, number of runs, module) and may train `module` in place.
+    """
+
+    def shares(
+        runs: list[Run],
+        card: Card,
+        notes: list[dict[str, str]],
+        world: World,
+        device: torch.device,
+        module: nn.Module | None = None,
+    ) -> Iterator[Share]:
+        for run in runs:
+            yield share_of(prepare(run, card, notes, world, device, len(runs), module))
+
+    return shares
 
 
 def share_of(prepared: Prepared) -> Share:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ from fgmae_bench.data.splits import PARTS
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.metrics.segmentation import legacy_segmentation
 from fgmae_bench.runs.curve_notes import rate_notes
-from fgmae_bench.runs.grid import Share
 from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.stamps import remember
@@ -35,26 +33,11 @@ from fgmae_bench.train.resolve import (
     resolved_recipe,
     without_idle_drop_path,
 )
-from fgmae_bench.train.run import share_of
+from fgmae_bench.train.run import one_by_one
 from fgmae_bench.train.segment_job import NONE, Defects, make_job
 from fgmae_bench.train.segmentation import segmentation_metrics, write_confusions
 
 log = logging.getLogger("fgmae_bench")
-
-
-def shares(
-    runs: list[Run],
-    card: Card,
-    notes: list[dict[str, str]],
-    world: World,
-    device: torch.device,
-    module: nn.Module | None = None,
-) -> Iterator[Share]:
-    """Yield each run of a grid as a share of its own, built when it is asked for; `module` stands in for its backbone
-    and may be trained in place.
-    """
-    for run in runs:
-        yield share_of(prepare(run, card, notes, world, device, len(runs), module))
 
 
 def label_maps(run: Run, card: Card) -> tuple[LabelMap, LabelMap]:
@@ -121,7 +104,7 @@ def prepare(
 
 
 def _require_possible(run: Run, card: Card) -> None:
-    """Raise BenchError on what no data or weights could mend, before any is opened."""
+    """Raise BenchError on what no data or weights could repair, before any is opened."""
     if card.task != "segmentation":
         raise BenchError(f"{card.title} is a {card.task} dataset", "use fgmae_bench.linear or fgmae_bench.finetune")
     if run.model.model in (*HANDMADE, EMBEDDINGS):
@@ -208,3 +191,6 @@ def _resolved_data(setup: Setup, train: LabelMap, evaluated: LabelMap) -> Any:
 def _named(label_map: LabelMap) -> str:
     """A scheme with its source, as the record names it."""
     return f"{label_map.scheme.name} of {label_map.source.name}"
+
+
+shares = one_by_one(prepare)

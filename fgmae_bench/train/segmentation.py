@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from safetensors.numpy import save
 from torch import Tensor, nn
 
 from fgmae_bench.config.recipes import SegmentRecipe
@@ -37,11 +35,10 @@ from fgmae_bench.metrics.table import SEGMENTATION
 from fgmae_bench.metrics.table import selection as selection_of
 from fgmae_bench.models.segmenter import SegmentationModel
 from fgmae_bench.models.sliding import sliding_window
-from fgmae_bench.runs.folder import ordered
+from fgmae_bench.runs.folder import write_scored
 from fgmae_bench.runs.tasks import Outcome
 from fgmae_bench.system.device import Precision, autocast
 from fgmae_bench.system.distributed import World
-from fgmae_bench.system.files import write_bytes
 from fgmae_bench.train.classification import as_input
 from fgmae_bench.train.job import Scored
 from fgmae_bench.views.classification import View
@@ -237,8 +234,4 @@ def segmentation_metrics(
 
 def write_confusions(path: Path, test: Scored, dataset: Dataset, classes: tuple[str, ...]) -> None:
     """`confusion` (N, K, C) int64, one matrix an image, with ids and groups, as safetensors by rename."""
-    metadata = {"ids": json.dumps(dataset.ids("test")), "classes": json.dumps(classes)}
-    groups = dataset.groups("test")
-    if groups is not None:
-        metadata["groups"] = json.dumps(groups)
-    write_bytes(path, ordered(save({"confusion": np.ascontiguousarray(test.outputs)}, metadata)))
+    write_scored(path, {"confusion": test.outputs}, dataset.ids("test"), classes, dataset.groups("test"))

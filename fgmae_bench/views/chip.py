@@ -28,7 +28,7 @@ class Chip:
     """Backscatter `db` (2, H, W) float32 in file order of the bands and units of the card; `valid` (2, H, W), None when
     all are.
 
-    Where `ready` is given, `db` is a thumbnail read back from eight bits: enough to tell units and band order by.
+    Where `ready` is given, `db` is a thumbnail read back from eight bits: enough to recognise units and band order.
     """
 
     db: NDArray[np.float32]

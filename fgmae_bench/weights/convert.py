@@ -57,7 +57,7 @@ def main(given: dict[str, Any]) -> None:
     )
     print(f"peeled off: wrapper {state.wrapper or 'none'}, prefix {state.prefix or 'none'}")
     print(f"dropped: {_counts(done.dropped)}")
-    print(f"repaired: {_counts(done.mended)}")
+    print(f"repaired: {_counts(done.repaired)}")
     for note in state.notes:
         print(f"note: {note}")
     print(f"contract: {origin}")

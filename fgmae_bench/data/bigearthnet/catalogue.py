@@ -89,7 +89,7 @@ def ask(client: httpx2.Client, catalogue: str, scene: str, wait: Callable[[], No
         try:
             response = client.get(f"{catalogue}/Products", params={"$filter": f"Name eq '{scene}.SAFE'"})
         except httpx2.InvalidURL as error:
-            raise BenchError(f"{catalogue} is no address ({error})", "correct --catalogue") from error
+            raise BenchError(f"{catalogue} is not an address ({error})", "correct --catalogue") from error
         except httpx2.RequestError as error:
             reason = str(error) or type(error).__name__
             raise BenchError(f"{host} cannot be reached ({reason})", f"check the network, then {AGAIN}") from error
@@ -131,7 +131,8 @@ def normal_base(base: str) -> str:
     parts = urlsplit(base)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise BenchError(
-            f"--catalogue {base} is no address", "give one such as https://catalogue.dataspace.copernicus.eu/odata/v1"
+            f"--catalogue {base} is not an address",
+            "give one such as https://catalogue.dataspace.copernicus.eu/odata/v1",
         )
     path = parts.path.rstrip("/").removesuffix("/Products")
     return f"{parts.scheme}://{parts.netloc}{path or '/odata/v1'}"

@@ -76,7 +76,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     facts = _Facts(path)
     labels = facts.take("labels", list)
     if not labels or not all(isinstance(label, str) for label in labels):
-        raise BenchError(f"{path}: 'labels' is no list of names", TODO)
+        raise BenchError(f"{path}: 'labels' is not a list of names", TODO)
     hot = multi_hot(labels, path)
     scene, s2_name, time = (
         facts.take(key, str) for key in ("scene_source", "corresponding_s2_patch", "acquisition_time")
@@ -85,7 +85,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     if match is None:
         raise BenchError(f"{path}: acquisition_time '{time}' is none", TODO)
     if not is_s1_product(scene):
-        raise BenchError(f"{path}: scene_source '{scene}' is no Sentinel-1 product", TODO)
+        raise BenchError(f"{path}: scene_source '{scene}' is not a Sentinel-1 product", TODO)
     try:
         parse_s2(s2_name)
     except BenchError as error:

@@ -58,7 +58,7 @@ def order_of(card: Card) -> str:
 def multi_hot(labels: Iterable[str], where: object, order: str = "original") -> NDArray[np.uint8]:
     """(19,) zeros and ones of a patch's 43-class names; all zero where none of them has a place among the 19.
 
-    Names of the 19 are no names of the 43: "Transitional woodland/shrub" here is "Transitional woodland, shrub" there.
+    Names of the 19 are not names of the 43: "Transitional woodland/shrub" here is "Transitional woodland, shrub" there.
     Raises BenchError naming `where` and the label.
     """
     known = nomenclature(order)
@@ -156,7 +156,7 @@ def is_s1_product(name: str) -> bool:
 def _parse(pattern: re.Pattern[str], name: str, sensor: str, example: str) -> PatchName:
     match = pattern.fullmatch(name)
     if match is None:
-        raise BenchError(f"'{name}' is no {sensor} patch name", f"expected one such as {example}")
+        raise BenchError(f"'{name}' is not an {sensor} patch name", f"expected one such as {example}")
     time = match["time"]
     clock = (int(time[:-4]), int(time[-4:-2]), int(time[-2:]))
     return PatchName(

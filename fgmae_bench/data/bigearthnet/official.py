@@ -57,7 +57,7 @@ def s2_names(path: Path) -> tuple[str, ...]:
     for named in read_list(path):
         if named.s2 is None:
             raise BenchError(
-                f"{path}: {named.s1} is no S2 patch name", "give the published list, which names S2 patches"
+                f"{path}: {named.s1} is not an S2 patch name", "give the published list, which names S2 patches"
             )
         names.append(named.s2)
     return tuple(names)

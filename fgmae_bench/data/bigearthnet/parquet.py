@@ -52,7 +52,7 @@ def read_parquet(path: Path, what: str, todo: str, columns: Sequence[str] | None
                 raise _FaultError(f"has no column {', '.join(absent)}")
             _require_bounded(stream.fileno(), file, set(columns or held.names))
             table = file.read(None if columns is None else list(columns), use_threads=False)
-            table.validate(full=True)  # names that are no UTF-8, offsets outside
+            table.validate(full=True)  # names that are not UTF-8, offsets outside
     except _FaultError as error:
         raise BenchError(f"{path} {error}", todo) from error
     except MemoryError as error:
@@ -97,7 +97,7 @@ class _Chunk:
             at = self.facts.dictionary_page_offset
         end = at + self.facts.total_compressed_size
         if at < 4 or end > self.size:
-            self.refuse("lies outside the file")
+            self.refuse("is outside the file")
         while at < end and seen < self.facts.num_values:
             try:
                 header, length = read_struct(os.pread(self.handle, HEADER_BYTES, at))

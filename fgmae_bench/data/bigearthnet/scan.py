@@ -91,7 +91,7 @@ def list_patches(root: Path, version: int = 1) -> tuple[list[str], NDArray[np.ui
         strange = [name for name in inside if not name.startswith(f"{scene}_")]
         if strange:
             raise BenchError(
-                f"{root / scene / strange[0]} is no patch of the scene that its folder names",
+                f"{root / scene / strange[0]} is not a patch of the scene that its folder names",
                 "move it where it belongs",
             )
         names += inside
@@ -197,7 +197,7 @@ def _pool(workers: int) -> Iterator[Executor | None]:
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when it is gone: a killed parent cannot tell its workers."""
+    """Leave Ctrl-C to the parent, and end when it is gone: a killed parent cannot stop its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -88,7 +88,7 @@ def read_table(path: Path, version: int = 1) -> pa.Table:
             raise BenchError(f"{path} cannot be read as a patch table ({reason})", TODO) from error
     kept = (table.schema.metadata or {}).get(b"format", b"").decode(errors="replace")
     if kept != FORMAT[version] or not table.schema.equals(SCHEMAS[version]):
-        what = f"{path} is no patch table of format {FORMAT[version]}"
+        what = f"{path} is not a patch table of format {FORMAT[version]}"
         raise BenchError(what, "give one that prepare index wrote for this dataset; an outdated one may be removed")
     _require_complete(table, path)
     return table

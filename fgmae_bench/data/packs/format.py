@@ -2,7 +2,7 @@
 
 A value is a safetensors file. `float32`: tensors `VV` and `VH` (H, W) exactly as read. `uint8`: tensor `input` (2, H,
 W), what the view of a named contract is before its geometry. `valid` (2, H, W), in the order of the source's bands, is
-there only where the pixels do not tell by themselves which of them are measurements. Of segmentation data, tensors
+there only where the pixels do not show by themselves which of them are measurements. Of segmentation data, tensors
 `labels.<source>` (H, W) uint8 hold the codes of each label source, in a uint8 pack with 255 under invalid pixels.
 """
 
@@ -94,7 +94,7 @@ class Meta:
 
 
 def make_meta(card: Card, index: Index, view: View | None, bands: tuple[str, ...]) -> Meta:
-    """The facts of a pack of `index`; `view` makes it a uint8 pack. Raises BenchError where labels would not lie on its
+    """The facts of a pack of `index`; `view` makes it a uint8 pack. Raises BenchError where labels would not match its
     pixels.
     """
     ready, sources = None, index.maps.sources if index.maps else ()
@@ -169,9 +169,9 @@ class Encoder:
             )
         if self.view is None:
             tensors = {band: np.ascontiguousarray(plane) for band, plane in zip(self.bands, chip.db, strict=True)}
-            told = valid_mask(chip.db, self.card.signal)
+            implied = valid_mask(chip.db, self.card.signal)
             kept = np.ones(chip.db.shape, bool) if chip.valid is None else chip.valid
-            extra = {} if np.array_equal(told, kept) else {"valid": kept}
+            extra = {} if np.array_equal(implied, kept) else {"valid": kept}
         else:
             tensors = {"input": np.ascontiguousarray(self.view.before_geometry([chip])[0])}
             extra = {} if chip.valid is None else {"valid": chip.valid}

@@ -69,11 +69,11 @@ def read_labels(value: bytes | None, where: str) -> Labels:
         if name in tensors and (tensors[name].dtype, tensors[name].ndim) != (np.dtype(kind), dimensions):
             raise BenchError(f"{where}: {name} is of another type or shape", "write the pack again")
     if tensors["labels"].ndim not in (1, 2) or (tensors["labels"].dtype.kind not in "iu" and tensors["labels"].size):
-        raise BenchError(f"{where}: its labels are no whole numbers", "write the pack again")
+        raise BenchError(f"{where}: its labels are not whole numbers", "write the pack again")
     try:
         return _read_labels(tensors, where)
     except UnicodeDecodeError as error:
-        raise BenchError(f"{where}: a name is no UTF-8", "write the pack again, or restore it") from error
+        raise BenchError(f"{where}: a name is not UTF-8", "write the pack again, or restore it") from error
 
 
 def _read_labels(tensors: dict[str, NDArray[Any]], where: str) -> Labels:

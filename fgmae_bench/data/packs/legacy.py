@@ -126,7 +126,7 @@ def open_pickled(card: Card, root: Path, stamp: Stamp, band_order: Order | None)
     for key, parts in pickled_items(root, stamp):
         target = np.frombuffer(parts[-1], np.float32)
         if not key.isdecimal():
-            raise BenchError(f"{root}: the key '{key[:40]}' is no number", "give a pack of the known legacy formats")
+            raise BenchError(f"{root}: the key '{key[:40]}' is not a number", "give a pack of the known legacy formats")
         if len(target) != len(card.classes) or not np.isin(target, (0, 1)).all():
             what = f"{root}: sample {key} has {len(target)} target values, {card.title} has {len(card.classes)} classes"
             raise BenchError(what, "give the card that the pack was made for")
@@ -154,7 +154,7 @@ def open_pickled(card: Card, root: Path, stamp: Stamp, band_order: Order | None)
 
 
 def pickled_items(root: Path, stamp: Stamp) -> Iterator[tuple[str, Parts]]:
-    """(key, parts) of every value; raises BenchError naming the first one that is no tuple of a known format."""
+    """(key, parts) of every value; raises BenchError naming the first one that is not a tuple of a known format."""
     for key, value in items(root, stamp):
         name = key.decode(errors="replace")
         yield name, checked_parts(value, f"{root}: {name}")
@@ -175,7 +175,7 @@ def checked_parts(value: bytes, where: str) -> Parts:
         and len(parts[-1]) % 4 == 0
     )
     if not good:
-        what = f"{where}: is no sample of the known legacy formats"
+        what = f"{where}: is not a sample of the known legacy formats"
         raise BenchError(what, "give a pack of 5-tuples or 3-tuples with S1 as (H, W, 2) float32")
     return parts
 
@@ -211,7 +211,7 @@ def _labels(targets: NDArray[np.uint8], card: Card) -> NDArray[Any]:
 
 
 def _require_order(index: Index, card: Card, stored: Order) -> None:
-    """Raise BenchError unless VV lies above VH, as the median over enough images, in the order the known writers had.
+    """Raise BenchError unless VV is above VH, as the median over enough images, in the order the known writers had.
 
     Too few images leave the order of 3-tuples in doubt; that of 5-tuples is written down by their makers.
     """
@@ -226,7 +226,8 @@ def _require_order(index: Index, card: Card, stored: Order) -> None:
         if stored == STORED_ORDER[5]:
             return
         raise BenchError(
-            f"{index.root}: {len(rows)} images are too few to tell the order of its bands (at least {MIN_IMAGES})", todo
+            f"{index.root}: {len(rows)} images are too few to recognise the order of its bands (at least {MIN_IMAGES})",
+            todo,
         )
     if not middle > 0:
         what = (
@@ -246,7 +247,7 @@ def rico_patches(root: Path, stamp: Stamp) -> list[str]:
 
 
 def open_rico_v2(card: Card, root: Path, patches: list[str]) -> Index:
-    """Index of a rico-hdl pack as the layout `bigearthnet_v2` makes it of files; `metadata.parquet` lies in the pack or
+    """Index of a rico-hdl pack as the layout `bigearthnet_v2` makes it of files; `metadata.parquet` is in the pack or
     beside it.
 
     Raises BenchError where the metadata is missing or broken, or names no patch of the pack that a run can use.

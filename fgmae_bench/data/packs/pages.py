@@ -80,7 +80,7 @@ class Nodes:
 
 
 def read_head(path: Path) -> Head:
-    """The newest meta page. Raises BenchError when this is no LMDB file, or its meta pages disagree."""
+    """The newest meta page. Raises BenchError when this is not an LMDB file, or its meta pages disagree."""
     try:
         with open(path, "rb") as stream:
             content = stream.read(PAGE_SIZES[-1] + HEADER_BYTES + META_BYTES)
@@ -88,7 +88,9 @@ def read_head(path: Path) -> Head:
         raise BenchError(f"{path} cannot be read ({error.strerror})", "check the path") from error
     first = _meta(content, 0)
     if first is None:
-        raise BenchError(f"{path} is no LMDB file of version {VERSION}", "write the pack again, or give another path")
+        raise BenchError(
+            f"{path} is not an LMDB file of version {VERSION}", "write the pack again, or give another path"
+        )
     second = _meta(content, first.page_size)
     if first.page_size not in PAGE_SIZES or second is None or second.page_size != first.page_size:
         raise BenchError(f"{path}: its head is damaged", TODO)

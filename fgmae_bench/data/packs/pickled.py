@@ -23,7 +23,7 @@ Parts = tuple[Any, ...]
 
 
 class Refused(ValueError):
-    """The value is no tuple of bytes and shapes."""
+    """The value is not a tuple of bytes and shapes."""
 
 
 def read_tuple(value: bytes, where: str) -> Parts:
@@ -38,7 +38,7 @@ def read_tuple(value: bytes, where: str) -> Parts:
             machine.step(opcode.name, argument)
         return machine.result()
     except (ValueError, IndexError, KeyError) as error:
-        reason = str(error) if isinstance(error, Refused) else "it is no whole pickle"
+        reason = str(error) if isinstance(error, Refused) else "it is not a whole pickle"
         what = f"{where}: the value is a pickle that is not read: {reason}"
         raise BenchError(what, "only tuples of bytes and shapes are taken; nothing was run") from error
 

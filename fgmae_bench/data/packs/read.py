@@ -85,9 +85,9 @@ def open_pack(card: Card, root: Path, band_order: Order | None = None) -> Index:
     )
 
 
-def _refuse_order(root: Path, band_order: Order | None, told: str = "") -> None:
+def _refuse_order(root: Path, band_order: Order | None, where: str = "") -> None:
     if band_order:
-        raise BenchError(f"{root} names its bands{told}", "leave --band_order out")
+        raise BenchError(f"{root} names its bands{where}", "leave --band_order out")
 
 
 def parse_meta(held: bytes, root: Path) -> Meta:
@@ -152,7 +152,7 @@ def checked_labels(root: Path, stamp: Stamp, meta: Meta, card: Card) -> Labels:
 
 
 def _plain(db: NDArray[np.float32], signal: Signal) -> bool:
-    """True where a look at the extremes tells that every pixel is valid: all finite, and no zero or nodata value
+    """True where the extremes show that every pixel is valid: all finite, and no zero or nodata value
     between them.
     """
     low, high = db.min(), db.max()
@@ -247,8 +247,8 @@ class _ReadyFor:
     ) -> NDArray[np.float32]:
         """Backscatter (2, h, w) in dB that the bytes (m - 2s .. m + 2s) stand for, in file order.
 
-        As large as `valid` where that is given, else every fourth pixel, enough to tell units and band order by; every
-        pixel where the image is `whole`, as it is drawn beside its labels.
+        As large as `valid` where that is given, else every fourth pixel, enough to recognise units and band order;
+        every pixel where the image is `whole`, as it is drawn beside its labels.
         """
         seen = image if whole or valid is not None else image[:, ::4, ::4]
         db: NDArray[np.float32] = seen * self.step + self.low

@@ -46,7 +46,7 @@ def number_of(stamp: Stamp) -> np.uint64:
 
 
 def used_bytes(path: Path) -> int:
-    """Bytes that an LMDB file must have. Raises BenchError when this is no LMDB file.
+    """Bytes that an LMDB file must have. Raises BenchError when this is not an LMDB file.
 
     LMDB itself does not look and dies of SIGBUS at the first page that is missing.
     """
@@ -159,7 +159,7 @@ def count(root: Path, stamp: Stamp) -> int:
 
 
 def lacking(root: Path, stamp: Stamp, names: Iterable[str]) -> list[str]:
-    """Those of `names` that are no keys. Raises BenchError on a damaged file."""
+    """Those of `names` that are not keys. Raises BenchError on a damaged file."""
     with _errors(root), _environment(root, stamp).begin() as reading:
         cursor = reading.cursor()
         return [name for name in names if not cursor.set_key(name.encode())]

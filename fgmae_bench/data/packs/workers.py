@@ -60,7 +60,7 @@ class _Worker:
 
     def send(self, task: Any) -> None:
         """Hand over a task."""
-        with contextlib.suppress(BrokenPipeError):  # told by receive
+        with contextlib.suppress(BrokenPipeError):  # receive reports it
             self.pipe.send(task)
 
     def receive(self) -> Any:

@@ -66,7 +66,8 @@ def write_pack(
     workers: int = 0,
     step: Callable[[int], object] = lambda count: None,
 ) -> Written:
-    """Pack every sample of `index`, with its label maps, into the LMDB folder `out`; `step` is told of samples done.
+    """Pack every sample of `index`, with its label maps, into the LMDB folder `out`; `step` is
+    called with the number of samples done.
 
     A `view` whose contract gives eight bits makes a uint8 pack of its input before geometry. `bands` is the order of
     the files' bands (the card's by default). `workers` are processes that read; 0 reads in this one. Raises BenchError:
@@ -75,7 +76,7 @@ def write_pack(
     bands = bands or card.signal.bands
     meta, keys = make_meta(card, index, view, bands), sample_keys(index)
     encoder = Encoder(card=card, reader=index.reader, bands=bands, view=view, maps=index.maps)
-    with _alone(out):
+    with _lock_or_fail(out):
         if out.exists():
             _require_same(out, meta)
             step(len(keys))
@@ -152,7 +153,7 @@ def _require_same(out: Path, meta: Meta) -> None:
 
 
 @contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _lock_or_fail(out: Path) -> Iterator[None]:
     """Hold `<out>.lock`; refuses at once where another process does. Errors of system and LMDB become one line."""
     made: list[Path] = []
     try:
@@ -186,7 +187,7 @@ def _lock(guard: Path) -> Iterator[None]:
 
 
 def _lmdb_error(error: lmdb.Error, out: Path) -> BenchError:
-    """LMDB tells of a write that came out short, as on a full disk or at a quota, as an input/output error."""
+    """LMDB reports a write that came out short, as on a full disk or at a quota, as an input/output error."""
     code = getattr(error, "code", 0)
     if code == errno.EIO:
         what = f"no space left while writing {out}, or its disk fails ({error})"

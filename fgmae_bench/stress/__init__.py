@@ -1,0 +1,1 @@
+"""Stress: how a fitted model behaves when the radar, its processor or its user does what radars do."""

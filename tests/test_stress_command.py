@@ -1,0 +1,172 @@
+"""Stress as a user runs it: one head, many views, a record, a card; what it refuses, and how it goes on."""
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from commands import FOLDERS, STATISTICS, call, refused, shared_world
+from safetensors import safe_open
+
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.metrics.single_label import confusion_matrix, single_label
+from fgmae_bench.models.pooling import BackscatterStats
+from fgmae_bench.records import problem_of
+from fgmae_bench.runs.tensors import load_tensors
+
+FLAGS = (*STATISTICS[:4], "--probe", "lbfgs", "--penalties", "0.001", "--split", "random_60_20_20")
+
+
+def stress(*flags, cwd, backbone=FLAGS):
+    return call(
+        "stress.__main__", "--dataset", "eurosat", "--data_path", shared_world(), *backbone, *FOLDERS, *flags, cwd=cwd
+    )
+
+
+def stressed_record(folder):
+    (path,) = (folder / "results" / "records" / "eurosat").glob("stress_*/*.json")
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stress")
+    said = stress("--stress", "offset", "speckle", "--draws", 2, cwd=folder)
+    assert said.code == 0, said.err
+    return folder, said
+
+
+def test_a_card_is_recorded_and_printed(done):
+    folder, said = done
+    record = stressed_record(folder)
+    assert problem_of(record) is None
+    assert record["protocol"] == "stress_logistic_regression"
+    assert [item["severity"] for item in record["stress"] if item["name"] == "speckle"] == [1, 2, 3.4, 5, 6.4]
+    assert {note["code"] for note in record["notes"]} >= {"stress_simulated", "fitted_clean"}
+    clean = json.loads(
+        next((folder / "results" / "records" / "eurosat" / "logistic_regression").glob("*.json")).read_text()
+    )
+    assert record["metrics"]["test"] == clean["metrics"]["test"]
+    for item in record["stress"]:
+        low, high = item["metrics"]["change_interval"]
+        assert low <= item["metrics"]["change"] <= high
+        assert item["metrics"]["change"] == pytest.approx(item["metrics"]["oa"] - clean["metrics"]["test"]["oa"])
+    assert "| offset |" in said.out
+    assert "[synthetic data]" in said.out
+    assert not list((folder / "out").glob("stress/*"))  # what a restart would have needed
+
+
+def test_scores_are_those_of_the_head_on_images_three_decibels_up(done):
+    folder, _ = done
+    kept = load_tensors(folder / "out" / "checkpoint-last.pth")["head"]
+    weight, bias, mean, deviation = (kept[name].numpy() for name in ("weight", "bias", "mean", "deviation"))
+    (path,) = (folder / "results" / "predictions").glob("*.safetensors")
+
+    with safe_open(path, "np") as stored:
+        ids, targets = json.loads(stored.metadata()["ids"]), stored.get_tensor("targets")
+
+    features = []
+    for id in ids:
+        with rasterio.open(shared_world() / f"{id}.tif") as source:
+            features.append(BackscatterStats()(torch.from_numpy(source.read()[None] + np.float32(3.0)))[0].numpy())
+    logits = (np.stack(features) - mean) / deviation @ weight.T + bias
+    wanted = single_label(confusion_matrix(targets, logits.argmax(1), len(load_card("eurosat").classes)))
+    (item,) = (i for i in stressed_record(folder)["stress"] if (i["name"], i["severity"]) == ("offset", 3))
+    assert item["metrics"]["oa"] == pytest.approx(wanted["oa"], abs=1e-9)
+    assert item["metrics"]["aa"] == pytest.approx(wanted["aa"], abs=1e-9)
+
+
+def test_a_second_run_has_nothing_to_do_and_other_severities_are_another(done):
+    folder, said = done
+    again = stress("--stress", "speckle", "offset", "--draws", 2, cwd=folder)
+    assert again.out == said.out
+    assert again.err.count("recorded already") == 2
+    one = stress("--stress", "offset", "--severities", 2, 1, cwd=folder)
+    assert one.code == 0, one.err
+    assert "1: " in one.out
+    assert len(list((folder / "results" / "records" / "eurosat").glob("stress_*/*.json"))) == 2
+
+
+def test_views_that_were_scored_are_read_again_after_an_interruption(tmp_path, monkeypatch):
+    from fgmae_bench.stress import engine
+
+    real, made = engine.extract, []
+
+    def counted(extractor, *given):
+        made.append(extractor.view.severity)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return real(extractor, *given)
+
+    monkeypatch.setattr(engine, "extract", counted)
+    assert stress("--stress", "offset", cwd=tmp_path).code == 130
+    assert stress("--stress", "offset", cwd=tmp_path).code == 0
+    assert made == [0.3, 0.5, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("probe", ["knn", "sgd"])
+def test_other_probes_have_cards_too(tmp_path, probe):
+    flags = (*STATISTICS, "--probe", "sgd") if probe == "sgd" else (*STATISTICS[:4], "--probe", "knn")
+    said = stress("--stress", "floor", "--severities", -25, cwd=tmp_path, backbone=flags)
+    assert said.code == 0, said.err
+    record = stressed_record(tmp_path)
+    assert record["metrics"]["tolerance"]["floor"]["withheld"] == "it has one severity"
+
+
+def test_a_contract_that_normalises_every_image_hides_its_calibration(tmp_path):
+    """CROMA's window by image cannot see an offset; a fixed window can, and scores more on clean data."""
+    window = ("--mean", "-12.59", "-20.26", "--std", "5.26", "5.91")
+    found = {}
+    for normalizer in ("croma", "two_sigma"):
+        backbone = (
+            "--model",
+            "patch_means:mapping",
+            "--normalizer",
+            normalizer,
+            "--input_size",
+            64,
+            *window,
+            *FLAGS[4:],
+        )
+        folder = tmp_path / normalizer
+        folder.mkdir()
+        said = stress("--stress", "offset", cwd=folder, backbone=backbone)
+        assert said.code == 0, said.err
+        found[normalizer] = stressed_record(folder)
+    changes = {name: [item["metrics"]["change"] for item in record["stress"]] for name, record in found.items()}
+    assert changes["croma"] == [0] * 5
+    assert changes["two_sigma"][-1] < -0.05
+    assert found["two_sigma"]["metrics"]["test"]["oa"] > found["croma"]["metrics"]["test"]["oa"] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--stress", "speckel"), "unknown stress 'speckel'"),
+        (("--stress", "speckle", "--severities", "-1"), "severity from 0 to 10"),
+        (("--severities", "1"), "without one --stress"),
+        (("--stress", "offset", "offset"), "twice"),
+        (("--stress", "offset", "--severities", "0"), "changes nothing"),
+        (("--draws", "0"), "--draws 0"),
+        (("--theta", "95"), "--theta 95"),
+        (("--lr", "0.1", "1", "--probe", "sgd"), "2 learning rates"),
+    ],
+)
+def test_bad_flags_are_refused_in_one_line(tmp_path, flags, words):
+    assert words in refused(*flags, cwd=tmp_path, run=stress)
+
+
+def test_what_the_data_does_not_allow_is_refused(tmp_path):
+    card = load_card("eurosat").path.read_text()
+    for change, name, words in [
+        (('calibration = "unstated"', 'calibration = "gamma0"'), "gamma0", "in gamma nought already"),
+        (("[signal]", "[signal]\nfiltered = true"), "speckle", "filtered or averaged"),
+    ]:
+        path = tmp_path / f"{name}.toml"
+        assert change[0] in card
+        path.write_text(card.replace(*change).replace('name = "eurosat"', f'name = "{name}"'))
+        flags = ("--dataset", path, "--data_path", shared_world(), *FLAGS, *FOLDERS, "--stress", name)
+        said = call("stress.__main__", *flags, cwd=tmp_path)
+        assert said.code == 2
+        assert words in said.err
