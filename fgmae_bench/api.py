@@ -12,7 +12,7 @@ from torch import nn
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.contract import BANDS, InputContract
 from fgmae_bench.config.recipes import PROTOCOLS
-from fgmae_bench.config.run import compose
+from fgmae_bench.config.run import OWN_WEIGHTS, compose
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.models.architectures import is_registered
 from fgmae_bench.records import Record
@@ -20,11 +20,11 @@ from fgmae_bench.runs.grid import run_grid
 
 
 def evaluate(
-    model: nn.Module,
+    model: nn.Module | str,
     dataset: str | os.PathLike[str],
     protocol: str = "linear_probe",
     *,
-    name: str,
+    name: str | None = None,
     input_size: int | None = None,
     normalizer: str | None = None,
     mean: Sequence[float] | None = None,
@@ -38,10 +38,11 @@ def evaluate(
     Args:
         model: maps (B, 2, S, S) float32 in the normaliser's range, bands VV and VH, to (B, D) or to a map (B, D, h, w),
             which segmentation needs unless it is one of timm's ViTs or pyramids. A probe puts it into evaluation mode
-            and freezes its parameters; what trains it further trains a copy.
+            and freezes its parameters; what trains it further trains a copy. Or the name of a model, as `--model` takes
+            it, with `weights=` (a registry name, a path, "imagenet" or "random").
         dataset: a dataset's name, or the path of a card.
         protocol: {protocols}.
-        name: the model's name in records and tables.
+        name: the module's name in records and tables; a model that is named has one.
         input_size: S, in pixels; by default 224, and the size of the data for segmentation.
         normalizer, mean, std: what the model was trained on, see `fgmae_bench.views.normalizers`; one mean and one
             deviation a band, in dB. Where nothing is stated, z-scores by the training split are assumed, which is said
@@ -53,41 +54,52 @@ def evaluate(
     Raises BenchError on bad input, RunFailed where the run diverges, which is recorded too.
 
     """
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module | str):
         raise BenchError(
-            f"the model is of type {type(model).__name__}",
-            "give a torch.nn.Module; names go to --model on the command line",
+            f"the model is of type {type(model).__name__}", "give a torch.nn.Module, or a name as --model takes it"
         )
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
     module, stands_for = PROTOCOLS[protocol]
     if flags.get("eval"):
         raise BenchError("evaluate(eval=True)", f"score a checkpoint with python -m fgmae_bench.{module} --eval")
-    for flag in sorted({"weights", *stands_for} & flags.keys()):
+    own = isinstance(model, nn.Module)
+    for flag in sorted({*(("weights",) if own else ()), *stands_for} & flags.keys()):
         raise BenchError(
             f"evaluate({flag}=...) with protocol '{protocol}'", "leave it out: the model and the protocol say it"
         )
-    if is_registered(name) or ":" in name:
-        raise BenchError(f"name='{name}' is a model of the suite", "give the module a name of its own")
+    _check_name(model, name)
     dataset = os.fspath(dataset)
     card = load_card(dataset)
     given = {
         **{key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in flags.items()},
         **stands_for,
         "dataset": dataset,
-        "model": name,
-        "weights": "module",
+        **({"model": name, "weights": OWN_WEIGHTS} if own else {"model": model}),
         **_stated(normalizer, mean, std, input_size, contract),
     }
-    if "input_size" not in given and card.task != "segmentation":
+    if own and "input_size" not in given and card.task != "segmentation":
         given["input_size"] = 224
     runs = compose(module, given, card)
     if len(runs) != 1:
         raise BenchError("evaluate runs one setting", "give one lr and one weight_decay")
+    if isinstance(model, str):
+        return run_grid(module, runs, card)[0]
     return run_grid(module, runs, card, backbone=model if module == "linear" else _copy(model))[0]
 
 
 evaluate.__doc__ = (evaluate.__doc__ or "").replace("{protocols}", ", ".join(f"`{name}`" for name in PROTOCOLS))
+
+
+def _check_name(model: nn.Module | str, name: str | None) -> None:
+    """Raise BenchError unless a module has a name that is its own, and a named model none besides."""
+    if isinstance(model, str):
+        if name is not None:
+            raise BenchError(f"name='{name}' for the model {model}", "leave it out: a model that is named has its name")
+    elif name is None:
+        raise BenchError("evaluate(module, ...) without name", "give name=, which records and tables show")
+    elif is_registered(name) or ":" in name:
+        raise BenchError(f"name='{name}' is a model of the suite", "give the module a name of its own")
 
 
 def _stated(

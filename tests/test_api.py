@@ -156,7 +156,7 @@ def test_a_vit_of_timm_gives_its_blocks_to_a_decoder(tiles, desk):
         ({"lr": [0.1, 0.2]}, "evaluate runs one setting; give one lr"),
         ({"laer_decay": 0.5}, "finetune: unknown flag 'laer_decay'; did you mean 'layer_decay'"),
         ({"protocol": "frozen_upernet"}, "is a single_label dataset; use fgmae_bench.linear or fgmae_bench.finetune"),
-        ({"model": "vit"}, "the model is of type str; give a torch.nn.Module"),
+        ({"model": "vit_tiny_patch16_224"}, "name='mine' for the model vit_tiny_patch16_224; leave it out"),
         ({"model": None}, "the model is of type NoneType"),
         ({"weights": "fgmae"}, r"evaluate\(weights=...\) with protocol 'finetune'; leave it out"),
         ({"protocol": "linear_probe", "probe": "knn"}, r"evaluate\(probe=...\) with protocol 'linear_probe'"),

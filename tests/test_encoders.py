@@ -10,15 +10,16 @@ import timm
 import torch
 from commands import REPOSITORY, call, said
 from safetensors.torch import save_file
+from timm.models import get_pretrained_cfg
 from torchvision.models import swin_v2_b
 
 from fgmae_bench.checkpoints.registry import WEIGHTS, by_file, place_of
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.config.encoders import ENCODERS, Encoder, adapter_of, encoders
-from fgmae_bench.config.run import Model, compose
+from fgmae_bench.config.run import IMAGENET, Model, compose
 from fgmae_bench.errors import BenchError
-from fgmae_bench.models.architectures import make_adapter
+from fgmae_bench.models.architectures import make_adapter, timm_name
 from fgmae_bench.models.build import build_backbone
 from fgmae_bench.models.contracts import resolve_contract
 from fgmae_bench.models.weights import empty_network
@@ -215,7 +216,7 @@ def quick_draws(monkeypatch):
 
 def check_features(name, chips):
     entry = needs(ENCODERS[name])
-    stated = WEIGHTS[entry.weights][entry.model].contract.size
+    stated = 112 if entry.weights == IMAGENET else WEIGHTS[entry.weights][entry.model].contract.size
     size = SMALL.get(
         name, 16 if len(entry.patches) > 1 else 112 if entry.patch in (14, 16) else 64 if entry.patch == 1 else stated
     )
@@ -253,7 +254,7 @@ def test_encoders_have_the_size_that_is_stated(quick_draws):
     """On the meta device, without memory for weights; torchgeo's CROMA draws its attention bias in any case."""
     for name in {entry.model: name for name, entry in ENCODERS.items() if name in HERE}.values():
         entry = needs(ENCODERS[name])
-        size = WEIGHTS[entry.weights][entry.model].contract.size
+        size = 224 if entry.weights == IMAGENET else WEIGHTS[entry.weights][entry.model].contract.size
         network, _ = empty_network(entry.model, 24 if entry.model.startswith("croma") else size or 64)
         assert sum(parameter.numel() for parameter in network.parameters()) == entry.params, name
         assert entry.dim in {tensor.shape[0] for tensor in network.state_dict().values() if tensor.dim()}, name
@@ -280,6 +281,9 @@ def test_sizes_are_those_that_the_publishers_state(name):
 
 def test_every_name_of_the_registry_has_weights_with_a_contract():
     for name, entry in ENCODERS.items():
+        if entry.weights == IMAGENET:
+            assert get_pretrained_cfg(timm_name(entry.model)).hf_hub_id
+            continue
         held = WEIGHTS[entry.weights][entry.model]
         assert held.licence, name
         assert set(HERE) | set(NOT_HERE) == set(ENCODERS)
@@ -372,24 +376,6 @@ def test_reben_files_lose_their_prefix_and_their_head(tmp_path):
         expected = theirs.forward_head(theirs.forward_features(images), pre_logits=True)
         torch.testing.assert_close(backbone.module(images), expected)
     assert backbone.weights.dropped == 2
-
-
-@pytest.mark.parametrize("model", ["test_vit", "test_convnext"])
-def test_three_channels_are_folded_into_two_as_timm_folds_them(tmp_path, monkeypatch, model):
-    from fgmae_bench.models.weights import folded
-
-    theirs = timm.create_model(model, in_chans=3, num_classes=0)
-    torch.save(theirs.state_dict(), tmp_path / "rgb.pth")
-    two = timm.create_model(
-        model, in_chans=2, num_classes=0, pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "rgb.pth")}
-    )
-    from fgmae_bench.checkpoints.reader import read_state
-
-    state = read_state(tmp_path / "rgb.pth")
-    entry = WEIGHTS["imagenet"]["vit_base_patch16"].entry
-    got = folded(state, entry, two).tensors
-    for name, tensor in two.state_dict().items():
-        assert torch.equal(got[name], tensor), name
 
 
 # --- bad input

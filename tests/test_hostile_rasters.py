@@ -18,7 +18,7 @@ from fgmae_bench.data.bigearthnet.patch import band_file, read_patch
 from fgmae_bench.data.dfc.maps import read_band
 from fgmae_bench.data.gather import Found, read_image
 from fgmae_bench.data.raster import open_tiff, read_chip
-from fgmae_bench.data.spatial import _centre
+from fgmae_bench.data.spatial import _place
 from fgmae_bench.data.tiff import read_plain
 from fgmae_bench.errors import BenchError
 
@@ -60,7 +60,7 @@ def readers(path):
     yield lambda: read_chip(path, card)
     yield lambda: read_image(Found("a", "b", (path,)))
     yield lambda: read_band(path, LabelFile(folder="labels", bands=2, band=1), (64, 64))
-    yield lambda: _centre(path)
+    yield lambda: _place(path)
 
 
 @pytest.mark.parametrize("kind", ADDRESSES)
@@ -194,4 +194,4 @@ def test_a_place_that_is_nowhere_is_refused(tmp_path):
         with rasterio.open(path, "w", **profile, transform=rasterio.Affine(scale, 0, 0, 0, -scale, 0)) as target:
             target.write(np.ones((2, 64, 64), np.float32))
         with pytest.raises(BenchError, match=r"a\.tif"):
-            _centre(path)
+            _place(path)

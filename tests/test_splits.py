@@ -20,7 +20,7 @@ from fgmae_bench.data import spatial
 from fgmae_bench.data.dataset import only_usable, open_dataset
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.layouts import build_index
-from fgmae_bench.data.spatial import block_numbers, chip_centres, spatial_parts
+from fgmae_bench.data.spatial import block_numbers, chip_places, spatial_parts
 from fgmae_bench.data.splits import few_labels, make_split
 from fgmae_bench.errors import BenchError
 from fgmae_bench.worlds import eurosat
@@ -137,6 +137,8 @@ def test_unknown_split_offers_the_closest(card, index, world):
 
 # --- spatial
 
+DISTORTION = 0.004  # of UTM and of a sphere against each other and the ellipsoid
+
 
 def haversine_m(a, b):
     """Great-circle distance in metres of points (N, 2) and (M, 2), longitude and latitude in degrees: (N, M)."""
@@ -150,7 +152,7 @@ def haversine_m(a, b):
 
 @pytest.fixture(scope="module")
 def country():
-    """A whole synthetic country without its files: (index of 1500 images, centres (N, 2) in degrees)."""
+    """A whole synthetic country without its files: (index of 1500 images, places (N, 5, 2) in degrees)."""
     index = made_index([150] * 10)
     corners = [
         eurosat.place(0, name, int(file[len(name) * 2 + 2 : -4]))
@@ -158,46 +160,60 @@ def country():
         for name in [file.split("/")[0]]
     ]
     east, north = np.array(corners).T
-    lon, lat = transform("EPSG:32633", "EPSG:4326", east + 316, north - 313)
-    return index, np.stack([lon, lat], axis=1)
+    places = [transform("EPSG:32633", "EPSG:4326", east + x, north - y) for x, y in SQUARE]
+    return index, np.stack([np.stack([lon, lat], axis=1) for lon, lat in places], axis=1)
+
+
+SQUARE = [(316, 313), (0, 0), (632, 0), (632, 626), (0, 626)]  # metres east and south of the upper left corner
+
+
+def edges_m(places, a, b):
+    """Distances in metres of the outlines of chips `a` and `b` (A, B), by shapely in UTM."""
+    shapely = pytest.importorskip("shapely")
+    flat = places[:, 1:].reshape(-1, 2)
+    east, north = transform("EPSG:4326", "EPSG:32633", flat[:, 0], flat[:, 1])
+    outlines = shapely.polygons(np.stack([east, north], axis=1).reshape(-1, 4, 2))
+    return shapely.distance(outlines[a][:, None], outlines[b][None])
 
 
 @pytest.fixture
 def in_country(country, monkeypatch):
-    monkeypatch.setattr(spatial, "chip_centres", lambda index, cache: country[1])
+    monkeypatch.setattr(spatial, "chip_places", lambda index, cache: country[1])
     return country
 
 
 def test_no_chip_lies_within_the_buffer_of_another_parts_chip(card, in_country):
-    index, centres = in_country
+    """From edge to edge: from centre to centre, half a chip's diagonal of each is missing."""
+    index, places = in_country
     parts = make_split(card, index, data("spatial"), "unused")
     buffer_m = card.splits["spatial"].buffer_m
     assert buffer_m == 1000
     rows = [getattr(parts, part) for part in PARTS]
     for a, b in ((0, 1), (0, 2), (1, 2)):
-        assert haversine_m(centres[rows[a]], centres[rows[b]]).min() > buffer_m
+        assert edges_m(places, rows[a], rows[b]).min() > buffer_m * (1 - DISTORTION)
     assert len(np.unique(np.concatenate(rows))) == sum(map(len, rows)) == len(index.files) - parts.left_out
     assert not parts.leaky
 
 
 def test_the_buffer_does_leave_chips_out_and_only_those_near_another_part(in_country):
     """With small blocks in a dense scene the buffer must bite; every chip it takes lies near a later part."""
-    index, centres = in_country
+    index, places = in_country
     whole = spatial_parts(index, "unused", train=0.6, val=0.2, block_km=3, buffer_m=0, seed=1)
     kept = spatial_parts(index, "unused", train=0.6, val=0.2, block_km=3, buffer_m=1500, seed=1)
     assert sum(map(len, whole)) == len(index.files)
-    assert haversine_m(centres[whole[0]], centres[whole[2]]).min() < 1500
-    near = [haversine_m(centres[whole[k]], centres[np.concatenate(whole[k + 1 :])]).min(axis=1) <= 1500 for k in (0, 1)]
+    gap = [edges_m(places, whole[k], np.concatenate(whole[k + 1 :])).min(axis=1) for k in (0, 1)]
+    near, far = ([distances < 1500 * (1 + by) for distances in gap] for by in (-DISTORTION, DISTORTION))
     assert near[0].sum() > 20
     for k in (0, 1):
-        np.testing.assert_array_equal(kept[k], whole[k][~near[k]])
+        assert not set(whole[k][near[k]]) & set(kept[k])
+        assert set(whole[k][~far[k]]) <= set(kept[k]) <= set(whole[k])
     np.testing.assert_array_equal(kept[2], whole[2])
 
 
 def test_blocks_are_not_torn_apart(in_country):
-    index, centres = in_country
+    index, places = in_country
     parts = spatial_parts(index, "unused", train=0.6, val=0.2, block_km=20, buffer_m=0, seed=42)
-    blocks = block_numbers(centres, 20)
+    blocks = block_numbers(places[:, 0], 20)
     held = [set(blocks[rows].tolist()) for rows in parts]
     assert not held[0] & held[1]
     assert not held[0] & held[2]
@@ -244,12 +260,15 @@ def test_spatial_split_is_keyed_by_its_seed(in_country):
 
 
 def test_centres_are_those_of_the_files_and_are_read_once(index, tmp_path, monkeypatch):
-    centres = chip_centres(index, tmp_path)
+    places = chip_places(index, tmp_path)
     for row in range(0, len(index.files), 17):
         with rasterio.open(index.path(row)) as source:
-            np.testing.assert_allclose(centres[row], source.lnglat(), atol=1e-9)
-    monkeypatch.setattr(spatial, "_centre", lambda path: pytest.fail("read again"))
-    np.testing.assert_array_equal(chip_centres(index, tmp_path), centres)
+            np.testing.assert_allclose(places[row, 0], source.lnglat(), atol=1e-9)
+            corners = [source.xy(*pixel, offset="ul") for pixel in ((0, 0), (0, 64), (64, 64), (64, 0))]
+            lon, lat = transform(source.crs, "EPSG:4326", *zip(*corners, strict=True))
+            np.testing.assert_allclose(places[row, 1:], np.stack([lon, lat], axis=1), atol=1e-9)
+    monkeypatch.setattr(spatial, "_place", lambda path: pytest.fail("read again"))
+    np.testing.assert_array_equal(chip_places(index, tmp_path), places)
 
 
 def test_spatial_split_of_files_works_through_make_split(card, index, tmp_path):
@@ -257,8 +276,7 @@ def test_spatial_split_of_files_works_through_make_split(card, index, tmp_path):
         card, splits={"spatial": dataclasses.replace(card.splits["spatial"], block_km=5.0, buffer_m=500.0)}
     )
     parts = make_split(narrow, index, data("spatial"), tmp_path)
-    centres = chip_centres(index, tmp_path)
-    assert haversine_m(centres[parts.train], centres[parts.test]).min() > 500
+    assert edges_m(chip_places(index, tmp_path), parts.train, parts.test).min() > 500 * (1 - DISTORTION)
     assert min(len(parts.train), len(parts.val), len(parts.test)) > 5
 
 
@@ -270,7 +288,7 @@ def test_chips_without_georeference_have_no_spatial_split(tmp_path):
         root=tmp_path, files=("flat.tif",), labels=np.zeros(1, np.int64), stamps=np.zeros(1, np.uint64), synthetic=None
     )
     with pytest.raises(BenchError, match=r"flat\.tif has no georeference"):
-        chip_centres(index, tmp_path)
+        chip_places(index, tmp_path)
 
 
 # --- few labels

@@ -96,7 +96,7 @@ MISTAKES = {
     "no size": ("size = 32", "size = 0", "size is 0"),
     "short hash": ('data = "noise"', 'data = "noise"\nsha256 = "abc"', "sha256 is 'abc'; give 64"),
     "a way out": ('file = "tiny.pth"', 'file = "../../tiny.pth"', "give the file's path inside its repository"),
-    "random": ('name = "tiny"', 'name = "random"', "random stands for no weights"),
+    "random": ('name = "tiny"', 'name = "random"', "random, imagenet and module are taken"),
     "a name with a way out": ('name = "tiny"', 'name = "../x"', "give letters, digits"),
     "unknown model": ('model = "test_vit"', 'model = "vit_smal_patch16"', "weights[0] (tiny): unknown model 'vit_smal_patch16'; did you mean 'vit_small_patch16'? choose from"),
     "unknown model of timm": ('model = "test_vit"', 'model = "resnet5o"', "unknown model 'resnet5o'; did you mean 'resnet50'? choose from"),

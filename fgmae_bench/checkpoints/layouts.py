@@ -107,6 +107,7 @@ class Found:
     wrapper: str
     others: dict[str, str]
     notes: tuple[str, ...]
+    choice: str | None = None  # the state dict that was taken where there are several, or averaged weights alone
 
 
 def find_state(root: Any, room: int, *, numbers: bool = False) -> Found:
@@ -118,6 +119,7 @@ def find_state(root: Any, room: int, *, numbers: bool = False) -> Found:
     wrappers: list[str] = []
     others: dict[str, str] = {}
     notes: list[str] = []
+    choice: str | None = None
     while len(wrappers) < MAX_WRAPPERS:
         if not isinstance(root, dict):
             raise Refused(f"it holds {described(root)} where a mapping of names to tensors is expected")
@@ -132,12 +134,14 @@ def find_state(root: Any, room: int, *, numbers: bool = False) -> Found:
             notes.append(f"'{present[0]}' is read, not {', '.join(present[1:])}")
         elif "ema" in present[0]:
             notes.append(f"'{present[0]}' is read: averaged weights, the file has no others")
+        if len(present) > 1 or "ema" in present[0]:
+            choice = present[0]
         wrappers.append(present[0])
         others |= dict(_texts((name, value) for name, value in dict.items(root) if name != present[0]))
         root = root[present[0]]
     values, unwrapped = _named(root, room // 4)
     notes += [f"{part} is taken out of {count} names" for part, count in sorted(unwrapped.items())]
-    return Found(values=values, wrapper=".".join(wrappers), others=others, notes=tuple(notes))
+    return Found(values=values, wrapper=".".join(wrappers), others=others, notes=tuple(notes), choice=choice)
 
 
 def _named(mapping: dict[Any, Any], room: int) -> tuple[dict[str, Any], Counter[str]]:

@@ -21,6 +21,7 @@ from fgmae_bench.hub.checksums import is_sha256
 from fgmae_bench.views.normalizers import NORMALIZERS
 
 SHIPPED = Path(__file__).with_name("manifest.toml")
+RESERVED = ("random", "imagenet", "module")  # words of --weights that name no file
 Layout = Literal["encoder", "full", "mae", "moco", "croma", "any"]
 
 
@@ -41,6 +42,7 @@ class StatedContract:
     calibration: str = "sigma0"
     geometry: Literal["resize_crop", "native"] = "resize_crop"
     assumed: bool = False
+    transductive: bool = False  # statistics over the images of a batch
 
     def contract(self) -> InputContract:
         """What `views` works by."""
@@ -53,6 +55,7 @@ class StatedContract:
             calibration=self.calibration,
             geometry=self.geometry,
             assumed=self.assumed,
+            transductive=self.transductive,
         )
 
 
@@ -61,8 +64,8 @@ class Entry:
     """One checkpoint. `contract` names a table of `contracts`; what is not known is left out.
 
     `size` is in bytes and exact; `about_mb` is a size as a listing prints it; `torchgeo` is the enum member that names
-    the same file, `same_as` another name under which it is fetched. `channels` is the number that its first layer
-    takes where they are folded into two. `places` and `period` are those of the pre-training, where published.
+    the same file, `same_as` another name under which it is fetched. `places` and `period` are those of pre-training,
+    where published.
     """
 
     name: str
@@ -77,7 +80,6 @@ class Entry:
     keys: dict[str, str] = field(default_factory=dict)  # beginnings of the file's keys -> those of the model's
     prefix: str = ""  # beginning of the backbone's keys, where no layout says it
     same_as: str = ""
-    channels: int | None = None
     places: str = ""
     period: str = ""
     labels: str = ""  # data sets whose labels were seen
@@ -155,9 +157,9 @@ def require_models(path: Path, entries: Collection[Entry], known: Collection[str
 def _check_entry(entry: Entry, where: str) -> None:
     if entry.sha256 is not None and not is_sha256(entry.sha256):
         raise BenchError(f"{where}: sha256 is '{entry.sha256}'", "give 64 lower-case hex digits, or leave it out")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", entry.name) or entry.name == "random":
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", entry.name) or entry.name in RESERVED:
         raise BenchError(
-            f"{where}: name is '{entry.name}'", "give letters, digits, - and _; random stands for no weights"
+            f"{where}: name is '{entry.name}'", "give letters, digits, - and _; random, imagenet and module are taken"
         )
     if entry.file.startswith("/"):
         if entry.repo or entry.revision:

@@ -84,6 +84,7 @@ class State:
     metadata: dict[str, str] = field(default_factory=dict)
     repaired: dict[str, str] = field(default_factory=dict)
     unrepaired: dict[str, str] = field(default_factory=dict)
+    choice: str | None = None  # what was taken of a file that holds several state dicts, or averaged weights alone
     prefix_given: bool = False  # the user named the prefix: what does not carry it is left out
 
 
@@ -121,6 +122,7 @@ def read_state(path: Path, *, repair: bool = False) -> State:
         metadata=_metadata(root),
         repaired=values.repaired,
         unrepaired=values.unrepaired,
+        choice=found.choice,
     )
 
 

@@ -49,7 +49,7 @@ class Split:
     val: float = 0.0
     leaky: bool = False
     block_km: float | None = None  # spatial: side of a block
-    buffer_m: float | None = None  # spatial: chips nearer than this to another split's chip are left out
+    buffer_m: float | None = None  # spatial: chips nearer than this to another split's, from edge to edge, are left out
     block_patches: int | None = None  # tile: side of the blocks that tiles are cut into; None keeps tiles whole
     buffer_patches: int | None = None  # tile: patches left out between two parts
     files: dict[str, str] = field(default_factory=dict)  # lists: split name to file name

@@ -17,7 +17,8 @@ def parse_bands(text: str) -> tuple[str, ...]:
 class InputContract:
     """Input that a backbone expects. `mean` and `std` in dB per band; `size` in pixels, 0 = the dataset's own.
 
-    `assumed` where nobody stated what the weights were trained on: such a run fills no row of a table.
+    `assumed` where nobody stated what the weights were trained on: such a run fills no row of a table. `transductive`
+    where an image's input depends on the others of its batch: such a run is in tables, but in no rank.
     """
 
     bands: tuple[str, ...] = BANDS
@@ -28,6 +29,7 @@ class InputContract:
     calibration: str = "sigma0"  # of the pre-training data; cannot be seen in pixels
     geometry: Literal["resize_crop", "native"] = "resize_crop"
     assumed: bool = False
+    transductive: bool = False
 
 
 # FGMAE, MAE and SoftCon weights for Sentinel-1: constants of the transfer code of zhu-xlab/FGMAE.

@@ -156,7 +156,7 @@ _BEN = "its labels are BigEarthNet's training labels: supervised in-domain there
 _DOFA = {"wavelength": "3.75 for VV and VH, as in PANGAEA and Copernicus-Bench, whose published rows these are"}
 _C_BAND = {"wavelength": "5.405 micrometres for VV and VH, as in DOFA's README"}
 _ALIKE = "VV and VH have one wavelength: it cannot tell them apart"
-_OPTICAL = "natural-image control: two kernels of three, radar in an optical range"
+_OPTICAL = "control of optical images: timm's own weights, two kernels of three; the input of radar is a choice"
 _ASSUMED = "the input is assumed: its publishers state none for Sentinel-1"
 
 ENCODERS: dict[str, Encoder] = {
@@ -318,13 +318,17 @@ ENCODERS: dict[str, Encoder] = {
         statement=_ASSUMED,
     ),
     # natural-image controls
-    "dinov3-vit-b16": _timm("vit_base_patch16_dinov3", "dinov3", 768, 85_444_608, 16, "cls", statement=_OPTICAL),
+    "dinov3-vit-b16": _timm("vit_base_patch16_dinov3", "imagenet", 768, 85_444_608, 16, "cls", statement=_OPTICAL),
     "dinov3-vit-l16-sat": _timm(
-        "vit_large_patch16_dinov3", "dinov3-sat", 1024, 302_817_280, 16, "cls", statement=_OPTICAL
+        "vit_large_patch16_dinov3.sat493m", "imagenet", 1024, 302_817_280, 16, "cls", statement=_OPTICAL
     ),
-    "dinov3-convnext-tiny": _timm("convnext_tiny", "dinov3", 768, 27_818_592, 1, "mean", statement=_OPTICAL),
+    "dinov3-convnext-tiny": _timm(
+        "convnext_tiny.dinov3_lvd1689m", "imagenet", 768, 27_818_592, 1, "mean", statement=_OPTICAL
+    ),
     "imagenet-vit-b16": _timm("vit_base_patch16", "imagenet", 768, 85_602_048, 16, "cls", statement=_OPTICAL),
-    "imagenet-convnextv2-base": _timm("convnextv2_base", "imagenet", 1024, 87_690_752, 1, "mean", statement=_OPTICAL),
+    "imagenet-convnextv2-base": _timm(
+        "convnextv2_base", "imagenet", 1024, 87_690_752, 1, "mean", statement=f"{_OPTICAL}; CC-BY-NC-4.0"
+    ),
 }
 
 

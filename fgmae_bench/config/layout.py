@@ -62,7 +62,11 @@ INTERVAL = "{}_interval"
 DERIVED = (
     (INTERVAL, "{} 95 %", "Interval of the test samples, for the head as trained: {}"),
     ("published_{}", "{} published", "As published: {}"),
-    ("delta_{}", "Δ {}", "Measured − published, only where dataset, split, protocol and definition match: {}"),
+    (
+        "delta_{}",
+        "Δ {}",
+        "Measured − published; where data, protocol, recipe, model, weights or definition differ, which of them: {}",
+    ),
 )
 
 

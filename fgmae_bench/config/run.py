@@ -57,7 +57,7 @@ class Model:
 
     model: str = option("backbone: a registry or timm name, or module:factory", "vit_small_patch16")
     weights: str = option(
-        "registry name, path, random, or module: those that a factory made",
+        "registry name, path, imagenet (timm's own), random, or module: those that a factory made",
         "fgmae",
         aliases=("finetune",),
         shown="fgmae; of module:factory, its own",
@@ -141,6 +141,7 @@ EFFECTIVE = "effective_batch"  # of a recipe: samples a step, over accumulation 
 NATIVE = "native"  # of --input_size: images as they are
 LATER = ("patch_size", "inputs")  # fields of Model that came later: at their default they leave a run's id as it was
 OWN_WEIGHTS = "module"  # weights of a factory or a module of the user's, as it made them
+IMAGENET = "imagenet"  # weights that timm publishes for a model, most of them trained on ImageNet
 RESOLVED = "resolved"  # in a config.toml: every value that is not the field's default stands in the file
 PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class Dataset:
     notes: tuple[dict[str, str], ...]
     samples: Samples = None  # type: ignore[assignment]  # filled in below where it is not given or of another card
     content: Hashes | None = None  # (N,) of the pixels of each sample of the index, once they have been read
+    source: dict[str, str] | None = None  # content of each part in what a pack of eight bits was made of, where known
 
     def __post_init__(self) -> None:
         held = self.samples
@@ -145,9 +147,9 @@ def only_usable(dataset: Dataset, run: Run, cache: Path) -> Dataset:
     share = card.signal.max_invalid_fraction
     text = f"{left_out} images with more than {share:.0%} invalid pixels were left out"
     notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []))
+    if index.source_content is not None and not index.eight_bits and run.data.band_order is None:
+        _require_content(index, facts["content"])
     keep_audit(samples, cache)
-    if not _facts_file(card, cache).is_file():
-        write_text(_facts_file(card, cache), f"{facts_sha256(card)}\n")
     if not _facts_file(card, cache).is_file():
         write_text(_facts_file(card, cache), f"{facts_sha256(card)}\n")
     identity = dataset.facts | {
@@ -156,7 +158,34 @@ def only_usable(dataset: Dataset, run: Run, cache: Path) -> Dataset:
     }
     if card.task != "segmentation":  # there the label maps count as well
         remember(cache, data_root(card, run), identity["content_sha256"])
-    return dataclasses.replace(dataset, parts=parts, notes=notes, facts=identity, content=facts["content"])
+    source = source_content(index, dict.fromkeys(kept), kept) if index.eight_bits else None
+    return dataclasses.replace(
+        dataset, parts=parts, notes=notes, facts=identity, content=facts["content"], source=source
+    )
+
+
+def _require_content(index: Index, content: Hashes) -> None:
+    """Raise BenchError where a pack says other pixels of its samples than it holds."""
+    assert index.source_content is not None
+    other = np.flatnonzero(index.source_content[:, 0] != content)
+    if len(other):
+        what = f"{index.root}: {len(other)} samples are not those that it was made of, first {index.ids[other[0]]}"
+        raise BenchError(what, "restore the pack, or write it again")
+
+
+def source_content(
+    index: Index, maps: Mapping[str, str | None], rows: Mapping[str, NDArray[np.int64]]
+) -> dict[str, str] | None:
+    """Content hash of each part as a run on the source of a pack has it, None where the pack does not say; `maps` is
+    the label source of each part, None where labels are no maps.
+    """
+    if index.source_content is None:
+        return None
+    content, found = index.source_content[:, 0], {}
+    for part, source in maps.items():
+        column = None if source is None else index.source_content[:, 1 + index.source_maps.index(source)]
+        found[part] = part_sha256(content, index.labels, rows[part], column)
+    return found
 
 
 def _refuse_emptied(dataset: Dataset, kept: dict[str, NDArray[np.int64]]) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.raster import open_tiff
-from fgmae_bench.data.spatial import chip_centres
+from fgmae_bench.data.spatial import chip_places
 from fgmae_bench.errors import BenchError
 
 # Start of acquisition in the name of a Sentinel-1 product: S1A_IW_GRDH_1SDV_20170613T165043_...
@@ -35,7 +35,7 @@ def extra_inputs(index: Index, names: Iterable[str], cache: Path) -> Extra:
     for name in names:
         if name == "location":
             try:
-                found[name] = chip_centres(index, cache)
+                found[name] = np.ascontiguousarray(chip_places(index, cache)[:, 0])
             except BenchError as error:
                 raise BenchError(f"--inputs location: {error.what.split(',')[0]}", "leave location out") from error
         elif "month" not in found or "day_of_year" not in found:

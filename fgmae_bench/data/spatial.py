@@ -17,12 +17,14 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.system.randomness import generator
 
 EARTH_RADIUS_M = 6_371_008.8
+PAIRS = 1 << 15  # of chips whose outlines are compared at a time
 
 
-def chip_centres(index: Index, cache: Path) -> NDArray[np.float64]:
-    """Longitude and latitude (N, 2) in degrees of each chip's centre; read once and kept in the cache folder.
+def chip_places(index: Index, cache: Path) -> NDArray[np.float64]:
+    """Longitude and latitude (N, 5, 2) in degrees of each chip's centre and four corners, in order around it; read once
+    and kept in the cache folder.
 
-    Raises BenchError where a sample is not a file of its own, as in packs, or a file has no georeference.
+    Raises BenchError where a sample is no file of its own, as in packs, or a file has no georeference.
     """
 
     def compute(missing: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
@@ -30,20 +32,22 @@ def chip_centres(index: Index, cache: Path) -> NDArray[np.float64]:
             what = f"{index.root} holds no georeferenced file a sample, which a spatial split reads"
             raise BenchError(what, "give the files with --data_path, or a folder of lists with --split DIR")
         with ThreadPoolExecutor(4) as pool:
-            return {"centres": np.array(list(pool.map(_centre, map(index.path, range(len(index.files))))))}
+            return {"places": np.array(list(pool.map(_place, map(index.path, range(len(index.files))))))}
 
-    return cached_arrays(cache, index, {"centres": ""}, compute)["centres"]
+    return cached_arrays(cache, index, {"places": ""}, compute)["places"]
 
 
-def _centre(path: Path) -> tuple[float, float]:
+def _place(path: Path) -> list[tuple[float, float]]:
     with open_tiff(path) as source:
         if source.crs is None or source.transform.is_identity:
             raise BenchError(f"{path} has no georeference", "a spatial split needs one; choose another split")
-        x, y = source.transform @ (source.width / 2, source.height / 2)
-        lon, lat = transform(source.crs, "EPSG:4326", [x], [y])
-    if not np.isfinite((lon[0], lat[0])).all():
+        w, h = source.width, source.height
+        pixels = [(w / 2, h / 2), (0, 0), (w, 0), (w, h), (0, h)]
+        xs, ys = zip(*(source.transform @ pixel for pixel in pixels), strict=True)
+        lon, lat = transform(source.crs, "EPSG:4326", xs, ys)
+    if not np.isfinite((lon, lat)).all():
         raise BenchError(f"{path} has a georeference that is nowhere on Earth", "replace the file")
-    return lon[0], lat[0]
+    return list(zip(lon, lat, strict=True))
 
 
 def spatial_parts(
@@ -51,14 +55,15 @@ def spatial_parts(
 ) -> tuple[Rows, Rows, Rows]:
     """(train, val, test) rows: blocks dealt out so that each class comes near its shares, then the buffer applied.
 
-    A chip is left out when a chip of a part that comes later in (train, val, test) is within `buffer_m` of it.
+    A chip is left out when a chip of a part that comes later in (train, val, test) is nearer than `buffer_m`, from edge
+    to edge.
     """
-    centres = chip_centres(index, cache)
+    places = chip_places(index, cache)
     shares = np.array([train, val, 1 - train - val])
-    part = deal_blocks(block_numbers(centres, block_km), index.labels, shares, seed)
+    part = deal_blocks(block_numbers(places[:, 0], block_km), index.labels, shares, seed)
     keep = np.ones(len(part), bool)
     for earlier in (0, 1):
-        near = within(centres, part == earlier, part > earlier, buffer_m)
+        near = nearer_than(buffer_m, places, part == earlier, part > earlier)
         keep[near] = False
     return tuple(np.flatnonzero(keep & (part == k)) for k in range(3))  # type: ignore[return-value]
 
@@ -99,14 +104,62 @@ def deal_blocks(
     return assigned[blocks]
 
 
-def within(centres: NDArray[np.float64], of: NDArray[np.bool_], others: NDArray[np.bool_], distance_m: float) -> Rows:
-    """Rows of `of` within `distance_m` (great circle) of any row of `others`."""
+def nearer_than(
+    distance_m: float, places: NDArray[np.float64], of: NDArray[np.bool_], others: NDArray[np.bool_]
+) -> Rows:
+    """Rows of `of` whose chip is nearer than `distance_m` to that of any row of `others`, from edge to edge; `places`
+    (N, 5, 2) as of `chip_places`. Chips that overlap are 0 m apart.
+    """
     from sklearn.neighbors import BallTree
 
-    rows = np.flatnonzero(of)
-    if not len(rows) or not others.any():
+    rows, targets = np.flatnonzero(of), np.flatnonzero(others)
+    if not len(rows) or not len(targets) or distance_m <= 0:
         return rows[:0]
-    radians = np.radians(centres[:, ::-1])
-    tree = BallTree(radians[others], metric="haversine")
-    nearest = tree.query(radians[rows], k=1)[0][:, 0] * EARTH_RADIUS_M
-    return rows[nearest <= distance_m]
+    radians = np.radians(places[:, 0, ::-1])
+    # Only chips whose circles come that near are looked at exactly.
+    radius = np.linalg.norm(_metres(places[:, 1:], places[:, 0]), axis=-1).max(axis=1)
+    reach = (distance_m + radius[rows] + radius[targets].max()) * 1.001 / EARTH_RADIUS_M
+    hits = BallTree(radians[targets], metric="haversine").query_radius(radians[rows], reach)
+    of_row, other = np.repeat(rows, [len(found) for found in hits]), targets[np.concatenate(hits).astype(np.int64)]
+    near: list[NDArray[np.int64]] = [rows[:0]]
+    for at in range(0, len(other), PAIRS):
+        pair = slice(at, at + PAIRS)
+        centre = places[of_row[pair], 0]
+        outlines = (_metres(places[each[pair], 1:], centre) for each in (of_row, other))  # (K, 4, 2)
+        near.append(of_row[pair][gaps(*outlines) < distance_m])
+    return np.unique(np.concatenate(near))
+
+
+def _metres(points: NDArray[np.float64], origin: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points (N, K, 2) in degrees as metres east and north of an origin (2,) or (N, 2), for a few kilometres."""
+    origin = np.broadcast_to(origin, (len(points), 2))[:, None]
+    east = (points[..., 0] - origin[..., 0] + 180) % 360 - 180  # across the date line too
+    flat = np.stack([east * np.cos(np.radians(origin[..., 1])), points[..., 1] - origin[..., 1]], axis=-1)
+    return np.radians(flat) * EARTH_RADIUS_M
+
+
+def gaps(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distances (K,) between outlines of convex quadrilaterals, both (K, 4, 2), corners in order around; 0 where they
+    overlap.
+    """
+    to_edges = np.minimum(_corners_to_edges(a, b), _corners_to_edges(b, a))
+    return np.where(_apart(a, b) | _apart(b, a), to_edges, 0.0)
+
+
+def _corners_to_edges(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The smallest distance (K,) of a corner of `a` from an edge of `b`, both (K, 4, 2)."""
+    start, along = b[:, None], (np.roll(b, -1, axis=1) - b)[:, None]  # (K, 1, 4, 2)
+    offset = a[:, :, None] - start  # (K, 4, 4, 2)
+    length = np.maximum((along**2).sum(-1), 1e-12)
+    share = np.clip((offset * along).sum(-1) / length, 0, 1)
+    return np.linalg.norm(offset - share[..., None] * along, axis=-1).min(axis=(1, 2))
+
+
+def _apart(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether a line along an edge of `a` separates the two (K,): the test by separating axes of convex outlines."""
+    edges = np.roll(a, -1, axis=1) - a
+    normals = np.stack([-edges[..., 1], edges[..., 0]], axis=-1)  # (K, 4, 2)
+    of_a, of_b = (np.einsum("kcx,knx->knc", corners, normals) for corners in (a, b))
+    below, above = of_a.max(-1) < of_b.min(-1), of_b.max(-1) < of_a.min(-1)
+    found: NDArray[np.bool_] = (below | above).any(axis=1)
+    return found

@@ -8,10 +8,12 @@ import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -19,7 +21,7 @@ from torch import nn
 
 from fgmae_bench.config.contract import InputContract
 from fgmae_bench.config.encoders import EMBEDDINGS, ENCODERS, HANDMADE, Encoder, adapter_of, encoders
-from fgmae_bench.config.run import MODEL_ALIASES, Model
+from fgmae_bench.config.run import IMAGENET, MODEL_ALIASES, Model
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.models import place
 from fgmae_bench.models.embeddings import read_embeddings
@@ -47,8 +49,7 @@ def architecture(model_name: str) -> Callable[..., nn.Module] | None:
     entry = adapter_of(model_name)
     if entry is not None:
         return _code_of(entry)
-    timm_name = FGMAE_ARCHITECTURES.get(model_name, model_name)
-    if not timm.is_model(timm_name):
+    if not timm.is_model(timm_name(model_name)):
         named = [*FGMAE_ARCHITECTURES, *encoders(), *HANDMADE, EMBEDDINGS]
         hint = closest(model_name, [*named, *timm.list_models()]).split("?")[0]
         hint = f"{hint}? " if hint.startswith("did") else ""
@@ -56,7 +57,12 @@ def architecture(model_name: str) -> Callable[..., nn.Module] | None:
             f"unknown model '{model_name}'",
             f"{hint}choose from {', '.join(dict.fromkeys(named))}, any timm name, or module:factory",
         )
-    return timm.model_entrypoint(timm_name)
+    return timm.model_entrypoint(timm_name(model_name))
+
+
+def timm_name(model_name: str) -> str:
+    """What timm calls a model."""
+    return FGMAE_ARCHITECTURES.get(model_name, model_name)
 
 
 def is_registered(model_name: str) -> bool:
@@ -104,7 +110,7 @@ def make_module(model: Model, contract: InputContract, drop_path: float) -> tupl
         _require_mean(model)
         module = OwnPool(make_adapter(model.model, contract.size, model.patch_size))
         return module, "mean", measured_dim(module, contract)
-    inner = from_timm(model.model, contract.size, drop_path)
+    inner = from_timm(model.model, contract.size, drop_path, published=model.weights == IMAGENET)
     averaged = model.pool != "cls" and not isinstance(inner, VisionTransformer)  # as timm itself pools them
     if averaged or not isinstance(inner, VisionTransformer | Eva | Beit):  # EVA-02 and DINOv3 are built as Eva
         _require_mean(model)
@@ -149,25 +155,32 @@ def _require_mean(model: Model) -> None:
         raise BenchError(f"{model.model} has no CLS token", "use --pool mean")
 
 
-def from_timm(name: str, size: int, drop_path: float = 0.0) -> nn.Module:
-    """A timm model of two channels without its head."""
+def from_timm(name: str, size: int, drop_path: float = 0.0, *, published: bool = False) -> nn.Module:
+    """A timm model of two channels without its head; `published`: with the weights that timm has for it."""
     more: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
-    timm_name = FGMAE_ARCHITECTURES.get(name, name)
+    more |= {"pretrained": True} if published else {}
+    known = timm_name(name)
     try:
         try:
-            made: nn.Module = timm.create_model(timm_name, in_chans=2, num_classes=0, img_size=size, **more)
+            made: nn.Module = timm.create_model(known, in_chans=2, num_classes=0, img_size=size, **more)
         except TypeError:
-            made = timm.create_model(
-                timm_name, in_chans=2, num_classes=0, **more
-            )  # convolutional: no img_size to state
+            made = timm.create_model(known, in_chans=2, num_classes=0, **more)  # convolutional: no img_size to state
+    except (OSError, SafetensorError, UnpicklingError) as error:  # of the weights: from the hub, or of their file
+        raise BenchError(
+            f"--weights {IMAGENET}: timm cannot get its weights of {known} ({_first_line(error)})",
+            "run it once where there is a network, or copy the hub's cache of such a machine here ($HF_HUB_CACHE)",
+        ) from error
     except AssertionError as error:
         raise BenchError(f"{name} cannot be built at {size} px ({error})", "choose another --input_size") from error
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
         raise BenchError(
-            f"{name} cannot be built for two channels ({reason})", "choose a timm model that takes in_chans"
+            f"{name} cannot be built for two channels ({_first_line(error)})", "choose a timm model that takes in_chans"
         ) from error
     return made
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _from_factory(spec: str) -> nn.Module:

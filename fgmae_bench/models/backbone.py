@@ -31,6 +31,7 @@ class WeightsReport:
     used: int
     dropped: int
     missing: int
+    choice: str | None = None  # what was taken, where a file held several or the source is a hub's
 
 
 @dataclass(frozen=True, kw_only=True)

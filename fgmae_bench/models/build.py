@@ -14,7 +14,7 @@ from fgmae_bench.checkpoints.reader import read_state
 from fgmae_bench.checkpoints.registry import default_cache
 from fgmae_bench.config.contract import InputContract
 from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, INPUTS, adapter_of
-from fgmae_bench.config.run import OWN_WEIGHTS, Model
+from fgmae_bench.config.run import IMAGENET, OWN_WEIGHTS, Model
 from fgmae_bench.data.extra_inputs import SOURCES
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.models.architectures import (
@@ -31,7 +31,15 @@ from fgmae_bench.models.contracts import Statistics, at_size, mismatch_notes, re
 from fgmae_bench.models.embeddings import Embeddings
 from fgmae_bench.models.place import NAME as PLACE
 from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
-from fgmae_bench.models.weights import TORCHGEO, draw_again, find_weights_file, load_weights, torchgeo_name
+from fgmae_bench.models.timm_weights import account_published
+from fgmae_bench.models.weights import (
+    TORCHGEO,
+    draw_again,
+    find_weights_file,
+    load_weights,
+    loadable,
+    torchgeo_name,
+)
 
 
 def build_backbone(
@@ -76,6 +84,9 @@ def build_backbone(
         weights = dataclasses.replace(weights, source="none")
     elif model.weights == OWN_WEIGHTS:
         weights = dataclasses.replace(weights, source=OWN_WEIGHTS)
+    elif model.weights == IMAGENET:
+        weights, remark = account_published(loadable(module)[0], model, contract.size, seed)
+        notes += (remark,)
     elif custom and state is None:
         draw_again(module, model.model, seed)
     elif state is not None:

@@ -12,9 +12,10 @@ from fgmae_bench.checkpoints.reader import State
 from fgmae_bench.checkpoints.registry import by_file, published, registered
 from fgmae_bench.config.contract import BANDS, FGMAE_CONTRACT, RAW_CONTRACT, InputContract
 from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, adapter_of
-from fgmae_bench.config.run import NATIVE, OWN_WEIGHTS, Model
+from fgmae_bench.config.run import IMAGENET, NATIVE, OWN_WEIGHTS, Model
 from fgmae_bench.config.strict import from_plain
 from fgmae_bench.errors import BenchError, note, unknown
+from fgmae_bench.models.timm_weights import published_by_timm
 from fgmae_bench.views.normalizers import NEEDS_STATISTICS, NORMALIZERS, OF_THE_DATA
 
 METADATA = "fgmae_bench"  # the key under which `weights convert` leaves source, layout and contract
@@ -41,12 +42,16 @@ def resolve_contract(model: Model, state: State | None = None, statistics: Stati
     if model.normalizer is not None and model.normalizer not in NORMALIZERS:
         raise unknown("normalizer", model.normalizer, NORMALIZERS)
     _check_statistics(model)
-    if model.weights_prefix is not None and model.weights in ("random", OWN_WEIGHTS):
+    if model.weights_prefix is not None and model.weights in ("random", IMAGENET, OWN_WEIGHTS):
         raise BenchError(f"--weights_prefix with --weights {model.weights}", "name the file that it is of")
     trained = trained_contract(model, state)
-    base = trained or _usual_contract(model.model)
+    base = trained or _usual_contract(model)
     given = dataclasses.replace(
-        base, normalizer=model.normalizer or base.normalizer, mean=model.mean or base.mean, std=model.std or base.std
+        base,
+        normalizer=model.normalizer or base.normalizer,
+        mean=model.mean or base.mean,
+        std=model.std or base.std,
+        transductive=base.transductive and model.normalizer in (None, base.normalizer),  # a mark of the normaliser
     )
     if model.input_size == NATIVE:
         given = dataclasses.replace(given, size=0, geometry="native")
@@ -66,8 +71,10 @@ def resolve_contract(model: Model, state: State | None = None, statistics: Stati
 
 
 def _learnt_elsewhere(model: Model, state: State | None) -> bool:
-    """Whether the weights were trained on something that the suite does not know: a file's, or a module's own."""
-    return state is not None or model.weights == OWN_WEIGHTS
+    """Whether the weights were trained on something that the suite does not know: a file's, or a module's own. Those of
+    timm are known to be of other channels than VV and VH.
+    """
+    return state is not None or model.weights in (OWN_WEIGHTS, IMAGENET)
 
 
 def _check_statistics(model: Model) -> None:
@@ -86,7 +93,7 @@ def _check_statistics(model: Model) -> None:
 
 def trained_contract(model: Model, state: State | None) -> InputContract | None:
     """The contract of the weights: the manifest's, or what a converted file carries; None where it is unknown."""
-    if model.weights in ("random", OWN_WEIGHTS):
+    if model.weights in ("random", IMAGENET, OWN_WEIGHTS):
         return None
     named = registered().get(model.weights, {})
     if model.model in named:
@@ -115,9 +122,21 @@ def carried_contract(state: State) -> InputContract | None:
 
 
 def mismatch_notes(model: Model, used: InputContract, state: State | None) -> tuple[dict[str, str], ...]:
-    """A note, and a warning, where the input is normalised otherwise than the weights were trained, and where nobody
-    stated what they were trained on.
+    """A note, and a warning, where the input is normalised otherwise than the weights were trained, where nobody stated
+    what they were trained on, and where an image's input depends on the others of its batch.
     """
+    if not used.transductive:
+        return _whose(model, used, state)
+    text = (
+        f"{used.normalizer} takes its statistics over a batch: the features of an image depend on the others in it, "
+        "and the run is in no rank"
+    )
+    log.warning(text)
+    return (*_whose(model, used, state), note("transductive", text))
+
+
+def _whose(model: Model, used: InputContract, state: State | None) -> tuple[dict[str, str], ...]:
+    """Who states the contract, where that is nobody or somebody other than the weights."""
     trained = trained_contract(model, state)
     if used.assumed and trained is not None:
         text = f"the publishers of the weights {model.weights} state no input for Sentinel-1: it is assumed"
@@ -125,10 +144,12 @@ def mismatch_notes(model: Model, used: InputContract, state: State | None) -> tu
         return (note("contract_assumed", text),)
     if used.assumed:
         numbers = " and ".join(f"{m:.2f} +- {s:.2f} dB" for m, s in zip(used.mean, used.std, strict=True))
-        text = (
-            f"nobody stated the input that the weights {model.weights} were trained on: {used.normalizer} by "
-            f"{numbers}, the training split's, is assumed"
+        cause = (
+            f"the weights {IMAGENET} were trained on optical images"
+            if model.weights == IMAGENET
+            else f"nobody stated the input that the weights {model.weights} were trained on"
         )
+        text = f"{cause}: {used.normalizer} by {numbers}, the training split's, is assumed"
         log.warning("%s; state it with --normalizer, --mean and --std", text)
         return (note("contract_assumed", text),)
     if trained is None or trained_same(trained, used):
@@ -150,10 +171,14 @@ def trained_same(trained: InputContract, used: InputContract) -> bool:
     return all(getattr(trained, name) == getattr(used, name) for name in ("normalizer", "mean", "std"))
 
 
-def _usual_contract(name: str) -> InputContract:
-    """The contract of an architecture without known weights: FGMAE's, or that of the encoder's own weights."""
-    entry = adapter_of(name)
-    return FGMAE_CONTRACT if entry is None else published(entry.weights, name).contract
+def _usual_contract(model: Model) -> InputContract:
+    """The contract of an architecture without known weights: FGMAE's, at the size that timm's were trained at where
+    these are meant, or that of the encoder's own weights.
+    """
+    if model.weights == IMAGENET:
+        return dataclasses.replace(FGMAE_CONTRACT, size=published_by_timm(model.model).input_size[-1])
+    entry = adapter_of(model.model)
+    return FGMAE_CONTRACT if entry is None else published(entry.weights, model.model).contract
 
 
 def at_size(contract: InputContract, data_size: tuple[int, ...] | None, name: str, patch: int) -> InputContract:

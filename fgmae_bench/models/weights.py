@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from timm.models import adapt_input_conv
 from torch import nn
 
 from fgmae_bench.checkpoints.load import load_state
-from fgmae_bench.checkpoints.manifest import Entry
 from fgmae_bench.checkpoints.names import of_entry, require_one_backbone, under_prefix
 from fgmae_bench.checkpoints.reader import State
 from fgmae_bench.checkpoints.registry import entry_of, locate, registered
-from fgmae_bench.config.contract import BANDS
 from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, adapter_of
-from fgmae_bench.config.run import OWN_WEIGHTS, Model
+from fgmae_bench.config.run import IMAGENET, OWN_WEIGHTS, Model
 from fgmae_bench.errors import BenchError, note, unknown
 from fgmae_bench.models.architectures import architecture, from_timm, make_adapter
 from fgmae_bench.models.backbone import WeightsReport
 from fgmae_bench.models.contracts import resolve_contract
 from fgmae_bench.models.encoders.adapter import Adapter
 from fgmae_bench.models.pooling import PooledMap, TokenPool
+from fgmae_bench.models.timm_weights import published_by_timm
 
 TORCHGEO = "torchgeo:"
 NATIVE_SIDE = 64
@@ -37,6 +34,9 @@ def find_weights_file(model: Model, cache: Path) -> Path | None:
     Raises BenchError for a file that is not there and for a name that does not fit the model, whatever the model is.
     """
     if model.weights in ("random", OWN_WEIGHTS) or model.model in (*HANDMADE, EMBEDDINGS):
+        return None
+    if model.weights == IMAGENET:
+        published_by_timm(model.model)
         return None
     known = registered()
     if ":" in model.model and model.weights in known:
@@ -54,16 +54,16 @@ def find_weights_file(model: Model, cache: Path) -> Path | None:
     if path.suffix or "/" in model.weights:
         raise BenchError(
             f"--weights {model.weights}: no such file",
-            f"give a checkpoint, or one of random, {', '.join(sorted(known))}",
+            f"give a checkpoint, or one of random, {IMAGENET}, {', '.join(sorted(known))}",
         )
-    raise unknown("weights", model.weights, ["random", *known])
+    raise unknown("weights", model.weights, ["random", IMAGENET, *known])
 
 
 def load_weights(module: nn.Module, model: Model, state: State) -> tuple[WeightsReport, tuple[dict[str, str], ...]]:
     """Load a checkpoint into a backbone: (what became of its keys, notes for the record)."""
     target, optional = loadable(module)
     if model.weights_prefix is None and (known := entry_of(model.weights, model.model, state)) is not None:
-        state = folded(of_entry(state, known.entry), known.entry, target)
+        state = of_entry(state, known.entry)
     if model.weights_prefix is not None:
         state = under_prefix(state, model.weights_prefix)
     require_one_backbone(state)
@@ -71,23 +71,14 @@ def load_weights(module: nn.Module, model: Model, state: State) -> tuple[Weights
     source = model.weights if model.weights in registered() else state.path.name
     dropped = sum(report.dropped.values())
     weights = WeightsReport(
-        source=source, sha256=report.sha256, used=report.used, dropped=dropped, missing=report.missing
+        source=source,
+        sha256=report.sha256,
+        used=report.used,
+        dropped=dropped,
+        missing=report.missing,
+        choice=state.choice,
     )
     return weights, tuple(note("weights", text) for text in report.notes)
-
-
-def folded(state: State, entry: Entry, network: nn.Module) -> State:
-    """The state with its first layer's kernels of an image's three channels folded into two, as timm folds them:
-    the first two, by a factor of three halves.
-    """
-    if entry.channels is None:
-        return state
-    name = f"{network.default_cfg['first_conv']}.weight"  # type: ignore[index]
-    kernel = state.tensors.get(name)
-    if kernel is None or kernel.dim() != 4 or kernel.shape[1] != entry.channels:
-        return state  # a file that was converted is folded already; any other is refused by its shape
-    two = adapt_input_conv(len(BANDS), kernel.float())
-    return dataclasses.replace(state, tensors={**state.tensors, name: two})
 
 
 def draw_again(module: nn.Module, name: str, seed: int) -> None:

@@ -17,6 +17,7 @@ from fgmae_bench.prepare.pack import MOST_WORKERS, make_order
 from fgmae_bench.system.progress import Progress
 
 if TYPE_CHECKING:
+    from fgmae_bench.data.index import Index
     from fgmae_bench.data.packs.store import Stamp
 
 
@@ -57,6 +58,7 @@ def _ours(root: Path, held: bytes, given: dict[str, Any]) -> None:
     with Progress("verifying", meta.count, "samples") as progress:
         index = check_values(card, root, meta, progress.step)
     print(f"{given['pack']}: {meta.count} samples of {meta.card} as {meta.kind}, all there, every checksum agrees")
+    print(f"made of: {_made_of(index)}")
     if meta.synthetic:
         print("synthetic data: made by fgmae_bench, no real scene")
     if "data_path" not in given:
@@ -67,6 +69,18 @@ def _ours(root: Path, held: bytes, given: dict[str, Any]) -> None:
             card, index, meta, source, given.get("workers", min(MOST_WORKERS, os.cpu_count() or 1)), progress.step
         )
     print(f"{given['data_path']}: all {meta.count} samples, labels and groups are the same, bit by bit")
+
+
+def _made_of(index: Index) -> str:
+    """The content hash of the source's samples, as one line."""
+    import numpy as np
+
+    from fgmae_bench.data.content import part_sha256
+
+    if index.source_content is None:
+        return "not stated (an older pack)"
+    digest = part_sha256(index.source_content[:, 0], index.labels, np.arange(len(index.files)))
+    return f"images and labels with the content hash {digest}"
 
 
 def _foreign(root: Path, stamp: Stamp, given: dict[str, Any]) -> None:

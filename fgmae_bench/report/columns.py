@@ -100,8 +100,13 @@ def _published(metric: str) -> Column:
 
 
 def _delta(metric: str) -> Column:
-    """Measured - published, where the two may be compared."""
-    return Column(value=lambda row: row.deltas.get(metric), digits=3, signed=True)
+    """Measured - published, where the two may be compared, else why not."""
+
+    def value(row: Row) -> Value:
+        stated = row.published is not None and row.published.value(metric) is not None
+        return row.deltas.get(metric, row.no_difference if stated else None)
+
+    return Column(value=value, digits=3, signed=True)
 
 
 COLUMNS: dict[str, Column] = {

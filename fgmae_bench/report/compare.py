@@ -27,6 +27,7 @@ from fgmae_bench.metrics.intervals import LEVEL, Difference, paired_differences
 from fgmae_bench.metrics.significance import holm, mcnemar_mid_p
 from fgmae_bench.records import Record, all_records, read_record
 from fgmae_bench.report.predictions import Predictions, find_predictions, read_predictions, same_test
+from fgmae_bench.report.row import out_of_ranks
 from fgmae_bench.report.table import build
 
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
@@ -195,13 +196,20 @@ def compare(
 
 
 def require_same_content(a: Candidate, b: Candidate) -> None:
-    """Raise BenchError unless two runs were tested on the same pixels and labels: names of files prove nothing."""
+    """Raise BenchError unless two runs were tested on the same pixels and labels: names of files prove nothing.
+
+    A pack of eight bits that says what it was made of counts as its source.
+    """
     held = [each.record["dataset"].get("content_sha256") for each in (a, b)]
     for each, content in zip((a, b), held, strict=True):
         if content is None:
             what = f"the record of {each.name} is of an older version and does not say of which pixels it is"
             raise BenchError(what, "run it again, and compare the new records")
-    if held[0]["test"] != held[1]["test"]:
+    sources = [each.record["dataset"].get("source_content_sha256") or {} for each in (a, b)]
+    tested = [
+        {content["test"], source.get("test", content["test"])} for content, source in zip(held, sources, strict=True)
+    ]
+    if not tested[0] & tested[1]:
         what = f"{a.name} and {b.name} were tested on other pixels or labels"
         raise BenchError(what, "compare runs on one and the same test data")
 
@@ -228,6 +236,7 @@ def words(runs: list[Candidate], cells: list[Pair], left_out: list[str], base: P
         lines.append(f"Of each row only the first seed is compared: {several} of the rows hold several seeds.")
     if any(run.record["dataset"]["synthetic"] for run in runs):
         lines.append("Synthetic data: the differences say nothing about real scenes.")
+    lines += [f"{run.name} is in no rank: {reason}." for run in runs if (reason := out_of_ranks(run.record))]
     lines.append(f"A = {cells[0].a if cells else runs[0].name}")
     width = max([len(cell.b) for cell in cells] or [1])
     lines.append(

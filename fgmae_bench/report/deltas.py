@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import statistics
 from typing import Any
 
+from fgmae_bench.config.experiments import effective_batch
+from fgmae_bench.config.recipes import PROTOCOLS, RECIPES
+from fgmae_bench.config.run import merged, named_recipe
 from fgmae_bench.records import Record
-from fgmae_bench.report.published import SPLITS, Published, impossible_pair, title_of
-from fgmae_bench.report.row import Note
+from fgmae_bench.report.published import SPLITS, Published, card_titled, impossible_pair, title_of
+from fgmae_bench.report.row import Note, Obstacle
 
-NO_LEGACY = Note(
+NO_LEGACY = Obstacle(
     code="no_legacy",
+    short="no legacy metrics",
     text="No difference shown: the published number is a per-batch average and the record has no legacy metrics; "
     "run with --legacy_metrics.",
 )
@@ -19,15 +25,40 @@ LEGACY = Note(
     text="The difference is taken from the record's legacy metrics (averaged per batch, as the published number is), "
     "not from the values shown.",
 )
+# Tables that FGMAE's released code made: what the named recipe `published` stands for, on fresh views in each epoch.
+REFERENCE = ("eurosat_linear", "eurosat_finetune", "bigearthnet_linear", "bigearthnet_finetune")
+# Copernicus-Bench's linear probes, with the rates of its scripts: SGD without momentum, the whole image resized and
+# flipped both ways (zhu-xlab/Copernicus-FM @ 5d8535f, src/foundation_models/lightning_task.py and
+# src/datasets/cobench_eurosats1_wrapper.py in Copernicus-Bench).
+COPERNICUS = {"eurosat_s1_frozen": 0.1, "bigearthnet_s1_frozen": 1.0}
+COPERNICUS_VIEWS = (
+    "flips (horizontal, published: both ways)",
+    "geometry (random crops, then a centre crop; published: the whole image resized)",
+)
+# What the CSV calls a pre-training -> names of the registry. A name that is not here stands for itself.
+PRETRAINING = {
+    "FGMAE": ("fgmae", "fgmae-full"),
+    "SoftCon": ("softcon",),
+    "CROMA": ("croma",),
+    "DOFA": ("dofa",),
+    "Copernicus-FM": ("copernicus-fm",),
+}
+SIZES = {"ViT-S": "small", "ViT-B": "base", "ViT-L": "large", "ViT-H": "huge"}
+# Fields of a recipe that are compared by what the source states of them, or that change no expectation of a number.
+BY_SOURCE = ("recipe", "lr", "blr", "epochs", "batch_size", "accum_iter", "features")
+NEUTRAL = ("seed", "amp", "eval_every", "knn_k", "penalties")
 
 
-def differences(records: tuple[Record, ...], published: Published) -> tuple[dict[str, float], tuple[Note, ...]]:
+def differences(
+    records: tuple[Record, ...], published: Published, weights_files: tuple[str, ...] = ()
+) -> tuple[dict[str, float], tuple[Note, ...]]:
     """Measured (mean over seeds) - published for each metric that both sides have, and notes on how or why not.
 
-    Dataset, split, protocol and metric definition must all match; per-batch averages are compared with
-    `metrics.legacy` only.
+    Dataset, split, protocol, recipe, model, weights and metric definition must all match, as far as the source says
+    them; `weights_files` are names of files that hold the weights which the plan names. Per-batch averages are compared
+    with `metrics.legacy` only.
     """
-    obstacle = _obstacle(records, published)
+    obstacle = _other_data(records, published) or _other_run(records[0], published, weights_files)
     if obstacle:
         return {}, (obstacle,)
     legacy = "per-batch" in published.definition
@@ -38,7 +69,7 @@ def differences(records: tuple[Record, ...], published: Published) -> tuple[dict
         values.get("batch_size", published.batch_per_process) != published.batch_per_process for values in measured
     ):
         text = f"No difference shown: the published per-batch averages are of batches of {published.batch_per_process}."
-        return {}, (Note(code="other_batch", text=text),)
+        return {}, (Obstacle(code="other_batch", short="other legacy batch", text=text),)
     found = {}
     for metric, value in published.metrics:
         seeds = [values.get(metric) for values in measured]
@@ -62,13 +93,14 @@ def statement(published: Published) -> tuple[Note, ...]:
     return tuple(notes)
 
 
-def _obstacle(records: tuple[Record, ...], published: Published) -> Note | None:
-    """Why nothing may be compared, None where it may. All records agree on everything that is looked at here."""
+def _other_data(records: tuple[Record, ...], published: Published) -> Obstacle | None:
+    """Why nothing may be compared with this table at all, None where it may. All records agree on what is looked at."""
     record: dict[str, Any] = records[0]
     dataset = record["dataset"]
 
-    def no(code: str, reason: str) -> Note:
-        return Note(code=code, text=f"No difference shown: {reason}.")
+    def no(code: str, reason: str) -> Obstacle:
+        short = {"synthetic": "synthetic data"}.get(code, code.replace("_", " "))
+        return Obstacle(code=code, short=short, text=f"No difference shown: {reason}.")
 
     if any(each["dataset"]["synthetic"] for each in records):
         return no("synthetic", "the data is synthetic")
@@ -89,3 +121,71 @@ def _obstacle(records: tuple[Record, ...], published: Published) -> Note | None:
     if not any(known in published.definition for known in ("per-batch", "whole")):
         return no("other_definition", "how the published number was averaged is not known")
     return None
+
+
+def _other_run(record: Record, published: Published, weights_files: tuple[str, ...]) -> Obstacle | None:
+    """What tells the run from the published one, in one sentence; None where nothing that the source says does."""
+    found = [
+        *_other_recipe(record, published),
+        *_other_backbone(record, published, weights_files),
+        *(COPERNICUS_VIEWS if published.table in COPERNICUS else ()),
+    ]
+    if not found:
+        return None
+    short = "other " + ", ".join(dict.fromkeys(each.split(" (")[0] for each in found))
+    return Obstacle(code="other_run", short=short, text=f"No difference shown: other {', '.join(found)}.")
+
+
+def _other_recipe(record: Record, published: Published) -> list[str]:
+    """Settings of the training that are not those of the published run."""
+    recipe = record["config"]["recipe"]
+    lr = COPERNICUS.get(published.table, published.lr)
+    batch = published.batch_per_process and published.world_size and published.batch_per_process * published.world_size
+    features = "stream" if published.table in (*REFERENCE, *COPERNICUS) and recipe.get("features") else None
+    wanted = {"recipe": "published", "epochs": published.epochs, published.lr_kind: lr, "features": features}
+    held = {**recipe, "recipe": record["recipe"], "effective batch": effective_batch(record)}
+    wanted |= {"effective batch": batch or None}
+    if published.table in REFERENCE:
+        wanted |= _named(record, published)
+    if published.table in COPERNICUS:
+        wanted |= {"momentum": 0.0}
+    return [
+        f"{name.replace('_', ' ')} ({_shown(held.get(name))}, published: {_shown(value)})"
+        for name, value in wanted.items()
+        if value is not None and not _equal(held.get(name), value)
+    ]
+
+
+def _named(record: Record, published: Published) -> dict[str, Any]:
+    """What the recipe `published` of the card says of everything that the source itself does not state."""
+    module, card = PROTOCOLS[record["protocol"]][0], card_titled(published.dataset)
+    if card is None:
+        return {}
+    fields = {field.name: field.default for field in dataclasses.fields(RECIPES[module])}
+    named = merged(*named_recipe(module, "published", card, record["model"]["name"]))
+    left_out = {*BY_SOURCE, *NEUTRAL}
+    return {name: named.get(name, default) for name, default in fields.items() if name not in left_out}
+
+
+def _other_backbone(record: Record, published: Published, weights_files: tuple[str, ...]) -> list[str]:
+    """Model, weights and input that are not those of the published run."""
+    found, model, source = [], record["model"]["name"], record["model"]["weights"]["source"]
+    size = SIZES.get(published.model)
+    if published.model and (size not in model.split("_") if size else model != published.model):
+        found.append(f"model ({model}, published: {published.model})")
+    known = PRETRAINING.get(published.pretraining, (published.pretraining,))
+    if published.pretraining and source not in (*known, *weights_files):
+        found.append(f"weights ({source}, published: {published.pretraining})")
+    if any(note["code"] == "contract_mismatch" for note in record["notes"]):
+        found.append("input (not the one that the weights were trained on)")
+    return found
+
+
+def _equal(held: Any, wanted: Any) -> bool:
+    if isinstance(held, int | float) and isinstance(wanted, int | float):
+        return math.isclose(held, wanted, rel_tol=1e-9)
+    return bool(held == wanted)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

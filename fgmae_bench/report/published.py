@@ -46,6 +46,12 @@ class Published:
     definition: str  # how the metrics were averaged, in the words of the table
     remark: str
     batch_per_process: int | None = None  # what per-batch averages were averaged over
+    pretraining: str = ""  # what the source says of the run itself, empty where it says nothing
+    model: str = ""
+    epochs: float | None = None
+    lr: float | None = None
+    lr_kind: str = "lr"  # or blr, per 256 samples of the effective batch
+    world_size: int | None = None
 
     def value(self, metric: str) -> float | None:
         """The published number, None where there is none."""
@@ -124,8 +130,28 @@ def to_published(row: dict[str, str], where: str) -> Published:
         metrics=tuple(metrics),
         definition=row["metric_definition"],
         remark=row["remark"],
-        batch_per_process=int(row["batch_per_process"]) if (row.get("batch_per_process") or "").isdigit() else None,
+        batch_per_process=_count(row, "batch_per_process"),
+        pretraining=row.get("pretraining") or "",
+        model=row.get("model") or "",
+        epochs=_number(row, "epochs"),
+        lr=_number(row, "lr"),
+        lr_kind=row.get("lr_kind") or "lr",
+        world_size=_count(row, "world_size"),
     )
+
+
+def _count(row: dict[str, str], name: str) -> int | None:
+    """A whole number of a row, None where there is none."""
+    text = row.get(name) or ""
+    return int(text) if text.isdecimal() else None
+
+
+def _number(row: dict[str, str], name: str) -> float | None:
+    """A number of a row, None where there is none."""
+    try:
+        return float(row.get(name) or "")
+    except ValueError:
+        return None
 
 
 @cache

@@ -20,6 +20,13 @@ class Note:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Obstacle(Note):
+    """Why no difference is shown; `short` stands where the difference would."""
+
+    short: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spread:
     """Mean and sample standard deviation (ddof = 1) over `n` > 1 seeds."""
 
@@ -54,6 +61,11 @@ class Row:
     notes: tuple[Note, ...] = ()
 
     @property
+    def no_difference(self) -> str | None:
+        """Why there is no difference from the published numbers, None where there is one, or nothing to compare."""
+        return next((note.short for note in self.notes if isinstance(note, Obstacle)), None)
+
+    @property
     def synthetic(self) -> bool:
         """True when the row was measured on a generated world."""
         return any(record["dataset"]["synthetic"] for record in self.records)
@@ -81,6 +93,16 @@ class Table:
     def records(self) -> list[Record]:
         """The records of all rows, in row order."""
         return [record for row in self.rows for record in row.records]
+
+
+def out_of_ranks(record: Record) -> str | None:
+    """Why a run may stand in no rank and no mean over models, None where it may."""
+    contract = record["model"].get("contract") or {}
+    if contract.get("transductive"):
+        return "its features of an image depend on the other images of the batch (transductive)"
+    if contract.get("assumed"):
+        return "nobody stated the input that its weights were trained on"
+    return None
 
 
 def summary(values: Iterable[float | None]) -> float | Spread | None:

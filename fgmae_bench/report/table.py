@@ -52,7 +52,7 @@ def _rows_of(experiment: Experiment, run: PlannedRun, records: list[Record], pub
     synthetic = [record for record in records if record["dataset"]["synthetic"]]
     first = published[0] if published else None
     title = title_of(str({**experiment.common, **run.flags}["dataset"]))
-    rows = [_measured(label, group, first) for label, group in _labelled(run.label, genuine)]
+    rows = [_measured(label, group, first, run.weights_files) for label, group in _labelled(run.label, genuine)]
     if not genuine and (first or not synthetic):
         rows.append(
             Row(
@@ -98,9 +98,11 @@ def _run(record: Record) -> str:
     return json.dumps([own, named, where], sort_keys=True)
 
 
-def _measured(label: str, group: tuple[Record, ...], published: Published | None) -> Row:
-    """A row of records that differ by seed only, with a published row where there is one."""
-    deltas, comparison = differences(group, published) if published else ({}, ())
+def _measured(label: str, group: tuple[Record, ...], published: Published | None, files: tuple[str, ...] = ()) -> Row:
+    """A row of records that differ by seed only, with a published row where there is one; `files` hold the weights that
+    the plan names.
+    """
+    deltas, comparison = differences(group, published, files) if published else ({}, ())
     synthetic = group[0]["dataset"]["synthetic"]
     remarks = [Note(code=note["code"], text=note["text"]) for record in group for note in record["notes"]]
     if synthetic and all(note.code != "synthetic" for note in remarks):

@@ -64,6 +64,7 @@ def assemble(
                 **{f"n_{part}": counts[part] for part in ("train", "val", "test")},
                 "sample_ids_sha256": dataset.facts["samples_sha256"],
                 "content_sha256": dataset.facts["content_sha256"],
+                **({"source_content_sha256": dataset.source} if dataset.source else {}),
                 "label_scheme": {"train": train_scheme, "eval": eval_scheme},
                 "band_order": list((run.data.band_order or "").split(",")),
                 "units": card.signal.units,
@@ -73,7 +74,7 @@ def assemble(
             },
             "model": {
                 "name": run.model.model,
-                "weights": dataclasses.asdict(backbone.weights),
+                "weights": _weights(backbone),
                 "params_total": params.total,
                 "params_trainable": params.trainable,
                 "feature_dim": backbone.feature_dim,
@@ -88,6 +89,12 @@ def assemble(
             "notes": [*dataset.notes, *notes],
         }
     )
+
+
+def _weights(backbone: Backbone) -> dict[str, Any]:
+    """What the record says of the weights; `choice` only where there was one."""
+    said = dataclasses.asdict(backbone.weights)
+    return said if said["choice"] is not None else {key: value for key, value in said.items() if key != "choice"}
 
 
 def classification_metrics(

@@ -155,6 +155,8 @@ def facts_of(dataset: Dataset, backbone: Backbone) -> dict[str, object]:
     fed = {"bands": list(contract.bands), "mean": list(contract.mean), "std": list(contract.std)}
     if contract.assumed:
         fed["assumed"] = contract.normalizer
+    if contract.transductive:
+        fed["transductive"] = True
     return dataset.facts | {"weights": backbone.weights.sha256 or backbone.weights.source, "input": fed}
 
 

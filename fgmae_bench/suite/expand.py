@@ -19,7 +19,7 @@ from fgmae_bench.config.cards import Card, load_card
 from fgmae_bench.config.encoders import HANDMADE
 from fgmae_bench.config.experiments import Experiment, PlannedRun, check_protocol, check_records, choices, flag_types
 from fgmae_bench.config.recipes import RECIPES
-from fgmae_bench.config.run import Run, check, compose, field_sections
+from fgmae_bench.config.run import IMAGENET, Run, check, compose, field_sections
 from fgmae_bench.config.strict import convert
 from fgmae_bench.data.synthetic import MARKER
 from fgmae_bench.errors import BenchError, closest, unknown
@@ -226,10 +226,10 @@ def require_known(commands: list[Command], recorded: set[str]) -> None:
         if (
             model.model not in HANDMADE
             and ":" not in model.model
-            and model.weights not in (*WEIGHTS, "random")
+            and model.weights not in (*WEIGHTS, "random", IMAGENET)
             and not path_like
         ):
-            error = unknown("weights", model.weights, ["random", *WEIGHTS])
+            error = unknown("weights", model.weights, ["random", IMAGENET, *WEIGHTS])
             raise BenchError(f"{command.where}.flags.weights: {error.what}", error.todo)
     if not strange:
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fgmae_bench.checkpoints.registry import registered
+from fgmae_bench.checkpoints.registry import Published, registered
 from fgmae_bench.config.encoders import encoders
 
 COLUMNS = (
@@ -34,12 +34,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The command has no flags."""
 
 
+def _fed(held: Published | None) -> tuple[str, str]:
+    """(size of the input, name of the contract) of an entry; weights that timm publishes have none for radar."""
+    if held is None:
+        return "timm's", "assumed"
+    size = "native" if held.contract.geometry == "native" else f"{held.contract.size} px"
+    return size, held.entry.contract + (", assumed" if held.contract.assumed else "")
+
+
 def main(given: dict[str, Any]) -> None:
     """Print one line an encoder."""
     rows = [COLUMNS]
     known = registered()
     for name, entry in encoders().items():
-        held = known[entry.weights][entry.model]
+        held = known.get(entry.weights, {}).get(entry.model)
         patches = sorted(entry.patches)
         rows.append(
             (
@@ -50,13 +58,12 @@ def main(given: dict[str, Any]) -> None:
                 str(entry.dim),
                 f"{entry.params / 1e6:.1f} M" if entry.params else "?",
                 f"{patches[0]}-{patches[-1]}" if len(patches) > 1 else str(entry.patch),
-                "native" if held.contract.geometry == "native" else f"{held.contract.size} px",
-                held.entry.contract + (", assumed" if held.contract.assumed else ""),
+                *_fed(held),
                 ", ".join(entry.inputs) or "-",
                 entry.maps,
                 entry.pooling,
                 entry.pooling_of_origin,
-                held.licence,
+                held.licence if held else "timm's",
                 entry.statement or "-",
             )
         )

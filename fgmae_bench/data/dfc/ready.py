@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.data.content import Hashes, codes_of, part_sha256
-from fgmae_bench.data.dataset import Dataset
+from fgmae_bench.data.dataset import Dataset, source_content
 from fgmae_bench.data.index import Index, Rows
 from fgmae_bench.data.labels import DFC, IGBP, LabelMap, Source, histogram_text, mismatch
 from fgmae_bench.data.sample_cache import cached_arrays
@@ -213,7 +213,9 @@ def with_labels(
     notes += overlap_notes(find_overlaps(index, kept, hashes), strict=strict)
     parts = dataclasses.replace(parts, train=kept["train"], val=kept["val"], test=kept["test"])
     facts = dataset.facts | {"content_sha256": _content(dataset, kept, maps, cache, workers)}
-    return dataclasses.replace(dataset, parts=parts, notes=tuple(notes), facts=facts)
+    of_parts = {part: label_map.source.name for part, label_map in maps.items()}
+    made_of = source_content(index, of_parts, kept) if index.eight_bits else None
+    return dataclasses.replace(dataset, parts=parts, notes=tuple(notes), facts=facts, source=made_of)
 
 
 def _content(

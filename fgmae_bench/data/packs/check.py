@@ -61,13 +61,15 @@ def check_source(card: Card, packed: Index, meta: Meta, source: Index, workers: 
     if not np.array_equal(packed.labels, source.labels) or held != given or not same_labels(packed, source):
         raise BenchError(f"{packed.root}: labels or groups are not those of {source.root}", "write the pack again")
     view = make_view(card, meta.contract.contract(), ",".join(meta.bands)) if meta.contract else None
+    stated = packed.source_content
     encoder = Encoder(card=card, reader=source.reader, bands=meta.bands, view=view, maps=source.maps)
     stamp, faults = stamp_of(packed.root), []
-    for keys, values in encoded(source, sample_keys(source), encoder, workers):
+    for keys, samples in encoded(source, sample_keys(source), encoder, workers):
         faults += [
             key.decode()
-            for (key, _), (value, _) in zip(keys, values, strict=True)
-            if get(packed.root, stamp, key) != value
+            for (key, row), sample in zip(keys, samples, strict=True)
+            if get(packed.root, stamp, key) != sample.value
+            or (stated is not None and stated[row].tolist() != list(sample.hashes))
         ]
         step(len(keys))
     _refuse(faults, f"of {len(packed.files)} samples of {packed.root} are not those of {source.root}")

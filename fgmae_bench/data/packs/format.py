@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from safetensors.numpy import save
 from fgmae_bench import __version__
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import InputContract
+from fgmae_bench.data.content import codes_of, content_of
 from fgmae_bench.data.index import Index, LabelMaps, Reader, ids_sha256
 from fgmae_bench.data.raster import valid_mask
 from fgmae_bench.errors import BenchError
@@ -150,6 +151,16 @@ def sample_keys(index: Index) -> list[tuple[bytes, int]]:
     return sorted(keys)
 
 
+class Encoded(NamedTuple):
+    """A sample as a pack keeps it. `hashes`: of the source's image, then of its label maps by source, 0 where it has
+    none; see `fgmae_bench.data.content`.
+    """
+
+    value: bytes
+    tagged: bool  # the file says that it is synthetic
+    hashes: tuple[int, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
     """Turns one sample of the source into its value; can be sent to another process."""
@@ -160,8 +171,8 @@ class Encoder:
     view: View | None
     maps: LabelMaps | None = None
 
-    def __call__(self, path: Path, row: int) -> tuple[bytes, bool]:
-        """(value, whether the file is tagged as synthetic). Raises BenchError naming a file that cannot be read."""
+    def __call__(self, path: Path, row: int) -> Encoded:
+        """The sample of a row. Raises BenchError naming a file that cannot be read."""
         chip = self.reader(path, self.card)
         if chip.ready is not None:
             raise BenchError(
@@ -175,19 +186,28 @@ class Encoder:
         else:
             tensors = {"input": np.ascontiguousarray(self.view.before_geometry([chip])[0])}
             extra = {} if chip.valid is None else {"valid": chip.valid}
-        return save({**tensors, **extra, **self._labels(row, chip)}), chip.synthetic
+        labels, hashes = self._labels(row, chip)
+        return Encoded(save({**tensors, **extra, **labels}), chip.synthetic, (self._content(chip), *hashes))
 
-    def _labels(self, row: int, chip: Chip) -> dict[str, NDArray[np.uint8]]:
-        """Codes (H, W) of each label source that a sample has. Raises BenchError on one that is absent, broken or of
-        another size.
+    def _content(self, chip: Chip) -> int:
+        """Hash of the image with its bands in the card's order, as a run on the source has it."""
+        order = [self.bands.index(band) for band in self.card.signal.bands]
+        valid = None if chip.valid is None else chip.valid[order]
+        return int(content_of(Chip(db=chip.db[order], valid=valid, synthetic=chip.synthetic)))
+
+    def _labels(self, row: int, chip: Chip) -> tuple[dict[str, NDArray[np.uint8]], list[int]]:
+        """(codes (H, W) of each label source that a sample has, hashes of what the source holds of each). Raises
+        BenchError on one that is absent, broken or of another size.
         """
-        tensors = {}
+        tensors, hashes = {}, []
         for source in self.maps.sources if self.maps else ():
+            hashes.append(0)
             if self.maps is not None and self.maps.has(row, source):
                 codes = self.maps.codes(row, source)
+                hashes[-1] = int(codes_of(codes))
                 kept = codes if self.view is None else codes.where(chip.valid)
                 tensors[LABEL + source] = np.ascontiguousarray(kept.values)
-        return tensors
+        return tensors, hashes
 
 
 def decode_value(value: bytes, where: str) -> dict[str, NDArray[Any]]:

@@ -21,7 +21,9 @@ from fgmae_bench.errors import BenchError
 
 TEXTS = ("groups", "aliases", "parts", "names")  # of each sample, where the index has them
 # Type and dimensions of what `__labels__` holds besides the labels themselves.
-SHAPES = {"stamps": ("<u8", 1), "crc32": ("<u4", 1), "held": ("?", 2)} | dict.fromkeys(("files", *TEXTS), ("u1", 1))
+SHAPES = {"stamps": ("<u8", 1), "content": ("<u8", 2), "crc32": ("<u4", 1), "held": ("?", 2)} | dict.fromkeys(
+    ("files", *TEXTS), ("u1", 1)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class Labels:
     parts: tuple[str, ...] | None
     names: tuple[str, ...] | None  # sample ids where they are not the files without their endings
     held: NDArray[np.bool_] | None  # (N, S) which label sources each sample has
+    content: NDArray[np.uint64] | None  # (N, 1 + S) hashes of the source's images and label maps; not in older packs
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -44,13 +47,16 @@ class Labels:
         return self.names or tuple(os.path.splitext(file)[0] for file in self.files)
 
 
-def labels_bytes(index: Index, checksums: NDArray[np.uint32]) -> bytes:
-    """The value under `__labels__`: what the index says of its samples in its order, and the CRC-32 of each value."""
+def labels_bytes(index: Index, checksums: NDArray[np.uint32], content: NDArray[np.uint64]) -> bytes:
+    """The value under `__labels__`: what the index says of its samples in its order, the CRC-32 of each value, and the
+    hashes of what it was made of.
+    """
     maps, rows = index.maps, range(len(index.files))
     tensors: dict[str, NDArray[Any]] = {
         "labels": np.ascontiguousarray(index.labels),
         "stamps": index.stamps,
         "crc32": checksums,
+        "content": content,
         "files": _lines(index.files),
     }
     if maps is not None:
@@ -89,9 +95,10 @@ def _read_labels(tensors: dict[str, NDArray[Any]], where: str) -> Labels:
         crc32=tensors["crc32"],
         files=_split(tensors["files"]),
         held=tensors.get("held"),
+        content=tensors.get("content"),
         **texts,
     )
-    columns = (read.labels, read.stamps, read.crc32, read.files, read.held, *texts.values())
+    columns = (read.labels, read.stamps, read.crc32, read.files, read.held, read.content, *texts.values())
     if len({len(values) for values in columns if values is not None}) != 1:
         raise BenchError(f"{where}: its parts are of different lengths", "write the pack again")
     return read

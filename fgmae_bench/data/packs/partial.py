@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.data.packs.format import LABELS, META, PROGRESS, Meta, meta_bytes
+from fgmae_bench.data.packs.format import LABELS, META, PROGRESS, Encoded, Meta, meta_bytes
 from fgmae_bench.data.packs.store import Writer, data_file
 from fgmae_bench.errors import BenchError
 
@@ -40,13 +40,13 @@ class Partial:
     checksums: NDArray[np.uint32]
     done: int = 0
 
-    def add(self, keys: Keys, encoded: list[tuple[bytes, bool]]) -> None:
-        """Commit one batch of (value, tagged as synthetic)."""
-        items = [(key, value) for (key, _), (value, _) in zip(keys, encoded, strict=True)]
-        if self.meta.synthetic is None and any(tagged for _, tagged in encoded):
+    def add(self, keys: Keys, encoded: list[Encoded]) -> None:
+        """Commit one batch."""
+        items = [(key, sample.value) for (key, _), sample in zip(keys, encoded, strict=True)]
+        if self.meta.synthetic is None and any(sample.tagged for sample in encoded):
             self.meta = dataclasses.replace(self.meta, synthetic=TAGGED)
             items.append((PROGRESS, meta_bytes(self.meta)))
-        self.checksums[self.done : self.done + len(keys)] = [zlib.crc32(value) for value, _ in encoded]
+        self.checksums[self.done : self.done + len(keys)] = [zlib.crc32(sample.value) for sample in encoded]
         self.pack.commit(items)
         self.done += len(keys)
 

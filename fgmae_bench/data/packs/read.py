@@ -66,6 +66,9 @@ def open_pack(card: Card, root: Path, band_order: Order | None = None) -> Index:
     if band_order != meta.bands:
         _refuse_order(root, band_order, f", packed from files in the order {','.join(meta.bands)}")
     labels = checked_labels(root, stamp, meta, card)
+    maps = packed_maps(card, root, stamp, meta, labels)
+    if labels.content is not None and labels.content.shape[1] != 1 + len(meta.label_sources):
+        raise BenchError(f"{root}: __labels__ holds the hashes of other label maps", "write the pack again")
     reader = PackReader(root, stamp, meta, band_order or card.signal.bands, named=labels.names is not None)
     return Index(
         root=root,
@@ -80,7 +83,10 @@ def open_pack(card: Card, root: Path, band_order: Order | None = None) -> Index:
         names=labels.names,
         reader=reader,
         sums=labels.crc32,
-        maps=packed_maps(card, root, stamp, meta, labels),
+        source_content=labels.content,
+        source_maps=meta.label_sources,
+        eight_bits=meta.kind == "uint8",
+        maps=maps,
         size=meta.size,
     )
 

@@ -21,7 +21,17 @@ import numpy as np
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.packs.format import LABELS, META, PROGRESS, Encoder, Meta, make_meta, meta_bytes, sample_keys
+from fgmae_bench.data.packs.format import (
+    LABELS,
+    META,
+    PROGRESS,
+    Encoded,
+    Encoder,
+    Meta,
+    make_meta,
+    meta_bytes,
+    sample_keys,
+)
 from fgmae_bench.data.packs.labels import labels_bytes
 from fgmae_bench.data.packs.partial import Keys, Partial, partial_pack, same_facts
 from fgmae_bench.data.packs.store import data_file, get, stamp_of, used_bytes
@@ -51,8 +61,8 @@ class Batch:
 
     encoder: Encoder
 
-    def __call__(self, samples: list[tuple[Path, int]]) -> list[tuple[bytes, bool]]:
-        """(value, tagged as synthetic) of each (file, row)."""
+    def __call__(self, samples: list[tuple[Path, int]]) -> list[Encoded]:
+        """The samples of each (file, row)."""
         return [self.encoder(path, row) for path, row in samples]
 
 
@@ -82,26 +92,29 @@ def write_pack(
             step(len(keys))
             return Written(count=len(keys), new=0, size=stamp_of(out)[2])
         with partial_pack(out.with_name(f"{out.name}.partial"), meta, keys) as partial:
-            before = partial.done
+            before, hashes = partial.done, []
+            for _, samples in encoded(index, keys[:before], encoder, workers):  # what an earlier process had packed
+                hashes += [sample.hashes for sample in samples]
             step(before)
-            for batch in encoded(index, keys[before:], encoder, workers, partial.folder):
-                partial.add(*batch)
-                step(len(batch[0]))
-            _finish(partial, index, keys)
+            for part, samples in encoded(index, keys[before:], encoder, workers, partial.folder):
+                partial.add(part, samples)
+                hashes += [sample.hashes for sample in samples]
+                step(len(part))
+            _finish(partial, index, keys, hashes)
         _publish(partial.folder, out, index.root)
         return Written(count=len(keys), new=len(keys) - before, size=stamp_of(out)[2])
 
 
 def encoded(
     index: Index, keys: Keys, encoder: Encoder, workers: int, folder: Path | None = None
-) -> Iterator[tuple[Keys, list[tuple[bytes, bool]]]]:
-    """Yield (keys, their values) in batches, read by `workers` processes. Raises BenchError when `folder` has no room
+) -> Iterator[tuple[Keys, list[Encoded]]]:
+    """Yield (keys, their samples) in batches, read by `workers` processes. Raises BenchError when `folder` has no room
     for them.
     """
     if not keys:
         return
     first = keys[0][1]
-    size = len(encoder(index.path(first), first)[0])
+    size = len(encoder(index.path(first), first).value)
     if folder is not None:
         _require_space(folder, size, len(keys))
     length = min(MOST_IN_BATCH, max(1, BATCH_BYTES // size))
@@ -119,11 +132,14 @@ def _require_space(folder: Path, size: int, count: int) -> None:
         raise BenchError(what, "free space there or choose another --out, then run the same command again")
 
 
-def _finish(partial: Partial, index: Index, keys: Keys) -> None:
+def _finish(partial: Partial, index: Index, keys: Keys, hashes: list[tuple[int, ...]]) -> None:
     """Labels and facts in one transaction, then everything on the disk."""
-    checksums = np.empty(len(keys), np.uint32)
-    checksums[[row for _, row in keys]] = partial.checksums
-    partial.pack.commit([(LABELS, labels_bytes(index, checksums)), (META, meta_bytes(partial.meta))], drop=PROGRESS)
+    rows = [row for _, row in keys]
+    checksums, content = np.empty(len(keys), np.uint32), np.empty((len(keys), len(hashes[0])), np.uint64)
+    checksums[rows], content[rows] = partial.checksums, np.array(hashes, np.uint64)
+    partial.pack.commit(
+        [(LABELS, labels_bytes(index, checksums, content)), (META, meta_bytes(partial.meta))], drop=PROGRESS
+    )
     partial.pack.sync()
 
 
