@@ -164,8 +164,8 @@ def locate(name: str, model: str, cache: Path) -> Path:
 
 
 def fetch_weights(name: str, model: str, folder: Path, source: Path | None = None, *, repin: bool = False) -> Fetched:
-    """Fetch and verify a named file into a weights folder, from the hub or from a folder that holds the published
-    files. `repin` fetches it anew and replaces its pin.
+    """Fetch and verify a named file into a weights folder, from the hub, from a folder that holds the published
+    files, or from the file itself. `repin` fetches it anew and replaces its pin.
     """
     entry = published(name, model)
     if Path(entry.entry.file).is_absolute():
@@ -175,7 +175,7 @@ def fetch_weights(name: str, model: str, folder: Path, source: Path | None = Non
     target, pins, size = place_of(name, entry, folder), folder / PINS, entry.entry.size
     if source is None:
         return fetch(entry.hub, target, sha256=entry.sha256, size=size, pins=pins, repin=repin)
-    file = source / entry.hub.file
+    file = source if source.is_file() else source / entry.hub.file
     return adopt(entry.hub, file, target, sha256=entry.sha256, size=size, pins=pins, repin=repin)
 
 
