@@ -80,9 +80,9 @@ class Entry:
     keys: dict[str, str] = field(default_factory=dict)  # beginnings of the file's keys -> those of the model's
     prefix: str = ""  # beginning of the backbone's keys, where no layout says it
     same_as: str = ""
+    overlap: dict[str, str] = field(default_factory=dict)  # dataset's card -> what of it the pre-training has seen
     places: str = ""
     period: str = ""
-    labels: str = ""  # data sets whose labels were seen
     epochs: int | None = None
     size: int | None = None
     about_mb: float | None = None

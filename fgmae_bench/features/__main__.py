@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.config.flags import module_parser
+from fgmae_bench.config.flags import Parser, module_parser
 from fgmae_bench.config.run import Run, compose
 from fgmae_bench.errors import BenchError, run_entry
 
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 COMMAND = "export"
 
 
+def parser() -> Parser:
+    """The flags of fgmae_bench.linear, and the file."""
+    made = module_parser("linear", __doc__ or "")
+    made.add_argument("--out", metavar="FILE", help="the parquet file to write (required)")
+    return made
+
+
 def main() -> None:
     """Export, or say how."""
     argv = sys.argv[1:]
@@ -33,9 +40,7 @@ def main() -> None:
         return
     if argv[0] != COMMAND:
         raise BenchError(f"unknown command '{argv[0]}'", f"choose {COMMAND}")
-    parser = module_parser("linear", __doc__ or "")
-    parser.add_argument("--out", metavar="FILE", help="the parquet file to write (required)")
-    given = parser.parse(argv[1:])
+    given = parser().parse(argv[1:])
     out = Path(given.pop("out", ""))
     if out.suffix != ".parquet":
         raise BenchError(f"--out is '{out if out.name else ''}'", "give a file that ends in .parquet")

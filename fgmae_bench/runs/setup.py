@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fgmae_bench.checkpoints.registry import registered
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import BANDS, parse_bands
 from fgmae_bench.config.encoders import EMBEDDINGS
@@ -126,7 +127,7 @@ def set_up(
         view=view,
         amp=amp,
         cache=cache,
-        notes=[*backbone.notes, *_calibration_notes(card, backbone)],
+        notes=[*backbone.notes, *_calibration_notes(card, backbone), *_overlap_notes(card, wanted)],
         extra=world.rank0_first(lambda: _extra(first.model, dataset, backbone, cache)),
     )
 
@@ -208,6 +209,13 @@ def places(card: Card, run: Run, id: str, grid: int) -> tuple[Path, Path]:
     if execution.log_dir is None:
         return folder, folder / "tensorboard"
     return folder, Path(execution.log_dir) / id if grid > 1 else Path(execution.log_dir)
+
+
+def _overlap_notes(card: Card, model: Model) -> list[dict[str, str]]:
+    """A note where the pre-training of named weights has seen the dataset, as far as that is published."""
+    known = registered().get(model.weights, {}).get(model.model)
+    seen = known.entry.overlap.get(card.name) if known else None
+    return [note("pretraining_overlap", f"the weights {model.weights} have seen {seen}")] if seen else []
 
 
 def _calibration_notes(card: Card, backbone: Backbone) -> list[dict[str, str]]:

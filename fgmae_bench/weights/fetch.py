@@ -27,7 +27,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="MODEL", help="for which model (required where the weights are for several)")
     parser.add_argument(*spellings("cache_dir"), metavar="DIR", help=CACHE_HELP)
     parser.add_argument(
-        "--from", dest="source", metavar="PATH", help="copy a file, or from a folder with the published file names; no download"
+        "--from",
+        dest="source",
+        metavar="PATH",
+        help="copy a file, or out of a folder of published file names; no download",
     )
     text = "fetch anew and trust what comes in place of what was trusted on first use; says both SHA-256 (default: off)"
     parser.add_argument("--repin", action="store_true", help=text)
