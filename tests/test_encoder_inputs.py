@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pandas
 import pytest
+import timm
 import torch
 from commands import FOLDERS, call, only_record, said, shared_world
 
@@ -391,3 +392,81 @@ def test_what_the_pre_training_has_seen_is_noted_and_a_column():
     assert _overlap_notes(card, Model(model="resnet50", weights="random")) == []
     assert overlap({"notes": notes}) == "its training images and labels"
     assert overlap({"notes": []}) == "-"
+
+
+# --- the checkpoint's own head
+
+
+def head_run(tmp_path, classes, *more):
+    whole = timm.create_model("test_vit", in_chans=2, num_classes=classes).eval()
+    with torch.no_grad():
+        whole.head.bias.uniform_(-1, 1)
+    torch.save({"model": whole.state_dict()}, tmp_path / "w.pth")
+    flags = (
+        "--weights",
+        "w.pth",
+        "--normalizer",
+        "zscore",
+        "--mean",
+        "-12",
+        "-19",
+        "--std",
+        "5",
+        "5",
+        "--input_size",
+        "160",
+    )
+    result = call("linear", "--dataset", "eurosat", "--data_path", shared_world(5), "--model", "test_vit", *flags,
+                  "--probe", "inference", "--device", "cpu", *FOLDERS, *more, cwd=tmp_path)  # fmt: skip
+    return whole, result
+
+
+def test_the_own_head_of_a_checkpoint_scores_as_the_whole_model(tmp_path):
+    from pathlib import Path
+
+    from safetensors import safe_open
+
+    from fgmae_bench.views.classification import make_view
+
+    whole, result = head_run(tmp_path, 10, "--amp", "off")
+    assert result.code == 0, said(result)
+    record = only_record(tmp_path / "results")
+    assert (record["protocol"], record["model"]["params_trainable"]) == ("inference", 0)
+    assert any(note["text"].startswith("head.weight of the checkpoint classified") for note in record["notes"])
+    card = load_card("eurosat")
+    index = build_index(card, Path(shared_world(5)))
+    contract = stated_contracts()["reben"].contract()
+    contract = dataclasses.replace(contract, mean=(-12.0, -19.0), std=(5.0, 5.0), size=160)
+    view = make_view(card, contract, None)
+    (predictions,) = (tmp_path / "results" / "predictions").glob("*.safetensors")
+    with safe_open(predictions, "np") as held:
+        ids, logits = json.loads(held.metadata()["ids"]), held.get_tensor("logits")
+    rows = [index.ids.index(id) for id in ids[:4]]
+    images = view.batch([index.read(row, card) for row in rows], ids[:4])
+    with torch.inference_mode():
+        expected = whole(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(logits[:4], expected, atol=1e-4)
+
+
+def test_a_head_of_other_classes_is_refused(tmp_path):
+    _, result = head_run(tmp_path, 7)
+    message = "head.weight maps 64 features to 7 classes, here are 64 and 10"
+    assert (result.code, message in said(result)) == (2, True), said(result)
+
+
+def test_outputs_in_alphabetical_order_are_put_into_the_cards():
+    """By hand: a head whose bias says the rank of each name among the sorted ones."""
+    from types import SimpleNamespace
+
+    from fgmae_bench.checkpoints.names import Head
+    from fgmae_bench.probe.closed import own_head
+
+    names = load_card("bigearthnet_v2").classes
+    head = Head(name="fc.weight", weight=torch.zeros(19, 2), bias=torch.arange(19.0))
+    backbone = SimpleNamespace(head=head, head_order="alphabetical", feature_dim=2, weights=SimpleNamespace(source="x"))
+    materials = SimpleNamespace(
+        extractor=SimpleNamespace(backbone=backbone, dataset=SimpleNamespace(card=SimpleNamespace(classes=names)))
+    )
+    got = own_head(materials, {"test": np.zeros((1, 2), np.float32)}).logits["test"][0]
+    assert got.tolist() == [sorted(names).index(name) for name in names]
+    assert got.tolist() != list(range(19))

@@ -81,6 +81,7 @@ class Entry:
     prefix: str = ""  # beginning of the backbone's keys, where no layout says it
     same_as: str = ""
     overlap: dict[str, str] = field(default_factory=dict)  # dataset's card -> what of it the pre-training has seen
+    classes: Literal["", "alphabetical"] = ""  # order of the outputs of the head that the file holds
     places: str = ""
     period: str = ""
     epochs: int | None = None

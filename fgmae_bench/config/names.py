@@ -69,6 +69,7 @@ PROBES = {
     "sgd": Probe("linear_probe", "linear probe by SGD"),
     "lbfgs": Probe("logistic_regression", "logistic regression"),
     "knn": Probe("knn", "nearest neighbours"),
+    "inference": Probe("inference", "the checkpoint's own head"),
 }
 
 if TYPE_CHECKING:

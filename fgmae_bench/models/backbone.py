@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fgmae_bench.checkpoints.names import Head
 from fgmae_bench.config.contract import InputContract
 from fgmae_bench.models.pooling import Pool
 
@@ -47,6 +48,8 @@ class Backbone:
     lowers_precision: bool = True
     custom: bool = False  # a module of the user's
     notes: tuple[dict[str, str], ...] = ()
+    head: Head | None = None  # the classifier that the checkpoint holds
+    head_order: str = ""  # of its outputs: "" as on the card, or alphabetical
     inputs: dict[str, Any] = field(default_factory=dict)  # what it is fed besides pixels, as the record says it
 
     @property

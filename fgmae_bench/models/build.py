@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from fgmae_bench.checkpoints.names import linear_head
 from fgmae_bench.checkpoints.reader import read_state
-from fgmae_bench.checkpoints.registry import default_cache
+from fgmae_bench.checkpoints.registry import default_cache, entry_of
 from fgmae_bench.config.contract import InputContract
 from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, INPUTS, adapter_of
 from fgmae_bench.config.run import IMAGENET, OWN_WEIGHTS, Model
@@ -103,6 +104,10 @@ def build_backbone(
         lowers_precision=not handmade,
         custom=custom,
         notes=notes,
+        head=None if state is None else linear_head(state),
+        head_order=known.entry.classes
+        if state is not None and (known := entry_of(model.weights, model.model, state))
+        else "",
         inputs=contract_inputs(model, contract),
     )
     return _known_by_behaviour(backbone) if backbone.custom else backbone

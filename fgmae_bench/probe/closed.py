@@ -45,6 +45,8 @@ def fit_closed(run: Run, materials: Materials, classes: int, task: Task) -> Outc
     }
     if run.recipe.probe == "lbfgs":
         fitted = fit_logistic(train, parts, classes, run.recipe.penalties, run.recipe.seed)
+    elif run.recipe.probe == "inference":
+        fitted = own_head(materials, {part: features for part, (features, _) in parts.items()})
     else:
         fitted = fit_knn(train, parts, classes, run.recipe.knn_k)
     outcome = Outcome(logits=fitted.logits["test"], notes=list(fitted.notes), fitted=fitted.parameters)
@@ -64,6 +66,39 @@ def fit_closed(run: Run, materials: Materials, classes: int, task: Task) -> Outc
         }
     )
     return outcome
+
+
+def own_head(materials: Materials, parts: dict[str, Matrix]) -> Fitted:
+    """Logits of the classifier that the checkpoint holds: nothing is trained.
+
+    Raises BenchError where it holds none, or one of other features or another number of classes.
+    """
+    backbone, names = materials.extractor.backbone, materials.extractor.dataset.card.classes
+    head = backbone.head
+    if head is None:
+        raise BenchError(
+            f"the weights {backbone.weights.source} hold no linear head, or several", "give a checkpoint that holds one"
+        )
+    if tuple(head.weight.shape) != (len(names), backbone.feature_dim):
+        outputs, inputs = head.weight.shape
+        raise BenchError(
+            f"{head.name} maps {inputs} features to {outputs} classes, here are {backbone.feature_dim} and {len(names)}",
+            "give a checkpoint of this dataset's classes, or the --pool that its head was trained on",
+        )
+    order = np.arange(len(names))
+    if backbone.head_order == "alphabetical":
+        order = np.argsort(np.argsort(np.array(names)))
+    weight, bias = head.weight.double().numpy()[order], head.bias.double().numpy()[order]
+    parameters = {
+        "weight": weight,
+        "bias": bias,
+        "mean": np.zeros(weight.shape[1]),
+        "deviation": np.ones(weight.shape[1]),
+    }
+    logits = {part: logistic_logits(parameters, features) for part, features in parts.items()}
+    text = f"{head.name} of the checkpoint classified, its outputs in {backbone.head_order or 'the card'}'s order"
+    text = text.replace("alphabetical's", "alphabetical")
+    return Fitted(logits=logits, penalty=None, parameters=parameters, notes=(note("own_head", text),))
 
 
 def fit_logistic(
