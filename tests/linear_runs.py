@@ -28,13 +28,13 @@ class Run:
         return load_file(self.folder / "out" / "predictions-test.safetensors")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def plain(tmp_path_factory):
     """The published recipe on the reference split, without val."""
     return Run(tmp_path_factory.mktemp("plain"), backbone=TINY_VIT)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def selected(tmp_path_factory):
     """A split with val; six epochs, so that the best need not be the last."""
     return Run(

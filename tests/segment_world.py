@@ -61,7 +61,7 @@ def opened(data, place, *, backbone=TINY, **flags):
     return engine.prepare(run, CARD, [], World(), torch.device("cpu"), 1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tiles(tmp_path_factory):
     """24 tiles of 64 pixels: 20 train, 4 test in the split `community`. Not to be changed."""
     root = tmp_path_factory.mktemp("segment") / "dfc2020"

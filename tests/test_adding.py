@@ -167,6 +167,7 @@ def test_every_block_of_the_page_says_where_it_goes() -> None:
     assert len(steps()) == sum(language != "sh" for language in fences) >= 19
 
 
+@pytest.mark.slow
 def test_a_world_and_its_card_agree(trial: Trial) -> None:
     (written,) = trial.output("prepare", "synth", "my_chips")
     assert written.startswith("40 synthetic images (no real data) written to datasets/my_chips/data")
@@ -175,6 +176,7 @@ def test_a_world_and_its_card_agree(trial: Trial) -> None:
     assert "counts   as stated" in seen
 
 
+@pytest.mark.slow
 def test_a_head_an_optimiser_and_a_schedule_are_choices_and_recorded(trial: Trial) -> None:
     (shown,) = (" ".join(text.split()) for text in trial.output("segment", "--help"))
     assert "--head {nearest,upernet,linear}" in shown
@@ -188,11 +190,13 @@ def test_a_head_an_optimiser_and_a_schedule_are_choices_and_recorded(trial: Tria
     assert record["model"]["name"] == "my_vit"
 
 
+@pytest.mark.slow
 def test_a_head_is_a_protocol_of_plans_and_of_the_python_api(trial: Trial) -> None:
     assert "`frozen_nearest`" in trial.asked["help"]
     assert "protocol is frozen_linear, its flags give frozen_nearest" in trial.asked["refused"]
 
 
+@pytest.mark.slow
 def test_a_metric_is_in_records_intervals_schema_and_differences(trial: Trial) -> None:
     (segmented,) = trial.records("frozen_nearest")
     assert segmented["metrics"]["test"]["balanced_error"] == 1 - segmented["metrics"]["test"]["aa"]
@@ -210,6 +214,7 @@ def test_a_metric_is_in_records_intervals_schema_and_differences(trial: Trial) -
     assert asked["notes"] == []
 
 
+@pytest.mark.slow
 def test_a_backbone_a_normaliser_and_the_recipe_of_a_card_are_recorded(trial: Trial) -> None:
     for record in trial.records("linear_probe"):
         assert record["model"]["name"] == "my_net:make"
@@ -219,6 +224,7 @@ def test_a_backbone_a_normaliser_and_the_recipe_of_a_card_are_recorded(trial: Tr
         assert record["dataset"]["synthetic"]
 
 
+@pytest.mark.slow
 def test_a_table_is_planned_and_filled(trial: Trial) -> None:
     before, after = trial.output("suite", "plan")
     assert before.endswith("2 runs in 1 commands: 0 recorded, 2 to do\n")
@@ -237,6 +243,7 @@ def test_a_table_is_planned_and_filled(trial: Trial) -> None:
         assert cells["balanced_error_interval"] == f"{low:.3f} to {high:.3f}"
 
 
+@pytest.mark.slow
 def test_metric_and_column_have_their_words_on_page_and_figures(trial: Trial) -> None:
     page = (trial.root / "results" / "index.html").read_text()
     assert '"balanced_error":["BER","1 - AA",true]' in page
@@ -246,6 +253,7 @@ def test_metric_and_column_have_their_words_on_page_and_figures(trial: Trial) ->
     assert "BER (fraction)" in (trial.root / "results" / "figures" / "my_chips-balanced_error.svg").read_text()
 
 
+@pytest.mark.slow
 def test_code_of_the_page_is_as_clean_as_the_package(trial: Trial) -> None:
     touched = sorted({step.file for step in steps() if step.file.startswith("fgmae_bench/")})
     for words in (["check"], ["format", "--check"]):

@@ -28,12 +28,14 @@ from fgmae_bench.features.label_bank import fill_label_bank
 from fgmae_bench.train.segmentation import SegmentationJob
 from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.classification import make_view
-from fgmae_bench.worlds.dfc import write_dfc
 
 FROZEN = (
     "--model", "test_vit", "--weights", "random", "--input_size", "64", "--epochs", "2", "--warmup_epochs", "0", "--batch_size", "8", "--num_workers", "2",
     "--freeze_backbone", "--recipe", "corrected", "--features", "cached", "--panels", "0",
 )  # fmt: skip
+
+
+pytest_plugins = ("segment_world",)
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +55,8 @@ def root(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    place = tmp_path_factory.mktemp("world") / "w"
-    write_dfc(place, tiles=24, size=64)
-    return place
+def world(tiles):
+    return tiles
 
 
 def banks(cache):

@@ -156,8 +156,9 @@ def test_a_clip_on_the_levels_is_the_clip_of_the_values(side, holes, large, monk
     ]
     planes += [np.full(shape, -13.3, np.float32), np.where(rng.random(shape) < 0.99, -13, -7).astype(np.float32)]
     planes += [np.where(rng.random(shape) < 0.03, np.float32(sign * np.inf), speckle(-12, 1)) for sign in (1, -1)]
-    for first in planes:
-        for second in planes[:: 3 if side > 64 else 1]:
+    step = 3 if side > 64 else 1
+    for first in planes[::step]:
+        for second in planes[::step]:
             image = np.stack([first, second])
             valid = rng.random(image.shape) >= holes
             valid[:, 0, 0] = True

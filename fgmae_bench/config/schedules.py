@@ -32,6 +32,7 @@ def poly(progress: float, *, peak: float, floor: float, warmup: float, total: fl
 
 def _share(progress: float, warmup: float, total: float) -> float:
     """How much of the decay has passed, in [0, 1]."""
+    # past the end the rate stays at its floor
     return min(1.0, (progress - warmup) / (total - warmup)) if total > warmup else 1.0
 
 

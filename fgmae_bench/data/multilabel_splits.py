@@ -57,10 +57,12 @@ def grid_of(groups: Sequence[str], row: Sequence[int], col: Sequence[int]) -> Gr
 def random_parts(ids: Sequence[str], *, fractions: Fractions, seed: int) -> Part:
     """Part of each patch at random, not stratified; depends on the seed and the set of ids, not their order."""
     _check(fractions, len(ids))
+    # ranks in a keyed order of the names: the order in which they are given decides nothing
     place = {name: rank for rank, name in enumerate(keyed_order(seed, "random_split", ids))}
     if len(place) != len(ids):
         raise BenchError(f"{len(ids) - len(place)} of {len(ids)} names repeat", "name each patch once")
     rank = np.array([place[name] for name in ids], np.int64)
+    # the parts are the first, middle and last ranks
     bounds = np.round(np.cumsum(fractions[:2]) * len(ids))
     return np.searchsorted(bounds, rank, side="right").astype(np.int8)
 
@@ -87,6 +89,7 @@ def tile_parts(
         raise BenchError(
             f"blocks of {block} patches with a buffer of {buffer}", "give buffer >= 0 and blocks wider than two buffers"
         )
+    # without blocks a tile is one block
     size = block or int(max(grid.row.max(), grid.col.max())) + 1
     cells = np.stack([grid.group, grid.row // size, grid.col // size], axis=1)
     blocks = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
@@ -96,6 +99,7 @@ def tile_parts(
             "divide tiles into blocks",
         )
     part = deal_blocks(blocks, _weights(labels, len(blocks)), np.array(fractions), seed).astype(np.int8)
+    # test keeps all of its patches, val loses those near test, train those near either
     kept = part.copy()
     for earlier in (0, 1):
         rows, later = np.flatnonzero(part == earlier), np.flatnonzero(part > earlier)
@@ -114,6 +118,7 @@ def adjacency(grid: Grid, train: Ints, test: Ints, centres: NDArray[np.float64] 
     """
     count = neighbours(grid, test, train, 1)
     if centres is not None:
+        # squares of two tiles may touch where their centres are a diagonal apart
         count = count + _overlaps(grid, centres, test, train, PATCH_M * np.sqrt(2))
     mean = float(count.mean()) if len(test) else 0.0
     return Adjacency(touching=int((count > 0).sum()), tested=len(test), mean_neighbours=mean)
@@ -124,13 +129,16 @@ def neighbours(grid: Grid, rows: Ints, others: Ints, reach: int) -> Ints:
     if not len(rows) or not len(others):
         return np.zeros(len(rows), np.int64)
     shape = (int(grid.group.max()) + 1, int(grid.row.max()) + 1 + 2 * reach, int(grid.col.max()) + 1 + 2 * reach)
+    # how many `others` each cell holds, with an empty rim of `reach` cells around the tile
     held = np.zeros(shape, np.int32)
     np.add.at(held, (grid.group[others], grid.row[others] + reach, grid.col[others] + reach), 1)
     for axis in (1, 2):  # sums over windows of 2 reach + 1 cells
+        # a window's sum is the difference of two cumulated sums: its cost does not depend on `reach`
         total = np.cumsum(held, axis=axis)
         behind = np.roll(total, 2 * reach + 1, axis=axis)
         behind[(slice(None),) * axis + (slice(0, 2 * reach + 1),)] = 0
         held = total - behind
+    # the window that ends 2 reach cells on has the patch in its middle
     place = (grid.group[rows], grid.row[rows] + 2 * reach, grid.col[rows] + 2 * reach)
     return held[place].astype(np.int64)
 
@@ -152,6 +160,7 @@ def _overlaps(grid: Grid, centres: NDArray[np.float64], rows: Ints, others: Ints
         return np.zeros(len(rows), np.int64)
     radians = np.radians(centres[:, ::-1])
     found = BallTree(radians[others], metric="haversine").query_radius(radians[rows], distance_m / EARTH_RADIUS_M)
+    # one pair (of, other) a hit; pairs of one group are counted by cells already
     of = np.repeat(np.arange(len(rows)), [len(hits) for hits in found])
     other = others[np.concatenate(found).astype(np.int64)]
     return np.bincount(of[grid.group[rows[of]] != grid.group[other]], minlength=len(rows))

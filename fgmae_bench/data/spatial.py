@@ -63,6 +63,7 @@ def spatial_parts(
     part = deal_blocks(block_numbers(places[:, 0], block_km), index.labels, shares, seed)
     keep = np.ones(len(part), bool)
     for earlier in (0, 1):
+        # the earlier part gives way, so that test keeps every chip it was dealt
         near = nearer_than(buffer_m, places, part == earlier, part > earlier)
         keep[near] = False
     return tuple(np.flatnonzero(keep & (part == k)) for k in range(3))  # type: ignore[return-value]
@@ -74,6 +75,7 @@ def block_numbers(centres: NDArray[np.float64], block_km: float) -> NDArray[np.i
     """
     height = np.degrees(block_km * 1000 / EARTH_RADIUS_M)
     row = np.floor(centres[:, 1] / height)
+    # a degree of longitude shrinks with latitude: blocks stay about square
     width = height / np.cos(np.radians((row + 0.5) * height))
     cells = np.stack([row, np.floor(centres[:, 0] / width)], axis=1)
     return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
@@ -91,13 +93,16 @@ def deal_blocks(
         labels = np.ones((len(labels), 1))
     histogram = np.zeros((blocks.max() + 1, labels.shape[1] if labels.ndim == 2 else labels.max() + 1))
     np.add.at(histogram, blocks if labels.ndim == 2 else (blocks, labels), labels if labels.ndim == 2 else 1)
+    # large blocks first, while every part still has room for them; the stable sort keeps the seed's order among equals
     order = generator(seed, "spatial_blocks").permutation(len(histogram))
     order = order[np.argsort(-histogram[order].sum(axis=1), kind="stable")]
     missing = shares[:, None] * histogram.sum(axis=0)[None, :]  # (parts, classes)
+    # shares of what a part wants, so that small parts and rare classes count as much as large ones
     scale = np.maximum(missing, 1e-9)
     assigned = np.zeros(len(histogram), np.int64)
     for block in order:
         gain = (histogram[block] * missing / scale).sum(axis=1)
+        # a part that is to be empty gets nothing
         gain[shares == 0] = -np.inf
         assigned[block] = int(gain.argmax())
         missing[assigned[block]] -= histogram[block]
@@ -115,6 +120,7 @@ def nearer_than(
     rows, targets = np.flatnonzero(of), np.flatnonzero(others)
     if not len(rows) or not len(targets) or distance_m <= 0:
         return rows[:0]
+    # haversine wants latitude first
     radians = np.radians(places[:, 0, ::-1])
     # Only chips whose circles come that near are looked at exactly.
     radius = np.linalg.norm(_metres(places[:, 1:], places[:, 0]), axis=-1).max(axis=1)

@@ -61,6 +61,7 @@ def make_split(card: Card, index: Index, data: Data, cache: Path) -> Parts:
     name = data.split or card.default_split
     if name in card.splits:
         split = card.splits[name]
+        # a split of the card: its name is known, its lists are looked for beside the data
         folder = published_lists(card, index, split, name) if split.kind == "lists" else None
     elif os.path.isdir(name):
         folder = Path(name)
@@ -107,6 +108,7 @@ def stratified(index: Index, split: Split, seed: int, classes: tuple[str, ...]) 
         train, rest = train_test_split(rows, train_size=split.train, stratify=index.labels, random_state=seed)
         if not split.val:
             return Parts(train=train, val=rows[:0], test=rest, leaky=split.leaky)
+        # val's share of what the first call left
         share = split.val / (1 - split.train)
         val, test = train_test_split(rest, train_size=share, stratify=index.labels[rest], random_state=seed)
     except ValueError as error:
@@ -123,6 +125,7 @@ def few_labels(index: Index, rows: Rows, fraction: float, seed: int) -> Rows:
     if fraction >= 1:
         return rows
     chosen: set[str] = set()
+    # one group for multi-label and segmentation
     label_of = index.labels if index.labels.ndim == 1 else np.zeros(len(index.files), np.int64)
     for label in np.unique(label_of[rows]):
         ids = [index.ids[row] for row in rows[label_of[rows] == label]]
@@ -146,6 +149,7 @@ def _by_name(index: Index, split: Split, seed: int) -> Parts:
     from fgmae_bench.data.bigearthnet.official import Named, grid_of_names
 
     assert split.train is not None
+    # test is what is left
     fractions = (split.train, split.val, 1 - split.train - split.val)
     if split.kind == "random":
         part = random_parts(index.ids, fractions=fractions, seed=seed)
@@ -170,6 +174,7 @@ def _stated(index: Index, split: Split, name: str) -> Parts:
     if index.parts is None:
         todo = "give the raw data, a pack written from it, or a folder of lists with --split DIR"
         raise BenchError(f"{index.root} does not say in which part of split '{name}' its samples are", todo)
+    # raw metadata and packs carry the publishers' part of each sample
     said = np.array(index.parts)
     rows = {part: np.flatnonzero(said == part) for part in PARTS}
     return Parts(**rows, leaky=split.leaky, left_out=len(said) - sum(map(len, rows.values())))

@@ -44,12 +44,15 @@ class Bank:
 
     def forget(self, stamps: NDArray[np.uint64]) -> None:
         """Mark rows as absent whose file was replaced, or whose features do not match their checksum."""
+        # features of pixels that have changed since
         self.marks[self.stamps != stamps] = ABSENT
+        # rows that a crash tore, or a disk changed
         held = np.flatnonzero(self.marks >= FIRST_CHECKSUM)
         self.marks[[row for row in held if self.marks[row] != _checksum(self.features[row])]] = ABSENT
 
     def put(self, rows: Rows, features: Features, usable: NDArray[np.bool_], stamps: NDArray[np.uint64]) -> None:
         """Store features and stamps first, then the checksums that make them count."""
+        # a crash between these lines leaves a row whose mark does not fit, which counts as absent
         self.features[rows] = np.where(usable[:, None], features, 0)
         self.stamps[rows] = stamps
         self.marks[rows] = [
@@ -102,6 +105,7 @@ def fill_bank(
     full.
     """
     key = bank_key(extractor, augmentation)
+    # the folder's name is what the bank is made of: another backbone or view is another folder
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     dataset = extractor.dataset
     # each row is known by the pixels it came from, not by its file; by the file only before the pixels have been read
@@ -111,12 +115,14 @@ def fill_bank(
     with _writing(folder, world):
         if world.rank == 0:
             bank = _create(folder, key, stamps, extractor.backbone.feature_dim)
+        # rank 0 alone has the bank; sorted, so that reading follows the disk
         missing = world.broadcast(None if bank is None else np.sort(rows[bank.marks[rows] == ABSENT]))
         step(len(rows) - len(missing))
         for chunk, features, usable in extract(extractor, missing, augmentation, spent):
             if bank is not None:
                 bank.put(chunk, features, usable, stamps[chunk])
             step(len(chunk))
+        # nobody opens the bank before its last row is written
         world.barrier()
     extractor.dataset.samples.let_go(rows)  # what was in the bank already, and what other processes have read
     if bank is None:
@@ -159,6 +165,7 @@ def _holds_rows(folder: Path) -> bool:
 
 def _create(folder: Path, key: dict[str, Any], stamps: NDArray[np.uint64], dim: int) -> Bank:
     """The bank in `folder`, made if need be, without its damaged and outdated rows."""
+    # float32 features, uint32 marks, uint64 stamps
     _allocate(folder / "features.f32", len(stamps) * dim * 4)
     _allocate(folder / "marks.u32", len(stamps) * 4)
     _allocate(folder / "stamps.u64", len(stamps) * 8)

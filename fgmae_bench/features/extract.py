@@ -64,6 +64,7 @@ def extract(
     world = extractor.world
     step = extractor.batch_size * world.size
     chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
+    # every size-th image of each chunk: all processes work on one chunk, and its rows are put back in order
     mine = [chunk[world.rank :: world.size] for chunk in chunks]
     prepared = ahead(
         lambda part: read_view(extractor.dataset, extractor.view, part, augmentation), mine, extractor.workers
@@ -72,11 +73,13 @@ def extract(
         start = time.perf_counter()
         batch, usable = world.raise_together(lambda: next(prepared))
         waited = time.perf_counter()
+        # every process gets all rows, in their order
         features = world.interleaved(_forward(extractor, batch, chunk[world.rank :: world.size]), len(chunk))
         usable = world.interleaved(usable[:, None], len(chunk))[:, 0]
         spent.images += len(chunk)
         spent.wait_seconds += waited - start
         spent.forward_seconds += time.perf_counter() - waited
+        # NaN in a bank would become NaN in every head, epochs later and without a name
         finite = np.isfinite(features).all(axis=1)
         if not finite[usable].all():
             bad = extractor.dataset.index.ids[chunk[usable & ~finite][0]]

@@ -102,6 +102,7 @@ def fill_label_bank(
         if values is not None:
             step(count)
             return LabelBank(values=values, source=source)
+        # looked at again under the lock: another process may have written it meanwhile
         with lock_and_clean_up(path.with_suffix(".lock")):
             if _stored(path, count) is None:
                 _write(samples or Samples(card=card, index=index), name, path, workers, step)
@@ -133,6 +134,7 @@ def _write(samples: Samples, name: str, path: Path, workers: int, step: Callable
         for images in ahead(lambda chunk: [_labels(samples, int(row), name) for row in chunk], chunks, workers):
             if shape is None:
                 shape = images[0].shape
+                # numpy's own header first, then the rows as they come: the whole array is never in memory
                 header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), *shape)}
                 np.lib.format.write_array_header_1_0(stream, header)
             if any(image.shape != shape for image in images):

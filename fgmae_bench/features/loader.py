@@ -39,10 +39,12 @@ def ahead(work: Callable[[T], R], chunks: Iterable[T], workers: int) -> Generato
         try:
             for chunk in chunks:
                 waiting.append(pool.submit(work, chunk))
+                # a bounded queue: behind a slow consumer reading waits, and memory does not grow
                 if len(waiting) > workers + 1:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
+            # the consumer has gone: what has not begun need not
             for future in waiting:
                 future.cancel()

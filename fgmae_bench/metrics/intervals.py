@@ -69,7 +69,9 @@ def multi_label_units(logits: NDArray[Any], targets: NDArray[Any], groups: Seque
     n, classes = p.shape
     unit, count = _unit_numbers(n, groups)
     levels = [_level_counts(p[:, c], y[:, c], unit, count) for c in range(classes)]
+    # micro AP: every decision of a sample belongs to the sample's unit
     levels.append(_level_counts(p.ravel(), y.ravel(), np.repeat(unit, classes), count))
+    # hits, predicted, reference side by side: one product gives all three
     flags = np.concatenate([(p >= THRESHOLD) & y, p >= THRESHOLD, y], axis=1).astype(np.float64)
     sums = np.zeros((count, 3 * classes))
     np.add.at(sums, unit, flags)
@@ -153,6 +155,7 @@ def paired_differences(a: Units, b: Units, count: int = REPLICATES, level: float
     drawn_a, drawn_b, at_a, at_b = replicates(a, count), replicates(b, count), point(a), point(b)
     found = {}
     for name in sorted(drawn_a.keys() & drawn_b.keys(), key=list(drawn_a).index):
+        # the same draws for both: what they share cancels
         gap, spread = at_a[name] - at_b[name], drawn_a[name] - drawn_b[name]
         low = high = p = None
         if a.count > 1 and np.isfinite(gap) and np.isfinite(spread).all():
@@ -173,11 +176,13 @@ def _unit_numbers(n: int, groups: Sequence[str] | None) -> tuple[NDArray[np.int6
         return unit.reshape(-1).astype(np.int64), len(names)
     if n <= MAX_SAMPLES:
         return np.arange(n), n
+    # a thousand weights for each of so many samples would fill the memory
     return generator("bags", n).permutation(n) % BAGS, BAGS
 
 
 def _of_confusion(sums: NDArray[Any], k: int, task: str) -> Callable[[NDArray[np.float32]], Metrics]:
     """Metrics of weighted sums (count, K C), multiplied in float32 where that is exact."""
+    # float32 holds whole numbers to 2^24; a resample sums to about as much as the split
     exact = sums.astype(np.float32) if sums.sum() < 2**22 else sums.astype(np.float64)
     return lambda weights: measured(task, Confusion((weights @ exact).astype(np.float64).reshape(len(weights), k, -1)))
 
@@ -189,6 +194,7 @@ def _level_counts(
     distinct = np.unique(p)
     most = max(256, CELLS // count)
     if len(distinct) > most:
+        # values that occur, so that a level's count is one of real scores
         distinct = np.unique(np.quantile(p, np.linspace(0, 1, most), method="higher"))
     length = len(distinct)
     # cell = (unit, level), levels counted from the highest score down

@@ -16,6 +16,7 @@ THRESHOLD = 0.0  # of a logit, where its probability is .5
 def probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Logistic function of logits in float64, without overflow."""
     z = np.asarray(logits, np.float64)
+    # the exponent is never positive, so nothing overflows
     e = np.exp(-np.abs(z))
     return np.where(z >= 0, 1 / (1 + e), e / (1 + e))
 
@@ -36,6 +37,7 @@ def binary_cross_entropy(logits: NDArray[Any], targets: NDArray[Any]) -> float:
     if len(targets) == 0:
         return float("nan")
     z, y = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
+    # log(1 + e^z) - z y, written so that no exponent is positive
     return float((np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))).mean())
 
 
@@ -73,6 +75,7 @@ def legacy_multi_label(logits: NDArray[Any], targets: NDArray[Any], batch_size: 
         z, y = logits[start : start + batch_size], targets[start : start + batch_size]
         ranked = scores(MULTI, _statistics(probabilities(z), 0.5, y, together=True))
         values = {"loss": binary_cross_entropy(z, y), **ranked}
+        # the mean over present classes, times their share: absent ones count 0
         if values["f1_macro"] is not None:
             values["f1_macro"] *= float((np.asarray(y) != 0).any(axis=0).mean())
         for name, value in values.items():

@@ -26,6 +26,7 @@ def eval_columns(train_classes: tuple[str, ...], eval_classes: tuple[str, ...]) 
     Classes are matched by name; one that the evaluation scheme does not have gets column K_eval. Raises BenchError on a
     name that stands twice in a scheme, and where the schemes share no class.
     """
+    # a name that stands twice would be matched to its last place without a word
     for classes in (train_classes, eval_classes):
         twice = [name for name, count in Counter(classes).items() if count > 1]
         if twice:
@@ -101,6 +102,7 @@ def legacy_segmentation(confusions: NDArray[Any], batch_size: int) -> dict[str, 
         s = _statistics(batch)
         if s.total[0] == 0:
             continue
+        # classes that the batch lacks are 0 over 0, and count 0 here
         oa, accuracy, iou = s.hits.sum() / s.total[0], np.nan_to_num(s.recall).mean(), np.nan_to_num(s.iou).mean()
         sums += len(batch) * np.array([oa, accuracy, iou])
         weight += len(batch)

@@ -38,6 +38,7 @@ def mcnemar_mid_p(only_a: int, only_b: int) -> float:
     steps = np.log((n - np.arange(k)) / np.arange(1, k + 1))
     log_pmf = np.concatenate([[0.0], np.cumsum(steps)]) - n * math.log(2)
     pmf = np.exp(log_pmf)
+    # both tails, of which the observed count itself counts half
     return float(min(1.0, 2 * pmf.sum() - pmf[-1]))
 
 

@@ -80,10 +80,10 @@ def own_head(materials: Materials, parts: dict[str, Matrix]) -> Fitted:
             f"the weights {backbone.weights.source} hold no linear head, or several", "give a checkpoint that holds one"
         )
     if tuple(head.weight.shape) != (len(names), backbone.feature_dim):
-        outputs, inputs = head.weight.shape
+        outputs, inputs, dim = *head.weight.shape, backbone.feature_dim
         raise BenchError(
-            f"{head.name} maps {inputs} features to {outputs} classes, here are {backbone.feature_dim} and {len(names)}",
-            "give a checkpoint of this dataset's classes, or the --pool that its head was trained on",
+            f"{head.name} maps {inputs} features to {outputs} classes, here are {dim} and {len(names)}",
+            "give a checkpoint of this dataset's classes, or the --pool of its head",
         )
     order = np.arange(len(names))
     if backbone.head_order == "alphabetical":
@@ -113,6 +113,7 @@ def fit_logistic(
 
     The penalty is chosen by loss on `val` where there is one, else by cross-validation inside the training split.
     """
+    # statistics of train alone, applied to every part
     mean, deviation = train[0].mean(0, dtype=np.float64), train[0].std(0, dtype=np.float64) + 1e-12
     features = ((train[0] - mean) / deviation).astype(np.float32)
     scaled = {part: ((x - mean) / deviation).astype(np.float32) for part, (x, _) in parts.items()}
@@ -189,6 +190,7 @@ class _Logistic:
 def _logistic(features: Matrix, labels: Labels, penalty: float, classes: int) -> _Logistic:
     weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, -np.inf)
     if labels.ndim == 1:
+        # scikit-learn sums the loss where we take its mean, and inverts the penalty
         strength = 1 / (max(penalty, 1e-12) * len(labels))
         present = np.unique(labels)
         # scikit-learn's binary form penalises the difference of the two logits, twice their own squares
@@ -203,6 +205,7 @@ def _logistic(features: Matrix, labels: Labels, penalty: float, classes: int) ->
         if 0 < held < len(labels):
             w, b, done = _fitted(features, labels[:, k], 1 / (max(penalty, 1e-12) * len(labels)))
             weight[k], bias[k], converged = w[0], b[0], converged and done
+        # every sample has it: nothing to fit, and certain
         elif held:
             bias[k] = 30.0
     return _Logistic(weight=weight, bias=bias, converged=converged)

@@ -184,6 +184,7 @@ def _batches(materials: Materials, recipe: ProbeRecipe, epoch: int, size: int) -
     """Whole batches (features (B, D), rows (B,)) of an epoch in its keyed order; what is left over is dropped."""
     rows = materials.train[epoch_order(recipe.seed, epoch, len(materials.train))]
     if materials.train_banks:
+        # with several cached views the epochs take them in turn
         bank = materials.train_banks[epoch % len(materials.train_banks)]
         for i in range(0, len(rows) - size + 1, size):
             yield bank.features[rows[i : i + size]], rows[i : i + size]
@@ -195,6 +196,7 @@ def _batches(materials: Materials, recipe: ProbeRecipe, epoch: int, size: int) -
     for chunk, features, _ in extract(materials.extractor, rows, augmentation, materials.spent):
         waiting.append(features)
         waiting_rows.append(chunk)
+        # forward passes and batches have sizes of their own: rows wait until a batch is full
         if sum(map(len, waiting)) >= size:
             x, r = np.concatenate(waiting), np.concatenate(waiting_rows)
             full = len(x) // size * size

@@ -65,11 +65,13 @@ class Loop:
 
     def __post_init__(self) -> None:
         model = self.job.model
+        # a model of the user's may be float64
         self.dtype = next(p for p in model.parameters() if p.requires_grad).dtype
         self.optimizer = make_optimizer(model, self.recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
         self.parallel: nn.Module = model
         if self.world.size > 1:
+            # the wrapper is called, `job.model` is saved: checkpoints are the same on any number of processes
             self.parallel = DistributedDataParallel(
                 model,
                 device_ids=[self.device] if self.device.type == "cuda" else None,
@@ -113,6 +115,7 @@ class Loop:
             if self.period.steps and self.plan.evaluated_after(self.step):
                 after_period()
                 self.period = Period()
+                # agreed on by all: a process that left alone would leave the others waiting in an exchange
                 stop = self._agree(self.stop())
                 if stop or self._agree(self.world.rank == 0 and due()):
                     self._keep(save)
@@ -139,6 +142,7 @@ class Loop:
         last = self.step + 1  # the step after which the split is evaluated
         while not self.plan.evaluated_after(last):
             last += 1
+        # (step, micro-batch, rows) of this process up to the evaluation
         places = [
             (s, m, rows)
             for s in range(self.step, last)
@@ -197,7 +201,9 @@ class Loop:
         count = len(self.plan.micro_steps(self.step, self.world.rank))
         rate = self.plan.rate(self.step, self.recipe)
         for group in self.optimizer.param_groups:
+            # layer decay is a factor of the group, the schedule one of the step
             group["lr"] = rate * group["lr_scale"]
+        # float64: the mean of many micro-batches must not depend on how they are divided
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         self.parallel.train()
         for micro in range(count):
@@ -206,6 +212,7 @@ class Loop:
             self.period.waited += time.perf_counter() - waiting
             with self._sync(last=micro + 1 == count):
                 loss = self._loss(images, targets, micro)
+                # gradients add up: each micro-batch counts with its share of the step
                 self.scaler.scale(loss / count).backward()
             total += loss.detach().double() / count
             self.period.images += len(images) * self.world.size
@@ -246,6 +253,7 @@ class Loop:
         shared = torch.cat([torch.stack(losses) / self.world.size, flags])  # one exchange for all of it
         if self.world.size > 1:
             dist.all_reduce(shared)
+        # the one wait for the device
         *means, stop, wanted = shared.tolist()
         for i, loss in enumerate(means):
             if not math.isfinite(loss):
@@ -264,6 +272,7 @@ class Loop:
         """True on every process when it is on any."""
         if self.world.size == 1:
             return mine
+        # a sum above 0: somebody wants to
         count = torch.tensor(float(mine), device=self.device)
         dist.all_reduce(count)
         return bool(count.item())

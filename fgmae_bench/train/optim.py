@@ -53,6 +53,7 @@ def param_groups(model: nn.Module, *, weight_decay: float, layer_decay: float, d
             continue
         last = (depth or 0) + 1  # everything outside the ViT too, heads above all
         layer = _layer(name.removeprefix(prefix), last) if depth is not None and name.startswith(prefix) else last
+        # norms' scales and biases are vectors
         decayed = decay_all or not (parameter.ndim <= 1 or name.rpartition(".")[2] in NO_DECAY)
         key = f"layer_{layer}{'' if decayed else '_no_decay'}"
         group = groups.setdefault(

@@ -96,7 +96,9 @@ def make_plan(recipe: TrainRecipe, samples: int, world: int) -> Plan:
     if not epoch:
         what = f"--accum_iter {recipe.accum_iter} takes more batches than an epoch has ({samples // size})"
         raise BenchError(what, f"use --accum_iter {samples // size} or less")
+    # in steps where the schedule is one of steps, else in epochs
     every = recipe.eval_every or (max(1, recipe.max_steps // 10) if recipe.max_steps else 1)
+    # a budget stretches schedule and warm-up alike, so that only the length differs
     total = (recipe.max_steps or recipe.epochs * epoch) * recipe.budget
     warmup = (recipe.warmup_steps if recipe.warmup_steps is not None else recipe.warmup_epochs * epoch) * recipe.budget
     if warmup >= total:

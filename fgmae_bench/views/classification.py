@@ -80,11 +80,14 @@ class View:
         if any(chip.ready is not None for chip in chips):
             return np.stack([self._ready(chip) for chip in chips])
         images = chips[0].db[None] if len(chips) == 1 else np.stack([chip.db for chip in chips])
+        # the common case copies nothing
         images = images if self.order == (0, 1) else images[:, list(self.order)]
         valid = None
         if any(chip.valid is not None for chip in chips):
+            # one image with holes gives every image of the batch a mask
             ones = np.ones(images.shape[1:], bool)
             valid = np.stack([ones if chip.valid is None else chip.valid[list(self.order)] for chip in chips])
+        # in dB, as the card's publishers resized: before any quantile is taken
         if self.input_resize and self.contract.geometry != "native":
             images, valid = resized_db(images, valid, self.input_resize)
         return normalize(images, valid, self.contract)
@@ -92,6 +95,7 @@ class View:
     def _ready(self, chip: Chip) -> NDArray[np.uint8]:
         if chip.ready is None:
             raise BenchError("packed input and backscatter are mixed", "give one kind of data")
+        # bytes cannot be taken back to backscatter, so a pack serves the views that it was made for
         held, wanted = made_of(chip.ready.contract, chip.ready.input_resize), made_of(self.contract, self.input_resize)
         if held != wanted:
             named = [
@@ -123,6 +127,7 @@ def make_view(card: Card, contract: InputContract, band_order: str | None, *, wh
             f"{card.title} holds {', '.join(held)}, the backbone reads {' and '.join(contract.bands)}",
             "choose an encoder of these bands, or data of both: no rule is stated for the one that is missing",
         )
+    # another order is reconciled; other bands cannot be
     if sorted(held) != sorted(contract.bands):
         raise BenchError(
             f"--band_order is {band_order}", f"give {','.join(contract.bands)} or {','.join(contract.bands[::-1])}"
@@ -148,12 +153,15 @@ def resized_db(
         for image, mask in zip(images, valid, strict=True):
             for band, kept in zip(image, mask, strict=True):
                 band[~kept] = np.median(band[kept])
+    # the cubic kernel spreads over 4 pixels, so a hole would leak into its neighbours: hence the medians above
     bands = [_by_band(image, side, cv2.INTER_CUBIC) for image in images]
     resized = bands[0][None] if len(bands) == 1 else np.stack(bands)
     if valid is None:
         return resized, None
+    # any weight on an invalid pixel makes the new pixel invalid
     clean = np.stack([_by_band((~mask).astype(np.float32), side, cv2.INTER_LINEAR) for mask in valid]) == 0
     for mask, kept in zip(valid, clean, strict=True):
+        # a band of scattered measurements would have none left
         for band, left in zip(mask, kept, strict=True):
             if not left.any():
                 left[:] = cv2.resize(band.view(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST)
@@ -179,6 +187,7 @@ def evaluation_geometry(image: NDArray[Any], size: int) -> NDArray[Any]:
     """
     side = round(size * 8 / 7)
     resized = cv2.resize(_channels_last(image), (side, side), interpolation=cv2.INTER_LINEAR)
+    # as torchvision's CenterCrop rounds
     start = round((side - size) / 2)
     return np.ascontiguousarray(resized[start : start + size, start : start + size].transpose(2, 0, 1))
 
@@ -190,6 +199,7 @@ def random_geometry(
     `into` where given.
     """
     view = np.empty((len(image), size, size), image.dtype) if into is None else into
+    # no state: workers, batches and order change no draw
     draw = generator(augmentation.seed, "view", augmentation.epoch, sample)
     top, left, height, width = random_box(draw, image.shape[1], image.shape[2], augmentation.crop_scale)
     crop = image[:, top : top + height, left : left + width]
@@ -216,12 +226,14 @@ def random_box(draw: np.random.Generator, height: int, width: int, smallest: flo
 
     Falls back to the largest centre crop within the aspect range, as there.
     """
+    # all ten tries are drawn at once, so that the draws after them do not depend on which try fits
     drawn = draw.random(40).tolist()
     for area, ratio, down, right in zip(drawn[:10], drawn[10:20], drawn[20::2], drawn[21::2], strict=True):
         pixels, aspect = height * width * (smallest + (1 - smallest) * area), math.exp(LOG_ASPECT * (2 * ratio - 1))
         w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
         if 0 < w <= width and 0 < h <= height:
             return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w
+    # no try fits an image much longer than it is wide: its largest centre crop within the aspects
     shape = width / height
     w, h = (
         (width, round(width / (3 / 4)))

@@ -31,6 +31,7 @@ def row_quantiles(values: NDArray[np.float32], quantiles: tuple[float, ...]) -> 
     result = np.empty((len(values), len(quantiles)), np.float32)
     for i, quantile in enumerate(quantiles):
         below = math.floor(last * quantile)
+        # numpy interpolates from the nearer of the two values; the last bit depends on it
         t = last * quantile - below
         low, high = ordered[:, below], ordered[:, min(below + 1, last)]
         result[:, i] = high - (high - low) * np.float32(1 - t) if t >= 0.5 else low + (high - low) * np.float32(t)
@@ -46,6 +47,7 @@ def clip_to_quantiles(images: Images, valid: Valid, joint: bool) -> Images:
         limits = row_quantiles(flat, QUANTILES)
     else:
         kept = valid.reshape(flat.shape)
+        # rows keep different numbers of pixels, so they are sorted one by one
         limits = np.stack([row_quantiles(row[keep][None], QUANTILES)[0] for row, keep in zip(flat, kept, strict=True)])
     limits = limits.reshape(batch, rows.shape[1], 2, 1, 1)
     return np.clip(images, limits[:, :, 0], limits[:, :, 1])
@@ -62,6 +64,7 @@ def _window(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[NDArray[np
 def _to_bytes(images: Images, contract: InputContract) -> NDArray[np.uint8]:
     """(x - (m - 2s)) / (4s) x 255, clipped to [0, 255], truncated to uint8: as the transfer code does."""
     low, width = _window(contract.mean, contract.std)
+    # in place from here on: this is the largest array of a view
     scaled = images - low
     scaled /= width
     scaled *= np.float32(255.0)
@@ -79,6 +82,7 @@ def limit_levels(levels: NDArray[np.uint8]) -> tuple[int, int] | None:
     )  # pixels up to each level
     last = levels.size - 1
     ranks = [math.floor(last * quantile) for quantile in QUANTILES]
+    # a quantile is between the values of two neighbouring ranks
     around = np.array([min(rank + more, last) for rank in ranks for more in (0, 1)])
     low, above_low, high, above_high = below.searchsorted(around, side="right").tolist()
     return (low, high) if low == above_low and high == above_high else None
@@ -90,6 +94,7 @@ def _clipped_as_levels(images: Images, contract: InputContract) -> NDArray[np.ui
     for image, planes in zip(images, levels, strict=True):
         for band, plane in enumerate(planes):
             known = limit_levels(plane)
+            # a quantile between two levels is computed itself, in the band's place so that its window applies
             if known is None:
                 limits = np.zeros((1, len(planes), 1, len(QUANTILES)), np.float32)
                 limits[0, band] = row_quantiles(image[band].reshape(1, -1), QUANTILES)
@@ -101,6 +106,7 @@ def _clipped_as_levels(images: Images, contract: InputContract) -> NDArray[np.ui
 
 def fgmae(images: Images, valid: Valid, contract: InputContract) -> NDArray[np.uint8]:
     """The published input of FGMAE's transfer code: quantile clip per band, then eight bits. Source: zhu-xlab/FGMAE."""
+    # the same bytes either way: small images sort faster than they count
     if valid is None and images[0, 0].size >= LARGE:
         return _clipped_as_levels(images, contract)
     return _filled(_to_bytes(clip_to_quantiles(images, valid, joint=False), contract), valid, 127)
@@ -113,6 +119,7 @@ def fgmae_joint(images: Images, valid: Valid, contract: InputContract) -> NDArra
 
 def zscore(images: Images, valid: Valid, contract: InputContract) -> Images:
     """(x - mean) / std per band, nothing clipped."""
+    # (1, 2, 1, 1), to broadcast over images
     mean, std = (np.array(v, np.float32)[None, :, None, None] for v in (contract.mean, contract.std))
     return _filled((images - mean) / std, valid, 0.0)
 
@@ -164,6 +171,7 @@ def croma(images: Images, valid: Valid, contract: InputContract) -> Images:
     kept = np.isfinite(images) if valid is None else valid
     counts = np.maximum(kept.sum((2, 3), keepdims=True), 1)
     mean = np.where(kept, images, 0).sum((2, 3), keepdims=True, dtype=np.float64) / counts
+    # two passes in float64: the mean of squares less the square of the mean would cancel
     squares = np.square(np.where(kept, images - mean, 0)).sum((2, 3), keepdims=True, dtype=np.float64)
     reach = 4 * np.sqrt(squares / counts)
     scaled = np.divide(images - mean, reach, out=np.zeros(images.shape, np.float64), where=kept & (reach > 0))

@@ -54,6 +54,7 @@ def training_pair(
     _require_same(image, mask)
     draw = generator(augmentation.seed, "segmentation view", augmentation.epoch, sample)
     if augmentation.crop == "resized":
+        # the same box for image and mask, cut before either is resized
         top, left, height, width = random_box(draw, mask.shape[0], mask.shape[1], augmentation.crop_scale)
     else:
         image, mask = _padded(image, mask, size)
@@ -63,6 +64,7 @@ def training_pair(
     if mask.shape != (size, size):
         # "exact" nearest counts from pixel centres, as bilinear does; OpenCV's plain one is off by up to half a pixel
         image, mask = _resized(image, size, cv2.INTER_LINEAR), _resized(mask[None], size, cv2.INTER_NEAREST_EXACT)[0]
+    # both are drawn whether or not they are used: switching one off changes no other draw
     horizontal, vertical = draw.random(2) < 0.5
     if horizontal and augmentation.hflip:
         image, mask = image[:, :, ::-1], mask[:, ::-1]
@@ -87,6 +89,7 @@ def segmentation_batch(
     for chip, mask, sample in zip(chips, masks, ids, strict=True):
         if chip.db.shape[1:] != mask.shape and chip.ready is None:
             raise _differ(f"{sample}: image", chip.db.shape[1:], mask.shape)
+        # before the geometry, where image and mask still have the same pixels; uint8 packs did it when written
         label = mask_invalid(mask, chip.valid if chip.ready is None else None)
         image = view.before_geometry([chip])[0]  # (2, H, W)
         if augmentation is None:
@@ -111,6 +114,7 @@ def _padded(image: NDArray[Any], mask: Mask, size: int) -> tuple[NDArray[Any], M
     if not (down or right):
         return image, mask
     larger = np.empty((len(image), mask.shape[0] + down, mask.shape[1] + right), image.dtype)
+    # the mean is what invalid pixels get too; the mask says that none of it is learnt
     larger[:] = image.mean(axis=(1, 2), dtype=np.float64).astype(image.dtype)[:, None, None]
     larger[:, : mask.shape[0], : mask.shape[1]] = image
     return larger, np.pad(mask, ((0, down), (0, right)), constant_values=IGNORE)
