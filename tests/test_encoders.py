@@ -96,7 +96,8 @@ def test_fetched_by_name_and_verified(genuine, oracle, tmp_path):
         source.parent.mkdir(parents=True, exist_ok=True)
         source.write_bytes(genuine[model].read_bytes())
         words = ("fetch", name, "--model", model, "--from", "source", "--cache_dir", "cache")
-        assert call("weights.__main__", *words, cwd=tmp_path).code == 0
+        fetched = call("weights.__main__", *words, cwd=tmp_path)
+        assert (fetched.code, fetched.err.splitlines()[-1]) == (0, "licence: MIT")
         result = call("weights.__main__", "verify", name, "--model", model, "--cache_dir", "cache", cwd=tmp_path)
         assert result.code == 0, said(result)
         assert "FAILED" not in result.out
@@ -316,6 +317,18 @@ def test_common_file_names_say_nothing_about_a_file(tmp_path):
     for name in ("model.safetensors", "weights.pth", "encoder.pt", "default_model.pt"):
         assert by_file(tmp_path / name) is None
     assert by_file(tmp_path / "mine.pt", WEIGHTS["presto"]["presto"].sha256).entry.name == "presto"
+
+
+def test_a_licence_that_forbids_a_use_is_said_when_fetched(tmp_path):
+    network, _ = empty_network("vit_tiny_patch16_224", 32)
+    weights = {f"sar_encoder.{name}": torch.zeros(tensor.shape) for name, tensor in network.state_dict().items()}
+    torch.save(weights, tmp_path / "w.pth")
+    words = ("fetch", "sarmae", "--from", "w.pth", "--cache_dir", "cache")
+    result = call("weights.__main__", *words, cwd=tmp_path)
+    assert result.code == 0, said(result)
+    assert result.err.splitlines()[-1] == "licence: CC-BY-NC-4.0, gated: no commercial use"
+    for name, word in (("olmoearth", "no military"), ("sarmae", "no commercial")):
+        assert all(word in entry.licence for entry in WEIGHTS[name].values())
 
 
 def test_names_of_one_file_share_it(tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 
 from fgmae_bench.config.layout import Layout, check_layout
 from fgmae_bench.config.recipes import PROTOCOLS, RECIPES
-from fgmae_bench.config.run import field_sections, sections
+from fgmae_bench.config.run import LATER, field_sections, sections
 from fgmae_bench.config.strict import convert, from_plain, load_toml
 from fgmae_bench.errors import BenchError, closest
 
@@ -172,6 +172,8 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
     if record["config"].get("facts", {}).get("defects") or record["model"].get("contract", {}).get("assumed"):
         return False
     config, weights = record["config"], record["model"]["weights"]["source"]
+    if any(name not in stated and config["model"].get(name) for name in LATER):  # unstated is not given, not anything
+        return False
     codes = {found["code"] if isinstance(found, dict) else found for found in record["notes"]}
     if "batch_size" not in stated and "effective_batch" in codes:  # the row means the batch of its recipe
         return False
