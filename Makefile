@@ -15,9 +15,11 @@ env: .venv/.ready
 		|| { echo "error: $(FGMAE_BENCH_PYTHON) is older than Python 3.11; set FGMAE_BENCH_PYTHON to a newer one" >&2; exit 2; }
 	@echo "1/3 virtual environment: .venv"
 	@test -x $(PY) || $(FGMAE_BENCH_PYTHON) -m venv .venv
+# rslearn without what it asks for: Galileo and Presto are two files of it that need torch and einops alone.
 	@echo "2/3 packages of constraints.txt into .venv (torch included: about 7 GB, some minutes)"
 	@says=--quiet; if test -t 1; then says=; fi; \
-		$(PY) -m pip install $$says --disable-pip-version-check --constraint constraints.txt --editable '.[dev,torchgeo]'
+		$(PY) -m pip install $$says --disable-pip-version-check --constraint constraints.txt --editable '.[dev,torchgeo,olmoearth]' && \
+		$(PY) -m pip install $$says --disable-pip-version-check --constraint constraints.txt --no-deps rslearn
 	@touch $@
 	@echo "3/3 done: .venv is ready"
 

@@ -67,7 +67,7 @@ def key_of(augmentation=None, **changes):
     facts = {
         "fingerprint": "f", "behaviour": None, "contract": FGMAE_CONTRACT, "order": (0, 1), "input_resize": None,
         "ids": ("a", "b"), "root": Path("/data"), "most_invalid": 0.5, "nodata": (), "amp": "off", "compiled": False,
-        "device": "cpu",
+        "device": "cpu", "extra": {}, "statistics": {},
     } | changes  # fmt: skip
     signal = SimpleNamespace(max_invalid_fraction=facts["most_invalid"], nodata=facts["nodata"])
     index = SimpleNamespace(ids=facts["ids"], root=facts["root"])
@@ -76,7 +76,8 @@ def key_of(augmentation=None, **changes):
         backbone=SimpleNamespace(
             fingerprint=lambda: facts["fingerprint"], behaviour=lambda: facts["behaviour"], contract=facts["contract"]
         ),
-        view=SimpleNamespace(order=facts["order"], input_resize=facts["input_resize"]),
+        view=SimpleNamespace(order=facts["order"], input_resize=facts["input_resize"], statistics=facts["statistics"]),
+        extra=facts["extra"],
         amp=facts["amp"],
         compiled=facts["compiled"],
         device=torch.device(facts["device"]),
@@ -99,6 +100,8 @@ def key_of(augmentation=None, **changes):
         {"amp": "bf16"},
         {"compiled": True},
         {"device": "cuda"},
+        {"extra": {"month": np.array([5, 6])}},
+        {"statistics": {"a": ((-12.0, -19.0), (5.0, 5.0))}},
         {"augmentation": Augmentation(seed=0, epoch=0, crop_scale=0.2)},
     ],
     ids=lambda change: next(iter(change)),

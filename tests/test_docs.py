@@ -22,6 +22,7 @@ from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.flags import dispatch, parse_run
 from fgmae_bench.config.run import compose
 from fgmae_bench.errors import BenchError
+from fgmae_bench.features.__main__ import parser as features_parser
 from fgmae_bench.models.architectures import architecture
 from fgmae_bench.report.__main__ import parser as report_parser
 from fgmae_bench.report.compare import parser as compare_parser
@@ -121,6 +122,9 @@ def check(words: list[str]) -> None:
         check_package(module, argv)
     elif argv[:1] == ["compare"]:
         compare_parser().parse_args(argv[1:])
+    elif module == "features":
+        assert argv[0] == "export", words
+        assert features_parser().parse(argv[1:])["out"]
     elif module == "stress":
         stress_parser().parse(argv)
     else:

@@ -165,10 +165,11 @@ def test_every_sentinel_1_enum_of_torchgeo_is_registered_or_refused_by_cause():
             model = torchgeo_model(f"torchgeo:{enum.__name__}.{member.name}")
             hub = WEIGHTS[torchgeo_name(f"torchgeo:{enum.__name__}.{member.name}", model)][model].hub
             assert member.url.endswith(f"/{hub.repo}/resolve/{hub.revision}/{hub.file}")
+    assert torchgeo_model(f"torchgeo:{Swin_V2_B_Weights.SENTINEL1_SI_SATLAS}") == "satlas-swin-b"
     with pytest.raises(
-        BenchError, match=r"the input contract of torchgeo's Swin_V2_B_Weights\.SENTINEL1_SI_SATLAS is not known here"
+        BenchError, match=r"the input contract of torchgeo's ResNet50_Weights\.SENTINEL2_ALL_MOCO is not known here"
     ):
-        torchgeo_model(f"torchgeo:{Swin_V2_B_Weights.SENTINEL1_SI_SATLAS}")
+        torchgeo_model(f"torchgeo:{ResNet50_Weights.SENTINEL2_ALL_MOCO}")
 
 
 TORCHGEO = ("croma_base", "dofa_base_patch16_224", "copernicusfm_base")
@@ -244,7 +245,8 @@ def test_architectures_without_weights_have_their_usual_contract():
     from fgmae_bench.models.build import resolve_contract
 
     assert resolve_contract(Model(model="resnet50", weights="random")) == FGMAE_CONTRACT
-    assert resolve_contract(Model(model="croma_base", weights="random")).normalizer == "croma"
+    assert resolve_contract(Model(model="croma_base", weights="random")).normalizer == "zscore"
+    assert resolve_contract(Model(model="croma_base", weights="croma-image")).normalizer == "croma"
     assert resolve_contract(Model(model="resnet50", weights="closp")).normalizer == "decibels"
     assert resolve_contract(Model(model="resnet50", weights="closp", normalizer="zscore")).normalizer == "zscore"
 

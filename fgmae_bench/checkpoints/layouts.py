@@ -64,11 +64,12 @@ INNER = (
 PREFIXES = tuple(sorted({o + i: None for i in INNER for o in OUTER if o + i}, key=len, reverse=True))
 # First layer of a ViT, of a ResNet, of a deep stem.
 ANCHORS = ("patch_embed.proj.weight", "conv1.weight", "conv1.0.weight")
+OUTPUT = r"\.(?!norm\.).*"  # of a head: what maps features to classes; the norm before it belongs to the features
 # Rule -> keys that are left out, with or without the prefix.
 DROP_RULES = {
     "decoder": r"decoder_.*|decoder\..*|mask_token",
     "hog": r"hog\..*",
-    "head": r"(head|heads|fc|classifier|fc_norm)\..*",
+    "head": rf"((head|heads|fc|classifier){OUTPUT}|fc_norm\..*)",
     "queue": r"queue.*",
     "momentum_encoder": r"(momentum_encoder|encoder_k)\..*",
     "projector": r"(projector|projection_head|predictor)\..*",
@@ -93,7 +94,7 @@ BACKBONE_KEYS = (
     r"cls_token|pos_embed|patch_embed|embeds|conv|stem|features|blocks|layer|stage|norm|body|base_layer|s1_encoder"
 )
 NO_TENSOR = "no_tensor"  # the rule of entries of the state dict that are not tensors
-HEAD = r"(head|heads|fc|classifier)\..*"
+HEAD = rf"(head|heads|fc|classifier){OUTPUT}"
 SCALARS = (bool, int, float, str, bytes, type(None))
 MAX_WRAPPERS, MAX_NESTING, MAX_ENTRIES = 3, 8, 100_000
 

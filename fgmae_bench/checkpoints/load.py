@@ -24,7 +24,8 @@ from fgmae_bench.errors import BenchError
 
 LISTED = 5  # keys named in a message
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-COMPUTED = r"(.*\.)?num_batches_tracked|attn_bias"  # buffers that evaluation does not need from a file
+# Buffers that evaluation does not need from a file, and the norm of a pooled map, which files without a head lack.
+COMPUTED = r"(.*\.)?num_batches_tracked|attn_bias|head\.norm\..*"
 WHICH = "give the checkpoint of this model, or name the model of this checkpoint"
 
 
@@ -180,6 +181,8 @@ def _sorted_keys(state: State, wanted: dict[str, tuple[int, ...]]) -> tuple[list
     for name, sibling in [*others, *((name, True) for name in state.outside)]:
         if (rule := drop_rule(name, sibling=sibling)) is not None:
             dropped[rule] += 1
+        elif name.startswith("head.norm."):  # of a model without a pooled map
+            dropped["head"] += 1
         elif sibling and state.prefix_given:
             dropped["outside_prefix"] += 1
         else:

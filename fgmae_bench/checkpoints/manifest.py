@@ -28,7 +28,9 @@ Layout = Literal["encoder", "full", "mae", "moco", "croma", "any"]
 @dataclass(frozen=True, kw_only=True)
 class StatedContract:
     """An input contract as the manifest states it: `mean` and `std` in dB per band, `size` in pixels; `source`: who
-    says so.
+    says so. With the geometry `native`, images are taken as they are and `size` is 0.
+
+    `assumed` where the publishers state no input for Sentinel-1.
     """
 
     source: str
@@ -39,6 +41,8 @@ class StatedContract:
     size: int
     calibration: str = "sigma0"
     missing_band: Literal["mean", "mask"] = "mean"  # mask: the encoder leaves out a band that is NaN
+    geometry: Literal["resize_crop", "native"] = "resize_crop"
+    assumed: bool = False
     transductive: bool = False  # statistics over the images of a batch
 
     def contract(self) -> InputContract:
@@ -51,6 +55,8 @@ class StatedContract:
             size=self.size,
             calibration=self.calibration,
             missing_band=self.missing_band,
+            geometry=self.geometry,
+            assumed=self.assumed,
             transductive=self.transductive,
         )
 
@@ -60,7 +66,8 @@ class Entry:
     """One checkpoint. `contract` names a table of `contracts`; what is not known is left out.
 
     `size` is in bytes and exact; `about_mb` is a size as a listing prints it; `torchgeo` is the enum member that names
-    the same file.
+    the same file, `same_as` another name under which it is fetched. `places` and `period` are those of pre-training,
+    where published.
     """
 
     name: str
@@ -73,6 +80,12 @@ class Entry:
     repo: str = ""  # none for a file on this machine, which is named by its absolute path
     revision: str = ""
     keys: dict[str, str] = field(default_factory=dict)  # beginnings of the file's keys -> those of the model's
+    prefix: str = ""  # beginning of the backbone's keys, where no layout says it
+    same_as: str = ""
+    overlap: dict[str, str] = field(default_factory=dict)  # dataset's card -> what of it the pre-training has seen
+    classes: Literal["", "alphabetical"] = ""  # order of the outputs of the head that the file holds
+    places: str = ""
+    period: str = ""
     epochs: int | None = None
     size: int | None = None
     about_mb: float | None = None
@@ -174,5 +187,5 @@ def _check_contract(contract: StatedContract, where: str) -> None:
         )
     if len(contract.mean) != len(contract.bands) or len(contract.std) != len(contract.bands) or min(contract.std) <= 0:
         raise BenchError(f"{where}: mean and std do not fit", "give one value a band, std above 0")
-    if contract.size < 1:
-        raise BenchError(f"{where}: size is {contract.size}", "give the side of the input in pixels")
+    if (contract.size < 1) != (contract.geometry == "native"):
+        raise BenchError(f"{where}: size is {contract.size}", "give the side of the input in pixels, 0 for native ones")

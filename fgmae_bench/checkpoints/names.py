@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeVar
+
+from torch import Tensor
 
 from fgmae_bench.checkpoints.inert import shown
 from fgmae_bench.checkpoints.layouts import ANCHORS, PREFIXES, drop_rule
+from fgmae_bench.checkpoints.manifest import Entry
 from fgmae_bench.checkpoints.reader import State
 from fgmae_bench.errors import BenchError
 
 V = TypeVar("V")
+LINEAR_HEAD = r"(?:.*\.)?(?:head|heads|fc|classifier)(?:\.fc|\.\d+)?\.weight"
 
 
 def under_prefix(state: State, prefix: str) -> State:
@@ -48,6 +54,36 @@ def renamed(state: State, keys: Mapping[str, str]) -> State:
     if idle:
         raise BenchError(f"{state.path}: no key begins with {shown(idle[0])}", "correct the map of its manifest")
     return dataclasses.replace(state, prefix="", tensors=result, outside={})
+
+
+def of_entry(state: State, entry: Entry) -> State:
+    """The state with the backbone's keys as the manifest's entry states them; a converted file has them already."""
+    if entry.prefix and any(name.startswith(entry.prefix) for name in _whole(state.tensors, state.prefix)):
+        state = under_prefix(state, entry.prefix)
+    if entry.keys:
+        state = renamed(state, entry.keys)
+    return state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A classifier that a checkpoint holds: `weight` (C, D) and `bias` (C,), under `name` in its file."""
+
+    name: str
+    weight: Tensor
+    bias: Tensor
+
+
+def linear_head(state: State) -> Head | None:
+    """The one linear classifier of a file, None where it holds none, or several."""
+    every = _whole(state.tensors, state.prefix) | state.outside
+    found = []
+    for name, weight in every.items():
+        bias = every.get(name.removesuffix("weight") + "bias")
+        named = re.fullmatch(LINEAR_HEAD, name) and weight.dim() == 2
+        if named and bias is not None and bias.shape == weight.shape[:1]:
+            found.append(Head(name=name, weight=weight.float(), bias=bias.float()))
+    return found[0] if len(found) == 1 else None
 
 
 def require_one_backbone(state: State) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fgmae_bench.checkpoints.manifest import (
     SHIPPED,
@@ -16,10 +17,14 @@ from fgmae_bench.checkpoints.manifest import (
 )
 from fgmae_bench.checkpoints.shapes import ARCHITECTURES
 from fgmae_bench.config.contract import InputContract
+from fgmae_bench.config.encoders import encoders
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.hub.checksums import PINS, noted, sha256_of
 from fgmae_bench.hub.fetch import Fetched, adopt, fetch
 from fgmae_bench.hub.http import HubFile
+
+if TYPE_CHECKING:
+    from fgmae_bench.checkpoints.reader import State  # it imports torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,15 @@ class Published:
         return self.entry.sha256
 
 
+# Names that files of many models have: they say nothing about a file.
+COMMON_NAMES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "weights.pth",
+    "encoder.pt",
+    "default_model.pt",
+    "epoch_099.pt",
+)
 Registry = dict[str, dict[str, Published]]  # name of the weights -> model -> file
 
 
@@ -64,7 +78,11 @@ def registered() -> Registry:
     if path is None:
         return WEIGHTS
     own = read_manifest(path, _SHIPPED.contracts)
-    require_models(path, own.weights, {*ARCHITECTURES, *(entry.model for entry in _SHIPPED.weights)})
+    require_models(
+        path,
+        own.weights,
+        {*ARCHITECTURES, *(e.model for e in _SHIPPED.weights), *(e.model for e in encoders().values())},
+    )
     theirs = _registry(own.weights, {**_SHIPPED.contracts, **own.contracts})
     return {
         name: {**WEIGHTS.get(name, {}), **theirs.get(name, {})}
@@ -88,11 +106,24 @@ def published(name: str, model: str) -> Published:
     return known[name][model]
 
 
-def by_file(path: Path, sha256: str | None = None) -> Published | None:
-    """The entry that a file is, by its SHA-256 or by its published name; None for any other."""
+def by_file(path: Path, sha256: str | None = None, model: str | None = None) -> Published | None:
+    """The entry that a file is, by its SHA-256, or by its published name where that says whose file it is; None for any
+    other. Of several entries of one file that of `model` comes first.
+    """
     entries = [entry for models in registered().values() for entry in models.values()]
-    same = [entry for entry in entries if sha256 and entry.sha256 == sha256]
-    return next(iter(same or [entry for entry in entries if Path(entry.hub.file).name == path.name]), None)
+    found = [entry for entry in entries if sha256 and entry.sha256 == sha256]
+    if not found and path.name not in COMMON_NAMES:
+        found = [entry for entry in entries if Path(entry.hub.file).name == path.name]
+    return next((entry for entry in found if entry.entry.model == model), next(iter(found), None))
+
+
+def entry_of(weights: str, model: str, state: State) -> Published | None:
+    """The entry of what `--weights` names, a registered name or a file, for a model; None where there is none."""
+    named = registered().get(weights, {}).get(model)
+    if named is not None:
+        return named
+    found = by_file(state.path, state.sha256, model)
+    return found if found is not None and found.entry.model == model else None
 
 
 def default_cache() -> Path:
@@ -133,8 +164,8 @@ def locate(name: str, model: str, cache: Path) -> Path:
 
 
 def fetch_weights(name: str, model: str, folder: Path, source: Path | None = None, *, repin: bool = False) -> Fetched:
-    """Fetch and verify a named file into a weights folder, from the hub or from a folder that holds the published
-    files. `repin` fetches it anew and replaces its pin.
+    """Fetch and verify a named file into a weights folder, from the hub, from a folder that holds the published
+    files, or from the file itself. `repin` fetches it anew and replaces its pin.
     """
     entry = published(name, model)
     if Path(entry.entry.file).is_absolute():
@@ -144,10 +175,10 @@ def fetch_weights(name: str, model: str, folder: Path, source: Path | None = Non
     target, pins, size = place_of(name, entry, folder), folder / PINS, entry.entry.size
     if source is None:
         return fetch(entry.hub, target, sha256=entry.sha256, size=size, pins=pins, repin=repin)
-    file = source / entry.hub.file
+    file = source if source.is_file() else source / entry.hub.file
     return adopt(entry.hub, file, target, sha256=entry.sha256, size=size, pins=pins, repin=repin)
 
 
 def place_of(name: str, entry: Published, folder: Path) -> Path:
-    """The path of a named file in a weights folder, fetched or not."""
-    return folder / name / entry.hub.file
+    """The path of a named file in a weights folder, fetched or not; names of one file share it."""
+    return folder / (entry.entry.same_as or name) / entry.hub.file

@@ -178,11 +178,9 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
     if record["config"].get("facts", {}).get("defects") or record["model"].get("contract", {}).get("assumed"):
         return False
     config, weights = record["config"], record["model"]["weights"]["source"]
-    if config["data"].get("shots") is not None and "shots" not in stated:  # few labels belong to rows that ask for them
+    if _unasked(config, stated):
         return False
     codes = {found["code"] if isinstance(found, dict) else found for found in record["notes"]}
-    if "limited" in codes and "limit" not in stated:  # a trial on a few samples
-        return False
     if "batch_size" not in stated and "effective_batch" in codes:  # the row means the batch of its recipe
         return False
     wanted = batches(stated["batch_size"], stated.get("accum_iter", 1)) if "batch_size" in stated else None
@@ -199,6 +197,22 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
         if not any(_same(measured, value) for value in values):
             return False
     return True
+
+
+def _unasked(config: dict[str, Any], stated: dict[str, Any]) -> bool:
+    """Whether a record has few labels, a limit, extra inputs or the like that its row does not ask for.
+
+    A row that asks for few labels means all of their draws.
+    """
+    held = {**config["data"], **config["model"]}
+    return any(
+        name not in (*stated, "draw") and _plain(held.get(name, default)) != _plain(default)
+        for name, default in YOUNGER_DEFAULTS.items()
+    )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _same(measured: Any, planned: Any) -> bool:

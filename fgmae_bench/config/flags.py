@@ -9,6 +9,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
@@ -124,11 +125,12 @@ def add_fields(group: Any, kind: type) -> None:
             group.add_argument(*names, dest=f.name, metavar="{" + ",".join(get_args(hint)) + "}", help=text)
         else:
             several = get_origin(hint) is tuple
+            words = _words(hints[f.name])
             many = "+" if f.metadata["grid"] or several else None
             group.add_argument(
                 *names,
                 dest=f.name,
-                type=get_args(hint)[0] if several else hint,
+                type=get_args(hint)[0] if several else partial(_word_or, hint, words) if words else hint,
                 nargs=many,
                 metavar=f.name.upper(),
                 help=text,
@@ -152,6 +154,20 @@ def _plain(hint: Any) -> Any:
     if get_origin(hint) in (typing.Union, types.UnionType):
         return next(option for option in get_args(hint) if option is not type(None))
     return hint
+
+
+def _words(hint: Any) -> tuple[str, ...]:
+    """The words of `int | Literal[...]`, which stand beside a number."""
+    parts = get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else ()
+    return tuple(word for part in parts if get_origin(part) is Literal for word in get_args(part))
+
+
+def _word_or(kind: type, words: tuple[str, ...], text: str) -> Any:
+    """A word as it is, anything else as `kind`; raises as argparse expects it."""
+    try:
+        return text if text in words else kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor {' or '.join(words)}") from None
 
 
 class _Ignored(argparse.Action):

@@ -23,6 +23,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "synthetic": ("synthetic", ""),
     "split": ("split", "Which samples are for training and which for the test"),
     "leaks": ("leaks", "Whether the split tears neighbours apart, so that the test images resemble training images"),
+    "overlap": ("overlap", "What the pre-training has seen of the dataset, as far as that is published"),
     "run": ("run", "Opens the full record"),
     "run_id": ("run id", ""),
     "model": ("model", ""),

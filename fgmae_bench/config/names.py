@@ -77,6 +77,7 @@ PROBES = {
     "lbfgs": Probe("logistic_regression", "logistic regression"),
     "knn": Probe("knn", "nearest neighbours"),
     "ridge": Probe("ridge", "ridge regression, of a number"),
+    "inference": Probe("inference", "the checkpoint's own head"),
 }
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from fgmae_bench.config.encoders import INPUTS
 from fgmae_bench.config.names import (
     CLASS_HEADS,
     FITTED_HEADS,
@@ -317,7 +318,9 @@ RANGES: dict[str, Range] = {
     "accum_iter": COUNT,
     "views": COUNT,
     "knn_k": COUNT,
-    "input_size": _at_least(1, "pixels, "),
+    "input_size": (lambda value: value == "native" or value >= 1, "give a number of pixels from 1, or native"),
+    "patch_size": COUNT,
+    "inputs": (lambda value: value in INPUTS, f"choose from {', '.join(INPUTS)}"),
     "fpn_dim": COUNT,
     "stride": _at_least(1, "pixels, "),
     "budget": COUNT,

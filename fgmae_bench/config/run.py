@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fgmae_bench.config.cards import Card
+from fgmae_bench.config.encoders import INPUTS, Encoder, encoders
 from fgmae_bench.config.names import FITTED_HEADS
 from fgmae_bench.config.recipes import (
     ANY,
@@ -84,10 +85,16 @@ class Model:
     weights_prefix: str | None = option(
         "beginning of the backbone's keys in the file", None, shown="found by the layouts that are known"
     )
+    patch_size: int | None = option("side of a patch in pixels, where the encoder takes several", None, shown="its own")
+    inputs: tuple[str, ...] = option(
+        f"extra inputs that the encoder is given: {', '.join(INPUTS)}", (), shown="none: masked or assumed"
+    )
     pool: Literal["cls", "mean"] | None = option(
         "token that becomes the feature", None, shown="cls, or mean where there is none"
     )
-    input_size: int | None = option("side of the input, pixels", None, shown="from the backbone's contract")
+    input_size: int | Literal["native"] | None = option(
+        "side of the input, pixels; native: the image as it is", None, shown="from the backbone's contract"
+    )
     normalizer: str | None = option("normaliser of the input", None, shown="from the backbone's contract")
     mean: tuple[float, ...] = option(
         "means that the normaliser subtracts, dB, VV then VH", (), shown="from the contract"
@@ -151,12 +158,13 @@ class Run:
 
 
 EFFECTIVE = "effective_batch"  # of a recipe: samples a step, over accumulation and processes
+NATIVE = "native"  # of --input_size: images as they are
 OWN_WEIGHTS = "module"  # weights of a factory or a module of the user's, as it made them
 IMAGENET = "imagenet"  # weights that timm publishes for a model, most of them trained on ImageNet
 RESOLVED = "resolved"  # in a config.toml: every value that is not the field's default stands in the file
 DRAWS = 5  # of few labels, where a probe is asked for shots and no draw is named
 # Fields younger than ids and records in use: one at its default does not count, a record without it means that.
-YOUNGER = ("shots", "draw", "missing_band", "bands_as", "limit")
+YOUNGER = ("shots", "draw", "missing_band", "bands_as", "limit", "patch_size", "inputs")
 PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {
     "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": Execution},
@@ -237,14 +245,15 @@ def compose(
         config = {name: value for name, value in config.items() if name not in ("output_dir", "log_dir")}
     # From here on: the named recipe below the file, the file below the command line.
     explicit = {**config, **given}
+    entry = _of_registry(given, config, explicit)
     name = explicit.get("recipe", "published")
     if not isinstance(name, str) or name not in NAMED_RECIPES[module]:
         raise unknown("recipe", str(name), NAMED_RECIPES[module])
     frozen = explicit.get("freeze_backbone") is True
     named = () if resolved else named_recipe(module, name, card, str(explicit.get("model", Model.model)), frozen)
     flat = merged(*named, config, given)
-    if ":" in str(flat.get("model", "")):
-        flat.setdefault("weights", OWN_WEIGHTS)
+    if entry is not None or ":" in str(flat.get("model", "")):
+        flat.setdefault("weights", OWN_WEIGHTS if entry is None else entry.weights)
     owner = field_sections(module)
     processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
     flat = _divided(flat, explicit, processes)
@@ -388,6 +397,15 @@ def _single(value: Any) -> Any:
 def _without_alias(layer: dict[str, Any]) -> dict[str, Any]:
     """The model that a segmentation script's name for it means."""
     return {"model": MODEL_ALIASES[layer["model"]]} if layer.get("model") in MODEL_ALIASES else {}
+
+
+def _of_registry(given: dict[str, Any], config: dict[str, Any], explicit: dict[str, Any]) -> Encoder | None:
+    """The entry of an encoder's name in the registry, which is replaced by the model that it stands for."""
+    entry = encoders().get(str(explicit.get("model")))
+    if entry is not None:
+        layer = given if "model" in given else config
+        layer["model"] = explicit["model"] = entry.model
+    return entry
 
 
 def merged(*layers: dict[str, Any]) -> dict[str, Any]:

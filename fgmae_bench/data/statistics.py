@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,3 +37,16 @@ def mean_and_deviation(each: NDArray[np.float64], order: tuple[int, ...]) -> tup
     mean = (counts * means).sum(0) / total
     deviation = np.sqrt((squares + counts * np.square(means - mean)).sum(0) / total)
     return tuple(np.round(mean, 3).tolist()), tuple(np.round(deviation, 3).tolist())
+
+
+def by_runs(
+    ids: Sequence[str], each: NDArray[np.float64], order: tuple[int, ...], count: int
+) -> dict[str, tuple[Band, Band]]:
+    """(mean, deviation) by sample id of the run of `count` images that it is in, in the data's own order; the last run
+    is what is left over. Neither the split nor the device changes them.
+    """
+    found: dict[str, tuple[Band, Band]] = {}
+    for start in range(0, len(ids), count):
+        run = slice(start, start + count)
+        found |= dict.fromkeys(ids[run], mean_and_deviation(each[run], order))
+    return found

@@ -85,6 +85,8 @@ def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[st
         "torch": torch.__version__,
         "timm": timm.__version__,
         "opencv": cv2.__version__,
+        **({"statistics": sorted(extractor.view.statistics.items())} if extractor.view.statistics else {}),
+        **{name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in sorted(extractor.extra.items())},
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fgmae_bench.data.dataset import Dataset
+from fgmae_bench.data.extra_inputs import Extra
 from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import RunFailed
 from fgmae_bench.features.loader import ahead, read_view
@@ -36,6 +37,7 @@ class Extractor:
     workers: int
     world: World
     compiled: bool = False
+    extra: Extra = field(default_factory=dict)  # inputs besides pixels by name, a row a sample of the index
 
     @property
     def batch_size(self) -> int:
@@ -72,7 +74,7 @@ def extract(
         batch, usable = world.raise_together(lambda: next(prepared))
         waited = time.perf_counter()
         # every process gets all rows, in their order
-        features = world.interleaved(_forward(extractor, batch), len(chunk))
+        features = world.interleaved(_forward(extractor, batch, chunk[world.rank :: world.size]), len(chunk))
         usable = world.interleaved(usable[:, None], len(chunk))[:, 0]
         spent.images += len(chunk)
         spent.wait_seconds += waited - start
@@ -85,12 +87,14 @@ def extract(
         yield chunk, features, usable
 
 
-def _forward(extractor: Extractor, batch: NDArray[Any]) -> Features:
-    """Features (n, D) of a prepared batch (n, 2, S, S); uint8 input is brought to [0, 1] on the device."""
+def _forward(extractor: Extractor, batch: NDArray[Any], rows: Rows) -> Features:
+    """Features (n, D) of a prepared batch (n, 2, S, S) of some rows; uint8 input is brought to [0, 1] on the device."""
     if not len(batch):
         return np.zeros((0, extractor.backbone.feature_dim), np.float32)
     with torch.inference_mode(), autocast(extractor.amp, extractor.device):
         images = torch.from_numpy(batch).to(extractor.device, non_blocking=True)
         images = images.float().div_(255) if images.dtype == torch.uint8 else images
-        features: Features = extractor.backbone.module(images).float().cpu().numpy()
+        given = {name: torch.from_numpy(values[rows]).to(extractor.device) for name, values in extractor.extra.items()}
+        out = extractor.backbone.module(images, given) if given else extractor.backbone.module(images)
+        features: Features = out.float().cpu().numpy()
     return features

@@ -1,4 +1,4 @@
-"""Names of architectures to modules: FGMAE's, timm models of two channels, torchgeo's Sentinel-1, user factories."""
+"""Names of architectures to modules: FGMAE's, timm models of two channels, encoders of the registry, user factories."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -19,9 +20,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from fgmae_bench.config.contract import InputContract
+from fgmae_bench.config.encoders import EMBEDDINGS, ENCODERS, HANDMADE, Encoder, adapter_of, encoders
 from fgmae_bench.config.run import IMAGENET, MODEL_ALIASES, Model
 from fgmae_bench.errors import BenchError, closest
-from fgmae_bench.models import torchgeo_models
+from fgmae_bench.models import place
+from fgmae_bench.models.embeddings import read_embeddings
+from fgmae_bench.models.encoders.adapter import Adapter, OwnPool
 from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
 from fgmae_bench.models.unet import UNet
 
@@ -34,25 +38,27 @@ FGMAE_ARCHITECTURES = {
     "vit_large_patch16": "vit_large_patch16_224",
     "vit_huge_patch14": "vit_huge_patch14_224",
 }
-TORCHGEO_ARCHITECTURES = torchgeo_models.FACTORIES
+TORCHGEO_ARCHITECTURES = {entry.model: entry.code for entry in ENCODERS.values() if entry.carrier == "torchgeo"}
 
 log = logging.getLogger("fgmae_bench")
 
 
 def architecture(model_name: str) -> Callable[..., nn.Module] | None:
-    """The entry point behind a model name, None for `backscatter_stats`; raises BenchError with the closest names."""
-    if model_name == "backscatter_stats":
+    """The entry point behind a model name, None for what is no network; raises BenchError with the closest names."""
+    if model_name in (*HANDMADE, EMBEDDINGS):
         return None
     if model_name == "unet":
         return UNet
-    if model_name in TORCHGEO_ARCHITECTURES:
-        return TORCHGEO_ARCHITECTURES[model_name]
+    entry = adapter_of(model_name)
+    if entry is not None:
+        return _code_of(entry)
     if not timm.is_model(timm_name(model_name)):
-        named = [*FGMAE_ARCHITECTURES, *TORCHGEO_ARCHITECTURES, "backscatter_stats", "unet"]
+        named = [*FGMAE_ARCHITECTURES, *encoders(), *HANDMADE, EMBEDDINGS, "unet"]
         hint = closest(model_name, [*named, *timm.list_models()]).split("?")[0]
         hint = f"{hint}? " if hint.startswith("did") else ""
         raise BenchError(
-            f"unknown model '{model_name}'", f"{hint}choose from {', '.join(named)}, any timm name, or module:factory"
+            f"unknown model '{model_name}'",
+            f"{hint}choose from {', '.join(dict.fromkeys(named))}, any timm name, or module:factory",
         )
     return timm.model_entrypoint(timm_name(model_name))
 
@@ -64,21 +70,29 @@ def timm_name(model_name: str) -> str:
 
 def is_registered(model_name: str) -> bool:
     """Whether `--model NAME` means a model of the suite or of timm: no other model may take such a name."""
-    own = {*FGMAE_ARCHITECTURES, *TORCHGEO_ARCHITECTURES, *MODEL_ALIASES, "backscatter_stats", "unet"}
+    own = {*FGMAE_ARCHITECTURES, *encoders(), *MODEL_ALIASES, *HANDMADE, EMBEDDINGS, "unet"}
     return model_name in own or bool(timm.is_model(model_name))
 
 
-def patch_side(model_name: str) -> int:
-    """Pixels that the input's side must be a multiple of: a ViT's patch, 1 where any size will do."""
-    entry = architecture(model_name) if ":" not in model_name else None
-    if entry is None:
+def patch_side(model_name: str, patch_size: int | None = None) -> int:
+    """Pixels that the input's side must be a multiple of: a ViT's patch, 1 where any size will do.
+
+    `patch_size` is the one that a run asks for. Raises BenchError where the model does not take it.
+    """
+    made = architecture(model_name) if ":" not in model_name else None
+    entry = adapter_of(model_name)
+    if patch_size is not None and patch_size not in (entry.patches if entry else ()):
+        takes = sorted(entry.patches) if entry and len(entry.patches) > 1 else []
+        todo = f"choose from {', '.join(map(str, takes))}" if takes else "leave it out: its patch is fixed"
+        raise BenchError(f"--patch_size {patch_size}: {model_name} does not take it", todo)
+    if entry is not None:
+        return patch_size or entry.patch
+    if made is None:
         return 1
     if model_name == "unet":
         return UNet.patch
-    if model_name in TORCHGEO_ARCHITECTURES:
-        return torchgeo_models.patch_of(model_name)
     with torch.device("meta"):
-        built = entry()
+        built = made()
     return int(built.patch_embed.patch_size[0]) if isinstance(built, VisionTransformer) else 1
 
 
@@ -86,6 +100,12 @@ def make_module(model: Model, contract: InputContract, drop_path: float) -> tupl
     """(module, pool, feature dimension). Raises BenchError where the model cannot take the channels and size."""
     if model.model == "backscatter_stats":
         return BackscatterStats(), None, BackscatterStats.feature_dim
+    if model.model == place.NAME:
+        made = place.PlaceAndMonth(model.inputs)
+        return made, None, made.feature_dim
+    if model.model == EMBEDDINGS:
+        held = read_embeddings(Path(model.weights))
+        return held, None, int(held.vectors.shape[1])
     if ":" in model.model:
         module: nn.Module = PooledMap(_from_factory(model.model))
         return module, None, measured_dim(module, contract)
@@ -96,9 +116,10 @@ def make_module(model: Model, contract: InputContract, drop_path: float) -> tupl
             good = contract.size // UNet.patch * UNet.patch or UNet.patch
             raise BenchError(f"--input_size {contract.size} is not divisible by {UNet.patch} px", f"use {good}")
         return PooledMap(UNet()), "mean", UNet.channels
-    if model.model in TORCHGEO_ARCHITECTURES:
+    patch_side(model.model, model.patch_size)  # a patch that it does not take ends here
+    if adapter_of(model.model) is not None:
         _require_mean(model)
-        module = torchgeo_models.OwnPool(torchgeo_models.make(model.model, contract.size))
+        module = OwnPool(make_adapter(model.model, contract.size, model.patch_size))
         return module, "mean", measured_dim(module, contract)
     inner = from_timm(model.model, contract.size, drop_path, published=model.weights == IMAGENET)
     averaged = model.pool != "cls" and not isinstance(inner, VisionTransformer)  # as timm itself pools them
@@ -117,6 +138,27 @@ def make_module(model: Model, contract: InputContract, drop_path: float) -> tupl
     if pool == "cls" and inner.cls_token is None:
         raise BenchError(f"{model.model} has no CLS token", "use --pool mean")
     return TokenPool(inner, pool), pool, inner.num_features
+
+
+def make_adapter(name: str, size: int, patch_size: int | None = None) -> Adapter:
+    """The encoder `name` under our interface, with random weights; `patch_size` None is its default.
+
+    Raises BenchError where its library is not installed, naming the extra, and at a size that it cannot take.
+    """
+    entry = adapter_of(name)
+    assert entry is not None, name
+    made: Adapter = _code_of(entry)(entry, size, patch_side(name, patch_size))
+    return made
+
+
+def _code_of(entry: Encoder) -> Callable[..., Any]:
+    """The function that builds an encoder; raises BenchError where an entry names one that is not there."""
+    module, _, function = entry.code.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise BenchError(f"the encoder {entry.model}: {entry.code} cannot be imported", f"{error}") from error
+    return found
 
 
 def _require_mean(model: Model) -> None:

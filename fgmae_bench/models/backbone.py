@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
+from fgmae_bench.checkpoints.names import Head
 from fgmae_bench.config.contract import InputContract
 from fgmae_bench.models.pooling import Pool
 
@@ -46,6 +48,9 @@ class Backbone:
     lowers_precision: bool = True
     custom: bool = False  # a module of the user's
     notes: tuple[dict[str, str], ...] = ()
+    head: Head | None = None  # the classifier that the checkpoint holds
+    head_order: str = ""  # of its outputs: "" as on the card, or alphabetical
+    inputs: dict[str, Any] = field(default_factory=dict)  # what it is fed besides pixels, as the record says it
 
     @property
     def params(self) -> int:

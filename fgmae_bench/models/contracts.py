@@ -9,14 +9,14 @@ import math
 from collections.abc import Callable
 
 from fgmae_bench.checkpoints.reader import State
-from fgmae_bench.checkpoints.registry import WEIGHTS, by_file, registered
+from fgmae_bench.checkpoints.registry import by_file, published, registered
 from fgmae_bench.config.contract import BANDS, FGMAE_CONTRACT, RAW_CONTRACT, InputContract
-from fgmae_bench.config.run import IMAGENET, OWN_WEIGHTS, Model
+from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, adapter_of
+from fgmae_bench.config.run import IMAGENET, NATIVE, OWN_WEIGHTS, Model
 from fgmae_bench.config.strict import from_plain
 from fgmae_bench.errors import BenchError, note, unknown
-from fgmae_bench.models.architectures import TORCHGEO_ARCHITECTURES
 from fgmae_bench.models.timm_weights import published_by_timm
-from fgmae_bench.views.normalizers import NEEDS_STATISTICS, NORMALIZERS
+from fgmae_bench.views.normalizers import NEEDS_STATISTICS, NORMALIZERS, OF_THE_DATA
 
 METADATA = "fgmae_bench"  # the key under which `weights convert` leaves source, layout and contract
 
@@ -33,10 +33,10 @@ def resolve_contract(model: Model, state: State | None = None, statistics: Stati
     by the `statistics` of the training split, and the contract says `assumed`. Raises BenchError for flags that
     contradict one another.
     """
-    if model.model == "backscatter_stats":
-        if model.normalizer not in (None, "db") or model.input_size is not None:
+    if model.model in (*HANDMADE, EMBEDDINGS):
+        if model.normalizer not in (None, "db") or model.input_size not in (None, NATIVE):
             raise BenchError(
-                "backscatter_stats takes raw dB at the dataset's size", "leave out --normalizer and --input_size"
+                f"{model.model} takes raw dB at the dataset's size", "leave out --normalizer and --input_size"
             )
         return RAW_CONTRACT
     if model.normalizer is not None and model.normalizer not in NORMALIZERS:
@@ -46,7 +46,6 @@ def resolve_contract(model: Model, state: State | None = None, statistics: Stati
         raise BenchError(f"--weights_prefix with --weights {model.weights}", "name the file that it is of")
     trained = trained_contract(model, state)
     base = trained or _usual_contract(model)
-    size = model.input_size or base.size
     given = dataclasses.replace(
         base,
         normalizer=model.normalizer or base.normalizer,
@@ -54,11 +53,18 @@ def resolve_contract(model: Model, state: State | None = None, statistics: Stati
         std=model.std or base.std,
         transductive=base.transductive and model.normalizer in (None, base.normalizer),  # a mark of the normaliser
     )
+    if model.input_size == NATIVE:
+        given = dataclasses.replace(given, size=0, geometry="native")
+    elif isinstance(model.input_size, int):
+        given = dataclasses.replace(given, size=model.input_size, geometry="resize_crop")
     if trained is not None or not _learnt_elsewhere(model, state):
-        return dataclasses.replace(given, size=size)
+        if given.normalizer in OF_THE_DATA and not model.mean and statistics is not None:  # its publishers' own rule
+            mean, std = statistics()
+            given = dataclasses.replace(given, mean=mean, std=std)
+        return given
     # nobody knows what these weights were trained on: what a flag states holds, the rest is the training split's own
-    given = dataclasses.replace(given, normalizer=model.normalizer or "zscore", size=size, calibration="unstated")
-    if not model.mean and given.normalizer in NEEDS_STATISTICS and statistics is not None:
+    given = dataclasses.replace(given, normalizer=model.normalizer or "zscore", calibration="unstated")
+    if not model.mean and given.normalizer in (*NEEDS_STATISTICS, *OF_THE_DATA) and statistics is not None:
         mean, std = statistics()
         given = dataclasses.replace(given, mean=mean, std=std)
     return dataclasses.replace(given, assumed=model.normalizer is None and not model.mean)
@@ -94,7 +100,7 @@ def trained_contract(model: Model, state: State | None) -> InputContract | None:
         return named[model.model].contract
     if state is None:
         return None
-    entry = by_file(state.path, state.sha256)
+    entry = by_file(state.path, state.sha256, model.model)
     return carried_contract(state) or (entry.contract if entry else None)
 
 
@@ -131,6 +137,11 @@ def mismatch_notes(model: Model, used: InputContract, state: State | None) -> tu
 
 def _whose(model: Model, used: InputContract, state: State | None) -> tuple[dict[str, str], ...]:
     """Who states the contract, where that is nobody or somebody other than the weights."""
+    trained = trained_contract(model, state)
+    if used.assumed and trained is not None:
+        text = f"the publishers of the weights {model.weights} state no input for Sentinel-1: it is assumed"
+        log.warning("%s", text)
+        return (note("contract_assumed", text),)
     if used.assumed:
         numbers = " and ".join(f"{m:.2f} +- {s:.2f} dB" for m, s in zip(used.mean, used.std, strict=True))
         cause = (
@@ -141,7 +152,6 @@ def _whose(model: Model, used: InputContract, state: State | None) -> tuple[dict
         text = f"{cause}: {used.normalizer} by {numbers}, the training split's, is assumed"
         log.warning("%s; state it with --normalizer, --mean and --std", text)
         return (note("contract_assumed", text),)
-    trained = trained_contract(model, state)
     if trained is None or trained_same(trained, used):
         return ()
     if used.normalizer != trained.normalizer:
@@ -163,11 +173,25 @@ def trained_same(trained: InputContract, used: InputContract) -> bool:
 
 def _usual_contract(model: Model) -> InputContract:
     """The contract of an architecture without known weights: FGMAE's, at the size that timm's were trained at where
-    these are meant, or that of torchgeo's model.
+    these are meant, or that of the encoder's own weights.
     """
-    name = model.model
     if model.weights == IMAGENET:
-        return dataclasses.replace(FGMAE_CONTRACT, size=published_by_timm(name).input_size[-1])
-    if name not in TORCHGEO_ARCHITECTURES:
-        return FGMAE_CONTRACT
-    return next(models[name].contract for models in WEIGHTS.values() if name in models)
+        return dataclasses.replace(FGMAE_CONTRACT, size=published_by_timm(model.model).input_size[-1])
+    entry = adapter_of(model.model)
+    return FGMAE_CONTRACT if entry is None else published(entry.weights, model.model).contract
+
+
+def at_size(contract: InputContract, data_size: tuple[int, ...] | None, name: str, patch: int) -> InputContract:
+    """A contract of native pixels at the size of the data; raises BenchError where it does not fit the encoder."""
+    if contract.geometry != "native" or contract.size or contract.normalizer == "db":
+        return contract
+    if data_size is None:
+        raise BenchError(f"{name} takes images as they are", "give the size of yours with --input_size")
+    height, width = data_size[0], data_size[-1]
+    if height != width or height % patch:
+        good = min(height, width) // patch * patch or patch
+        raise BenchError(
+            f"images of {height}x{width} px: {name} takes squares of whole patches of {patch} px",
+            f"use --input_size {good}, which resizes them, or another --patch_size where it has several",
+        )
+    return dataclasses.replace(contract, size=height)

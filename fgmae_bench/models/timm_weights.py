@@ -10,9 +10,10 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from fgmae_bench.config.contract import BANDS
+from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, adapter_of
 from fgmae_bench.config.run import IMAGENET, Model
 from fgmae_bench.errors import BenchError, note
-from fgmae_bench.models.architectures import TORCHGEO_ARCHITECTURES, architecture, from_timm, timm_name
+from fgmae_bench.models.architectures import architecture, from_timm, timm_name
 from fgmae_bench.models.backbone import WeightsReport
 
 
@@ -22,7 +23,7 @@ def published_by_timm(name: str) -> Any:
     Raises BenchError for a model that is not timm's, that timm has no weights for, or whose weights are on no hub:
     those would be read from a pickle.
     """
-    if ":" in name or name in TORCHGEO_ARCHITECTURES or name == "backscatter_stats":
+    if ":" in name or adapter_of(name) or name in (*HANDMADE, EMBEDDINGS):
         raise BenchError(f"--weights {IMAGENET}: {name} is not a model of timm", "choose a timm name, such as resnet50")
     architecture(name)
     try:

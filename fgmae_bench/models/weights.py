@@ -10,19 +10,21 @@ import torch
 from torch import nn
 
 from fgmae_bench.checkpoints.load import load_state
-from fgmae_bench.checkpoints.names import renamed, require_one_backbone, under_prefix
+from fgmae_bench.checkpoints.names import of_entry, require_one_backbone, under_prefix
 from fgmae_bench.checkpoints.reader import State
-from fgmae_bench.checkpoints.registry import locate, registered
+from fgmae_bench.checkpoints.registry import entry_of, locate, registered
+from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, adapter_of
 from fgmae_bench.config.run import IMAGENET, OWN_WEIGHTS, Model
 from fgmae_bench.errors import BenchError, note, unknown
-from fgmae_bench.models import torchgeo_models
-from fgmae_bench.models.architectures import TORCHGEO_ARCHITECTURES, architecture, from_timm
+from fgmae_bench.models.architectures import architecture, from_timm, make_adapter
 from fgmae_bench.models.backbone import WeightsReport
+from fgmae_bench.models.contracts import resolve_contract
+from fgmae_bench.models.encoders.adapter import Adapter
 from fgmae_bench.models.pooling import PooledMap, TokenPool
 from fgmae_bench.models.timm_weights import published_by_timm
-from fgmae_bench.models.torchgeo_models import Conditioned, Croma
 
 TORCHGEO = "torchgeo:"
+NATIVE_SIDE = 64
 REDRAW = 0x5EED  # added to a seed; torch takes 32 bits of it
 
 
@@ -31,7 +33,7 @@ def find_weights_file(model: Model, cache: Path) -> Path | None:
 
     Raises BenchError for a file that is not there and for a name that does not fit the model, whatever the model is.
     """
-    if model.weights in ("random", OWN_WEIGHTS) or model.model == "backscatter_stats":
+    if model.weights in ("random", OWN_WEIGHTS) or model.model in (*HANDMADE, EMBEDDINGS):
         return None
     if model.weights == IMAGENET:
         published_by_timm(model.model)
@@ -60,9 +62,8 @@ def find_weights_file(model: Model, cache: Path) -> Path | None:
 def load_weights(module: nn.Module, model: Model, state: State) -> tuple[WeightsReport, tuple[dict[str, str], ...]]:
     """Load a checkpoint into a backbone: (what became of its keys, notes for the record)."""
     target, optional = loadable(module)
-    named = registered().get(model.weights, {}).get(model.model)
-    if named is not None and named.entry.keys:
-        state = renamed(state, named.entry.keys)
+    if model.weights_prefix is None and (known := entry_of(model.weights, model.model, state)) is not None:
+        state = of_entry(state, known.entry)
     if model.weights_prefix is not None:
         state = under_prefix(state, model.weights_prefix)
     require_one_backbone(state)
@@ -125,15 +126,22 @@ def loadable(module: nn.Module) -> tuple[nn.Module, str]:
     if isinstance(module, TokenPool):
         return module.vit, ""
     inner = module.inner if isinstance(module, PooledMap) else module
-    return (inner.network, inner.optional) if isinstance(inner, Croma | Conditioned) else (inner, "")
+    return (inner.network, inner.optional) if isinstance(inner, Adapter) else (inner, "")
 
 
 def empty_network(name: str, size: int) -> tuple[nn.Module, str]:
     """(a network on the meta device, without memory for weights; pattern of keys that its checkpoint may lack)."""
     architecture(name)
     with torch.device("meta"):
-        made = torchgeo_models.make(name, size) if name in TORCHGEO_ARCHITECTURES else from_timm(name, size)
+        made = from_timm(name, size) if adapter_of(name) is None else make_adapter(name, size)
     return loadable(made)
+
+
+def usual_size(name: str) -> int:
+    """Side in pixels of the input that a model is usually given; 64 for encoders of native pixels, for which it does
+    not matter to the weights.
+    """
+    return resolve_contract(Model(model=name, weights="random")).size or NATIVE_SIDE
 
 
 def torchgeo_model(weights: str) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fgmae_bench.config.recipes import FIXED_PENALTY, PENALTIES, TUNED_FROM
 from fgmae_bench.config.run import Run
 from fgmae_bench.data.index import Rows
-from fgmae_bench.errors import note
+from fgmae_bench.errors import BenchError, note
 from fgmae_bench.features.bank import Bank
 from fgmae_bench.probe.fitted import Fitted, Labels, Matrix, unit
 from fgmae_bench.probe.logistic import MAX_ITERATIONS, Logistic, logistic
@@ -47,6 +47,8 @@ def fit_closed(run: Run, materials: Materials, groups: Sequence[str] | None, cla
     elif run.recipe.probe == "lbfgs":
         few = run.data.shots is not None or run.data.train_frac < 1
         fitted = fit_logistic(train, parts, classes, run.recipe.penalties, run.recipe.seed, few=few)
+    elif run.recipe.probe == "inference":
+        fitted = own_head(materials, {part: held.features for part, held in parts.items()})
     else:
         fitted = fit_knn(train, parts, classes, run.recipe.knn_k)
     outcome = Outcome(logits=fitted.logits["test"], notes=list(fitted.notes), fitted=fitted.parameters)
@@ -72,6 +74,39 @@ def fit_closed(run: Run, materials: Materials, groups: Sequence[str] | None, cla
 def _part(materials: Materials, bank: Bank, rows: Rows, groups: Sequence[str] | None) -> Part:
     own = None if groups is None else tuple(groups[row] for row in rows)
     return Part(features=np.asarray(bank.features[rows]), labels=materials.labels[rows], groups=own)
+
+
+def own_head(materials: Materials, parts: dict[str, Matrix]) -> Fitted:
+    """Logits of the classifier that the checkpoint holds: nothing is trained.
+
+    Raises BenchError where it holds none, or one of other features or another number of classes.
+    """
+    backbone, names = materials.extractor.backbone, materials.extractor.dataset.card.classes
+    head = backbone.head
+    if head is None:
+        raise BenchError(
+            f"the weights {backbone.weights.source} hold no linear head, or several", "give a checkpoint that holds one"
+        )
+    if tuple(head.weight.shape) != (len(names), backbone.feature_dim):
+        outputs, inputs, dim = *head.weight.shape, backbone.feature_dim
+        raise BenchError(
+            f"{head.name} maps {inputs} features to {outputs} classes, here are {dim} and {len(names)}",
+            "give a checkpoint of this dataset's classes, or the --pool of its head",
+        )
+    order = np.arange(len(names))
+    if backbone.head_order == "alphabetical":
+        order = np.argsort(np.argsort(np.array(names)))
+    weight, bias = head.weight.double().numpy()[order], head.bias.double().numpy()[order]
+    parameters = {
+        "weight": weight,
+        "bias": bias,
+        "mean": np.zeros(weight.shape[1]),
+        "deviation": np.ones(weight.shape[1]),
+    }
+    logits = {part: logistic_logits(parameters, features) for part, features in parts.items()}
+    text = f"{head.name} of the checkpoint classified, its outputs in {backbone.head_order or 'the card'}'s order"
+    text = text.replace("alphabetical's", "alphabetical")
+    return Fitted(logits=logits, penalty=None, parameters=parameters, notes=(note("own_head", text),))
 
 
 def fit_logistic(

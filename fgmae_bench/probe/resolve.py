@@ -22,6 +22,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.features.bank import Bank, fill_bank
 from fgmae_bench.features.extract import Extractor, Spent
 from fgmae_bench.models.build import Backbone
+from fgmae_bench.models.embeddings import Embeddings
 from fgmae_bench.probe.penalty import RULE
 from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
 from fgmae_bench.system.device import Precision
@@ -67,7 +68,7 @@ def resolve(
     """Fill in everything that card, contract and hardware decide, and give each run its id."""
     first = runs[0]
     _require_fitting(first.recipe.probe, card)
-    setup = set_up(first, card, world, device, module)
+    setup = set_up(first, card, world, device, module, trains=False)
     backbone = setup.backbone
     batch = first.recipe.batch_size * first.recipe.accum_iter * world.size
     for run in runs:  # before any image is read
@@ -124,6 +125,8 @@ def _require_fitting(probe: str, card: Card) -> None:
 def _extractor(setup: Setup, dataset: Dataset, run: Run, world: World, device: torch.device) -> Extractor:
     """What makes the features of the grid's dataset, with the backbone on the device."""
     setup.backbone.module.to(device)
+    if isinstance(setup.backbone.module, Embeddings) and dataset.content is not None:
+        setup.backbone.module.require_dataset(dataset.index.ids, dataset.content)
     if run.execution.compile:
         setup.backbone.module.compile()
     return Extractor(
@@ -135,6 +138,7 @@ def _extractor(setup: Setup, dataset: Dataset, run: Run, world: World, device: t
         workers=run.execution.num_workers,
         world=world,
         compiled=run.execution.compile,
+        extra=setup.extra,
     )
 
 

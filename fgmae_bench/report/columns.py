@@ -134,6 +134,12 @@ def _delta(metric: str) -> Column:
     return Column(value=value, digits=3, signed=True)
 
 
+def overlap(record: Record) -> str:
+    """What the pre-training has seen of the dataset, as a note of the record says; - where nothing is known of it."""
+    found = [note["text"] for note in record["notes"] if note["code"] == "pretraining_overlap"]
+    return found[0].split(" have seen ", 1)[-1] if found else "-"
+
+
 def candidates(record: Record) -> int | None:
     """How many settings one was chosen from inside the run."""
     return (record.get("selection") or {}).get("budget")
@@ -195,6 +201,7 @@ COLUMNS: dict[str, Column] = {
     "synthetic": Column(value=lambda row: row.synthetic),
     "split": _each(lambda record: record["dataset"]["split"], planned="split"),
     "leaks": _each(leaks),
+    "overlap": _each(overlap),
     "run": Column(value=lambda row: row.label),
     "run_id": _each(lambda record: record["run_id"]),
     "model": _each(lambda record: record["model"]["name"], planned="model"),

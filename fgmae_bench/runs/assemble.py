@@ -107,16 +107,16 @@ def sample_metrics(outcome: Outcome, dataset: Dataset, groups: list[str] | None)
 
 
 def _contract_inputs(run: Run, backbone: Backbone) -> dict[str, Any]:
-    """What each band of the contract was fed with, where that is not the band of that name."""
+    """What the backbone was fed besides pixels, and each band of the contract where it is not the band of that name."""
     held, contract = parse_bands(run.data.band_order or ",".join(backbone.contract.bands)), backbone.contract
     fed = feed(held, contract, run.data.missing_band, run.data.bands_as)
     if not fed.words:
-        return {}
+        return {"contract_inputs": backbone.inputs} if backbone.inputs else {}
     sources = {
         band: {"band": held[place] if place >= 0 else None, "shift_db": shift}
         for band, place, shift in zip(contract.bands, fed.order, fed.shift, strict=True)
     }
-    return {"contract_inputs": {**sources, "rule": "; ".join(fed.words)}}
+    return {"contract_inputs": {**backbone.inputs, **sources, "rule": "; ".join(fed.words)}}
 
 
 def _weights(backbone: Backbone) -> dict[str, Any]:

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
+from fgmae_bench.checkpoints.registry import registered
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import FGMAE_CONTRACT, feed, parse_bands
-from fgmae_bench.config.run import Model, Run
+from fgmae_bench.config.encoders import EMBEDDINGS
+from fgmae_bench.config.run import NATIVE, Model, Run
 from fgmae_bench.data.dataset import Dataset, data_root, open_dataset
+from fgmae_bench.data.extra_inputs import Extra, extra_inputs
 from fgmae_bench.data.index import require_data
 from fgmae_bench.data.packs.read import is_pack
 from fgmae_bench.data.samples import sample_facts
-from fgmae_bench.data.statistics import Band, mean_and_deviation
+from fgmae_bench.data.splits import PARTS
+from fgmae_bench.data.statistics import Band, by_runs, mean_and_deviation
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.models.build import Backbone, build_backbone, find_weights_file, patch_side, wrap_module
+from fgmae_bench.models.embeddings import ROW, Embeddings
+from fgmae_bench.models.place import NAME as PLACE
 from fgmae_bench.models.pooling import write_out_attention
 from fgmae_bench.models.taps import fitting_size
 from fgmae_bench.system.device import Precision, resolve_amp
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.files import require_writable
 from fgmae_bench.views.classification import View, make_view
+from fgmae_bench.views.normalizers import OF_A_BATCH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +48,7 @@ class Setup:
     amp: Precision
     cache: Path
     notes: list[dict[str, str]]
+    extra: Extra = field(default_factory=dict)  # inputs besides pixels by name, a row a sample of the index
 
 
 def set_up(
@@ -52,17 +61,21 @@ def set_up(
     drop_path: float = 0.0,
     pixels: bool = False,
     classes: int | None = None,
+    trains: bool = True,
 ) -> Setup:
     """Open the data and build the backbone of a run; `module` stands in for the backbone that it names.
 
     `pixels`: the engine is for labels or targets of every pixel. `classes` is the number of outputs where the card does
     not decide it. For such engines the view holds the whole image and the input is as large as the data, where the run
-    does not say otherwise. Raises BenchError for everything that is missing at once, for what contradicts the card, and
-    for weights that do not fit.
+    does not say otherwise. It `trains` more than a head on features, which alone takes extra inputs. Raises
+    BenchError for everything that is missing at once, for what contradicts the card, and for weights that do not fit.
     """
     if card.per_pixel != pixels:
         entry = "fgmae_bench.segment" if card.per_pixel else "fgmae_bench.linear or fgmae_bench.finetune"
         raise BenchError(f"{card.title} is a {card.task} dataset", f"use {entry}")
+    if trains and (first.model.inputs or first.model.model in (PLACE, EMBEDDINGS)):
+        what = "--inputs" if first.model.inputs else f"--model {first.model.model}"
+        raise BenchError(f"{what} is for probes of frozen features", "use fgmae_bench.linear")
     name = first.data.split or (card.recommended_split if first.recipe.recipe == "corrected" else card.default_split)
     data = dataclasses.replace(
         first.data, split=name, nb_classes=None if classes is not None else first.data.nb_classes
@@ -72,8 +85,9 @@ def set_up(
         world.raise_together(lambda: require_present(card, first, cache))
     dataset = world.raise_together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))
     whole = card.per_pixel
-    own_size = first.model.input_size or first.model.model == "backscatter_stats"
-    wanted = first.model if not whole or own_size else _at_data_size(first.model, dataset, module)
+    given = first.model.input_size not in (None, NATIVE) or first.model.model == "backscatter_stats"
+    wanted = first.model if not whole or given else _at_data_size(first.model, dataset, module)
+    size = dataset.index.size or dataset.card.signal.size
     held = parse_bands(first.data.band_order) if first.data.band_order else card.signal.bands
 
     def statistics() -> tuple[Band, Band]:
@@ -89,13 +103,22 @@ def set_up(
 
     backbone = world.raise_together(
         lambda: (
-            wrap_module(module, wanted, statistics)
+            wrap_module(module, wanted, statistics, size)
             if module is not None
-            else build_backbone(wanted, first.recipe.seed, cache, drop_path=drop_path, statistics=statistics)
+            else build_backbone(
+                wanted, first.recipe.seed, cache, drop_path=drop_path, statistics=statistics, data_size=size
+            )
         )
     )
     asked = {"missing_band": data.missing_band, "bands_as": data.bands_as}
     view = make_view(card, backbone.contract, first.data.band_order, whole=whole, **asked)
+    if backbone.contract.normalizer in OF_A_BATCH:
+        if whole:
+            what = f"{backbone.contract.normalizer} is for whole chips"
+            raise BenchError(what, "choose other weights for segmentation, or state a --normalizer")
+        each = world.rank0_first(lambda: sample_facts(dataset.samples, ("moments",), cache)["moments"])
+        runs = OF_A_BATCH[backbone.contract.normalizer]
+        view = dataclasses.replace(view, statistics=by_runs(dataset.index.ids, each, view.order, runs))
     data = dataclasses.replace(data, band_order=",".join(held), nb_classes=classes or len(card.outputs))
     published = first.recipe.recipe == "published"
     amp: Precision = resolve_amp(first.recipe.amp, device, published) if backbone.lowers_precision else "off"
@@ -110,7 +133,13 @@ def set_up(
         view=view,
         amp=amp,
         cache=cache,
-        notes=[*backbone.notes, *(note("bands_fed", text) for text in view.words), *_calibration_notes(card, backbone)],
+        notes=[
+            *backbone.notes,
+            *(note("bands_fed", text) for text in view.words),
+            *_calibration_notes(card, backbone),
+            *_overlap_notes(card, wanted),
+        ],
+        extra=world.rank0_first(lambda: _extra(first.model, dataset, backbone, cache)),
     )
 
 
@@ -119,8 +148,17 @@ def _at_data_size(model: Model, dataset: Dataset, module: nn.Module | None) -> M
     one size.
     """
     size = min(dataset.index.size or dataset.card.signal.size)
-    patch = patch_side(model.model) if module is None else 1
+    patch = patch_side(model.model, model.patch_size) if module is None else 1
     return dataclasses.replace(model, input_size=fitting_size(size, patch))
+
+
+def _extra(model: Model, dataset: Dataset, backbone: Backbone, cache: Path) -> Extra:
+    """The extra inputs that a run asks for, and which vector is whose; raises BenchError where the data lacks one."""
+    found = extra_inputs(dataset.index, model.inputs, cache)
+    if isinstance(backbone.module, Embeddings):
+        used = np.concatenate([getattr(dataset.parts, part) for part in PARTS])
+        found[ROW] = backbone.module.positions(dataset.index.ids, used)
+    return found
 
 
 def facts_of(dataset: Dataset, backbone: Backbone) -> dict[str, object]:
@@ -145,7 +183,10 @@ def _require_places(run: Run, cache: Path) -> None:
 def _resolved_model(run: Run, backbone: Backbone) -> Model:
     weights = backbone.weights.source if backbone.weights.source in ("none", "module") else run.model.weights
     contract = backbone.contract
-    resolved = dataclasses.replace(run.model, weights=weights, pool=backbone.pool, input_size=contract.size or None)
+    side: int | Literal["native"] | None = contract.size or None
+    if contract.size and contract.geometry == "native":
+        side = "native"
+    resolved = dataclasses.replace(run.model, weights=weights, pool=backbone.pool, input_size=side)
     if contract.assumed:  # nobody stated it: the configuration that a run leaves must not either
         return resolved
     return dataclasses.replace(resolved, normalizer=contract.normalizer, mean=contract.mean, std=contract.std)
@@ -179,6 +220,13 @@ def places(card: Card, run: Run, id: str, grid: int) -> tuple[Path, Path]:
     if execution.log_dir is None:
         return folder, folder / "tensorboard"
     return folder, Path(execution.log_dir) / id if grid > 1 else Path(execution.log_dir)
+
+
+def _overlap_notes(card: Card, model: Model) -> list[dict[str, str]]:
+    """A note where the pre-training of named weights has seen the dataset, as far as that is published."""
+    known = registered().get(model.weights, {}).get(model.model)
+    seen = known.entry.overlap.get(card.name) if known else None
+    return [note("pretraining_overlap", f"the weights {model.weights} have seen {seen}")] if seen else []
 
 
 def _calibration_notes(card: Card, backbone: Backbone) -> list[dict[str, str]]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from fgmae_bench.checkpoints.registry import WEIGHTS
 from fgmae_bench.config.cards import Card, load_card
+from fgmae_bench.config.encoders import HANDMADE
 from fgmae_bench.config.experiments import Experiment, PlannedRun, check_protocol, check_records, choices, flag_types
 from fgmae_bench.config.run import IMAGENET, Run, check, compose, counted, field_sections, grid_fields
 from fgmae_bench.config.strict import convert
@@ -161,7 +162,7 @@ def _key(module: str, card: Card, run: Run, place: str, processes: int) -> str:
 def _bank(card: Card, run: Run, place: str) -> str:
     """Hash of what a run's features are made of; a run that keeps none stands for its backbone on its data."""
     model, recipe = vars(run.model), vars(run.recipe)
-    drawn = run.model.weights == "random" and run.model.model != "backscatter_stats" and ":" not in run.model.model
+    drawn = run.model.weights == "random" and run.model.model not in HANDMADE and ":" not in run.model.model
     seed = run.recipe.seed if drawn else None  # a random backbone is drawn from it
     return _sha(
         json.dumps([card.name, place, model, {name: recipe.get(name) for name in BANK_RECIPE}, seed], sort_keys=True)
@@ -216,7 +217,7 @@ def require_known(commands: list[Command], recorded: set[str]) -> None:
 
     `recorded` are models that stand in records: they are known.
     """
-    models = {model for named in WEIGHTS.values() for model in named} | {"backscatter_stats"} | recorded
+    models = {model for named in WEIGHTS.values() for model in named} | {*HANDMADE} | recorded
     strange: dict[str, Command] = {}
     for command in commands:
         model = command.points[0].run.model
@@ -224,7 +225,7 @@ def require_known(commands: list[Command], recorded: set[str]) -> None:
             strange.setdefault(model.model, command)
         path_like = "/" in model.weights or "." in model.weights
         if (
-            model.model != "backscatter_stats"
+            model.model not in HANDMADE
             and ":" not in model.model
             and model.weights not in (*WEIGHTS, "random", IMAGENET)
             and not path_like

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fgmae_bench.config.cards import Card
+from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE
 from fgmae_bench.config.names import FITTED_HEADS
 from fgmae_bench.config.recipes import protocol_of
 from fgmae_bench.config.run import Run, run_id
@@ -171,8 +172,8 @@ def _require_possible(run: Run, card: Card) -> None:
     """Raise BenchError on what no data or weights could repair, before any is opened."""
     if not card.per_pixel:
         raise BenchError(f"{card.title} is a {card.task} dataset", "use fgmae_bench.linear or fgmae_bench.finetune")
-    if run.model.model == "backscatter_stats":
-        raise BenchError("backscatter_stats gives no feature map", "take a ViT, a ResNet or another model with maps")
+    if run.model.model in (*HANDMADE, EMBEDDINGS):
+        raise BenchError(f"{run.model.model} gives no feature map", "take a ViT, a ResNet or another model with maps")
     if run.execution.panels > MAX_PANELS:
         raise BenchError(f"--panels is {run.execution.panels}", f"give {MAX_PANELS} or less")
 

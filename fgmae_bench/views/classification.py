@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -16,9 +17,10 @@ from fgmae_bench.config.contract import InputContract, feed, parse_bands
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.randomness import generator
 from fgmae_bench.views.chip import Chip
-from fgmae_bench.views.normalizers import missing_input, normalize
+from fgmae_bench.views.normalizers import UNITS, missing_input, normalize
 
 LOG_ASPECT = math.log(4 / 3)
+Band = tuple[float, ...]  # a value a band, in the contract's order
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
@@ -41,6 +43,7 @@ class View:
 
     `order` picks the data's bands in the contract's order, -1 for one that it does not have, and `shift` is added to
     them, dB (see `fgmae_bench.config.contract.feed`); `input_resize` is the card's step before everything else.
+    `statistics` are mean and deviation by sample id, where the normaliser takes those of a run of images.
     With `whole` the evaluation view holds the whole image, for labels of every pixel, not its centre.
     """
 
@@ -50,16 +53,17 @@ class View:
     whole: bool = False
     shift: tuple[float, ...] = (0.0, 0.0)
     words: tuple[str, ...] = ()
+    statistics: Mapping[str, tuple[Band, Band]] = field(default_factory=dict)
 
     def batch(self, chips: list[Chip], ids: list[str], augmentation: Augmentation | None = None) -> NDArray[Any]:
         """Chips to (B, 2, S, S): the evaluation view, or a random view of each when `augmentation` is given."""
-        if self.contract.geometry == "native":
+        if self.contract.geometry == "native" and (augmentation is None or not self.contract.size):
             return self.before_geometry(chips)
         size, views = self.contract.size, np.empty(0)
         for i, (chip, id) in enumerate(
             zip(chips, ids, strict=True)
         ):  # one by one: an image and its view stay in the processor's cache
-            image = self.before_geometry([chip])[0] if chip.ready is None else self._ready(chip)
+            image = self._of(id).before_geometry([chip])[0] if chip.ready is None else self._ready(chip)
             if i == 0:
                 views = np.empty((len(chips), len(image), size, size), image.dtype)
             if augmentation is not None:
@@ -67,6 +71,13 @@ class View:
             else:
                 views[i] = whole_geometry(image, size) if self.whole else evaluation_geometry(image, size)
         return views
+
+    def _of(self, id: str) -> View:
+        """The view of one sample: with the statistics of its run of images."""
+        if id not in self.statistics:
+            return self
+        mean, std = self.statistics[id]
+        return replace(self, contract=replace(self.contract, mean=mean, std=std), statistics={})
 
     def before_geometry(self, chips: list[Chip]) -> NDArray[Any]:
         """Chips to (B, 2, H, W) in the contract's range. Raises BenchError for packed input of another view."""
@@ -138,12 +149,21 @@ def make_view(
     as of `feed`.
     """
     held = parse_bands(band_order) if band_order else card.signal.bands
+    if not band_order and sorted(held) != sorted(contract.bands):
+        raise BenchError(
+            f"{card.title} holds {', '.join(held)}, the backbone reads {' and '.join(contract.bands)}",
+            "choose an encoder of these bands, or data of both: no rule is stated for the one that is missing",
+        )
     # another order is reconciled; other bands cannot be
     if sorted(held) != sorted(card.signal.bands):
         bands = card.signal.bands
         raise BenchError(f"--band_order is {band_order}", f"give {','.join(bands)} or {','.join(bands[::-1])}")
     if missing_band == "mean":
         contract = dataclasses.replace(contract, missing_band="mean")
+    wanted = UNITS.get(contract.normalizer, "dB")
+    if wanted != "dB" and card.signal.units != wanted:
+        what = f"{card.title} is stated in {card.signal.units}, the backbone expects {wanted}"
+        raise BenchError(what, "choose an encoder of dB")
     fed = feed(held, contract, missing_band, bands_as)
     return View(
         contract=contract,

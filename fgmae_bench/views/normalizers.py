@@ -133,6 +133,17 @@ def two_sigma(images: Images, valid: Valid, contract: InputContract) -> Images:
     return _filled(np.clip((images - low) / width, 0, 1), valid, 0.5)
 
 
+def two_sigma_open(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """As `two_sigma` without the clip: Galileo's and OlmoEarth's input."""
+    low, width = _window(contract.mean, contract.std)
+    return _filled((images - low) / width, valid, 0.5)
+
+
+def eight_bit(images: Images, valid: Valid, contract: InputContract) -> NDArray[np.uint8]:
+    """As `fgmae` without the quantile clip: the mean +- 2 deviations in eight bits that SoftCon and DeCUR saw."""
+    return _filled(_to_bytes(images, contract), valid, 127)
+
+
 def clip25(images: Images, valid: Valid, contract: InputContract) -> Images:
     """Clip to [-25, 0] dB, then x / 25 + 1: the DFC2020 baseline's input; saturates a fifth of VH, kept for parity."""
     mean = np.array(contract.mean, np.float32)[None, :, None, None]
@@ -170,11 +181,29 @@ def croma(images: Images, valid: Valid, contract: InputContract) -> Images:
     return _filled(np.clip(scaled + 0.5, 0, 1).astype(np.float32), valid, 0.5)
 
 
+def dn_255(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """Digital numbers / 255, clipped to [0, 1]: Satlas's input, which is not dB."""
+    return _filled(np.clip(images / np.float32(255), 0, 1), valid, 0.0)
+
+
+def croma_batch(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """Mean +- 2 deviations of a batch's valid pixels, by band, to [0, 1]; the batch's statistics stand in the contract.
+
+    A batch is a run of images in the data's own order (`data.statistics.by_runs`): no device and no split changes it.
+    """
+    return two_sigma(images, valid, contract)
+
+
 NORMALIZERS: dict[str, Callable[[Images, Valid, InputContract], NDArray[np.uint8] | Images]] = {
     "fgmae": fgmae,
     "fgmae_joint": fgmae_joint,
     "zscore": zscore,
     "two_sigma": two_sigma,
+    "two_sigma_open": two_sigma_open,
+    "eight_bit": eight_bit,
+    "zscore_of_data": zscore,
+    "dn_255": dn_255,
+    "croma_batch": croma_batch,
     "clip25": clip25,
     "decibels": decibels,
     "croma": croma,
@@ -183,7 +212,13 @@ NORMALIZERS: dict[str, Callable[[Images, Valid, InputContract], NDArray[np.uint8
 
 
 # Normalisers whose means and deviations are those of the training data; the others' are part of their definition.
-NEEDS_STATISTICS = ("zscore", "two_sigma")
+NEEDS_STATISTICS = ("zscore", "two_sigma", "two_sigma_open", "eight_bit")
+# Normalisers whose means and deviations are always those of the data that is evaluated, by their publishers' own rule.
+OF_THE_DATA = ("zscore_of_data",)
+# Normalisers whose statistics are those of runs of images, and how many images a run is.
+OF_A_BATCH = {"croma_batch": 64}
+# Units of what a normaliser takes, where they are not dB.
+UNITS = {"dn_255": "amplitude"}
 
 
 def normalize(images: Images, valid: Valid, contract: InputContract) -> NDArray[np.uint8] | Images:

@@ -11,11 +11,12 @@ from pathlib import Path
 from fgmae_bench.checkpoints.convert import backbone_of
 from fgmae_bench.checkpoints.layouts import layout_of
 from fgmae_bench.checkpoints.load import account, untrained
+from fgmae_bench.checkpoints.names import of_entry
 from fgmae_bench.checkpoints.reader import State, read_state
 from fgmae_bench.checkpoints.registry import Published, by_file, find_weights, place_of, published, registered
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.hub.checksums import PINS, is_sha256, name_hash, read_pins
-from fgmae_bench.models.weights import empty_network
+from fgmae_bench.models.weights import empty_network, usual_size
 
 FORM = "give a registered name or a path, then model=NAME and sha256=HEX where they are known"
 
@@ -182,15 +183,19 @@ def _hash(found: Finding, folder: Path) -> None:
 
 def _content(found: Finding, state: State) -> None:
     """Layout, keys, shapes, finite numbers, and whether they have learnt."""
+    entry = found.item.entry or by_file(state.path, state.sha256, found.item.model)
+    if entry is not None:
+        state = of_entry(state, entry.entry)
     tensors, dropped = backbone_of(state)
-    entry, layout = found.item.entry, layout_of(state.wrapper, state.prefix, dropped)
+    layout = layout_of(state.wrapper, state.prefix, dropped)
     if entry and entry.entry.layout != "any":
         fits = layout == entry.entry.layout
         found.said("layout", None if fits else f"its layout is {layout} instead of {entry.entry.layout}")
     else:
         found.outcome["layout"] = layout
-    if found.item.model is not None:
-        network, optional = empty_network(found.item.model, entry.contract.size if entry else 224)
+    model = found.item.model or (entry.entry.model if entry else None)
+    if model is not None:
+        network, optional = empty_network(model, (entry.contract.size if entry else 0) or usual_size(model))
         account(network, state, optional)
         found.said("keys", None)
     else:

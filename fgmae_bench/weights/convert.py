@@ -43,9 +43,13 @@ def main(given: dict[str, Any]) -> None:
     if out.exists():
         raise BenchError(f"{out} exists", "remove it or choose another name")
     from fgmae_bench.checkpoints.convert import convert  # here, so that --help does not wait for torch
+    from fgmae_bench.checkpoints.names import of_entry
     from fgmae_bench.checkpoints.reader import read_state
+    from fgmae_bench.checkpoints.registry import by_file
 
     state = read_state(source, repair=given.get("repair", False))
+    if known := by_file(state.path, state.sha256):
+        state = of_entry(state, known.entry)
     contract, origin = _contract(state, given.get("contract"))
     done = convert(state, out, contract, repair=given.get("repair", False))
     print(

@@ -9,10 +9,11 @@ HF_ENDPOINT names a mirror. Names of your own: a manifest at $FGMAE_BENCH_WEIGHT
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.checkpoints.registry import WEIGHTS, fetch_weights, registered, weights_folder
+from fgmae_bench.checkpoints.registry import WEIGHTS, fetch_weights, published, registered, weights_folder
 from fgmae_bench.config.flags import spellings
 from fgmae_bench.errors import BenchError, unknown
 
@@ -27,19 +28,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="MODEL", help="for which model (required where the weights are for several)")
     parser.add_argument(*spellings("cache_dir"), metavar="DIR", help=CACHE_HELP)
     parser.add_argument(
-        "--from", dest="source", metavar="DIR", help="copy from a folder with the published file names, no download"
+        "--from",
+        dest="source",
+        metavar="PATH",
+        help="copy a file, or out of a folder of published file names; no download",
     )
     text = "fetch anew and trust what comes in place of what was trusted on first use; says both SHA-256 (default: off)"
     parser.add_argument("--repin", action="store_true", help=text)
 
 
 def main(given: dict[str, Any]) -> None:
-    """Fetch one file; print its path and its SHA-256."""
+    """Fetch one file; print its path, its SHA-256 and its licence, which may forbid a use."""
     name, model = _named(given["name"], given.get("model"))
     folder = weights_folder(Path(given["cache_dir"]) if "cache_dir" in given else None)
     source = Path(given["source"]) if "source" in given else None
     fetched = fetch_weights(name, model, folder, source, repin=bool(given.get("repin")))
     print(f"{fetched.path}\nsha256 {fetched.sha256}")
+    print(f"licence: {published(name, model).licence}", file=sys.stderr)
 
 
 def _named(name: str, model: str | None) -> tuple[str, str]:

@@ -1,6 +1,8 @@
 """`python -m fgmae_bench.weights inspect FILE [--model NAME]`: what a checkpoint holds; nothing in it is executed.
 
-With --model, also what that model would use, drop and miss, by the same rules as a run.
+With --model, also what that model would use, drop and miss, by the same rules as a run. With --model and --on DIR, how
+far the model's features of chips in DIR move when bands are swapped, dB are shifted or scaled, and pixels are lost;
+with FILE by its weights, without by random ones.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgmae_bench.checkpoints.shapes import geometry
+from fgmae_bench.errors import BenchError
 
 if TYPE_CHECKING:
     from fgmae_bench.checkpoints.load import LoadReport
@@ -22,14 +25,25 @@ OTHERS_SHOWN = 40
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `weights inspect`."""
-    parser.add_argument("file", metavar="FILE", help="a .pth, .pt, .pkl or .safetensors file")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="a .pth, .pt, .pkl or .safetensors file")
     parser.add_argument(
         "--model", metavar="NAME", help="hold the file against this model: vit_small_patch16, resnet50 or any timm name"
     )
+    parser.add_argument("--on", metavar="DIR", help="a folder of chips in dB to try the model on")
 
 
 def main(given: dict[str, Any]) -> None:
     """Print the account; nothing before the file has been read and, with --model, matched."""
+    if given.get("file") is None and ("on" not in given or "model" not in given):
+        raise BenchError("no file is named", "give FILE, or --model NAME --on DIR")
+    if "on" in given:
+        from fgmae_bench.weights.on import lines
+
+        if "model" not in given:
+            raise BenchError("--on without --model", "name the model that shall be tried")
+        for line in list(lines(given["model"], given.get("file"), Path(given["on"]))):
+            print(line)
+        return
     from fgmae_bench.checkpoints.reader import read_state  # here, so that --help does not wait for torch
 
     state = read_state(Path(given["file"]))
@@ -101,12 +115,13 @@ def _account(model: str, report: LoadReport) -> Iterator[str]:
 def _report(model: str, state: State) -> LoadReport:
     """The account against a model without memory for its weights."""
     from fgmae_bench.checkpoints.load import account
-    from fgmae_bench.config.run import Model
-    from fgmae_bench.models.contracts import resolve_contract
-    from fgmae_bench.models.weights import empty_network
+    from fgmae_bench.checkpoints.names import of_entry
+    from fgmae_bench.checkpoints.registry import entry_of
+    from fgmae_bench.models.weights import empty_network, usual_size
 
-    network, optional = empty_network(model, resolve_contract(Model(model=model, weights="random")).size)
-    return account(network, state, optional)[1]
+    known = entry_of("", model, state)
+    network, optional = empty_network(model, usual_size(model))
+    return account(network, state if known is None else of_entry(state, known.entry), optional)[1]
 
 
 def _safe(name: str) -> str:

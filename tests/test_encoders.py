@@ -1,0 +1,465 @@
+"""Encoders of the registry: genuine weights against their publishers' features, the library's own call for the rest."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+from commands import REPOSITORY, call, said
+from safetensors.torch import save_file
+from timm.models import get_pretrained_cfg
+from torchvision.models import swin_v2_b
+
+from fgmae_bench.checkpoints.registry import WEIGHTS, by_file, place_of
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.contract import FGMAE_CONTRACT
+from fgmae_bench.config.encoders import ENCODERS, Encoder, adapter_of, encoders
+from fgmae_bench.config.run import IMAGENET, Model, compose
+from fgmae_bench.errors import BenchError
+from fgmae_bench.models.architectures import make_adapter, timm_name
+from fgmae_bench.models.build import build_backbone
+from fgmae_bench.models.contracts import resolve_contract
+from fgmae_bench.models.weights import empty_network
+from fgmae_bench.views.normalizers import normalize
+
+# Models of no library that is installed here: their contracts and refusals alone are tested.
+NOT_HERE = [name for name, entry in ENCODERS.items() if entry.carrier == "terratorch"]
+HERE = [name for name in ENCODERS if name not in NOT_HERE]
+LARGE = 120_000_000  # parameters; above it the meta device has to do
+
+
+def needs(entry):
+    package = {"rslearn": "rslearn", "torchgeo": "torchgeo", "olmoearth-pretrain-minimal": "olmoearth_pretrain_minimal"}
+    if entry.carrier in package:
+        pytest.importorskip(package[entry.carrier])
+    return entry
+
+
+@pytest.fixture(scope="module")
+def oracle(realdata):
+    return np.load(realdata / "weights" / "oracle_features.npz")
+
+
+@pytest.fixture
+def genuine(realdata):
+    pytest.importorskip("rslearn")
+    return {
+        "galileo-nano": realdata / "weights" / "galileo_nano_encoder.pt",
+        "presto": realdata / "weights" / "presto_default_model.pt",
+    }
+
+
+ORACLES = [("galileo-nano", 4, "galileo_map"), ("galileo-nano", 8, "galileo_p8_map"), ("presto", 4, "presto_map")]
+
+
+def features(model, weights, patch, x_db):
+    """(map, pooled) of chips in dB, the whole way: contract, normaliser, network."""
+    backbone = build_backbone(Model(model=model, weights=str(weights), patch_size=patch), 0, data_size=x_db.shape[2:])
+    images = torch.from_numpy(normalize(x_db.copy(), None, backbone.contract))
+    with torch.inference_mode():
+        return backbone.module.inner(images).numpy(), backbone.module(images).numpy()
+
+
+@pytest.mark.parametrize(("model", "patch", "key"), ORACLES)
+def test_genuine_weights_give_their_publishers_features(genuine, oracle, model, patch, key):
+    got, pooled = features(model, genuine[model], patch, oracle["x_db"])
+    np.testing.assert_allclose(got, oracle[key], atol=1e-5)
+    np.testing.assert_allclose(pooled, oracle[key.replace("_map", "_mean")], atol=1e-5)
+    if key == "galileo_map":
+        np.testing.assert_allclose(pooled, oracle["galileo_repo_average_tokens"], atol=1e-5)
+
+
+def test_presto_in_larger_cells_is_presto_of_their_mean_decibels(genuine, oracle):
+    """At patch 8 the publishers' pixel model is given the mean of 8 x 8 pixels: the mean of four cells of the oracle's."""
+    x = oracle["x_db"]
+    cells = x.reshape(5, 2, 16, 4, 16, 4).mean((3, 5))
+    np.testing.assert_allclose(
+        features("presto", genuine["presto"], 8, x)[0], features("presto", genuine["presto"], 2, cells)[0], atol=1e-5
+    )
+    np.testing.assert_allclose(features("presto", genuine["presto"], 1, cells)[0], oracle["presto_map"], atol=1e-5)
+
+
+@pytest.mark.parametrize(("model", "patch", "key", "ending"), [(*ORACLES[1], "safetensors"), (*ORACLES[2], "pth")])
+def test_converted_files_give_the_same_features(genuine, oracle, tmp_path, model, patch, key, ending):
+    out = tmp_path / f"mine.{ending}"
+    result = call("weights.__main__", "convert", str(genuine[model]), str(out), cwd=tmp_path)
+    assert result.code == 0, result.err
+    np.testing.assert_allclose(features(model, out, patch, oracle["x_db"])[0], oracle[key], atol=1e-5)
+
+
+def test_fetched_by_name_and_verified(genuine, oracle, tmp_path):
+    for name, model in (("galileo", "galileo-nano"), ("presto", "presto")):
+        source = tmp_path / "source" / WEIGHTS[name][model].hub.file
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_bytes(genuine[model].read_bytes())
+        words = ("fetch", name, "--model", model, "--from", "source", "--cache_dir", "cache")
+        fetched = call("weights.__main__", *words, cwd=tmp_path)
+        assert (fetched.code, fetched.err.splitlines()[-1]) == (0, "licence: MIT")
+        result = call("weights.__main__", "verify", name, "--model", model, "--cache_dir", "cache", cwd=tmp_path)
+        assert result.code == 0, said(result)
+        assert "FAILED" not in result.out
+        assert result.out.rstrip().endswith("fit")
+    backbone = build_backbone(
+        Model(model="presto", weights="presto", patch_size=4), 0, tmp_path / "cache", data_size=(64, 64)
+    )
+    assert (backbone.weights.source, backbone.weights.used, backbone.weights.dropped) == ("presto", 50, 52)
+
+
+def test_random_twins_differ_by_their_seed_and_from_the_genuine_one(genuine, oracle):
+    x = normalize(oracle["x_db"][:2].copy(), None, resolve_contract(Model(model="galileo-nano", weights="random")))
+    seen = []
+    for seed in (0, 0, 1):
+        twin = build_backbone(Model(model="galileo-nano", weights="random"), seed, data_size=(64, 64))
+        with torch.inference_mode():
+            seen.append(twin.module(torch.from_numpy(x)))
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.allclose(seen[0], seen[2])
+
+
+# --- the library's own call
+
+
+def rslearns(entry, network, images):
+    """rslearn's class fed by hand: all other groups masked, one time step, month 5."""
+    size, batch = images.shape[-1], len(images)
+    if entry.model == "presto":
+        cells = images.unfold(2, 4, 4).unfold(3, 4, 4).mean((4, 5))  # (B, 2, h, w)
+        x = torch.zeros(batch * cells[0, 0].numel(), 1, 17)
+        x[:, 0, :2] = cells.permute(0, 2, 3, 1).reshape(-1, 2)
+        mask = torch.ones_like(x)
+        mask[..., :2] = 0
+        cover = torch.full((len(x), 1), 9)
+        return network(x, cover, torch.zeros(len(x), 2), mask, 5).view(batch, -1, 128).mean(1)
+    from fgmae_bench.models.encoders.adapter import single_file
+
+    code = single_file(entry, "rslearn", "models/galileo/single_file_galileo.py")
+    widths = {
+        "s_t": (len(code.SPACE_TIME_BANDS), len(code.SPACE_TIME_BANDS_GROUPS_IDX), (size, size, 1)),
+        "sp": (len(code.SPACE_BANDS), len(code.SPACE_BAND_GROUPS_IDX), (size, size)),
+        "t": (len(code.TIME_BANDS), len(code.TIME_BAND_GROUPS_IDX), (1,)),
+        "st": (len(code.STATIC_BANDS), len(code.STATIC_BAND_GROUPS_IDX), ()),
+    }
+    given = {f"{k}_x": torch.zeros(batch, *where, c) for k, (c, _, where) in widths.items()}
+    given |= {f"{k}_m": torch.ones(batch, *where, g) for k, (_, g, where) in widths.items()}
+    given["s_t_x"][..., :2] = images.permute(0, 2, 3, 1)[:, :, :, None]
+    given["s_t_m"][..., 0] = 0
+    out = network(**given, months=torch.full((batch, 1), 5), patch_size=4)
+    return network.average_tokens(*out[:-1])
+
+
+def olmoearths(entry, network, images):
+    from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.utils.datatypes import MaskedOlmoEarthSample
+
+    batch, _, size, _ = images.shape
+    sample = MaskedOlmoEarthSample(
+        timestamps=torch.tensor([[[15, 5, 2020]]]).repeat(batch, 1, 1),
+        sentinel1=images.permute(0, 2, 3, 1)[:, :, :, None],
+        sentinel1_mask=torch.zeros(batch, size, size, 1, 1, dtype=torch.long),
+    )
+    out = network(sample, patch_size=4, input_res=10, fast_pass=True)["tokens_and_masks"]
+    return out.sentinel1.flatten(1, 4).mean(1)
+
+
+def torchgeos(entry, network, images):
+    unknown = torch.full((len(images), 4), torch.nan)
+    if entry.model.startswith("croma"):
+        return network(x_sar=images)["sar_GAP"]
+    if entry.model.startswith("dofa"):
+        wave = 5.405 if entry.model.endswith("c_band") else 3.75
+        return network(images, wavelengths=[wave, wave])
+    if entry.model == "panopticon":
+        return network({"imgs": images.clone(), "chn_ids": torch.tensor([[-1.0, -2.0]]).repeat(len(images), 1)})
+    if entry.model == "satlas-swin-b":
+        whole = swin_v2_b(num_classes=1)
+        whole.features[0][0], whole.head = torch.nn.Conv2d(2, 128, 4, 4), torch.nn.Identity()
+        whole.load_state_dict(network.state_dict())
+        return whole.eval()(images)
+    return network(images, unknown, wavelengths=[5e7, 5e7], bandwidths=[1e9, 1e9], kernel_size=16)
+
+
+def timms(entry, network, images):
+    """timm's own pooling: the CLS token, or what the model itself pools; the grey ViT sees VV three times."""
+    if entry.one_band:
+        images = images[:, :1].repeat(1, 3, 1, 1)
+    if entry.pooling.lower() == "cls":
+        return network.forward_head(network.forward_features(images), pre_logits=True)
+    return network(images)
+
+
+OWN_CALL = {"rslearn": rslearns, "olmoearth-pretrain-minimal": olmoearths, "torchgeo": torchgeos, "timm": timms}
+
+
+SMALL = {"panopticon": 112, "satlas-swin-b": 64, "croma_base": 64, "sarmae-vit-b16": 112}  # any size will do
+
+
+@pytest.fixture
+def quick_draws(monkeypatch):
+    """Random weights without the cost of drawing millions of them: a short draw, repeated."""
+    short = torch.rand(99_991, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def fill(tensor, scale, shift):
+        with torch.no_grad():
+            if tensor.device.type == "meta":
+                return tensor
+            times = -(-tensor.numel() // len(short))
+            return tensor.copy_((short.repeat(times)[: tensor.numel()] * scale + shift).view(tensor.shape))
+
+    draw = torch.Tensor
+    monkeypatch.setattr(draw, "normal_", lambda t, mean=0.0, std=1.0, generator=None: fill(t, std * 1.7, mean))
+    monkeypatch.setattr(
+        draw, "uniform_", lambda t, low=0.0, high=1.0, generator=None: fill(t, (high - low) / 2, (high + low) / 2)
+    )
+    monkeypatch.setattr(draw, "erfinv_", lambda t: t)
+
+
+def check_features(name, chips):
+    entry = needs(ENCODERS[name])
+    stated = 112 if entry.weights == IMAGENET else WEIGHTS[entry.weights][entry.model].contract.size
+    size = SMALL.get(
+        name, 16 if len(entry.patches) > 1 else 112 if entry.patch in (14, 16) else 64 if entry.patch == 1 else stated
+    )
+    size = size or None
+    backbone = build_backbone(Model(model=entry.model, weights="random", input_size=size), 0, data_size=(64, 64))
+    size = backbone.contract.size
+    images = torch.from_numpy(chips[:2] / 10 + 1.5)
+    images = torch.nn.functional.interpolate(images, (size, size))
+    network = backbone.module.inner.network if adapter_of(entry.model) else getattr(backbone.module, "vit", None)
+    network = backbone.module.inner if network is None else network
+    with torch.inference_mode():
+        got = backbone.module(images.clone())
+        expected = OWN_CALL[entry.carrier](entry, network, images)
+    assert got.shape == (2, entry.dim)
+    torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
+
+
+QUICK = ("galileo-nano", "presto", "olmoearth-v1-nano")
+FITS = list({e.model: name for name, e in ENCODERS.items() if name in HERE and e.params <= LARGE}.values())
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_small_encoders_give_what_their_libraries_own_call_gives(name, chips):
+    check_features(name, chips)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FITS if name not in QUICK])
+def test_encoders_give_what_their_libraries_own_call_gives(name, chips, quick_draws):
+    check_features(name, chips)
+
+
+@pytest.mark.slow
+def test_encoders_have_the_size_that_is_stated(quick_draws):
+    """On the meta device, without memory for weights; torchgeo's CROMA draws its attention bias in any case."""
+    for name in {entry.model: name for name, entry in ENCODERS.items() if name in HERE}.values():
+        entry = needs(ENCODERS[name])
+        size = 224 if entry.weights == IMAGENET else WEIGHTS[entry.weights][entry.model].contract.size
+        network, _ = empty_network(entry.model, 24 if entry.model.startswith("croma") else size or 64)
+        assert sum(parameter.numel() for parameter in network.parameters()) == entry.params, name
+        assert entry.dim in {tensor.shape[0] for tensor in network.state_dict().values() if tensor.dim()}, name
+
+
+# Encoder parameters as the publishers' own texts have them: README of olmoearth-pretrain-minimal, in millions; the cards
+# and papers of the others.
+STATED = {
+    "olmoearth-v1-nano": 1.4, "olmoearth-v1-tiny": 6.2, "olmoearth-v1-base": 89, "olmoearth-v1-large": 308,
+    "olmoearth-v1.1-nano": 1.7, "olmoearth-v1.1-tiny": 12.5, "olmoearth-v1.1-base": 114,
+    "olmoearth-v1.2-nano": 1.7, "olmoearth-v1.2-tiny": 12.5, "olmoearth-v1.2-small": 35.6,
+    "olmoearth-v1.2-base": 114, "olmoearth-v1.3-base": 128, "reben-vit-b8": 85.3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_sizes_are_those_that_the_publishers_state(name):
+    digits = 1 if STATED[name] < 100 and STATED[name] != 89 else 0
+    assert round(ENCODERS[name].params / 1e6, digits) == STATED[name]
+
+
+# --- the registry
+
+
+def test_every_name_of_the_registry_has_weights_with_a_contract():
+    for name, entry in ENCODERS.items():
+        if entry.weights == IMAGENET:
+            assert get_pretrained_cfg(timm_name(entry.model)).hf_hub_id
+            continue
+        held = WEIGHTS[entry.weights][entry.model]
+        assert held.licence, name
+        assert set(HERE) | set(NOT_HERE) == set(ENCODERS)
+    for weights in WEIGHTS.values():  # and every adapter's weights an entry
+        for model in weights:
+            assert adapter_of(model) is not None or timm.is_model(model) or model.startswith("vit_")
+
+
+def test_the_registry_lists_without_torch():
+    code = "import sys, fgmae_bench.config.encoders as e; e.encoders(); assert 'torch' not in sys.modules; print(len(e.ENCODERS))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout.split() == [str(len(ENCODERS))], done.stderr
+
+
+def test_a_name_of_the_registry_means_its_model_and_its_weights():
+    card = load_card("eurosat")
+
+    def model_of(**flags):
+        return compose("linear", {"dataset": "eurosat", **flags}, card)[0].model
+
+    assert model_of(model="reben-vit-b8") == model_of(model="vit_base_patch8_224", weights="reben")
+    assert model_of(model="galileo-nano").weights == "galileo"
+    assert model_of(model="galileo-nano", weights="random").weights == "random"
+    assert model_of(model="croma_base").weights == "croma"
+    from_config = compose("linear", {"model": "presto"}, card, {"dataset": "eurosat", "weights": "random"})[0].model
+    assert (from_config.model, from_config.weights) == ("presto", "random")
+
+
+def test_common_file_names_say_nothing_about_a_file(tmp_path):
+    for name in ("model.safetensors", "weights.pth", "encoder.pt", "default_model.pt"):
+        assert by_file(tmp_path / name) is None
+    assert by_file(tmp_path / "mine.pt", WEIGHTS["presto"]["presto"].sha256).entry.name == "presto"
+
+
+def test_a_licence_that_forbids_a_use_is_said_when_fetched(tmp_path):
+    network, _ = empty_network("vit_tiny_patch16_224", 32)
+    weights = {f"sar_encoder.{name}": torch.zeros(tensor.shape) for name, tensor in network.state_dict().items()}
+    torch.save(weights, tmp_path / "w.pth")
+    words = ("fetch", "sarmae", "--from", "w.pth", "--cache_dir", "cache")
+    result = call("weights.__main__", *words, cwd=tmp_path)
+    assert result.code == 0, said(result)
+    assert result.err.splitlines()[-1] == "licence: CC-BY-NC-4.0, gated: no commercial use"
+    for name, word in (("olmoearth", "no military"), ("sarmae", "no commercial")):
+        assert all(word in entry.licence for entry in WEIGHTS[name].values())
+
+
+def test_names_of_one_file_share_it(tmp_path):
+    one, other = (WEIGHTS[name]["croma_base"] for name in ("croma", "croma-batch"))
+    assert place_of("croma", one, tmp_path) == place_of("croma-batch", other, tmp_path)
+
+
+def test_an_encoder_of_ones_own_comes_by_an_entry_point(monkeypatch):
+    mine = dataclasses.replace(ENCODERS["galileo-nano"], model="mine")
+
+    class Point:
+        name = "mine"
+        loaded = mine
+
+        def load(self):
+            return self.loaded
+
+    point = Point()
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point])
+    encoders.cache_clear()
+    try:
+        assert encoders()["mine"] is mine
+        assert adapter_of("mine") is mine
+        encoders.cache_clear()
+        point.loaded = print
+        with pytest.raises(BenchError, match=r"the entry point mine of fgmae_bench\.encoders is of type builtin_"):
+            encoders()
+        point.name, point.loaded = "presto", mine
+        with pytest.raises(BenchError, match="the encoder presto is defined twice"):
+            encoders()
+    finally:
+        encoders.cache_clear()
+    assert isinstance(ENCODERS["presto"], Encoder)
+
+
+# --- keys of checkpoints
+
+
+def test_reben_files_lose_their_prefix_and_their_head(tmp_path):
+    """As timm itself loads the same tensors; the norm before a ConvNeXt's head is part of the features."""
+    theirs = timm.create_model("test_convnext", in_chans=2, num_classes=19).eval()
+    with torch.no_grad():
+        theirs.head.norm.weight.uniform_(0.5, 2)
+    save_file(
+        {f"model.vision_encoder.{name}": tensor for name, tensor in theirs.state_dict().items()},
+        tmp_path / "model.safetensors",
+    )
+    model = Model(
+        model="test_convnext",
+        weights=str(tmp_path / "model.safetensors"),
+        weights_prefix="model.vision_encoder.",
+        normalizer="zscore",
+        input_size=64,
+    )
+    backbone = build_backbone(model, 0)
+    images = torch.rand(2, 2, 64, 64)
+    with torch.inference_mode():
+        expected = theirs.forward_head(theirs.forward_features(images), pre_logits=True)
+        torch.testing.assert_close(backbone.module(images), expected)
+    assert backbone.weights.dropped == 2
+
+
+# --- bad input
+
+
+def test_without_its_library_an_encoder_names_the_extra(monkeypatch):
+    for package, name, extra in (
+        ("olmoearth_pretrain_minimal", "olmoearth-v1-nano", "olmoearth"),
+        ("torchgeo.models", "panopticon", "torchgeo"),
+    ):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(BenchError, match=rf"install it with: pip install 'fgmae-bench\[{extra}\]'"):
+            make_adapter(name, 224 if name == "panopticon" else 64)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "fgmae_bench.models.encoders.adapter.rslearn.single_file_galileo", raising=False)
+    with pytest.raises(BenchError, match=r"galileo-nano needs rslearn.*pip install 'fgmae-bench\[rslearn\]'"):
+        make_adapter("galileo-nano", 64)
+
+
+@pytest.mark.parametrize("name", NOT_HERE)
+def test_an_encoder_of_a_later_python_says_so(name):
+    if sys.version_info >= (3, 12):
+        pytest.skip("this Python is late enough")
+    with pytest.raises(BenchError, match=rf"the model {name} needs terratorch and Python 3\.12 or later"):
+        make_adapter(name, 288)
+
+
+def test_an_unknown_version_of_olmoearth_is_refused():
+    """The package itself builds v1 for any text that it does not know."""
+    from fgmae_bench.models.encoders.olmoearth import make
+
+    entry = needs(ENCODERS["olmoearth-v1.2-nano"])
+    with pytest.raises(BenchError, match=r"unknown version of OlmoEarth 'v1_2'; did you mean 'v1\.2'"):
+        make(dataclasses.replace(entry, variant="v1_2 nano"), 64, 4)
+    with pytest.raises(BenchError, match=r"cannot be built \(model_size 'tiny' is not available for v1\.3"):
+        make(dataclasses.replace(entry, variant="v1.3 tiny"), 64, 4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "size", "message"),
+    [
+        (
+            {"model": "galileo-nano", "patch_size": 9},
+            64,
+            "--patch_size 9: galileo-nano does not take it; choose from 1, 2, 3",
+        ),
+        (
+            {"model": "galileo-nano", "patch_size": 7},
+            64,
+            "images of 64x64 px: galileo-nano takes squares of whole patches of 7",
+        ),
+        (
+            {"model": "galileo-nano", "input_size": 30, "patch_size": 4},
+            64,
+            "--input_size 30 is not divisible by the patch of 4",
+        ),
+        ({"model": "croma_base", "patch_size": 4}, 64, "--patch_size 4: croma_base does not take it; leave it out"),
+        ({"model": "vit_small_patch16", "patch_size": 16}, 64, "--patch_size 16: vit_small_patch16 does not take it"),
+        ({"model": "resnet50", "input_size": "native"}, (64, 48), "images of 64x48 px: resnet50 takes squares"),
+        ({"model": "galileo-nano", "pool": "cls"}, 64, "galileo-nano has no CLS token; use --pool mean"),
+    ],
+)
+def test_sizes_outside_an_encoders_range_are_refused(flags, size, message):
+    needs(adapter_of(flags["model"]) or ENCODERS["fgmae-vit-s16"])
+    side = size if isinstance(size, tuple) else (size, size)
+    with pytest.raises(BenchError, match=message):
+        build_backbone(Model(weights="random", **flags), 0, data_size=side)
+
+
+def test_native_pixels_are_not_resized():
+    contract = resolve_contract(Model(model="resnet50", weights="random", input_size="native"))
+    assert contract == dataclasses.replace(FGMAE_CONTRACT, size=0, geometry="native")
+    backbone = build_backbone(Model(model="test_resnet", weights="random", input_size="native"), 0, data_size=(96, 96))
+    assert backbone.contract.size == 96
