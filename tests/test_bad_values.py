@@ -174,7 +174,7 @@ def test_number_of_classes_is_that_of_the_label_scheme(tmp_path, given, code):
         (("version = 1", ""), "key 'version' is missing"),
         (("version = 1", "version = = 1"), "not valid TOML"),
         (('units = "dB"', 'units = "decibel"'), "units is 'decibel'; "),
-        (('"VV", "VH"', '"HH", "HV"'), "signal.bands is ['HH', 'HV']"),
+        (('"VV", "VH"', '"VV", "XX"'), "signal.bands"),
         (
             ('layout = "class_folders"', 'layout = "class_folder"'),
             "unknown layout 'class_folder'; did you mean 'class_folders'?",

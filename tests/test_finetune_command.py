@@ -312,15 +312,18 @@ def test_a_truncated_checkpoint_is_refused_by_name_and_passed_over_by_auto(tmp_p
     assert again["metrics"] == expected["metrics"]
 
 
-def test_pixels_that_are_no_numbers_are_left_out_or_refused(tmp_path):
+def test_an_image_without_a_number_is_left_out_and_counted(tmp_path):
     import rasterio
 
     root = small_world(tmp_path, per_class=6)
     image = next(root.rglob("*.tif"))
     with rasterio.open(image, "r+") as file:
         file.write(np.full((2, 64, 64), np.nan, np.float32))
-    line = said(finetune(root, "--batch_size", "8", cwd=tmp_path))
-    assert image.name in line
+    done = finetune(root, "--batch_size", "8", cwd=tmp_path)
+    assert done.code == 0, done.err
+    (left_out,) = (n["text"] for n in only_record(tmp_path / "results")["notes"] if n["code"] == "invalid_left_out")
+    assert left_out.startswith("1 image")
+    assert image.stem in left_out
 
 
 def test_a_loss_that_becomes_infinite_is_recorded_as_diverged(tmp_path):

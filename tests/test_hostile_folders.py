@@ -12,7 +12,7 @@ import torch
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.bigearthnet.facts import METADATA, describe
 from fgmae_bench.data.bigearthnet.table import from_rows
-from fgmae_bench.data.dfc.layout import _size
+from fgmae_bench.data.dfc.layout import data_size
 from fgmae_bench.data.sample_cache import _load
 from fgmae_bench.data.synthetic import MARKER, read_marker
 from fgmae_bench.errors import BenchError
@@ -37,7 +37,7 @@ def test_a_marker_whose_counts_are_no_numbers_is_broken(tmp_path, count):
 def test_a_marker_does_not_make_any_image_a_declared_one(tmp_path, size):
     (tmp_path / MARKER).write_text(json.dumps({"fingerprint": "x", "counts": {"a": 1}, "size": size}))
     with pytest.raises(BenchError, match="size is"):
-        _size(load_card("dfc2020"), tmp_path)
+        data_size(load_card("dfc2020"), tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from preloaded import REPOSITORY
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.gather import Found, read_image
 from fgmae_bench.data.raster import read_chip
-from fgmae_bench.data.spatial import _centre
+from fgmae_bench.data.spatial import _place
 from fgmae_bench.records import body_sha256, record_path
 
 BAND = """<VRTRasterBand dataType="Float32" band="{0}"><SimpleSource><SourceFilename>{1}</SourceFilename>
@@ -78,7 +78,7 @@ def test_sidecars_that_gdal_follows_are_followed_by_no_reader(beacon, tmp_path):
     asked.clear()
     read_chip(path, load_card("eurosat"))
     read_image(Found("a", "b", (path,)))
-    _centre(path)
+    _place(path)
     assert not asked
 
 

@@ -14,6 +14,7 @@ from train_world import make_loop, recipe_of, run
 from fgmae_bench.config.recipes import FinetuneRecipe
 from fgmae_bench.config.schedules import base_lr, cosine, poly, scaled_lr
 from fgmae_bench.runs.curve_notes import lr_off_rule, small_batch_norm, still_improving
+from fgmae_bench.runs.tasks import Scale
 from fgmae_bench.train.classification import ClassificationJob
 from fgmae_bench.train.plan import make_plan
 
@@ -115,6 +116,6 @@ def test_losses_are_smoothed_towards_a_half_or_an_even_share(smoothing):
     single = -((np.eye(4)[classes] * (1 - smoothing) + smoothing / 4) * log_share).sum(1).mean()
     for task, targets, expected in (("multi_label", tags, binary), ("single_label", classes, single)):
         card, recipe = SimpleNamespace(task=task), FinetuneRecipe(smoothing=smoothing)
-        job = SimpleNamespace(dataset=SimpleNamespace(card=card), recipe=recipe)
+        job = SimpleNamespace(dataset=SimpleNamespace(card=card), recipe=recipe, scale=Scale())
         loss = ClassificationJob.loss(job, torch.from_numpy(logits), torch.from_numpy(targets))
         assert float(loss) == pytest.approx(expected, rel=1e-12)

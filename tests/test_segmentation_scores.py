@@ -98,10 +98,21 @@ def test_undefined_is_none_and_ignored_pixels_leave_no_trace():
     nothing = image_confusion(np.full((4, 4), 255, np.uint8), np.zeros((4, 4), np.uint8), K)
     assert nothing.sum() == 0
     assert set(segmentation(nothing).values()) == {None}
-    assert per_class(nothing, NAMES)["forest"] == {"iou": None, "accuracy": None, "precision": None, "support": 0}
+    assert per_class(nothing, NAMES)["forest"] == {
+        **dict.fromkeys(("iou", "accuracy", "precision", "omission", "commission", "area_bias")),
+        "support": 0,
+    }
     assert classes_scored(nothing, NAMES) == []
     predicted_only = per_class(image_confusion(np.zeros(3, np.uint8), np.array([0, 0, 2]), K), NAMES)["grass"]
-    assert predicted_only == {"iou": 0.0, "accuracy": None, "precision": 0.0, "support": 0}
+    assert predicted_only == {
+        "iou": 0.0,
+        "accuracy": None,
+        "precision": 0.0,
+        "omission": None,
+        "commission": 1.0,
+        "area_bias": None,
+        "support": 0,
+    }
 
 
 def test_sums_beyond_float32_are_exact():

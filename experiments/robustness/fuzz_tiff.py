@@ -26,7 +26,7 @@ from fgmae_bench.data.dfc.maps import read_band
 from fgmae_bench.data.gather import find_images, read_image
 from fgmae_bench.data.raster import read_chip
 from fgmae_bench.data.recognise import recognise_units
-from fgmae_bench.data.spatial import _centre
+from fgmae_bench.data.spatial import _place
 from fgmae_bench.data.tiff import read_header, read_place
 
 SIDE, SIDES = 64, (5000, 14000)  # of an image, of a tile or image out of proportion
@@ -140,7 +140,7 @@ def patch(rng: np.random.Generator, place: Path) -> Work:
 def centre(rng: np.random.Generator, place: Path) -> Work:
     """The place of a chip, as a spatial split reads it."""
     path = _placed(place, damaged(rng))
-    return _silent(lambda: _centre(path))
+    return _silent(lambda: _place(path))
 
 
 def _silent(read: Work) -> Work:

@@ -114,12 +114,14 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
         notes.append(accept_count(contradiction, run.execution.partial))
     if index.left_out and card.layout == "table":
         notes.append(note("unlabelled_left_out", f"{index.left_out} samples without a label or target were left out"))
-    layout_groups, index = index.groups, with_groups(card, index, cache)
+    split = card.splits.get(run.data.split or card.default_split)
+    # blocks are read later, with the pixels, unless the split goes by them: what is refused leaves nothing behind
+    layout_groups = index.groups
+    index = with_groups(card, index, cache, read=split is not None and split.kind == "groups")
     parts = make_split(card, index, run.data, cache, layout_groups)
     if run.data.limit is not None:
         index, parts = limited(index, parts, run.data.limit, run.data.split_seed)
         notes.append(note("limited", f"by --limit: at most {run.data.limit} samples of each part"))
-    notes += _group_notes(index, parts, run.data.split or card.default_split)
     samples = Samples(card=card, index=index)
     verdict, tagged = audit(card, index, order, samples, cache)
     if verdict.refusal:
@@ -175,14 +177,19 @@ def only_usable(dataset: Dataset, run: Run, cache: Path, others: Sequence[Run] =
     left_out = sum(len(before[part]) - len(kept[part]) for part in PARTS)
     share = card.signal.max_invalid_fraction
     text = f"{left_out} images with more than {share:.0%} invalid pixels were left out{_named(dataset, before, kept)}"
+    index = with_groups(card, index, cache) if index.groups is None else index
     notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []), *_floored(card, facts, kept))
+    notes += tuple(_group_notes(index, dataset.parts, dataset.facts["split"]))
     if index.source_content is not None and not index.eight_bits and run.data.band_order is None:
         _require_content(index, facts["content"])
     keep_audit(samples, cache)
     if not _facts_file(card, cache).is_file():
         write_text(_facts_file(card, cache), f"{facts_sha256(card)}\n")
     parts = dataclasses.replace(dataset.parts, train=pool, val=kept["val"], test=kept["test"])
-    whole = dataclasses.replace(dataset, parts=parts, notes=notes, content=facts["content"], pool=pool)
+    samples = dataclasses.replace(samples, index=index)  # with the images that are held
+    whole = dataclasses.replace(
+        dataset, index=index, samples=samples, parts=parts, notes=notes, content=facts["content"], pool=pool
+    )
     made = with_labels_of(whole, run)
     if not card.per_pixel:  # there the label maps count as well
         for each in (run, *others):

@@ -37,16 +37,20 @@ TILES = (("scene", r"(.*\w)_(?:r\d+_?c\d+|x\d+_?y\d+|row\d+_col\d+|p\d+|\d+_\d+)
 BLOCK = re.compile(r"(\d+(?:\.\d+)? km block) -?\d+ -?\d+")
 
 
-def with_groups(card: Card, index: Index, cache: Path) -> Index:
+def with_groups(card: Card, index: Index, cache: Path, *, read: bool = True) -> Index:
     """The index with the group of each sample and, as `group_kind`, what it is; without both where nothing tells.
 
-    Raises BenchError where what the card states does not fit the samples.
+    Without `read` no file is opened for blocks that the card does not state. Raises BenchError where what the card
+    states does not fit the samples.
     """
     if card.groups is not None:
         kind, names = _stated(card, card.groups, index, cache)
     else:
         found = (
-            by_name(index.ids, PRODUCTS) or _of_layout(index) or by_name(index.ids, TILES) or _by_block(index, cache)
+            by_name(index.ids, PRODUCTS)
+            or _of_layout(index)
+            or by_name(index.ids, TILES)
+            or (_by_block(index, cache) if read else None)
         )
         if found is None:
             return dataclasses.replace(index, groups=None, group_kind="")
@@ -151,6 +155,8 @@ def _by_block(index: Index, cache: Path) -> tuple[str, tuple[str, ...]] | None:
                 return None
         return block_groups(chip_centres(index, cache), BLOCK_KM)
     except BenchError as error:
+        if isinstance(error.__cause__, OSError):  # of the disk, not of the georeference
+            raise
         log.info("no blocks: %s", error.what)
         return None
 

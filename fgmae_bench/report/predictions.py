@@ -159,6 +159,7 @@ def _predictions(tensors: dict[str, NDArray[Any]], lists: dict[str, tuple[str, .
         kind = "regression" if targets.dtype.kind == "f" else "multi_label" if targets.ndim == 2 else "single_label"
         shapes_fit = scores.ndim == 2 and scores.shape[1] == len(classes) and len(targets) == len(scores)
         shapes_fit = shapes_fit and (targets.ndim == 1 or targets.shape == scores.shape)
+        shapes_fit = shapes_fit and (kind != "regression" or targets.shape == (len(scores), 1))
     if (
         not shapes_fit
         or len(scores) != len(ids)

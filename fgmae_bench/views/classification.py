@@ -149,11 +149,6 @@ def make_view(
     as of `feed`.
     """
     held = parse_bands(band_order) if band_order else card.signal.bands
-    if not band_order and sorted(held) != sorted(contract.bands):
-        raise BenchError(
-            f"{card.title} holds {', '.join(held)}, the backbone reads {' and '.join(contract.bands)}",
-            "choose an encoder of these bands, or data of both: no rule is stated for the one that is missing",
-        )
     # another order is reconciled; other bands cannot be
     if sorted(held) != sorted(card.signal.bands):
         bands = card.signal.bands
