@@ -18,6 +18,7 @@ def test_an_unknown_name_is_refused_with_the_closest():
 
 def test_words_are_listed_as_in_a_sentence():
     assert listed(PROBES.values()) == (
-        "linear probe by SGD, logistic regression, nearest neighbours, or ridge regression, of a number"
+        "linear probe by SGD, logistic regression, nearest neighbours, ridge regression, of a number, "
+        "or the checkpoint's own head"
     )
     assert listed([HEADS["upernet"]]) == "UPerNet"

@@ -5,14 +5,15 @@ records, predictions and checkpoints full of addresses.
 import json
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
-import rasterio
 import torch
 from commands import EUROSAT_CARD, FOLDERS, STATISTICS, call, small_world
 from make_records import make_record
-from preloaded import REPOSITORY
+from preloaded import HANG, REPOSITORY
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.gather import Found, read_image
@@ -71,9 +72,9 @@ def hostile_world(tmp_path, address, *endings):
 def test_sidecars_that_gdal_follows_are_followed_by_no_reader(beacon, tmp_path):
     address, asked = beacon
     path = next(hostile_world(tmp_path, address, ".ovr", ".msk", ".aux.xml").rglob("*.tif"))
-    with rasterio.open(path) as source:
-        source.overviews(1)
-        source.dataset_mask()
+    # in a process of its own: what GDAL remembers of this one's earlier files shall not decide
+    follow = "import rasterio, sys\nwith rasterio.open(sys.argv[1]) as s:\n    s.overviews(1), s.dataset_mask()"
+    subprocess.run([sys.executable, "-c", follow, path], check=True, capture_output=True, timeout=HANG)
     assert asked, "GDAL no longer follows them, so that these tests show nothing"
     asked.clear()
     read_chip(path, load_card("eurosat"))

@@ -332,7 +332,7 @@ def test_predictions_that_are_gone_are_said_and_the_row_stays(tmp_path):
     assert f"calibration of {record['run_id']}" in done.err
 
 
-def rewritten(tmp_path, **tensors):
+def rewritten(tmp_path, classes=("a", "b", "c"), **tensors):
     """The stored run with other tensors in its file, and its record of their hash."""
     from safetensors.numpy import load_file, save
 
@@ -340,7 +340,7 @@ def rewritten(tmp_path, **tensors):
     path = tmp_path / "predictions" / f"{record['run_id']}.safetensors"
     held = load_file(path) | tensors
     ids = json.dumps([f"s{i}" for i in range(400)])
-    path.write_bytes(ordered(save(held, {"ids": ids, "classes": json.dumps(["a", "b", "c"])})))
+    path.write_bytes(ordered(save(held, {"ids": ids, "classes": json.dumps(classes)})))
     return resealed(record, "predictions", "sha256", sha256_of(path))
 
 
@@ -363,9 +363,9 @@ def test_stored_numbers_that_no_run_gives_are_refused(tmp_path, tensors):
 
 
 def test_a_regression_states_no_confidence(tmp_path):
-    numbers = {"logits": np.ones((400, 3), np.float32), "targets": np.linspace(0, 1, 400)}
-    held = {"val_logits": np.ones((5, 3), np.float32), "val_targets": np.linspace(0, 1, 5)}
-    record = rewritten(tmp_path, **numbers, **held)
+    numbers = {"logits": np.ones((400, 1), np.float32), "targets": np.linspace(0, 1, 400)[:, None]}
+    held = {"val_logits": np.ones((5, 1), np.float32), "val_targets": np.linspace(0, 1, 5)[:, None]}
+    record = rewritten(tmp_path, ("height",), **numbers, **held)
     assert with_calibration(record, tmp_path) is record
 
 

@@ -99,7 +99,7 @@ def test_the_command_knows_every_layout():
 
 
 def test_help_of_each_command_names_its_flags(tmp_path):
-    assert {"list", "fetch", "verify", "inspect", "convert", "synth"} == set(COMMANDS)
+    assert {"list", "encoders", "fetch", "verify", "inspect", "convert", "synth"} == set(COMMANDS)
     for command in COMMANDS:
         result = weights_command(command, "--help", cwd=tmp_path)
         assert (result.code, result.err) == (0, "")

@@ -21,8 +21,8 @@ from fgmae_bench.checkpoints import convert as convert_room
 from fgmae_bench.checkpoints.convert import KEY
 from fgmae_bench.checkpoints.load import load_backbone
 from fgmae_bench.checkpoints.reader import read_state
+from fgmae_bench.checkpoints.registry import WEIGHTS
 from fgmae_bench.checkpoints.shapes import encoder_shapes, full_shapes
-from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.config.run import Model
 from fgmae_bench.models.build import build_backbone
 from fgmae_bench.models.contracts import carried_contract
@@ -247,8 +247,14 @@ def test_lists_that_hold_each_other_take_no_time_and_no_memory(tmp_path, weights
 
 def test_the_contract_of_a_published_name_is_embedded_and_used(tmp_path, weights):
     torch.save({"model": weights}, tmp_path / "B2_rn50_softcon.pth")
-    assert "contract: fgmae, of softcon in the manifest" in convert("B2_rn50_softcon.pth", "out.pth", cwd=tmp_path).out
-    assert carried_contract(read_state(tmp_path / "out.pth")) == FGMAE_CONTRACT
+    assert (
+        "contract: ssl4eo_8bit, of softcon in the manifest"
+        in convert("B2_rn50_softcon.pth", "out.pth", cwd=tmp_path).out
+    )
+    found = carried_contract(read_state(tmp_path / "out.pth"))
+    assert found == WEIGHTS["softcon"]["resnet50"].contract
+    assert found is not None
+    assert found.normalizer == "eight_bit"  # no quantile clip: not FGMAE's
 
 
 @pytest.mark.parametrize("out", OUTPUTS)

@@ -157,7 +157,10 @@ def choices(hint: Any, value: Any) -> list[Any]:
 
 
 YOUNGER_DEFAULTS = {
-    f.name: f.default for kind in sections("linear").values() for f in dataclasses.fields(kind) if f.name in YOUNGER
+    f.name: list(f.default) if isinstance(f.default, tuple) else f.default
+    for kind in sections("linear").values()
+    for f in dataclasses.fields(kind)
+    if f.name in YOUNGER
 }  # what a record means that does not hold them
 
 
@@ -206,12 +209,13 @@ def _unasked(config: dict[str, Any], stated: dict[str, Any]) -> bool:
     """
     held = {**config["data"], **config["model"]}
     return any(
-        name not in (*stated, "draw") and _plain(held.get(name, default)) != _plain(default)
+        name not in (*stated, "draw") and as_json(held.get(name, default)) != default
         for name, default in YOUNGER_DEFAULTS.items()
     )
 
 
-def _plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """A tuple as the list that a record holds."""
     return list(value) if isinstance(value, tuple) else value
 
 

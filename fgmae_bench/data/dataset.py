@@ -165,6 +165,7 @@ def only_usable(dataset: Dataset, run: Run, cache: Path, others: Sequence[Run] =
     names += ("floored",) if card.signal.units != "dB" else ()
     with Progress("checking pixels", len(index.files), "images", show=os.environ.get("RANK", "0") == "0") as progress:
         facts = sample_facts(samples, names, cache, run.execution.num_workers, progress.step)
+    index = with_groups(card, index, cache) if index.groups is None else index
     usable = facts["invalid"] <= card.signal.max_invalid_fraction
     before = {"train": dataset.pool, "val": dataset.parts.val, "test": dataset.parts.test}
     kept = {part: rows[usable[rows]] for part, rows in before.items()}
@@ -177,7 +178,6 @@ def only_usable(dataset: Dataset, run: Run, cache: Path, others: Sequence[Run] =
     left_out = sum(len(before[part]) - len(kept[part]) for part in PARTS)
     share = card.signal.max_invalid_fraction
     text = f"{left_out} images with more than {share:.0%} invalid pixels were left out{_named(dataset, before, kept)}"
-    index = with_groups(card, index, cache) if index.groups is None else index
     notes = (*dataset.notes, *([note("invalid_left_out", text)] if left_out else []), *_floored(card, facts, kept))
     notes += tuple(_group_notes(index, dataset.parts, dataset.facts["split"]))
     if index.source_content is not None and not index.eight_bits and run.data.band_order is None:

@@ -10,6 +10,7 @@ from fgmae_bench.config.experiments import (
     YOUNGER_DEFAULTS,
     Experiment,
     PlannedRun,
+    as_json,
     batches,
     effective_batch,
     matches,
@@ -165,7 +166,7 @@ def settings(record: Record) -> dict[str, Any]:
     ids = flat.pop("dataset sample_ids_sha256")
     flat |= {f"ids of {split}": digest for split, digest in ids.items()}
     flat |= {f"fact {name}": value for name, value in config.get("facts", {}).items()}
-    for name in [name for name, default in YOUNGER_DEFAULTS.items() if flat.get(name) == default]:
+    for name in [name for name, default in YOUNGER_DEFAULTS.items() if as_json(flat.get(name)) == default]:
         flat.pop(name, None)
     if few_labels(record):  # which labels were drawn is chance, as the seed is; the pool and the test split are not
         for name in ("draw", "ids of train"):
