@@ -209,6 +209,9 @@ def test_record_matches_its_planned_run_by_effective_batch_and_stated_flags():
     assert matches(experiment, first, make_record())
     assert matches(experiment, first, make_record(batch_size=32, world_size=1))
     assert not matches(experiment, second, make_record())
+    # a card that shares its name and version alone: its record is of other data
+    assert not matches(experiment, first, make_record(card_sha256="0" * 64))
+    assert matches(experiment, first, make_record(card_sha256="0" * 64, card_version=9))
     for other in (
         make_record(lr=0.2),
         make_record(epochs=49),

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from fgmae_bench.config.cards import card_names, facts_sha256, load_card
 from fgmae_bench.config.layout import Layout, check_layout
 from fgmae_bench.config.recipes import PROTOCOLS, RECIPES
 from fgmae_bench.config.run import YOUNGER, field_sections, sections
@@ -167,9 +168,9 @@ YOUNGER_DEFAULTS = {
 def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> bool:
     """True when a record belongs to a planned run: protocol, effective batch and every flag that the run states agree.
 
-    Weights do not distinguish backbones that load none. Three kinds of runs belong to no row: those that an ablation
-    made wrong on purpose, those of weights whose input contract nobody stated and, where the row states no limit, those
-    on a limited number of samples.
+    Weights do not distinguish backbones that load none. To no row belong runs that an ablation made wrong on purpose,
+    those of weights whose input contract nobody stated, those of a card that only shares its name with one of the suite
+    and, where the row does not ask for it, those of few labels, a limit or extra inputs.
     """
     flags = {**experiment.common, **run.flags}
     owner, hints = field_sections(experiment.module), flag_types(experiment.module)
@@ -181,7 +182,7 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
     if record["config"].get("facts", {}).get("defects") or record["model"].get("contract", {}).get("assumed"):
         return False
     config, weights = record["config"], record["model"]["weights"]["source"]
-    if _unasked(config, stated):
+    if _unasked(config, stated) or _of_another_card(record["dataset"]):
         return False
     codes = {found["code"] if isinstance(found, dict) else found for found in record["notes"]}
     if "batch_size" not in stated and "effective_batch" in codes:  # the row means the batch of its recipe
@@ -212,6 +213,22 @@ def _unasked(config: dict[str, Any], stated: dict[str, Any]) -> bool:
         name not in (*stated, "draw") and as_json(held.get(name, default)) != default
         for name, default in YOUNGER_DEFAULTS.items()
     )
+
+
+def _of_another_card(dataset: dict[str, Any]) -> bool:
+    """Whether a record has the name and version of a card of the suite and other facts; older records hold none."""
+    held = _shipped_facts(dataset["name"])
+    found = dataset.get("card_sha256")
+    return held is not None and found is not None and dataset["card_version"] == held[0] and found != held[1]
+
+
+@cache
+def _shipped_facts(name: str) -> tuple[int, str] | None:
+    """(version, hash of the facts) of the suite's card of that name, None where there is none."""
+    if name not in card_names():
+        return None
+    card = load_card(name)
+    return card.version, facts_sha256(card)
 
 
 def as_json(value: Any) -> Any:
