@@ -126,6 +126,23 @@ def test_the_path_goes_on_while_the_smallest_loss_is_at_its_end():
     assert "penalty_at_edge" in [note["code"] for note in given.notes]
 
 
+@pytest.mark.parametrize("penalty", [1e-5, 1e-3, 1e-1])
+def test_weak_penalties_are_fitted_to_their_minimum_not_part_of_the_way(penalty):
+    """Classes that a plane separates: the weaker the penalty, the further the minimum, and the worse on other scenes."""
+    part = scenes(n=160, dim=40, seed=3, shift=0.0)
+    part = part._replace(
+        features=part.features + np.float32(3) * np.random.default_rng(1).normal(0, 1, (160, 40)).astype(np.float32)
+    )
+    x = standardised(part.features).astype(np.float32)
+    here, there = np.arange(160) < 110, np.arange(160) >= 110
+    exact = LogisticRegression(C=1 / (penalty * here.sum()), solver="newton-cg", tol=1e-10, max_iter=20_000)
+    exact.fit(x[here].astype(np.float64), part.labels[here])
+    wanted = log_loss(part.labels[there], exact.predict_proba(x[there].astype(np.float64)))
+    found = logistic(x[here], part.labels[here], penalty, CLASSES, tolerance=1e-4).decision(x[there])
+    shares = np.exp(found - found.max(1, keepdims=True))
+    assert log_loss(part.labels[there], shares / shares.sum(1, keepdims=True)) == pytest.approx(wanted, rel=0.03)
+
+
 def test_a_path_that_is_level_at_its_weak_end_does_not_go_on():
     """Classes that a line separates have the same loss, next to nothing, at every weak penalty."""
     x = np.repeat([[0.0], [10.0]], 30, axis=0) + np.random.default_rng(0).normal(0, 0.1, (60, 1))

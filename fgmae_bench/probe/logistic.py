@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 MAX_ITERATIONS = 3000
 TOLERANCE = 1e-5
+FINEST = 1e-7  # below which gradients in float32 do not fall
 ALWAYS = 30.0  # bias of a class that every training sample carries
 Matrix = NDArray[np.float32]
 Labels = NDArray[Any]  # (N,) class numbers, or multi-hot (N, C)
@@ -44,8 +45,10 @@ def logistic(
     tolerance: float = TOLERANCE,
 ) -> Logistic:
     """Mean loss + penalty/2 |w|^2 at its minimum, from `start`, a fit of the same samples, else from 0, until no
-    component of the gradient is above `tolerance`.
+    component of the gradient is above `tolerance`, or above a tenth of the penalty: under a weak penalty the minimum is
+    far, and a fit that stops on the way to it is one of another penalty.
     """
+    tolerance = min(tolerance, max(penalty / 10, FINEST))
     weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, -np.inf)
     held = {} if start is None else start.solutions
     # scikit-learn sums the loss where we take its mean, and inverts the penalty

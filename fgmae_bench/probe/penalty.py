@@ -19,7 +19,8 @@ from fgmae_bench.probe.logistic import ALWAYS, Labels, Logistic, Matrix, logisti
 FOLDS = 5
 MOST_GROUPS_LEFT_OUT = 10  # with no more groups than these each is left out once
 ON_THE_WAY = 1e-4  # tolerance of the fits along a path, ten times that of the one that is kept
-FLAT = 1e-6  # relative fall of the loss below which a path's end is level
+FLAT = 1e-6  # relative fall of the mean loss, per tenfold step, below which a path's end is level
+NOTHING = 1e-3  # mean loss of classes that are told apart: weaker penalties have next to nothing to gain
 WEAKEST, STRONGEST = 1e-12, 1e8  # how far a path is extended
 RULE = "one_standard_error"
 Losses = tuple[NDArray[np.float64], NDArray[np.float64]]  # of held samples: (loss, share of it that could be judged)
@@ -60,7 +61,11 @@ def choose_penalty(
     """
     judge = _judge(folds, classes)
     found = {penalty: judge(penalty) for penalty in sorted(set(penalties), reverse=True)}  # a weaker one starts there
-    while open_ended and (end := _falling_end({p: losses.sum() for p, (losses, _) in found.items()})) is not None:
+    while (
+        open_ended
+        and (end := _falling_end({p: losses.sum() / weights.sum() for p, (losses, weights) in found.items()}))
+        is not None
+    ):
         further = end * 10 if end == max(found) else end / 10
         if not WEAKEST <= further <= STRONGEST:
             break
@@ -74,7 +79,8 @@ def choose_penalty(
         on=on,
         how=f"by {'loss on ' if on == 'val' else ''}{on} from {len(path)}",
         path={"penalty": path, "loss": means, "error": errors, "units": count, "smallest": best, "chosen": chosen},
-        edge=chosen in (path[0], path[-1]) or _falling_end(dict(zip(path, means, strict=True))) is not None,
+        edge=(chosen in (path[0], path[-1]) and not (chosen == path[0] and means[0] < NOTHING))
+        or _falling_end(dict(zip(path, means, strict=True))) is not None,
     )
 
 
@@ -82,6 +88,8 @@ def _falling_end(losses: dict[float, float]) -> float | None:
     """The end of a path at which the loss is smallest and still falls; None where the path is flat there, or turns."""
     path = sorted(losses)
     best = min(path, key=losses.__getitem__)
+    if best == path[0] and losses[best] < NOTHING:
+        return None
     for end, inner in ((path[0], path[1:2]), (path[-1], path[-2:-1])):
         if best == end and all(losses[other] - losses[end] > FLAT * abs(losses[end]) for other in inner):
             return end
