@@ -195,11 +195,7 @@ def grid_fields(module: str) -> tuple[str, ...]:
 def counted(part: Any) -> dict[str, Any]:
     """A section of a run as what counts of it: without the younger fields that are at their defaults."""
     defaults = {f.name: f.default for f in dataclasses.fields(part)}
-    return {
-        name: value
-        for name, value in dataclasses.asdict(part).items()
-        if name not in YOUNGER or value != defaults[name]
-    }
+    return {name: value for name, value in vars(part).items() if name not in YOUNGER or value != defaults[name]}
 
 
 def read_config(path: Path, module: str) -> dict[str, Any]:
