@@ -66,8 +66,8 @@ class Entry:
     """One checkpoint. `contract` names a table of `contracts`; what is not known is left out.
 
     `size` is in bytes and exact; `about_mb` is a size as a listing prints it; `torchgeo` is the enum member that names
-    the same file, `same_as` another name under which it is fetched. `places` and `period` are those of pre-training,
-    where published.
+    the same file, `same_as` another name under which it is fetched. `places`, `period` and `labels` are those of
+    pre-training, where published.
     """
 
     name: str
@@ -86,6 +86,7 @@ class Entry:
     classes: Literal["", "alphabetical"] = ""  # order of the outputs of the head that the file holds
     places: str = ""
     period: str = ""
+    labels: str = ""  # and what else it learnt from; "none" where it was images alone
     epochs: int | None = None
     size: int | None = None
     about_mb: float | None = None

@@ -135,9 +135,13 @@ def _delta(metric: str) -> Column:
 
 
 def overlap(record: Record) -> str:
-    """What the pre-training has seen of the dataset, as a note of the record says; - where nothing is known of it."""
-    found = [note["text"] for note in record["notes"] if note["code"] == "pretraining_overlap"]
-    return found[0].split(" have seen ", 1)[-1] if found else "-"
+    """What the pre-training has seen of the dataset, by a note of the record; - without named weights."""
+    for note in record["notes"]:
+        if note["code"] == "pretraining_overlap":
+            return str(note["text"].split(" have seen ", 1)[-1])
+        if note["code"] == "pretraining_places":
+            return str(note["text"].split(" of this dataset: ", 1)[-1])
+    return "-"
 
 
 def candidates(record: Record) -> int | None:

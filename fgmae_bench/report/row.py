@@ -105,6 +105,8 @@ def out_of_ranks(record: Record) -> str | None:
         return "its features of an image depend on the other images of the batch (transductive)"
     if contract.get("assumed"):
         return "nobody stated the input that its weights were trained on"
+    if any(note["code"] == "embeddings_unverified" for note in record["notes"]):
+        return "nothing says of which pixels its vectors are, or of which sensors"
     return None
 
 

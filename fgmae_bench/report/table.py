@@ -120,6 +120,7 @@ def _measured(label: str, group: tuple[Record, ...], published: Published | None
     deltas, comparison = differences(group, published, files) if published else ({}, ())
     synthetic = group[0]["dataset"]["synthetic"]
     remarks = [Note(code=note["code"], text=note["text"]) for record in group for note in record["notes"]]
+    remarks = [note for note in remarks if note.code != "pretraining_places"]  # a column of its own
     if synthetic and all(note.code != "synthetic" for note in remarks):
         remarks.insert(0, SYNTHETIC)
     return Row(

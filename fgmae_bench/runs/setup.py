@@ -223,10 +223,20 @@ def places(card: Card, run: Run, id: str, grid: int) -> tuple[Path, Path]:
 
 
 def _overlap_notes(card: Card, model: Model) -> list[dict[str, str]]:
-    """A note where the pre-training of named weights has seen the dataset, as far as that is published."""
+    """What the pre-training of named weights has seen of the dataset, or why nothing excludes that it has: as far as
+    that is published.
+    """
     known = registered().get(model.weights, {}).get(model.model)
-    seen = known.entry.overlap.get(card.name) if known else None
-    return [note("pretraining_overlap", f"the weights {model.weights} have seen {seen}")] if seen else []
+    if known is None:
+        return []
+    seen = known.entry.overlap.get(card.name)
+    if seen:
+        return [note("pretraining_overlap", f"the weights {model.weights} have seen {seen}")]
+    entry = known.entry
+    labels = "" if entry.labels in ("", "none") else f"labels: {entry.labels}"
+    facts = ", ".join(fact for fact in (entry.places, entry.period, labels) if fact)
+    found = f"not excluded ({facts})" if facts else "not published"
+    return [note("pretraining_places", f"what the weights {model.weights} have seen of this dataset: {found}")]
 
 
 def _calibration_notes(card: Card, backbone: Backbone) -> list[dict[str, str]]:
