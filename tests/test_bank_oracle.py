@@ -67,14 +67,17 @@ def key_of(augmentation=None, **changes):
     facts = {
         "fingerprint": "f", "behaviour": None, "contract": FGMAE_CONTRACT, "order": (0, 1), "input_resize": None,
         "ids": ("a", "b"), "root": Path("/data"), "most_invalid": 0.5, "nodata": (), "amp": "off", "compiled": False,
-        "device": "cpu", "extra": {}, "statistics": {},
+        "device": "cpu", "extra": {}, "statistics": {}, "inputs": {},
     } | changes  # fmt: skip
     signal = SimpleNamespace(max_invalid_fraction=facts["most_invalid"], nodata=facts["nodata"])
     index = SimpleNamespace(ids=facts["ids"], root=facts["root"])
     extractor = SimpleNamespace(
         dataset=SimpleNamespace(index=index, card=SimpleNamespace(signal=signal)),
         backbone=SimpleNamespace(
-            fingerprint=lambda: facts["fingerprint"], behaviour=lambda: facts["behaviour"], contract=facts["contract"]
+            fingerprint=lambda: facts["fingerprint"],
+            behaviour=lambda: facts["behaviour"],
+            contract=facts["contract"],
+            inputs=facts["inputs"],
         ),
         view=SimpleNamespace(order=facts["order"], input_resize=facts["input_resize"], statistics=facts["statistics"]),
         extra=facts["extra"],
@@ -88,6 +91,7 @@ def key_of(augmentation=None, **changes):
 @pytest.mark.parametrize(
     "change",
     [
+        {"inputs": {"patch_size": 8}},
         {"fingerprint": "g"},
         {"behaviour": ["1.00e+00"]},
         {"contract": RAW_CONTRACT},

@@ -406,23 +406,6 @@ def test_cromas_batch_is_64_images_in_the_datas_own_order():
         np.testing.assert_allclose(got, expected[:, :7, :7], atol=2e-4)
 
 
-def test_what_the_pre_training_has_seen_is_noted_and_a_column():
-    from fgmae_bench.report.columns import overlap
-    from fgmae_bench.runs.setup import _overlap_notes
-
-    card = load_card("bigearthnet_v2")
-    notes = _overlap_notes(card, Model(model="resnet50", weights="reben"))
-    assert [note["text"] for note in notes] == ["the weights reben have seen its training images and labels"]
-    elsewhere = _overlap_notes(load_card("eurosat"), Model(model="resnet50", weights="reben"))
-    expected = "not excluded (ten countries of Europe, June 2017 to May 2018, labels: CORINE land cover of 2018)"
-    assert ([note["code"] for note in elsewhere], overlap({"notes": elsewhere})) == (["pretraining_places"], expected)
-    unknown = _overlap_notes(card, Model(model="clay-v1.5-l", weights="clay"))
-    assert overlap({"notes": unknown}) == "not published"
-    assert _overlap_notes(card, Model(model="resnet50", weights="random")) == []
-    assert overlap({"notes": notes}) == "its training images and labels"
-    assert overlap({"notes": []}) == "-"
-
-
 # --- the checkpoint's own head
 
 

@@ -22,6 +22,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.models.architectures import make_adapter, timm_name
 from fgmae_bench.models.build import build_backbone
 from fgmae_bench.models.contracts import resolve_contract
+from fgmae_bench.models.sensitivity import blind_to_polarisation, sensitivity
 from fgmae_bench.models.weights import empty_network
 from fgmae_bench.views.normalizers import normalize
 
@@ -82,7 +83,9 @@ def test_presto_in_larger_cells_is_presto_of_their_mean_decibels(genuine, oracle
     np.testing.assert_allclose(features("presto", genuine["presto"], 1, cells)[0], oracle["presto_map"], atol=1e-5)
 
 
-@pytest.mark.parametrize(("model", "patch", "key", "ending"), [(*ORACLES[1], "safetensors"), (*ORACLES[2], "pth")])
+@pytest.mark.parametrize(
+    ("model", "patch", "key", "ending"), [(*ORACLES[0], "pth"), (*ORACLES[1], "safetensors"), (*ORACLES[2], "pth")]
+)
 def test_converted_files_give_the_same_features(genuine, oracle, tmp_path, model, patch, key, ending):
     out = tmp_path / f"mine.{ending}"
     result = call("weights.__main__", "convert", str(genuine[model]), str(out), cwd=tmp_path)
@@ -228,11 +231,32 @@ def check_features(name, chips):
     images = torch.nn.functional.interpolate(images, (size, size))
     network = backbone.module.inner.network if adapter_of(entry.model) else getattr(backbone.module, "vit", None)
     network = backbone.module.inner if network is None else network
+    rng = torch.Generator().manual_seed(0)
+    for (
+        parameter
+    ) in network.parameters():  # begun at 1e-5, features would hardly know their input; ids of channels at 0
+        if parameter.dim() == 1 and 0 < parameter.abs().max() <= 1e-4:
+            parameter.data.fill_(0.5)
+        elif parameter.dim() > 1 and not parameter.any():
+            parameter.data = torch.randn(parameter.shape, generator=rng)
     with torch.inference_mode():
         got = backbone.module(images.clone())
         expected = OWN_CALL[entry.carrier](entry, network, images)
     assert got.shape == (2, entry.dim)
     torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
+    check_sensitivity(
+        name, backbone, torch.nn.functional.interpolate(torch.from_numpy(chips[:1]), (size, size)).numpy()
+    )
+
+
+def check_sensitivity(name, backbone, x):
+    """Every change of the input moves every encoder; swapped bands do not move one that is told equal wavelengths."""
+    if backbone.contract.calibration == "uncalibrated":
+        x = (x + 40) * 5  # digital numbers below 255
+    found = sensitivity(backbone, x)
+    assert all(np.isfinite(list(found.values()))), found
+    assert blind_to_polarisation(found) == name.startswith("dofa"), found
+    assert min(found[change] for change in ("gain", "contrast", "pixels lost")) > 1e-6, found
 
 
 QUICK = ("galileo-nano", "presto", "olmoearth-v1-nano")

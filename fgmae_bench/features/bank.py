@@ -85,6 +85,8 @@ def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[st
         "torch": torch.__version__,
         "timm": timm.__version__,
         "opencv": cv2.__version__,
+        # equal tensors under another patch, wavelength or month give other features
+        **({"fed": extractor.backbone.inputs} if extractor.backbone.inputs else {}),
         **({"statistics": sorted(extractor.view.statistics.items())} if extractor.view.statistics else {}),
         **{name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in sorted(extractor.extra.items())},
     }
