@@ -1,5 +1,7 @@
 """A contract is stated by somebody or assumed and said so; a factory's weights are those that the flag names."""
 
+import re
+
 import numpy as np
 import pytest
 import rasterio
@@ -271,3 +273,36 @@ def test_a_card_whose_facts_changed_under_its_version_is_refused(desk):
     assert "its facts have changed since version 1 was first used; raise its version" in line
     card.write_text(text.replace("leaky = true", "leaky = false", 1).replace("version = 1", "version = 2", 1))
     assert call("linear", *flags, cwd=desk).code == 0
+
+
+@pytest.mark.parametrize("name", ["backscatter_stats", "place_and_month"])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"weights": "/nope.pth"}, "--weights /nope.pth: {name} has none"),
+        ({"weights": "imagenet"}, "--weights imagenet: {name} has none"),
+        ({"mean": (1.0, 2.0), "std": (1.0, 2.0)}, "{name} takes raw dB: --mean and --std mean nothing for it"),
+        ({"mean": (1.0,), "std": (1.0,)}, "--mean has 1 values"),
+        ({"mean": (1.0, 2.0), "std": (1.0, 0.0)}, "--std is 1 0"),
+        ({"mean": (1.0, 2.0), "std": (1.0, -2.0)}, "--std is 1 -2"),
+        ({"std": (1.0, 2.0)}, "--std without --mean"),
+        ({"weights_prefix": "x."}, "--weights_prefix means nothing for {name}"),
+        ({"patch_size": 8}, "--patch_size means nothing for {name}"),
+        ({"pool": "mean"}, "--pool means nothing for {name}"),
+    ],
+)
+def test_a_model_without_a_network_refuses_what_it_would_ignore(name, flags, message):
+    with pytest.raises(BenchError, match=re.escape(message.format(name=name))):
+        resolve_contract(Model(model=name, **flags))
+
+
+def test_embeddings_refuse_what_they_would_ignore(tmp_path):
+    for flags in ({"mean": (1.0, 2.0), "std": (1.0, 2.0)}, {"weights_prefix": "x."}, {"pool": "cls"}):
+        with pytest.raises(BenchError, match="mean"):
+            resolve_contract(Model(model="embeddings", weights=str(tmp_path / "e.npz"), **flags))
+
+
+@pytest.mark.parametrize("flags", [{"pool": "cls"}, {"patch_size": 8}])
+def test_a_factory_refuses_a_pool_and_a_patch_that_it_would_ignore(flags):
+    with pytest.raises(BenchError, match=r"CLS token|its patch is fixed"):
+        build_backbone(Model(model="torch.nn:Identity", weights="module", **flags), 0)
