@@ -172,10 +172,7 @@ class _Scorer:
         index, card, view = self.probe.dataset.index, self.probe.dataset.card, self.probe.extractor.view
         known = index.groups is not None
         return StressedView(
-            contract=view.contract,
-            order=view.order,
-            input_resize=view.input_resize,
-            whole=view.whole,
+            **{field.name: getattr(view, field.name) for field in dataclasses.fields(view)},
             stress=name,
             severity=severity,
             draw=draw,
