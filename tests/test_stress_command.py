@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.contract import InputContract
+from fgmae_bench.errors import BenchError
 from fgmae_bench.metrics.single_label import confusion_matrix, single_label
 from fgmae_bench.models.pooling import BackscatterStats
 from fgmae_bench.records import problem_of
@@ -204,3 +205,26 @@ def test_a_stressed_view_keeps_everything_that_the_clean_view_says_of_its_input(
         for field in dataclasses.fields(View):
             assert getattr(stressed, field.name) == getattr(view, field.name), field.name
         assert np.array_equal(stressed.batch([chip], ["a"]), view.batch([chip], ["a"]))
+
+
+@pytest.mark.parametrize(
+    ("bands", "groups", "name", "words"),
+    [
+        (("VV", "VH"), None, "offset_acquisition", "no acquisitions are known"),
+        (("VV",), ("a",), "swapped", "has 1 bands"),
+        (("VV",), ("a",), "imbalance", "has 1 bands"),
+        (("HH", "HV"), ("a",), "missing_vv", "has HH,HV, not VV"),
+        (("HH", "HV"), ("a",), "missing_vh", "has HH,HV, not VH"),
+    ],
+)
+def test_stresses_of_bands_and_acquisitions_that_the_data_lacks_are_refused_or_noted(bands, groups, name, words):
+    from fgmae_bench.stress.engine import _allowed
+    from fgmae_bench.stress.flags import Options
+
+    card = load_card("eurosat")
+    card = dataclasses.replace(card, signal=dataclasses.replace(card.signal, bands=bands))
+    with pytest.raises(BenchError, match=words):
+        _allowed(Options(names=(name,)), card, groups)
+    kept, notes = _allowed(Options(), card, groups)
+    assert name not in kept
+    assert any(found["text"].startswith(f"{name}: ") and words in found["text"] for found in notes)
