@@ -1,5 +1,7 @@
 """A contract is stated by somebody or assumed and said so; a factory's weights are those that the flag names."""
 
+import re
+
 import numpy as np
 import pytest
 import rasterio
@@ -9,7 +11,7 @@ from torch import nn
 
 import fgmae_bench
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.config.contract import InputContract
+from fgmae_bench.config.contract import RAW_CONTRACT, InputContract
 from fgmae_bench.config.experiments import Experiment, Layout, PlannedRun, matches
 from fgmae_bench.config.run import Model, compose
 from fgmae_bench.data.dataset import open_dataset
@@ -271,3 +273,40 @@ def test_a_card_whose_facts_changed_under_its_version_is_refused(desk):
     assert "its facts have changed since version 1 was first used; raise its version" in line
     card.write_text(text.replace("leaky = true", "leaky = false", 1).replace("version = 1", "version = 2", 1))
     assert call("linear", *flags, cwd=desk).code == 0
+
+
+@pytest.mark.parametrize("name", ["backscatter_stats", "place_and_month"])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"weights": "/nope.pth"}, "--weights /nope.pth: {name} has none"),
+        ({"weights": "imagenet"}, "--weights imagenet: {name} has none"),
+        ({"mean": (1.0, 2.0), "std": (1.0, 2.0)}, "{name} takes raw dB: --mean and --std mean nothing for it"),
+        ({"mean": (1.0,), "std": (1.0,)}, "--mean has 1 values"),
+        ({"mean": (1.0, 2.0), "std": (1.0, 0.0)}, "--std is 1 0"),
+        ({"mean": (1.0, 2.0), "std": (1.0, -2.0)}, "--std is 1 -2"),
+        ({"std": (1.0, 2.0)}, "--std without --mean"),
+        ({"weights_prefix": "x."}, "--weights_prefix means nothing for {name}"),
+        ({"patch_size": 8}, "--patch_size means nothing for {name}"),
+        ({"pool": "mean"}, "--pool means nothing for {name}"),
+    ],
+)
+def test_a_model_without_a_network_refuses_what_it_would_ignore(name, flags, message):
+    with pytest.raises(BenchError, match=re.escape(message.format(name=name))):
+        resolve_contract(Model(model=name, **flags))
+
+
+def test_embeddings_refuse_what_they_would_ignore(tmp_path):
+    for flags in ({"mean": (1.0, 2.0), "std": (1.0, 2.0)}, {"weights_prefix": "x."}, {"pool": "cls"}):
+        with pytest.raises(BenchError, match="mean"):
+            resolve_contract(Model(model="embeddings", weights=str(tmp_path / "e.npz"), **flags))
+
+
+def test_a_factory_refuses_a_patch_that_it_would_ignore():
+    with pytest.raises(BenchError, match="its patch is fixed"):
+        build_backbone(Model(model="torch.nn:Identity", weights="module", patch_size=8), 0)
+
+
+def test_the_contract_that_a_run_of_a_model_without_a_network_recorded_is_taken_back():
+    recorded = {"normalizer": "db", "mean": RAW_CONTRACT.mean, "std": RAW_CONTRACT.std, "weights": "none"}
+    assert resolve_contract(Model(model="backscatter_stats", **recorded)) == RAW_CONTRACT

@@ -12,6 +12,7 @@ import fgmae_bench
 from fgmae_bench.config.experiments import Experiment, Layout, PlannedRun, matches
 from fgmae_bench.config.run import Model
 from fgmae_bench.errors import BenchError
+from fgmae_bench.models import timm_weights
 from fgmae_bench.models.build import build_backbone
 from fgmae_bench.models.contracts import resolve_contract
 
@@ -146,15 +147,31 @@ def test_models_without_such_weights_are_refused_in_one_line(tmp_path, model, li
 def test_without_a_network_one_line_says_what_to_do(hub, tmp_path):
     flags = ("--data_path", shared_world(5), "--model", "test_efficientnet", "--weights", "imagenet")
     line = said(call("linear", *SHORT, *flags, cwd=tmp_path))
-    assert "timm cannot get its weights of test_efficientnet" in line
+    assert "timm's weights of test_efficientnet cannot be had" in line
     assert "copy the hub's cache" in line
     assert not (tmp_path / "results").exists()
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(hub, tmp_path, monkeypatch):
+    """timm's own download asks ten times in 46 seconds, a line each, and asks for what is in the cache too."""
+    monkeypatch.setattr(pytest.importorskip("huggingface_hub").constants, "HF_HUB_OFFLINE", False)
+    asked = []
+
+    def ask(source):
+        asked.append(source.file)
+        raise BenchError("the hub cannot be reached", "check the network")
+
+    monkeypatch.setattr(timm_weights, "ask", ask)
+    with pytest.raises(BenchError, match=r"cannot be had \(the hub cannot be reached"):
+        build_backbone(Model(model="test_efficientnet", weights="imagenet"), 7)
+    build_backbone(Model(model="test_vit", weights="imagenet"), 7)
+    assert asked == ["model.safetensors"]
 
 
 def test_a_damaged_file_of_the_hub_ends_in_one_line(hub, tmp_path):
     next(hub.glob("*test_vit*/snapshots/*/model.safetensors")).write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
     flags = ("--data_path", shared_world(5), "--model", "test_vit", "--weights", "imagenet")
-    assert "timm cannot get its weights of test_vit" in said(call("linear", *SHORT, *flags, cwd=tmp_path))
+    assert "model.safetensors cannot be read" in said(call("linear", *SHORT, *flags, cwd=tmp_path))
 
 
 def test_a_prefix_is_refused_beside_them():

@@ -42,6 +42,13 @@ def test_a_prefix_that_matches_nothing_is_refused_with_what_there_is(tmp_path, w
         loaded(tmp_path / "w.pth", weights_prefix="other.")
 
 
+def test_a_prefix_that_matches_nothing_of_a_factorys_file_is_one_line(tmp_path, weights):
+    torch.save(weights, tmp_path / "w.pth")
+    flags = ("--data_path", shared_world(5), "--model", "torch.nn:Identity", "--weights", "w.pth")
+    done = call("linear", "--dataset", "eurosat", *FOLDERS, *flags, "--weights_prefix", "no.", cwd=tmp_path)
+    assert "--weights_prefix no.: no key of w.pth begins with it" in said(done)
+
+
 def test_two_backbones_in_one_file_are_not_chosen_between(tmp_path, weights):
     other = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     torch.save({**under(weights, "backbone."), **under(other, "encoder.")}, tmp_path / "w.pth")

@@ -8,7 +8,6 @@ import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import timm
@@ -96,8 +95,13 @@ def patch_side(model_name: str, patch_size: int | None = None) -> int:
     return int(built.patch_embed.patch_size[0]) if isinstance(built, VisionTransformer) else 1
 
 
-def make_module(model: Model, contract: InputContract, drop_path: float) -> tuple[nn.Module, Pool | None, int]:
-    """(module, pool, feature dimension). Raises BenchError where the model cannot take the channels and size."""
+def make_module(
+    model: Model, contract: InputContract, drop_path: float, published: Path | None = None
+) -> tuple[nn.Module, Pool | None, int]:
+    """(module, pool, feature dimension), with weights where `published` is a file of timm's own.
+
+    Raises BenchError where the model cannot take the channels and size, the patch or the pool.
+    """
     if model.model == "backscatter_stats":
         return BackscatterStats(), None, BackscatterStats.feature_dim
     if model.model == place.NAME:
@@ -106,22 +110,21 @@ def make_module(model: Model, contract: InputContract, drop_path: float) -> tupl
     if model.model == EMBEDDINGS:
         held = read_embeddings(Path(model.weights))
         return held, None, int(held.vectors.shape[1])
+    patch_side(model.model, model.patch_size)  # an unknown name and a patch that it does not take end here
     if ":" in model.model:
         module: nn.Module = PooledMap(_from_factory(model.model))
         return module, None, measured_dim(module, contract)
-    architecture(model.model)  # an unknown name ends here
     if model.model == "unet":
         _require_mean(model)
         if contract.size % UNet.patch:
             good = contract.size // UNet.patch * UNet.patch or UNet.patch
             raise BenchError(f"--input_size {contract.size} is not divisible by {UNet.patch} px", f"use {good}")
         return PooledMap(UNet()), "mean", UNet.channels
-    patch_side(model.model, model.patch_size)  # a patch that it does not take ends here
     if adapter_of(model.model) is not None:
         _require_mean(model)
         module = OwnPool(make_adapter(model.model, contract.size, model.patch_size))
         return module, "mean", measured_dim(module, contract)
-    inner = from_timm(model.model, contract.size, drop_path, published=model.weights == IMAGENET)
+    inner = from_timm(model.model, contract.size, drop_path, published)
     averaged = model.pool != "cls" and not isinstance(inner, VisionTransformer)  # as timm itself pools them
     if averaged or not isinstance(inner, VisionTransformer | Eva | Beit):  # EVA-02 and DINOv3 are built as Eva
         _require_mean(model)
@@ -166,20 +169,19 @@ def _require_mean(model: Model) -> None:
         raise BenchError(f"{model.model} has no CLS token", "use --pool mean")
 
 
-def from_timm(name: str, size: int, drop_path: float = 0.0, *, published: bool = False) -> nn.Module:
-    """A timm model of two channels without its head; `published`: with the weights that timm has for it."""
+def from_timm(name: str, size: int, drop_path: float = 0.0, published: Path | None = None) -> nn.Module:
+    """A timm model of two channels without its head; `published` is the file of the weights that timm has for it."""
     more: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
-    more |= {"pretrained": True} if published else {}
+    more |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(published)}} if published else {}
     known = timm_name(name)
     try:
         try:
             made: nn.Module = timm.create_model(known, in_chans=2, num_classes=0, img_size=size, **more)
         except TypeError:
             made = timm.create_model(known, in_chans=2, num_classes=0, **more)  # convolutional: no img_size to state
-    except (OSError, SafetensorError, UnpicklingError) as error:  # of the weights: from the hub, or of their file
+    except (OSError, SafetensorError) as error:
         raise BenchError(
-            f"--weights {IMAGENET}: timm cannot get its weights of {known} ({_first_line(error)})",
-            "run it once where there is a network, or copy the hub's cache of such a machine here ($HF_HUB_CACHE)",
+            f"--weights {IMAGENET}: {published} cannot be read ({_first_line(error)})", "remove it: it is fetched again"
         ) from error
     except AssertionError as error:
         raise BenchError(f"{name} cannot be built at {size} px ({error})", "choose another --input_size") from error

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fgmae_bench.checkpoints.names import linear_head
+from fgmae_bench.checkpoints.names import linear_head, under_prefix
 from fgmae_bench.checkpoints.reader import read_state
 from fgmae_bench.checkpoints.registry import default_cache, entry_of
 from fgmae_bench.config.contract import InputContract
@@ -32,7 +32,7 @@ from fgmae_bench.models.contracts import Statistics, at_size, mismatch_notes, re
 from fgmae_bench.models.embeddings import Embeddings
 from fgmae_bench.models.place import NAME as PLACE
 from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
-from fgmae_bench.models.timm_weights import account_published
+from fgmae_bench.models.timm_weights import account_published, published_file
 from fgmae_bench.models.weights import (
     TORCHGEO,
     draw_again,
@@ -67,12 +67,15 @@ def build_backbone(
     if ":" not in model.model:
         architecture(model.model)
     state = None if file is None else read_state(file)
+    if state is not None and model.weights_prefix is not None:
+        under_prefix(state, model.weights_prefix)  # one that matches nothing ends here, before anything is built
     contract = resolve_contract(model, state, statistics)
     if contract.geometry == "native":
         contract = at_size(contract, data_size, model.model, patch_side(model.model, model.patch_size))
+    published = published_file(model.model) if model.weights == IMAGENET else None
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        module, pool, feature_dim = make_module(model, contract, drop_path)
+        module, pool, feature_dim = make_module(model, contract, drop_path, published)
     weights = WeightsReport(source="random", sha256=None, used=0, dropped=0, missing=0)
     notes = mismatch_notes(model, contract, state)
     handmade, custom = model.model in (*HANDMADE, EMBEDDINGS), ":" in model.model

@@ -33,15 +33,12 @@ def resolve_contract(model: Model, state: State | None = None, statistics: Stati
     by the `statistics` of the training split, and the contract says `assumed`. Raises BenchError for flags that
     contradict one another.
     """
+    _check_statistics(model)
     if model.model in (*HANDMADE, EMBEDDINGS):
-        if model.normalizer not in (None, "db") or model.input_size not in (None, NATIVE):
-            raise BenchError(
-                f"{model.model} takes raw dB at the dataset's size", "leave out --normalizer and --input_size"
-            )
+        _refuse_ignored(model)
         return RAW_CONTRACT
     if model.normalizer is not None and model.normalizer not in NORMALIZERS:
         raise unknown("normalizer", model.normalizer, NORMALIZERS)
-    _check_statistics(model)
     if model.weights_prefix is not None and model.weights in ("random", IMAGENET, OWN_WEIGHTS):
         raise BenchError(f"--weights_prefix with --weights {model.weights}", "name the file that it is of")
     trained = trained_contract(model, state)
@@ -68,6 +65,22 @@ def resolve_contract(model: Model, state: State | None = None, statistics: Stati
         mean, std = statistics()
         given = dataclasses.replace(given, mean=mean, std=std)
     return dataclasses.replace(given, assumed=model.normalizer is None and not model.mean)
+
+
+def _refuse_ignored(model: Model) -> None:
+    """Raise BenchError on flags that mean nothing for a model without a network: a run that names them would get the
+    scores of one that does not.
+    """
+    name = model.model
+    if model.normalizer not in (None, "db") or model.input_size not in (None, NATIVE):
+        raise BenchError(f"{name} takes raw dB at the dataset's size", "leave out --normalizer and --input_size")
+    if (model.mean, model.std) not in (((), ()), (RAW_CONTRACT.mean, RAW_CONTRACT.std)):  # a run's config states them
+        raise BenchError(f"{name} takes raw dB: --mean and --std mean nothing for it", "leave them out")
+    for flag in ("weights_prefix", "patch_size", "pool"):
+        if getattr(model, flag) is not None:
+            raise BenchError(f"--{flag} means nothing for {name}: it has no network", "leave it out")
+    if name in HANDMADE and model.weights not in (Model().weights, "random", "none"):
+        raise BenchError(f"--weights {model.weights}: {name} has none", "leave --weights out")
 
 
 def _learnt_elsewhere(model: Model, state: State | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from fgmae_bench.config.contract import BANDS
 from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, adapter_of
 from fgmae_bench.config.run import IMAGENET, Model
 from fgmae_bench.errors import BenchError, note
+from fgmae_bench.hub.http import HubFile, ask
 from fgmae_bench.models.architectures import architecture, from_timm, timm_name
 from fgmae_bench.models.backbone import WeightsReport
 
@@ -36,6 +38,33 @@ def published_by_timm(name: str) -> Any:
             "timm.list_models(pretrained=True) lists those that it has; or give --weights random",
         )
     return found
+
+
+def published_file(name: str) -> Path:
+    """The file of the weights that timm publishes for a model: in the hub's cache, else fetched into it.
+
+    Only safetensors are taken, which nothing unpickles. Raises BenchError in one line where nobody answers: timm itself
+    asks the hub again and again, even for what is in the cache.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    source = published_by_timm(name)
+    repo, _, revision = source.hf_hub_id.partition("@")
+    file = source.hf_hub_filename or "model.safetensors"
+    if not file.endswith(".safetensors"):
+        file = f"{file.rpartition('.')[0]}.safetensors"
+    held = try_to_load_from_cache(repo, file, revision=revision or None)
+    if isinstance(held, str):
+        return Path(held)
+    try:
+        ask(HubFile(repo=repo, file=file, revision=revision or "main"))
+        return Path(hf_hub_download(repo, file, revision=revision or None))
+    except (BenchError, HfHubHTTPError, OSError) as error:
+        raise BenchError(
+            f"--weights {IMAGENET}: timm's weights of {name} cannot be had ({' '.join(str(error).split())[:200]})",
+            "run it once where there is a network, or copy the hub's cache of such a machine here ($HF_HUB_CACHE)",
+        ) from error
 
 
 def account_published(network: nn.Module, model: Model, size: int, seed: int) -> tuple[WeightsReport, dict[str, str]]:
