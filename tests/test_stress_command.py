@@ -1,6 +1,8 @@
 """Stress as a user runs it: one head, many views, a record, a card; what it refuses, and how it goes on."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from commands import FOLDERS, STATISTICS, call, refused, shared_world
 from safetensors import safe_open
 
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.contract import InputContract
+from fgmae_bench.errors import BenchError
 from fgmae_bench.metrics.single_label import confusion_matrix, single_label
 from fgmae_bench.models.pooling import BackscatterStats
 from fgmae_bench.records import problem_of
@@ -170,3 +174,57 @@ def test_what_the_data_does_not_allow_is_refused(tmp_path):
         said = call("stress.__main__", *flags, cwd=tmp_path)
         assert said.code == 2
         assert words in said.err
+
+
+def test_a_stressed_view_keeps_everything_that_the_clean_view_says_of_its_input():
+    """The shift of bands that stand in for others, and the statistics of a run of images, were lost on the way."""
+    from fgmae_bench.stress.engine import _Scorer
+    from fgmae_bench.stress.flags import Options
+    from fgmae_bench.views.chip import Chip
+    from fgmae_bench.views.classification import View
+
+    card = load_card("eurosat")
+    contract = InputContract(
+        bands=("VV", "VH"), mean=(-12.0, -20.0), std=(5.0, 6.0), normalizer="two_sigma", geometry="native", size=8
+    )
+    shifted = View(contract=contract, order=(0, 1), shift=(1.5, -2.0), words=("HH is taken for VV",))
+    of_a_run = View(contract=contract, order=(0, 1), statistics={"a": ((-10.0, -15.0), (2.0, 3.0))})
+    index = SimpleNamespace(ids=("a",), groups=None)
+    db = np.random.default_rng(0).normal(-15, 3, (2, 8, 8)).astype(np.float32)
+    chip = Chip(db=db, valid=None, synthetic=True)
+    for view in (shifted, of_a_run):
+        scorer = SimpleNamespace(
+            probe=SimpleNamespace(
+                dataset=SimpleNamespace(index=index, card=card), extractor=SimpleNamespace(view=view)
+            ),
+            options=Options(),
+            run=SimpleNamespace(data=SimpleNamespace(band_order=None)),
+            means=(-12.0, -20.0),
+        )
+        stressed = _Scorer._view(scorer, "offset", 0.0, 0)
+        for field in dataclasses.fields(View):
+            assert getattr(stressed, field.name) == getattr(view, field.name), field.name
+        assert np.array_equal(stressed.batch([chip], ["a"]), view.batch([chip], ["a"]))
+
+
+@pytest.mark.parametrize(
+    ("bands", "groups", "name", "words"),
+    [
+        (("VV", "VH"), None, "offset_acquisition", "no acquisitions are known"),
+        (("VV",), ("a",), "swapped", "has 1 bands"),
+        (("VV",), ("a",), "imbalance", "has 1 bands"),
+        (("HH", "HV"), ("a",), "missing_vv", "has HH,HV, not VV"),
+        (("HH", "HV"), ("a",), "missing_vh", "has HH,HV, not VH"),
+    ],
+)
+def test_stresses_of_bands_and_acquisitions_that_the_data_lacks_are_refused_or_noted(bands, groups, name, words):
+    from fgmae_bench.stress.engine import _allowed
+    from fgmae_bench.stress.flags import Options
+
+    card = load_card("eurosat")
+    card = dataclasses.replace(card, signal=dataclasses.replace(card.signal, bands=bands))
+    with pytest.raises(BenchError, match=words):
+        _allowed(Options(names=(name,)), card, groups)
+    kept, notes = _allowed(Options(), card, groups)
+    assert name not in kept
+    assert any(found["text"].startswith(f"{name}: ") and words in found["text"] for found in notes)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.config.contract import parse_bands
+from fgmae_bench.config.contract import POLARISATIONS, parse_bands
 from fgmae_bench.config.run import Run
 from fgmae_bench.data.sample_cache import BROKEN_ARRAY
 from fgmae_bench.data.samples import sample_facts
@@ -93,6 +93,9 @@ def _obstacle(stress: Stress, card: Card, groups: tuple[str, ...] | None) -> str
         return f"no acquisitions are known of {card.title}"
     if "two bands" in stress.needs and len(card.signal.bands) != 2:
         return f"{card.title} has {len(card.signal.bands)} bands"
+    absent = [band for band in stress.needs if band in POLARISATIONS and band not in card.signal.bands]
+    if absent:
+        return f"{card.title} has {','.join(card.signal.bands)}, not {absent[0]}"
     if "sigma0" in stress.needs and card.signal.calibration == "gamma0":
         return f"{card.title} is in gamma nought already"
     if "speckle" in stress.needs and card.signal.filtered:
@@ -172,10 +175,7 @@ class _Scorer:
         index, card, view = self.probe.dataset.index, self.probe.dataset.card, self.probe.extractor.view
         known = index.groups is not None
         return StressedView(
-            contract=view.contract,
-            order=view.order,
-            input_resize=view.input_resize,
-            whole=view.whole,
+            **{field.name: getattr(view, field.name) for field in dataclasses.fields(view)},
             stress=name,
             severity=severity,
             draw=draw,

@@ -15,7 +15,7 @@ from fgmae_bench.views import stress
 from fgmae_bench.views.stress import Db, Scene, Stressed, Valid
 
 Function = Callable[[Db, Valid, float, Scene], Stressed]
-Needs = Literal["angle", "groups", "two bands", "sigma0", "speckle"]
+Needs = Literal["angle", "groups", "two bands", "VV", "VH", "sigma0", "speckle"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +128,12 @@ STRESSES: dict[str, Stress] = {
     ),
     "shift": Stress(function=stress.shift, unit="pixels", ladder=(0.5, 1, 2, 4), low=0, high=16),
     "resampling": Stress(function=stress.resampling, unit="of a pixel", ladder=(0.1, 0.25, 0.5), low=0, high=0.5),
-    "missing_vv": Stress(function=stress.missing_vv, unit="", ladder=(1,), low=0, high=1, needs=BOTH, whole=True),
-    "missing_vh": Stress(function=stress.missing_vh, unit="", ladder=(1,), low=0, high=1, needs=BOTH, whole=True),
+    "missing_vv": Stress(
+        function=stress.missing_vv, unit="", ladder=(1,), low=0, high=1, needs=(*BOTH, "VV"), whole=True
+    ),
+    "missing_vh": Stress(
+        function=stress.missing_vh, unit="", ladder=(1,), low=0, high=1, needs=(*BOTH, "VH"), whole=True
+    ),
     "swapped": Stress(function=stress.swapped, unit="", ladder=(1,), low=0, high=1, needs=BOTH, whole=True),
     "border": Stress(
         function=stress.border, unit="of the image", ladder=(0.05, 0.1, 0.25, 0.5), low=0, high=0.9, draws=True
