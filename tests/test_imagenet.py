@@ -63,6 +63,17 @@ def test_features_are_those_of_timms_own_model(hub, name, pooled):
     assert (report.used, report.missing) == (len(own.state_dict()), 0)
 
 
+def test_a_model_that_timm_also_has_as_an_npz_is_read_from_its_safetensors(hub):
+    name, tag = "vit_tiny_patch16_224", "vit_tiny_patch16_224.augreg_in21k"
+    assert timm.models.get_pretrained_cfg(tag).custom_load
+    put(hub, tag, timm.create_model(name, num_classes=21843).state_dict())
+    backbone = build_backbone(Model(model=tag, weights="imagenet", normalizer="zscore"), 7)
+    own = timm.create_model(tag, pretrained=True, in_chans=2, num_classes=0, global_pool="token").eval()
+    images = torch.randn(1, 2, 224, 224, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert torch.equal(backbone.module(images), own(images))
+
+
 def test_the_two_bands_see_the_first_kernels_by_three_halves(hub):
     backbone = build_backbone(Model(model="test_vit", weights="imagenet", normalizer="zscore"), 7)
     kernels = trained("test_vit", 0).patch_embed.proj.weight.detach()

@@ -172,7 +172,8 @@ def _require_mean(model: Model) -> None:
 def from_timm(name: str, size: int, drop_path: float = 0.0, published: Path | None = None) -> nn.Module:
     """A timm model of two channels without its head; `published` is the file of the weights that timm has for it."""
     more: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
-    more |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(published)}} if published else {}
+    if published:  # not by a loader of the model's own, which reads the .npz of the original release
+        more |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(published), "custom_load": False}}
     known = timm_name(name)
     try:
         try:
