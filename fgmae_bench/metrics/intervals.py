@@ -208,11 +208,14 @@ def reference_of_bags(units: Units, bag: NDArray[np.int64]) -> NDArray[np.float6
 def degrees(name: str, reference: NDArray[np.float64], *, difference: bool = False) -> float:
     """Degrees of freedom of a metric from the samples of each class in each unit or bag (B, K).
 
-    Of a paired `difference`, in which what a group has in common cancels, the shares of the groups decide.
+    Of a paired `difference`, in which what a group has in common cancels, the shares of the groups decide. The
+    jackknife is too wide for that of a macro AP, whose rare positives each move it by a step: G - 1 makes up for that.
     """
     if not reference.sum():
         return 1.0  # nothing is defined
     macro, ranked = METRICS[name].macro, METRICS[name].ranked
+    if difference and macro and ranked:
+        return max(1.0, len(reference) - 1.0)
     return degrees_of_freedom(reference, macro=macro, ranked=ranked or (difference and not macro))
 
 
