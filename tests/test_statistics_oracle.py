@@ -199,6 +199,24 @@ def test_many_groups_are_left_out_in_bags_that_give_the_same_error(monkeypatch):
     assert bags.degrees == pytest.approx(199, abs=3)
 
 
+def test_a_difference_that_is_the_same_in_every_group_has_neither_interval_nor_p_and_says_why():
+    a, b = units_of([9] * 6, [10] * 6), units_of([7] * 6, [10] * 6)
+    found = iv.paired_differences(a, b)["oa"]
+    assert (found.reason, found.p, found.low, found.high, found.flips) == ("no_spread", None, None, None, None)
+    same = iv.paired_differences(a, a)["oa"]
+    assert (same.reason, same.p, same.low, same.high, same.flips) == (None, 1.0, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("seeds", [(1, 3), (3, 1), (2, 2)])
+def test_rows_over_fewer_groups_than_five_warn_of_nothing_and_are_withheld(groups, seeds, recwarn):
+    made = [[units_of([4 + (i + g) % 3 for g in range(groups)], [10] * groups) for i in range(n)] for n in seeds]
+    found = row_differences(*made, paired=seeds[0] == seeds[1])["oa"]
+    assert np.isnan(found.error) == (groups == 1)
+    assert iv.obstacles(made[0][0])["oa"] == "few_groups"
+    assert not recwarn.list
+
+
 # Average precision and IoU
 
 
@@ -333,12 +351,37 @@ def test_wilcoxon_ranks_and_holm_are_those_of_scipy_and_of_the_hand():
     assert np.sort(holm(p.tolist())) == pytest.approx(wanted)
 
 
+def test_holm_is_statsmodels():
+    from statsmodels.stats.multitest import multipletests
+
+    random = np.random.default_rng(3)
+    for count in (1, 2, 5, 40):
+        p = np.round(random.random(count) ** 3, 2)  # ties
+        assert holm(p.tolist()) == pytest.approx(multipletests(p, method="holm")[1])
+
+
 def test_scores_over_runs_and_tasks():
     runs = np.array([[0.1, 0.5], [0.2, 0.6], [0.3, 0.7], [0.9, 0.8]])
     assert interquartile_mean(runs) == pytest.approx(0.525) == pytest.approx(stats.trim_mean(runs, 0.25, axis=None))
     x, y = np.array([0.8, 0.9, 0.7]), np.array([0.6, 0.8, 0.75])
     assert improvement_probability(x, y) == pytest.approx(13 / 18)
     assert improvement_probability(x, y) == pytest.approx(stats.mannwhitneyu(x, y).statistic / 9)
+
+
+@pytest.mark.parametrize("test", [sign_flip_mid_p, wilcoxon_p])
+def test_unknown_values_are_refused_and_no_difference_is_no_evidence(test):
+    with pytest.raises(ValueError, match="not finite"):
+        test([np.nan, 1, 2])
+    assert test([0.0, 0.0, 0.0]) == 1.0
+
+
+def test_a_ranking_on_one_unit_has_no_interval_and_one_with_unknown_scores_is_refused():
+    one = np.array([[0.1, 0.2, 0.3]])
+    found = agreement(one, one)
+    assert found.tau == 1.0
+    assert np.isnan((found.low, found.high)).all()
+    with pytest.raises(ValueError, match="rank models on the units"):
+        agreement(np.array([[0.1, np.nan], [0.3, 0.2]]), np.array([[0.1, 0.2], [0.3, 0.2]]))
 
 
 def test_signs_of_too_many_or_too_few_values_are_refused():

@@ -135,6 +135,8 @@ def _require_counts(kind: str, scores: NDArray[Any], targets: NDArray[Any] | Non
         if not np.isfinite(targets).all():  # type: ignore[arg-type]
             raise ValueError("targets that are not finite")
         return
+    if scores.dtype.kind == "f" and np.isnan(scores).any():
+        raise ValueError("scores that are NaN: they have no order")
     given = scores if targets is None else targets
     if given.dtype.kind not in "iub" or (given.size and int(given.min()) < 0):
         raise ValueError("targets or counts that are not whole numbers from 0 on")
