@@ -95,6 +95,8 @@ def side(candidate: Candidate, base: Predictions | None = None, name: str = "") 
     read = []
     for record, path in zip(candidate.records, candidate.predictions, strict=True):
         found = read_predictions(record, path)
+        if not found.finite:
+            raise BenchError(f"{path}: {record['run_id']} predicted numbers that are not finite", "compare another run")
         if base is not None:
             found = same_test(base, found, (name or candidate.name, candidate.name))
         base = base or found

@@ -51,6 +51,11 @@ class Predictions:
     confidence: NDArray[Any] | None = None  # of the pixels of each image (N, bins, 5), where they were kept
     sums: PixelSums | None = None  # of a regression of pixels: what the columns of its scores (N, W) are
 
+    @property
+    def finite(self) -> bool:
+        """Whether all scores are: those of a run that diverged are not."""
+        return bool(np.isfinite(self.scores).all())
+
     def units(self) -> Units:
         """Groups where they are known, else samples."""
         if self.sums is not None:
@@ -135,8 +140,6 @@ def _require_counts(kind: str, scores: NDArray[Any], targets: NDArray[Any] | Non
         if not np.isfinite(targets).all():  # type: ignore[arg-type]
             raise ValueError("targets that are not finite")
         return
-    if scores.dtype.kind == "f" and np.isnan(scores).any():
-        raise ValueError("scores that are NaN: they have no order")
     given = scores if targets is None else targets
     if given.dtype.kind not in "iub" or (given.size and int(given.min()) < 0):
         raise ValueError("targets or counts that are not whole numbers from 0 on")
@@ -268,6 +271,8 @@ def with_intervals(record: Record, results_dir: Path) -> Record:
     if record["metrics"]["intervals"] is not None or record["predictions"] is None:
         return record
     held = read_predictions(record, find_predictions(record, results_dir))
+    if not held.finite:  # NaN has no order, and would be taken for the first class
+        return record
     found = intervals(held.units(), classes=held.classes)
     notes = interval_notes(found, (record["dataset"].get("groups") or {}).get("kind", ""))
     return {**record, "metrics": {**record["metrics"], "intervals": found}, "notes": [*record["notes"], *notes]}
