@@ -131,18 +131,37 @@ def test_one_group_and_wrong_groups():
         iv.single_label_units(logits, targets, ["a"] * 49)
 
 
+def simulated_job(kind, world="simulated", groups=20, size=None):
+    design = SIMULATION["Design"](groups=groups, size=size or SIMULATION["WORLDS"][world].SIZES[kind], correlation=0.1)
+    return SIMULATION["Job"](world=world, kind=kind, design=design)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["single", "segmentation", "tags"])
 def test_intervals_over_twenty_unequal_groups_cover_what_they_say(kind):
     """A quick look at what experiments/statistics/coverage.py shows of all designs; four standard errors of freedom."""
-    design = SIMULATION["Design"](
-        groups=20, size={"single": 200, "segmentation": 20, "tags": 60}[kind], correlation=0.1
-    )
-    names = [name for name, each in SIMULATION["METRICS"].items() if each == kind]
-    for name, cell in SIMULATION["coverage"](kind, design, 250, names).items():
+    for name, cell in SIMULATION["coverage"](simulated_job(kind), 250, 3).items():
         if len(cell.held) >= 100:
             free = 4 * np.sqrt(0.05 * 0.95 / len(cell.held))
             assert 0.92 - free <= np.mean(cell.held) <= 0.97 + free, name
+
+
+@pytest.mark.parametrize("world", ["simulated", "confirmation"])
+@pytest.mark.parametrize("kind", ["single", "segmentation", "tags"])
+def test_the_truth_of_a_simulated_world_is_what_its_largest_splits_come_to(world, kind):
+    """The generators' own oracle: a split of very many groups scores its stated truth."""
+    job = simulated_job(kind, world, groups=1500, size=40)
+    units, truth = SIMULATION["drawn"](job, np.random.default_rng(4))
+    for each in units:
+        found = iv.point(each)
+        for name, value in truth.items():
+            assert found[name] == pytest.approx(value, abs=0.02), name
+
+
+def test_a_simulation_is_the_same_for_its_seed_and_another_for_another():
+    job = simulated_job("single", groups=10, size=30)
+    first, again, other = (SIMULATION["coverage"](job, 3, seed)["oa"].widths for seed in (1, 1, 2))
+    assert first == again != other
 
 
 @pytest.mark.slow
@@ -158,9 +177,7 @@ def test_blocks_cover_what_they_say_and_chips_one_by_one_far_less():
 
 @pytest.mark.slow
 def test_false_positives_of_the_paired_tests_are_as_announced():
-    design = SIMULATION["Design"](groups=20, size=200, correlation=0.1)
-    pairs = [SIMULATION["equals"]("single", np.random.default_rng(i), design) for i in range(400)]
-    p = [iv.paired_differences(*pair)["oa"].p for pair in pairs]
+    p = SIMULATION["coverage"](simulated_job("single"), 400, 1)["oa"].p
     assert 0.02 <= np.mean(np.array(p) < 0.05) <= 0.09
     assert 0.035 <= SIMULATION["mcnemar_false_positives"](20_000) <= 0.065
 

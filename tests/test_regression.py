@@ -26,6 +26,7 @@ from fgmae_bench.metrics.regression import (
     target_bins,
     weighted_spearman,
 )
+from fgmae_bench.probe.fitted import Part
 from fgmae_bench.probe.ridge import Ridge, fit_knn_mean, fit_ridge
 from fgmae_bench.runs.tasks import TASKS, Scale
 
@@ -188,22 +189,67 @@ def test_ridge_is_scikit_learns(count, penalty):
     assert Ridge(x, y).predict(test, penalty)[:, 0] == pytest.approx(expected, rel=1e-5, abs=1e-4)
 
 
+RIDGE = dataclasses.replace(ProbeRecipe(), probe="ridge", penalties=(1e-3, 1e-1, 1e3))
+
+
 @pytest.mark.parametrize("with_val", [True, False])
 def test_the_penalty_is_chosen_without_the_test_split(with_val):
-    train, val, test = features(60), features(40), features(40)
-    recipe = dataclasses.replace(ProbeRecipe(), probe="ridge", penalties=(1e-3, 1e-1, 1e3))
+    train, val, test = (Part(*features(count)) for count in (60, 40, 40))
     parts = ({"val": val} if with_val else {}) | {"test": test}
-    found = fit_ridge(train, parts, recipe)
-    changed = fit_ridge(train, parts | {"test": (test[0], -test[1])}, recipe)
+    found = fit_ridge(train, parts, RIDGE)
+    changed = fit_ridge(train, parts | {"test": test._replace(labels=-test.labels)}, RIDGE)
     assert found.penalty == changed.penalty < 1e3
     if with_val:
-        errors = [np.mean((Ridge(*train).predict(val[0], p) - val[1]) ** 2) for p in recipe.penalties]
-        assert found.penalty == recipe.penalties[int(np.argmin(errors))]
+        squares = [np.square(Ridge(*train[:2]).predict(val.features, p) - val.labels) for p in RIDGE.penalties]
+        assert found.selection["path"]["loss"] == pytest.approx([e.mean() / train.labels.var() for e in squares])
+        assert found.selection["path"]["smallest"] == RIDGE.penalties[int(np.argmin([e.mean() for e in squares]))]
     assert found.logits["test"].shape == (40, 1)
 
 
+def by_scene(count, each=20, dim=30):
+    """Scenes whose features name them and whose targets differ: told apart by name inside, of no use elsewhere."""
+    random = np.random.default_rng(3)
+    x = random.normal(size=(count * each, dim)).astype(np.float32)
+    scene = np.repeat(np.arange(count), each)
+    x[:, :count] += 4 * np.eye(count, dtype=np.float32)[scene]
+    y = x[:, -1] + 3 * random.normal(size=count)[scene] + 0.3 * random.normal(size=len(scene))
+    return x, y[:, None], scene
+
+
+@pytest.mark.parametrize(("count", "how"), [(6, "leaving out each of 6 groups"), (20, "5 folds of whole groups")])
+def test_the_penalty_of_a_regression_is_judged_on_groups_that_the_fit_has_not_seen(count, how):
+    x, y, scene = by_scene(count)
+    groups = tuple(f"scene {i:02}" for i in scene)
+    part = Part(x, y, groups)
+    grouped, plain = (fit_ridge(each, {"test": part}, RIDGE) for each in (part, Part(x, y)))
+    assert how in grouped.notes[0]["text"]
+    assert "5-fold cross-validation" in plain.notes[0]["text"]
+    assert grouped.penalty > plain.penalty  # of samples' folds: knowing the scene pays
+    path = grouped.selection["path"]
+    assert path["units"] == count
+    if count == 6:
+        held = []
+        for group in range(count):
+            mean, deviation = x[scene != group].mean(0), x[scene != group].std(0)
+            model = Sklearn(alpha=1e3 * np.sum(scene != group)).fit(
+                (x[scene != group] - mean) / deviation, y[scene != group]
+            )
+            held.append(
+                np.square(model.predict((x[scene == group] - mean) / deviation).reshape(-1, 1) - y[scene == group])
+            )
+        assert path["loss"][-1] == pytest.approx(np.concatenate(held).mean() / y.var(), rel=1e-4)
+
+
+def test_few_groups_of_a_regression_are_noted_and_one_alone_is_dealt_by_samples():
+    x, y, scene = by_scene(3)
+    found = fit_ridge(Part(x, y, tuple(map(str, scene))), {"test": Part(x, y)}, RIDGE)
+    assert "few_groups" in [note["code"] for note in found.notes]
+    one = fit_ridge(Part(x, y, ("a",) * len(y)), {"test": Part(x, y)}, RIDGE)
+    assert "5-fold cross-validation" in one.notes[0]["text"]
+
+
 def test_nearest_neighbours_are_scikit_learns():
-    train, test = features(80), features(30)
+    train, test = Part(*features(80)), Part(*features(30))
     recipe = dataclasses.replace(ProbeRecipe(), probe="knn", knn_k=7)
     model = KNeighborsRegressor(7, metric="cosine", algorithm="brute").fit(train[0], train[1][:, 0])
     found = fit_knn_mean(train, {"test": test}, recipe)

@@ -187,6 +187,17 @@ def test_missing_intervals_are_filled_in_from_predictions(two, tmp_path):
     assert with_intervals(make_record(), tmp_path)["metrics"]["intervals"] is None
 
 
+def test_scores_that_are_not_finite_have_no_interval_and_are_not_compared(two, tmp_path):
+    """NaN has no order: it was taken for the first class, and so had an interval."""
+    broken = logits(0.9)
+    broken[3] = np.nan
+    lost = put(tmp_path, make_record(seed=7), {"logits": broken, "targets": TARGETS})
+    bare = resealed(lost, "metrics", "intervals", None)
+    assert with_intervals(bare, tmp_path) is bare
+    with pytest.raises(BenchError, match="predicted numbers that are not finite"):
+        said(tmp_path, two[0]["run_id"], lost["run_id"])
+
+
 def test_what_a_run_writes_is_read_with_its_groups(tmp_path):
     from fgmae_bench.report.predictions import read_predictions
     from fgmae_bench.runs.folder import write_predictions

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 from commands import FOLDERS, call, codes, only_record, records, said
 from segment_world import opened
@@ -12,6 +13,8 @@ from fgmae_bench.config.recipes import NAMED_RECIPES
 from fgmae_bench.config.run import EFFECTIVE, compose
 from fgmae_bench.config.schedules import rate_of
 from fgmae_bench.errors import BenchError
+from fgmae_bench.report.calibration import with_calibration
+from fgmae_bench.report.predictions import read_predictions
 from fgmae_bench.runs.curve_notes import head_not_trained, rate_notes
 from fgmae_bench.train.plan import make_plan
 
@@ -175,3 +178,12 @@ def test_the_shortest_run_of_the_default_recipe_ends_in_one_line(tiles, tmp_path
     flags = ("--dataset", "dfc2020", "--data_path", tiles, *HEAD, "--batch_size", 4, "--max_steps", 4, *FOLDERS)
     assert "the warm-up is 500 of 4 steps" in said(call("segment", *flags, cwd=tmp_path))
     assert call("segment", *flags, "--recipe", "corrected", "--panels", 0, cwd=tmp_path).code == 0
+    record = only_record(tmp_path / "results")
+    held = read_predictions(record, tmp_path / "results" / "predictions" / f"{record['run_id']}.safetensors")
+    pixels, _, right = held.confidence.sum((0, 1))[:3]
+    assert pixels == held.scores.sum()  # of every pixel that is scored its tile keeps the confidence, in bins
+    found = with_calibration(record, tmp_path / "results")["calibration"]
+    assert 0 <= found["ece"] <= 1
+    assert found["nll"] == record["metrics"]["test"]["loss"]
+    assert 0 < found["brier"] < 2
+    assert right == np.trace(held.scores.sum(0))

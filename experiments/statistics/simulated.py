@@ -2,7 +2,8 @@
 
 Shares no code with what is tested: numpy and scipy alone. Within a group the hits of a class are beta-binomial, so that
 two of them have the intra-group correlation asked for; what makes a group hard is half common to its classes. Scores of
-labels are normal with a part common to the group and label.
+labels are normal with a part common to the group and label. Of each split there are two models that are equally good:
+what makes a group hard is hard for both. `confirmation.py` builds its splits in another way.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ SHIFT = np.array([1.5, 1.2, 1.8, 2.0])  # by which a score is higher where its l
 COMMON = 0.5  # of a group's difficulty: the same for all classes
 SPREAD = 0.6  # standard deviation of the logarithm of the groups' sizes
 TABLE = 2048  # quantiles that stand for a beta distribution
+STEP = 0.01  # to which scores of labels are rounded
+SIZES = {"single": 200, "segmentation": 20, "tags": 120}  # samples a group, on average
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +89,25 @@ def counted(random: np.random.Generator, design: Design, per_sample: int = 1) ->
     return counts, share
 
 
-def single_label(
-    random: np.random.Generator, design: Design, shared: np.ndarray | None = None, counts: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(samples, hits) of each group and class (groups, classes)."""
-    if counts is None:
-        counts, _ = counted(random, design)
-    return counts, random.binomial(counts, rates(random, ACCURACY, design.correlation, design.groups, shared))
+def single_label(random: np.random.Generator, design: Design) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(samples of each group and class (groups, classes), hits of two models)."""
+    counts, _ = counted(random, design)
+    shared = random.normal(size=design.groups)
+    models = [rates(random, ACCURACY, design.correlation, design.groups, shared) for _ in range(2)]
+    return counts, [random.binomial(counts, rate) for rate in models]
 
 
-def confusions(random: np.random.Generator, design: Design, pixels: int = 64) -> np.ndarray:
-    """Confusion matrices (groups, K, K); errors go to the other classes as these are in the group."""
+def confusions(random: np.random.Generator, design: Design, pixels: int = 64) -> list[np.ndarray]:
+    """Confusion matrices (groups, K, K) of two models; errors go to the other classes as these are in the group."""
     counts, share = counted(random, design, pixels)
-    hits = random.binomial(counts, rates(random, ACCURACY, design.correlation, design.groups))
+    shared = random.normal(size=design.groups)
+    return [_confused(random, design, counts, share, shared) for _ in range(2)]
+
+
+def _confused(
+    random: np.random.Generator, design: Design, counts: np.ndarray, share: np.ndarray, shared: np.ndarray
+) -> np.ndarray:
+    hits = random.binomial(counts, rates(random, ACCURACY, design.correlation, design.groups, shared))
     k = len(SHARES)
     found = np.zeros((design.groups, k, k), np.int64)
     for own in range(k):
@@ -110,8 +119,10 @@ def confusions(random: np.random.Generator, design: Design, pixels: int = 64) ->
     return found
 
 
-def tags(random: np.random.Generator, design: Design) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(group, labels, scores) of each sample: (N,), (N, C), (N, C)."""
+def tags(random: np.random.Generator, design: Design) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """(group (N,), labels (N, C), scores (N, C) of two models) of each sample; half of what a score is beside its label
+    both models share.
+    """
     unit = np.repeat(np.arange(design.groups), sizes(random, design))
     wanted = PREVALENCE.copy()
     prevalence = rates(random, wanted, design.correlation / 4, design.groups)
@@ -122,21 +133,23 @@ def tags(random: np.random.Generator, design: Design) -> tuple[np.ndarray, np.nd
     y = random.random((len(unit), len(wanted))) < prevalence[unit]
     for group in np.flatnonzero(prevalence[:, -1]) if design.held else ():
         y[np.flatnonzero(unit == group)[0], -1] = True
-    apart = np.sqrt(design.correlation) * random.normal(size=(design.groups, len(wanted)))
-    return unit, y, SHIFT * y + apart[unit] + np.sqrt(1 - design.correlation) * random.normal(size=y.shape)
+    of_group = random.normal(size=(3, design.groups, len(wanted)))[:, unit]
+    of_sample = random.normal(size=(3, *y.shape))
+    noise = np.sqrt(design.correlation) * of_group + np.sqrt(1 - design.correlation) * of_sample
+    return unit, y, [np.round((SHIFT * y + np.sqrt(0.5) * (noise[0] + own)) / STEP) * STEP for own in noise[1:]]
 
 
 # True values
 
 
-def true_accuracy(held: np.ndarray) -> float:
-    """Mean accuracy of the classes that the split has (classes,)."""
-    return float(ACCURACY[held].mean())
-
-
-def true_overall() -> float:
-    """Share of all samples that are right."""
-    return float(SHARES @ ACCURACY)
+def truth(kind: str, design: Design, held: np.ndarray) -> dict[str, float]:
+    """True scores of a split that has these classes (classes,)."""
+    if kind == "single":
+        return {"oa": float(SHARES @ ACCURACY), "aa": float(ACCURACY[held].mean())}
+    if kind == "segmentation":
+        return {"miou": float(np.array(true_ious(design))[held].mean())}
+    each, together = true_average_precisions()
+    return {"map_micro": together, "map_macro": float(np.array(each)[held].mean())}
 
 
 @cache
@@ -161,15 +174,13 @@ def true_ious(design: Design, population: int = 40_000) -> tuple[float, ...]:
 
 @cache
 def true_average_precisions() -> tuple[tuple[float, ...], float]:
-    """(of each label, of all labels together) by quadrature over thresholds: the integral of precision over recall."""
-    x = np.linspace(9, -8, 20_001)
-    right, wrong = norm.sf(x - SHIFT[:, None]), norm.sf(x)
+    """(of each label, of all labels together) of scores rounded to STEP: sum over levels of recall step x precision."""
+    edges = np.arange(9, -8, -STEP) - STEP / 2
+    right, wrong = norm.sf(edges - SHIFT[:, None]), norm.sf(edges)
     positive, negative = PREVALENCE[:, None] * right, (1 - PREVALENCE)[:, None] * wrong
-    each = [
-        float(np.trapezoid(p / np.maximum(p + n, 1e-300), r)) for p, n, r in zip(positive, negative, right, strict=True)
-    ]
-    p, n = positive.sum(0), negative.sum(0)
-    return tuple(each), float(np.trapezoid(p / np.maximum(p + n, 1e-300), p / PREVALENCE.sum()))
+    both = [*zip(positive, negative, strict=True), (positive.sum(0), negative.sum(0))]
+    found = [float((np.diff(p, prepend=0) * p / np.maximum(p + n, 1e-300)).sum() / p[-1]) for p, n in both]
+    return tuple(found[:-1]), found[-1]
 
 
 # Chips in blocks, as of EuroSAT

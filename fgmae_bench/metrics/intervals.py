@@ -208,11 +208,14 @@ def reference_of_bags(units: Units, bag: NDArray[np.int64]) -> NDArray[np.float6
 def degrees(name: str, reference: NDArray[np.float64], *, difference: bool = False) -> float:
     """Degrees of freedom of a metric from the samples of each class in each unit or bag (B, K).
 
-    Of a paired `difference`, in which what a group has in common cancels, the shares of the groups decide.
+    Of a paired `difference`, in which what a group has in common cancels, the shares of the groups decide. The
+    jackknife is too wide for that of a macro AP, whose rare positives each move it by a step: G - 1 makes up for that.
     """
     if not reference.sum():
         return 1.0  # nothing is defined
     macro, ranked = METRICS[name].macro, METRICS[name].ranked
+    if difference and macro and ranked:
+        return max(1.0, len(reference) - 1.0)
     return degrees_of_freedom(reference, macro=macro, ranked=ranked or (difference and not macro))
 
 
@@ -326,17 +329,26 @@ def paired_differences(a: Units, b: Units, count: int = REPLICATES, level: float
     at_a, at_b, errors = point(a), point(b), (_left_out_errors(a, b) if jackknife else _drawn_errors(a, b, count))
     for name, (error, freedom, flips) in errors.items():
         gap = at_a[name] - at_b[name]
-        reason = withheld.get(name) or (None if np.isfinite((gap, error)).all() and a.count > 1 else "undefined")
+        reason = withheld.get(name) or no_difference(gap, error)
         low = high = p = None
         if reason is None:
             half = t_quantile(level, freedom) * error
             low, high = gap - half, gap + half
-            p = t_two_sided(gap / error, freedom) if error > NO_SPREAD else 1.0 if abs(gap) < NO_SPREAD else None
+            p = t_two_sided(gap / error, freedom) if error > NO_SPREAD else 1.0
         known = flips if p is not None else None
         found[name] = Difference(
             a=at_a[name], b=at_b[name], low=low, high=high, p=p, reason=reason, degrees=freedom, flips=known
         )
     return found
+
+
+def no_difference(gap: float, error: float) -> str | None:
+    """Why a difference of this error has neither interval nor test: `undefined`, or `no_spread` where all units differ
+    alike; None where it has both, also where A and B are the same throughout.
+    """
+    if not np.isfinite((gap, error)).all():
+        return "undefined"
+    return "no_spread" if error <= NO_SPREAD < abs(gap) else None
 
 
 def _drawn_errors(a: Units, b: Units, count: int) -> dict[str, tuple[float, float, None]]:

@@ -37,11 +37,13 @@ def agreement(a: Values, b: Values, *, count: int = 1000, level: float = 0.95, s
 
     The units are drawn again and both rankings made anew: a percentile interval, since tau cannot be above 1. The
     ceiling is the mean tau-b between random halves of the units under one condition, both conditions taken; None below
-    four units. Raises ValueError where the shapes differ.
+    four units. One unit has no interval: NaN. Raises ValueError where the shapes differ or a score is unknown.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape or a.ndim != 2:
         raise ValueError(f"scores of shapes {a.shape} and {b.shape}")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("scores that are not finite numbers: rank models on the units that all of them have")
     units = len(a)
     random = generator(seed, "tau", units)
     if units**units <= MOST_DRAWS:
@@ -50,7 +52,7 @@ def agreement(a: Values, b: Values, *, count: int = 1000, level: float = 0.95, s
         drawn = random.integers(0, units, (count, units))
     taus = np.array([kendall_tau_b(a[rows].mean(0), b[rows].mean(0)) for rows in drawn])
     tail = (1 - level) / 2
-    low, high = np.nanquantile(taus, [tail, 1 - tail]) if np.isfinite(taus).any() else (np.nan, np.nan)
+    low, high = np.nanquantile(taus, [tail, 1 - tail]) if units > 1 and np.isfinite(taus).any() else (np.nan, np.nan)
     tau = kendall_tau_b(a.mean(0), b.mean(0))
     return Agreement(tau=tau, low=float(low), high=float(high), ceiling=_ceiling((a, b), random))
 

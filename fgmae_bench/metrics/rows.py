@@ -79,7 +79,7 @@ def row_differences(a: Sequence[Units], b: Sequence[Units], *, paired: bool) -> 
             found[name] = _by_bootstrap(estimate, both, a)
             continue
         groups = first.groups.mean(0) - second.groups.mean(0)
-        error = math.sqrt(float(groups.var(ddof=1)) / len(groups))
+        error = math.sqrt(float(groups.var(ddof=1)) / len(groups)) if len(groups) > 1 else math.nan
         of_seeds = [(_error_over(each.scores), len(each.scores)) for each in (first, second)]
         found[name] = unpaired(of_seeds, Estimate(value=gap, error=error, degrees=first.degrees))
     return found

@@ -53,12 +53,14 @@ def sign_flip_mid_p(values: Sequence[float] | NDArray[Any]) -> float:
     """Two-sided mid-p of the mean of a few independent values, all 2^n signs tried: the wild bootstrap's null.
 
     The statistic is the mean over its standard error. Below 6 values not even agreement of all is below .05 without the
-    half of ties. Raises ValueError for more than 20 values.
+    half of ties; 1 where all values are 0. Raises ValueError for more than 20 values, and for unknown ones.
     """
-    x = np.asarray(values, np.float64)
+    x = _known(values)
     n = len(x)
     if not 2 <= n <= MAX_FLIPPED:
         raise ValueError(f"{n} values to flip")
+    if not x.any():
+        return 1.0
     signs = 1 - 2 * ((np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1)  # the other half is its mirror image
     flipped = signs * x
     mean, square = flipped.mean(1), (x**2).mean()
@@ -71,9 +73,9 @@ def sign_flip_mid_p(values: Sequence[float] | NDArray[Any]) -> float:
 def wilcoxon_p(differences: Sequence[float] | NDArray[Any]) -> float:
     """Two-sided exact p of Wilcoxon's signed-rank test, all signs counted; 1 without differences.
 
-    Zeros are dropped, equal sizes share their mean rank (Wilcoxon 1945).
+    Zeros are dropped, equal sizes share their mean rank (Wilcoxon 1945). Raises ValueError for unknown values.
     """
-    x = np.asarray(differences, np.float64)
+    x = _known(differences)
     x = x[x != 0]
     if not len(x):
         return 1.0
@@ -87,6 +89,14 @@ def wilcoxon_p(differences: Sequence[float] | NDArray[Any]) -> float:
     ways /= ways.sum()
     positive = int(ranks[x > 0].sum())
     return float(min(1.0, 2 * min(ways[: positive + 1].sum(), ways[positive:].sum())))
+
+
+def _known(values: Sequence[float] | NDArray[Any]) -> NDArray[np.float64]:
+    """The values (N,); raises ValueError where one is not finite: left out, it would change the question."""
+    x = np.asarray(values, np.float64)
+    if not np.isfinite(x).all():
+        raise ValueError("values that are not finite numbers")
+    return x
 
 
 def mean_ranks(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from fgmae_bench.config.run import Run
 from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.features.bank import Bank
-from fgmae_bench.probe.fitted import Fitted, Labels, Matrix, unit
+from fgmae_bench.probe.fitted import Fitted, Labels, Matrix, Part, unit
 from fgmae_bench.probe.logistic import MAX_ITERATIONS, Logistic, logistic
 from fgmae_bench.probe.penalty import Fold, choose_penalty, cross_validation
 from fgmae_bench.probe.resolve import Materials
@@ -22,14 +21,6 @@ from fgmae_bench.probe.ridge import fit_knn_mean, fit_ridge
 from fgmae_bench.runs.tasks import Outcome, Task
 
 NO_VOTE = 1e-6  # share that stands for none, so that its logit is finite
-
-
-class Part(NamedTuple):
-    """Features (N, D), labels and, where they are known, groups of the samples of one part."""
-
-    features: Matrix
-    labels: Labels
-    groups: tuple[str, ...] | None = None
 
 
 def fit_closed(run: Run, materials: Materials, groups: Sequence[str] | None, classes: int, task: Task) -> Outcome:
@@ -42,8 +33,7 @@ def fit_closed(run: Run, materials: Materials, groups: Sequence[str] | None, cla
     parts = {part: _part(materials, held, rows, groups) for part, (held, rows) in materials.evaluation.items()}
     if train.labels.dtype.kind == "f":
         fit = fit_knn_mean if run.recipe.probe == "knn" else fit_ridge
-        targets = {part: (held.features, held.labels) for part, held in parts.items()}
-        fitted = fit((train.features, train.labels), targets, run.recipe)
+        fitted = fit(train, parts, run.recipe)
     elif run.recipe.probe == "lbfgs":
         few = run.data.shots is not None or run.data.train_frac < 1
         fitted = fit_logistic(train, parts, classes, run.recipe.penalties, run.recipe.seed, few=few)
@@ -157,9 +147,7 @@ def _judges(
     """(what penalties are judged on, in words, notes): val, its groups or samples as units, else folds of train."""
     if val is None:
         return cross_validation(scaled["train"], train.labels, train.groups, classes, seed)
-    known = val.groups is not None and len(set(val.groups)) > 1
-    units = np.asarray(val.groups) if known else np.arange(len(val.labels))
-    return [Fold(fitted=(scaled["train"], train.labels), held=(scaled["val"], val.labels), units=units)], "val", []
+    return [Fold(fitted=(scaled["train"], train.labels), held=(scaled["val"], val.labels), units=val.units)], "val", []
 
 
 def _smallest(labels: Labels, classes: int) -> int:

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float32]
 Labels = NDArray[Any]  # (N,) class numbers, multi-hot (N, C), or targets (N, 1)
+
+
+class Part(NamedTuple):
+    """Features (N, D), labels and, where they are known, groups of the samples of one part."""
+
+    features: Matrix
+    labels: Labels
+    groups: tuple[str, ...] | None = None
+
+    @property
+    def units(self) -> NDArray[Any]:
+        """What the error of a mean over the samples is over (N,): groups where several are known, else samples."""
+        known = self.groups is not None and len(set(self.groups)) > 1
+        return np.asarray(self.groups) if known else np.arange(len(self.labels))
 
 
 @dataclass(frozen=True, kw_only=True)

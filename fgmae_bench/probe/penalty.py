@@ -54,12 +54,19 @@ class Choice:
 def choose_penalty(
     folds: Sequence[Fold], penalties: tuple[float, ...], classes: int, on: str, *, open_ended: bool
 ) -> Choice:
+    """The penalty of logistic regression by the losses of all folds, pooled."""
+    units = np.concatenate([fold.units for fold in folds])
+    return choose(_judge(folds, classes), units, penalties, on, open_ended=open_ended)
+
+
+def choose(
+    judge: Callable[[float], Losses], units: NDArray[Any], penalties: tuple[float, ...], on: str, *, open_ended: bool
+) -> Choice:
     """The strongest penalty whose held-out loss is within one standard error of the smallest.
 
-    Losses of all folds are pooled; the error is that of the mean over units (groups, else folds or samples). An
-    `open_ended` path goes on by tenfold steps while the smallest loss is at its end.
+    `judge` gives the losses of the samples whose `units` are given; the error is that of the mean over units (groups,
+    else folds or samples). An `open_ended` path goes on by tenfold steps while the smallest loss is at its end.
     """
-    judge = _judge(folds, classes)
     found = {penalty: judge(penalty) for penalty in sorted(set(penalties), reverse=True)}  # a weaker one starts there
     while (
         open_ended
@@ -71,7 +78,6 @@ def choose_penalty(
             break
         found[further] = judge(further)
     path = sorted(found)
-    units = np.concatenate([fold.units for fold in folds])
     chosen, best, means, errors = one_standard_error(path, [found[p] for p in path], units)
     count = len(np.unique(units))
     return Choice(
@@ -131,17 +137,12 @@ def cross_validation(
     Up to MOST_GROUPS_LEFT_OUT groups are left out one at a time. Folds whose training side has one class fall away;
     where none is left, samples are dealt. Raises BenchError where a class has a single sample and groups do not help.
     """
-    units = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    count = 0 if units is None else len(np.unique(units))
+    units, count = group_numbers(groups)
     if units is not None and count > 1:
-        pairs = _by_group(features, labels, units, count, seed)
+        pairs = by_group(labels, units, count, seed)
         folds = [_fold(features, labels, *pair, units[pair[1]]) for pair in pairs if _two_classes(labels[pair[0]])]
         if len(folds) > 1:
-            if count > MOST_GROUPS_LEFT_OUT:
-                return folds, f"{len(folds)} folds of whole groups of train", []
-            few = f"penalties were judged over {count} groups of train, fewer than the {FOLDS} folds of samples"
-            notes = [note("few_groups", few)] if count < FOLDS else []
-            return folds, f"leaving out each of {count} groups of train", notes
+            return folds, *group_words(len(folds), count)
     alone = "the groups of train leave no two folds with two classes: penalties were judged over samples"
     notes = [note("few_groups", alone)] if count else []
     pairs = _by_sample(features, labels, classes, seed)
@@ -153,7 +154,24 @@ def cross_validation(
 Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-def _by_group(features: Matrix, labels: Labels, units: NDArray[Any], count: int, seed: int) -> list[Pair]:
+def group_numbers(groups: Sequence[str] | None) -> tuple[NDArray[np.int64] | None, int]:
+    """(number of each sample's group, how many there are); None and 0 where no groups are known."""
+    if groups is None:
+        return None, 0
+    names, units = np.unique(np.asarray(groups), return_inverse=True)
+    return units, len(names)
+
+
+def group_words(folds: int, count: int) -> tuple[str, list[dict[str, str]]]:
+    """(folds of whole groups in words, notes)."""
+    if count > MOST_GROUPS_LEFT_OUT:
+        return f"{folds} folds of whole groups of train", []
+    few = f"penalties were judged over {count} groups of train, fewer than the {FOLDS} folds of samples"
+    return f"leaving out each of {count} groups of train", [note("few_groups", few)] if count < FOLDS else []
+
+
+def by_group(labels: Labels, units: NDArray[Any], count: int, seed: int) -> list[Pair]:
+    """(samples to fit, samples that judge) of each fold of whole groups; few groups are left out one at a time."""
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
     if count <= MOST_GROUPS_LEFT_OUT:
@@ -163,8 +181,8 @@ def _by_group(features: Matrix, labels: Labels, units: NDArray[Any], count: int,
         kind = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed % 2**32)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            return list(kind.split(features, labels, units))
-    return list(GroupKFold(FOLDS, shuffle=True, random_state=seed % 2**32).split(features, labels, units))
+            return list(kind.split(labels, labels, units))
+    return list(GroupKFold(FOLDS, shuffle=True, random_state=seed % 2**32).split(labels, labels, units))
 
 
 def _by_sample(features: Matrix, labels: Labels, classes: int, seed: int) -> list[Pair]:

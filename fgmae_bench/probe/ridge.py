@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.config.recipes import ProbeRecipe
+from fgmae_bench.config.recipes import PENALTIES, ProbeRecipe
 from fgmae_bench.errors import BenchError, note
-from fgmae_bench.probe.fitted import Fitted, Labels, Matrix, unit
+from fgmae_bench.probe.fitted import Fitted, Labels, Matrix, Part, unit
+from fgmae_bench.probe.penalty import FOLDS, Losses, Pair, by_group, choose, group_numbers, group_words
 
-FOLDS = 5
 CHUNK = 8192  # rows that are in float64 at a time
-Parts = dict[str, tuple[Matrix, Labels]]
+Parts = dict[str, Part]
 
 
 class Ridge:
@@ -52,28 +53,22 @@ class Ridge:
         return (features - self.mean) / self.deviation
 
 
-def fit_ridge(train: tuple[Matrix, Labels], parts: Parts, recipe: ProbeRecipe) -> Fitted:
-    """Predictions of ridge regression; the penalty is chosen by squared error on `val` where there is one, else by
-    cross-validation inside the training split.
+def fit_ridge(train: Part, parts: Parts, recipe: ProbeRecipe) -> Fitted:
+    """Predictions of ridge regression; the penalty is chosen as that of logistic regression is, by squared error: on
+    `val` where there is one, else by cross-validation inside the training split, over whole groups where they are
+    known.
     """
-    penalties = recipe.penalties
-    if len(penalties) == 1:
-        chosen, how = penalties[0], "given"
-    elif "val" in parts:
-        model = Ridge(*train)
-        errors = [_mse(model.predict(parts["val"][0], p), parts["val"][1]) for p in penalties]
-        chosen, how = penalties[int(np.argmin(errors))], "by squared error on val"
-    else:
-        folds = list(_folds(len(train[1]), recipe.seed))
-        errors_of = np.zeros(len(penalties))
-        for kept, held in folds:
-            model = Ridge(train[0][kept], train[1][kept])
-            errors_of += [_mse(model.predict(train[0][held], p), train[1][held]) for p in penalties]
-        chosen, how = penalties[int(np.argmin(errors_of))], f"by {len(folds)}-fold cross-validation inside train"
-    notes = [note("penalty_chosen", f"L2 penalty {chosen:.3g} chosen {how} from {len(penalties)}")]
-    if len(penalties) > 1 and chosen in (min(penalties), max(penalties)):
+    penalties, choice, notes = recipe.penalties, None, list[dict[str, str]]()
+    chosen, how = penalties[0], "given"
+    if len(penalties) > 1:
+        folds, units, on, notes = _judges(train, parts.get("val"), recipe.seed)
+        judge = _judge(folds, float(np.var(train.labels)) or 1.0)
+        choice = choose(judge, units, penalties, on, open_ended=penalties == PENALTIES["ridge"])
+        chosen, how = choice.penalty, f"chosen {choice.how}"
+    notes.insert(0, note("penalty_chosen", f"L2 penalty {chosen:.3g} {how}"))
+    if choice is not None and choice.edge:
         notes.append(note("penalty_at_edge", f"the chosen L2 penalty {chosen:.3g} is at the edge of the candidates"))
-    model = Ridge(*train)
+    model = Ridge(train.features, train.labels)
     parameters = {
         "weight": model.weights(chosen)[None],
         "mean": model.mean,
@@ -81,15 +76,53 @@ def fit_ridge(train: tuple[Matrix, Labels], parts: Parts, recipe: ProbeRecipe) -
         "shift": np.array([model.shift]),
         "scale": np.array([model.scale]),
     }
-    predictions = {part: model.predict(x, chosen) for part, (x, _) in parts.items()}
-    return Fitted(logits=predictions, penalty=chosen, parameters=parameters, notes=tuple(notes))
+    predictions = {part: model.predict(held.features, chosen) for part, held in parts.items()}
+    return Fitted(
+        logits=predictions,
+        penalty=chosen,
+        parameters=parameters,
+        notes=tuple(notes),
+        selection=None if choice is None else choice.selection,
+    )
 
 
-def fit_knn_mean(train: tuple[Matrix, Labels], parts: Parts, recipe: ProbeRecipe) -> Fitted:
+Judging = tuple[Part, Part]  # samples to fit, samples that judge
+
+
+def _judges(train: Part, val: Part | None, seed: int) -> tuple[list[Judging], NDArray[Any], str, list[dict[str, str]]]:
+    """(folds, units of their judging samples, in words, notes): val, else folds of train."""
+    if val is not None:
+        return [(train, val)], val.units, "val", []
+    units, count = group_numbers(train.groups)
+    if units is None or count < 2:
+        pairs = _by_sample(len(train.labels), seed)
+        words, notes = f"{len(pairs)}-fold cross-validation inside train", list[dict[str, str]]()
+        held = np.concatenate([np.full(len(pair[1]), i) for i, pair in enumerate(pairs)])
+    else:
+        pairs = by_group(train.labels, units, count, seed)
+        words, notes = group_words(len(pairs), count)
+        held = np.concatenate([units[pair[1]] for pair in pairs])
+    folds = [tuple(Part(train.features[rows], train.labels[rows]) for rows in pair) for pair in pairs]
+    return [(fold[0], fold[1]) for fold in folds], held, words, notes
+
+
+def _judge(folds: Sequence[Judging], variance: float) -> Callable[[float], Losses]:
+    """Penalty -> squared errors of all judging samples, in units of the targets' variance."""
+    fitted = [(Ridge(fit.features, fit.labels), held) for fit, held in folds]
+
+    def judge(penalty: float) -> Losses:
+        errors = [np.square(model.predict(held.features, penalty) - held.labels)[:, 0] for model, held in fitted]
+        losses = np.concatenate(errors) / variance
+        return losses, np.ones(len(losses))
+
+    return judge
+
+
+def fit_knn_mean(train: Part, parts: Parts, recipe: ProbeRecipe) -> Fitted:
     """The mean target of the k nearest training samples by cosine, as predictions (N, 1)."""
-    reference, y = unit(train[0]), np.asarray(train[1], np.float64).reshape(-1)
+    reference, y = unit(train.features), np.asarray(train.labels, np.float64).reshape(-1)
     predictions = {}
-    for part, (x, _) in parts.items():
+    for part, x in ((part, held.features) for part, held in parts.items()):
         found = np.zeros((len(x), 1), np.float32)
         for start in range(0, len(x), 1024):
             similarity = unit(x[start : start + 1024]) @ reference.T
@@ -99,13 +132,9 @@ def fit_knn_mean(train: tuple[Matrix, Labels], parts: Parts, recipe: ProbeRecipe
     return Fitted(logits=predictions, penalty=None, parameters={})
 
 
-def _folds(count: int, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _by_sample(count: int, seed: int) -> list[Pair]:
     from sklearn.model_selection import KFold
 
     if count < 2:
         raise BenchError("one training sample: no cross-validation", "give one --weight_decay, or more samples")
-    yield from KFold(min(FOLDS, count), shuffle=True, random_state=seed % 2**32).split(np.zeros((count, 1)))
-
-
-def _mse(predictions: NDArray[np.float32], targets: Labels) -> float:
-    return float(np.square(predictions.astype(np.float64) - targets).mean())
+    return list(KFold(min(FOLDS, count), shuffle=True, random_state=seed % 2**32).split(np.zeros((count, 1))))

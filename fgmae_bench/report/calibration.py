@@ -23,8 +23,8 @@ def with_calibration(record: Record, results_dir: Path) -> Record:
         return record
     path = find_predictions(record, results_dir)
     predictions = read_predictions(record, path)
-    if predictions.targets is not None and not np.isfinite(predictions.scores).all():
-        return record  # of a run that diverged
+    if not predictions.finite:
+        return record
     found = _calibration(record, predictions)
     if found is None:
         return record

@@ -51,7 +51,7 @@ def draw_paths(table: Table, path: Path) -> None:
     if all(loss > 0 for _, _, losses, _, _ in every for loss in losses):
         axes.set_yscale("log", nonpositive="clip")
     axes.set_xlabel("L2 penalty")
-    axes.set_ylabel("held-out loss (nats)")
+    axes.set_ylabel("held-out loss (nats; of a number: share of its variance)")
     left = f", {len(every) - figures.MAX_CURVES} rows left out" if len(every) > figures.MAX_CURVES else ""
     axes.set_title(literal(f"{table.title}: penalties, and the one within a standard error{left}", 60), fontsize=10)
     outer_legend(axes)

@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from fgmae_bench.errors import BenchError, closest
-from fgmae_bench.metrics.intervals import FEW, LEAST, MULTI, Difference, Units, obstacles, paired_differences, point
+from fgmae_bench.metrics.intervals import (
+    FEW,
+    LEAST,
+    MULTI,
+    Difference,
+    Units,
+    no_difference,
+    obstacles,
+    paired_differences,
+    point,
+)
 from fgmae_bench.metrics.rows import row_differences
 from fgmae_bench.metrics.significance import mcnemar_mid_p
 from fgmae_bench.metrics.variance import Combined
@@ -21,6 +31,7 @@ BOTH = "seeds x groups"
 WITHHELD = {
     "few_groups": f"withheld: fewer than {LEAST} groups",
     "rare_class": "withheld: a class in too few groups or samples",
+    "no_spread": "withheld: all units differ alike",
     "undefined": "undefined",
 }
 
@@ -84,6 +95,8 @@ def side(candidate: Candidate, base: Predictions | None = None, name: str = "") 
     read = []
     for record, path in zip(candidate.records, candidate.predictions, strict=True):
         found = read_predictions(record, path)
+        if not found.finite:
+            raise BenchError(f"{path}: {record['run_id']} predicted numbers that are not finite", "compare another run")
         if base is not None:
             found = same_test(base, found, (name or candidate.name, candidate.name))
         base = base or found
@@ -131,7 +144,7 @@ def _rows(a: Side, b: Side) -> dict[str, Pair]:
     cells = {}
     means = [_means(units) for units in (units_a, units_b)]
     for metric, found in row_differences(units_a, units_b, paired=paired).items():
-        reason = withheld.get(metric) or (None if np.isfinite((found.value, found.error)).all() else "undefined")
+        reason = withheld.get(metric) or no_difference(found.value, found.error)
         low, high = found.interval() if reason is None else (None, None)
         cells[metric] = Pair(
             a=a.candidate.name,

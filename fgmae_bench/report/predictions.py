@@ -51,6 +51,11 @@ class Predictions:
     confidence: NDArray[Any] | None = None  # of the pixels of each image (N, bins, 5), where they were kept
     sums: PixelSums | None = None  # of a regression of pixels: what the columns of its scores (N, W) are
 
+    @property
+    def finite(self) -> bool:
+        """Whether all scores are: those of a run that diverged are not."""
+        return bool(np.isfinite(self.scores).all())
+
     def units(self) -> Units:
         """Groups where they are known, else samples."""
         if self.sums is not None:
@@ -266,6 +271,8 @@ def with_intervals(record: Record, results_dir: Path) -> Record:
     if record["metrics"]["intervals"] is not None or record["predictions"] is None:
         return record
     held = read_predictions(record, find_predictions(record, results_dir))
+    if not held.finite:  # NaN has no order, and would be taken for the first class
+        return record
     found = intervals(held.units(), classes=held.classes)
     notes = interval_notes(found, (record["dataset"].get("groups") or {}).get("kind", ""))
     return {**record, "metrics": {**record["metrics"], "intervals": found}, "notes": [*record["notes"], *notes]}
