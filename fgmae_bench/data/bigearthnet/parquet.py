@@ -42,6 +42,8 @@ def read_parquet(path: Path, what: str, todo: str, columns: Sequence[str] | None
     The rows, the sizes of all pages and the longest text of each dictionary are looked at before anything is decoded.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise _FaultError("is not a regular file")
         with open(path, "rb") as stream:
             file = pq.ParquetFile(stream, **THRIFT_LIMITS)
             held = file.schema_arrow
