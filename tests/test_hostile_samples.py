@@ -207,10 +207,26 @@ def header(shape, kind, body=b""):
         ("id", header((10**9,), "<U0")),
         ("id", header((2,), "<U1000000000")),
         ("id", header((1, 2), "<U1", bytes(8))),
+        ("id", header((2,), "<U1", b"\x20" * 8)),
+        ("id", header((2,), ">U1", b"\x20" * 8)),
+        ("fgmae_bench", header((), "<U1", b"\x20" * 4)),
         ("vector", b"PK\3\4"),
         ("vector", b""),
     ],
-    ids=["vast", "objects", "complex", "overflow", "no-letters", "long", "two-axes", "archive", "empty"],
+    ids=[
+        "vast",
+        "objects",
+        "complex",
+        "overflow",
+        "no-letters",
+        "long",
+        "two-axes",
+        "no-unicode",
+        "no-unicode-big",
+        "no-unicode-how",
+        "archive",
+        "empty",
+    ],
 )
 def test_archives_with_members_that_cannot_be_are_refused(name, content, tmp_path):
     npz(tmp_path / "e.npz", **{key: value for key, value in (("id", IDS), ("vector", VECTORS)) if key != name})
