@@ -1,6 +1,8 @@
 """Parquet tables out of proportion, damaged or inconsistent are refused before they are decoded; whole ones are read."""
 
 import dataclasses
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -168,3 +170,33 @@ def test_a_page_header_whose_sizes_are_no_numbers_is_damaged(tmp_path):
     )
     with open(tmp_path / "a", "rb") as stream, pytest.raises(parquet._FaultError, match="damaged page header"):
         list(parquet._Chunk(stream.fileno(), len(header), facts, 1).pages())
+
+
+def test_a_footer_that_ends_the_process_in_arrows_accessors_is_an_error(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"name": pa.array(["a", "b"])}), path)
+    content = path.read_bytes()
+    # The histogram of definition levels of an optional column, [0, 2], under a schema that makes it required.
+    optional = content.rindex(b"\x25\x02\x18\x04name")  # repetition 1, then its name
+    path.write_bytes(content[:optional] + b"\x25\x00\x18\x04name" + content[optional + 8 :])
+    accessed = f"import pyarrow.parquet as pq; pq.ParquetFile({str(path)!r}).metadata.row_group(0).column(0)"
+    done = subprocess.run([sys.executable, "-c", accessed], capture_output=True, check=False)
+    assert done.returncode < 0, "Arrow catches it by now, so that this test shows nothing"
+    with pytest.raises(BenchError, match=r"a\.parquet cannot be read as a table \(.*histogram"):
+        read(path)
+
+
+def test_the_footer_is_read_as_arrow_reads_it(tmp_path):
+    path = tmp_path / "a.parquet"
+    names = [field for field in parquet._Column.__dataclass_fields__ if field != "dictionary_page_offset"]
+    for compression in ("none", "snappy", "gzip", "brotli", "zstd"):
+        pq.write_table(TABLE, path, compression=compression, row_group_size=700)
+        facts = pq.ParquetFile(path).metadata
+        with open(path, "rb") as stream:
+            groups = parquet._columns(stream.fileno(), path.stat().st_size)
+        assert (len(groups), len(groups[0])) == (facts.num_row_groups, facts.num_columns)
+        for group, columns in enumerate(groups):
+            for number, column in enumerate(columns):
+                told = facts.row_group(group).column(number)
+                assert [getattr(column, name) for name in names] == [getattr(told, name) for name in names]
+                assert column.dictionary_page_offset == (told.dictionary_page_offset or 0)

@@ -14,12 +14,15 @@ import torch
 from commands import EUROSAT_CARD, FOLDERS, STATISTICS, call, small_world
 from make_records import make_record
 from preloaded import HANG, REPOSITORY
+from segment_world import FROZEN
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.gather import Found, read_image
 from fgmae_bench.data.raster import read_chip
 from fgmae_bench.data.spatial import _place
 from fgmae_bench.records import body_sha256, record_path
+from fgmae_bench.worlds.bigearthnet import write_bigearthnet
+from fgmae_bench.worlds.dfc import write_dfc
 
 BAND = """<VRTRasterBand dataType="Float32" band="{0}"><SimpleSource><SourceFilename>{1}</SourceFilename>
 <SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"""
@@ -151,4 +154,44 @@ def test_no_command_on_a_card_asks(beacon, tmp_path):
         call("prepare", "inspect", card, "--data_path", path, cwd=tmp_path)
         call("linear", "--dataset", card, "--data_path", path, "--trust_data", *STATISTICS, *FOLDERS, cwd=tmp_path)
     call("segment", "--dataset", card, "--data_path", "world", *STATISTICS, *FOLDERS, cwd=tmp_path)
+    assert not asked
+
+
+def test_no_other_command_on_images_with_such_sidecars_asks(beacon, tmp_path):
+    address, asked = beacon
+    hostile_world(tmp_path, address, ".ovr", ".aux.xml")
+    data = ("--dataset", "eurosat", "--data_path", "world")
+    run = (*data, *STATISTICS[:4], "--probe", "lbfgs", "--penalties", "0.001", "--trust_data", *FOLDERS)
+    export = (*data, *STATISTICS[:4], "--trust_data", "--device", "cpu", "--cache_dir", "cache")
+    # reads the place of every image, and finds too few blocks
+    lists = ("eurosat", "--data_path", "world", "--kind", "spatial", "--block_km", 1, "--seed", 1, "--out", "lists")
+    codes = {
+        "card": call("prepare", "card", "world", "--out", "c.toml", cwd=tmp_path).code,
+        "split": call("prepare", "split", *lists, cwd=tmp_path).code - 2,
+        "features": call("features.__main__", "export", *export, "--out", "v.parquet", cwd=tmp_path).code,
+        "stress": call("stress.__main__", *run, "--stress", "offset", cwd=tmp_path).code,
+        "weights on": call(
+            "weights.__main__", "inspect", "--model", "vit_tiny_patch16_224", "--on", "world", cwd=tmp_path
+        ).code,
+    }
+    assert codes == dict.fromkeys(codes, 0)
+    assert not asked
+
+
+def test_no_command_on_patches_or_tiles_with_such_sidecars_asks(beacon, tmp_path):
+    address, asked = beacon
+    write_bigearthnet(tmp_path / "patches", patches=4)
+    write_dfc(tmp_path / "tiles", tiles=24, size=32)
+    vrt = BAND.format(1, f"/vsicurl/{address}.tif")
+    for path in [*(tmp_path / "patches").rglob("*.tif"), *(tmp_path / "tiles").rglob("*.tif")]:
+        path.with_name(path.name + ".ovr").write_text(
+            f'<VRTDataset rasterXSize="64" rasterYSize="64">{vrt}</VRTDataset>'
+        )
+    indexed = call("prepare", "index", "bigearthnet", "--data_path", "patches", "--workers", 1, cwd=tmp_path)
+    assert indexed.code == 0, indexed.err
+    short = ("--max_steps", 1, "--eval_every", 1, "--panels", 0, "--device", "cpu", "--num_workers", 1)
+    tiles = ("--dataset", "dfc2020", "--data_path", "tiles", *FROZEN, *FOLDERS, "--head", "linear", *short)
+    command = ("labels", "--train_labels", "dfc", "--eval_labels", "dfc")
+    trained = call("ablate.__main__", *command, *tiles, cwd=tmp_path)
+    assert trained.code == 0, trained.err
     assert not asked

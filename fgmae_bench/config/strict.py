@@ -44,10 +44,16 @@ def load_toml(path: Path) -> dict[str, Any]:
 
 def deeper_than(value: Any, depth: int) -> bool:
     """Whether lists and tables are nested more than `depth` levels deep; asked without recursion."""
-    level = [value] if isinstance(value, dict | list) else []
+    level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(depth):
-        inner = (part for item in level for part in (item.values() if isinstance(item, dict) else item))
-        level = [part for part in inner if isinstance(part, dict | list)]
+        if not level:
+            return False
+        level = [
+            part
+            for item in level
+            for part in (item.values() if isinstance(item, dict) else item)
+            if isinstance(part, (dict, list))
+        ]
     return bool(level)
 
 

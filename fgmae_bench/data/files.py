@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.raster import read_chip
+from fgmae_bench.data.sample_cache import BROKEN_ARRAY
 from fgmae_bench.data.signal import chip_of
 from fgmae_bench.errors import BenchError
+from fgmae_bench.system.files import is_kind
 from fgmae_bench.views.chip import Chip
 
 TIFF = (".tif", ".tiff")
@@ -67,7 +69,7 @@ def hidden(name: str) -> bool:
 
 def folders_in(root: Path) -> list[str]:
     """Names of the folders in a folder, sorted."""
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not hidden(entry.name))
+    return sorted(entry.name for entry in os.scandir(root) if not hidden(entry.name) and is_kind(entry, folder=True))
 
 
 def part_folders(root: Path, taken: tuple[str, ...] = ()) -> dict[str, str]:
@@ -81,7 +83,7 @@ def keyed_files(folder: Path, pattern: Pattern, bands: tuple[str, ...]) -> dict[
 
     Bands may be written in small letters. Raises BenchError naming a key that lacks a band.
     """
-    entries = {entry.name: entry for entry in os.scandir(folder) if entry.is_file() and not hidden(entry.name)}
+    entries = {entry.name: entry for entry in os.scandir(folder) if not hidden(entry.name) and is_kind(entry)}
     wanted = bands if pattern.by_band else ("",)
     found: dict[str, dict[str, str]] = {}
     for name in entries:
@@ -132,7 +134,7 @@ def load_array(path: Path) -> NDArray[Any]:
         if os.path.getsize(path) > MOST_ARRAY_BYTES:
             raise ValueError(f"more than {MOST_ARRAY_BYTES >> 20} MiB")
         held = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+    except (OSError, *BROKEN_ARRAY) as error:
         reason = " ".join(str(error).split())[:120]
         raise BenchError(f"{path} cannot be read as a NumPy array ({reason})", "replace the file") from error
     if not isinstance(held, np.ndarray) or held.dtype.kind not in "fiu":

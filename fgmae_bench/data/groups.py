@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import logging
 import os
 import re
@@ -23,9 +24,11 @@ from fgmae_bench.data.index import Index
 from fgmae_bench.data.raster import open_tiff
 from fgmae_bench.data.spatial import block_cells, chip_centres
 from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.system.files import read_bounded
 
 log = logging.getLogger("fgmae_bench")
 
+MOST_BYTES = 256 << 20  # of a table
 BLOCK_KM = 20.0  # of datasets that state nothing: the blocks of EuroSAT-SAR's spatial split
 # Names that tell it: ESA's product names hold the datatake, those of BigEarthNet the start of a scene.
 PRODUCTS = (
@@ -110,7 +113,7 @@ def pattern_of(pattern: str) -> tuple[str, str]:
 def _of_column(card: Card, stated: Groups, index: Index) -> tuple[str, ...]:
     """Groups from a CSV of the data or beside the card, whose first column names the samples."""
     places = (index.root, index.root.parent, card.path.parent)
-    path = next((place / stated.file for place in places if (place / stated.file).is_file()), None)
+    path = next((place / stated.file for place in places if os.path.isfile(place / stated.file)), None)
     if path is None and index.groups is not None:  # a pack holds what the files said
         return index.groups
     if path is None:
@@ -118,12 +121,12 @@ def _of_column(card: Card, stated: Groups, index: Index) -> tuple[str, ...]:
             f"{card.path}: groups.file {stated.file} is neither with the data nor beside the card", "add it"
         )
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream)
-            columns = rows.fieldnames or []
-            if stated.column not in columns[1:]:
-                raise BenchError(f"{path} has no column '{stated.column}'", closest(stated.column, columns[1:]))
-            group_of = {row[columns[0]]: row[stated.column] for row in rows}
+        text = read_bounded(path, MOST_BYTES).decode("utf-8-sig")
+        rows = csv.DictReader(io.StringIO(text, newline=""))
+        columns = rows.fieldnames or []
+        if stated.column not in columns[1:]:
+            raise BenchError(f"{path} has no column '{stated.column}'", closest(stated.column, columns[1:]))
+        group_of = {row[columns[0]]: row[stated.column] for row in rows}
     except (OSError, ValueError, csv.Error) as error:
         raise BenchError(f"{path}: cannot be read as a table ({error})", "replace the file") from error
     found = [group_of.get(sample) or group_of.get(os.path.basename(sample)) for sample in index.ids]

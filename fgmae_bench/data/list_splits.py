@@ -12,7 +12,11 @@ import numpy as np
 
 from fgmae_bench.config.cards import Card, Split
 from fgmae_bench.data.index import Index, Rows
+from fgmae_bench.data.raster import MEMORY_BYTES, MEMORY_TIMES
 from fgmae_bench.errors import BenchError
+from fgmae_bench.system.files import read_bounded
+
+MOST_BYTES = 256 << 20  # of a list
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -21,8 +25,8 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     Raises BenchError naming the file when it cannot be read or unpacked, or is not UTF-8 text.
     """
     try:
-        content = path.read_bytes()
-        text = (bz2.decompress(content) if path.suffix == ".bz2" else content).decode("utf-8-sig")
+        content = read_bounded(path, MOST_BYTES)
+        text = (_unpacked(content) if path.suffix == ".bz2" else content).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BenchError(
             f"{path}: cannot be read as a list (no UTF-8 text: {error.reason})", "save it as UTF-8"
@@ -30,6 +34,23 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     except (OSError, ValueError, EOFError) as error:
         raise BenchError(f"{path}: cannot be read as a list ({error})", "replace the file") from error
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _unpacked(content: bytes) -> bytes:
+    """What bz2 streams, one after the other, hold; raises OSError or ValueError where they are damaged, cut, or hold
+    more than the larger of MEMORY_BYTES and MEMORY_TIMES their own bytes.
+    """
+    most = max(MEMORY_BYTES, MEMORY_TIMES * len(content))
+    parts: list[bytes] = []
+    while content:
+        stream, room = bz2.BZ2Decompressor(), most - sum(map(len, parts))
+        parts.append(stream.decompress(content, max_length=room + 1))
+        if len(parts[-1]) > room:
+            raise ValueError(f"it unpacks to more than {most >> 20} MiB")
+        if not stream.eof:
+            raise ValueError("it ends before its stream does")
+        content = stream.unused_data
+    return b"".join(parts)
 
 
 PARTS = ("train", "val", "test")
@@ -55,7 +76,7 @@ def published_lists(card: Card, index: Index, split: Split, name: str) -> Path:
 
 def _list_file(folder: Path, name: str) -> Path | None:
     """A list in a folder as it is or, where its name ends in .bz2, unpacked."""
-    return next((path for path in (folder / name, folder / name.removesuffix(".bz2")) if path.is_file()), None)
+    return next((path for path in (folder / name, folder / name.removesuffix(".bz2")) if os.path.isfile(path)), None)
 
 
 def read_leaky_flag(folder: Path) -> bool:
@@ -71,7 +92,9 @@ def read_leaky_flag(folder: Path) -> bool:
 
 def list_files(folder: Path) -> dict[str, str]:
     """The one .txt or .csv file for each part whose name contains the part's name."""
-    names = sorted(path.name for path in folder.iterdir() if path.name.removesuffix(".bz2").endswith((".txt", ".csv")))
+    endings = (".txt", ".csv")
+    lists = [path for path in folder.iterdir() if path.name.removesuffix(".bz2").endswith(endings) and path.is_file()]
+    names = sorted(path.name for path in lists)
     files: dict[str, str] = {}
     for part in PARTS:
         found = [name for name in names if part in name.lower()]

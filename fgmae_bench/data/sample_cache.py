@@ -17,8 +17,12 @@ from fgmae_bench.data.index import Index
 from fgmae_bench.system.files import replacing
 
 Arrays = dict[str, NDArray[Any]]
-# What numpy raises at a damaged .npy: its header is Python text that it reads with Python's own parser.
-BROKEN_ARRAY = (ValueError, EOFError, TypeError, SyntaxError, TokenError, MemoryError, OverflowError, RecursionError)
+# What numpy raises at a damaged .npy: its header is Python text that it reads with Python's own parser, and what begins
+# as a zip is read as one, whatever its ending.
+BROKEN_ARRAY = (
+    *(ValueError, EOFError, TypeError, SyntaxError, TokenError, MemoryError, OverflowError, RecursionError),
+    *(AttributeError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def cached_arrays(
@@ -61,6 +65,6 @@ def _load(path: Path, rows: int) -> NDArray[Any] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             values: NDArray[Any] = file["values"]
-    except (OSError, KeyError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error, *BROKEN_ARRAY):
+    except (OSError, *BROKEN_ARRAY):
         return None
     return values if values.ndim and len(values) == rows else None

@@ -21,6 +21,7 @@ from fgmae_bench.data.files import IMAGES, PARTS, Pattern, stem_of
 from fgmae_bench.data.folders import reader_of
 from fgmae_bench.data.index import Index, require_utf8
 from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.system.files import read_bounded
 
 PARQUET = (".parquet", ".geoparquet")
 MOST_BYTES, MOST_ROWS = 256 << 20, 2_000_000  # of a table
@@ -108,9 +109,7 @@ def read_table(path: Path, columns: list[str], separator: str = ",") -> list[Row
         texts = {name: [_text(value, separator) for value in found[name]] for name in columns}
         return [Row(n + 1, {name: texts[name][n].strip() for name in columns}) for n in range(len(texts[columns[0]]))]
     try:
-        if os.path.getsize(path) > MOST_BYTES:
-            raise ValueError(f"more than {MOST_BYTES >> 20} MiB")
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bounded(path, MOST_BYTES).decode("utf-8-sig")
         return list(_csv_rows(path, text, columns))
     except (OSError, ValueError, csv.Error) as error:
         raise BenchError(f"{path} cannot be read as a table ({error})", "give a CSV in UTF-8, or Parquet") from error
@@ -209,7 +208,8 @@ def _find(card: Card, root: Path, path: Path, row: Row) -> tuple[str, str, list[
         tried = [[folder + pattern.name(stem_of(name), spelt(b)) for b in bands] for spelt in (str, str.lower)]
     else:
         tried = [[name + ending] for ending in ("", *IMAGES)]
-    files = next((each for each in tried if all((root / file).is_file() for file in each)), None)
+    # Path.is_file raises where a name is longer than the system's
+    files = next((each for each in tried if all(os.path.isfile(root / file) for file in each)), None)
     if files is None:
         raise BenchError(f"{where}: {root / tried[0][0]} is not there", "complete the data, or take the line out")
     statuses = [(root / file).stat() for file in files]

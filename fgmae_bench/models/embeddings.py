@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
+import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
+from pyarrow import types
 from torch import Tensor, nn
 
+from fgmae_bench.data.bigearthnet.parquet import read_parquet
+from fgmae_bench.data.raster import MEMORY_BYTES, MEMORY_TIMES
+from fgmae_bench.data.sample_cache import BROKEN_ARRAY
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models.encoders.adapter import NOTHING, Given
 
@@ -79,13 +87,13 @@ def read_embeddings(path: Path) -> Embeddings:
     try:
         ids, vectors, text = _npz(path) if path.suffix == ".npz" else _parquet(path)
         how = json.loads(text) if text else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, pyarrow.ArrowException) as error:
+    except (OSError, NotImplementedError, pyarrow.ArrowException, *BROKEN_ARRAY) as error:
         reason = " ".join(str(error).split())[:120]
         raise BenchError(f"{path} holds no embeddings ({reason})", FORM) from error
     if vectors.ndim != 2 or len(ids) != len(vectors) or not vectors.size:
         raise BenchError(f"{path} holds {len(ids)} ids and vectors of shape {vectors.shape}", FORM)
     if len(set(ids)) != len(ids):
-        twice = next(id for id in ids if ids.count(id) > 1)
+        twice = Counter(ids).most_common(1)[0][0]
         raise BenchError(f"{path} holds {twice} twice", "keep one vector a sample")
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
@@ -98,20 +106,46 @@ def read_embeddings(path: Path) -> Embeddings:
 
 
 def _parquet(path: Path) -> tuple[list[str], NDArray[np.float32], str]:
-    table = pyarrow.parquet.read_table(path, columns=["id", "vector"])
-    column = table["vector"].combine_chunks()
-    lengths = {len(value) for value in column}
-    if len(lengths) != 1 or column.null_count:
+    table = read_parquet(path, "file of embeddings", FORM, ("id", "vector"))
+    column, kind = table["vector"].combine_chunks(), table["vector"].type
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    numbers = lists and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type))
+    if not numbers or column.null_count:
+        raise ValueError("its vectors are not lists of numbers")
+    if len(pyarrow.compute.unique(pyarrow.compute.list_value_length(column))) != 1:
         raise ValueError("its vectors are not of one length")
-    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    ids = table["id"].cast(pyarrow.string())
+    if ids.null_count:
+        raise ValueError("a sample has no id")
+    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, and is refused as that
+        values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     metadata = table.schema.metadata or {}
-    return table["id"].to_pylist(), values.reshape(len(column), -1), metadata.get(KEY.encode(), b"").decode()
+    return ids.to_pylist(), values.reshape(len(column), -1), metadata.get(KEY.encode(), b"").decode()
 
 
 def _npz(path: Path) -> tuple[list[str], NDArray[np.float32], str]:
-    with np.load(path, allow_pickle=False) as held:
-        text = str(held[KEY]) if KEY in held else ""
-        return [str(id) for id in held["id"]], np.ascontiguousarray(held["vector"], np.float32), text
+    with zipfile.ZipFile(path) as archive:
+        taken, size = sum(member.file_size for member in archive.infolist()), path.stat().st_size
+    if taken > max(MEMORY_BYTES, MEMORY_TIMES * size):
+        raise ValueError(f"it unpacks to {taken >> 20} MiB, too much for a file of {size} bytes")
+    with np.load(path, allow_pickle=False) as arrays:
+        ids, vectors, text = arrays["id"], arrays["vector"], arrays[KEY] if KEY in arrays else np.array("")
+    for held in (ids, text):
+        _require_letters(held)
+    if ids.ndim != 1 or ids.dtype.kind not in "USiu" or vectors.dtype.kind not in "fiu":
+        raise ValueError(f"its ids are {ids.dtype} of shape {ids.shape}, its vectors {vectors.dtype}")
+    if len(ids) > len(vectors.reshape(-1)):  # texts of no letters take no bytes, however many there are
+        raise ValueError(f"it has {len(ids)} ids and {vectors.size} numbers")
+    with np.errstate(over="ignore"):
+        return ids.astype(str).tolist(), np.ascontiguousarray(vectors, np.float32), str(text)
+
+
+def _require_letters(texts: NDArray[Any]) -> None:
+    """Raise ValueError where numbers beyond Unicode stand for letters: NumPy makes texts of them that break Python."""
+    if texts.dtype.kind == "U" and texts.size:
+        numbers = np.ascontiguousarray(texts).reshape(-1).view(f"{texts.dtype.byteorder}u4")
+        if numbers.max(initial=0) > sys.maxunicode:
+            raise ValueError("its texts hold numbers that are no letters")
 
 
 def write_embeddings(

@@ -17,6 +17,7 @@ from fgmae_bench.data.files import IMAGES, TIFF, Pattern, folders_in, hidden, lo
 from fgmae_bench.data.gather import MOST_CODES, Found, LooksLikeLabels, find_images, foreign_kinds, look
 from fgmae_bench.data.raster import open_tiff, read_values
 from fgmae_bench.errors import BenchError
+from fgmae_bench.system.files import is_kind
 from fgmae_bench.system.randomness import keyed_order
 
 LOOKED_AT = 3  # files of a folder that tell images from label maps
@@ -60,7 +61,7 @@ def plan_of(root: Path, masks: Path | None) -> Plan:
         return _paired(*_common(root, masks))
     for _ in range(3):  # wrapping folders, as archives leave them
         inside = folders_in(root)
-        if len(inside) != 1 or any(entry.is_file() and not hidden(entry.name) for entry in os.scandir(root)):
+        if len(inside) != 1 or any(is_kind(entry) and not hidden(entry.name) for entry in os.scandir(root)):
             break
         root = root / inside[0]
     _refuse_known(root)
@@ -133,7 +134,7 @@ def _image_files(folder: Path) -> list[Path]:
     found = [
         Path(entry.path)
         for entry in os.scandir(folder)
-        if entry.is_file() and not hidden(entry.name) and entry.name.lower().endswith(IMAGES)
+        if not hidden(entry.name) and entry.name.lower().endswith(IMAGES) and is_kind(entry)
     ]
     tiffs = [path for path in found if path.suffix.lower() in TIFF]
     return sorted(tiffs or found)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fgmae_bench.data.bigearthnet.parquet import THRIFT_LIMITS
 from fgmae_bench.data.files import PARTS, stem_of
 from fgmae_bench.data.gather import Found, find_images
 from fgmae_bench.data.table import NOTHING, PARQUET, read_table
@@ -72,7 +73,7 @@ def _read(table: Path) -> Columns:
     """Values of every column as text."""
     try:
         if table.suffix.lower() in PARQUET:
-            schema = pq.ParquetFile(table).schema_arrow
+            schema = pq.ParquetFile(table, **THRIFT_LIMITS).schema_arrow
             names = [field.name for field in schema if not pa.types.is_binary(field.type) and field.name != "geometry"]
         else:
             with open(table, encoding="utf-8-sig", newline="") as stream:
@@ -107,7 +108,7 @@ def _path_column(table: Path, held: Columns, images: list[Found]) -> tuple[str, 
 def _where(root: Path, values: list[str], stems: dict[str, Found]) -> dict[str, str]:
     """`images` of [layout] where the table's values are not paths of files as they stand."""
     known = [(value, stems[_stem(value)]) for value in values if _stem(value) in stems]
-    if all(not image.bands and (root / value).is_file() for value, image in known):
+    if all(not image.bands and os.path.isfile(root / value) for value, image in known):
         return {}
     folders = {image.files[0].parent.relative_to(root).as_posix() for _, image in known}
     if len(folders) != 1:

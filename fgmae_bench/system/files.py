@@ -198,12 +198,33 @@ def read_small(path: Path, most: int = SMALL_BYTES) -> bytes:
     return content
 
 
+def read_bounded(path: Path, most: int) -> bytes:
+    """The content of a file of a dataset, which may be a link; raises OSError where it is absent, larger than `most`
+    bytes, or a FIFO or device, which could be read without end.
+    """
+    with FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError("it is not a regular file")
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise OSError(f"it is larger than {most >> 20} MiB")
+    return content
+
+
 def read_small_json(path: Path) -> Any:
     """What a small JSON file holds; None where it is absent, damaged, too large or not a regular file."""
     try:
         return json.loads(read_small(path))
     except (OSError, ValueError, RecursionError, BenchError):
         return None
+
+
+def is_kind(entry: os.DirEntry[str], *, folder: bool = False) -> bool:
+    """Whether an entry is a file, or a folder; a link in a circle, or one that may not be followed, is neither."""
+    try:
+        return entry.is_dir() if folder else entry.is_file()
+    except OSError:
+        return False
 
 
 def missing_folders(folder: Path) -> list[Path]:

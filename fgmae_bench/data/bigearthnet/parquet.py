@@ -29,6 +29,9 @@ THRIFT_LIMITS = {"thrift_string_size_limit": 1 << 24, "thrift_container_size_lim
 FAULTS = (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError)
 PLAIN, PLAIN_DICTIONARY, DELTA_LENGTHS, DICTIONARY = 0, 2, 6, 8  # encodings; the others cannot hold texts
 DATA_PAGE, DICTIONARY_PAGE, DATA_PAGE_V2 = 0, 2, 3
+TYPES = ("BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE", "BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
+COMPRESSIONS = ("UNCOMPRESSED", "SNAPPY", "GZIP", "LZO", "BROTLI", "LZ4", "ZSTD", "LZ4_RAW")
+DEEPEST = 8  # structs within structs
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 
 
@@ -42,6 +45,8 @@ def read_parquet(path: Path, what: str, todo: str, columns: Sequence[str] | None
     The rows, the sizes of all pages and the longest text of each dictionary are looked at before anything is decoded.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise _FaultError("is not a regular file")
         with open(path, "rb") as stream:
             file = pq.ParquetFile(stream, **THRIFT_LIMITS)
             held = file.schema_arrow
@@ -66,13 +71,15 @@ def read_parquet(path: Path, what: str, todo: str, columns: Sequence[str] | None
 def _require_bounded(handle: int, file: pq.ParquetFile, columns: set[str]) -> None:
     """Raise _FaultError where the columns would take memory out of proportion, or a page header is damaged."""
     facts, size = file.metadata, os.fstat(handle).st_size
+    groups = _columns(handle, size)
+    if len(groups) != facts.num_row_groups or {len(group) for group in groups} - {facts.num_columns}:
+        raise _FaultError("is damaged: its groups of rows have other columns than its schema")
     if facts.num_rows > MOST_ROWS:
         raise _FaultError(f"states {facts.num_rows} rows, a dataset has at most {MOST_ROWS}")
     most = max(MEMORY_BYTES, MEMORY_TIMES * size, ROW_BYTES * facts.num_rows)
     held = 0
-    for group in range(facts.num_row_groups):
-        for number in range(facts.num_columns):
-            chunk = facts.row_group(group).column(number)
+    for group in groups:
+        for number, chunk in enumerate(group):
             if chunk.path_in_schema.split(".")[0] in columns:
                 width = WIDTHS.get(chunk.physical_type) or max(file.schema.column(number).length, 1)
                 held += _chunk_bytes(_Chunk(handle, size, chunk, width), most)
@@ -81,13 +88,61 @@ def _require_bounded(handle: int, file: pq.ParquetFile, columns: set[str]) -> No
                 raise _FaultError(f"{what}, {most >> 20} are allowed for its {facts.num_rows} rows")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Column:
+    """What the footer says of one column of one group of rows."""
+
+    path_in_schema: str
+    physical_type: str
+    compression: str
+    num_values: int
+    total_compressed_size: int
+    data_page_offset: int
+    dictionary_page_offset: int  # 0 without a dictionary
+
+    @property
+    def has_dictionary_page(self) -> bool:
+        """Whether it has one."""
+        return self.dictionary_page_offset > 0
+
+
+def _columns(handle: int, size: int) -> list[list[_Column]]:
+    """The columns of each group of rows, from the footer itself: where it is damaged, Arrow's own accessors end the
+    process (an exception of C++ that nobody catches). Raises _FaultError.
+    """
+    length = int.from_bytes(os.pread(handle, 4, max(size - 8, 0)), "little")
+    if length + 8 > size:
+        raise _FaultError("is damaged: its footer is longer than the file")
+    try:
+        footer, _ = read_struct(os.pread(handle, length, size - 8 - length))
+        return [[_column(chunk[3]) for chunk in group[1]] for group in footer.get(4, [])]
+    except (IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise _FaultError("has a damaged footer") from error
+
+
+def _column(held: dict[int, Any]) -> _Column:
+    """One column from its `ColumnMetaData`; raises KeyError, IndexError, ValueError or TypeError where facts lack."""
+    numbers = [held[5], held[7], held[9], held.get(11, 0)]
+    if not all(type(number) is int and number >= 0 for number in (*numbers, held[1], held[4])):
+        raise ValueError("no number")
+    return _Column(
+        path_in_schema=".".join(part.decode() for part in held[3]),
+        physical_type=TYPES[held[1]],
+        compression=COMPRESSIONS[held[4]],
+        num_values=numbers[0],
+        total_compressed_size=numbers[1],
+        data_page_offset=numbers[2],
+        dictionary_page_offset=numbers[3],
+    )
+
+
 @dataclass(frozen=True)
 class _Chunk:
     """One column of one group of rows; `width` is the bytes of a value where that is no text."""
 
     handle: int
     size: int  # of the file
-    facts: Any
+    facts: _Column
     width: int
 
     def pages(self) -> Iterator[tuple[dict[int, Any], int]]:
@@ -177,9 +232,9 @@ CODECS = {
 
 
 def read_struct(data: bytes, at: int = 0, depth: int = 0) -> tuple[dict[int, Any], int]:
-    """(fields by number, where it ends) of a struct in Thrift's compact protocol, as far as page headers hold any.
+    """(fields by number, where it ends) of a struct in Thrift's compact protocol, as far as Parquet holds any.
 
-    Texts are left out. Raises IndexError or ValueError where it is damaged.
+    Texts that are not in a list are left out. Raises IndexError or ValueError where it is damaged.
     """
     fields: dict[int, Any] = {}
     number = 0
@@ -200,11 +255,38 @@ def read_struct(data: bytes, at: int = 0, depth: int = 0) -> tuple[dict[int, Any
         elif kind == 8:
             length, at = _unsigned(data, at)
             at += length
-        elif kind == 12 and depth < 4:
+        elif kind in (9, 10):
+            fields[number], at = _list(data, at, depth)
+        elif kind == 12 and depth < DEEPEST:
             fields[number], at = read_struct(data, at, depth + 1)
         else:
             raise ValueError(f"a field of type {kind}")
     return fields, at + 1
+
+
+def _list(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
+    """(values, where it ends) of a list."""
+    count, kind, at = data[at] >> 4, data[at] & 15, at + 1
+    if count == 15:
+        count, at = _unsigned(data, at)
+    if count > len(data) - at:  # each takes a byte or more
+        raise ValueError("a list that ends behind the data")
+    values: list[Any] = []
+    value: Any
+    for _ in range(count):
+        if kind == 12 and depth < DEEPEST:
+            value, at = read_struct(data, at, depth + 1)
+        elif kind in (4, 5, 6):
+            value, at = _signed(data, at)
+        elif kind == 8:
+            length, at = _unsigned(data, at)
+            value, at = data[at : at + length], at + length
+        elif kind in (1, 2, 3):
+            value, at = data[at], at + 1
+        else:
+            raise ValueError(f"a list of type {kind}")
+        values.append(value)
+    return values, at
 
 
 def _unsigned(data: bytes, at: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from fgmae_bench.data.bigearthnet.facts import describe, describe_v2, stamp, sta
 from fgmae_bench.data.bigearthnet.labels import is_s1_patch, is_s1_scene, parse_s1
 from fgmae_bench.data.bigearthnet.table import from_rows, write_table
 from fgmae_bench.errors import BenchError
+from fgmae_bench.system.files import is_kind
 from fgmae_bench.system.progress import Progress
 
 BATCH = 1024  # patches read, and kept as a part, together
@@ -40,9 +41,9 @@ def patch_root(root: Path) -> Path:
         others = []
         with os.scandir(place) as entries:
             for entry in entries:
-                if is_s1_patch(entry.name) and entry.is_dir():
+                if is_s1_patch(entry.name) and is_kind(entry, folder=True):
                     return place
-                if entry.is_dir() and not _foreign(entry.name):
+                if not _foreign(entry.name) and is_kind(entry, folder=True):
                     others.append(entry.name)
         if any(map(is_s1_scene, others)):
             raise BenchError(
@@ -212,7 +213,7 @@ def _end_with_parent() -> None:
 def _folders(root: Path) -> list[str]:
     """Names of the folders in `root` that may be patches or scenes."""
     with os.scandir(root) as entries:
-        return [entry.name for entry in entries if entry.is_dir() and not _foreign(entry.name)]
+        return [entry.name for entry in entries if not _foreign(entry.name) and is_kind(entry, folder=True)]
 
 
 def _foreign(name: str) -> bool:

@@ -19,6 +19,7 @@ from fgmae_bench.data.files import SIDECARS, TIFF
 from fgmae_bench.data.index import Index, Reader, read_file
 from fgmae_bench.data.synthetic import MARKER, read_marker
 from fgmae_bench.errors import BenchError
+from fgmae_bench.system.files import is_kind
 from fgmae_bench.views.chip import Chip
 
 TILE = re.compile(r"(?P<collection>ROIs\d{4}_[a-z]+)_(?P<kind>[a-z]+\d?)_(?P<scene>\d+)_p(?P<patch>\d+)", re.ASCII)
@@ -107,6 +108,8 @@ def scan_tiles(root: Path) -> dict[str, dict[TileKey, Tile]]:
             key = TileKey(collection=collection or name.collection, scene=scene or str(name.scene), tile=tile)
             if key in held:
                 raise BenchError(f"{path} and {root / held[key].file} are the same tile", "keep one of the two")
+            if not is_kind(entry):
+                raise BenchError(f"{path} is not a file", "complete the data, or remove it")
             status = entry.stat()
             held[key] = Tile(file=str(path.relative_to(root)), name=name, stat=(status.st_size, status.st_mtime_ns))
     return found
@@ -120,7 +123,9 @@ def stamp(*stats: tuple[int, int] | None) -> int:
 def _scene_folders(root: Path, place: Path, depth: int) -> Iterator[tuple[Path, str, str, str]]:
     """(folder, collection, kind, scene) of folders such as `ROIs1158_spring/s1_63`, sorted; `s1` alone has no more."""
     inside = sorted(
-        entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
+        entry.name
+        for entry in os.scandir(place)
+        if not entry.name.startswith((".", "__MACOSX")) and is_kind(entry, folder=True)
     )
     for name in inside:
         scene = parse_scene(name)
