@@ -115,7 +115,16 @@ class LabelFile:
     band: int = 1
     codes: dict[str, str] = field(default_factory=dict)
     colours: dict[str, str] = field(default_factory=dict)
+    masks: str = ""  # names of its files, where they are others than layout.masks says: `*_JRCWaterHand.tif`
     ignore: tuple[float, ...] = ()  # values that mean "no label"; without any 255, and 0 where 0 is not a class
+
+
+@dataclass(frozen=True, kw_only=True)
+class PermanentWater:
+    """Which pixels are water at all times: `codes` of a label source, which flood maps are also scored without."""
+
+    source: str
+    codes: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +201,7 @@ class Card:
     label_sources: dict[str, LabelFile] = field(default_factory=dict)  # segmentation: label maps that the data holds
     label_schemes: tuple[str, ...] = ()  # segmentation: schemes that make sense here; `label_scheme` is the usual one
     label_source: str = ""  # segmentation: the usual source
+    permanent_water: PermanentWater | None = None  # segmentation: scores are also given without these pixels
     broken: tuple[str, ...] = ()  # samples that are known to be damaged: left out and counted
     synthetic: str | None = None  # None for genuine data, else what made it
     notes: tuple[str, ...] = ()
@@ -345,10 +355,12 @@ def _check(card: Card) -> None:
         _check_split(split, f"splits.{name}", require)
     if card.groups is not None:
         _check_groups(card.groups, require)
-    _check_arrangement(card.arrangement, require)
+    _check_arrangement(card, card.arrangement, require)
     if card.per_pixel:
         source = card.label_source
         require(source in card.label_sources, f"label_source '{source}'", f"define [label_sources.{source or 'NAME'}]")
+    if card.permanent_water is not None:
+        _check_permanent(card, card.permanent_water, require)
     if card.task == "segmentation":
         require(
             card.label_scheme in card.label_schemes,
@@ -367,13 +379,28 @@ def _check(card: Card) -> None:
         )
 
 
-def _check_arrangement(held: Arrangement, require: _Requirement) -> None:
-    for name in ("images", "masks"):
-        pattern = getattr(held, name)
+def _check_permanent(card: Card, held: PermanentWater, require: _Requirement) -> None:
+    require(card.task == "segmentation", f"[permanent_water] on a {card.task} card", "leave it out")
+    stated = card.label_sources.get(held.source)
+    require(stated, f"permanent_water.source '{held.source}'", f"define [label_sources.{held.source or 'NAME'}]")
+    lacking = [code for code in held.codes if stated and stated.codes and str(code) not in stated.codes]
+    require(held.codes and not lacking, f"permanent_water.codes are {list(held.codes)}", "give codes of its source")
+
+
+def _check_arrangement(card: Card, held: Arrangement, require: _Requirement) -> None:
+    patterns = {"layout.images": held.images, "layout.masks": held.masks}
+    patterns |= {f"label_sources.{name}.masks": stated.masks for name, stated in card.label_sources.items()}
+    for name, pattern in patterns.items():
         fits = not pattern or (pattern.count("*") == 1 and not set("?[]") & set(pattern))
-        require(fits, f"layout.{name} is '{pattern}'", "give a file name with one *, such as *_S1.tif")
-        require(inside(pattern), f"layout.{name} is '{pattern}'", "name files of the data's folder")
-    require("{band}" not in held.masks, f"layout.masks is '{held.masks}'", "leave {band} to images")
+        require(fits, f"{name} is '{pattern}'", "give a file name with one *, such as *_S1.tif")
+        require(inside(pattern), f"{name} is '{pattern}'", "name files of the data's folder")
+        of_masks = name.endswith("masks") and "{band}" in pattern
+        require(not of_masks, f"{name} is '{pattern}'", "leave {band} to images")
+    named: dict[str, str] = {}
+    for stated in card.label_sources.values():
+        both = named.setdefault(stated.folder, stated.masks)
+        what = f"label sources of the folder '{stated.folder}' name their masks {both!r} and {stated.masks!r}"
+        require(both == stated.masks, what, "give each a folder of its own")
     require(inside(held.table), f"layout.table is '{held.table}'", "name a file of the data's folder")
 
 

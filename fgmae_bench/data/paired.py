@@ -31,7 +31,7 @@ def paired_folders(card: Card, root: Path) -> Index:
     part_of: dict[str, str] = {}
     for part in sorted(parted) or [""]:
         found = {IMAGE: _listed(card, root, card.signal.folder, part, card.arrangement.images)}
-        found |= {kind: _listed(card, root, kind, part, card.arrangement.masks) for kind in places}
+        found |= {kind: _listed(card, root, kind, part, _masks(card, kind)) for kind in places}
         part_of |= dict.fromkeys(found[IMAGE], parted.get(part, ""))
         for kind, files in found.items():
             held[kind] |= files
@@ -59,6 +59,12 @@ def paired_folders(card: Card, root: Path) -> Index:
         size=size,
         maps=map_files(card, root, names, maps, size),
     )
+
+
+def _masks(card: Card, folder: str) -> str:
+    """The names of label maps in a folder, as a pattern; empty for those of the images."""
+    own = next((stated.masks for stated in card.label_sources.values() if stated.folder == folder), "")
+    return own or card.arrangement.masks
 
 
 def _reader(card: Card, size: tuple[int, int]) -> Reader:
@@ -101,7 +107,7 @@ def _refuse_absent(card: Card, root: Path, kind: str, images: Files, maps: Files
     if not absent:
         return
     key = absent[0].rpartition("/")[2]
-    masks = card.arrangement.masks
+    masks = _masks(card, kind)
     looked = Pattern(masks).name(key) if masks else f"{key}.tif or .png"
     what = f"{root / images[absent[0]][0][0]} has no label map in {root / kind}: {looked} was looked for"
     if len(absent) > 1:

@@ -29,6 +29,7 @@ from fgmae_bench.runs.tasks import Outcome
 from fgmae_bench.system.device import device_name
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.environment import MemoryPeak, describe, now
+from fgmae_bench.train.details import Details
 from fgmae_bench.train.job import Scored
 from fgmae_bench.train.labelled import label_maps, labelled_dataset, named, resolved_data
 from fgmae_bench.train.rules import Image, Mask
@@ -117,14 +118,21 @@ def _fit_and_record(fitting: Fitting) -> Record:
     fitted = time.perf_counter()
     columns = eval_columns(train.scheme.classes, evaluated.scheme.classes)
     count, scored = len(evaluated.scheme.classes), {}
+    details = Details(dataset=fitting.dataset, classes=evaluated.scheme.classes, columns=columns)
     for part, rows in (("val", parts.val), ("test", parts.test)):
-        tables = [
-            image_confusion(mask, rule.predict(image), count, columns)
-            for _, image, mask in fitting.pairs(rows, evaluated)
-        ]
+        tables, more = [], []
+        for row, (_, image, mask) in zip(rows, fitting.pairs(rows, evaluated), strict=True):
+            predicted = rule.predict(image)
+            tables.append(image_confusion(mask, predicted, count, columns))
+            if part == "test":
+                more.append(details.row(int(row), mask, predicted))
         if tables:
             outputs = np.stack(tables)
-            scored[part] = Scored(metrics={"loss": None, **segmentation(outputs)}, outputs=outputs)
+            scored[part] = Scored(
+                metrics={"loss": None, **segmentation(outputs)},
+                outputs=outputs,
+                details=details.arrays(np.stack(more)) if more else {},
+            )
     memory.look()
     done = time.perf_counter()
     test = scored["test"]
