@@ -11,7 +11,7 @@ from torch import nn
 
 import fgmae_bench
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.config.contract import InputContract
+from fgmae_bench.config.contract import RAW_CONTRACT, InputContract
 from fgmae_bench.config.experiments import Experiment, Layout, PlannedRun, matches
 from fgmae_bench.config.run import Model, compose
 from fgmae_bench.data.dataset import open_dataset
@@ -302,7 +302,11 @@ def test_embeddings_refuse_what_they_would_ignore(tmp_path):
             resolve_contract(Model(model="embeddings", weights=str(tmp_path / "e.npz"), **flags))
 
 
-@pytest.mark.parametrize("flags", [{"pool": "cls"}, {"patch_size": 8}])
-def test_a_factory_refuses_a_pool_and_a_patch_that_it_would_ignore(flags):
-    with pytest.raises(BenchError, match=r"CLS token|its patch is fixed"):
-        build_backbone(Model(model="torch.nn:Identity", weights="module", **flags), 0)
+def test_a_factory_refuses_a_patch_that_it_would_ignore():
+    with pytest.raises(BenchError, match="its patch is fixed"):
+        build_backbone(Model(model="torch.nn:Identity", weights="module", patch_size=8), 0)
+
+
+def test_the_contract_that_a_run_of_a_model_without_a_network_recorded_is_taken_back():
+    recorded = {"normalizer": "db", "mean": RAW_CONTRACT.mean, "std": RAW_CONTRACT.std, "weights": "none"}
+    assert resolve_contract(Model(model="backscatter_stats", **recorded)) == RAW_CONTRACT

@@ -112,7 +112,6 @@ def make_module(
         return held, None, int(held.vectors.shape[1])
     patch_side(model.model, model.patch_size)  # an unknown name and a patch that it does not take end here
     if ":" in model.model:
-        _require_mean(model)
         module: nn.Module = PooledMap(_from_factory(model.model))
         return module, None, measured_dim(module, contract)
     if model.model == "unet":

@@ -74,12 +74,12 @@ def _refuse_ignored(model: Model) -> None:
     name = model.model
     if model.normalizer not in (None, "db") or model.input_size not in (None, NATIVE):
         raise BenchError(f"{name} takes raw dB at the dataset's size", "leave out --normalizer and --input_size")
-    if model.mean or model.std:
+    if (model.mean, model.std) not in (((), ()), (RAW_CONTRACT.mean, RAW_CONTRACT.std)):  # a run's config states them
         raise BenchError(f"{name} takes raw dB: --mean and --std mean nothing for it", "leave them out")
     for flag in ("weights_prefix", "patch_size", "pool"):
         if getattr(model, flag) is not None:
             raise BenchError(f"--{flag} means nothing for {name}: it has no network", "leave it out")
-    if name in HANDMADE and model.weights not in (Model().weights, "random"):
+    if name in HANDMADE and model.weights not in (Model().weights, "random", "none"):
         raise BenchError(f"--weights {model.weights}: {name} has none", "leave --weights out")
 
 
