@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from fgmae_bench.config.cards import Target
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.index import Rows
-from fgmae_bench.features.loader import ahead
 from fgmae_bench.metrics.intervals import intervals, pixel_units
 from fgmae_bench.metrics.regression import LEVELS, PixelSums, pixel_regression, target_bins
 from fgmae_bench.metrics.table import REGRESSION, selection
@@ -77,15 +76,7 @@ class PixelRegressionJob(SegmentationJob):
 
     def evaluate(self, part: str, between: Callable[[], None] = lambda: None) -> Scored:
         """A row of sums an image (N, W), gathered over the processes, and the scores of all."""
-        rows = getattr(self.dataset.parts, part)
-        step = self.batch_size * self.world.size
-        chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
-        mine = [chunk[self.world.rank :: self.world.size] for chunk in chunks]
-        parts = []
-        for chunk, held, prepared in zip(chunks, mine, ahead(self._prepare, mine, self.workers), strict=True):
-            parts.append(self.world.interleaved(self._count(*prepared, held), len(chunk)))
-            between()
-        table = np.concatenate(parts)
+        table = self._table(part, between)
         metrics = pixel_regression(self.targets.sums, table)
         return Scored(metrics=metrics, outputs=table, finite=bool(np.isfinite(table).all()))
 

@@ -130,16 +130,8 @@ class SegmentationJob:
 
     def evaluate(self, part: str, between: Callable[[], None] = lambda: None) -> Scored:
         """One confusion matrix an image (N, K, C), gathered over the processes, and the scores of their sum."""
-        rows = getattr(self.dataset.parts, part)
-        step = self.batch_size * self.world.size
-        chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
-        mine = [chunk[self.world.rank :: self.world.size] for chunk in chunks]
         details = self.details if part == "test" else None
-        parts = []
-        for chunk, held, prepared in zip(chunks, mine, ahead(self._prepare, mine, self.workers), strict=True):
-            parts.append(self.world.interleaved(self._count(*prepared, held, details), len(chunk)))
-            between()
-        table = np.concatenate(parts)
+        table = self._table(part, between, details)
         more = {}
         if details is not None:
             table, last = np.split(table, [table.shape[1] - details.width], axis=1)
@@ -157,6 +149,18 @@ class SegmentationJob:
             confidence=kept if comparable else None,
             details=more,
         )
+
+    def _table(self, part: str, between: Callable[[], None], details: Details | None = None) -> NDArray[np.float64]:
+        """The rows (N, W) of `_count` of every image of a part, in the order of the split, on every process."""
+        rows = getattr(self.dataset.parts, part)
+        step = self.batch_size * self.world.size
+        chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
+        mine = [chunk[self.world.rank :: self.world.size] for chunk in chunks]
+        parts = []
+        for chunk, held, prepared in zip(chunks, mine, ahead(self._prepare, mine, self.workers), strict=True):
+            parts.append(self.world.interleaved(self._count(*prepared, held, details), len(chunk)))
+            between()
+        return np.concatenate(parts)
 
     @property
     def details(self) -> Details:
@@ -195,7 +199,7 @@ class SegmentationJob:
         return list(images if self.bank is None else self.bank.features[rows]), labels
 
     def _count(
-        self, inputs: list[NDArray[Any]], masks: list[NDArray[np.uint8]], rows: Rows, details: Details | None
+        self, inputs: list[NDArray[Any]], masks: list[NDArray[np.uint8]], rows: Rows, details: Details | None = None
     ) -> NDArray[np.float64]:
         """A row for each image: its confusion matrix, confidences, the sum of its pixels' losses, their number, and
         `details` of it where they are asked for.
