@@ -73,6 +73,35 @@ def test_class_folders(tmp_path):
     assert done.code == 0, done.err
 
 
+def test_scenes_that_names_tell_stay_together_unless_the_data_is_divided(tmp_path):
+    for number in range(6):
+        for name in ("Ice", "Water"):
+            for tile in range(2):
+                write(tmp_path / "d" / name / f"Fjord_{number}_r{tile}c0.tif", backscatter(number))
+    made, text = drafted("d", cwd=tmp_path)
+    assert (made.default_split, made.recommended_split) == ("groups", "groups")
+    assert sorted(sum(made.splits["groups"].groups.values(), ())) == [f"Fjord_{number}" for number in range(6)]
+    assert "# whole scenes, by names" in text
+    done = call("linear", "--dataset", "card.toml", "--data_path", "d", *SMALL, cwd=tmp_path)
+    assert done.code == 0, done.err
+
+
+def test_several_tables_of_one_folder_make_several_cards(tmp_path):
+    for number in range(12):
+        write(tmp_path / "d" / f"{number}.tif", backscatter(number))
+    table(tmp_path / "d" / "moisture.csv", ["file", "value"], [[f"{n}.tif", n / 7] for n in range(12)])
+    table(tmp_path / "d" / "labels.csv", ["file", "label"], [[f"{n}.tif", "ab"[n % 2]] for n in range(12)])
+    names = []
+    for number, name in enumerate(("moisture", "labels")):
+        out = f"{number}.toml"
+        done = call("prepare", "card", "d", "--labels", f"d/{name}.csv", "--out", out, cwd=tmp_path)
+        assert done.code == 0, done.err
+        done = call("linear", "--dataset", out, "--data_path", "d", *SMALL, cwd=tmp_path)
+        assert done.code == 0, done.err
+        names.append(load_card(str(tmp_path / out)).name)
+    assert names == ["d_moisture", "d"]
+
+
 def test_a_file_a_band_divided_already_with_one_fill_value(tmp_path):
     for part in ("train", "val", "test"):
         for name in ("Ice", "Water"):
@@ -82,7 +111,7 @@ def test_a_file_a_band_divided_already_with_one_fill_value(tmp_path):
                 for band, plane in zip(("vv", "vh"), values, strict=True):
                     write(tmp_path / "d" / part / name / f"{number}_{band}.tif", plane[None])
     made, text = drafted("d", cwd=tmp_path)
-    assert (made.arrangement.images, made.default_split) == ("*_{band}.tif", "random")
+    assert (made.arrangement.images, made.default_split) == ("*_{band}.tif", "stated")
     assert made.splits[made.recommended_split].kind == "stated"
     assert made.signal.nodata == (-99.0,)
     assert "by the names of the files" in text

@@ -7,11 +7,18 @@ import torch
 from scipy.ndimage import uniform_filter
 from scipy.stats import t
 
-from fgmae_bench.config.names import FITTED_HEADS
 from fgmae_bench.errors import BenchError
 from fgmae_bench.metrics.segmentation import class_intervals, per_class, per_group
 from fgmae_bench.models.unet import UNet
-from fgmae_bench.train.rules import boxcar_features, otsu_threshold, otsu_vh, otsu_vv, random_forest
+from fgmae_bench.train.rules import (
+    boxcar_features,
+    log_ratio_vh,
+    log_ratio_vv,
+    otsu_threshold,
+    otsu_vh,
+    otsu_vv,
+    random_forest,
+)
 
 RNG = np.random.default_rng(5)
 
@@ -34,7 +41,7 @@ def flood(number, side=32):
     return f"e{number}", image.astype(np.float32), mask
 
 
-@pytest.mark.parametrize("fit", [otsu_vv, otsu_vh, random_forest], ids=list(FITTED_HEADS))
+@pytest.mark.parametrize("fit", [otsu_vv, otsu_vh, random_forest], ids=["otsu_vv", "otsu_vh", "random_forest"])
 def test_rules_find_dark_water(fit):
     rule = fit(lambda: map(flood, range(4)), ("Land", "Water"), 42)
     _, image, mask = flood(9)
@@ -43,6 +50,31 @@ def test_rules_find_dark_water(fit):
     assert (predicted == mask)[kept].mean() > 0.97
     again = fit(lambda: map(flood, range(4)), ("Land", "Water"), 42)
     assert np.array_equal(again.predict(image), predicted)
+
+
+@pytest.mark.parametrize(("fit", "band"), [(log_ratio_vv, 0), (log_ratio_vh, 1)], ids=["vv", "vh"])
+def test_the_ratio_of_two_dates_finds_what_became_dark_and_no_water_that_was_there(fit, band):
+    def twice(number):
+        name, after, flooded = flood(number, side=48)
+        before = (RNG.normal(-10, 1, after.shape) - np.array([0, 6])[:, None, None]).astype(np.float32)
+        after[:, :, 40:] = before[:, :, 40:] = -22  # a lake, dark on both dates
+        before[:, 20, 20] = np.nan
+        return name, np.concatenate([after, before]), flooded
+
+    rule = fit(lambda: map(twice, range(4)), ("Dry", "Flood"), 42)
+    assert rule.words.startswith(f"Flood where {('VV', 'VH')[band]} after / before is below")
+    _, image, mask = twice(9)
+    threshold = float(rule.words.split("below ")[1].split()[0])
+    power = [
+        uniform_filter(10 ** (np.nan_to_num(image[k].astype(float)) / 10), 5, mode="mirror") for k in (band, band + 2)
+    ]
+    wanted = 10 * np.log10(power[0] / power[1]) < threshold
+    kept = np.ones(mask.shape, bool)
+    kept[3:8, 3:8] = kept[18:23, 18:23] = False  # windows with pixels that were not measured
+    away = np.abs(10 * np.log10(power[0] / power[1]) - threshold) > 0.1  # the threshold is printed to a tenth
+    assert np.array_equal(rule.predict(image)[kept & away], wanted[kept & away])
+    assert (rule.predict(image)[:, 42:] == 0).all()
+    assert (rule.predict(image) == mask)[mask != 255].mean() > 0.9
 
 
 def test_a_threshold_divides_two_classes():

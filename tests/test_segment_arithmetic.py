@@ -39,7 +39,9 @@ def test_an_images_row_holds_its_confusion_its_loss_and_its_pixels():
     job = SimpleNamespace(
         eval_labels=SimpleNamespace(classes=("a", "b", "c")), columns=None, _logits=lambda inputs, masks: list(logits)
     )
-    for row, one, mask in zip(SegmentationJob._count(job, [], list(masks.numpy())), logits, masks, strict=True):
+    for row, one, mask in zip(
+        SegmentationJob._count(job, [], list(masks.numpy()), np.arange(len(masks))), logits, masks, strict=True
+    ):
         confusion = np.zeros((3, 3))
         for i, j in np.argwhere(mask.numpy() != 255):
             confusion[mask[i, j], one[:, i, j].argmax()] += 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fgmae_bench.config import cards
+from fgmae_bench.config import card, cards
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -28,7 +28,8 @@ def test_wheel_carries_every_card_and_the_schema(tmp_path: Path, monkeypatch: py
     assert not [name for name in names if name.startswith(("datasets/", "tests/"))]
     expected = cards.card_names()
     monkeypatch.setattr(cards, "REPOSITORY_CARDS", tmp_path / "nowhere")
-    monkeypatch.setattr(cards, "WHEEL_CARDS", tmp_path / "installed" / "fgmae_bench" / "_cards")
+    for module in (card, cards):
+        monkeypatch.setattr(module, "WHEEL_CARDS", tmp_path / "installed" / "fgmae_bench" / "_cards")
     assert cards.card_names() == expected
     for name in expected:
         assert cards.load_card(name).data_path == Path("datasets") / name / "data"

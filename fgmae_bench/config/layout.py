@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fgmae_bench.errors import BenchError, closest
 
@@ -89,16 +90,42 @@ DERIVED = (
 )
 
 
-# A class's IoU is a column by its name, such as `iou:Water` and, with its interval over groups, `iou:Water_interval`.
-CLASS_IOU = "iou:"
+# A score of one class is a column by both names, such as `iou:Water`, `omission:Water`; `iou:Water_interval` is the
+# interval of its IoU over groups.
+CLASS_SCORES = {
+    "iou": ("IoU", "Intersection over union of {}"),
+    "accuracy": ("accuracy", "Share of {} that is found"),
+    "precision": ("precision", "Share of what is predicted as {} that is right"),
+    "omission": ("omission", "Share of {} that is missed"),
+    "commission": ("commission", "Share of what is predicted as {} that is wrong"),
+    "area_bias": ("area bias", "Predicted / reference area of {} - 1"),
+    "boundary_f1_1": ("boundary F1, 1 px", "F1 of the outlines of {} within 1 pixel"),
+    "boundary_f1_2": ("boundary F1, 2 px", "F1 of the outlines of {} within 2 pixels"),
+    "iou_outside_permanent": ("IoU outside permanent water", "IoU of {} without the pixels of permanent water"),
+    "omission_outside_permanent": ("omission outside permanent water", "Share of {} missed outside permanent water"),
+    "commission_outside_permanent": (
+        "commission outside permanent water", "Share of predicted {} that is wrong outside permanent water",
+    ),
+}  # fmt: skip
 
 
-def class_of(column: str) -> tuple[str, bool] | None:
-    """(class, whether the column is its interval) of a column of one class's IoU, None for others."""
-    if not column.startswith(CLASS_IOU):
+class ClassColumn(NamedTuple):
+    """A column of one class: which score of CLASS_SCORES, and whether it is the interval of that."""
+
+    score: str
+    label: str
+    interval: bool
+
+
+def class_of(column: str) -> ClassColumn | None:
+    """What a column of one class shows, None for other columns."""
+    score, colon, label = column.partition(":")
+    if not colon or score not in CLASS_SCORES:
         return None
-    name, end = column.removeprefix(CLASS_IOU), INTERVAL.format("")
-    return (name.removesuffix(end), True) if name.endswith(end) else (name, False)
+    end = INTERVAL.format("")
+    if score == "iou" and label.endswith(end):
+        return ClassColumn(score, label.removesuffix(end), True)
+    return ClassColumn(score, label, False)
 
 
 def words() -> dict[str, tuple[str, str]]:
@@ -118,8 +145,8 @@ def heading(name: str) -> tuple[str, str]:
     """Heading of a column and the sentence that explains it, empty where the heading says it all."""
     held = class_of(name)
     if held:
-        title = f"IoU {held[0]}"
-        return (f"{title} 95 %" if held[1] else title, f"Intersection over union of {held[0]}")
+        name, hint = CLASS_SCORES[held.score]
+        return (f"{name} {held.label}{' 95 %' * held.interval}", hint.format(held.label))
     return words().get(name, (name.replace("_", " "), ""))
 
 

@@ -53,8 +53,11 @@ HEADS = {
 FITTED_HEADS = {
     "otsu_vv": Choice("fgmae_bench.train.rules:otsu_vv", "Otsu's threshold on VV"),
     "otsu_vh": Choice("fgmae_bench.train.rules:otsu_vh", "Otsu's threshold on VH"),
+    "log_ratio_vv": Choice("fgmae_bench.train.rules:log_ratio_vv", "Otsu's threshold on the ratio of two dates in VV"),
+    "log_ratio_vh": Choice("fgmae_bench.train.rules:log_ratio_vh", "the same in VH"),
     "random_forest": Choice("fgmae_bench.train.rules:random_forest", "a random forest on boxcar VV, VH, VV-VH"),
 }
+TWO_DATES = ("log_ratio_vv", "log_ratio_vh")  # of them, those that look at an earlier image too
 # Heads of fine-tuning.
 CLASS_HEADS = {
     "bn_linear": ClassHead(

@@ -79,7 +79,7 @@ def require_same_facts(card: Card, cache: Path) -> None:
     held = path.read_text(encoding="utf-8").strip() if path.is_file() else None
     if held not in (None, facts_sha256(card)):
         what = f"{card.path}: its facts have changed since version {card.version} was first used"
-        raise BenchError(what, "raise its version, so that runs before and after can be distinguished")
+        raise BenchError(what, "raise its version, or give another dataset's card a name of its own")
 
 
 def _facts_file(card: Card, cache: Path) -> Path:

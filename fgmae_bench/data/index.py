@@ -72,6 +72,7 @@ class Index:
     source_maps: tuple[str, ...] = ()  # the label sources of its columns behind the first
     eight_bits: bool = False  # a pack that holds what a contract made of the samples, not the samples
     sums: NDArray[np.uint32] | None = None  # CRC-32 of each sample's value in a pack, which the reader can check
+    before: tuple[str, ...] | None = None  # file of the earlier date of each sample, where there are two
     names: tuple[str, ...] | None = None  # sample ids where they are not the files without their endings
     maps: LabelMaps | None = None  # label maps of segmentation data
     size: tuple[int, int] | None = (
@@ -101,6 +102,13 @@ class Index:
         if self.sums is None:
             return self.read(row, card)
         return self.reader(self.path(row), card, int(self.sums[row]))  # type: ignore[call-arg]
+
+    def read_before(self, row: int, card: Card) -> Chip:
+        """Pixels of the earlier date of one sample, held against the card. Raises BenchError where there is none."""
+        if self.before is None:
+            todo = "name the earlier images under [before] on the card, and use the files, not a pack"
+            raise BenchError(f"{self.root} holds one date a sample", todo)
+        return self.reader(self.root / self.before[row], card)
 
     def codes(self, row: int, source: str) -> Codes:
         """Labels (H, W) of one sample, as codes of one of the card's label sources."""
@@ -155,7 +163,7 @@ def some_of(index: Index, rows: Rows) -> Index:
     """The index of some of its samples."""
     texts: dict[str, Any] = {
         name: held and tuple(held[row] for row in rows)
-        for name in ("files", "groups", "aliases", "parts", "names")
+        for name in ("files", "groups", "aliases", "parts", "names", "before")
         for held in [getattr(index, name)]
     }
     return dataclasses.replace(

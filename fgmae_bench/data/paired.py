@@ -15,6 +15,7 @@ from fgmae_bench.data.index import Index, Reader, read_file
 from fgmae_bench.errors import BenchError
 
 IMAGE = "\0"  # the images among the folders, which may have the same name as that of the label maps
+BEFORE = "\0before"  # the images of the earlier date
 Files = dict[str, list[tuple[str, Stat]]]  # key -> (file relative to the data, stat), one a band or one
 
 
@@ -27,11 +28,14 @@ def paired_folders(card: Card, root: Path) -> Index:
     """
     places = sorted({stated.folder for stated in card.label_sources.values()})
     parted = part_folders(root) or part_folders(root / card.signal.folder) if root.is_dir() else {}
-    held: dict[str, Files] = {kind: {} for kind in (IMAGE, *places)}
+    held: dict[str, Files] = {kind: {} for kind in (IMAGE, *places, *([BEFORE] if card.before else []))}
     part_of: dict[str, str] = {}
     for part in sorted(parted) or [""]:
         found = {IMAGE: _listed(card, root, card.signal.folder, part, card.arrangement.images)}
-        found |= {kind: _listed(card, root, kind, part, card.arrangement.masks) for kind in places}
+        found |= {kind: _listed(card, root, kind, part, _masks(card, kind)) for kind in places}
+        if card.before is not None:
+            named = card.before.images or card.arrangement.images
+            found[BEFORE] = _listed(card, root, card.before.folder, part, named)
         part_of |= dict.fromkeys(found[IMAGE], parted.get(part, ""))
         for kind, files in found.items():
             held[kind] |= files
@@ -42,6 +46,8 @@ def paired_folders(card: Card, root: Path) -> Index:
         raise BenchError(what, f"get the data: {card.origin.get}")
     for kind in places:
         _refuse_absent(card, root, kind, images, held[kind])
+    if card.before is not None:
+        _refuse_absent(card, root, BEFORE, images, held[BEFORE])
     names = tuple(sorted(images.keys() - set(card.broken)))
     size, synthetic = data_size(card, root)
     maps = {kind: tuple(held[kind][name][0][0] for name in names) for kind in places}
@@ -54,11 +60,18 @@ def paired_folders(card: Card, root: Path) -> Index:
         left_out=len(images) - len(names),
         groups=names,
         parts=tuple(part_of[name] for name in names) if parted else None,
+        before=tuple(held[BEFORE][name][0][0] for name in names) if card.before else None,
         names=names,
         reader=_reader(card, size),
         size=size,
         maps=map_files(card, root, names, maps, size),
     )
+
+
+def _masks(card: Card, folder: str) -> str:
+    """The names of label maps in a folder, as a pattern; empty for those of the images."""
+    own = next((stated.masks for stated in card.label_sources.values() if stated.folder == folder), "")
+    return own or card.arrangement.masks
 
 
 def _reader(card: Card, size: tuple[int, int]) -> Reader:
@@ -101,9 +114,11 @@ def _refuse_absent(card: Card, root: Path, kind: str, images: Files, maps: Files
     if not absent:
         return
     key = absent[0].rpartition("/")[2]
-    masks = card.arrangement.masks
-    looked = Pattern(masks).name(key) if masks else f"{key}.tif or .png"
-    what = f"{root / images[absent[0]][0][0]} has no label map in {root / kind}: {looked} was looked for"
+    named, folder, partner = _masks(card, kind), kind, "label map"
+    if kind == BEFORE and card.before is not None:
+        named, folder, partner = card.before.images or card.arrangement.images, card.before.folder, "earlier image"
+    looked = Pattern(named).name(key) if named else f"{key}.tif or .png"
+    what = f"{root / images[absent[0]][0][0]} has no {partner} in {root / folder}: {looked} was looked for"
     if len(absent) > 1:
         what += f" ({len(absent)} of {len(images)} images have none)"
     todo = "complete the data, or remove the image"

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.config.cards import Card, inside
+from fgmae_bench.config.card_checks import inside
+from fgmae_bench.config.cards import Card
 from fgmae_bench.data.bigearthnet.parquet import read_parquet
 from fgmae_bench.data.dfc.layout import stamp
 from fgmae_bench.data.files import IMAGES, PARTS, Pattern, stem_of

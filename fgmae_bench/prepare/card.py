@@ -33,6 +33,7 @@ LOOKED_AT = 96  # images that units and bands are judged by
 ENTRIES = {"segmentation": "segment", "regression": "linear"}
 FRACTIONS = (0.6, 0.2)
 MOST_PATTERNS = 400
+PLAIN_TABLES = ("", "labels", "label", "table", "samples", "index", "metadata")  # names of tables that say nothing
 Section = tuple[str, list[str]]  # heading, lines
 
 
@@ -63,7 +64,7 @@ def main(given: dict[str, Any]) -> None:
     else:
         plan = plan_of(root, Path(given["masks"]) if "masks" in given else None)
     seen = _look(plan)
-    draft = Draft(plan=plan, signal=signal_of(seen), name=name_of(plan.root))
+    draft = Draft(plan=plan, signal=signal_of(seen), name=name_of(plan.root, given.get("labels", "")))
     text = draft.text(_splits(draft))
     publish(out, text)
     card = load_card(str(out))
@@ -194,7 +195,7 @@ class Draft:
     name: str
 
     def text(self, splits: dict[str, tuple[dict[str, Any], str]]) -> str:
-        """The TOML of the card with splits, each with its remark; the first is the usual, the last the recommended."""
+        """The TOML of the card with splits, each with its remark; the last is the usual and recommended one."""
         plan, names = self.plan, list(splits)
         top = [
             "# A draft by `prepare card`. GUESSED and EDIT mark what the files do not say; an unknown key is an error.",
@@ -207,7 +208,7 @@ class Draft:
             top.append(f"layout = {_quoted(plan.kind)}")
         if plan.task != "regression":
             top.append(f"classes = {_listed(plan.classes)}")
-        top += [f"default_split = {_quoted(names[0])}", f"recommended_split = {_quoted(names[-1])}"]
+        top += [f"default_split = {_quoted(names[-1])}", f"recommended_split = {_quoted(names[-1])}"]
         sections: list[Section] = [("", top)]
         if plan.options:
             lines = [
@@ -290,10 +291,13 @@ def _splits(draft: Draft) -> dict[str, tuple[dict[str, Any], str]]:
 
 def _suggested(draft: Draft) -> list[tuple[str, tuple[dict[str, Any], str]]]:
     """(name, (facts, remark)) of splits that may be made, the best last."""
+    from fgmae_bench.data.files import stem_of
+    from fgmae_bench.data.groups import by_name
     from fgmae_bench.prepare.card_folders import places_of
 
     plan = draft.plan
     train, val = FRACTIONS
+    seen = by_name(stem_of(image.name) for image in plan.images) if plan.kind == "class_folders" else None
     found: list[tuple[str, tuple[dict[str, Any], str]]] = []
     kind = "stratified" if plan.task == "single_label" else "random"
     random = {"kind": kind, "train": train, "val": val, "leaky": True}
@@ -302,7 +306,7 @@ def _suggested(draft: Draft) -> list[tuple[str, tuple[dict[str, Any], str]]]:
         found.append(
             ("fit", ({"kind": "everything", "leaky": True}, "trained on and scored by all: measures the fit alone"))
         )
-    groups = plan.groups
+    groups = list(seen[1]) if seen else plan.groups
     if plan.kind == "paired_folders":
         groups = [f"{place}*" for place in places_of(plan.groups) if place]
         groups = groups if len(groups) == len(plan.groups) else []
@@ -310,7 +314,9 @@ def _suggested(draft: Draft) -> list[tuple[str, tuple[dict[str, Any], str]]]:
         groups = [re.sub(r"([*?\[])", r"[\1]", group) for group in groups]
     if groups and 3 <= len(set(groups)) <= MOST_PATTERNS:
         parts = _dealt(groups)
-        words = "whole groups" if plan.kind == "table" else "by what names begin with, guessed to be the place"
+        words = f"whole {seen[0]}s, by names" if seen else "whole groups"
+        if plan.kind == "paired_folders":
+            words = "by what names begin with, guessed to be the place"
         found.append(("groups", ({"kind": "groups", "groups": parts}, words)))
     if draft.signal.georeferenced and not groups:
         spatial = {"kind": "spatial", "train": train, "val": val, "block_km": 20.0, "buffer_m": 1000.0}
@@ -337,6 +343,7 @@ def _dealt(groups: list[str]) -> dict[str, list[str]]:
 
 def _try(draft: Draft, name: str, split: tuple[dict[str, Any], str]) -> None:
     """Raise BenchError where the data cannot be read and divided by a card with this split."""
+    from fgmae_bench.data.groups import with_groups
     from fgmae_bench.data.layouts import build_index
     from fgmae_bench.data.splits import make_split
 
@@ -347,16 +354,19 @@ def _try(draft: Draft, name: str, split: tuple[dict[str, Any], str]) -> None:
         try:
             index = build_index(card, draft.plan.root)
             index.read(0, card)
-            make_split(card, index, Data(dataset=card.name, split=name), Path(place))
+            known = with_groups(card, index, Path(place), read=False)
+            make_split(card, known, Data(dataset=card.name, split=name), Path(place), index.groups)
         except BenchError as error:
             raise BenchError(error.what.replace(str(path), "the draft"), error.todo) from error
 
 
-def name_of(root: Path) -> str:
-    """A card's name from a folder's, none of the suite's."""
+def name_of(root: Path, labels: str = "") -> str:
+    """A card's name from a folder's, none of the suite's; of several tables of one folder each has its own."""
     place = root.resolve()
     place = place.parent if place.name.lower() in ("data", "images", "train") else place
-    words = re.sub(r"[^a-z0-9]+", "_", place.name.lower()).strip("_") or "dataset"
+    stem = Path(labels).stem.lower()
+    name = place.name.lower() + ("" if stem in PLAIN_TABLES else f"_{stem}")
+    words = re.sub(r"[^a-z0-9]+", "_", name).strip("_") or "dataset"
     return f"own_{words}" if words in card_names() else words
 
 

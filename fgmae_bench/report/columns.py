@@ -171,11 +171,11 @@ def _calibration(name: str) -> Column:
     )
 
 
-def _class_iou(label: str) -> Column:
-    """A class's IoU over the test split."""
+def _class_score(score: str, label: str) -> Column:
+    """A score of one class over the test split."""
     return Column(
         value=lambda row: summary(
-            (record["metrics"]["per_class"].get(label) or {}).get("iou") for record in row.records
+            (record["metrics"]["per_class"].get(label) or {}).get(score) for record in row.records
         ),
         digits=3,
         spread=True,
@@ -188,7 +188,7 @@ def _class_iou_interval(label: str) -> Column:
 
 
 class Columns(dict[str, Column]):
-    """Columns by name; those of a class's IoU, `iou:Water`, are made when they are asked for."""
+    """Columns by name; those of one class, such as `iou:Water`, are made when they are asked for."""
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or (isinstance(name, str) and class_of(name) is not None)
@@ -197,7 +197,7 @@ class Columns(dict[str, Column]):
         held = class_of(name)
         if held is None:
             raise KeyError(name)
-        return _class_iou_interval(held[0]) if held[1] else _class_iou(held[0])
+        return _class_iou_interval(held.label) if held.interval else _class_score(held.score, held.label)
 
 
 COLUMNS: dict[str, Column] = {

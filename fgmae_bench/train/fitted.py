@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 import torch
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.config.names import FITTED_HEADS, code_of
+from fgmae_bench.config.names import FITTED_HEADS, TWO_DATES, code_of
 from fgmae_bench.config.recipes import SegmentRecipe, protocol_of
 from fgmae_bench.config.run import Run, run_id
+from fgmae_bench.data.content import content_of
 from fgmae_bench.data.dataset import Dataset, check_classes
 from fgmae_bench.data.index import Rows
 from fgmae_bench.data.labels import LabelMap
+from fgmae_bench.data.splits import PARTS
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.metrics.segmentation import eval_columns, image_confusion, segmentation
 from fgmae_bench.records import Record
@@ -29,6 +32,7 @@ from fgmae_bench.runs.tasks import Outcome
 from fgmae_bench.system.device import device_name
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.environment import MemoryPeak, describe, now
+from fgmae_bench.train.details import Details
 from fgmae_bench.train.job import Scored
 from fgmae_bench.train.labelled import label_maps, labelled_dataset, named, resolved_data
 from fgmae_bench.train.rules import Image, Mask
@@ -51,12 +55,18 @@ class Fitting:
     device: torch.device
 
     def pairs(self, rows: Rows, label_map: LabelMap) -> Iterator[tuple[str, Image, Mask]]:
-        """(name, backscatter dB (2, H, W), class numbers (H, W)) of images, 255 under invalid pixels."""
+        """(name, backscatter dB (2, H, W), class numbers (H, W)) of images, 255 under invalid pixels.
+
+        Of two dates backscatter is (4, H, W), the earlier one behind.
+        """
         index, samples = self.dataset.index, self.dataset.samples
+        two = self.run.recipe.head in TWO_DATES
         for row in rows:
             chip = samples.chip(int(row))
             mask = label_map(samples.codes(int(row), label_map.source.name)).values
-            yield index.ids[row], self.setup.view.before_geometry([chip])[0], mask_invalid(mask, chip.valid)
+            dates = [chip, index.read_before(int(row), self.dataset.card)] if two else [chip]
+            image = np.concatenate([self.setup.view.before_geometry([each])[0] for each in dates])
+            yield index.ids[row], image, mask_invalid(mask, chip.valid)
 
 
 def share(run: Run, card: Card, notes: list[dict[str, str]], world: World, device: torch.device, grid: int) -> Share:
@@ -77,7 +87,10 @@ def share(run: Run, card: Card, notes: list[dict[str, str]], world: World, devic
         epochs=1, weight_decay=0.0, seed=run.recipe.seed, amp="off",
     )  # fmt: skip
     resolved = Run(data=resolved_data(setup, *maps), model=setup.model, recipe=recipe, execution=run.execution)
-    dataset = dataclasses.replace(dataset, facts=facts_of(dataset, setup.backbone))
+    facts = facts_of(dataset, setup.backbone)
+    if head in TWO_DATES:
+        facts |= {"before_sha256": world.rank0_first(lambda: _before_sha256(dataset))}
+    dataset = dataclasses.replace(dataset, facts=facts)
     id = run_id(resolved, dataset.facts)
     fitting = Fitting(
         run=resolved,
@@ -99,6 +112,13 @@ def share(run: Run, card: Card, notes: list[dict[str, str]], world: World, devic
     )
 
 
+def _before_sha256(dataset: Dataset) -> str:
+    """SHA-256 of the earlier images of training, val and test, in the order of their ids."""
+    rows = sorted(int(row) for part in PARTS for row in getattr(dataset.parts, part))
+    hashes = [content_of(dataset.index.read_before(row, dataset.card)) for row in rows]
+    return hashlib.sha256(np.array(hashes, "<u8").tobytes()).hexdigest()
+
+
 def _no_checkpoint(head: str) -> dict[str, Any]:
     raise BenchError(f"--eval with --head {head}", "leave it out: the run is fitted at once")
 
@@ -117,14 +137,21 @@ def _fit_and_record(fitting: Fitting) -> Record:
     fitted = time.perf_counter()
     columns = eval_columns(train.scheme.classes, evaluated.scheme.classes)
     count, scored = len(evaluated.scheme.classes), {}
+    details = Details(dataset=fitting.dataset, classes=evaluated.scheme.classes, columns=columns)
     for part, rows in (("val", parts.val), ("test", parts.test)):
-        tables = [
-            image_confusion(mask, rule.predict(image), count, columns)
-            for _, image, mask in fitting.pairs(rows, evaluated)
-        ]
+        tables, more = [], []
+        for row, (_, image, mask) in zip(rows, fitting.pairs(rows, evaluated), strict=True):
+            predicted = rule.predict(image)
+            tables.append(image_confusion(mask, predicted, count, columns))
+            if part == "test":
+                more.append(details.row(int(row), mask, predicted))
         if tables:
             outputs = np.stack(tables)
-            scored[part] = Scored(metrics={"loss": None, **segmentation(outputs)}, outputs=outputs)
+            scored[part] = Scored(
+                metrics={"loss": None, **segmentation(outputs)},
+                outputs=outputs,
+                details=details.arrays(np.stack(more)) if more else {},
+            )
     memory.look()
     done = time.perf_counter()
     test = scored["test"]

@@ -33,6 +33,7 @@ class Scored:
     targets: NDArray[Any] = field(default_factory=lambda: np.zeros(0, np.int64))
     val: tuple[NDArray[Any], NDArray[Any]] | None = None  # logits and targets of val, from the epoch that is scored
     confidence: NDArray[Any] | None = None  # of pixels, by image: see `fgmae_bench.metrics.calibration`
+    details: dict[str, NDArray[Any]] = field(default_factory=dict)  # what else was counted of each test image
     finite: bool = True  # False where the loss is NaN or infinite; a loss that is None by design leaves it True
 
 

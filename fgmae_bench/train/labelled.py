@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from typing import Any
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.run import Run
 from fgmae_bench.data.dataset import Dataset, data_root, only_usable
-from fgmae_bench.data.dfc.ready import with_labels
+from fgmae_bench.data.dfc.ready import label_content, with_labels
 from fgmae_bench.data.labels import LabelMap, card_map
+from fgmae_bench.errors import BenchError
 from fgmae_bench.runs.setup import Setup
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.stamps import remember
@@ -41,13 +43,26 @@ def labelled_dataset(run: Run, setup: Setup, maps: tuple[LabelMap, LabelMap], wo
             trust=execution.trust_data,
         )
 
-    dataset = world.rank0_first(read)
+    dataset = _with_permanent(world.rank0_first(read), run, setup)
     if world.rank == 0:
         remember(setup.cache, data_root(dataset.card, run), dataset.facts["content_sha256"])
     for found in dataset.notes:
         if found["code"] == "overlapping_splits":
             log.warning(found["text"])
     return dataset
+
+
+def _with_permanent(dataset: Dataset, run: Run, setup: Setup) -> Dataset:
+    """The dataset with the hash of the test part's maps of permanent water among its facts, where its card has any."""
+    stated = dataset.card.permanent_water
+    if stated is None:
+        return dataset
+    hashes = label_content(dataset, stated.source, setup.cache, run.execution.num_workers)[dataset.parts.test]
+    if not hashes.all():
+        lacking = dataset.index.ids[int(dataset.parts.test[int((hashes == 0).argmax())])]
+        raise BenchError(f"{lacking} has no {stated.source} labels, which say what is permanent water", "complete them")
+    held = hashlib.sha256(hashes.astype("<u8").tobytes()).hexdigest()
+    return dataclasses.replace(dataset, facts=dataset.facts | {"permanent_water_sha256": held})
 
 
 def resolved_data(setup: Setup, train: LabelMap, evaluated: LabelMap) -> Any:

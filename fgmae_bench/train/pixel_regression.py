@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from fgmae_bench.config.cards import Target
 from fgmae_bench.data.dataset import Dataset
-from fgmae_bench.features.loader import ahead
+from fgmae_bench.data.index import Rows
 from fgmae_bench.metrics.intervals import intervals, pixel_units
 from fgmae_bench.metrics.regression import LEVELS, PixelSums, pixel_regression, target_bins
 from fgmae_bench.metrics.table import REGRESSION, selection
 from fgmae_bench.runs.folder import ordered
 from fgmae_bench.runs.tasks import Outcome, Scale
 from fgmae_bench.system.files import write_bytes
+from fgmae_bench.train.details import Details
 from fgmae_bench.train.job import Scored
 from fgmae_bench.train.segmentation import Labels, SegmentationJob
 
@@ -75,22 +76,16 @@ class PixelRegressionJob(SegmentationJob):
 
     def evaluate(self, part: str, between: Callable[[], None] = lambda: None) -> Scored:
         """A row of sums an image (N, W), gathered over the processes, and the scores of all."""
-        rows = getattr(self.dataset.parts, part)
-        step = self.batch_size * self.world.size
-        chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
-        mine = [chunk[self.world.rank :: self.world.size] for chunk in chunks]
-        parts = []
-        for chunk, prepared in zip(chunks, ahead(self._prepare, mine, self.workers), strict=True):
-            parts.append(self.world.interleaved(self._count(*prepared), len(chunk)))
-            between()
-        table = np.concatenate(parts)
+        table = self._table(part, between)
         metrics = pixel_regression(self.targets.sums, table)
         return Scored(metrics=metrics, outputs=table, finite=bool(np.isfinite(table).all()))
 
     def _mask(self, row: int, labels: Labels) -> NDArray[Any]:
         return self.dataset.index.targets(int(row), labels.source)
 
-    def _count(self, inputs: list[NDArray[Any]], masks: list[NDArray[Any]]) -> NDArray[np.float64]:
+    def _count(
+        self, inputs: list[NDArray[Any]], masks: list[NDArray[Any]], rows: Rows, details: Details | None = None
+    ) -> NDArray[np.float64]:
         table = np.zeros((len(masks), self.targets.sums.width))
         for row, mask, outputs in zip(table, masks, self._logits(inputs, masks), strict=True):
             row[:] = self.targets.sums.row(self.targets.scale.up(outputs[0].numpy()), mask)

@@ -62,6 +62,33 @@ def _otsu(pairs: Pairs, classes: Sequence[str], band: int) -> Rule:
     )
 
 
+def log_ratio_vv(pairs: Pairs, classes: Sequence[str], seed: int) -> Rule:
+    """Otsu's threshold on the ratio of two dates in VV; images (4, H, W) are VV and VH, then those of before."""
+    return _log_ratio(pairs, classes, 0)
+
+
+def log_ratio_vh(pairs: Pairs, classes: Sequence[str], seed: int) -> Rule:
+    """The same in VH."""
+    return _log_ratio(pairs, classes, 1)
+
+
+def _log_ratio(pairs: Pairs, classes: Sequence[str], band: int) -> Rule:
+    """A threshold on dB after - dB before, of the mean power of 5x5 pixels (the ratio of Rignot and van Zyl, 1993)."""
+
+    def ratio(image: Image) -> Image:
+        found = boxcar_features(image[:2])[band] - boxcar_features(image[2:])[band]
+        return np.where(np.isfinite(image[[band, band + 2]]).all(axis=0), found, np.float32(np.nan))
+
+    def ratios() -> Iterator[tuple[str, Image, Mask]]:
+        for name, image, mask in pairs():
+            yield name, ratio(image)[None], mask
+
+    rule = _otsu(ratios, classes, 0)
+    name = ("VV", "VH")[band]
+    words = rule.words.replace("VV", f"{name} after / before", 1).replace("VV", name)
+    return Rule(predict=lambda image: rule.predict(ratio(image)[None]), words=words)
+
+
 def otsu_threshold(counts: NDArray[np.float64], edges: NDArray[np.float64]) -> float:
     """The edge between bins that leaves the largest variance between both sides (Otsu 1979); counts (B,), edges (B+1,).
 

@@ -39,7 +39,7 @@ from fgmae_bench.train.resolve import (
 )
 from fgmae_bench.train.run import share_of
 from fgmae_bench.train.segment_job import NONE, Defects, make_job, make_pixel_job
-from fgmae_bench.train.segmentation import segmentation_metrics, write_confusions
+from fgmae_bench.train.segmentation import SegmentationJob, segmentation_metrics, write_confusions
 
 log = logging.getLogger("fgmae_bench")
 
@@ -90,24 +90,12 @@ def prepare(
     facts = _facts(resolved, dataset, setup, plan, defects)
     dataset = dataclasses.replace(dataset, facts=facts)
     job = make_job(resolved, setup, dataset, maps, plan, world, device, defects)
-    id = run_id(resolved, facts, world.size)
-    rates = rate_notes("segment", resolved, card, plan.effective)
     scored_classes, groups = eval_map.scheme.classes, dataset.groups("test")
+    made = Made(run=resolved, setup=setup, job=job, plan=plan, notes=[*notes, *idle, *counted, *_defect_notes(defects)])
     return Prepared(
-        run=resolved,
-        id=id,
-        protocol=protocol_of("segment", recipe),
-        dataset=dataset,
-        backbone=setup.backbone,
-        job=job,
-        plan=plan,
-        world=world,
-        device=device,
-        amp=setup.amp,
-        place=places(card, resolved, id, grid),
+        **made.shared(card, device, grid),
         classes=train_map.scheme.classes,
         schemes=(named(train_map), named(eval_map)),
-        notes=[*notes, *idle, *counted, *_defect_notes(defects), *setup.notes, *rates],
         legacy=lambda scored: {"batch_size": plan.batch, **legacy_segmentation(scored.outputs, plan.batch)},
         metrics=lambda outcome, test: segmentation_metrics(outcome, test, scored_classes, plan.batch, groups),
         write_predictions=lambda path, test: write_confusions(path, test, dataset, scored_classes),
@@ -146,26 +134,46 @@ def prepare_pixels(
     resolved = Run(data=setup.data, model=setup.model, recipe=recipe, execution=execution)
     dataset = dataclasses.replace(dataset, facts=_facts(resolved, dataset, setup, plan, NONE))
     job = make_pixel_job(resolved, setup, dataset, targets_of(dataset, facts, target), plan, world, device)
-    id, groups = run_id(resolved, dataset.facts, world.size), dataset.groups("test")
+    groups = dataset.groups("test")
+    made = Made(run=resolved, setup=setup, job=job, plan=plan, notes=[*notes, *idle])
     return Prepared(
-        run=resolved,
-        id=id,
-        protocol=protocol_of("segment", recipe),
-        dataset=dataset,
-        backbone=setup.backbone,
-        job=job,
-        plan=plan,
-        world=world,
-        device=device,
-        amp=setup.amp,
-        place=places(card, resolved, id, grid),
+        **made.shared(card, device, grid),
         classes=card.outputs,
         schemes=None,
-        notes=[*notes, *idle, *setup.notes, *rate_notes("segment", resolved, card, plan.effective)],
         legacy=lambda scored: {},
         metrics=lambda outcome, test: pixel_metrics(outcome, test, job, target, groups),
         write_predictions=lambda path, test: write_sums(path, test, dataset, job, target),
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Made:
+    """A definite run with its job, of classes or of a number a pixel."""
+
+    run: Run
+    setup: Setup
+    job: SegmentationJob
+    plan: Plan
+    notes: list[dict[str, str]]
+
+    def shared(self, card: Card, device: torch.device, grid: int) -> dict[str, Any]:
+        """The fields of `Prepared` that both kinds fill alike."""
+        job, run = self.job, self.run
+        id = run_id(run, job.dataset.facts, job.world.size)
+        return {
+            "run": run,
+            "id": id,
+            "protocol": protocol_of("segment", run.recipe),
+            "dataset": job.dataset,
+            "backbone": self.setup.backbone,
+            "job": job,
+            "plan": self.plan,
+            "world": job.world,
+            "device": device,
+            "amp": self.setup.amp,
+            "place": places(card, run, id, grid),
+            "notes": [*self.notes, *self.setup.notes, *rate_notes("segment", run, card, self.plan.effective)],
+        }
 
 
 def _require_possible(run: Run, card: Card) -> None:

@@ -28,7 +28,6 @@ from fgmae_bench.metrics.segmentation import (
     classes_scored,
     image_confusion,
     legacy_segmentation,
-    per_class,
     per_group,
     segmentation,
     total,
@@ -43,6 +42,7 @@ from fgmae_bench.runs.tasks import Outcome
 from fgmae_bench.system.device import Precision, autocast
 from fgmae_bench.system.distributed import World
 from fgmae_bench.train.classification import as_input
+from fgmae_bench.train.details import Details, detailed
 from fgmae_bench.train.job import Scored
 from fgmae_bench.views.classification import View
 from fgmae_bench.views.segmentation import JointAugmentation, segmentation_batch
@@ -130,15 +130,12 @@ class SegmentationJob:
 
     def evaluate(self, part: str, between: Callable[[], None] = lambda: None) -> Scored:
         """One confusion matrix an image (N, K, C), gathered over the processes, and the scores of their sum."""
-        rows = getattr(self.dataset.parts, part)
-        step = self.batch_size * self.world.size
-        chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
-        mine = [chunk[self.world.rank :: self.world.size] for chunk in chunks]
-        parts = []
-        for chunk, prepared in zip(chunks, ahead(self._prepare, mine, self.workers), strict=True):
-            parts.append(self.world.interleaved(self._count(*prepared), len(chunk)))
-            between()
-        table = np.concatenate(parts)
+        details = self.details if part == "test" else None
+        table = self._table(part, between, details)
+        more = {}
+        if details is not None:
+            table, last = np.split(table, [table.shape[1] - details.width], axis=1)
+            more = details.arrays(last)
         classes, width = len(self.eval_labels.classes), len(self.eval_labels.classes) + (self.columns is not None)
         confusions = table[:, : classes * width].astype(np.int64).reshape(-1, classes, width)
         loss, pixels = table[:, -2].sum(), table[:, -1].sum()
@@ -146,8 +143,29 @@ class SegmentationJob:
         comparable = self.columns is None and pixels > 0
         metrics = {"loss": finite(loss / pixels) if comparable else None, **segmentation(confusions)}
         return Scored(
-            metrics=metrics, outputs=confusions, finite=bool(np.isfinite(loss)), confidence=kept if comparable else None
+            metrics=metrics,
+            outputs=confusions,
+            finite=bool(np.isfinite(loss)),
+            confidence=kept if comparable else None,
+            details=more,
         )
+
+    def _table(self, part: str, between: Callable[[], None], details: Details | None = None) -> NDArray[np.float64]:
+        """The rows (N, W) of `_count` of every image of a part, in the order of the split, on every process."""
+        rows = getattr(self.dataset.parts, part)
+        step = self.batch_size * self.world.size
+        chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
+        mine = [chunk[self.world.rank :: self.world.size] for chunk in chunks]
+        parts = []
+        for chunk, held, prepared in zip(chunks, mine, ahead(self._prepare, mine, self.workers), strict=True):
+            parts.append(self.world.interleaved(self._count(*prepared, held, details), len(chunk)))
+            between()
+        return np.concatenate(parts)
+
+    @property
+    def details(self) -> Details:
+        """What is counted of test images besides confusions."""
+        return Details(dataset=self.dataset, classes=self.eval_labels.classes, columns=self.columns)
 
     def predict(self, rows: Rows) -> list[NDArray[np.int64]]:
         """Class numbers (H, W) of the evaluation scheme for each row, K where the class is not of that scheme."""
@@ -180,14 +198,21 @@ class SegmentationJob:
             return [self.view.before_geometry([chip])[0] for chip in chips], labels
         return list(images if self.bank is None else self.bank.features[rows]), labels
 
-    def _count(self, inputs: list[NDArray[Any]], masks: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
-        """A row for each image: its confusion matrix, confidences, the sum of its pixels' losses, and their number."""
+    def _count(
+        self, inputs: list[NDArray[Any]], masks: list[NDArray[np.uint8]], rows: Rows, details: Details | None = None
+    ) -> NDArray[np.float64]:
+        """A row for each image: its confusion matrix, confidences, the sum of its pixels' losses, their number, and
+        `details` of it where they are asked for.
+        """
         classes = len(self.eval_labels.classes)
         width = classes + (self.columns is not None)
         table = np.zeros((len(masks), classes * width + FINE_BINS * KEPT + 2))
-        for row, mask, logits in zip(table, masks, self._logits(inputs, masks), strict=True):
-            confusion = image_confusion(mask, logits.argmax(0).numpy(), classes, self.columns)
-            row[: classes * width] = confusion.ravel()
+        more = np.zeros((len(masks), details.width if details else 0))
+        for place, (row, mask, logits) in enumerate(zip(table, masks, self._logits(inputs, masks), strict=True)):
+            predicted = logits.argmax(0).numpy()
+            row[: classes * width] = image_confusion(mask, predicted, classes, self.columns).ravel()
+            if details:
+                more[place] = details.row(int(rows[place]), mask, predicted)
             if self.columns is None:
                 wanted = torch.from_numpy(mask).flatten().long()
                 flat = logits.flatten(1).T
@@ -198,7 +223,7 @@ class SegmentationJob:
                 p = flat[labelled].softmax(1).nan_to_num().numpy()
                 row[classes * width : -2] = pixel_confidence(p, wanted[labelled].numpy()).ravel()
             row[-1] = int((mask != IGNORE).sum())
-        return table
+        return np.concatenate([table, more], axis=1)
 
     def _logits(self, inputs: list[NDArray[Any]], masks: list[NDArray[np.uint8]]) -> list[Tensor]:
         """Logits (K, H, W) of each image at the size of its mask."""
@@ -235,7 +260,7 @@ def segmentation_metrics(
         "final": outcome.final,
         "best": outcome.best,
         "test": outcome.test,
-        "per_class": per_class(summed, classes),
+        "per_class": detailed(test.outputs, test.details, classes),
         **({"per_group": events} if events else {}),
         "confusion": summed.tolist(),
         "classes_scored": classes_scored(summed, classes),
@@ -249,7 +274,9 @@ def write_confusions(path: Path, test: Scored, dataset: Dataset, classes: tuple[
     """`confusion` (N, K, C) int64, one matrix an image, with ids and groups, as safetensors by rename.
 
     `confidence` (N, bins, 5) float64 are the confidences of each image's pixels, where the classes are those of
-    training: see `fgmae_bench.metrics.calibration.pixel_confidence`.
+    training: see `fgmae_bench.metrics.calibration.pixel_confidence`. `boundary` and `outside` are the counts of
+    `fgmae_bench.train.details`.
     """
     tensors = {"confusion": test.outputs, **({} if test.confidence is None else {"confidence": test.confidence})}
+    tensors |= test.details
     write_scored(path, tensors, dataset.ids("test"), classes, dataset.groups("test"))

@@ -1,0 +1,223 @@
+"""What a dataset card says, as data: signal, splits, groups, counts, label sources, origin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+WHEEL_CARDS = Path(__file__).resolve().parents[1] / "_cards"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """What the files hold: the `bands` that are read, in this order, `units`, `calibration` (a statement, pixels cannot
+    show it).
+
+    Everything becomes dB once, on reading: number in `units` = stored number x `scale` + `offset`.
+    """
+
+    bands: tuple[str, ...]  # of POLARISATIONS
+    units: Literal["dB", "linear_power", "amplitude"]
+    calibration: str
+    size: tuple[int, ...]  # (height, width) in pixels
+    dtype: str
+    nodata: tuple[float, ...] = ()  # stored values that mean "no measurement", besides NaN and infinities
+    fill: tuple[float | tuple[float, ...], ...] = ()  # more of them, or ranges [lowest, highest] of stored values
+    index: tuple[int, ...] = ()  # which bands of the file, from 1, `bands` are; without it the file holds no other
+    described: tuple[str, ...] = ()  # the same by the descriptions of the bands in the file
+    scale: float = 1.0
+    offset: float = 0.0
+    floor: float = -40.0  # dB of isolated pixels without positive power, which noise subtraction leaves over water
+    zeros: Literal["auto", "missing", "measured"] = "auto"  # runs of exact 0 dB; auto: measured where data is clipped
+    input_resize: int | None = (
+        None  # side that images are brought to first (cubic, in the card's units), as the published data was
+    )
+    max_invalid_fraction: float = 0.5  # an image with a larger share of invalid pixels is left out and counted
+    folder: str = ""  # layouts with label maps: the kind of folder that the images are in
+    looks: float | None = None  # equivalent number of looks, where it is known to differ from a GRDH product's
+    filtered: bool = False  # despeckled, composite or averaged in dB: speckle is no longer that of one acquisition
+
+    @property
+    def converted(self) -> bool:
+        """Whether stored numbers are other than dB."""
+        return self.units != "dB" or (self.scale, self.offset) != (1.0, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """How samples are divided. `train` and `val` are fractions, the rest is test; `leaky` where neighbours are torn
+    apart.
+    """
+
+    kind: Literal["stratified", "spatial", "lists", "random", "tile", "groups", "everything", "stated"]
+    train: float | None = None
+    val: float = 0.0
+    leaky: bool = False
+    block_km: float | None = None  # spatial: side of a block
+    buffer_m: float | None = None  # spatial: chips nearer than this to another split's, from edge to edge, are left out
+    block_patches: int | None = None  # tile: side of the blocks that tiles are cut into; None keeps tiles whole
+    buffer_patches: int | None = None  # tile: patches left out between two parts
+    files: dict[str, str] = field(default_factory=dict)  # lists: split name to file name
+    header: str = ""  # lists: how a first line begins that names columns
+    suffix: str = ""  # lists: what stands between the name of a sample and the ending of its file
+    absent_tolerance: float = 0.0  # lists: share of a list's names that the data may lack
+    counts: dict[str, int] = field(
+        default_factory=dict
+    )  # lists: published sizes of train, val, test, and what is excluded
+    groups: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # groups: patterns such as `ROIs1158_spring/s1_63` by part
+    origin: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """Which samples belong together, in one of three ways: by name, by a column of a table, or by blocks of ground."""
+
+    pattern: str = ""  # of the last part of a sample's id, the whole id where it holds a /: `{scene}_#_#`
+    file: str = ""  # a CSV with the data or beside the card, whose first column names samples
+    column: str = ""  # of `file`
+    block_km: float | None = None  # side of the blocks; the samples are georeferenced files
+    unit: str = ""  # what a group is, for tables; by default the name in braces, the column, or the block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How many samples the complete dataset holds; data that contradicts it is refused."""
+
+    total: int
+    per_class: dict[str, int] = field(default_factory=dict)
+    per_collection: dict[str, int] = field(default_factory=dict)  # of those parts of the dataset that are there at all
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFile:
+    """Where one source of label maps is: `band` (from 1) of the `bands` of the files in `folder`.
+
+    `codes` and `colours`, by code, define a source that is the card's own; without them the source is a known one.
+    """
+
+    folder: str
+    bands: int = 1
+    band: int = 1
+    codes: dict[str, str] = field(default_factory=dict)
+    colours: dict[str, str] = field(default_factory=dict)
+    masks: str = ""  # names of its files, where they are others than layout.masks says: `*_JRCWaterHand.tif`
+    ignore: tuple[float, ...] = ()  # values that mean "no label"; without any 255, and 0 where 0 is not a class
+
+
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """Where the image of the same place before the event is, in paired folders: a folder, names, or both."""
+
+    folder: str = ""
+    images: str = ""  # names of its files, by default those of the images
+
+
+@dataclass(frozen=True, kw_only=True)
+class PermanentWater:
+    """Which pixels are water at all times: `codes` of a label source, which flood maps are also scored without."""
+
+    source: str
+    codes: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrangement:
+    """How the files of a layout are named, and which columns of a table say what.
+
+    `images` and `masks` are file names with one `*`, which must match the same text in both, such as `*_S1Hand.tif`
+    and `*_LabelHand.tif`; `{band}` in `images` stands for a file of its own for each band, such as `*_{band}.tif`.
+    """
+
+    images: str = ""
+    masks: str = ""
+    table: str = ""  # file of the samples: .csv, .parquet or .geoparquet, in the data's folder
+    path: str = "file"  # column that names the image
+    label: str = ""  # column of classes; without it one column of 0 and 1 a class
+    separator: str = ""  # multi-label: what stands between the classes in `label`
+    target: str = ""  # regression: column of numbers
+    group: str = ""  # column of the scene or site
+    split: str = ""  # column of train, val, test
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a regression predicts; `bins` are bounds of target values within which errors are also given."""
+
+    name: str
+    unit: str = ""
+    bins: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where the data comes from and how to get it."""
+
+    url: str
+    licence: str
+    citation: str = ""
+    get: str = ""  # the command that gets it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """The archive on the hub that holds the data; `sha256` may be empty, the hub states its own."""
+
+    repo: str
+    file: str
+    revision: str = "main"
+    sha256: str = ""
+    repo_type: Literal["model", "dataset"] = "dataset"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One dataset. `path` is the file it was read from; the folder next to it named `data` is the default data path."""
+
+    name: str
+    title: str
+    version: int
+    task: Literal["single_label", "multi_label", "segmentation", "regression"]
+    layout: str
+    signal: Signal
+    splits: dict[str, Split]
+    default_split: str
+    recommended_split: str
+    origin: Origin
+    label_scheme: str = ""  # by default the card's name
+    classes: tuple[str, ...] = ()  # none in regression; of segmentation, by default the codes of its label source
+    arrangement: Arrangement = field(default_factory=Arrangement)  # of [layout] where that is a table
+    target: Target | None = None  # regression
+    recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # module -> recipe name -> flags
+    counts: Counts | None = None
+    download: Download | None = None
+    groups: Groups | None = None
+    label_sources: dict[str, LabelFile] = field(default_factory=dict)  # segmentation: label maps that the data holds
+    label_schemes: tuple[str, ...] = ()  # segmentation: schemes that make sense here; `label_scheme` is the usual one
+    label_source: str = ""  # segmentation: the usual source
+    before: Before | None = None  # of two dates: the earlier one
+    permanent_water: PermanentWater | None = None  # segmentation: scores are also given without these pixels
+    broken: tuple[str, ...] = ()  # samples that are known to be damaged: left out and counted
+    synthetic: str | None = None  # None for genuine data, else what made it
+    notes: tuple[str, ...] = ()
+    path: Path = field(default=Path(), metadata={"derived": True})
+
+    @property
+    def per_pixel(self) -> bool:
+        """Whether every pixel has a label or a target of its own."""
+        return self.task == "segmentation" or (self.task == "regression" and bool(self.label_sources))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What a model has an output for: the classes, or the target of a regression."""
+        return (self.target.name,) if self.target else self.classes
+
+    @property
+    def data_path(self) -> Path:
+        """Default place of the data: `data` next to the card, or below ./datasets when the card came with the wheel."""
+        if self.path.is_relative_to(WHEEL_CARDS):
+            return Path("datasets") / self.name / "data"
+        beside = self.path.parent / "data"
+        return beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside

@@ -1,0 +1,183 @@
+"""What a card is held against on loading, besides the types of its fields: every fault names the card's file."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path, PurePosixPath
+
+from fgmae_bench.config.card import Arrangement, Card, Groups, PermanentWater, Signal, Split
+from fgmae_bench.config.contract import POLARISATIONS
+from fgmae_bench.errors import BenchError, closest
+
+
+def check(card: Card) -> None:
+    """Raise BenchError on what the types alone cannot rule out."""
+    require = _Requirement(card.path)
+    require(re.fullmatch(r"[a-z0-9_]+", card.name), f"name '{card.name}'", "use lower-case letters, digits and _")
+    if card.task == "regression":
+        require(card.target and not card.classes, "a regression has a target and no classes", "give [target] name = …")
+        bins = card.target.bins if card.target else ()
+        require(list(bins) == sorted(set(bins)), f"target.bins are {list(bins)}", "give rising numbers")
+    else:
+        require(len(set(card.classes)) == len(card.classes) >= 2, "classes", "give two or more different names")
+        require(card.target is None, f"[target] on a {card.task} card", 'leave it out, or say task = "regression"')
+    _check_signal(card.signal, require)
+    for folder in (card.signal.folder, *(source.folder for source in card.label_sources.values())):
+        require(inside(folder), f"folder '{folder}'", "name a folder of the data's, without .. or a leading /")
+    for name in (card.default_split, card.recommended_split):
+        require(
+            name in card.splits,
+            f"split '{name}' is not defined",
+            f"define [splits.{name}], or {closest(name, card.splits)}",
+        )
+    for name, split in card.splits.items():
+        _check_split(split, f"splits.{name}", require)
+    if card.groups is not None:
+        _check_groups(card.groups, require)
+    _check_arrangement(card, card.arrangement, require)
+    if card.per_pixel:
+        source = card.label_source
+        require(source in card.label_sources, f"label_source '{source}'", f"define [label_sources.{source or 'NAME'}]")
+    if card.permanent_water is not None:
+        _check_permanent(card, card.permanent_water, require)
+    if card.task == "segmentation":
+        require(
+            card.label_scheme in card.label_schemes,
+            f"label_scheme '{card.label_scheme}'",
+            "name it in label_schemes too",
+        )
+    if card.counts and card.counts.per_class:
+        counts = card.counts.per_class
+        require(
+            set(counts) == set(card.classes), "counts.per_class does not name exactly the classes", "correct the table"
+        )
+        require(
+            sum(counts.values()) == card.counts.total,
+            "counts.per_class does not add up to counts.total",
+            "correct the numbers",
+        )
+
+
+def _check_permanent(card: Card, held: PermanentWater, require: _Requirement) -> None:
+    require(card.task == "segmentation", f"[permanent_water] on a {card.task} card", "leave it out")
+    stated = card.label_sources.get(held.source)
+    require(stated, f"permanent_water.source '{held.source}'", f"define [label_sources.{held.source or 'NAME'}]")
+    lacking = [code for code in held.codes if stated and stated.codes and str(code) not in stated.codes]
+    require(held.codes and not lacking, f"permanent_water.codes are {list(held.codes)}", "give codes of its source")
+
+
+def _check_arrangement(card: Card, held: Arrangement, require: _Requirement) -> None:
+    patterns = {"layout.images": held.images, "layout.masks": held.masks}
+    if card.before is not None:
+        patterns["before.images"] = card.before.images
+        require(card.layout == "paired_folders", f"[before] on the layout {card.layout}", "use paired_folders")
+        require(inside(card.before.folder), f"before.folder is '{card.before.folder}'", "name a folder of the data's")
+        other = (card.before.folder, card.before.images or held.images) != (card.signal.folder, held.images)
+        require(other, "[before] names the images themselves", "give their folder, or names such as *_pre.tif")
+    patterns |= {f"label_sources.{name}.masks": stated.masks for name, stated in card.label_sources.items()}
+    for name, pattern in patterns.items():
+        fits = not pattern or (pattern.count("*") == 1 and not set("?[]") & set(pattern))
+        require(fits, f"{name} is '{pattern}'", "give a file name with one *, such as *_S1.tif")
+        require(inside(pattern), f"{name} is '{pattern}'", "name files of the data's folder")
+        of_masks = name.endswith("masks") and "{band}" in pattern
+        require(not of_masks, f"{name} is '{pattern}'", "leave {band} to images")
+    named: dict[str, str] = {}
+    for stated in card.label_sources.values():
+        both = named.setdefault(stated.folder, stated.masks)
+        what = f"label sources of the folder '{stated.folder}' name their masks {both!r} and {stated.masks!r}"
+        require(both == stated.masks, what, "give each a folder of its own")
+    require(inside(held.table), f"layout.table is '{held.table}'", "name a file of the data's folder")
+
+
+def _check_signal(signal: Signal, require: _Requirement) -> None:
+    bands = signal.bands
+    require(
+        bands and len(set(bands)) == len(bands) and set(bands) <= set(POLARISATIONS),
+        f"signal.bands is {list(bands)}",
+        f"give one or more of {', '.join(POLARISATIONS)} in the order of the files, each once",
+    )
+    _check_places(signal, require)
+    numbers = (signal.scale, signal.offset, signal.floor)
+    require(signal.scale and all(map(math.isfinite, numbers)), "signal.scale, offset or floor", "give finite numbers")
+    for item in signal.fill:
+        ends = item if isinstance(item, tuple) else (item, item)
+        require(len(ends) == 2 and ends[0] <= ends[1], f"signal.fill holds {item}", "give values, or [lowest, highest]")
+    require(
+        len(signal.size) == 2 and min(signal.size) >= 2,
+        f"signal.size is {list(signal.size)}",
+        "give height and width in pixels",
+    )
+    require(0 <= signal.max_invalid_fraction < 1, "signal.max_invalid_fraction is outside [0, 1)", "correct it")
+
+
+def _check_places(signal: Signal, require: _Requirement) -> None:
+    """Hold `index` and `described` against `bands`."""
+    require(not (signal.index and signal.described), "signal states index and described", "keep one of the two")
+    for name, places in (("index", signal.index), ("described", signal.described)):
+        one_each = not places or len(set(places)) == len(places) == len(signal.bands)
+        require(one_each, f"signal.{name} is {list(places)}", f"give one for each of {', '.join(signal.bands)}")
+    require(not signal.index or min(signal.index) >= 1, f"signal.index is {list(signal.index)}", "count bands from 1")
+
+
+def _check_groups(groups: Groups, require: _Requirement) -> None:
+    ways = [groups.pattern, groups.file, groups.block_km is not None]
+    require(sum(map(bool, ways)) == 1, "groups", "give one of pattern, file with column, and block_km")
+    require(
+        not groups.pattern or re.search(r"\{\w+\}", groups.pattern), "groups.pattern", "name the group: {scene}_#_#"
+    )
+    require(bool(groups.file) == bool(groups.column), "groups.file and groups.column", "give both")
+    require(inside(groups.file), "groups.file", "name a file of the data's, without .. or a leading /")
+    require(groups.block_km is None or groups.block_km > 0, "groups.block_km", "give kilometres above 0")
+
+
+def _check_split(split: Split, where: str, require: _Requirement) -> None:
+    for name in split.files.values():
+        require(
+            inside(name),
+            f"{where}.files names '{name}'",
+            "name a file of the data's folder, without .. or a leading /",
+        )
+    if split.kind == "lists":
+        require(
+            {"train", "test"} <= set(split.files) <= {"train", "val", "test"},
+            f"{where}.files",
+            "name train and test, val at will",
+        )
+        return
+    if split.kind == "groups":
+        require(
+            {"train", "test"} <= set(split.groups) <= {"train", "val", "test"},
+            f"{where}.groups",
+            "name train and test, val at will",
+        )
+    if split.kind in ("groups", "everything", "stated"):
+        return
+    train = split.train or 0.0
+    require(
+        train > 0 and split.val >= 0 and train + split.val < 1,
+        f"{where}: fractions",
+        "give train > 0, val >= 0 and train + val < 1",
+    )
+    if split.kind == "spatial":
+        require(split.block_km and split.buffer_m is not None, f"{where}: block_km or buffer_m is missing", "add both")
+    if split.kind == "tile":
+        require(split.buffer_patches is not None, f"{where}: buffer_patches is missing", "add it")
+
+
+def inside(name: str) -> bool:
+    """Whether a name that a card gives stays in the folder it is joined to."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+class _Requirement:
+    """Raises BenchError naming the card's file where a condition does not hold."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __call__(self, ok: object, what: str, todo: str) -> None:
+        """Check one condition."""
+        if not ok:
+            raise BenchError(f"{self.path}: {what}", todo)
