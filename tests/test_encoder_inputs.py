@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pandas
 import pytest
+import rasterio
 import timm
 import torch
 from commands import FOLDERS, REPOSITORY, call, only_record, said, shared_world
@@ -91,8 +92,6 @@ def patches(realdata):
 @pytest.fixture(scope="module")
 def named(patches, tmp_path_factory):
     """Two classes of genuine chips under the names of their products, two bands a file."""
-    import rasterio
-
     root = tmp_path_factory.mktemp("named")
     for number, folder in enumerate(sorted(patches.iterdir())):
         files = [next(folder.glob(f"*_{band}.tif")) for band in ("VV", "VH")]
@@ -203,6 +202,22 @@ def test_a_run_with_place_and_month_records_what_it_was_given(named, named_card,
         "absent": {"day_of_year": "not known"},
     }
     assert (record["model"]["feature_dim"], record["model"]["weights"]["source"]) == (5, "none")
+
+
+def test_another_place_of_the_same_pixels_is_another_run(named, named_card, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(named, moved)
+    flags = ("--dataset", str(named_card), "--data_path", "moved", "--model", "place_and_month", "--inputs", "location")
+    assert probe(tmp_path, *flags).code == 0
+    for path in moved.rglob("*.tif"):
+        with rasterio.open(path, "r+") as target:
+            target.transform = target.transform @ rasterio.Affine.translation(3000, -2000)
+    result = probe(tmp_path, *flags)
+    assert "recorded already" not in result.err
+    records = [json.loads(path.read_text()) for path in (tmp_path / "results" / "records").rglob("*.json")]
+    given = [record["config"]["facts"]["inputs_sha256"]["location"] for record in records]
+    assert len(set(given)) == len({record["run_id"] for record in records}) == 2
+    assert len({record["config"]["facts"]["content_sha256"]["test"] for record in records}) == 1
 
 
 @pytest.mark.parametrize(

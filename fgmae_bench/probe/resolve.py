@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ from fgmae_bench.config.run import Run, run_id
 from fgmae_bench.config.schedules import base_lr, rate_of, require_falling
 from fgmae_bench.data.dataset import Dataset, only_usable, seen_by, with_labels_of
 from fgmae_bench.data.index import Rows, ids_sha256
+from fgmae_bench.data.splits import PARTS
 from fgmae_bench.errors import BenchError
 from fgmae_bench.features.bank import Bank, fill_bank
 from fgmae_bench.features.extract import Extractor, Spent
@@ -88,7 +90,7 @@ def resolve(
     for run in whole:
         own = with_labels_of(dataset, run)
         _require_enough(run, len(own.parts.train), batch, world.size)
-        facts = _facts(run, own, backbone, batch)
+        facts = _facts(run, own, setup, batch)
         id = run_id(run, facts, world.size)
         resolved[id], datasets[id] = run, dataclasses.replace(own, facts=facts)
     return Probe(
@@ -102,9 +104,14 @@ def resolve(
     )
 
 
-def _facts(run: Run, dataset: Dataset, backbone: Backbone, batch: int) -> dict[str, object]:
+def _facts(run: Run, dataset: Dataset, setup: Setup, batch: int) -> dict[str, object]:
     """What enters the run id besides the configuration."""
-    facts = facts_of(dataset, backbone)
+    facts = facts_of(dataset, setup.backbone)
+    if run.model.inputs:  # by the names of samples, so that a copy in another order is the same
+        used = np.concatenate([getattr(dataset.parts, part) for part in PARTS])
+        rows = sorted((int(row) for row in used), key=lambda row: dataset.index.ids[row])
+        given = {name: np.asarray(setup.extra[name][rows], "<f8").tobytes() for name in run.model.inputs}
+        facts["inputs_sha256"] = {name: hashlib.sha256(values).hexdigest() for name, values in given.items()}
     if run.recipe.probe == "sgd":  # the head is fitted on all processes' features at once
         facts["batch_norm_samples"] = batch
     if run.recipe.probe == "lbfgs" and len(run.recipe.penalties) > 1:
