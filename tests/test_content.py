@@ -18,7 +18,8 @@ from fgmae_bench.config.cards import facts_sha256, load_card
 from fgmae_bench.config.run import compose
 from fgmae_bench.data.content import codes_of, content_of, part_sha256
 from fgmae_bench.data.dataset import only_usable, open_dataset
-from fgmae_bench.data.labels import DFC, Codes
+from fgmae_bench.data.labels import Codes
+from fgmae_bench.data.schemes import DFC
 from fgmae_bench.records import problem_of, seal, store
 from fgmae_bench.report.table import current
 from fgmae_bench.system.stamps import remember, remembered, tree_stamp

@@ -14,9 +14,9 @@ from fgmae_bench.data.dfc.ready import (
     shares,
     total_variation,
 )
-from fgmae_bench.data.labels import DFC, IGBP, card_map, label_map
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.samples import NONE, Samples, sample_facts
+from fgmae_bench.data.schemes import DFC, IGBP, card_map, label_map
 from fgmae_bench.errors import BenchError
 
 

@@ -17,8 +17,8 @@ from fgmae_bench.data.dfc.ready import (
     labelled,
 )
 from fgmae_bench.data.index import check_counts
-from fgmae_bench.data.labels import DFC, IGBP, card_map, card_source
 from fgmae_bench.data.layouts import build_index
+from fgmae_bench.data.schemes import DFC, IGBP, card_map, card_source
 from fgmae_bench.data.splits import make_split
 from fgmae_bench.errors import BenchError
 

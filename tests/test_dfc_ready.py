@@ -11,7 +11,7 @@ from fgmae_bench.config.run import compose
 from fgmae_bench.data.dataset import only_usable, open_dataset
 from fgmae_bench.data.dfc import ready
 from fgmae_bench.data.dfc.ready import with_labels
-from fgmae_bench.data.labels import card_map
+from fgmae_bench.data.schemes import card_map
 from fgmae_bench.errors import BenchError
 
 CARD = load_card("dfc2020")

@@ -14,8 +14,8 @@ from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.run import Data
 from fgmae_bench.data.dfc.ready import check_label_codes, find_overlaps, label_histograms
 from fgmae_bench.data.index import check_counts
-from fgmae_bench.data.labels import DFC, SOURCES, card_source, label_map
 from fgmae_bench.data.layouts import build_index
+from fgmae_bench.data.schemes import DFC, SOURCES, card_source, label_map
 from fgmae_bench.data.splits import make_split
 from fgmae_bench.errors import BenchError
 from fgmae_bench.worlds import dfc

@@ -18,10 +18,11 @@ from fgmae_bench.ablate.sides import double_mapped
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.labels import Codes, card_map
+from fgmae_bench.data.labels import Codes
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.packs.read import open_pack
 from fgmae_bench.data.packs.write import write_pack
+from fgmae_bench.data.schemes import card_map
 from fgmae_bench.errors import BenchError
 from fgmae_bench.features import label_bank
 from fgmae_bench.features.label_bank import fill_label_bank

@@ -9,24 +9,8 @@ import pytest
 
 from fgmae_bench.ablate.sides import double_mapped, double_table
 from fgmae_bench.config.cards import card_names, load_card
-from fgmae_bench.data.labels import (
-    DFC,
-    IGBP,
-    IGNORE,
-    SCHEMES,
-    SOURCES,
-    Codes,
-    LabelMap,
-    Source,
-    TrainIds,
-    card_map,
-    card_scheme,
-    card_source,
-    class_matching,
-    label_map,
-    mismatch,
-    own_scheme,
-)
+from fgmae_bench.data.labels import IGNORE, Codes, LabelMap, Source, TrainIds, class_matching, mismatch, own_scheme
+from fgmae_bench.data.schemes import DFC, IGBP, SCHEMES, SOURCES, card_map, card_scheme, card_source, label_map
 from fgmae_bench.errors import BenchError
 
 I = IGNORE  # noqa: E741

@@ -14,8 +14,8 @@ from fgmae_bench.config.run import Data
 from fgmae_bench.data import layouts
 from fgmae_bench.data.content import content_of
 from fgmae_bench.data.files import Pattern, part_folders
-from fgmae_bench.data.labels import PALETTE, card_map, card_source
 from fgmae_bench.data.layouts import build_index
+from fgmae_bench.data.schemes import PALETTE, card_map, card_source
 from fgmae_bench.data.splits import limited, make_split
 from fgmae_bench.errors import BenchError
 

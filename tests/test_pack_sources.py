@@ -14,12 +14,12 @@ from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.config.run import compose
 from fgmae_bench.data.dataset import only_usable, open_dataset
 from fgmae_bench.data.dfc.ready import with_labels
-from fgmae_bench.data.labels import label_map
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.packs.format import LABELS
 from fgmae_bench.data.packs.read import open_pack
 from fgmae_bench.data.packs.store import get, stamp_of
 from fgmae_bench.data.packs.write import write_pack
+from fgmae_bench.data.schemes import label_map
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.classification import make_view
 from fgmae_bench.worlds.dfc import write_dfc

@@ -19,8 +19,8 @@ from sklearn.metrics import jaccard_score
 from fgmae_bench.checkpoints.shapes import ARCHITECTURES
 from fgmae_bench.checkpoints.synth import write_synthetic
 from fgmae_bench.config.run import Model
-from fgmae_bench.data.labels import card_map
 from fgmae_bench.data.layouts import build_index
+from fgmae_bench.data.schemes import card_map
 from fgmae_bench.errors import BenchError
 from fgmae_bench.records import problem_of
 from fgmae_bench.runs.setup import _at_data_size

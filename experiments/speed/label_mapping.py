@@ -25,8 +25,9 @@ import rasterio
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.dfc.maps import MapFiles
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.labels import LabelMap, card_map
+from fgmae_bench.data.labels import LabelMap
 from fgmae_bench.data.layouts import build_index
+from fgmae_bench.data.schemes import card_map
 from fgmae_bench.features.label_bank import LabelBank, fill_label_bank
 from fgmae_bench.worlds.dfc import write_dfc
 

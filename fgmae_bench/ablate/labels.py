@@ -20,7 +20,7 @@ from fgmae_bench.ablate.sides import Cell, Side, default_sources, grid, sides
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.flags import spellings
 from fgmae_bench.config.run import Data, Run
-from fgmae_bench.data.labels import card_scheme, card_source
+from fgmae_bench.data.schemes import card_scheme, card_source
 from fgmae_bench.errors import BenchError
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.data.labels import DFC, IGBP, SCHEMES, Codes, LabelMap, Scheme, TrainIds, card_map, card_scheme
+from fgmae_bench.data.labels import Codes, LabelMap, Scheme, TrainIds
+from fgmae_bench.data.schemes import DFC, IGBP, SCHEMES, card_map, card_scheme
 from fgmae_bench.errors import BenchError
 from fgmae_bench.metrics.segmentation import IGNORE, eval_columns
 

@@ -24,7 +24,7 @@ from fgmae_bench.ablate.sides import Side
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.flags import spellings
 from fgmae_bench.config.run import Run, SegmentData
-from fgmae_bench.data.labels import DFC, IGBP, card_map
+from fgmae_bench.data.schemes import DFC, IGBP, card_map
 from fgmae_bench.errors import BenchError
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.index import Index, Rows
-from fgmae_bench.data.labels import Codes, Source, card_source
+from fgmae_bench.data.labels import Codes, Source
 from fgmae_bench.data.sample_cache import BROKEN_ARRAY
 from fgmae_bench.data.samples import Samples
+from fgmae_bench.data.schemes import card_source
 from fgmae_bench.data.splits import PARTS
 from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.features.loader import ahead

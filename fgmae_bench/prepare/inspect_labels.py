@@ -21,9 +21,10 @@ from fgmae_bench.data.dfc.ready import (
     total_variation,
 )
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.labels import LabelMap, Scheme, card_scheme, card_source, histogram_text
+from fgmae_bench.data.labels import LabelMap, Scheme, histogram_text
 from fgmae_bench.data.packs.read import open_index
 from fgmae_bench.data.samples import Samples, sample_facts
+from fgmae_bench.data.schemes import card_scheme, card_source
 from fgmae_bench.data.splits import Parts, make_split
 from fgmae_bench.errors import BenchError
 from fgmae_bench.prepare.label_sheet import write_label_sheet

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.labels import LabelMap, Scheme, card_scheme, card_source
+from fgmae_bench.data.labels import LabelMap, Scheme
+from fgmae_bench.data.schemes import card_scheme, card_source
 from fgmae_bench.errors import BenchError
 from fgmae_bench.metrics.segmentation import IGNORE
 from fgmae_bench.prepare.contact_sheet import composite

@@ -11,7 +11,8 @@ from fgmae_bench.config.cards import Card
 from fgmae_bench.config.run import Run
 from fgmae_bench.data.dataset import Dataset, data_root, only_usable
 from fgmae_bench.data.dfc.ready import label_content, with_labels
-from fgmae_bench.data.labels import LabelMap, card_map
+from fgmae_bench.data.labels import LabelMap
+from fgmae_bench.data.schemes import card_map
 from fgmae_bench.errors import BenchError
 from fgmae_bench.runs.setup import Setup
 from fgmae_bench.system.distributed import World

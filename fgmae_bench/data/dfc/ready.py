@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from fgmae_bench.data.content import Hashes, codes_of, part_sha256
 from fgmae_bench.data.dataset import Dataset, source_content
 from fgmae_bench.data.index import Index, Rows
-from fgmae_bench.data.labels import DFC, IGBP, LabelMap, Source, histogram_text, mismatch
+from fgmae_bench.data.labels import LabelMap, Source, histogram_text, mismatch
 from fgmae_bench.data.sample_cache import cached_arrays
 from fgmae_bench.data.samples import NONE, Samples, sample_facts
+from fgmae_bench.data.schemes import DFC, IGBP
 from fgmae_bench.data.splits import PARTS
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.system.progress import Progress

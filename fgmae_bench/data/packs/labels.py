@@ -14,9 +14,10 @@ from safetensors.numpy import save
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.index import Index
-from fgmae_bench.data.labels import Codes, Source, card_source
+from fgmae_bench.data.labels import Codes, Source
 from fgmae_bench.data.packs.format import LABEL, Meta, decode_value
 from fgmae_bench.data.packs.store import Stamp, get
+from fgmae_bench.data.schemes import card_source
 from fgmae_bench.errors import BenchError
 
 TEXTS = ("groups", "aliases", "parts", "names")  # of each sample, where the index has them
