@@ -18,7 +18,7 @@ class Signal:
     """
 
     bands: tuple[str, ...]  # of POLARISATIONS
-    units: Literal["dB", "linear_power", "amplitude"]
+    units: Literal["dB", "linear_power", "amplitude", "grey"]  # grey: image values, whose scale to dB nobody stated
     calibration: str
     size: tuple[int, ...]  # (height, width) in pixels
     dtype: str
@@ -104,15 +104,22 @@ class LabelFile:
     codes: dict[str, str] = field(default_factory=dict)
     colours: dict[str, str] = field(default_factory=dict)
     masks: str = ""  # names of its files, where they are others than layout.masks says: `*_JRCWaterHand.tif`
+    rgb: bool = False  # three bands of 8 bits are one value, red x 65536 + green x 256 + blue
+    strays: float = 0.0  # share of an image's pixels of none of the codes that is ignored; more is refused
+    water: tuple[int, ...] = ()  # codes of open water: darker than the rest over many images, else they are other codes
     ignore: tuple[float, ...] = ()  # values that mean "no label"; without any 255, and 0 where 0 is not a class
 
 
 @dataclass(frozen=True, kw_only=True)
 class Before:
-    """Where the image of the same place before the event is, in paired folders: a folder, names, or both."""
+    """Where the image of the same place before the event is, in paired folders: a folder, names, or both.
+
+    In folders of one sample each, `earlier` names one before that, which is not read; its date must not be later.
+    """
 
     folder: str = ""
     images: str = ""  # names of its files, by default those of the images
+    earlier: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,11 +136,15 @@ class Arrangement:
 
     `images` and `masks` are file names with one `*`, which must match the same text in both, such as `*_S1Hand.tif`
     and `*_LabelHand.tif`; `{band}` in `images` stands for a file of its own for each band, such as `*_{band}.tif`.
+    Of whole images and masks two `*` may be named, such as `*_SAR_*.tif`.
     """
 
     images: str = ""
     masks: str = ""
+    valid: str = ""  # of a folder a sample: the file that is 1 where the images are measurements
+    levels: int = 1  # of a folder a sample: how many folders, from the last, make the sample's name
     table: str = ""  # file of the samples: .csv, .parquet or .geoparquet, in the data's folder
+    tables: dict[str, str] = field(default_factory=dict)  # one such file a part, in place of `table` and `split`
     path: str = "file"  # column that names the image
     label: str = ""  # column of classes; without it one column of 0 and 1 a class
     separator: str = ""  # multi-label: what stands between the classes in `label`
@@ -169,6 +180,7 @@ class Download:
     file: str
     revision: str = "main"
     sha256: str = ""
+    md5: str = ""  # as its publishers or readers state it: checked besides
     repo_type: Literal["model", "dataset"] = "dataset"
 
 
@@ -202,6 +214,7 @@ class Card:
     broken: tuple[str, ...] = ()  # samples that are known to be damaged: left out and counted
     synthetic: str | None = None  # None for genuine data, else what made it
     notes: tuple[str, ...] = ()
+    traps: dict[str, str] = field(default_factory=dict)  # fault that an audit finds -> what is known of copies with it
     path: Path = field(default=Path(), metadata={"derived": True})
 
     @property

@@ -10,6 +10,8 @@ from fgmae_bench.config.card import Arrangement, Card, Groups, PermanentWater, S
 from fgmae_bench.config.contract import POLARISATIONS
 from fgmae_bench.errors import BenchError, closest
 
+TRAPS = ("swapped", "whole_numbers", "codes", "pre_event", "units")  # faults of which a card may know copies
+
 
 def check(card: Card) -> None:
     """Raise BenchError on what the types alone cannot rule out."""
@@ -36,6 +38,9 @@ def check(card: Card) -> None:
     if card.groups is not None:
         _check_groups(card.groups, require)
     _check_arrangement(card, card.arrangement, require)
+    _check_tables(card.arrangement, require)
+    for name in card.traps:
+        require(name in TRAPS, f"traps names '{name}'", closest(name, TRAPS))
     if card.per_pixel:
         source = card.label_source
         require(source in card.label_sources, f"label_source '{source}'", f"define [label_sources.{source or 'NAME'}]")
@@ -70,14 +75,17 @@ def _check_permanent(card: Card, held: PermanentWater, require: _Requirement) ->
 def _check_arrangement(card: Card, held: Arrangement, require: _Requirement) -> None:
     patterns = {"layout.images": held.images, "layout.masks": held.masks}
     if card.before is not None:
-        patterns["before.images"] = card.before.images
-        require(card.layout == "paired_folders", f"[before] on the layout {card.layout}", "use paired_folders")
+        patterns |= {"before.images": card.before.images, "before.earlier": card.before.earlier}
+        fits = card.layout in ("paired_folders", "sample_folders")
+        require(fits, f"[before] on the layout {card.layout}", "use paired_folders")
         require(inside(card.before.folder), f"before.folder is '{card.before.folder}'", "name a folder of the data's")
         other = (card.before.folder, card.before.images or held.images) != (card.signal.folder, held.images)
         require(other, "[before] names the images themselves", "give their folder, or names such as *_pre.tif")
     patterns |= {f"label_sources.{name}.masks": stated.masks for name, stated in card.label_sources.items()}
+    patterns["layout.valid"] = held.valid
     for name, pattern in patterns.items():
-        fits = not pattern or (pattern.count("*") == 1 and not set("?[]") & set(pattern))
+        most = 2 if card.layout == "paired_folders" and "{band}" not in pattern else 1
+        fits = not pattern or (1 <= pattern.count("*") <= most and not set("?[]") & set(pattern))
         require(fits, f"{name} is '{pattern}'", "give a file name with one *, such as *_S1.tif")
         require(inside(pattern), f"{name} is '{pattern}'", "name files of the data's folder")
         of_masks = name.endswith("masks") and "{band}" in pattern
@@ -88,6 +96,17 @@ def _check_arrangement(card: Card, held: Arrangement, require: _Requirement) -> 
         what = f"label sources of the folder '{stated.folder}' name their masks {both!r} and {stated.masks!r}"
         require(both == stated.masks, what, "give each a folder of its own")
     require(inside(held.table), f"layout.table is '{held.table}'", "name a file of the data's folder")
+
+
+def _check_tables(held: Arrangement, require: _Requirement) -> None:
+    require(held.levels >= 1, f"layout.levels is {held.levels}", "give 1 or more")
+    if not held.tables:
+        return
+    parts = {"train", "test"} <= set(held.tables) <= {"train", "val", "test"}
+    require(parts, f"layout.tables names {', '.join(held.tables)}", "name train and test, val at will")
+    require(not (held.table or held.split), "layout states tables and table or split", "keep tables alone")
+    for name in held.tables.values():
+        require(inside(name), f"layout.tables names '{name}'", "name a file of the data's folder")
 
 
 def _check_signal(signal: Signal, require: _Requirement) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from fgmae_bench.config.cards import card_names, facts_sha256, load_card
 from fgmae_bench.config.layout import Layout, check_layout
 from fgmae_bench.config.recipes import PROTOCOLS, RECIPES
-from fgmae_bench.config.run import YOUNGER, field_sections, sections
+from fgmae_bench.config.run import SECTIONS, YOUNGER, field_sections, sections
 from fgmae_bench.config.strict import convert, from_plain, load_toml
 from fgmae_bench.errors import BenchError, closest
 
@@ -159,7 +159,7 @@ def choices(hint: Any, value: Any) -> list[Any]:
 
 YOUNGER_DEFAULTS = {
     f.name: list(f.default) if isinstance(f.default, tuple) else f.default
-    for kind in sections("linear").values()
+    for kind in {kind for module in SECTIONS for kind in sections(module).values()}
     for f in dataclasses.fields(kind)
     if f.name in YOUNGER
 }  # what a record means that does not hold them
@@ -208,7 +208,7 @@ def _unasked(config: dict[str, Any], stated: dict[str, Any]) -> bool:
 
     A row that asks for few labels means all of their draws.
     """
-    held = {**config["data"], **config["model"]}
+    held = {**config["data"], **config["model"], **config["recipe"]}
     return any(
         name not in (*stated, "draw") and as_json(held.get(name, default)) != default
         for name, default in YOUNGER_DEFAULTS.items()

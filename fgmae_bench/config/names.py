@@ -58,6 +58,14 @@ FITTED_HEADS = {
     "random_forest": Choice("fgmae_bench.train.rules:random_forest", "a random forest on boxcar VV, VH, VV-VH"),
 }
 TWO_DATES = ("log_ratio_vv", "log_ratio_vh")  # of them, those that look at an earlier image too
+# What a decode head sees of two dates, besides the features of the later one alone.
+AFTER = "after"
+DATES = {
+    AFTER: "the later image alone",
+    "concat": "features of both, one behind the other",
+    "difference": "later less earlier features",
+    "both": "all three",
+}
 # Heads of fine-tuning.
 CLASS_HEADS = {
     "bn_linear": ClassHead(
@@ -85,6 +93,7 @@ PROBES = {
 
 if TYPE_CHECKING:
     ClassHeadName: TypeAlias = str
+    DatesName: TypeAlias = str
     HeadName: TypeAlias = str
     NormName: TypeAlias = str
     OptimizerName: TypeAlias = str
@@ -93,7 +102,7 @@ if TYPE_CHECKING:
 else:  # what the flags accept
     HeadName = Literal[(*HEADS, *FITTED_HEADS)]
     NormName, OptimizerName = Literal[tuple(NORMS)], Literal[tuple(OPTIMIZERS)]
-    ClassHeadName = Literal[tuple(CLASS_HEADS)]
+    ClassHeadName, DatesName = Literal[tuple(CLASS_HEADS)], Literal[tuple(DATES)]
     ProbeName, ScheduleName = Literal[tuple(PROBES)], Literal[tuple(SCHEDULES)]
 
 

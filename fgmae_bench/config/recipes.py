@@ -10,13 +10,16 @@ from typing import Any, ClassVar, Literal
 
 from fgmae_bench.config.encoders import INPUTS
 from fgmae_bench.config.names import (
+    AFTER,
     CLASS_HEADS,
+    DATES,
     FITTED_HEADS,
     HEADS,
     NORMS,
     OPTIMIZERS,
     PROBES,
     ClassHeadName,
+    DatesName,
     HeadName,
     NormName,
     OptimizerName,
@@ -140,6 +143,9 @@ class SegmentRecipe(TrainRecipe):
     fpn_dim: int = option("channels of the decoder", 256)
     norm: NormName = option(f"{listed(NORMS.values())}, in the decoder", "batch")
     blocks: tuple[int, ...] = option("indices of the blocks that the decoder sees", (), shown="four, evenly spaced")
+    dates: DatesName = option(
+        "what the decoder sees of two dates: " + ", ".join(f"{name}, {words}" for name, words in DATES.items()), AFTER
+    )
     stride: int | None = option(
         "pixels between windows over scenes larger than --input_size", None, shown="none: scenes are resized"
     )

@@ -164,7 +164,7 @@ IMAGENET = "imagenet"  # weights that timm publishes for a model, most of them t
 RESOLVED = "resolved"  # in a config.toml: every value that is not the field's default stands in the file
 DRAWS = 5  # of few labels, where a probe is asked for shots and no draw is named
 # Fields younger than ids and records in use: one at its default does not count, a record without it means that.
-YOUNGER = ("shots", "draw", "missing_band", "bands_as", "limit", "patch_size", "inputs")
+YOUNGER = ("shots", "draw", "missing_band", "bands_as", "limit", "patch_size", "inputs", "dates")
 PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {
     "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": Execution},

@@ -38,6 +38,7 @@ MOST_FILLS = 2  # values that are looked for in a band of an image
 PAIRS = (("VV", "VH"), ("HH", "HV"))  # the first of each is the brighter one
 FAR = 20  # times the spread of speckle: no backscatter, however rare
 SMALL_SHARE = 5e-4  # of the pixels: a value repeated less often, nearer to others, is no fill
+WHOLE = 0.99  # share of whole numbers from which on data in dB was cast
 SAME = 0.95  # share of equal pixels that makes two bands one
 
 
@@ -205,13 +206,21 @@ def judge(
         return Verdict(statistics=statistics, finding=finding, refusal=None, warnings=(note("too_few_to_judge", text),))
     warnings: list[dict[str, str]] = []
     units = units or card.signal.units
+    grey = units == "grey"  # what is no backscatter has no ruler
     for check in (
         lambda: _undeclared_fill(statistics, where),
-        lambda: _other_units(card, finding, units, where),
+        lambda: None if grey else _other_units(card, finding, units, where),
+        lambda: None if grey else _whole_numbers(card, statistics, units, where),
         lambda: _same_bands(statistics, where),
-        lambda: _swapped(bands, statistics, where),
+        lambda: _swapped(card, bands, statistics, where),
     ):
         refusal = refusal or check()
+    if refusal is None and grey:
+        text = (
+            "the data holds grey values of a stretch that nobody stated: dB are nominal, and only ranks mean anything"
+        )
+        warnings.append(note("grey_values", text))
+        return Verdict(statistics=statistics, finding=finding, refusal=None, warnings=tuple(warnings))
     if refusal is None and finding.units == "ask":
         text = f"the pixels cannot tell the units ({', '.join(finding.cues)}): {units} is the card's statement"
         warnings.append(note("units_not_told", text))
@@ -250,7 +259,21 @@ def _other_units(card: Card, finding: Finding, units: str, where: str) -> BenchE
     if units in finding.possible:
         return None
     what = f"{where} looks like {finding.words} ({', '.join(finding.cues)}), {card.title} is stated as {UNITS[units]}"
+    what += _known(card, "units")
     return BenchError(what, f"{finding.todo}, {_TRUST}")
+
+
+def _known(card: Card, trap: str) -> str:
+    """What a card knows of copies with a fault, as the end of a sentence; empty where it knows nothing."""
+    return f": {card.traps[trap]}" if trap in card.traps else ""
+
+
+def _whole_numbers(card: Card, statistics: Statistics, units: str, where: str) -> BenchError | None:
+    """dB that were cast to whole numbers on the way, which no product holds."""
+    if units != "dB" or statistics.whole < WHOLE:
+        return None
+    what = f"{where} holds whole numbers of dB alone, as a reader that casts to integers leaves them"
+    return BenchError(what + _known(card, "whole_numbers"), f"give the files as published, {_TRUST}")
 
 
 def _same_bands(statistics: Statistics, where: str) -> BenchError | None:
@@ -260,7 +283,7 @@ def _same_bands(statistics: Statistics, where: str) -> BenchError | None:
     return BenchError(what, f"give the other polarisation, or state one band with index under [signal], {_TRUST}")
 
 
-def _swapped(bands: tuple[str, ...], statistics: Statistics, where: str) -> BenchError | None:
+def _swapped(card: Card, bands: tuple[str, ...], statistics: Statistics, where: str) -> BenchError | None:
     """VV is brighter than VH, and HH than HV, whatever the units."""
     if {*bands[:2]} not in map(set, PAIRS):
         return None
@@ -273,6 +296,7 @@ def _swapped(bands: tuple[str, ...], statistics: Statistics, where: str) -> Benc
         "cannot be the order"
     )
     turned = (bands[1], bands[0], *bands[2:])
+    what += _known(card, "swapped")
     return BenchError(what, f"pass --band_order {','.join(turned)}, {_TRUST}")
 
 
@@ -316,6 +340,8 @@ def held_units(samples: Samples) -> str:
 
 def unconverted(card: Card) -> Card:
     """The card with which a reader gives numbers in the units of the files: everything but the logarithm is done."""
+    if card.signal.units == "grey":
+        return card
     return dataclasses.replace(card, signal=dataclasses.replace(card.signal, units="dB"))
 
 

@@ -24,6 +24,7 @@ from fgmae_bench.data.groups import torn, with_groups
 from fgmae_bench.data.index import Index, Miscount, Rows, check_counts, ids_sha256, require_data
 from fgmae_bench.data.packs.read import is_pack, open_index
 from fgmae_bench.data.samples import Samples, sample_facts
+from fgmae_bench.data.signal import DECIBELS
 from fgmae_bench.data.splits import PARTS, Parts, limited, make_split
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.system.files import write_text
@@ -162,7 +163,7 @@ def only_usable(dataset: Dataset, run: Run, cache: Path, others: Sequence[Run] =
     """
     card, index, samples = dataset.card, dataset.index, dataset.samples
     names = ("invalid", "content", *(("quadrants",) if card.per_pixel else ()))
-    names += ("floored",) if card.signal.units != "dB" else ()
+    names += ("floored",) if card.signal.units in DECIBELS else ()
     with Progress("checking pixels", len(index.files), "images", show=os.environ.get("RANK", "0") == "0") as progress:
         facts = sample_facts(samples, names, cache, run.execution.num_workers, progress.step)
     index = with_groups(card, index, cache) if index.groups is None else index

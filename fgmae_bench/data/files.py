@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,7 @@ TIFF = (".tif", ".tiff")
 IMAGES = (*TIFF, ".png", ".npy")
 SIDECARS = (".aux.xml", ".ovr", ".xml", "thumbs.db", "desktop.ini")
 MOST_ARRAY_BYTES = 1 << 30
+MOST_WRAPPERS = 256  # folders of one depth that are looked into for what an archive wraps
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -36,7 +38,10 @@ Stat = tuple[int, int]  # bytes, modification time in ns
 
 @dataclass(frozen=True)
 class Pattern:
-    """A file name with one `*`, its key, and `{band}` where each band has a file of its own."""
+    """A file name with one `*`, its key, and `{band}` where each band has a file of its own.
+
+    Of two `*` the key is what both stand for, joined by `_`.
+    """
 
     text: str
 
@@ -51,12 +56,23 @@ class Pattern:
         """Whether each band is a file."""
         return "{band}" in self.text
 
+    @cached_property
+    def _both(self) -> re.Pattern[str] | None:
+        """An expression where there are two `*`."""
+        parts = PurePosixPath(self.text).name.split("*")
+        return re.compile("(.+)".join(map(re.escape, parts))) if len(parts) == 3 else None
+
     def name(self, key: str, band: str = "") -> str:
-        """The file name, without its folder, of a key."""
+        """The file name, without its folder, of a key; of two `*` the pattern, which a key does not say."""
+        if self._both is not None:
+            return PurePosixPath(self.text).name
         return PurePosixPath(self.text).name.replace("{band}", band).replace("*", key)
 
     def key(self, name: str, band: str = "") -> str | None:
         """What `*` stands for in a file name, None where it does not fit."""
+        if self._both is not None:
+            match = self._both.fullmatch(name)
+            return "_".join(match.groups()) if match else None
         before, _, after = self.name("*", band).partition("*")
         fits = len(name) > len(before) + len(after) and name.startswith(before) and name.endswith(after)
         return name[len(before) : len(name) - len(after)] if fits else None
@@ -76,6 +92,22 @@ def part_folders(root: Path, taken: tuple[str, ...] = ()) -> dict[str, str]:
     """Folder -> part of a split, where the folders of a place are named after parts, train and test among them."""
     named = {name: PARTS[name.lower()] for name in folders_in(root) if name.lower() in PARTS and name not in taken}
     return named if {"train", "test"} <= set(named.values()) else {}
+
+
+def holding(root: Path, name: str, deepest: int = 4) -> Path | None:
+    """The nearest folder, `root` or below, in which the path `name` is; None where there is none.
+
+    Archives wrap folders around what they hold, and those of one dataset differ in how many.
+    """
+    level = [root] if root.is_dir() else []
+    for depth in range(deepest + 1):
+        found = [folder for folder in level if os.path.exists(folder / name)]
+        if found:
+            return found[0]
+        if depth == deepest or len(level) > MOST_WRAPPERS:
+            return None
+        level = [folder / inner for folder in level for inner in folders_in(folder)]
+    return None
 
 
 def keyed_files(folder: Path, pattern: Pattern, bands: tuple[str, ...]) -> dict[str, list[tuple[str, Stat]]]:
@@ -145,23 +177,22 @@ def load_array(path: Path) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class BandFiles:
-    """Reads images whose bands are files; an image is known by the file of the card's first band."""
+    """Reads images whose bands are files; an image is known by the file of the card's first band.
+
+    `others` are patterns of further images of the same places, such as those of an earlier date.
+    """
 
     pattern: Pattern
+    others: tuple[Pattern, ...] = ()
 
     def __call__(self, path: Path, card: Card) -> Chip:
         """One image, its bands in the order of the card. Raises BenchError naming a file as `read_image`."""
         bands, chips = card.signal.bands, []
-        for spelt in (bands, tuple(band.lower() for band in bands)):
-            key = self.pattern.key(path.name, spelt[0])
-            if key is not None:
-                break
-        else:
-            raise BenchError(f"{path} is not named as {self.pattern.text}", "correct layout.images on the card")
+        pattern, key = self._key(path, bands[0])
         for band in bands:
             file = next(
-                (p for b in (band, band.lower()) if (p := path.parent / self.pattern.name(key, b)).is_file()),
-                path.parent / self.pattern.name(key, band),
+                (p for b in (band, band.lower()) if (p := path.parent / pattern.name(key, b)).is_file()),
+                path.parent / pattern.name(key, band),
             )
             alone = dataclasses.replace(card.signal, bands=(band,), index=(), described=())
             one = dataclasses.replace(card, signal=alone)
@@ -169,6 +200,15 @@ class BandFiles:
         db = np.concatenate([chip.db for chip in chips])
         valid = np.concatenate([np.ones(c.db.shape, bool) if c.valid is None else c.valid for c in chips])
         return Chip(db=db, valid=None if valid.all() else valid, synthetic=any(chip.synthetic for chip in chips))
+
+    def _key(self, path: Path, first: str) -> tuple[Pattern, str]:
+        """The pattern that a file of the first band fits, with its key."""
+        for pattern in (self.pattern, *self.others):
+            for band in (first, first.lower()):
+                key = pattern.key(path.name, band)
+                if key is not None:
+                    return pattern, key
+        raise BenchError(f"{path} is not named as {self.pattern.text}", "correct layout.images on the card")
 
 
 def stem_of(name: str) -> str:

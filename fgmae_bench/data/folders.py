@@ -68,7 +68,8 @@ def reader_of(card: Card) -> Reader:
     if not card.arrangement.images and not card.arrangement.table:
         return read_file
     pattern = Pattern(card.arrangement.images)
-    return BandFiles(pattern) if pattern.by_band else read_image
+    earlier = (Pattern(card.before.images),) if card.before and card.before.images else ()
+    return BandFiles(pattern, earlier) if pattern.by_band else read_image
 
 
 def _classes(card: Card, root: Path, part: str) -> list[tuple[str, str, int, list[Stat]]]:

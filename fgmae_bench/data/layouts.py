@@ -10,9 +10,11 @@ from pathlib import Path
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.bigearthnet.raw import bigearthnet_v1, bigearthnet_v2
 from fgmae_bench.data.dfc.layout import rois
+from fgmae_bench.data.dfc.scenes import rois_scenes
 from fgmae_bench.data.folders import class_folders
 from fgmae_bench.data.index import Index, require_data
 from fgmae_bench.data.paired import paired_folders
+from fgmae_bench.data.sample_folders import sample_folders
 from fgmae_bench.data.table import table
 from fgmae_bench.errors import BenchError, closest
 
@@ -23,6 +25,8 @@ LAYOUTS: dict[str, Layout] = {
     "bigearthnet_v1": bigearthnet_v1,
     "rois": rois,
     "paired_folders": paired_folders,
+    "sample_folders": sample_folders,
+    "rois_scenes": rois_scenes,
     "bigearthnet_v2": bigearthnet_v2,
     "table": table,
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fgmae_bench.config.cards import Card, Split
+from fgmae_bench.data.files import holding
 from fgmae_bench.data.index import Index, Rows
 from fgmae_bench.data.raster import MEMORY_BYTES, MEMORY_TIMES
 from fgmae_bench.errors import BenchError
@@ -22,18 +23,30 @@ MOST_BYTES = 256 << 20  # of a list
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """(number from 1, text without the spaces around it) of each line that holds anything; `.bz2` is unpacked.
 
+    Of `.json` the keys of its one object are the lines.
+
     Raises BenchError naming the file when it cannot be read or unpacked, or is not UTF-8 text.
     """
     try:
         content = read_bounded(path, MOST_BYTES)
         text = (_unpacked(content) if path.suffix == ".bz2" else content).decode("utf-8-sig")
+        if path.suffix == ".json":
+            text = "\n".join(_keys(text))
     except UnicodeDecodeError as error:
         raise BenchError(
             f"{path}: cannot be read as a list (no UTF-8 text: {error.reason})", "save it as UTF-8"
         ) from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, RecursionError) as error:
         raise BenchError(f"{path}: cannot be read as a list ({error})", "replace the file") from error
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _keys(text: str) -> list[str]:
+    """The keys of a JSON object; raises ValueError where it is none."""
+    held = json.loads(text)
+    if not isinstance(held, dict):
+        raise ValueError("it is not a JSON object whose keys are samples")
+    return list(held)
 
 
 def _unpacked(content: bytes) -> bytes:
@@ -61,11 +74,14 @@ log = logging.getLogger("fgmae_bench")
 
 
 def published_lists(card: Card, index: Index, split: Split, name: str) -> Path:
-    """The folder that holds the lists of one of the card's splits: the data, the folder around it, `splits` in both, or
-    the card's.
+    """The folder that holds the lists of one of the card's splits: the data, the folder around it, `splits` in both, one
+    in the data, or the card's.
     """
-    places = (index.root, index.root / "splits", index.root.parent, index.root.parent / "splits", card.path.parent)
-    folder = next((place for place in places if _list_file(place, split.files["train"])), index.root)
+    first, root = split.files["train"], index.root
+    places = [root, root / "splits", root.parent, root.parent / "splits"]
+    folder = next((place for place in places if _list_file(place, first)), None)
+    folder = folder or (holding(root, first, deepest=2) if root.is_dir() else None)  # in what an archive wraps
+    folder = folder or (card.path.parent if _list_file(card.path.parent, first) else root)
     absent = [file for file in split.files.values() if not _list_file(folder, file)]
     if absent:
         place = folder if folder.is_dir() and not (folder / "data.mdb").exists() else folder.parent

@@ -9,7 +9,18 @@ import numpy as np
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.dfc.layout import SizedReader, data_size, stamp
 from fgmae_bench.data.dfc.maps import map_files
-from fgmae_bench.data.files import IMAGES, TIFF, Pattern, Stat, hidden, keyed_files, part_folders, stem_of
+from fgmae_bench.data.files import (
+    IMAGES,
+    PARTS,
+    TIFF,
+    Pattern,
+    Stat,
+    hidden,
+    holding,
+    keyed_files,
+    part_folders,
+    stem_of,
+)
 from fgmae_bench.data.folders import reader_of
 from fgmae_bench.data.index import Index, Reader, read_file
 from fgmae_bench.errors import BenchError
@@ -23,19 +34,22 @@ def paired_folders(card: Card, root: Path) -> Index:
     """Index of `<folder of images>/<name>.tif` with label maps `<folder of labels>/<name>.tif`, folders as on the card.
 
     The card's `layout.images` and `layout.masks` are file names with one `*`, which matches the same text in both.
-    Where folders `train`, `val` and `test` hold the folders, or are in them, they are the parts of a stated split. Ids
-    and groups are the names. Raises BenchError naming an image without its label map, and what was looked for.
+    Where folders `train`, `val` and `test` hold the folders, or are in them, or stand for `{part}` in their names, they
+    are the parts of a stated split. Folders that an archive wraps around them are stepped over. Ids and groups are the
+    names. A label source that is not the card's usual one may be wholly absent. Raises BenchError naming an image
+    without its label map, or without its other date, and what was looked for.
     """
-    places = sorted({stated.folder for stated in card.label_sources.values()})
-    parted = part_folders(root) or part_folders(root / card.signal.folder) if root.is_dir() else {}
+    places = _places(card, root)
+    parted = _parted(card, root)
     held: dict[str, Files] = {kind: {} for kind in (IMAGE, *places, *([BEFORE] if card.before else []))}
     part_of: dict[str, str] = {}
+    lead = _wrapped(card, root)
     for part in sorted(parted) or [""]:
-        found = {IMAGE: _listed(card, root, card.signal.folder, part, card.arrangement.images)}
-        found |= {kind: _listed(card, root, kind, part, _masks(card, kind)) for kind in places}
+        found = {IMAGE: _listed(card, root, lead + card.signal.folder, part, card.arrangement.images)}
+        found |= {kind: _listed(card, root, lead + kind, part, _masks(card, kind)) for kind in places}
         if card.before is not None:
             named = card.before.images or card.arrangement.images
-            found[BEFORE] = _listed(card, root, card.before.folder, part, named)
+            found[BEFORE] = _listed(card, root, lead + card.before.folder, part, named)
         part_of |= dict.fromkeys(found[IMAGE], parted.get(part, ""))
         for kind, files in found.items():
             held[kind] |= files
@@ -48,12 +62,15 @@ def paired_folders(card: Card, root: Path) -> Index:
         _refuse_absent(card, root, kind, images, held[kind])
     if card.before is not None:
         _refuse_absent(card, root, BEFORE, images, held[BEFORE])
+        _refuse_alone(card, root, images, held[BEFORE])
     names = tuple(sorted(images.keys() - set(card.broken)))
     size, synthetic = data_size(card, root)
     maps = {kind: tuple(held[kind][name][0][0] for name in names) for kind in places}
+    maps |= {stated.folder: ("",) * len(names) for stated in card.label_sources.values() if stated.folder not in maps}
+    files = tuple(images[name][0][0] for name in names)
     return Index(
         root=root,
-        files=tuple(images[name][0][0] for name in names),
+        files=files,
         labels=np.zeros((len(names), 0), np.uint8),
         stamps=np.array([stamp(*(stat for kind in held for _, stat in held[kind][name])) for name in names], np.uint64),
         synthetic=synthetic or card.synthetic,
@@ -64,8 +81,40 @@ def paired_folders(card: Card, root: Path) -> Index:
         names=names,
         reader=_reader(card, size),
         size=size,
-        maps=map_files(card, root, names, maps, size),
+        maps=map_files(card, root, names, maps, size, files),
     )
+
+
+def _places(card: Card, root: Path) -> list[str]:
+    """Folders of label maps; without those of sources that a card only adds, where they are not there at all."""
+    usual = card.label_sources[card.label_source].folder
+    lead = _wrapped(card, root)
+    every = {stated.folder for stated in card.label_sources.values()}
+    return sorted(kind for kind in every if kind == usual or "{part}" in kind or (root / (lead + kind)).is_dir())
+
+
+def _wrapped(card: Card, root: Path) -> str:
+    """What an archive has wrapped around the folders, as the beginning of a path: empty for nothing."""
+    first = card.signal.folder.replace("{part}", "train").partition("/")[0]
+    if not first or (root / first).is_dir() or not root.is_dir() or part_folders(root):
+        return ""
+    found = holding(root, first)
+    return "" if found is None or found == root else f"{found.relative_to(root).as_posix()}/"
+
+
+def _parted(card: Card, root: Path) -> dict[str, str]:
+    """Folder -> part of a split. Of folders named by `{part}`, a part whose label maps are not there is none."""
+    if not root.is_dir():
+        return {}
+    lead, usual = _wrapped(card, root), card.label_sources[card.label_source].folder
+    if "{part}" not in card.signal.folder:
+        return part_folders(root) or part_folders(root / (lead + card.signal.folder))
+    wanted = [lead + card.signal.folder, lead + usual]
+    return {
+        name: part
+        for name, part in PARTS.items()
+        if all((root / folder.replace("{part}", name)).is_dir() for folder in wanted)
+    }
 
 
 def _masks(card: Card, folder: str) -> str:
@@ -82,7 +131,7 @@ def _reader(card: Card, size: tuple[int, int]) -> Reader:
 def _listed(card: Card, root: Path, folder: str, part: str, named: str) -> Files:
     """Files by key, `<part>/<key>` where folders are parts, below `<part>/<folder>` or `<folder>/<part>`."""
     pattern = Pattern(named)
-    inside = "/".join(filter(None, (folder, pattern.folder)))
+    inside = "/".join(filter(None, (folder.replace("{part}", part).rstrip("/"), pattern.folder)))
     place = next((p for p in (f"{part}/{inside}", f"{inside}/{part}") if (root / p).is_dir()), inside).strip("/")
     if not (root / place).is_dir():
         return {}
@@ -106,6 +155,16 @@ def _by_stem(folder: Path) -> Files:
             raise BenchError(f"{path} and {found[key][0][0]} differ in their ending only", "keep one of the two")
         found[key] = [(path.name, (status.st_size, status.st_mtime_ns))]
     return found
+
+
+def _refuse_alone(card: Card, root: Path, images: Files, earlier: Files) -> None:
+    """Raise BenchError naming the first earlier image without a later one."""
+    alone = sorted(earlier.keys() - images.keys() - set(card.broken))
+    if alone:
+        key, named = alone[0].rpartition("/")[2], card.arrangement.images
+        looked = Pattern(named).name(key) if named else f"{key}.tif"
+        what = f"{root / earlier[alone[0]][0][0]} has no later image in {root / card.signal.folder}"
+        raise BenchError(f"{what}: {looked} was looked for", "complete the data, or remove the image")
 
 
 def _refuse_absent(card: Card, root: Path, kind: str, images: Files, maps: Files) -> None:

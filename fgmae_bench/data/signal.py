@@ -98,7 +98,7 @@ def to_db(
         if zero.any():
             ends = signal.offset != 0 and not applied  # there 0 is the end of the range, not 0 dB
             valid &= ~(_edge_regions(zero) if ends else _missing_zeros(scaled, valid, signal))
-    else:
+    elif signal.units in DECIBELS:
         scaled = _logarithm(scaled, valid, signal)
     return np.where(valid, scaled, np.nan).astype(np.float32), valid
 
@@ -121,7 +121,7 @@ def _logarithm(values: NDArray[np.float64], valid: NDArray[np.bool_], signal: Si
 
 def floored(chip: Chip, signal: Signal) -> np.int64:
     """Pixels of a chip that had no positive power and were lifted to the floor."""
-    if signal.units == "dB":
+    if signal.units not in DECIBELS:
         return np.int64(0)
     return np.int64((chip.db == np.float32(signal.floor)).sum())
 

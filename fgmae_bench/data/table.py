@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import logging
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 from fgmae_bench.config.card_checks import inside
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.bigearthnet.parquet import read_parquet
-from fgmae_bench.data.dfc.layout import stamp
-from fgmae_bench.data.files import IMAGES, PARTS, Pattern, stem_of
+from fgmae_bench.data.dfc.layout import SizedReader, data_size, stamp
+from fgmae_bench.data.files import IMAGES, PARTS, Pattern, holding, stem_of
 from fgmae_bench.data.folders import reader_of
 from fgmae_bench.data.index import Index, require_utf8
 from fgmae_bench.errors import BenchError, closest
@@ -37,44 +38,67 @@ class Row:
 
     number: int
     values: dict[str, str]
+    table: Path = Path()
+    part: str = ""  # of a split, where each has a table of its own
+
+
+class Kept(NamedTuple):
+    """A row that counts: its label, the sample's id, its file, and the stats of its files."""
+
+    row: Row
+    label: Any
+    name: str
+    file: str
+    stats: list[tuple[int, int]]
 
 
 def table(card: Card, root: Path) -> Index:
-    """Index of the images that a table names, below `root`; `layout` on the card says which column holds what.
+    """Index of the images that a table names, below `root`; `layout` on the card says which column holds what. A table
+    for each part of a split is read as one, wherever an archive has put them.
 
     Samples without a label or target are left out and counted. Raises BenchError naming table and line: an image that
     is not there, or named twice, an unknown class, a number that is none, a group in several parts of the split.
     """
     held = card.arrangement
-    path = root / held.table
-    rows = read_table(path, columns_of(card), held.separator or ",")
-    labels = [_label(card, path, row) for row in rows]
-    kept = [(row, label) for row, label in zip(rows, labels, strict=True) if label is not None]
+    tables = held.tables or {"": held.table}
+    base = holding(root, next(iter(tables.values()))) or root  # what an archive wraps around them
+    rows = [
+        dataclasses.replace(row, table=base / name, part=part)
+        for part, name in tables.items()
+        for row in read_table(base / name, columns_of(card), held.separator or ",")
+    ]
+    paths = ", ".join(str(base / name) for name in tables.values())
+    labels = [_label(card, row.table, row) for row in rows]
+    kept = [
+        Kept(row, label, *_find(card, base, row)) for row, label in zip(rows, labels, strict=True) if label is not None
+    ]
     if not kept:
-        raise BenchError(f"{path}: no sample has a value in {', '.join(_label_columns(card))}", TODO)
+        raise BenchError(f"{paths}: no sample has a value in {', '.join(_label_columns(card)[:3])}", TODO)
     if len(kept) < len(rows):
-        log.warning("%s: %d samples without a label are left out", path, len(rows) - len(kept))
-    named = {row.number: _find(card, root, path, row) for row, _ in kept}
-    _refuse_twice(path, [(row.number, named[row.number][0]) for row, _ in kept])
-    kept.sort(key=lambda pair: named[pair[0].number][0])  # in the order of ids, whatever that of the table
-    groups = tuple(row.values[held.group] for row, _ in kept) if held.group else None
-    parts = tuple(_part(path, row, held.split) for row, _ in kept) if held.split else None
+        log.warning("%s: %d samples without a label are left out", paths, len(rows) - len(kept))
+    _refuse_twice(kept)
+    kept.sort(key=lambda each: each.name)  # in the order of ids, whatever that of the table
+    groups = tuple(each.row.values[held.group] for each in kept) if held.group else None
+    parts = tuple(each.row.part or _part(each.row, held.split) for each in kept) if held.split or held.tables else None
     if groups and parts and not any(split.kind == "stated" and split.leaky for split in card.splits.values()):
-        _refuse_leaks(path, groups, parts)
-    files = [named[row.number] for row, _ in kept]
-    require_utf8(root, (file for _, file, _ in files))
+        _refuse_leaks(base / next(iter(tables.values())), groups, parts)
+    lead = "" if base == root else f"{base.relative_to(root).as_posix()}/"
+    files = tuple(lead + each.file for each in kept)
+    require_utf8(root, files)
+    size, synthetic = data_size(card, root)
+    reader = reader_of(card)
     return Index(
         root=root,
-        files=tuple(file for _, file, _ in files),
-        labels=_array(card, [label for _, label in kept]),
-        stamps=np.array([stamp(*stats) for _, _, stats in files], np.uint64),
-        synthetic=card.synthetic,
+        files=files,
+        labels=_array(card, [each.label for each in kept]),
+        stamps=np.array([stamp(*each.stats) for each in kept], np.uint64),
+        synthetic=synthetic or card.synthetic,
         left_out=len(rows) - len(kept),
         groups=groups,
         group_kind=held.group,
         parts=parts,
-        names=tuple(name for name, _, _ in files),
-        reader=reader_of(card),
+        names=tuple(each.name for each in kept),
+        reader=SizedReader(size, reader) if size != tuple(card.signal.size) else reader,
     )
 
 
@@ -197,10 +221,10 @@ def _array(card: Card, labels: list[Any]) -> NDArray[Any]:
     return np.array(labels, np.uint8 if card.task == "multi_label" else np.int64)
 
 
-def _find(card: Card, root: Path, path: Path, row: Row) -> tuple[str, str, list[tuple[int, int]]]:
+def _find(card: Card, root: Path, row: Row) -> tuple[str, str, list[tuple[int, int]]]:
     """(id, file, stats of its files) of a row's image, which may be named without its ending."""
     held, name = card.arrangement, row.values[card.arrangement.path]
-    where, pattern = f"{path}, line {row.number}", Pattern(held.images)
+    where, pattern = f"{row.table}, line {row.number}", Pattern(held.images)
     if not name or not inside(name) or name.endswith("/"):
         raise BenchError(f"{where}: '{name[:80]}' in column '{held.path}' is not a file of the data", TODO)
     if held.images:
@@ -217,18 +241,21 @@ def _find(card: Card, root: Path, path: Path, row: Row) -> tuple[str, str, list[
     return stem_of(name.removeprefix("./")), files[0], [(s.st_size, s.st_mtime_ns) for s in statuses]
 
 
-def _refuse_twice(path: Path, named: list[tuple[int, str]]) -> None:
-    seen: dict[str, int] = {}
-    for number, name in named:
+def _refuse_twice(kept: list[Kept]) -> None:
+    seen: dict[str, Row] = {}
+    for row, _, name, _, _ in kept:
         if name in seen:
-            raise BenchError(f"{path}, line {number}: {name} is already in line {seen[name]}", "list each image once")
-        seen[name] = number
+            first = seen[name]
+            where = f"line {first.number}" if first.table == row.table else f"{first.table}, line {first.number}"
+            what = f"{row.table}, line {row.number}: {name} is already in {where}"
+            raise BenchError(what, "list each image once")
+        seen[name] = row
 
 
-def _part(path: Path, row: Row, column: str) -> str:
+def _part(row: Row, column: str) -> str:
     text = row.values[column].lower()
     if text and text not in PARTS:
-        what = f"{path}, line {row.number}: '{text[:80]}' in column '{column}' is not a part of a split"
+        what = f"{row.table}, line {row.number}: '{text[:80]}' in column '{column}' is not a part of a split"
         raise BenchError(what, closest(text[:80], PARTS))
     return PARTS.get(text, "")
 

@@ -64,6 +64,21 @@ class Bank:
         return rows[self.marks[rows] != LEFT_OUT]
 
 
+class TwoBanks:
+    """Banks of the later and the earlier date, whose rows are read as one, (n, 2F), the later one first."""
+
+    def __init__(self, later: Bank, earlier: Bank):
+        self.later, self.earlier = later, earlier
+
+    @property
+    def features(self) -> TwoBanks:
+        """What rows are taken from, as of `Bank.features`."""
+        return self
+
+    def __getitem__(self, rows: Rows) -> Features:
+        return np.concatenate([self.later.features[rows], self.earlier.features[rows]], axis=1)
+
+
 def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[str, Any]:
     """What a bank is made of: weights, contract, view, samples and their files, precision, device type, versions."""
     index = extractor.dataset.index

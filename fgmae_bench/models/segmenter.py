@@ -11,6 +11,7 @@ from fgmae_bench.config.recipes import SegmentRecipe
 from fgmae_bench.models.backbone import Backbone
 from fgmae_bench.models.heads import make_head
 from fgmae_bench.models.taps import Taps, make_taps
+from fgmae_bench.models.two_dates import joined, joined_dims
 from fgmae_bench.system.randomness import key
 
 
@@ -80,9 +81,10 @@ def build_segmenter(backbone: Backbone, recipe: SegmentRecipe, classes: int) -> 
     taps = make_taps(backbone.module, size, recipe.blocks or None)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(key(recipe.seed, "decoder") % 2**63)
-        head = make_head(recipe.head, taps.dims, taps.strides, classes, fpn_dim=recipe.fpn_dim, norm=recipe.norm)
+        dims = joined_dims(taps.dims, recipe.dates)
+        head = make_head(recipe.head, dims, taps.strides, classes, fpn_dim=recipe.fpn_dim, norm=recipe.norm)
     seen: nn.Module = FrozenTaps(taps) if recipe.freeze_backbone else taps.requires_grad_(True)
-    return SegmentationModel(seen, head, (size, size)), taps
+    return SegmentationModel(joined(seen, recipe.dates), head, (size, size)), taps
 
 
 def map_shapes(taps: nn.Module, size: int) -> list[tuple[int, int, int]]:

@@ -13,7 +13,8 @@ from fgmae_bench.errors import run_entry
 COMMANDS = {
     "download": "get a dataset from the hub: resumable, verified, unpacked safely",
     "synth": "write a synthetic world in a dataset's true on-disk layout",
-    "index": "one row a patch of BigEarthNet: names, scene, time, place, labels, flags; links to the products",
+    "index": "one row a sample: file, group, label, part of each split; of BigEarthNet also time, place, flags, links",
+    "labels": "scene labels of SEN12MS: the share of each class in each tile, from its own land-cover maps",
     "pack": "pack a dataset into one LMDB, resumable at any moment",
     "verify": "read a pack again and compare it with its source",
     "split": "divide a dataset: published lists, at random, by groups, or disjoint on the ground; how much each leaks",

@@ -20,12 +20,14 @@ from fgmae_bench.data.dfc.ready import (
     shares,
     total_variation,
 )
+from fgmae_bench.data.groups import with_groups
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.labels import LabelMap, Scheme, histogram_text
 from fgmae_bench.data.packs.read import open_index
 from fgmae_bench.data.samples import Samples, sample_facts
 from fgmae_bench.data.schemes import card_scheme, card_source
 from fgmae_bench.data.splits import Parts, make_split
+from fgmae_bench.data.water import check_water
 from fgmae_bench.errors import BenchError
 from fgmae_bench.prepare.label_sheet import write_label_sheet
 from fgmae_bench.system.progress import Progress
@@ -63,7 +65,12 @@ def read_labels(card: Card, index: Index, cache: Path) -> Labels:
             continue
         histograms[source] = counts
         refusals += [
-            refusal for refusal in [check_label_codes(card_source(card, source), counts, str(index.root))] if refusal
+            refusal
+            for refusal in (
+                check_label_codes(card_source(card, source), counts, str(index.root)),
+                check_water(card, index, source),
+            )
+            if refusal
         ]
     return Labels(histograms=histograms, refusals=tuple(refusals))
 
@@ -78,9 +85,10 @@ def print_labels(card: Card, index: Index, labels: Labels, cache: Path) -> None:
         print(f"left out {index.left_out} images that are known to be damaged: {', '.join(card.broken)}")
     workers = min(8, os.cpu_count() or 1)
     hashes = None
+    grouped = with_groups(card, index, cache, read=False)
     for name in card.splits:
         try:
-            parts = make_split(card, index, Data(dataset=card.name, split=name), cache)
+            parts = make_split(card, grouped, Data(dataset=card.name, split=name), cache, index.groups)
         except BenchError as error:
             print(f"\nsplit {name}: cannot be made here: {error.what}")
             continue

@@ -8,6 +8,7 @@ python -m fgmae_bench.prepare synth dfc2020 --tiles 96 --size 64 --data_path dat
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,25 @@ def _dfc(world: str) -> Callable[..., Marker]:
     return write
 
 
+def _written(module: str, name: str, amount: str, **fixed: Any) -> Callable[..., Marker]:
+    """What writes a world: `name` of a module of fgmae_bench.worlds, whose amount has the keyword `amount`."""
+
+    def write(data_path: Path, count: int, seed: int, size: int | None = None) -> Marker:
+        code = getattr(importlib.import_module(f"fgmae_bench.worlds.{module}"), name)
+        sized = {} if size is None else {"size": size}
+        marker: Marker = code(data_path, seed=seed, progress=True, **{amount: count}, **sized, **fixed)
+        return marker
+
+    return write
+
+
+def _sized(module: str, name: str, flag: str, default: int, **fixed: Any) -> World:
+    """A world whose images may be smaller than the true ones."""
+    unit = f"{flag} in all"
+    write = _written(module, name, flag, **fixed)
+    return World(flag=flag, default=default, unit=unit, write=write, sized=True, following=INSPECT)
+
+
 INSPECT = "prepare inspect {name} --data_path {data_path}"
 WORLDS = {
     "eurosat": World(flag="per_class", default=40, unit="images a class", write=_eurosat),
@@ -129,4 +149,25 @@ WORLDS = {
     "sen12ms": World(
         flag="tiles", default=96, unit="tiles in all", write=_dfc("sen12ms"), sized=True, following=INSPECT
     ),
+    "sen12ms_scenes": _sized("scenes", "write_scenes", "tiles", 120),
+    "sen12ms_multilabel": _sized("scenes", "write_scenes", "tiles", 120, world="sen12ms_multilabel"),
+    "copernicus_eurosat": World(
+        flag="per_class",
+        default=40,
+        unit="images a class",
+        write=_written("copernicus", "write_copernicus_eurosat", "per_class"),
+    ),
+    "copernicus_bigearthnet": World(
+        flag="patches",
+        default=200,
+        unit="patches in all",
+        write=_written("copernicus", "write_copernicus_bigearthnet", "patches"),
+    ),
+    "copernicus_dfc2020": _sized("copernicus", "write_copernicus_dfc2020", "tiles", 60),
+    "copernicus_flood": _sized("floods", "write_kuro_siwo", "patches", 48, world="copernicus_flood"),
+    "kuro_siwo": _sized("floods", "write_kuro_siwo", "patches", 48),
+    "sen1floods11": _sized("floods", "write_sen1floods11", "chips", 60),
+    "biomassters": _sized("survey", "write_biomassters", "chips", 48),
+    "spacenet6": _sized("survey", "write_spacenet6", "tiles", 48),
+    "fusar_map": _sized("survey", "write_fusar_map", "tiles", 40),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +12,12 @@ import numpy as np
 import torch
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.config.names import FITTED_HEADS, TWO_DATES, code_of
+from fgmae_bench.config.names import AFTER, FITTED_HEADS, TWO_DATES, code_of
 from fgmae_bench.config.recipes import SegmentRecipe, protocol_of
 from fgmae_bench.config.run import Run, run_id
-from fgmae_bench.data.content import content_of
 from fgmae_bench.data.dataset import Dataset, check_classes
 from fgmae_bench.data.index import Rows
 from fgmae_bench.data.labels import LabelMap
-from fgmae_bench.data.splits import PARTS
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.metrics.segmentation import eval_columns, image_confusion, segmentation
 from fgmae_bench.records import Record
@@ -34,7 +31,14 @@ from fgmae_bench.system.distributed import World
 from fgmae_bench.system.environment import MemoryPeak, describe, now
 from fgmae_bench.train.details import Details
 from fgmae_bench.train.job import Scored
-from fgmae_bench.train.labelled import label_maps, labelled_dataset, named, resolved_data
+from fgmae_bench.train.labelled import (
+    before_content,
+    before_sha256,
+    label_maps,
+    labelled_dataset,
+    named,
+    resolved_data,
+)
 from fgmae_bench.train.rules import Image, Mask
 from fgmae_bench.train.segmentation import segmentation_metrics, write_confusions
 from fgmae_bench.views.segmentation import mask_invalid
@@ -74,6 +78,8 @@ def share(run: Run, card: Card, notes: list[dict[str, str]], world: World, devic
     head = run.recipe.head
     if card.task != "segmentation":
         raise BenchError(f"--head {head} on a {card.task} dataset", "take a segmentation dataset, or another head")
+    if run.recipe.dates != AFTER:
+        raise BenchError(f"--dates {run.recipe.dates} with --head {head}", "leave --dates out: the head decides")
     if run.model.model != "backscatter_stats":
         todo = "add --model backscatter_stats --weights random"
         raise BenchError(f"--head {head} looks at backscatter alone, not at {run.model.model}", todo)
@@ -89,7 +95,7 @@ def share(run: Run, card: Card, notes: list[dict[str, str]], world: World, devic
     resolved = Run(data=resolved_data(setup, *maps), model=setup.model, recipe=recipe, execution=run.execution)
     facts = facts_of(dataset, setup.backbone)
     if head in TWO_DATES:
-        facts |= {"before_sha256": world.rank0_first(lambda: _before_sha256(dataset))}
+        facts |= {"before_sha256": world.rank0_first(lambda: before_sha256(dataset, before_content(dataset)))}
     dataset = dataclasses.replace(dataset, facts=facts)
     id = run_id(resolved, dataset.facts)
     fitting = Fitting(
@@ -110,13 +116,6 @@ def share(run: Run, card: Card, notes: list[dict[str, str]], world: World, devic
         compute=lambda ids: {id: _compute(fitting)},
         score=lambda: _no_checkpoint(head),
     )
-
-
-def _before_sha256(dataset: Dataset) -> str:
-    """SHA-256 of the earlier images of training, val and test, in the order of their ids."""
-    rows = sorted(int(row) for part in PARTS for row in getattr(dataset.parts, part))
-    hashes = [content_of(dataset.index.read_before(row, dataset.card)) for row in rows]
-    return hashlib.sha256(np.array(hashes, "<u8").tobytes()).hexdigest()
 
 
 def _no_checkpoint(head: str) -> dict[str, Any]:

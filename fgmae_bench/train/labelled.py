@@ -7,13 +7,17 @@ import hashlib
 import logging
 from typing import Any
 
+import numpy as np
+
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.run import Run
+from fgmae_bench.data.content import Hashes, content_of
 from fgmae_bench.data.dataset import Dataset, data_root, only_usable
 from fgmae_bench.data.dfc.ready import label_content, with_labels
 from fgmae_bench.data.labels import LabelMap
 from fgmae_bench.data.schemes import card_map
-from fgmae_bench.errors import BenchError
+from fgmae_bench.data.splits import PARTS
+from fgmae_bench.errors import BenchError, note
 from fgmae_bench.runs.setup import Setup
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.stamps import remember
@@ -58,12 +62,39 @@ def _with_permanent(dataset: Dataset, run: Run, setup: Setup) -> Dataset:
     stated = dataset.card.permanent_water
     if stated is None:
         return dataset
+    if dataset.index.maps is None or stated.source not in dataset.index.maps.sources:
+        text = f"no {stated.source} maps are there: nothing is scored apart from permanent water"
+        card = dataclasses.replace(dataset.card, permanent_water=None)
+        samples = dataclasses.replace(dataset.samples, card=card)
+        notes = (*dataset.notes, note("no_permanent_water", text))
+        return dataclasses.replace(dataset, card=card, samples=samples, notes=notes)
     hashes = label_content(dataset, stated.source, setup.cache, run.execution.num_workers)[dataset.parts.test]
     if not hashes.all():
         lacking = dataset.index.ids[int(dataset.parts.test[int((hashes == 0).argmax())])]
         raise BenchError(f"{lacking} has no {stated.source} labels, which say what is permanent water", "complete them")
     held = hashlib.sha256(hashes.astype("<u8").tobytes()).hexdigest()
     return dataclasses.replace(dataset, facts=dataset.facts | {"permanent_water_sha256": held})
+
+
+def before_content(dataset: Dataset) -> Hashes:
+    """Hashes (N,) of the earlier images of the rows that are used, 0 of others. Reads each of them once.
+
+    Raises BenchError naming one that is absent or broken, or wholly without measurements.
+    """
+    found = np.zeros(len(dataset.index.files), np.uint64)
+    for row in sorted({int(row) for part in PARTS for row in getattr(dataset.parts, part)}):
+        chip = dataset.index.read_before(row, dataset.card)
+        if chip.invalid_fraction == 1:
+            what = f"the earlier image of {dataset.index.ids[row]} has a band without a measurement"
+            raise BenchError(what, "complete the data, or take the sample out of the split")
+        found[row] = content_of(chip)
+    return found
+
+
+def before_sha256(dataset: Dataset, hashes: Hashes) -> str:
+    """SHA-256 of the earlier images of training, val and test, in the order of their rows."""
+    rows = sorted(int(row) for part in PARTS for row in getattr(dataset.parts, part))
+    return hashlib.sha256(hashes[rows].astype("<u8").tobytes()).hexdigest()
 
 
 def resolved_data(setup: Setup, train: LabelMap, evaluated: LabelMap) -> Any:

@@ -12,7 +12,7 @@ from torch import nn
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE
-from fgmae_bench.config.names import FITTED_HEADS
+from fgmae_bench.config.names import AFTER, FITTED_HEADS
 from fgmae_bench.config.recipes import protocol_of
 from fgmae_bench.config.run import Run, run_id
 from fgmae_bench.data.dataset import Dataset, check_classes, only_usable
@@ -27,7 +27,14 @@ from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
 from fgmae_bench.system.distributed import World
 from fgmae_bench.train.fitted import share as fitted_share
 from fgmae_bench.train.job import Prepared
-from fgmae_bench.train.labelled import label_maps, labelled_dataset, named, resolved_data
+from fgmae_bench.train.labelled import (
+    before_content,
+    before_sha256,
+    label_maps,
+    labelled_dataset,
+    named,
+    resolved_data,
+)
 from fgmae_bench.train.panels import MAX_PANELS, draw_test_panels
 from fgmae_bench.train.pixel_regression import pixel_metrics, targets_of, write_sums
 from fgmae_bench.train.plan import Plan, make_plan
@@ -87,7 +94,7 @@ def prepare(
     recipe, idle = without_idle_drop_path(recipe, setup.backbone.module, setup.backbone.name)
     recipe = resolved_recipe(recipe, plan, setup.amp)
     resolved = Run(data=resolved_data(setup, *maps), model=setup.model, recipe=recipe, execution=execution)
-    facts = _facts(resolved, dataset, setup, plan, defects)
+    facts = _facts(resolved, dataset, setup, plan, defects) | _before_facts(resolved, dataset, world)
     dataset = dataclasses.replace(dataset, facts=facts)
     job = make_job(resolved, setup, dataset, maps, plan, world, device, defects)
     scored_classes, groups = eval_map.scheme.classes, dataset.groups("test")
@@ -132,7 +139,8 @@ def prepare_pixels(
     recipe, idle = without_idle_drop_path(recipe, setup.backbone.module, setup.backbone.name)
     recipe = resolved_recipe(recipe, plan, setup.amp)
     resolved = Run(data=setup.data, model=setup.model, recipe=recipe, execution=execution)
-    dataset = dataclasses.replace(dataset, facts=_facts(resolved, dataset, setup, plan, NONE))
+    facts_of_run = _facts(resolved, dataset, setup, plan, NONE) | _before_facts(resolved, dataset, world)
+    dataset = dataclasses.replace(dataset, facts=facts_of_run)
     job = make_pixel_job(resolved, setup, dataset, targets_of(dataset, facts, target), plan, world, device)
     groups = dataset.groups("test")
     made = Made(run=resolved, setup=setup, job=job, plan=plan, notes=[*notes, *idle])
@@ -197,6 +205,13 @@ def _facts(run: Run, dataset: Dataset, setup: Setup, plan: Plan, defects: Defect
         # Group norm without stochastic depth gives the same numbers however a batch is divided.
         **({} if recipe.norm == "group" and not recipe.drop_path else {"division": division(plan)}),
     }
+
+
+def _before_facts(run: Run, dataset: Dataset, world: World) -> dict[str, object]:
+    """The hash of the earlier images, where the decoder sees them."""
+    if run.recipe.dates == AFTER:
+        return {}
+    return {"before_sha256": world.rank0_first(lambda: before_sha256(dataset, before_content(dataset)))}
 
 
 def _defect_notes(defects: Defects) -> list[dict[str, str]]:

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fgmae_bench.config.names import AFTER
 from fgmae_bench.config.run import Run
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.labels import Codes, LabelMap, TrainIds
 from fgmae_bench.data.splits import PARTS
-from fgmae_bench.features.bank import Bank, fill_bank
+from fgmae_bench.features.bank import Bank, TwoBanks, fill_bank
 from fgmae_bench.features.extract import Extractor, Spent
 from fgmae_bench.features.label_bank import label_banks
 from fgmae_bench.metrics.segmentation import eval_columns
@@ -28,9 +29,11 @@ from fgmae_bench.models.segmenter import (
     build_segmenter,
     map_shapes,
 )
+from fgmae_bench.models.two_dates import joined
 from fgmae_bench.runs.setup import Setup
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.progress import Progress
+from fgmae_bench.train.labelled import before_content
 from fgmae_bench.train.pixel_regression import PixelRegressionJob, Targets
 from fgmae_bench.train.plan import Plan
 from fgmae_bench.train.resolve import (
@@ -65,8 +68,9 @@ def make_pixel_job(
         checkpoint_activations(setup.backbone.module, setup.backbone.name)
     bank = None
     if recipe.features == "cached":
-        bank = _map_bank(setup, dataset, taps, device, world, execution.num_workers)
-        model.taps = Unflattened(map_shapes(taps, setup.backbone.contract.size), FrozenTaps(taps))
+        bank = _map_banks(setup, dataset, taps, device, world, execution.num_workers, recipe.dates)
+        flat = Unflattened(map_shapes(taps, setup.backbone.contract.size), FrozenTaps(taps))
+        model.taps = joined(flat, recipe.dates)
     if execution.compile:
         model.compile()
     labels = Labels(source=dataset.card.label_source, to_ids=_no_classes, classes=dataset.card.outputs, colours=())
@@ -117,8 +121,9 @@ def make_job(
         codes = world.rank0_first(
             lambda: label_banks(dataset, sources, setup.cache, workers=execution.num_workers, show=world.rank == 0)
         )
-        bank = _map_bank(setup, dataset, taps, device, world, execution.num_workers)
-        model.taps = Unflattened(map_shapes(taps, setup.backbone.contract.size), FrozenTaps(taps))
+        bank = _map_banks(setup, dataset, taps, device, world, execution.num_workers, recipe.dates)
+        flat = Unflattened(map_shapes(taps, setup.backbone.contract.size), FrozenTaps(taps))
+        model.taps = joined(flat, recipe.dates)
     if execution.compile:
         model.compile()
     return SegmentationJob(
@@ -154,6 +159,26 @@ def _labels(label_map: LabelMap, instead: ToIds | None) -> Labels:
     return Labels(
         source=label_map.source.name, to_ids=instead or label_map, classes=scheme.classes, colours=scheme.colours
     )
+
+
+def _map_banks(
+    setup: Setup, dataset: Dataset, taps: nn.Module, device: torch.device, world: World, workers: int, dates: str
+) -> Bank | TwoBanks:
+    """The frozen maps of every image that is used, of both dates where the decoder sees both."""
+    later = _map_bank(setup, dataset, taps, device, world, workers)
+    if dates == AFTER:
+        return later
+    index = dataset.index
+    if index.before is None:
+        index.read_before(0, dataset.card)  # says what to do
+    hashes = world.rank0_first(lambda: before_content(dataset))
+    of_before = dataclasses.replace(index, files=index.before, names=index.ids, before=None, sums=None)
+    # none is left out: what the later image decides holds for both
+    signal = dataclasses.replace(dataset.card.signal, max_invalid_fraction=1.0)
+    card = dataclasses.replace(dataset.card, signal=signal)
+    first = dataclasses.replace(dataset, card=card, index=of_before, content=hashes)
+    earlier = dataclasses.replace(setup, view=setup.view.earlier)
+    return TwoBanks(later, _map_bank(earlier, first, taps, device, world, workers))
 
 
 def _map_bank(

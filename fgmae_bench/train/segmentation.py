@@ -13,11 +13,12 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fgmae_bench.config.names import AFTER
 from fgmae_bench.config.recipes import SegmentRecipe
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.index import Rows
 from fgmae_bench.data.labels import Codes, TrainIds
-from fgmae_bench.features.bank import Bank
+from fgmae_bench.features.bank import Bank, TwoBanks
 from fgmae_bench.features.label_bank import LabelBank
 from fgmae_bench.features.loader import ahead
 from fgmae_bench.metrics.calibration import FINE_BINS, KEPT, pixel_confidence
@@ -44,8 +45,9 @@ from fgmae_bench.system.distributed import World
 from fgmae_bench.train.classification import as_input
 from fgmae_bench.train.details import Details, detailed
 from fgmae_bench.train.job import Scored
+from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.classification import View
-from fgmae_bench.views.segmentation import JointAugmentation, segmentation_batch
+from fgmae_bench.views.segmentation import JointAugmentation, dated, segmentation_batch
 
 ToIds = Callable[[Codes], TrainIds]
 
@@ -82,7 +84,7 @@ class SegmentationJob:
     amp: Precision
     workers: int
     batch_size: int
-    bank: Bank | None = None
+    bank: Bank | TwoBanks | None = None
     label_banks: Mapping[str, LabelBank] = field(default_factory=dict)
     unused_parameters: bool = False
     selection: str = selection_of(SEGMENTATION)
@@ -107,7 +109,8 @@ class SegmentationJob:
                 vflip=recipe.vflip,
                 crop="plain" if recipe.stride else "resized",
             )
-        images, labels = segmentation_batch(self.view, chips, masks, ids, augmentation)
+        earlier = self._earlier(rows) if self.bank is None else None
+        images, labels = segmentation_batch(self.view, chips, masks, ids, augmentation, earlier)
         images = images if self.bank is None else np.array(self.bank.features[rows])
         return images, np.stack(labels)
 
@@ -193,10 +196,19 @@ class SegmentationJob:
             return list(self.bank.features[rows]), list(self._banked(rows, self.eval_labels))
         chips = [self.dataset.samples.take_chip(row) for row in rows]
         masks = [self._mask(row, self.eval_labels) for row in rows]
-        images, labels = segmentation_batch(self.view, chips, masks, [index.ids[row] for row in rows])
+        earlier = self._earlier(rows) if self.bank is None else None
+        ids = [index.ids[row] for row in rows]
+        images, labels = segmentation_batch(self.view, chips, masks, ids, earlier=earlier)
         if self.recipe.stride is not None:
-            return [self.view.before_geometry([chip])[0] for chip in chips], labels
+            dates = earlier or [None] * len(chips)
+            return [dated(self.view, chip, first) for chip, first in zip(chips, dates, strict=True)], labels
         return list(images if self.bank is None else self.bank.features[rows]), labels
+
+    def _earlier(self, rows: Rows) -> list[Chip] | None:
+        """The earlier images of rows, None where the decoder sees one date."""
+        if self.recipe.dates == AFTER:
+            return None
+        return [self.dataset.index.read_before(int(row), self.dataset.card) for row in rows]
 
     def _count(
         self, inputs: list[NDArray[Any]], masks: list[NDArray[np.uint8]], rows: Rows, details: Details | None = None

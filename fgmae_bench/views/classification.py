@@ -17,7 +17,7 @@ from fgmae_bench.config.contract import InputContract, feed, parse_bands
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.randomness import generator
 from fgmae_bench.views.chip import Chip
-from fgmae_bench.views.normalizers import UNITS, missing_input, normalize
+from fgmae_bench.views.normalizers import OF_THE_EARLIER, UNITS, missing_input, normalize
 
 LOG_ASPECT = math.log(4 / 3)
 Band = tuple[float, ...]  # a value a band, in the contract's order
@@ -71,6 +71,12 @@ class View:
             else:
                 views[i] = whole_geometry(image, size) if self.whole else evaluation_geometry(image, size)
         return views
+
+    @property
+    def earlier(self) -> View:
+        """The view of the earlier of two dates: the same, but for normalisers that differ by date."""
+        name = OF_THE_EARLIER.get(self.contract.normalizer, self.contract.normalizer)
+        return replace(self, contract=replace(self.contract, normalizer=name))
 
     def _of(self, id: str) -> View:
         """The view of one sample: with the statistics of its run of images."""

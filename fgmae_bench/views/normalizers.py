@@ -194,6 +194,44 @@ def croma_batch(images: Images, valid: Valid, contract: InputContract) -> Images
     return two_sigma(images, valid, contract)
 
 
+FLOOD_S1_MEAN, FLOOD_S1_STD = (0.0981, 0.0253), (0.0430, 0.0174)  # power, of Copernicus-Bench's configuration
+KURO_SIWO_MEAN, KURO_SIWO_STD = (0.0953, 0.0264), (0.0427, 0.0215)  # power, of data_config.json of KuroSiwo
+MOST_POWER = 0.15
+
+
+def _clamped_power(images: Images, valid: Valid, mean: tuple[float, ...], std: tuple[float, ...]) -> Images:
+    """dB as linear power, clamped to [0, .15], invalid pixels .15, then z-scores of VV and VH in power."""
+    power = np.clip(np.power(10.0, images / 10.0, dtype=np.float64), 0, MOST_POWER)
+    power = np.where(np.isfinite(images) if valid is None else valid & np.isfinite(images), power, MOST_POWER)
+    centre, spread = (np.array(values[: images.shape[1]])[None, :, None, None] for values in (mean, std))
+    return ((power - centre) / spread).astype(np.float32)
+
+
+def kuro_siwo(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """Kuro Siwo's own input: clamp and fill, its means and deviations. Source: Orion-AI-Lab/KuroSiwo, Dataset.py."""
+    return _clamped_power(images, valid, KURO_SIWO_MEAN, KURO_SIWO_STD)
+
+
+def flood_s1(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """The later image of Copernicus-Bench's Flood-S1 as published: its deviations are its means."""
+    return _clamped_power(images, valid, FLOOD_S1_MEAN, FLOOD_S1_MEAN)
+
+
+def flood_s1_corrected(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """The same with deviations that are deviations; the earlier image of the published protocol."""
+    return _clamped_power(images, valid, FLOOD_S1_MEAN, FLOOD_S1_STD)
+
+
+def sen1floods11(images: Images, valid: Valid, contract: InputContract) -> Images:
+    """Sen1Floods11's own input: invalid pixels 0 dB, clip to [-50, 1] dB, to [0, 1], z-scores. Source: its Train.ipynb."""
+    seen = np.where(np.isfinite(images) if valid is None else valid & np.isfinite(images), images, 0)
+    unit = (np.clip(seen, -50, 1) + 50) / 51
+    mean, std = (
+        np.array(values[: images.shape[1]])[None, :, None, None] for values in ((0.6851, 0.5235), (0.0820, 0.1102))
+    )
+    return ((unit - mean) / std).astype(np.float32)
+
+
 NORMALIZERS: dict[str, Callable[[Images, Valid, InputContract], NDArray[np.uint8] | Images]] = {
     "fgmae": fgmae,
     "fgmae_joint": fgmae_joint,
@@ -208,6 +246,10 @@ NORMALIZERS: dict[str, Callable[[Images, Valid, InputContract], NDArray[np.uint8
     "decibels": decibels,
     "croma": croma,
     "db": db,
+    "kuro_siwo": kuro_siwo,
+    "flood_s1": flood_s1,
+    "flood_s1_corrected": flood_s1_corrected,
+    "sen1floods11": sen1floods11,
 }  # fmt: skip
 
 
@@ -217,6 +259,8 @@ NEEDS_STATISTICS = ("zscore", "two_sigma", "two_sigma_open", "eight_bit")
 OF_THE_DATA = ("zscore_of_data",)
 # Normalisers whose statistics are those of runs of images, and how many images a run is.
 OF_A_BATCH = {"croma_batch": 64}
+# Normalisers of the earlier of two dates, where it is another one.
+OF_THE_EARLIER = {"flood_s1": "flood_s1_corrected"}
 # Units of what a normaliser takes, where they are not dB.
 UNITS = {"dn_255": "amplitude"}
 

@@ -84,19 +84,22 @@ def segmentation_batch(
     masks: Sequence[Mask],
     ids: Sequence[str],
     augmentation: JointAugmentation | None = None,
+    earlier: Sequence[Chip] | None = None,
 ) -> tuple[NDArray[Any], list[Mask]]:
     """Chips and masks (H, W) of training ids to (images (B, 2, S, S), masks), 255 under invalid pixels.
+
+    Of two dates the `earlier` chips are behind: (B, 4, S, S), one geometry for both.
 
     In the evaluation view (no `augmentation`) masks keep their own size: logits are resized to them, never they to the
     logits. Raises BenchError, naming the sample, where image and mask differ in size.
     """
     images, labels = [], []
-    for chip, mask, sample in zip(chips, masks, ids, strict=True):
+    for place, (chip, mask, sample) in enumerate(zip(chips, masks, ids, strict=True)):
         if chip.db.shape[1:] != mask.shape and chip.ready is None:
             raise _differ(f"{sample}: image", chip.db.shape[1:], mask.shape)
         # before the geometry, where image and mask still have the same pixels; uint8 packs did it when written
         label = mask_invalid(mask, chip.valid if chip.ready is None else None)
-        image = view.before_geometry([chip])[0]  # (2, H, W)
+        image = dated(view, chip, earlier[place] if earlier else None)  # (2, H, W), or (4, H, W)
         if augmentation is None:
             image = whole_geometry(image, view.contract.size)
         else:
@@ -104,6 +107,16 @@ def segmentation_batch(
         images.append(image)
         labels.append(label)
     return np.stack(images), labels
+
+
+def dated(view: View, chip: Chip, earlier: Chip | None) -> NDArray[Any]:
+    """A chip in the contract's range before its geometry, (2, H, W), with the earlier date behind, (4, H, W)."""
+    image: NDArray[Any] = view.before_geometry([chip])[0]
+    if earlier is None:
+        return image
+    if earlier.db.shape != chip.db.shape:
+        raise _differ("image", chip.db.shape[1:], earlier.db.shape[1:])
+    return np.concatenate([image, view.earlier.before_geometry([earlier])[0]])
 
 
 def _resized(image: NDArray[Any], size: int, interpolation: int) -> NDArray[Any]:

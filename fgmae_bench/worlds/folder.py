@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
 from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
@@ -42,6 +45,40 @@ def encode(backscatter_db: Array, *, crs: CRS, transform: Affine, world: str) ->
             )  # before the pixels, so that GDAL does not write the directory twice
             target.write(backscatter_db)
         return bytes(memory.getbuffer())
+
+
+def encode_any(
+    pixels: NDArray[Any],
+    world: str,
+    *,
+    crs: CRS | None = None,
+    transform: Affine | None = None,
+    nodata: float | None = None,
+    descriptions: tuple[str, ...] = (),
+    compress: str | None = None,
+) -> bytes:
+    """Pixels (C, H, W) of any type as the bytes of a tagged TIFF, with or without a place."""
+    count, height, width = pixels.shape
+    profile = {"driver": "GTiff", "dtype": pixels.dtype.name, "count": count, "height": height, "width": width}
+    profile |= {"nodata": nodata} if nodata is not None else {}
+    profile |= {"compress": compress} if compress else {}
+    profile |= {"crs": crs, "transform": transform} if crs and transform else {}
+    with MemoryFile() as memory, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with memory.open(**profile) as target:
+            target.update_tags(**{SYNTHETIC_TAG: world})
+            for number, text in enumerate(descriptions, 1):
+                target.set_band_description(number, text)
+            target.write(pixels)
+        return bytes(memory.getbuffer())
+
+
+def require_amount(name: str, amount: int, least: int, size: int | None = None, smallest: int = 32) -> None:
+    """Raise BenchError on fewer samples than `least`, or images smaller than `smallest` pixels."""
+    if amount < least:
+        raise BenchError(f"{name} is {amount}", f"ask for {least} {name} or more")
+    if size is not None and size < smallest:
+        raise BenchError(f"size is {size}", f"ask for {smallest} pixels or more")
 
 
 def fingerprinted(facts: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card, LabelFile
+from fgmae_bench.data.outlines import OUTLINES, drawn
 from fgmae_bench.data.labels import Codes, Source
 from fgmae_bench.data.raster import open_tiff, read_values
 from fgmae_bench.data.schemes import card_source
 from fgmae_bench.errors import BenchError
+
+log = logging.getLogger("fgmae_bench")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,7 @@ class MapFiles:
     stated: Mapping[str, LabelFile]
     known: Mapping[str, Source]
     size: tuple[int, int]
+    images: tuple[str, ...] = ()  # the images, relative to the root, on whose grids outlines are drawn
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -45,7 +50,11 @@ class MapFiles:
         no code.
         """
         path, stated = self._path(row, source)
-        return Codes.of(read_band(path, stated, self.size), self.known[source], str(path))
+        if path.suffix.lower() == OUTLINES:
+            values = drawn(path, self.root / self.images[row], self.size)
+        else:
+            values = read_band(path, stated, self.size)
+        return Codes.of(tolerated(values, self.known[source], stated, path), self.known[source], str(path))
 
     def _path(self, row: int, source: str) -> tuple[Path, LabelFile]:
         if source not in self.stated:
@@ -74,12 +83,24 @@ def without_values(values: NDArray[Any], ignored: Sequence[float]) -> NDArray[np
 
 
 def map_files(
-    card: Card, root: Path, names: tuple[str, ...], files: Mapping[str, tuple[str, ...]], size: tuple[int, int]
+    card: Card,
+    root: Path,
+    names: tuple[str, ...],
+    files: Mapping[str, tuple[str, ...]],
+    size: tuple[int, int],
+    images: tuple[str, ...] = (),
 ) -> MapFiles:
-    """Label maps of a card's sources; `files` by kind of folder."""
+    """Label maps of a card's sources; `files` by kind of folder, `images` where some of them are outlines."""
     known = {} if card.task == "regression" else {name: card_source(card, name) for name in card.label_sources}
     return MapFiles(
-        root=root, title=card.title, names=names, files=files, stated=card.label_sources, known=known, size=size
+        root=root,
+        title=card.title,
+        names=names,
+        files=files,
+        stated=card.label_sources,
+        known=known,
+        size=size,
+        images=images,
     )
 
 
@@ -94,4 +115,21 @@ def read_band(path: Path, stated: LabelFile, size: tuple[int, int], kinds: str =
                 f"{path} is {source.shape[0]}x{source.shape[1]} pixels, its image {size[0]}x{size[1]}",
                 "replace the file",
             )
+        if stated.rgb:
+            red, green, blue = read_values(source, path, [1, 2, 3], kinds="u", declared=True).astype(np.int64)
+            return (red << 16) + (green << 8) + blue
         return read_values(source, path, stated.band, kinds=kinds, declared=True)
+
+
+def tolerated(values: NDArray[Any], source: Source, stated: LabelFile, path: Path) -> NDArray[Any]:
+    """Values (H, W) with the few that are none of the source's as "no label", where its card tolerates a share."""
+    if not stated.strays or source.raw is None:
+        return values
+    known = np.isin(values, list(source.raw))
+    share = 1 - float(known.mean())
+    if share > stated.strays:
+        return values  # refused with their histogram
+    if share:
+        log.info("%s: %.3g of the pixels have a value of no class and are ignored", path, share)
+    none = next(value for value, code in source.raw.items() if code in source.unlabelled)
+    return np.where(known, values, none)

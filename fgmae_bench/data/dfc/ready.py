@@ -22,6 +22,7 @@ from fgmae_bench.data.sample_cache import cached_arrays
 from fgmae_bench.data.samples import NONE, Samples, sample_facts
 from fgmae_bench.data.schemes import DFC, IGBP
 from fgmae_bench.data.splits import PARTS
+from fgmae_bench.data.water import check_water
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.system.progress import Progress
 
@@ -202,6 +203,7 @@ def with_labels(
     for source in {label_map.source.name: label_map.source for label_map in maps.values()}.values():
         held[source.name] = _histograms(dataset, source.name, cache, workers)
         refusal = check_label_codes(source, held[source.name], str(index.root))
+        refusal = refusal or check_water(dataset.card, index, source.name, dataset.samples)
         if refusal and not trust:
             raise refusal
         if refusal:
