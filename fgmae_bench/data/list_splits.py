@@ -74,8 +74,8 @@ log = logging.getLogger("fgmae_bench")
 
 
 def published_lists(card: Card, index: Index, split: Split, name: str) -> Path:
-    """The folder that holds the lists of one of the card's splits: the data, the folder around it, `splits` in both, one
-    in the data, or the card's.
+    """The folder that holds the lists of one of the card's splits: the data, the folder around it, `splits` in both,
+    one in the data, or the card's.
     """
     first, root = split.files["train"], index.root
     places = [root, root / "splits", root.parent, root.parent / "splits"]

@@ -67,10 +67,10 @@ def paired_folders(card: Card, root: Path) -> Index:
     size, synthetic = data_size(card, root)
     maps = {kind: tuple(held[kind][name][0][0] for name in names) for kind in places}
     maps |= {stated.folder: ("",) * len(names) for stated in card.label_sources.values() if stated.folder not in maps}
-    files = tuple(images[name][0][0] for name in names)
+    paths = tuple(images[name][0][0] for name in names)
     return Index(
         root=root,
-        files=files,
+        files=paths,
         labels=np.zeros((len(names), 0), np.uint8),
         stamps=np.array([stamp(*(stat for kind in held for _, stat in held[kind][name])) for name in names], np.uint64),
         synthetic=synthetic or card.synthetic,
@@ -81,7 +81,7 @@ def paired_folders(card: Card, root: Path) -> Index:
         names=names,
         reader=_reader(card, size),
         size=size,
-        maps=map_files(card, root, names, maps, size, files),
+        maps=map_files(card, root, names, maps, size, paths),
     )
 
 

@@ -18,6 +18,7 @@ from fgmae_bench.errors import BenchError, note, unknown
 from fgmae_bench.models.timm_weights import published_by_timm
 from fgmae_bench.views.normalizers import NEEDS_STATISTICS, NORMALIZERS, OF_THE_DATA
 
+SWAPPED_DB = 1.0  # by which the mean of VH may be above that of VV
 METADATA = "fgmae_bench"  # the key under which `weights convert` leaves source, layout and contract
 
 log = logging.getLogger("fgmae_bench")
@@ -100,6 +101,10 @@ def _check_statistics(model: Model) -> None:
             raise BenchError(f"--{name} has {len(values)} values", f"give one for each of {', '.join(BANDS)}")
         if not all(math.isfinite(value) for value in values):
             raise BenchError(f"--{name} holds NaN or infinity", "give numbers in dB")
+    if len(model.mean) == len(BANDS) and model.mean[0] < model.mean[1] - SWAPPED_DB:
+        what = f"--mean is {' '.join(f'{value:g}' for value in model.mean)}, VV below VH: statistics of VH and VV"
+        what += ", as GEO-Bench-2 names them for BigEarthNet v2"
+        raise BenchError(what, "give VV first, in --std too")
     if any(value <= 0 for value in model.std):
         raise BenchError(f"--std is {' '.join(f'{value:g}' for value in model.std)}", "give positive deviations in dB")
 

@@ -6,6 +6,7 @@ python -m fgmae_bench.prepare download eurosat
 from __future__ import annotations
 
 import argparse
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,28 @@ def main(given: dict[str, Any]) -> None:
         if not _holds_anything(data):  # else another process has done it while this one waited
             fetched = fetch(_hub_file(card.download), archive, sha256=card.download.sha256 or None)
             print(f"{archive.name}: {fetched.transferred} bytes transferred, sha256 {fetched.sha256}")
+            _require_md5(card.download, archive)
             unpack(archive, place)
         line = _contents(card, data)
         if not given.get("keep_archive"):
             archive.unlink(missing_ok=True)
             note_path(archive).unlink(missing_ok=True)
     print(f"{line}; next: python -m fgmae_bench.prepare inspect {given['dataset']} --data_path {data}")
+
+
+def _require_md5(download: Download, archive: Path) -> None:
+    """Raise BenchError, and remove the archive, unless it has the MD5 that its card states."""
+    if not download.md5:
+        return
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(archive, "rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    if digest.hexdigest() != download.md5:
+        for path in (archive, note_path(archive)):
+            path.unlink(missing_ok=True)
+        what = f"{archive.name} has the MD5 {digest.hexdigest()}, its card states {download.md5}"
+        raise BenchError(what, "run the command again; where it stays so, the publishers have another file now")
 
 
 def _hub_file(download: Download) -> HubFile:

@@ -1,5 +1,7 @@
 """`python -m fgmae_bench.prepare index bigearthnet --data_path RAW --lists LISTS`: one row a patch, from the raw files.
 
+Of datasets in other layouts the table is that of `fgmae_bench.prepare.index_any`, which runs do not need.
+
 Of bigearthnet_v2, whose metadata tables state labels, split and covered patches, `--lists` means nothing.
 
 A killed command goes on where it stopped; a second one reads only what changed. Broken patches are listed with their
@@ -69,10 +71,10 @@ def main(given: dict[str, Any]) -> None:
 
     card = load_card(given["dataset"])
     if card.layout not in LAYOUTS:
-        raise BenchError(
-            f"{card.title} has layout '{card.layout}', which needs no index",
-            f"prepare index knows {', '.join(LAYOUTS)}",
-        )
+        from fgmae_bench.prepare.index_any import write_index
+
+        write_index(card, given)
+        return
     version = LAYOUTS[card.layout]
     for name in ("lists", "links", "catalogue", "rate") if version == 2 else ():
         if name in given:

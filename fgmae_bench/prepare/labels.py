@@ -43,6 +43,5 @@ def main(given: dict[str, Any]) -> None:
     with Progress("counting classes", card.counts.total if card.counts else 0, "tiles") as progress:
         text = make_table(card, root, progress.step)
     write_text(out, text)
-    print(
-        f"{text.count(chr(10)) - 1} tiles in {out}; next: python -m fgmae_bench.prepare inspect {card.name} --data_path {root}"
-    )
+    following = f"python -m fgmae_bench.prepare inspect {card.name} --data_path {root}"
+    print(f"{text.count(chr(10)) - 1} tiles in {out}; next: {following}")

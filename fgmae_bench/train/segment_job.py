@@ -169,8 +169,7 @@ def _map_banks(
     if dates == AFTER:
         return later
     index = dataset.index
-    if index.before is None:
-        index.read_before(0, dataset.card)  # says what to do
+    assert index.before is not None  # its earlier images have been hashed, see `_before_facts` of segment.py
     hashes = world.rank0_first(lambda: before_content(dataset))
     of_before = dataclasses.replace(index, files=index.before, names=index.ids, before=None, sums=None)
     # none is left out: what the later image decides holds for both

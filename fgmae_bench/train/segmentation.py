@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,7 @@ class SegmentationJob:
         ids = [index.ids[row] for row in rows]
         images, labels = segmentation_batch(self.view, chips, masks, ids, earlier=earlier)
         if self.recipe.stride is not None:
-            dates = earlier or [None] * len(chips)
+            dates: Sequence[Chip | None] = earlier or [None] * len(chips)
             return [dated(self.view, chip, first) for chip, first in zip(chips, dates, strict=True)], labels
         return list(images if self.bank is None else self.bank.features[rows]), labels
 

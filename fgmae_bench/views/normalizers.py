@@ -197,6 +197,7 @@ def croma_batch(images: Images, valid: Valid, contract: InputContract) -> Images
 FLOOD_S1_MEAN, FLOOD_S1_STD = (0.0981, 0.0253), (0.0430, 0.0174)  # power, of Copernicus-Bench's configuration
 KURO_SIWO_MEAN, KURO_SIWO_STD = (0.0953, 0.0264), (0.0427, 0.0215)  # power, of data_config.json of KuroSiwo
 MOST_POWER = 0.15
+SEN1FLOODS11_MEAN, SEN1FLOODS11_STD = (0.6851, 0.5235), (0.0820, 0.1102)  # of [0, 1] for -50 to 1 dB
 
 
 def _clamped_power(images: Images, valid: Valid, mean: tuple[float, ...], std: tuple[float, ...]) -> Images:
@@ -223,12 +224,11 @@ def flood_s1_corrected(images: Images, valid: Valid, contract: InputContract) ->
 
 
 def sen1floods11(images: Images, valid: Valid, contract: InputContract) -> Images:
-    """Sen1Floods11's own input: invalid pixels 0 dB, clip to [-50, 1] dB, to [0, 1], z-scores. Source: its Train.ipynb."""
+    """Sen1Floods11's own input: invalid pixels 0 dB, clip to [-50, 1] dB, to [0, 1], z-scores (its Train.ipynb)."""
     seen = np.where(np.isfinite(images) if valid is None else valid & np.isfinite(images), images, 0)
     unit = (np.clip(seen, -50, 1) + 50) / 51
-    mean, std = (
-        np.array(values[: images.shape[1]])[None, :, None, None] for values in ((0.6851, 0.5235), (0.0820, 0.1102))
-    )
+    stated = (SEN1FLOODS11_MEAN, SEN1FLOODS11_STD)
+    mean, std = (np.array(values[: images.shape[1]])[None, :, None, None] for values in stated)
     return ((unit - mean) / std).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Copernicus-Bench's own Sentinel-1 files: worlds of EuroSAT, BigEarthNet and DFC2020 in its folders, with its lists."""
+"""Copernicus-Bench's own Sentinel-1 files: EuroSAT, BigEarthNet and DFC2020 in its folders, with lists like its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 from tqdm import tqdm
@@ -104,7 +105,7 @@ def write_copernicus_dfc2020(
         place = partial / "dfc2020_s1s2"
         for number in tqdm(range(tiles), unit="tile", disable=None if progress else True):
             made = dfc.sample(seed, "dfc2020", folder, number, size)
-            pixels = {"s1": made.s1.astype(np.float64), "dfc": made.dfc[None].astype(np.int32)}
+            pixels: dict[str, NDArray[Any]] = {"s1": made.s1.astype(np.float64), "dfc": made.dfc[None].astype(np.int32)}
             for kind, values in pixels.items():
                 name = f"ROIs0000_test_{kind}_0_p{number}.tif"
                 write_bytes(place / kind / name, dfc.encode(values, "copernicus_dfc2020"))

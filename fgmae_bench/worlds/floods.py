@@ -94,7 +94,7 @@ def write_sen1floods11(
 
 
 def _write_chip(root: Path, name: str, number: int, made: Flood) -> None:
-    """Image float32 with NaN in a corner of every eighth chip, hand label int16 with -1 under a cloud, permanent water."""
+    """Image float32 with NaN in a corner of every eighth chip, label int16 with -1 under a cloud, permanent water."""
     image, label = made.after.copy(), (made.permanent | made.flooded).astype(np.int16)
     size = label.shape[0]
     if number % 8 == 0:
@@ -176,5 +176,4 @@ def _write_patch(folder: Path, actid: str, number: int, made: Flood, world: str)
 def filtered(db: Array) -> Array:
     """dB as linear power under a 5x5 mean, as a speckle filter leaves homogeneous ground."""
     power = np.power(10.0, db / 10).astype(np.float32)
-    smoothed: Array = cv2.blur(power, (5, 5), borderType=cv2.BORDER_REFLECT)
-    return smoothed
+    return cv2.blur(power, (5, 5), borderType=cv2.BORDER_REFLECT).astype(np.float32)

@@ -41,8 +41,8 @@ def _begun(root: Path, world: str, seed: int, size: int, name: str, amount: int)
 def write_biomassters(
     root: Path, *, chips: int = 48, size: int = BIOMASS_SIZE, seed: int = 0, progress: bool = False
 ) -> dict[str, Any]:
-    """Write `{train,test}_features/<chip>_S1_<mm>.tif` of two months and `{train,test}_agbm/<chip>_agbm.tif`; returns the
-    marker. Every fourth chip is of test; of every tenth the descending orbit is missing, -9999.
+    """Write `{train,test}_features/<chip>_S1_<mm>.tif` of two months and `{train,test}_agbm/<chip>_agbm.tif`; returns
+    the marker. Every fourth chip is of test; of every tenth the descending orbit is missing, -9999.
     """
     require_amount("chips", chips, 8, size)
     root, marker = _begun(root, "biomassters", seed, size, "chips", chips)
@@ -135,8 +135,8 @@ def _outline(transform: Affine, box: tuple[int, int, int, int]) -> dict[str, Any
 def write_fusar_map(
     root: Path, *, tiles: int = 40, size: int = FUSAR_SIZE, seed: int = 0, progress: bool = False
 ) -> dict[str, Any]:
-    """Write `Datasets/{sar_1024,lab_1024}/<City>_<image>_<region>_<row>_<col>_{SAR,Label}_<no>.tif` of eight bits, labels
-    as colours; returns the marker. A few label pixels have a near-colour, as files that were saved again do.
+    """Write `Datasets/{sar_1024,lab_1024}/<City>_<image>_<region>_<row>_<col>_{SAR,Label}_<no>.tif` of eight bits,
+    labels as colours; returns the marker. A few label pixels have a near-colour, as files that were saved again do.
     """
     require_amount("tiles", tiles, 10, size)
     root, marker = _begun(root, "fusar_map", seed, size, "tiles", tiles)

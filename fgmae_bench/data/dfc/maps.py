@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card, LabelFile
-from fgmae_bench.data.outlines import OUTLINES, drawn
 from fgmae_bench.data.labels import Codes, Source
+from fgmae_bench.data.outlines import OUTLINES, drawn
 from fgmae_bench.data.raster import open_tiff, read_values
 from fgmae_bench.data.schemes import card_source
 from fgmae_bench.errors import BenchError
