@@ -17,7 +17,14 @@ PER_CLASS = 12
 # Helper modules that test files take as plugins: registered before any is imported, so that their assertions say as
 # much as a test's.
 pytest.register_assert_rewrite(
-    "bigearthnet_raw", "hub_server", "linear_runs", "pack_files", "segment_world", "tiny_bank", "tiny_checkpoints"
+    "bigearthnet_raw",
+    "dataset_worlds",
+    "hub_server",
+    "linear_runs",
+    "pack_files",
+    "segment_world",
+    "tiny_bank",
+    "tiny_checkpoints",
 )
 
 

@@ -267,6 +267,6 @@ def test_lists_that_are_incomplete_or_no_lists_are_named(raw_root, tmp_path, run
         run_index("--data_path", raw_root, "--lists", tmp_path)
 
 
-def test_dataset_of_another_layout_needs_no_index():
-    with pytest.raises(BenchError, match="EuroSAT-SAR has layout 'class_folders', which needs no index"):
-        dispatch("fgmae_bench.prepare", {"index": ""}, "", print, ["index", "eurosat"])
+def test_flags_of_products_mean_nothing_for_a_dataset_of_another_layout():
+    with pytest.raises(BenchError, match="--links means nothing for EuroSAT-SAR"):
+        dispatch("fgmae_bench.prepare", {"index": ""}, "", print, ["index", "eurosat", "--links", "x.csv"])

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.config.encoders import INPUTS, Encoder, encoders
-from fgmae_bench.config.names import FITTED_HEADS
+from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, INPUTS, Encoder, encoders
+from fgmae_bench.config.names import AFTER, FITTED_HEADS
 from fgmae_bench.config.recipes import (
     ANY,
     EITHER,
@@ -275,7 +275,11 @@ def _implied(module: str, flat: dict[str, Any], explicit: dict[str, Any]) -> dic
         flat = _closed_form(flat, explicit)
     if module == "linear" and flat.get("shots") is not None:
         flat = {"draw": list(range(DRAWS))} | flat
-    return flat | ({"freeze_backbone": True} if flat.get("head") in FITTED_HEADS else {})
+    if flat.get("model") in (*HANDMADE, EMBEDDINGS) and "normalizer" not in explicit:  # a card's is for networks
+        flat = {name: value for name, value in flat.items() if name != "normalizer"}
+    if flat.get("head") in FITTED_HEADS:
+        flat = flat | {"freeze_backbone": True} | ({} if "dates" in explicit else {"dates": AFTER})
+    return flat
 
 
 def _points(module: str, flat: dict[str, Any]) -> list[Run]:

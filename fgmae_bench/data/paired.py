@@ -98,7 +98,7 @@ def _wrapped(card: Card, root: Path) -> str:
     first = card.signal.folder.replace("{part}", "train").partition("/")[0]
     if not first or (root / first).is_dir() or not root.is_dir() or part_folders(root):
         return ""
-    found = holding(root, first)
+    found = holding(root, first, deepest=6)
     return "" if found is None or found == root else f"{found.relative_to(root).as_posix()}/"
 
 
@@ -108,7 +108,8 @@ def _parted(card: Card, root: Path) -> dict[str, str]:
         return {}
     lead, usual = _wrapped(card, root), card.label_sources[card.label_source].folder
     if "{part}" not in card.signal.folder:
-        return part_folders(root) or part_folders(root / (lead + card.signal.folder))
+        inner = root / (lead + card.signal.folder)
+        return part_folders(root) or (part_folders(inner) if inner.is_dir() else {})
     wanted = [lead + card.signal.folder, lead + usual]
     return {
         name: part
