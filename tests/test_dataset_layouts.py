@@ -266,3 +266,14 @@ def test_the_table_of_scene_labels_is_that_of_the_land_cover_maps(worlds, spoilt
     table.unlink()
     with pytest.raises(BenchError, match="prepare labels sen12ms_scenes"):
         build_index(card, copy)
+
+
+@pytest.mark.parametrize("bands", [("HH",), ("HH", "HV", "VH", "VV")])
+def test_a_pack_holds_any_number_of_bands_of_one_size(bands):
+    from fgmae_bench.data.packs.format import bands_of
+
+    planes = {band: np.full((3, 5), number, np.float32) for number, band in enumerate(bands)}
+    assert bands_of(planes, bands, "x")[:, 0, 0].tolist() == list(range(len(bands)))
+    if len(bands) > 1:
+        with pytest.raises(BenchError, match="differ in size"):
+            bands_of({**planes, bands[-1]: np.zeros((3, 4), np.float32)}, bands, "x")

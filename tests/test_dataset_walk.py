@@ -11,19 +11,20 @@ from fgmae_bench.config.cards import load_card
 
 pytest_plugins = ("dataset_worlds",)
 
+TINY = ("--features", "cached", "--epochs", "2", "--batch_size", "16")
 STATISTICS = ("--model", "backscatter_stats", "--weights", "random")
 DECODER = ("--model", "vit_tiny_patch16_224", "--weights", "random", "--recipe", "corrected", "--freeze_backbone", "--head", "linear",
-           "--epochs", "1", "--warmup_epochs", "0", "--batch_size", "8", "--lr", "0.003", "--panels", "0")  # fmt: skip
+           "--epochs", "1", "--warmup_epochs", "0", "--batch_size", "4", "--lr", "0.003", "--panels", "0")  # fmt: skip
 # name -> the module and flags of its one protocol
 RUNS = {
     "sen1floods11": ("segment", (*STATISTICS, "--head", "otsu_vh")),
     "kuro_siwo": ("segment", (*DECODER, "--dates", "difference")),
-    "copernicus_flood": ("segment", (*STATISTICS, "--head", "log_ratio_vv")),
+    "copernicus_flood": ("segment", (*STATISTICS, "--head", "random_forest")),
     "copernicus_eurosat": ("linear", (*STATISTICS, "--probe", "lbfgs")),
-    "copernicus_bigearthnet": ("linear", (*STATISTICS, "--features", "cached", "--epochs", "2")),
+    "copernicus_bigearthnet": ("linear", (*STATISTICS, *TINY)),
     "copernicus_dfc2020": ("segment", DECODER),
     "sen12ms_scenes": ("linear", (*STATISTICS, "--probe", "knn")),
-    "sen12ms_multilabel": ("linear", (*STATISTICS, "--features", "cached", "--epochs", "2")),
+    "sen12ms_multilabel": ("linear", (*STATISTICS, *TINY)),
     "biomassters": ("segment", DECODER),
     "spacenet6": ("segment", (*DECODER, "--split", "random")),
     "fusar_map": ("segment", (*DECODER, "--bands_as", "HH=VV")),
@@ -81,6 +82,7 @@ def test_a_world_from_its_files_to_a_table(name, worlds, tmp_path):
         for flag in ("--dates", "--bands_as", "--split", "--probe")
         if flag in flags
     ]
+    more += [f"batch_size = {flags[flags.index('--batch_size') + 1]}"] if "--batch_size" in flags else []
     text = TABLE.format(
         name=name, module=module, protocol=protocol, recipe=recipe, model=flags[1], more="\n".join(more)
     )

@@ -35,6 +35,9 @@ COPERNICUS_VIEWS = (
     "flips (horizontal, published: both ways)",
     "geometry (random crops, then a centre crop; published: the whole image resized)",
 )
+# Its decoders (src/foundation_models/vit_wrapper.py), and what ours are not.
+COPERNICUS_DECODERS = ("dfc2020_s1_frozen", "flood_s1_frozen")
+COPERNICUS_DECODER = ("decoder (published: with an auxiliary head)", "augmentation (published: rotations and flips)")
 # What the CSV calls a pre-training -> names of the registry. A name that is not here stands for itself.
 PRETRAINING = {
     "FGMAE": ("fgmae", "fgmae-full"),
@@ -130,6 +133,7 @@ def _other_run(record: Record, published: Published, weights_files: tuple[str, .
         *_other_recipe(record, published),
         *_other_backbone(record, published, weights_files),
         *(COPERNICUS_VIEWS if published.table in COPERNICUS else ()),
+        *(COPERNICUS_DECODER if published.table in COPERNICUS_DECODERS else ()),
     ]
     if not found:
         return None

@@ -17,6 +17,9 @@ SPLITS: dict[str, tuple[str, int | None]] = {
     "eurosat_linear": ("reference", 42),
     "eurosat_finetune": ("reference", 42),
     "eurosat_s1_frozen": ("copernicus", None),  # list files: no seed
+    "bigearthnet_s1_frozen": ("copernicus", None),
+    "dfc2020_s1_frozen": ("copernicus", None),
+    "flood_s1_frozen": ("copernicus", None),
 }
 REPOSITORY_COPY = Path(__file__).resolve().parents[2] / "results" / "published" / "published_results.csv"
 NEEDED = (

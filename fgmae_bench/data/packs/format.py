@@ -243,7 +243,7 @@ def _tensor(body: memoryview, dtype: str, shape: list[int], data_offsets: list[i
 
 
 def bands_of(tensors: Mapping[str, NDArray[Any]], bands: tuple[str, ...], where: str) -> NDArray[np.float32]:
-    """Bands (2, H, W) float32 in the order of `bands`, addressed by name; raises BenchError where they are not there as
+    """Bands (C, H, W) float32 in the order of `bands`, addressed by name; raises BenchError where they are not there as
     such.
     """
     planes = [tensors[band] for band in bands if band in tensors]
@@ -251,7 +251,7 @@ def bands_of(tensors: Mapping[str, NDArray[Any]], bands: tuple[str, ...], where:
         raise BenchError(
             f"{where}: holds {sorted(tensors)}, not {' and '.join(bands)} as float32 images", "write the pack again"
         )
-    if planes[0].shape != planes[1].shape:
+    if len({plane.shape for plane in planes}) != 1:
         raise BenchError(f"{where}: {' and '.join(bands)} differ in size", "write the pack again")
     image = np.empty((len(planes), *planes[0].shape), np.float32)
     for target, plane in zip(image, planes, strict=True):
