@@ -277,3 +277,49 @@ def test_a_pack_holds_any_number_of_bands_of_one_size(bands):
     if len(bands) > 1:
         with pytest.raises(BenchError, match="differ in size"):
             bands_of({**planes, bands[-1]: np.zeros((3, 4), np.float32)}, bands, "x")
+
+
+def test_official_lists_that_name_chips_which_are_not_there_are_refused(spoilt, tmp_path):
+    """Without lists beside the data those of the card count, which name all 446 chips."""
+    import shutil
+
+    from fgmae_bench.config.run import Data
+    from fgmae_bench.data.splits import make_split
+
+    root = spoilt("sen1floods11")
+    shutil.rmtree(root / "splits")
+    card, index = opened("sen1floods11", root, tmp_path)
+    with pytest.raises(
+        BenchError, match=r"flood_train_data.csv names 252 of 252 images that are not in the data, first Ghana_"
+    ):
+        make_split(card, index, Data(dataset="sen1floods11", split="official"), tmp_path)
+
+
+@pytest.mark.parametrize(("name", "replaced"), [("opensarurban", "_vv.npy"), ("fusar_map2", None)])
+def test_a_draft_reads_what_a_user_has_once_its_lines_are_stated(name, replaced, tmp_path):
+    from commands import REPOSITORY
+
+    rng, text = np.random.default_rng(0), (REPOSITORY / "datasets" / name / "draft.toml").read_text()
+    if replaced:
+        text = text.replace("size = [100, 100]", "size = [16, 16]")
+        (tmp_path / "card.toml").write_text(text)
+        card = load_card(str(tmp_path / "card.toml"))
+        for label in card.classes:
+            (tmp_path / "data" / label).mkdir(parents=True)
+            for number in range(3):
+                file = tmp_path / "data" / label / f"{label}_x1_y{number}_Polygon{number}_vv.npy"
+                np.save(file, rng.gamma(4, 0.1, (16, 16)).astype(np.float32))
+    else:
+        (tmp_path / "card.toml").write_text(text.replace("size = [512, 512]", "size = [16, 16]"))
+        card = load_card(str(tmp_path / "card.toml"))
+        for folder, pixels in (("SAR images", rng.integers(0, 255, (1, 16, 16))), ("labels", np.full((3, 16, 16), 0))):
+            (tmp_path / "data" / folder).mkdir(parents=True)
+            for number in range(3):
+                with rasterio.open(tmp_path / "data" / folder / f"{number}.tif", "w", driver="GTiff", width=16, height=16,
+                                   count=len(pixels), dtype="uint8") as to:  # fmt: skip
+                    to.write(pixels.astype(np.uint8))
+    index = build_index(card, tmp_path / "data")
+    assert len(index.ids) == (30 if replaced else 3)
+    assert np.isfinite(index.read(0, card).db).all()
+    if not replaced:
+        assert set(np.unique(index.codes(0, "lab").values)) == {next(iter(index.codes(0, "lab").source.codes))}
