@@ -42,6 +42,8 @@ BY_HAND = {
     "clay": lambda x, m, s: (x - m) / s,
     "satlas": lambda x, m, s: np.clip(x / 255, 0, 1),
     "closp": lambda x, m, s: x,
+    "clip": lambda x, m, s: np.clip((x - (m - 2 * s)) / (4 * s), 0, 1),
+    "clip-320": lambda x, m, s: np.clip((x - (m - 2 * s)) / (4 * s), 0, 1),
     "ssl4eo_8bit": lambda x, m, s: np.floor(np.clip((x - (m - 2 * s)) / (4 * s) * 255, 0, 255)),
     "sarmae": lambda x, m, s: ((x - WIDE[0]) / WIDE[1] - [0.485, 0.456]) / [0.229, 0.224],
 }

@@ -192,7 +192,20 @@ def timms(entry, network, images):
     return network(images)
 
 
-OWN_CALL = {"rslearn": rslearns, "olmoearth-pretrain-minimal": olmoearths, "torchgeo": torchgeos, "timm": timms}
+def clips(entry, network, images):
+    """The tower alone, on colours made by hand: VV, VH and their difference, by CLIP's means and deviations."""
+    mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    vv, vh = images.unbind(1)
+    return network((torch.stack([vv, vh, 0.5 + (vv - vh) / 2], 1) - mean[:, None, None]) / std[:, None, None])
+
+
+OWN_CALL = {
+    "open_clip_torch": clips,
+    "rslearn": rslearns,
+    "olmoearth-pretrain-minimal": olmoearths,
+    "torchgeo": torchgeos,
+    "timm": timms,
+}
 
 
 SMALL = {"panopticon": 112, "satlas-swin-b": 64, "croma_base": 64, "sarmae-vit-b16": 112}  # any size will do
