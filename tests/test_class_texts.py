@@ -194,7 +194,7 @@ def test_open_clip_embeds_as_its_own_zero_shot_classifier(tmp_path):
     tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'clip'}")
     expected = open_clip.build_zero_shot_classifier(whole, tokenizer, names, templates).T
     np.testing.assert_allclose(held.vectors[:, 0], expected.detach().numpy(), atol=1e-6)
-    assert held.encoder.scale == pytest.approx(float(whole.logit_scale.exp()))
+    assert held.encoder.scale == pytest.approx(float(whole.logit_scale.detach().exp()))
 
 
 def test_closp_without_texts_or_projection_is_refused(tmp_path):

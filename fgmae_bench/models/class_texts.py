@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from fgmae_bench.system.files import read_bounded, replacing
 FORMAT = 1
 METADATA = "class_texts"
 MOST = 64 << 20  # bytes of a file; 1,000 classes of 10 candidates and 768 numbers have 31 MB
+Embed = Callable[[list[str]], NDArray[np.float32]]  # sentences to vectors (N, D), not normalised
 UNIT = 1e-3  # how far the length of a vector may be from 1
 AGAIN = "make it again with: python -m fgmae_bench.text classes"
 
@@ -138,7 +140,7 @@ def write_class_texts(path: Path, texts: ClassTexts) -> None:
         "made": texts.made,
         "key": texts.key,
     }
-    tensors = {"text": np.ascontiguousarray(texts.vectors), "counts": texts.counts}
+    tensors: dict[str, NDArray[Any]] = {"text": np.ascontiguousarray(texts.vectors), "counts": texts.counts}
     with replacing(path) as temporary:
         temporary.write_bytes(safetensors.numpy.save(tensors, metadata={METADATA: json.dumps(said)}))
 

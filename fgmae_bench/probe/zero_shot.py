@@ -37,7 +37,7 @@ def require_texts(run: Run, card: Card, backbone: Backbone) -> ClassTexts:
     if _dimension(backbone) is None:
         raise BenchError(
             f"the weights {backbone.weights.source} hold no map from images to texts (s1_projection)",
-            "give a model of images and texts, such as a whole CLOSP file: encoders alone, as torchgeo has them, have none",
+            "give a whole model of images and texts, such as CLOSP's file: torchgeo's encoders have none",
         )
     if backbone.weights.sha256 != texts.encoder.weights_sha256:
         raise BenchError(

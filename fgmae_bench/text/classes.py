@@ -8,7 +8,6 @@ kept, and the best of them scores its class, unless --candidates mean averages t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from fgmae_bench.config.cards import load_card
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models.class_texts import (
     ClassTexts,
+    Embed,
     TextEncoder,
     Wording,
     read_class_texts,
@@ -29,7 +29,6 @@ from fgmae_bench.models.class_texts import (
     write_class_texts,
 )
 
-Embed = Callable[[list[str]], NDArray[np.float32]]  # sentences to vectors (N, D), not normalised
 OPEN_CLIP = "open_clip:"
 CLOSP_TEMPLATES = ("{}",)  # it was trained on bare labels in lower case
 CLIP_TEMPLATES = ("a satellite image of {}.", "a radar image of {}.", "an aerial photo of {}.")
@@ -100,7 +99,7 @@ def _encoder(name: str, given: dict[str, Any], cache: Path) -> tuple[TextEncoder
 
 
 def class_texts(wording: Wording, encoder: TextEncoder, embed: Embed) -> ClassTexts:
-    """The vectors of a wording: templates of a candidate normalised, averaged, normalised; see `stacked` for the rest."""
+    """The vectors of a wording: a candidate's templates normalised, averaged, normalised; then `stacked`."""
     import platform
 
     from fgmae_bench.system.environment import now

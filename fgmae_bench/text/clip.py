@@ -15,9 +15,8 @@ from fgmae_bench.checkpoints.reader import read_state
 from fgmae_bench.checkpoints.registry import locate
 from fgmae_bench.config.encoders import encoders
 from fgmae_bench.errors import BenchError
-from fgmae_bench.models.class_texts import TextEncoder
+from fgmae_bench.models.class_texts import Embed, TextEncoder
 from fgmae_bench.models.encoders.open_clip_images import FOLDER, empty_clip
-from fgmae_bench.text.classes import Embed
 
 SAFE = "open_clip_model.safetensors"  # open_clip's own name of a model's file in its folder
 

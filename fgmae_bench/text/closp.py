@@ -1,7 +1,7 @@
 """The text encoder of CLOSP: a MiniLM, its vector of the first token, no projection.
 
-Source: DarthReca/closp @ 4938033, models/closp.py, dataset/crisis_land_mark.py: padded to 64 tokens, truncated, the last
-hidden state at position 0 as it is. The weights are those of the whole model's file, which was trained with the images.
+Source: DarthReca/closp @ 4938033, models/closp.py, dataset/crisis_land_mark.py: padded to 64 tokens, truncated, the
+last hidden state at position 0 as it is. The weights are of the whole model's file, which was trained with the images.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from fgmae_bench.checkpoints.names import projection
 from fgmae_bench.checkpoints.reader import State, read_state
 from fgmae_bench.errors import BenchError
-from fgmae_bench.models.class_texts import TextEncoder
+from fgmae_bench.models.class_texts import Embed, TextEncoder
 from fgmae_bench.system.files import read_bounded
-from fgmae_bench.text.classes import Embed
 
 CONTEXT = 64
 PREFIX = "text_model."

@@ -1,4 +1,4 @@
-"""Image towers of optical CLIPs by open_clip: a control of radar as a picture, VV, VH and their ratio as its colours."""
+"""Image towers of optical CLIPs by open_clip: a control that sees VV, VH and their ratio as colours."""
 
 from __future__ import annotations
 
