@@ -56,7 +56,8 @@ def empty_clip(open_clip: Any, name: str) -> Any:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it warns that nothing was loaded, which is what was asked for
     try:
-        return open_clip.create_model(name, load_weights=False, pretrained_text=False)
+        device = torch.get_default_device()  # meta, where nothing is to be drawn
+        return open_clip.create_model(name, load_weights=False, pretrained_text=False, device=device)
     except (RuntimeError, ValueError, TypeError, OSError) as error:
         reason = " ".join(str(error).split())[:120]
         raise BenchError(f"open_clip cannot build {name} ({reason})", "give another model") from error
