@@ -17,7 +17,7 @@ SIDE = 48
 WORLDS = {
     "sen1floods11": ("floods", "write_sen1floods11", {"chips": 36, "size": SIDE}),
     "kuro_siwo": ("floods", "write_kuro_siwo", {"patches": 32, "size": SIDE}),
-    "copernicus_flood": ("floods", "write_kuro_siwo", {"patches": 32, "size": SIDE, "world": "copernicus_flood"}),
+    "copernicus_flood": ("floods", "write_kuro_siwo", {"patches": 16, "size": SIDE, "world": "copernicus_flood"}),
     "copernicus_eurosat": ("copernicus", "write_copernicus_eurosat", {"per_class": 5}),
     "copernicus_bigearthnet": ("copernicus", "write_copernicus_bigearthnet", {"patches": 32}),
     "copernicus_dfc2020": ("copernicus", "write_copernicus_dfc2020", {"tiles": 32, "size": SIDE}),

@@ -35,7 +35,7 @@ SIZES = {
 MADE = {
     "sen1floods11": ("official", (18, 6, 6), 6, ("event", 7)),
     "kuro_siwo": ("official", (20, 4, 8), 0, ("activation", 8)),
-    "copernicus_flood": ("copernicus", (20, 4, 8), 0, ("activation", 8)),
+    "copernicus_flood": ("copernicus", (10, 2, 4), 0, ("activation", 6)),
     "copernicus_eurosat": ("copernicus", (30, 10, 10), 0, None),
     "copernicus_bigearthnet": ("copernicus", (20, 6, 6), 0, ("scene", 2)),
     "copernicus_dfc2020": ("copernicus", (20, 6, 6), 0, ("scene", 1)),

@@ -33,11 +33,11 @@ def published(hub, worlds, tmp_path):
 def test_an_archive_with_its_md5_becomes_data_with_its_published_lists(published, tmp_path, capsys):
     path, _ = published
     download.main({"dataset": str(path), "data_path": str(tmp_path / "data")})
-    assert "32 images in 3 classes" in capsys.readouterr().out
+    assert "16 images in 3 classes" in capsys.readouterr().out
     card = load_card(str(path))
     index = build_index(card, tmp_path / "data")
     parts = make_split(card, index, Data(dataset="my_flood", split="copernicus"), tmp_path)
-    assert [len(getattr(parts, part)) for part in PARTS] == [20, 4, 8]
+    assert [len(getattr(parts, part)) for part in PARTS] == [10, 2, 4]
 
 
 def test_an_archive_with_another_md5_is_refused_and_not_kept(published, tmp_path):

@@ -148,6 +148,7 @@ def segment(folder):  # noqa: F811
     return run
 
 
+@pytest.mark.slow
 def test_frozen_maps_of_two_dates_are_the_same_streamed_and_cached(segment, folder):  # noqa: F811
     found = {}
     for features in ("cached", "stream"):
