@@ -51,6 +51,8 @@ class Backbone:
     head: Head | None = None  # the classifier that the checkpoint holds
     head_order: str = ""  # of its outputs: "" as on the card, or alphabetical
     inputs: dict[str, Any] = field(default_factory=dict)  # what it is fed besides pixels, as the record says it
+    usual: InputContract | None = None  # without the flags that state one; None where there are none
+    departs: tuple[str, ...] = ()  # flags whose value is not what would hold without them
 
     @property
     def params(self) -> int:

@@ -177,7 +177,9 @@ def _resolved_recipe(run: Run, backbone: Backbone, amp: Precision, batch: int, d
             raise BenchError(
                 f"--probe {recipe.probe} is fitted on the evaluation view", "leave out --features stream and --views"
             )
-        return dataclasses.replace(recipe, amp=amp, features="cached")
+        return dataclasses.replace(
+            recipe, amp=amp, features="cached", knn_k=recipe.knn_k if recipe.probe == "knn" else 5
+        )
     wanted = recipe.features is None and recipe.views == 1 and not native
     stream = wanted and (device_type == "cuda" or recipe.recipe == "published")
     features: Literal["stream", "cached"] = recipe.features or ("stream" if stream else "cached")

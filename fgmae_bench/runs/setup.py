@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from fgmae_bench.checkpoints.registry import registered
@@ -25,9 +26,10 @@ from fgmae_bench.data.splits import PARTS
 from fgmae_bench.data.statistics import Band, by_runs, mean_and_deviation
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.models.build import Backbone, build_backbone, find_weights_file, patch_side, wrap_module
+from fgmae_bench.models.contracts import departures
 from fgmae_bench.models.embeddings import ROW, Embeddings
 from fgmae_bench.models.place import NAME as PLACE
-from fgmae_bench.models.pooling import write_out_attention
+from fgmae_bench.models.pooling import TokenPool, write_out_attention
 from fgmae_bench.models.taps import fitting_size
 from fgmae_bench.system.device import Precision, resolve_amp
 from fgmae_bench.system.distributed import World
@@ -125,6 +127,10 @@ def set_up(
     if amp == "bf16" and device.type == "cpu":
         write_out_attention(backbone.module)
     world.raise_together(lambda: _require_places(first, cache) if world.rank == 0 else None)
+    sized = _at_data_size(dataclasses.replace(first.model, input_size=None), dataset, module) if whole else None
+    usual_amp = resolve_amp(None, device, published) if backbone.lowers_precision else "off"
+    departs = (*_departs(first.model, backbone, sized), *(("amp",) if amp != usual_amp else ()))
+    backbone = dataclasses.replace(backbone, departs=departs)
     return Setup(
         data=data,
         model=_resolved_model(first, backbone),
@@ -141,6 +147,18 @@ def set_up(
         ],
         extra=world.rank0_first(lambda: _extra(first.model, dataset, backbone, cache)),
     )
+
+
+def _departs(model: Model, backbone: Backbone, sized: Model | None) -> list[str]:
+    """The flags of a model whose value is not what would hold without them; it is `sized` to the data where views are
+    of whole images.
+    """
+    usual, token = backbone.usual, isinstance(backbone.module, TokenPool)
+    if usual is not None and sized is not None and isinstance(sized.input_size, int):
+        usual = dataclasses.replace(usual, size=sized.input_size, geometry="resize_crop")
+    own = "cls" if token and isinstance(backbone.module.vit, VisionTransformer) else "mean"
+    pooled = model.pool is not None and backbone.pool not in (None, own)
+    return departures(model, backbone.contract, usual) + (["pool"] if pooled else [])
 
 
 def _at_data_size(model: Model, dataset: Dataset, module: nn.Module | None) -> Model:
