@@ -85,6 +85,7 @@ def resolve(
         for r in runs
     ]
     dataset = world.rank0_first(lambda: only_usable(setup.dataset, first, setup.cache, runs[1:]))
+    setup.remember()
     resolved: dict[str, Run] = {}
     datasets: dict[str, Dataset] = {}
     for run in whole:

@@ -12,7 +12,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from fgmae_bench.checkpoints.registry import registered
+from fgmae_bench.checkpoints.registry import files_of, registered
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import FGMAE_CONTRACT, feed, parse_bands
 from fgmae_bench.config.encoders import EMBEDDINGS
@@ -34,6 +34,7 @@ from fgmae_bench.models.taps import fitting_size
 from fgmae_bench.system.device import Precision, resolve_amp
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.files import require_writable
+from fgmae_bench.system.stamps import remember, stamp_of
 from fgmae_bench.views.classification import View, make_view
 from fgmae_bench.views.normalizers import OF_A_BATCH
 
@@ -51,6 +52,13 @@ class Setup:
     cache: Path
     notes: list[dict[str, str]]
     extra: Extra = field(default_factory=dict)  # inputs besides pixels by name, a row a sample of the index
+    files: tuple[Path, ...] = ()  # that the model comes from
+    stamp: str = ""  # of these files before they were read
+
+    def remember(self) -> None:
+        """Keep what the files of the model held, so that a suite sees without reading them whether they still do."""
+        if self.stamp and self.backbone.weights.sha256 is not None:
+            remember(self.cache, self.files, {"sha256": self.backbone.weights.sha256}, self.stamp)
 
 
 def set_up(
@@ -103,6 +111,8 @@ def set_up(
             mean[place], std[place] = own_mean, own_std
         return tuple(mean), tuple(std)
 
+    files = files_of(first.model.model, first.model.weights, cache) if module is None and world.rank == 0 else ()
+    stamp = stamp_of(files) if files and all(file.exists() for file in files) else ""
     backbone = world.raise_together(
         lambda: (
             wrap_module(module, wanted, statistics, size)
@@ -146,6 +156,8 @@ def set_up(
             *_overlap_notes(card, wanted),
         ],
         extra=world.rank0_first(lambda: _extra(first.model, dataset, backbone, cache)),
+        files=files,
+        stamp=stamp,
     )
 
 

@@ -25,6 +25,7 @@ class Shelf:
         self.broken: list[str] = []
         self.models: set[str] = set()
         self.content: dict[Path, dict[str, str]] = {}  # of the parts that a record is of
+        self.weights: dict[Path, dict[str, str | None]] = {}  # of its model, as runs remember it
 
     def refresh(self) -> None:
         """Take in the records that have appeared since."""
@@ -43,18 +44,28 @@ class Shelf:
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
                 self.broken.append(f"{path}: not a readable record of that name")
                 continue
-            self.content[path] = content
+            self.content[path], self.weights[path] = content, {"sha256": record["model"]["weights"]["sha256"]}
             self.models.add(str(record["config"]["model"]["model"]))
             self.by_facts.setdefault(key, []).append((path, record))
 
-    def find(self, command: Command, point: Point, contents: list[Parts] | None = None) -> Path | None:
-        """Path of the record of a planned run, None where there is none; of data with one of `contents` where given."""
+    def find(
+        self,
+        command: Command,
+        point: Point,
+        contents: list[Parts] | None = None,
+        tensors: list[Parts] | None = None,
+    ) -> Path | None:
+        """Path of the record of a planned run, None where there is none; of data with one of `contents` and of a model
+        with one of `tensors` where given.
+        """
         held = self.by_facts.get(_meant(command, point), [])
         return next(
             (
                 path
                 for path, record in held
-                if (contents is None or self.content[path] in contents) and fills(command, point, record)
+                if (contents is None or self.content[path] in contents)
+                and (tensors is None or self.weights[path] in tensors)
+                and fills(command, point, record)
             ),
             None,
         )
