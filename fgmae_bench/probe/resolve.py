@@ -92,7 +92,8 @@ def resolve(
         own = with_labels_of(dataset, run)
         _require_enough(run, len(own.parts.train), batch, world.size)
         facts = _facts(run, own, setup, batch)
-        id = run_id(run, facts, world.size)
+        # only what is trained in steps depends on how many processes share a step
+        id = run_id(run, facts, world.size if run.recipe.probe == "sgd" else 1)
         resolved[id], datasets[id] = run, dataclasses.replace(own, facts=facts)
     return Probe(
         runs=resolved,

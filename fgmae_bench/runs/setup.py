@@ -199,6 +199,8 @@ def facts_of(dataset: Dataset, backbone: Backbone) -> dict[str, object]:
         fed["assumed"] = contract.normalizer
     if contract.transductive:
         fed["transductive"] = True
+    if contract.missing_band != "mean" and {*contract.bands} - {*dataset.card.signal.bands}:
+        fed["missing_band"] = contract.missing_band
     return dataset.facts | {"weights": backbone.weights.sha256 or backbone.weights.source, "input": fed}
 
 
