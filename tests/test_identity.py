@@ -1,6 +1,5 @@
 """What changes a score changes the id of its run, and what says the same in other words does not: tried one by one."""
 
-import dataclasses
 import importlib
 import json
 import sys
@@ -14,14 +13,12 @@ import pytest
 from commands import FOLDERS, call, edited_card, genuine, records, shared_world
 from pack_files import changed
 from safetensors.numpy import load, save
-from tiny_bank import Tiny, make_extractor
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.run import compose
 from fgmae_bench.data.content import hash_of
 from fgmae_bench.data.packs.format import LABELS
 from fgmae_bench.data.packs.store import get, stamp_of
-from fgmae_bench.features.bank import bank_key
 
 DATA = ("--dataset", "eurosat", "--split", "random_60_20_20", "--device", "cpu")
 FITTED = (*DATA, "--probe", "lbfgs", "--recipe", "corrected")
@@ -169,15 +166,6 @@ def test_extra_inputs_and_a_patch_have_one_spelling():
     assert run(patch_size=4) == run()
     assert run(patch_size=8) != run()
     assert run(bands_as="hv=vh, HH=VV") == run(bands_as="HH=VV,HV=VH")
-
-
-def test_what_stands_for_a_missing_band_is_part_of_a_bank(tmp_path):
-    extractor = make_extractor(load_card("eurosat"), shared_world(5), tmp_path, Tiny())
-    view = extractor.view
-    masked = dataclasses.replace(view.contract, missing_band="mask")
-    views = [view, dataclasses.replace(view, shift=(0.0, -7.7)), dataclasses.replace(view, contract=masked)]
-    keys = {json.dumps(bank_key(dataclasses.replace(extractor, view=each), None)) for each in views}
-    assert len(keys) == 3
 
 
 GROUPED = '\n[groups]\nfile = "scenes.csv"\ncolumn = "scene"\n'
