@@ -113,7 +113,7 @@ def key_of(augmentation=None, **changes):
         {"statistics": {"a": ((-12.0, -19.0), (5.0, 5.0))}},
         {"augmentation": Augmentation(seed=0, epoch=0, crop_scale=0.2)},
     ],
-    ids=lambda change: "-".join(change),
+    ids="-".join,
 )
 def test_whatever_may_change_a_feature_changes_the_key(change):
     assert key_of(**change) != key_of()
