@@ -24,7 +24,6 @@ ELSEWHERE = {
 # Fields that card, weights or hardware decide where nobody states them: a record says in `departs` which of them
 # somebody stated otherwise.
 DECIDED = ("pool", "input_size", "normalizer", "mean", "std", "amp")
-NORMALISATION = ("normalizer", "mean", "std")
 
 
 def same_run(run: Run, record: dict[str, Any], card: Card, processes: int, files: tuple[str, ...] = ()) -> bool:
