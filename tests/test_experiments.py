@@ -237,7 +237,7 @@ def test_a_list_of_any_flag_matches_each_of_its_values(tmp_path):
 
 
 def test_weights_do_not_tell_apart_backbones_that_load_none(tmp_path):
-    experiment = load_experiment(write(tmp_path, GOOD.replace("lr = 0.1", "weights = 'random'")))
+    experiment = load_experiment(write(tmp_path, GOOD.replace("lr = 0.1", "weights = 'random', batch_size = 32")))
     record = make_record()
     assert not matches(experiment, experiment.runs[0], record)
     record["model"]["weights"]["source"] = "none"

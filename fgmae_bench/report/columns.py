@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any
 
 from fgmae_bench.config.cards import card_names, load_card
-from fgmae_bench.config.experiments import effective_batch
 from fgmae_bench.config.layout import class_of
+from fgmae_bench.config.same_run import effective_batch
 from fgmae_bench.metrics.significance import t_quantile
 from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record

@@ -84,7 +84,11 @@ def assemble(
                 "feature_dim": backbone.feature_dim,
                 "contract": dataclasses.asdict(backbone.contract),
             },
-            "config": {**to_plain(run), "facts": dataset.facts},
+            "config": {
+                **to_plain(run),
+                "facts": dataset.facts,
+                **({"departs": list(backbone.departs)} if backbone.departs else {}),
+            },
             "metrics": metrics,
             "predictions": predictions,
             "history": history,

@@ -128,6 +128,7 @@ def prepare_pixels(
             strict=execution.strict,
         )
     )
+    setup.remember()
     plan = make_plan(recipe, len(dataset.parts.train), world.size)
     recipe, idle = without_idle_drop_path(recipe, setup.backbone.module, setup.backbone.name)
     recipe = resolved_recipe(recipe, plan, setup.amp)
