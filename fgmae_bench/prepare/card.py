@@ -49,7 +49,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(given: dict[str, Any]) -> None:
     """Look, write the card, say what comes next."""
+    from fgmae_bench.data.gather import store_in
     from fgmae_bench.prepare.card_folders import plan_of
+    from fgmae_bench.prepare.card_store import plan_of_store
     from fgmae_bench.prepare.card_table import plan_of_table
     from fgmae_bench.prepare.inspect import refuse_file
 
@@ -59,7 +61,9 @@ def main(given: dict[str, Any]) -> None:
     refuse_file(root)
     if "labels" in given and "masks" in given:
         raise BenchError("--labels and --masks are two layouts", "give one of them")
-    if "labels" in given:
+    if "labels" not in given and "masks" not in given and store_in(root) is not None:
+        plan = plan_of_store(root)
+    elif "labels" in given:
         plan = plan_of_table(root, Path(given["labels"]))
     else:
         plan = plan_of(root, Path(given["masks"]) if "masks" in given else None)
@@ -213,7 +217,7 @@ class Draft:
         if plan.options:
             lines = [
                 f"kind = {_quoted(plan.kind)}",
-                *(f"{key} = {_quoted(text)}" for key, text in plan.options.items()),
+                *(f"{key} = {_value(value)}" for key, value in plan.options.items()),
             ]
             sections.append(("layout", lines))
         elif "layout" in plan.remarks:
@@ -250,7 +254,7 @@ class Draft:
 
     def _labels(self) -> list[Section]:
         plan, found = self.plan, []
-        if plan.kind == "paired_folders":
+        if plan.kind == "paired_folders" or plan.label_folder:
             lines = [f"folder = {_quoted(plan.label_folder)}"]
             if plan.codes:
                 lines.append(f"codes = {_value(plan.codes)}")
@@ -318,7 +322,7 @@ def _suggested(draft: Draft) -> list[tuple[str, tuple[dict[str, Any], str]]]:
         if plan.kind == "paired_folders":
             words = "by what names begin with, guessed to be the place"
         found.append(("groups", ({"kind": "groups", "groups": parts}, words)))
-    if draft.signal.georeferenced and not groups:
+    if (draft.signal.georeferenced or "place" in plan.options) and not groups:
         spatial = {"kind": "spatial", "train": train, "val": val, "block_km": 20.0, "buffer_m": 1000.0}
         found.append(("spatial", (spatial, "blocks on the ground, with a buffer between the parts")))
     if plan.stated:
@@ -365,7 +369,7 @@ def name_of(root: Path, labels: str = "") -> str:
     place = root.resolve()
     place = place.parent if place.name.lower() in ("data", "images", "train") else place
     stem = Path(labels).stem.lower()
-    name = place.name.lower() + ("" if stem in PLAIN_TABLES else f"_{stem}")
+    name = place.name.lower().removesuffix(".zarr") + ("" if stem in PLAIN_TABLES else f"_{stem}")
     words = re.sub(r"[^a-z0-9]+", "_", name).strip("_") or "dataset"
     return f"own_{words}" if words in card_names() else words
 
