@@ -45,6 +45,7 @@ class Plan:
     ignore: list[float] = field(default_factory=list)
     target: str = ""
     groups: list[str] = field(default_factory=list)  # one a sample, where they can be seen and the layout knows them
+    unusable: list[int] = field(default_factory=list)  # places of images that cannot be used
     stated: bool = False  # train and test are divided already
     remarks: dict[str, list[str]] = field(default_factory=dict)
 

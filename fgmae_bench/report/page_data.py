@@ -121,7 +121,7 @@ def curve_metrics(table: Table) -> list[str]:
     return [name for name in dict.fromkeys(["loss", *table.figures]) if name != "lr"]
 
 
-def other_runs(records: list[Record]) -> Table | None:
+def other_runs(records: list[Record], title: str = "Runs of no table") -> Table | None:
     """A table of runs that belong to no experiment, None where there are none."""
     if not records:
         return None
@@ -139,7 +139,7 @@ def other_runs(records: list[Record]) -> Table | None:
     scored = [name for name in COLUMNS if name in known]
     return Table(
         name=OTHER_RUNS,
-        title="Runs of no table",
+        title=title,
         protocol=", ".join(sorted({record["protocol"] for record in records})),
         expect="",
         columns=("dataset", "run", "model", "weights", "recipe", "split", "lr", "epochs", *scored),
