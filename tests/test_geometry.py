@@ -118,6 +118,8 @@ def test_columns_of_degrees_are_places_too(chips):
 def test_columns_that_are_no_numbers():
     with pytest.raises(BenchError, match="here: 'x' and '1' are no longitude"):
         places_of_columns(["here"], ["x"], ["1"])
+    with pytest.raises(BenchError, match="here: '1' and '-91' are no longitude"):
+        places_of_columns(["here"], ["1"], ["-91"])
     with pytest.raises(BenchError, match="here: 'nan' and '1' are no longitude"):
         places_of_columns(["here"], ["nan"], ["1"])
 

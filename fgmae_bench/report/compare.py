@@ -5,11 +5,12 @@
     python -m fgmae_bench.report compare --models A B --datasets eurosat bigearthnet_v2
 
 Runs are run ids or paths of records; the first is compared with each other one. A table's row, and a model, stands with
-all its seeds, a model's grid with the row that val selects of it: their errors are over seeds and groups, and both are
-shown apart. Over several datasets the mean of the differences is tested too. Groups (scenes, blocks) are the units where
-the predictions name them, else samples; accuracy on independent samples is tested by McNemar's mid-p. p-values of all
-cells are corrected together (Holm), and stars are given only after that: * below .05, ** below .01, *** below .001. Rows
-of one seed get none: what another would give is not known. Exit code 0; 2 where runs were tested on different samples, or predictions are missing.
+all its seeds, a model's grid with the row that val selects of it: errors are over seeds and groups, and both are shown
+apart. Over several datasets the mean of the differences is tested too. Groups (scenes, blocks) are the units where the
+predictions name them, else samples; accuracy on independent samples is tested by McNemar's mid-p. p-values of all cells
+are corrected together (Holm), and stars are given only after that: * below .05, ** below .01, *** below .001. Rows of
+one seed get none: what another would give is not known. Exit code 0; 2 where runs were tested on different samples, or
+predictions are missing.
 """
 
 from __future__ import annotations
