@@ -104,6 +104,8 @@ def _check_arrangement(card: Card, held: Arrangement, require: _Requirement) -> 
         what = f"label sources of the folder '{stated.folder}' name their masks {both!r} and {stated.masks!r}"
         require(both == stated.masks, what, "give each a folder of its own")
     require(inside(held.table), f"layout.table is '{held.table}'", "name a file of the data's folder")
+    require(inside(held.store), f"layout.store is '{held.store}'", "name a Zarr store of the data's folder")
+    require(len(held.place) <= 2, f"layout.place is {list(held.place)}", "name longitude and latitude, or a geometry")
 
 
 def _check_signal(signal: Signal, require: _Requirement) -> None:

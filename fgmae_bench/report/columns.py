@@ -220,6 +220,7 @@ COLUMNS: dict[str, Column] = {
     "overlap": _each(overlap),
     "run": Column(value=lambda row: row.label),
     "run_id": _each(lambda record: record["run_id"]),
+    "protocol": _each(lambda record: record["protocol"]),
     "model": _each(lambda record: record["model"]["name"], planned="model"),
     "weights": _each(lambda record: record["model"]["weights"]["source"], planned="weights"),
     "recipe": _each(lambda record: record["recipe"], planned="recipe"),
