@@ -70,7 +70,7 @@ class SegmentationModel(nn.Module):
 
     def forward(self, inputs: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Logits at `size` (height, width), by default the input's."""
-        logits: Tensor = self.head(self.taps(inputs), size or self.size)
+        logits: Tensor = self.head(self.taps(inputs), size or self.size)  # in training it may be `Learnt`
         return logits
 
 
@@ -80,7 +80,17 @@ def build_segmenter(backbone: Backbone, recipe: SegmentRecipe, classes: int) -> 
     taps = make_taps(backbone.module, size, recipe.blocks or None)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(key(recipe.seed, "decoder") % 2**63)
-        head = make_head(recipe.head, taps.dims, taps.strides, classes, fpn_dim=recipe.fpn_dim, norm=recipe.norm)
+        head = make_head(
+            recipe.head,
+            taps.dims,
+            taps.strides,
+            classes,
+            fpn_dim=recipe.fpn_dim,
+            norm=recipe.norm,
+            neck=recipe.neck,
+            auxiliary=recipe.auxiliary,
+            dropout=recipe.head_dropout,
+        )
     seen: nn.Module = FrozenTaps(taps) if recipe.freeze_backbone else taps.requires_grad_(True)
     return SegmentationModel(seen, head, (size, size)), taps
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE
-from fgmae_bench.config.names import FITTED_HEADS
+from fgmae_bench.config.names import FITTED_HEADS, HEADS_OF_CLASSES, HEADS_THAT_DRAW
 from fgmae_bench.config.recipes import protocol_of
 from fgmae_bench.config.run import Run, run_id
 from fgmae_bench.data.dataset import Dataset, check_classes, only_usable
@@ -182,6 +182,9 @@ def _require_possible(run: Run, card: Card) -> None:
         raise BenchError(f"{card.title} is a {card.task} dataset", "use fgmae_bench.linear or fgmae_bench.finetune")
     if run.model.model in (*HANDMADE, EMBEDDINGS):
         raise BenchError(f"{run.model.model} gives no feature map", "take a ViT, a ResNet or another model with maps")
+    if card.task == "regression" and (run.recipe.auxiliary or run.recipe.head in HEADS_OF_CLASSES):
+        what = "--auxiliary" if run.recipe.auxiliary else f"--head {run.recipe.head}"
+        raise BenchError(f"{what} learns classes, {card.title} is a regression", "take --head upernet")
     if run.execution.panels > MAX_PANELS:
         raise BenchError(f"--panels is {run.execution.panels}", f"give {MAX_PANELS} or less")
 
@@ -195,8 +198,13 @@ def _facts(run: Run, dataset: Dataset, setup: Setup, plan: Plan, defects: Defect
         "images_per_epoch": plan.micro_batches * plan.batch * plan.world,
         **({"defects": list(defects.names)} if defects.names else {}),
         # Group norm without stochastic depth gives the same numbers however a batch is divided.
-        **({} if recipe.norm == "group" and not recipe.drop_path else {"division": division(plan)}),
+        **({} if recipe.norm == "group" and not _draws(recipe) else {"division": division(plan)}),
     }
+
+
+def _draws(recipe: Any) -> bool:
+    """Whether training draws from a generator of each process."""
+    return bool(recipe.drop_path or recipe.head_dropout or recipe.head in HEADS_THAT_DRAW)
 
 
 def _defect_notes(defects: Defects) -> list[dict[str, str]]:

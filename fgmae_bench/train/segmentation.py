@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -35,6 +34,7 @@ from fgmae_bench.metrics.segmentation import (
 from fgmae_bench.metrics.statistics import finite
 from fgmae_bench.metrics.table import SEGMENTATION
 from fgmae_bench.metrics.table import selection as selection_of
+from fgmae_bench.models.heads.outputs import Learnt
 from fgmae_bench.models.segmenter import SegmentationModel
 from fgmae_bench.models.sliding import sliding_window
 from fgmae_bench.runs.folder import write_scored
@@ -43,6 +43,7 @@ from fgmae_bench.system.device import Precision, autocast
 from fgmae_bench.system.distributed import World
 from fgmae_bench.train.classification import as_input
 from fgmae_bench.train.details import Details, detailed
+from fgmae_bench.train.head_losses import loss_of
 from fgmae_bench.train.job import Scored
 from fgmae_bench.views.classification import View
 from fgmae_bench.views.segmentation import JointAugmentation, segmentation_batch
@@ -115,18 +116,11 @@ class SegmentationJob:
         """Nothing is mixed."""
         return images, targets
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy over labelled pixels, each of the same weight on whatever process it is."""
-        logits = outputs if outputs.dtype == torch.float64 else outputs.float()
-        if logits.shape[-2:] != targets.shape[-2:]:
-            logits = nn.functional.interpolate(logits, size=targets.shape[-2:], mode="bilinear", align_corners=False)
-        flat, wanted = logits.permute(0, 2, 3, 1).flatten(0, 2), targets.flatten().long()
-        total = nn.functional.cross_entropy(flat, wanted, ignore_index=IGNORE, reduction="sum")
-        count = (wanted != IGNORE).sum().to(total.dtype)
-        # DDP averages over processes; dividing by all labelled pixels instead weighs each pixel the same.
-        if self.world.size > 1:
-            dist.all_reduce(count)
-        return total * self.world.size / count.clamp(min=1)
+    def loss(self, outputs: Tensor | Learnt, targets: Tensor) -> Tensor:
+        """Cross-entropy over labelled pixels, each of the same weight on whatever process it is, and what else a head
+        learns from.
+        """
+        return loss_of(outputs, targets, self.world)
 
     def evaluate(self, part: str, between: Callable[[], None] = lambda: None) -> Scored:
         """One confusion matrix an image (N, K, C), gathered over the processes, and the scores of their sum."""
