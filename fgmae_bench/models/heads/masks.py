@@ -1,4 +1,4 @@
-"""Mask classification by transformers' own layers (Apache-2.0): MaskFormer (arXiv 2107.06278), Mask2Former (2112.01527).
+"""Mask classification by layers of transformers (Apache-2.0): MaskFormer (arXiv 2107.06278) and Mask2Former.
 
 Each of 100 queries gives a class, or none, and a mask. In training every layer's queries are matched with the classes
 of an image, see `fgmae_bench.train.head_losses`; in evaluation a pixel's score of a class is the sum over queries of

@@ -1,4 +1,4 @@
-"""Semantic FPN (Kirillov et al. 2019, arXiv 1901.02446): a feature pyramid, brought to one size step by step and summed.
+"""Semantic FPN (Kirillov et al. 2019, arXiv 1901.02446): a pyramid brought to one size step by step and summed.
 
 The lab's "SeMask" is this head, and PoolFormer's and Twins' segmentation is.
 """
