@@ -140,7 +140,11 @@ BAD = [
     (untouched, ("--blocks", "1", "2", "3", "9"), ("give rising indices from 0 to 5",)),
     (untouched, ("--stride", "100", "--input_size", "32"), ("--stride 100",)),
     (untouched, ("--features", "cached"), ("--features cached without --freeze_backbone",)),
-    (untouched, ("--features", "cached", "--freeze_backbone", "--stride", "32"), ("--features cached with --stride",)),
+    (
+        untouched,
+        ("--features", "cached", "--freeze_backbone", "--stride", "100", "--input_size", "96"),
+        ("--features cached with --stride on images of 64x64 px and windows of 96",),
+    ),
     (untouched, ("--stride", "16", "--input_size", "32", "--no_augment"), ("--stride with --no_augment",)),
     (untouched, ("--panels", "40"), ("--panels is 40; give 12 or less",)),
     (untouched, ("--batch_size", "21"), ("larger than the training split (20 images)",)),

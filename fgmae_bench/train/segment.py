@@ -21,6 +21,7 @@ from fgmae_bench.data.splits import PARTS
 from fgmae_bench.data.targets import with_targets
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.metrics.segmentation import legacy_segmentation
+from fgmae_bench.models.cost import cost_of
 from fgmae_bench.runs.curve_notes import rate_notes
 from fgmae_bench.runs.grid import Share
 from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
@@ -172,6 +173,8 @@ class Made:
             "device": device,
             "amp": self.setup.amp,
             "place": places(card, run, id, grid),
+            # a compiled model is not counted: the counter would see its graph
+            "cost": lambda: None if run.execution.compile else cost_of(job.model),
             "notes": [*self.notes, *self.setup.notes, *rate_notes("segment", run, card, self.plan.effective)],
         }
 
@@ -217,7 +220,7 @@ def _defect_notes(defects: Defects) -> list[dict[str, str]]:
 def _resolved_features(recipe: Any, device: torch.device) -> Any:
     """Where the maps of a frozen backbone come from. Layer decay and drop path mean nothing to it and are set aside."""
     features = recipe.features
-    if recipe.stride is not None and not recipe.augment:
+    if recipe.stride is not None and not recipe.augment and features != "cached":
         raise BenchError(
             "--stride with --no_augment", "leave one out: whole scenes would be resized in training, not in evaluation"
         )
@@ -229,8 +232,6 @@ def _resolved_features(recipe: Any, device: torch.device) -> Any:
         return dataclasses.replace(recipe, features="stream")
     if features is None:
         features = "cached" if recipe.recipe == "corrected" and device.type == "cpu" else "stream"
-    if features == "cached" and recipe.stride is not None:
-        raise BenchError("--features cached with --stride", "leave out one: windows are computed as they are needed")
     return dataclasses.replace(
         recipe, features=features, augment=recipe.augment and features == "stream", layer_decay=1.0, drop_path=0.0
     )
