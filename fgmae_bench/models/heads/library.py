@@ -15,14 +15,14 @@ from fgmae_bench.models.norms import group_norm
 EXTRA = "heads"
 
 
-def library(head: str, module: str) -> Any:
-    """A module of the library that carries a head; raises BenchError naming the extra where it is not there."""
+def library(head: str, module: str, what: str = "head") -> Any:
+    """A module of the library that carries a head, or `what` else; raises BenchError naming the extra without it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
         raise BenchError(
-            f"the head {head} needs {package}, which cannot be imported ({error})",
+            f"the {what} {head} needs {package}, which cannot be imported ({error})",
             f"install it with: pip install 'fgmae-bench[{EXTRA}]'",
         ) from error
 
