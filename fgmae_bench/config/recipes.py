@@ -146,6 +146,9 @@ class SegmentRecipe(TrainRecipe):
     neck: NeckName = option(
         f"from a ViT's maps to a pyramid: {'; '.join(f'{name}: {words}' for name, words in NECKS.items())}", "scales"
     )
+    head_weights: str | None = option(
+        "checkpoint of mmsegmentation whose decode_head the head begins with", None, shown="drawn from --seed"
+    )
     blocks: tuple[int, ...] = option("indices of the blocks that the decoder sees", (), shown="four, evenly spaced")
     stride: int | None = option(
         "pixels between windows over scenes larger than --input_size", None, shown="none: scenes are resized"

@@ -166,6 +166,7 @@ DRAWS = 5  # of few labels, where a probe is asked for shots and no draw is name
 # Fields younger than ids and records in use: one at its default does not count, a record without it means that.
 YOUNGER = (
     "shots", "draw", "missing_band", "bands_as", "limit", "patch_size", "inputs", "auxiliary", "head_dropout", "neck",
+    "head_weights",
 )  # fmt: skip
 PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {
@@ -462,6 +463,7 @@ def run_hash(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
     Batch, accumulation and world size count by their product only; paths, workers and device do not count.
     """
     recipe = counted(run.recipe)
+    recipe.pop("head_weights", None)  # a path: the facts hold its content
     recipe["effective_batch"] = recipe.pop("batch_size") * recipe.pop("accum_iter") * world_size
     # These three may be paths; the facts name what they stand for: card, samples of each part, content of the weights.
     data = {key: value for key, value in counted(run.data).items() if key not in ("dataset", "split")}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from fgmae_bench.checkpoints.reader import read_state
 from fgmae_bench.config.recipes import SegmentRecipe
+from fgmae_bench.errors import note
 from fgmae_bench.models.backbone import Backbone
 from fgmae_bench.models.heads import make_head
+from fgmae_bench.models.heads.loading import load_head
 from fgmae_bench.models.sliding import Windows
 from fgmae_bench.models.taps import LEVELS, OneMap, Taps, make_taps
 from fgmae_bench.system.randomness import key
@@ -81,6 +85,7 @@ class SegmentationModel(nn.Module):
     def __init__(self, taps: nn.Module, head: nn.Module, size: tuple[int, int]):
         super().__init__()
         self.taps, self.head, self.size = taps, head, size
+        self.notes: list[dict[str, str]] = []  # for the record
 
     def forward(self, inputs: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Logits at `size` (height, width), by default the input's."""
@@ -106,7 +111,10 @@ def build_segmenter(backbone: Backbone, recipe: SegmentRecipe, classes: int) -> 
             dropout=recipe.head_dropout,
         )
     seen: nn.Module = FrozenTaps(taps) if recipe.freeze_backbone else taps.requires_grad_(True)
-    return SegmentationModel(seen, head, (size, size)), taps
+    model = SegmentationModel(seen, head, (size, size))
+    if recipe.head_weights is not None:
+        model.notes.append(note("head_weights", load_head(head, read_state(Path(recipe.head_weights)))))
+    return model, taps
 
 
 def map_shapes(taps: nn.Module, size: int) -> list[tuple[int, int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from fgmae_bench.data.index import ids_sha256
 from fgmae_bench.data.splits import PARTS
 from fgmae_bench.data.targets import with_targets
 from fgmae_bench.errors import BenchError, note
+from fgmae_bench.hub.checksums import sha256_of
 from fgmae_bench.metrics.segmentation import legacy_segmentation
 from fgmae_bench.models.cost import cost_of
 from fgmae_bench.runs.curve_notes import rate_notes
@@ -175,7 +177,12 @@ class Made:
             "place": places(card, run, id, grid),
             # a compiled model is not counted: the counter would see its graph
             "cost": lambda: None if run.execution.compile else cost_of(job.model),
-            "notes": [*self.notes, *self.setup.notes, *rate_notes("segment", run, card, self.plan.effective)],
+            "notes": [
+                *self.notes,
+                *job.model.notes,
+                *self.setup.notes,
+                *rate_notes("segment", run, card, self.plan.effective),
+            ],
         }
 
 
@@ -188,6 +195,8 @@ def _require_possible(run: Run, card: Card) -> None:
     if card.task == "regression" and (run.recipe.auxiliary or run.recipe.head in HEADS_OF_CLASSES):
         what = "--auxiliary" if run.recipe.auxiliary else f"--head {run.recipe.head}"
         raise BenchError(f"{what} learns classes, {card.title} is a regression", "take --head upernet")
+    if run.recipe.head_weights is not None and not Path(run.recipe.head_weights).is_file():
+        raise BenchError(f"--head_weights {run.recipe.head_weights}: no such file", "give a checkpoint")
     if run.execution.panels > MAX_PANELS:
         raise BenchError(f"--panels is {run.execution.panels}", f"give {MAX_PANELS} or less")
 
@@ -200,6 +209,7 @@ def _facts(run: Run, dataset: Dataset, setup: Setup, plan: Plan, defects: Defect
         "samples_sha256": samples,
         "images_per_epoch": plan.micro_batches * plan.batch * plan.world,
         **({"defects": list(defects.names)} if defects.names else {}),
+        **({"head_weights": sha256_of(Path(recipe.head_weights))} if recipe.head_weights else {}),
         # Group norm without stochastic depth gives the same numbers however a batch is divided.
         **({} if recipe.norm == "group" and not _draws(recipe) else {"division": division(plan)}),
     }
