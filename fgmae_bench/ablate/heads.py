@@ -74,7 +74,7 @@ def main(given: dict[str, Any]) -> None:
 def _name(card: Card, models: list[Model]) -> str:
     """Of the table: the data set and the encoder, or the number of them."""
     which = models[0].model if len(models) == 1 else f"{len(models)}-encoders"
-    return f"heads-{card.name}-{re.sub(r'[^A-Za-z0-9_.]+', '_', which)}"
+    return f"heads-{card.name}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', which)}"
 
 
 def _heads(names: list[str] | None) -> list[str]:

@@ -150,8 +150,6 @@ def dpt(dims: Sequence[int], strides: Sequence[int], num_classes: int, *, fpn_di
         intermediate_channels=(fpn_dim, 2 * fpn_dim, 4 * fpn_dim, 4 * fpn_dim),
         fusion_channels=fpn_dim,
     )
-    # nothing comes before the first fusion: what would take it in has no part in anything
-    decoder.fusion_blocks[0].residual_conv_block1 = nn.Identity()
     classify = nn.Sequential(module.DPTSegmentationHead(fpn_dim, num_classes, upsampling=1.0))
 
     def taken(maps: list[Tensor]) -> tuple[Any, ...]:
