@@ -132,7 +132,7 @@ BAD = [
     (untouched, ("--train_scheme", "dfc9"), ("'dfc9'", "dfc8")),
     (untouched, ("--nb_classes", "7"), ("--nb_classes is 7, label scheme dfc10 has 10",)),
     (untouched, ("--head", "fnc"), ("fnc", "fcn", "upernet")),
-    (untouched, ("--head", "fcn", "--model", "test_maps:vector"), ("return a (B, D, h, w) map for segmentation",)),
+    (untouched, ("--head_weights", "gone.pth"), ("--head_weights gone.pth: no such file",)),
     (untouched, ("--max_steps", "4", "--eval_every", "5"), ("--eval_every 5 with --max_steps 4; give 4 or less",)),
     (untouched, ("--head", "maskformer", "--fpn_dim", "40"), ("--fpn_dim 40: maskformer takes multiples of 32",)),
     (untouched, ("--head", "fcn", "--head_dropout", "1"), ("--head_dropout is 1.0; give a number in [0, 1)",)),
@@ -162,6 +162,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(spoil, flags, parts, spoilt, t
     line = said(segment(spoilt, *flags, cwd=tmp_path))
     assert all(part in line for part in parts), line
     assert {path: content for path, content in listing(tmp_path).items() if not path.startswith("cache")} == before
+
+
+def test_a_head_is_not_fed_by_a_backbone_without_maps(tiles, tmp_path):
+    """Behind the line that says that the user's code is imported stands one on what it returned."""
+    done = segment(tiles, "--head", "fcn", "--model", "test_heads:vector", "--drop_path", "0", cwd=tmp_path)
+    assert done.code == 2
+    imported, line = done.err.splitlines()
+    assert "importing test_heads" in imported
+    assert line == ("error: Sequential returned a tensor of shape (1, 4); return a (B, D, h, w) map for segmentation")
 
 
 @pytest.mark.parametrize(
