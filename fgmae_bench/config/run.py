@@ -131,6 +131,15 @@ class Execution:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProbeExecution(Execution):
+    """Where and how fast a probe runs."""
+
+    class_text: str | None = option(
+        "zero_shot: the file of `text classes`; its content, not its place, is part of the run", None, shown="none"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainExecution(Execution):
     """Where and how fast a model is trained."""
 
@@ -170,7 +179,7 @@ YOUNGER = (
 )  # fmt: skip
 PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {
-    "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": Execution},
+    "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": ProbeExecution},
     "finetune": {"data": Data, "model": Model, "recipe": RECIPES["finetune"], "execution": TrainExecution},
     "segment": {"data": SegmentData, "model": Model, "recipe": RECIPES["segment"], "execution": SegmentExecution},
 }
