@@ -173,7 +173,10 @@ IMAGENET = "imagenet"  # weights that timm publishes for a model, most of them t
 RESOLVED = "resolved"  # in a config.toml: every value that is not the field's default stands in the file
 DRAWS = 5  # of few labels, where a probe is asked for shots and no draw is named
 # Fields younger than ids and records in use: one at its default does not count, a record without it means that.
-YOUNGER = ("shots", "draw", "missing_band", "bands_as", "limit", "patch_size", "inputs")
+YOUNGER = (
+    "shots", "draw", "missing_band", "bands_as", "limit", "patch_size", "inputs", "auxiliary", "head_dropout", "neck",
+    "head_weights",
+)  # fmt: skip
 PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {
     "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": ProbeExecution},
@@ -485,6 +488,9 @@ def check(run: Run) -> None:
                 fits, todo = RANGES.get(name, ANY)
                 if item is not None and not fits(item):
                     raise BenchError(f"--{name} is {item}", todo)
+    steps, every = getattr(run.recipe, "max_steps", None), getattr(run.recipe, "eval_every", None)
+    if steps is not None and every is not None and every > steps:
+        raise BenchError(f"--eval_every {every} with --max_steps {steps}", f"give {steps} or less")
 
 
 def run_hash(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
@@ -493,6 +499,7 @@ def run_hash(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
     Batch, accumulation and world size count by their product only; paths, workers and device do not count.
     """
     recipe = counted(run.recipe)
+    recipe.pop("head_weights", None)  # a path: the facts hold its content
     recipe["effective_batch"] = recipe.pop("batch_size") * recipe.pop("accum_iter") * world_size
     # These three may be paths; the facts name what they stand for: card, samples of each part, content of the weights.
     data = {key: value for key, value in counted(run.data).items() if key not in ("dataset", "split")}
