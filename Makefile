@@ -48,6 +48,7 @@ bench: env
 	$(PY) experiments/speed/stream_epoch.py
 	$(PY) experiments/speed/finetune_epoch.py
 	$(PY) experiments/speed/segment_bank.py
+	$(PY) experiments/speed/heads.py --heads linear fcn segformer segmenter
 	$(PY) experiments/speed/label_mapping.py
 	$(PY) experiments/speed/memory.py
 	$(PY) experiments/speed/startup.py

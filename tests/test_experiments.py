@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "mine.toml"
     path.write_text(text)
     return path
+
+
+def test_no_script_stands_before_a_module_of_the_standard_library():
+    """A script's folder comes first on the path: one called signal.py would be what torch imports."""
+    scripts = {path.stem for path in (REPOSITORY / "experiments").rglob("*.py")}
+    assert not scripts & sys.stdlib_module_names
 
 
 def test_there_are_shipped_experiments():
