@@ -16,6 +16,7 @@ from fgmae_bench.data.index import Index, require_data
 from fgmae_bench.data.paired import paired_folders
 from fgmae_bench.data.sample_folders import sample_folders
 from fgmae_bench.data.table import table
+from fgmae_bench.data.zarr_layout import zarr_samples
 from fgmae_bench.errors import BenchError, closest
 
 Layout = Callable[[Card, Path], Index]
@@ -29,6 +30,7 @@ LAYOUTS: dict[str, Layout] = {
     "rois_scenes": rois_scenes,
     "bigearthnet_v2": bigearthnet_v2,
     "table": table,
+    "zarr": zarr_samples,
 }
 
 

@@ -8,6 +8,7 @@ import io
 import logging
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,10 @@ from fgmae_bench.config.card_checks import inside
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.bigearthnet.parquet import read_parquet
 from fgmae_bench.data.dfc.layout import SizedReader, data_size, stamp
-from fgmae_bench.data.files import IMAGES, PARTS, Pattern, holding, stem_of
+from fgmae_bench.data.files import IMAGES, PARTS, Pattern, Stat, holding, stem_of
 from fgmae_bench.data.folders import reader_of
-from fgmae_bench.data.index import Index, require_utf8
+from fgmae_bench.data.geometry import Places, places_of_columns, places_of_geometry
+from fgmae_bench.data.index import Index, Reader, require_utf8
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.system.files import read_bounded
 
@@ -30,6 +32,7 @@ MOST_BYTES, MOST_ROWS = 256 << 20, 2_000_000  # of a table
 NOTHING = ("", "na", "n/a", "nan", "null", "none")  # what stands for no value
 TODO = "correct the table"
 log = logging.getLogger("fgmae_bench")
+Found = tuple[str, str, list[Stat]]  # id, file relative to the data, stats of its files
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Row:
     number: int
     values: dict[str, str]
     table: Path = Path()
+    place: Places | None = None  # (5, 2), of a geometry
     part: str = ""  # of a split, where each has a table of its own
 
 
@@ -49,67 +53,109 @@ class Kept(NamedTuple):
     label: Any
     name: str
     file: str
-    stats: list[tuple[int, int]]
+    stats: list[Stat]
 
 
 def table(card: Card, root: Path) -> Index:
     """Index of the images that a table names, below `root`; `layout` on the card says which column holds what. A table
     for each part of a split is read as one, wherever an archive has put them.
 
-    Samples without a label or target are left out and counted. Raises BenchError naming table and line: an image that
-    is not there, or named twice, an unknown class, a number that is none, a group in several parts of the split.
+    Raises BenchError as `indexed`, and on an image that is not there.
     """
     held = card.arrangement
     tables = held.tables or {"": held.table}
     base = holding(root, next(iter(tables.values()))) or root  # what an archive wraps around them
+    lead = "" if base == root else f"{base.relative_to(root).as_posix()}/"
     rows = [
-        dataclasses.replace(row, table=base / name, part=part)
-        for part, name in tables.items()
-        for row in read_table(base / name, columns_of(card), held.separator or ",")
+        dataclasses.replace(row, part=part) for part, name in tables.items() for row in read_rows(card, base / name)
     ]
-    paths = ", ".join(str(base / name) for name in tables.values())
-    labels = [_label(card, row.table, row) for row in rows]
-    kept = [
-        Kept(row, label, *_find(card, base, row)) for row, label in zip(rows, labels, strict=True) if label is not None
-    ]
+
+    def find(row: Row) -> Found:
+        name, file, stats = _find(card, base, row)
+        return name, lead + file, stats
+
+    size, synthetic = data_size(card, root)
+    reader = reader_of(card)
+    reader = SizedReader(size, reader) if size != tuple(card.signal.size) else reader
+    source = ", ".join(str(base / name) for name in tables.values())
+    index = indexed(card, root, source, rows, find, reader)
+    return dataclasses.replace(index, synthetic=synthetic or card.synthetic)
+
+
+def read_rows(card: Card, path: Path) -> list[Row]:
+    """The rows of a card's table, with what its columns say."""
+    held = card.arrangement
+    found = read_table(path, columns_of(card), held.separator or ",")
+    rows = [dataclasses.replace(row, table=path) for row in found]
+    if len(held.place) != 1:
+        return rows
+    if path.suffix.lower() not in PARQUET:
+        raise BenchError(f"{path}: layout.place names one column", "give GeoParquet, or columns of longitude, latitude")
+    places = places_of_geometry(path, held.place[0])
+    return [dataclasses.replace(row, place=place) for row, place in zip(rows, places, strict=True)]
+
+
+def indexed(
+    card: Card, root: Path, source: str, rows: list[Row], find: Callable[[Row], Found], reader: Reader
+) -> Index:
+    """Index of the samples that rows of `source` (tables, or a store) describe; `find` says where the image of one is.
+
+    Samples without a label or target are left out and counted. Raises BenchError naming source and line: an image
+    named twice, an unknown class, a number that is none, a group in several parts of the split.
+    """
+    held = card.arrangement
+    labels = [[] if card.per_pixel else _label(card, row) for row in rows]
+    kept = [Kept(row, label, *find(row)) for row, label in zip(rows, labels, strict=True) if label is not None]
     if not kept:
-        raise BenchError(f"{paths}: no sample has a value in {', '.join(_label_columns(card)[:3])}", TODO)
+        raise BenchError(f"{source}: no sample has a value in {', '.join(_label_columns(card)[:3])}", TODO)
     if len(kept) < len(rows):
-        log.warning("%s: %d samples without a label are left out", paths, len(rows) - len(kept))
+        log.warning("%s: %d samples without a label are left out", source, len(rows) - len(kept))
     _refuse_twice(kept)
     kept.sort(key=lambda each: each.name)  # in the order of ids, whatever that of the table
     groups = tuple(each.row.values[held.group] for each in kept) if held.group else None
     parts = tuple(each.row.part or _part(each.row, held.split) for each in kept) if held.split or held.tables else None
     if groups and parts and not any(split.kind == "stated" and split.leaky for split in card.splits.values()):
-        _refuse_leaks(base / next(iter(tables.values())), groups, parts)
-    lead = "" if base == root else f"{base.relative_to(root).as_posix()}/"
-    files = tuple(lead + each.file for each in kept)
+        _refuse_leaks(source, groups, parts)
+    files = tuple(each.file for each in kept)
     require_utf8(root, files)
-    size, synthetic = data_size(card, root)
-    reader = reader_of(card)
     return Index(
         root=root,
         files=files,
         labels=_array(card, [each.label for each in kept]),
         stamps=np.array([stamp(*each.stats) for each in kept], np.uint64),
-        synthetic=synthetic or card.synthetic,
+        synthetic=card.synthetic,
         left_out=len(rows) - len(kept),
         groups=groups,
         group_kind=held.group,
         parts=parts,
+        places=_places(card, [each.row for each in kept]),
         names=tuple(each.name for each in kept),
-        reader=SizedReader(size, reader) if size != tuple(card.signal.size) else reader,
+        reader=reader,
     )
+
+
+def _places(card: Card, rows: list[Row]) -> Places | None:
+    """Centres and corners (N, 5, 2) of the samples, None where the card names no columns of them."""
+    held = card.arrangement.place
+    if len(held) == 1:
+        return np.array([row.place for row in rows])
+    if not held:
+        return None
+    where = [f"{row.table}, line {row.number}" for row in rows]
+    return places_of_columns(where, *([row.values[name] for row in rows] for name in held))
 
 
 def columns_of(card: Card) -> list[str]:
     """The columns of the table that a card's layout needs."""
     held = card.arrangement
-    return list(dict.fromkeys([held.path, *_label_columns(card), *filter(None, (held.group, held.split))]))
+    place = held.place if len(held.place) == 2 else ()
+    return list(dict.fromkeys([held.path, *_label_columns(card), *filter(None, (held.group, held.split)), *place]))
 
 
 def _label_columns(card: Card) -> list[str]:
     held = card.arrangement
+    if card.per_pixel:
+        return []
     if card.task == "regression":
         if not held.target:
             raise BenchError(f"{card.path}: layout.target is missing", "name the column of numbers")
@@ -169,9 +215,9 @@ def _csv_rows(path: Path, text: str, columns: list[str]) -> list[Row]:
     return rows
 
 
-def _label(card: Card, path: Path, row: Row) -> Any:
+def _label(card: Card, row: Row) -> Any:
     """The class number, multi-hot classes or target of a row, None where it has none."""
-    held, where = card.arrangement, f"{path}, line {row.number}"
+    held, where = card.arrangement, f"{row.table}, line {row.number}"
     if card.task == "multi_label" and not held.label:
         flags = [row.values[name] for name in card.classes]
         if all(flag.lower() in NOTHING for flag in flags):
@@ -215,13 +261,15 @@ def _target(where: str, name: str, text: str) -> float | None:
 
 
 def _array(card: Card, labels: list[Any]) -> NDArray[Any]:
-    """(N,) class numbers, (N, C) multi-hot labels, or (N, 1) targets."""
+    """(N,) class numbers, (N, C) multi-hot labels, (N, 1) targets; (N, 0) where labels are maps."""
+    if card.per_pixel:
+        return np.zeros((len(labels), 0), np.uint8)
     if card.task == "regression":
         return np.array(labels, np.float64)[:, None]
     return np.array(labels, np.uint8 if card.task == "multi_label" else np.int64)
 
 
-def _find(card: Card, root: Path, row: Row) -> tuple[str, str, list[tuple[int, int]]]:
+def _find(card: Card, root: Path, row: Row) -> Found:
     """(id, file, stats of its files) of a row's image, which may be named without its ending."""
     held, name = card.arrangement, row.values[card.arrangement.path]
     where, pattern = f"{row.table}, line {row.number}", Pattern(held.images)
@@ -260,7 +308,7 @@ def _part(row: Row, column: str) -> str:
     return PARTS.get(text, "")
 
 
-def _refuse_leaks(path: Path, groups: tuple[str, ...], parts: tuple[str, ...]) -> None:
+def _refuse_leaks(source: str, groups: tuple[str, ...], parts: tuple[str, ...]) -> None:
     """Raise BenchError where a group is in several parts of the split that the table states."""
     held: dict[str, set[str]] = {}
     for group, part in zip(groups, parts, strict=True):
@@ -268,5 +316,5 @@ def _refuse_leaks(path: Path, groups: tuple[str, ...], parts: tuple[str, ...]) -
     torn = sorted(group for group, names in held.items() if len(names) > 1)
     if torn:
         shown = " and ".join(sorted(held[torn[0]], key=["train", "val", "test"].index))
-        what = f"{path}: group '{torn[0][:80]}' is in {shown} ({len(torn)} of {len(held)} groups are torn apart)"
+        what = f"{source}: group '{torn[0][:80]}' is in {shown} ({len(torn)} of {len(held)} groups are torn apart)"
         raise BenchError(what, "move each group to one part, or set leaky = true in the card's split of kind stated")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import timm
 import torch
 from numpy.typing import NDArray
 
+from fgmae_bench.config.encoders import adapter_of
 from fgmae_bench.data.index import Rows, ids_sha256
 from fgmae_bench.errors import BenchError, RunFailed, os_error
 from fgmae_bench.features.extract import Extractor, Features, Spent, extract
@@ -59,16 +61,24 @@ class Bank:
             _checksum(row) if ok else LEFT_OUT for row, ok in zip(self.features[rows], usable, strict=True)
         ]
 
+    def piece(self, row: int, number: int, pieces: int) -> Features:
+        """One of so many equal pieces (F / pieces,) of a row."""
+        width = self.features.shape[1] // pieces
+        return np.array(self.features[row, number * width : (number + 1) * width])
+
     def usable(self, rows: Rows) -> Rows:
         """`rows` without the images that were left out for their invalid pixels."""
         return rows[self.marks[rows] != LEFT_OUT]
 
 
 class TwoBanks:
-    """Banks of the later and the earlier date, whose rows are read as one, (n, 2F), the later one first."""
+    """Banks of the later and the earlier date, whose rows are read as one, (n, 2F), the later one first.
 
-    def __init__(self, later: Bank, earlier: Bank):
-        self.later, self.earlier = later, earlier
+    Rows of several `pieces` (windows of a scene) are read piece by piece: both dates of one, then both of the next.
+    """
+
+    def __init__(self, later: Bank, earlier: Bank, pieces: int = 1):
+        self.later, self.earlier, self.pieces = later, earlier, pieces
 
     @property
     def features(self) -> TwoBanks:
@@ -76,7 +86,12 @@ class TwoBanks:
         return self
 
     def __getitem__(self, rows: Rows) -> Features:
-        return np.concatenate([self.later.features[rows], self.earlier.features[rows]], axis=1)
+        dates = [held.features[rows].reshape(len(rows), self.pieces, -1) for held in (self.later, self.earlier)]
+        return np.concatenate(dates, axis=2).reshape(len(rows), -1)
+
+    def piece(self, row: int, number: int, pieces: int) -> Features:
+        """As of `Bank.piece`, of both dates (2 F / pieces,)."""
+        return np.concatenate([held.piece(row, number, pieces) for held in (self.later, self.earlier)])
 
 
 def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[str, Any]:
@@ -86,8 +101,9 @@ def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[st
         "format": 2,
         "backbone": extractor.backbone.fingerprint(),
         "behaviour": extractor.backbone.behaviour(),
-        "contract": asdict(extractor.backbone.contract),
+        "contract": asdict(extractor.view.contract),  # with what stands for a band that the data lacks
         "band_order": list(extractor.view.order),
+        **({"shift": list(extractor.view.shift)} if any(extractor.view.shift) else {}),
         "input_resize": extractor.view.input_resize,
         "view": asdict(augmentation) if augmentation else "evaluation",
         "root": str(index.root.resolve()),
@@ -102,9 +118,19 @@ def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[st
         "opencv": cv2.__version__,
         # equal tensors under another patch, wavelength or month give other features
         **({"fed": extractor.backbone.inputs} if extractor.backbone.inputs else {}),
+        **({"code": version_of(extractor.backbone.name)} if adapter_of(extractor.backbone.name) else {}),
         **({"statistics": sorted(extractor.view.statistics.items())} if extractor.view.statistics else {}),
         **{name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in sorted(extractor.extra.items())},
     }
+
+
+def version_of(model: str) -> str | None:
+    """Version of the library that carries an encoder, None where it is not installed as a package of its own."""
+    entry = adapter_of(model)
+    try:
+        return None if entry is None else importlib.metadata.version(entry.carrier)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def fill_bank(
