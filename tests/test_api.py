@@ -13,7 +13,7 @@ from segment_world import SIDE
 from torch import nn
 
 import fgmae_bench
-from fgmae_bench.config.names import FITTED_HEADS
+from fgmae_bench.config.names import FITTED_HEADS, HEADS
 from fgmae_bench.config.recipes import PROTOCOLS
 from fgmae_bench.errors import BenchError
 
@@ -65,7 +65,7 @@ def desk(tmp_path, monkeypatch):
 
 
 def test_the_other_protocols_say_what_they_are_for(tiles, desk):
-    others = set(PROTOCOLS) - set(SHORT)
+    others = set(PROTOCOLS) - set(SHORT) - {f"frozen_{head}" for head in HEADS}  # as upernet and linear
     assert others == {"ridge", "inference", "zero_shot", *FITTED_HEADS}
     for protocol in sorted(FITTED_HEADS):
         with pytest.raises(BenchError, match="looks at backscatter alone, not at mine"):
@@ -200,9 +200,11 @@ def test_a_module_without_a_map_cannot_be_segmented(tiles, desk):
 
 
 def test_the_readme_names_every_protocol():
+    heads = (REPOSITORY / "docs" / "heads.md").read_text()
     for name in ("README.md", "README.zh.md"):
-        text = (REPOSITORY / name).read_text()
+        text = (REPOSITORY / name).read_text().replace("`frozen_<head>`", "".join(f"`frozen_{each}`" for each in HEADS))
         assert all(f"`{protocol}`" in text for protocol in PROTOCOLS)
+    assert all(f"`{head}`" in heads for head in HEADS)
 
 
 def test_a_vit_of_another_size_is_told_with_the_size_it_was_built_at(tiles, desk):

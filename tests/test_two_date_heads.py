@@ -9,10 +9,13 @@ from commands import FOLDERS, call, only_record, said
 from test_two_dates import folder  # noqa: F401  # a fixture
 from torch import nn
 
+import fgmae_bench.train.segment as engine
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.config.run import compose, counted
+from fgmae_bench.models.heads.outputs import Learnt
 from fgmae_bench.models.two_dates import TwoDates, joined, joined_dims
+from fgmae_bench.system.distributed import World
 from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.classification import make_view
 from fgmae_bench.views.normalizers import NORMALIZERS, normalize
@@ -172,3 +175,47 @@ def test_what_cannot_be_is_refused_in_one_line(segment, folder):  # noqa: F811
     done = segment("--dates", "difference", data="p.lmdb")
     assert done.code == 2
     assert "holds one date a sample; name the earlier images under [before]" in done.err
+
+
+def opened(folder, **flags):  # noqa: F811
+    """A run of a tiny ViT on two dates made definite, not trained."""
+    card = load_card(str(folder / "card.toml"))
+    given = {"dataset": str(folder / "card.toml"), "data_path": str(folder / "data"), "cache_dir": str(folder / "cache"),
+             "model": "test_vit", "weights": "random", "recipe": "corrected", "freeze_backbone": True, "batch_size": 4,
+             "fpn_dim": 8, "input_size": 16, "amp": "off", "num_workers": 0, "dates": "both"}  # fmt: skip
+    (run,) = compose("segment", {**given, **flags}, card)
+    return engine.prepare(run, card, [], World(), torch.device("cpu"), 1).job
+
+
+@pytest.mark.parametrize("stride", [16, 8])
+def test_windows_of_two_dates_from_the_bank_are_those_that_are_computed(stride, folder):  # noqa: F811
+    cached, stream = (opened(folder, features=kind, stride=stride, head="fcn") for kind in ("cached", "stream"))
+    stream.model.head.load_state_dict(cached.model.head.state_dict())
+    for job in (cached, stream):
+        job.model.eval()
+    rows = cached.dataset.parts.test
+    banked, computed = (job._logits(*job._prepare(rows)) for job in (cached, stream))
+    for mine, theirs in zip(banked, computed, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+    # training takes one window of each scene: its maps on both dates, the later one first
+    train, count = cached.train[:4], len(cached.windows.places)
+    images, masks = cached.read(train, 0)
+    assert masks.shape == (4, 16, 16)
+    for row, features in zip(train, images, strict=True):
+        dates = (np.split(held.features[row], count) for held in (cached.bank.later, cached.bank.earlier))
+        assert any(np.array_equal(features, np.concatenate(both)) for both in zip(*dates, strict=True))
+
+
+@pytest.mark.parametrize("head", ["upernet", "segformer", "segmenter", "psp"])
+@pytest.mark.parametrize("features", ["cached", "stream"])
+def test_heads_and_what_stands_around_them_see_both_dates(head, features, folder):  # noqa: F811
+    job = opened(folder, head=head, features=features, auxiliary=True, neck="multilevel", head_dropout=0.1)
+    images, masks = job.read(job.train[:4], 0)
+    job.model.head.train()
+    learnt = job.model(torch.from_numpy(np.array(images)), masks.shape[1:])
+    assert isinstance(learnt, Learnt)
+    loss = job.loss(learnt, torch.from_numpy(masks).long())
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert job.model.head.auxiliary is not None
+    assert all(p.grad is None for p in job.model.taps.parameters())
