@@ -269,8 +269,9 @@ def test_readme_by_hand_and_your_model_really_run(
     really_run(README, desk)
     assert (desk / "demo/results/index.html").is_file()
     monkeypatch.chdir(desk)
-    (snippet,) = python_blocks(text_of(README))
-    exec(compile(snippet, "README.md", "exec"), {})
+    for snippet in python_blocks(text_of(README)):
+        exec(compile(snippet, "README.md", "exec"), {})
+    assert (desk / "demo/accuracy.png").is_file()
     assert "'oa'" in capsys.readouterr().out
     assert list(desk.glob("results/records/eurosat/linear_probe/my_model-*.json"))
 

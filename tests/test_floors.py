@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fgmae_bench"
 FLOORS = (
     "errors system config metrics records",  # 0: facts
     "report",  # beside the house: reads facts alone
+    "frame",  # records for notebooks
     "views",  # 1
     "hub",
     "data",
