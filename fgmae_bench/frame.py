@@ -20,9 +20,9 @@ from fgmae_bench.config.names import ENGINES
 from fgmae_bench.config.run import sections
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.metrics.table import METRICS
-from fgmae_bench.records import Record, each_record, read_record
+from fgmae_bench.records import Record, read_record
 from fgmae_bench.report.predictions import Predictions, find_predictions, read_predictions
-from fgmae_bench.report.provenance import read_provenance
+from fgmae_bench.report.provenance import each_held
 from fgmae_bench.system.files import replacing
 
 FRAME_VERSION = 1  # of the columns' names and types: an exported frame of another version is refused
@@ -162,7 +162,7 @@ def results(folder: str | Path = "results", *, pulled: Sequence[str | Path] = ()
     another version, and an unknown column.
 
     """
-    found = _imported(Path(folder)) if Path(folder).suffix == ".parquet" else _read([folder, *pulled])
+    found = _imported(Path(folder)) if Path(folder).suffix == ".parquet" else _read([Path(folder), *map(Path, pulled)])
     for name, wanted in filters.items():
         if name not in found.columns:
             raise unknown("column", name, found.columns)
@@ -170,25 +170,19 @@ def results(folder: str | Path = "results", *, pulled: Sequence[str | Path] = ()
     return Results(found.reset_index(drop=True))
 
 
-def _read(folders: Sequence[str | Path]) -> Results:
+def _read(folders: Sequence[Path]) -> Results:
     """The rows of several folders; of one run the first counts."""
     held: dict[str, list[Any]] = {}
-    seen: set[str] = set()
     count = 0
     collecting = gc.isenabled()
     gc.disable()  # records are many small objects, and none of them is ever part of a circle
     try:
-        for folder in map(Path, folders):
-            if not folder.is_dir():
-                raise BenchError(f"{folder} is not a folder", "give the folder of the results")
-            said = read_provenance(folder)
-            for path, record in each_record(folder):
-                if isinstance(record, str):
-                    log.warning("left out: %s", record)
-                elif record["run_id"] not in seen:
-                    seen.add(record["run_id"])
-                    _append(held, count, _row(path, record, said.get(record["run_id"], {})))
-                    count += 1
+        for each in each_held(folders[0], folders[1:]):
+            if isinstance(each, str):
+                log.warning("left out: %s", each)
+            else:
+                _append(held, count, _row(each.path, each.record, each.said))
+                count += 1
     finally:
         if collecting:
             gc.enable()

@@ -147,22 +147,35 @@ def read_record(path: Path) -> Record:
     try:
         with open(path, "rb", opener=_regular) as stream:
             content = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path}: not a readable record ({error})", "remove it and run again") from error
+    return record_of(content, path)
+
+
+def record_of(content: bytes, name: object) -> Record:
+    """The record that the bytes of a file are; raises BenchError naming the file and the fault."""
+    try:
         if len(content) > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES} bytes")
         record = _parsed(content)
-    except (OSError, ValueError, RecursionError) as error:
-        raise BenchError(f"{path}: not a readable record ({error})", "remove it and run again") from error
+    except (ValueError, RecursionError) as error:
+        raise BenchError(f"{name}: not a readable record ({error})", "remove it and run again") from error
     problem = problem_of(record)
     if problem:
-        raise BenchError(f"{path}: {problem}", "remove it and run again")
+        raise BenchError(f"{name}: {problem}", "remove it and run again")
     return dict(record)
+
+
+def as_text(record: Record) -> str:
+    """A record as its file holds it."""
+    return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def store(record: Record, results_dir: Path) -> Path:
     """Put a sealed record under its final name; a record that is already there stays as it is. Returns the path."""
     path = record_path(results_dir, record)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(as_text(record), encoding="utf-8")
         if path.exists():
             temporary.write_bytes(path.read_bytes())
     return path

@@ -37,7 +37,7 @@ TASKS = {
     "finetune": ("single_label", "multi_label"),
     "segment": ("segmentation",),
 }
-PACKAGES = ("prepare", "weights", "suite", "ablate")
+PACKAGES = ("prepare", "weights", "suite", "ablate", "board")
 TOOLS = ("curl", "tar", "pip")  # commands of others that a document may name
 LAUNCHER = re.compile(r"(python3? |torchrun |make )")
 # Words in place of the reader's own folders, files and runs; no card, split, model or weights is looked up for them.
@@ -254,7 +254,9 @@ def really_run(document: Path, desk: Path) -> None:
         assert found is not None, words
         module, argv = found
         argv = [path for word in argv for path in (sorted(glob.glob(word, root_dir=desk)) if "*" in word else [word])]
-        done = call(f"{module}.__main__" if module in ("suite", "weights", "ablate") else module, *argv, cwd=desk)
+        done = call(
+            f"{module}.__main__" if module in ("suite", "weights", "ablate", "board") else module, *argv, cwd=desk
+        )
         assert done.code == 0, f"{shlex.join(words)}\n{done.out}{done.err}"
 
 

@@ -208,6 +208,7 @@ def test_of_one_run_in_several_folders_the_first_counts_and_others_say_whose_the
     store_all([other, foreign], tmp_path / "pulled")
     (tmp_path / "pulled" / "provenance").mkdir()
     said = {"submitted_by": "Ada", "submitted_commit": "c" * 40, "submitted_at": "2026-01-02T03:04:05Z"}
+    said["sha256"] = foreign["sha256"]
     (tmp_path / "pulled" / "provenance" / f"{foreign['run_id']}.json").write_text(json.dumps(said))
     frame = fgmae_bench.results(stored, pulled=[tmp_path / "pulled"])
     assert len(frame) == 6

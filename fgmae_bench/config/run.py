@@ -165,6 +165,8 @@ RESOLVED = "resolved"  # in a config.toml: every value that is not the field's d
 DRAWS = 5  # of few labels, where a probe is asked for shots and no draw is named
 # Fields younger than ids and records in use: one at its default does not count, a record without it means that.
 YOUNGER = ("shots", "draw", "missing_band", "bands_as", "limit", "patch_size", "inputs")
+# These may be paths; the facts name what they stand for: card, samples of each part, content of the weights.
+NOT_HASHED = {"data": ("dataset", "split"), "model": ("weights",), "recipe": ()}
 PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {
     "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": Execution},
@@ -458,17 +460,51 @@ def run_hash(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
     """
     recipe = counted(run.recipe)
     recipe["effective_batch"] = recipe.pop("batch_size") * recipe.pop("accum_iter") * world_size
-    # These three may be paths; the facts name what they stand for: card, samples of each part, content of the weights.
-    data = {key: value for key, value in counted(run.data).items() if key not in ("dataset", "split")}
-    model = {key: value for key, value in counted(run.model).items() if key != "weights"}
+    data = {key: value for key, value in counted(run.data).items() if key not in NOT_HASHED["data"]}
+    model = {key: value for key, value in counted(run.model).items() if key not in NOT_HASHED["model"]}
     body = {"data": data, "model": model, "recipe": recipe, "facts": facts}
     return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
+def recorded_id(record: dict[str, Any]) -> set[str]:
+    """The run ids that a record's own configuration, facts and number of processes can stand for.
+
+    Several only where modules differ in what a younger field is by default. Raises KeyError or TypeError on a
+    configuration without what an id is made of.
+    """
+    config, found = json.loads(json.dumps(record["config"])), set()  # lists, as a file holds them
+    recipe = config["recipe"]
+    batch = recipe.pop("batch_size") * recipe.pop("accum_iter") * record["environment"]["world_size"]
+    parts = {"data": config["data"], "model": config["model"], "recipe": recipe}
+    for module in SECTIONS:
+        defaults = {
+            f.name: list(f.default) if isinstance(f.default, tuple) else f.default
+            for kind in sections(module).values()
+            for f in dataclasses.fields(kind)
+            if f.name in YOUNGER
+        }
+        body: dict[str, Any] = {
+            part: {
+                name: value
+                for name, value in values.items()
+                if name not in NOT_HASHED[part] and (name not in YOUNGER or value != defaults.get(name))
+            }
+            for part, values in parts.items()
+        }
+        body["recipe"]["effective_batch"] = batch
+        body["facts"] = config["facts"]
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
+        found.add(_named(str(config["model"]["model"]), str(recipe["recipe"]), digest))
+    return found
+
+
 def run_id(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
     """`<model>-<recipe>-<10 hex>`, safe as a file name."""
-    model = re.sub(r"[^A-Za-z0-9_.]+", "_", run.model.model).strip("._") or "model"
-    return f"{model}-{run.recipe.recipe}-{run_hash(run, facts, world_size)[:10]}"
+    return _named(run.model.model, run.recipe.recipe, run_hash(run, facts, world_size))
+
+
+def _named(model: str, recipe: str, digest: str) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9_.]+', '_', model).strip('._') or 'model'}-{recipe}-{digest[:10]}"
 
 
 def to_plain(run: Run) -> dict[str, dict[str, Any]]:
