@@ -25,7 +25,7 @@ FLOORS = (
     "features",
     "runs",  # 2: engines
     "probe train worlds suite",
-    "command linear finetune segment ablate stress prepare weights api board",  # 3: entries; a package's __main__ is one too
+    "command linear finetune segment ablate stress text prepare weights api board",  # 3: entries; a package's __main__ too
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 FACTS, ENTRIES = 0, len(FLOORS) - 1

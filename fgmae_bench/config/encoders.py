@@ -326,6 +326,27 @@ ENCODERS: dict[str, Encoder] = {
         "convnext_tiny.dinov3_lvd1689m", "imagenet", 768, 27_818_592, 1, "mean", statement=_OPTICAL
     ),
     "imagenet-vit-b16": _timm("vit_base_patch16", "imagenet", 768, 85_602_048, 16, "cls", statement=_OPTICAL),
+    **{
+        name: Encoder(
+            model=name,
+            weights="open-clip",
+            carrier="open_clip_torch",
+            extra="text",
+            code="fgmae_bench.models.encoders.open_clip_images:make",
+            variant=variant,
+            dim=dim,
+            params=params,
+            patches=(patch,),
+            maps="none: one vector",
+            pooling="its own, in the space of texts",
+            pooling_of_origin="its own, in the space of texts",
+            statement="off-domain: a CLIP of optical photographs, fed VV, VH and their ratio as colours",
+        )
+        for name, variant, dim, params, patch in (
+            ("clip-vit-b32", "ViT-B-32", 512, 87_849_216, 32),
+            ("clip-convnext-large-d320", "convnext_large_d_320", 768, 199_770_816, 32),
+        )
+    },
     "imagenet-convnextv2-base": _timm(
         "convnextv2_base", "imagenet", 1024, 87_690_752, 1, "mean", statement=f"{_OPTICAL}; CC-BY-NC-4.0"
     ),
