@@ -36,6 +36,13 @@ class ClassHead(NamedTuple):
     words: str
 
 
+class Tracker(NamedTuple):
+    """What a value of `--tracker` stands for: how its package is installed, and the words of `--help`."""
+
+    install: str
+    words: str
+
+
 # Entry -> its engine: (runs, card, notes, world, device, module) to `fgmae_bench.runs.grid.Share`s.
 ENGINES = {
     "linear": "fgmae_bench.probe.engine:shares",
@@ -65,6 +72,12 @@ CLASS_HEADS = {
     ),
     "linear": ClassHead("torch.nn:Identity", False, "none"),
 }
+# Experiment trackers beside TensorBoard: see `fgmae_bench.runs.trackers`.
+TRACKERS = {
+    "wandb": Tracker("pip install 'fgmae-bench[wandb]'", "Weights & Biases"),
+    "mlflow": Tracker("pip install 'fgmae-bench[mlflow]'", "MLflow"),
+    "trackio": Tracker("pip install trackio", "trackio"),
+}
 # Norms of decode heads: channels to a module.
 NORMS = {
     "batch": Choice("fgmae_bench.models.norms:SyncBatchNorm", "batch norm over all processes"),
@@ -91,14 +104,16 @@ if TYPE_CHECKING:
     OptimizerName: TypeAlias = str
     ProbeName: TypeAlias = str
     ScheduleName: TypeAlias = str
+    TrackerName: TypeAlias = str
 else:  # what the flags accept
     HeadName = Literal[(*HEADS, *FITTED_HEADS)]
     NormName, OptimizerName = Literal[tuple(NORMS)], Literal[tuple(OPTIMIZERS)]
     ClassHeadName = Literal[tuple(CLASS_HEADS)]
     ProbeName, ScheduleName = Literal[tuple(PROBES)], Literal[tuple(SCHEDULES)]
+    TrackerName = Literal[tuple(TRACKERS)]
 
 
-def listed(choices: Iterable[Choice | ClassHead | Probe]) -> str:
+def listed(choices: Iterable[Choice | ClassHead | Probe | Tracker]) -> str:
     """The words of some choices as a list in a sentence: `a, b, or c`."""
     *others, last = (choice.words for choice in choices)
     return ", ".join([*others, f"or {last}" if others else last])

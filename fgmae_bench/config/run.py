@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.encoders import INPUTS, Encoder, encoders
-from fgmae_bench.config.names import FITTED_HEADS
+from fgmae_bench.config.names import FITTED_HEADS, TRACKERS, TrackerName, listed
 from fgmae_bench.config.recipes import (
     ANY,
     EITHER,
@@ -111,6 +111,9 @@ class Execution:
         "folder of this run's log, config and checkpoints", None, shown="runs/<dataset>/<run id>"
     )
     log_dir: str | None = option("folder of TensorBoard events", None, shown="<output_dir>/tensorboard")
+    tracker: TrackerName | None = option(
+        f"where the run is shown besides TensorBoard: {listed(TRACKERS.values())}", None, shown="nowhere"
+    )
     results_dir: str = option("folder of records and predictions", "results")
     cache_dir: str = option(
         "folder of indexes and feature banks",
