@@ -101,7 +101,7 @@ def g():
 
 
 def test_every_room_has_a_floor_and_every_name_a_room():
-    found = {room(name) for name in MODULES} - {""}
+    found = {room(name) for name in MODULES} - {"", "__main__"}
     assert found == set(FLOOR), "give a new room its word in FLOORS; strike one that is gone"
 
 

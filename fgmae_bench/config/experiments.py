@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import typing
 from dataclasses import dataclass, field
 from functools import cache
@@ -60,7 +61,7 @@ class Experiment:
 
 def load_experiment(path: Path) -> Experiment:
     """Load and check one file; errors name file and key path."""
-    experiment = dataclasses.replace(from_plain(Experiment, load_toml(path), str(path)), path=path)
+    experiment = _beside(dataclasses.replace(from_plain(Experiment, load_toml(path), str(path)), path=path))
     if experiment.module not in RECIPES:
         raise BenchError(f"{path}: unknown module '{experiment.module}'", closest(experiment.module, RECIPES))
     if not experiment.runs:
@@ -84,6 +85,27 @@ def load_experiment(path: Path) -> Experiment:
             raise BenchError(f"{where}: no dataset", "add dataset to [common] or to the run's flags")
     check_layout(experiment.layout, path)
     return experiment
+
+
+def _beside(experiment: Experiment) -> Experiment:
+    """The experiment with paths of cards as they are from here: in a file they are relative to it, where there is one
+    there, else to the working directory.
+    """
+    folder = experiment.path.parent
+
+    def found(value: Any) -> Any:
+        if isinstance(value, list):
+            return [found(item) for item in value]
+        is_path = isinstance(value, str) and (value.endswith(".toml") or "/" in value) and not value.startswith("~")
+        if not is_path or os.path.isabs(value) or not (folder / value).exists():
+            return value
+        return os.path.relpath(folder / value)
+
+    def placed(flags: dict[str, Any]) -> dict[str, Any]:
+        return {name: found(value) if name == "dataset" else value for name, value in flags.items()}
+
+    runs = tuple(dataclasses.replace(run, flags=placed(run.flags)) for run in experiment.runs)
+    return dataclasses.replace(experiment, common=placed(experiment.common), runs=runs)
 
 
 def load_experiments(folder: Path) -> list[Experiment]:
@@ -193,14 +215,30 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
     for name, values in stated.items():
         if name in ("batch_size", "accum_iter", "recipe") or owner[name] == "execution":
             continue
-        measured = config[owner[name]].get(name, YOUNGER_DEFAULTS.get(name))
+        measured, wished = config[owner[name]].get(name, YOUNGER_DEFAULTS.get(name)), values
         if name == "dataset" and measured not in values:
-            measured = record["dataset"]["name"]
+            measured, wished = record["dataset"]["name"], _names(values, record["dataset"].get("card_sha256"))
         if name == "weights" and weights in ("none", *run.weights_files):
             continue
-        if not any(_same(measured, value) for value in values):
+        if not any(_same(measured, value) for value in wished):
             return False
     return True
+
+
+def _names(values: list[Any], facts: str | None) -> list[Any]:
+    """Names of data sets; a card that is given by its path stands for its name, unless a record has other facts."""
+    return [_name_of(value, facts) if isinstance(value, str) else value for value in values]
+
+
+@cache
+def _name_of(dataset: str, facts: str | None) -> str:
+    if not dataset.endswith(".toml") and "/" not in dataset:
+        return dataset
+    try:
+        card = load_card(dataset)
+    except BenchError:  # said where it is run; no record is of a card that does not load
+        return dataset
+    return card.name if facts in (None, facts_sha256(card)) else dataset
 
 
 def _unasked(config: dict[str, Any], stated: dict[str, Any]) -> bool:

@@ -5,9 +5,11 @@ that choices and help need no torch. To add one is to write its code and its lin
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from fgmae_bench.config.plugins import loaded
 from fgmae_bench.config.schedules import SCHEDULES
 from fgmae_bench.errors import unknown
 
@@ -54,6 +56,14 @@ ENGINES = {
 HEADS = {
     "upernet": Choice("fgmae_bench.models.heads.upernet:UPerNet", "UPerNet"),
     "linear": Choice("fgmae_bench.models.heads.linear:PixelLinear", "a per-pixel linear layer"),
+}
+# A package adds its own under this entry-point group; one that is named as a shipped head is refused when it is used.
+HEADS_GROUP = "fgmae_bench.heads"
+SHIPPED_HEADS = tuple(HEADS)
+HEADS |= {
+    point.name: Choice(point.value, f"{point.name} of {point.module.partition('.')[0]}")
+    for point in importlib.metadata.entry_points(group=HEADS_GROUP)
+    if point.name not in HEADS
 }
 # Rules that are fitted to backscatter at once, without a backbone: the baselines of each segmentation table. Each is a
 # protocol of its name. (images (N, 2, H, W) dB VV and VH, masks (N, H, W), classes, seed) to images -> class numbers.
@@ -124,7 +134,10 @@ def code_of(kind: str, name: str, table: Mapping[str, Choice | str]) -> Any:
     if name not in table:
         raise unknown(kind, name, table)
     entry = table[name]
-    return imported(entry if isinstance(entry, str) else entry.code)
+    code = entry if isinstance(entry, str) else entry.code
+    if code.startswith("fgmae_bench."):
+        return imported(code)
+    return loaded(kind, name, lambda: imported(code))
 
 
 def imported(code: str) -> Any:

@@ -7,11 +7,12 @@ channels and strides (pixels) of the maps, finest first, and maps (maps, size) t
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Sequence
 
 from torch import nn
 
-from fgmae_bench.config.names import HEADS, code_of
+from fgmae_bench.config.names import HEADS, HEADS_GROUP, SHIPPED_HEADS, code_of
 from fgmae_bench.errors import BenchError
 
 
@@ -23,8 +24,15 @@ def make_head(
 
     Weights are drawn from torch's generator: seed it first.
     """
+    _require_one(name)
     kind = code_of("head", name, HEADS)
     if num_classes < 1:
         raise BenchError(f"a head of {num_classes} classes", "take a label scheme with classes")
     head: nn.Module = kind(dims, strides, num_classes, fpn_dim=fpn_dim, norm=norm)
     return head
+
+
+def _require_one(name: str) -> None:
+    """Raise BenchError where a package offers a head under the name of a shipped one."""
+    if name in SHIPPED_HEADS and any(p.name == name for p in importlib.metadata.entry_points(group=HEADS_GROUP)):
+        raise BenchError(f"the head {name} is defined twice", "rename the entry point")
