@@ -36,6 +36,7 @@ BY_HAND = {
     "croma_fixed": lambda x, m, s: (x - m) / s,
     "dofa": lambda x, m, s: (x - m) / s,
     "copernicus_fm": lambda x, m, s: (x - m) / s,
+    "terrafm": lambda x, m, s: (x - m) / s,
     "panopticon": lambda x, m, s: (x - m) / s,
     "terramind": lambda x, m, s: (x - m) / s,
     "thor": lambda x, m, s: (x - m) / s,
@@ -59,6 +60,7 @@ PUBLISHED = {
     "ssl4eo_8bit": SSL4EO,
     "clip": ((-12.59, -20.26), (5.26, 5.91)),  # FGMAE's window
     "clip-320": ((-12.59, -20.26), (5.26, 5.91)),
+    "terrafm": ((-11.6568, -18.4975), (6.0908, 6.1924)),  # of EuroSAT-SAR, in the place of unpublished ones
     "panopticon": ((-11.6568, -18.4975), (6.0908, 6.1924)),
     "terramind": ((-12.599, -20.293), (5.195, 5.890)),
     "thor": ((-12.9850, -20.6958), (5.0062, 5.8688)),

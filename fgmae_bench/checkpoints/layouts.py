@@ -76,6 +76,7 @@ DROP_RULES = {
     "projector": r"(projector|projection_head|predictor)\..*",
     "other_modality": r"(s2_encoder|s2_GAP_FFN|joint_encoder)\..*",
     "text": r"(text_model|location_encoder)\..*",
+    "optical": r"patch_embed\.(conv2d_s2_l(1c|2a)\..*|s2_l(1c|2a)_embed)",
     "training": r"(optim|optimizer|scaler|scheduler|lr_scheduler|args|config|cfg|hparams|hyper_parameters)"
     r"(_state|_state_dict)?\..*",
     "criterion": r"(\w+_)?(criteri(on|ons|a)|loss|losses|loss_fn)\..*",

@@ -234,6 +234,42 @@ ENCODERS: dict[str, Encoder] = {
         fixed=_C_BAND,
         statement=_ALIKE,
     ),
+    **{
+        f"dofa-v2-{size}": Encoder(
+            model=f"dofa-v2-{size}",
+            weights="dofa-v2",
+            carrier="torchgeo and timm",
+            extra="torchgeo",
+            code="fgmae_bench.models.encoders.dofa_v2:make",
+            variant=size,
+            dim=dim,
+            params=params,
+            patches=(14,),
+            maps="one map",
+            pooling="mean of normalised tokens",
+            pooling_of_origin="none: maps of 4 blocks",
+            fixed=_DOFA,
+            statement=_ALIKE,
+        )
+        for size, dim, params in (("base", 768, 105_433_856), ("large", 1024, 329_292_288))
+    },
+    **{
+        f"terrafm-{size}": Encoder(
+            model=f"terrafm-{size}",
+            weights="terrafm",
+            carrier="this suite, with timm's blocks",
+            code="fgmae_bench.models.encoders.terrafm:make",
+            variant=size,
+            dim=dim,
+            params=params,
+            patches=(16,),
+            maps="one map",
+            pooling="CLS",
+            pooling_of_origin="CLS",
+            statement=f"{_ASSUMED}: z-scores by the data that is evaluated; its images were gamma0",
+        )
+        for size, dim, params in (("base", 768, 98_786_304), ("large", 1024, 326_123_520))
+    },
     "copernicusfm_base": _torchgeo(
         "copernicusfm_base",
         "copernicus-fm",
