@@ -114,6 +114,9 @@ def check(words: list[str]) -> None:
         check_other(words)
         return
     module, argv = found
+    if not module:  # the list of modules
+        assert not argv, words
+        return
     if "..." in argv or "…" in argv:
         raise AssertionError(f"{words}: write the command out")
     if module in TASKS:

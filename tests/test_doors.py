@@ -139,9 +139,9 @@ def test_sizes_that_fit_are_planned(tmp_path):
         assert done.code == 0, done.err
 
 
-def test_carriers_are_those_of_the_encoders():
-    carriers = {entry.carrier for entry in encoder_table.ENCODERS.values() if entry.extra}
-    assert carriers <= set(obstacles.CARRIERS)
+def test_a_module_is_known_of_every_extra_of_the_encoders():
+    extras = {entry.extra for entry in encoder_table.ENCODERS.values() if entry.extra}
+    assert extras <= set(obstacles.MODULES)
 
 
 def test_a_card_that_does_not_load_is_refused_by_plan(tmp_path):

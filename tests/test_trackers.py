@@ -108,7 +108,7 @@ def test_one_that_cannot_begin_costs_no_run_either(fake, tmp_path):
 def test_a_tracker_that_is_not_installed_or_has_no_key_is_one_line(fake, tmp_path, monkeypatch):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     line = said(linear(shared_world(5), "--partial", "--tracker", "trackio", cwd=tmp_path))
-    assert "--tracker trackio: its package is not installed; pip install trackio" in line
+    assert "--tracker trackio: its package is not installed; docs/records.md says how" in line
     assert "mlflow" in said(linear(shared_world(5), "--partial", "--tracker", "mflow", cwd=tmp_path))
     fake(Fake, ready=lambda: "no key: wandb login, or WANDB_MODE=offline")
     line = said(linear(shared_world(5), "--partial", "--tracker", "wandb", cwd=tmp_path))

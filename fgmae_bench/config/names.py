@@ -86,7 +86,7 @@ CLASS_HEADS = {
 TRACKERS = {
     "wandb": Tracker("pip install 'fgmae-bench[wandb]'", "Weights & Biases"),
     "mlflow": Tracker("pip install 'fgmae-bench[mlflow]'", "MLflow"),
-    "trackio": Tracker("pip install trackio", "trackio"),
+    "trackio": Tracker("docs/records.md says how", "trackio"),
 }
 # Norms of decode heads: channels to a module.
 NORMS = {

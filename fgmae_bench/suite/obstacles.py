@@ -12,13 +12,13 @@ from fgmae_bench.config.run import Run
 from fgmae_bench.errors import BenchError
 from fgmae_bench.suite.command import Command
 
-# Library that carries an encoder -> the module that is looked for; nothing is imported.
-CARRIERS = {
+# Extra of pip that brings an encoder's library -> the module that is looked for; nothing is imported.
+MODULES = {
     "rslearn": "rslearn",
     "terratorch": "terratorch",
     "torchgeo": "torchgeo",
-    "open_clip_torch": "open_clip",
-    "olmoearth-pretrain-minimal": "olmoearth_pretrain_minimal",
+    "text": "open_clip",
+    "olmoearth": "olmoearth_pretrain_minimal",
 }
 
 
@@ -37,7 +37,7 @@ def require_runnable(commands: Iterable[Command]) -> None:
 def _extra(run: Run) -> tuple[str, str, str] | None:
     """An encoder whose library is not installed."""
     entry = adapter_of(run.model.model)
-    module = CARRIERS.get(entry.carrier) if entry else None
+    module = MODULES.get(entry.extra) if entry else None
     if entry is None or module is None or find_spec(module) is not None:
         return None
     what = f"{run.model.model} needs {entry.carrier}, which is not installed"
