@@ -13,7 +13,7 @@ from segment_world import SIDE
 from torch import nn
 
 import fgmae_bench
-from fgmae_bench.config.names import FITTED_HEADS
+from fgmae_bench.config.names import FITTED_HEADS, HEADS
 from fgmae_bench.config.recipes import PROTOCOLS
 from fgmae_bench.errors import BenchError
 
@@ -66,7 +66,8 @@ def desk(tmp_path, monkeypatch):
 
 def test_the_other_protocols_say_what_they_are_for(tiles, desk):
     others = set(PROTOCOLS) - set(SHORT)
-    assert others == {"ridge", "inference", "zero_shot", *FITTED_HEADS}
+    heads = {f"frozen_{name}" for name in HEADS} - set(SHORT)  # each in the tests of heads
+    assert others == {"ridge", "inference", "zero_shot", *heads, *FITTED_HEADS}
     for protocol in sorted(FITTED_HEADS):
         with pytest.raises(BenchError, match="looks at backscatter alone, not at mine"):
             fgmae_bench.evaluate(mapping(), "dfc2020", protocol, name="mine", data_path=tiles, **PLACES)
@@ -202,7 +203,8 @@ def test_a_module_without_a_map_cannot_be_segmented(tiles, desk):
 def test_the_readme_names_every_protocol():
     for name in ("README.md", "README.zh.md"):
         text = (REPOSITORY / name).read_text()
-        assert all(f"`{protocol}`" in text for protocol in PROTOCOLS)
+        assert "`frozen_<head>`" in text
+        assert all(f"`{name}`" in text for name in PROTOCOLS if name.removeprefix("frozen_") not in HEADS)
 
 
 def test_a_vit_of_another_size_is_told_with_the_size_it_was_built_at(tiles, desk):

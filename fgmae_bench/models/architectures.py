@@ -21,6 +21,8 @@ from torch import nn
 
 from fgmae_bench.config.contract import InputContract
 from fgmae_bench.config.encoders import EMBEDDINGS, ENCODERS, HANDMADE, Encoder, adapter_of, encoders
+from fgmae_bench.config.names import imported
+from fgmae_bench.config.plugins import loaded
 from fgmae_bench.config.run import IMAGENET, MODEL_ALIASES, Model
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.models import place
@@ -167,11 +169,7 @@ def make_adapter(name: str, size: int, patch_size: int | None = None) -> Adapter
 
 def _code_of(entry: Encoder) -> Callable[..., Any]:
     """The function that builds an encoder; raises BenchError where an entry names one that is not there."""
-    module, _, function = entry.code.partition(":")
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise BenchError(f"the encoder {entry.model}: {entry.code} cannot be imported", f"{error}") from error
+    found: Callable[..., Any] = loaded("encoder", entry.model, lambda: imported(entry.code))
     return found
 
 

@@ -39,10 +39,7 @@ def make_head(
     training; `dropout` is the rate of every dropout layer. Weights are drawn from torch's generator: seed it first.
     """
     _require_one(name)
-    try:
-        kind = code_of("head", name, HEADS)
-    except (ImportError, AttributeError) as error:
-        raise BenchError(f"the head {name} cannot be imported ({error})", "repair its package") from error
+    kind = code_of("head", name, HEADS)
     if neck not in NECKS:
         raise unknown("neck", neck, NECKS)
     if num_classes < 1:
@@ -66,21 +63,9 @@ def make_head(
             layer.p = dropout
     return head
 
-
-class WithAuxiliary(nn.Module):
-    """A head, and in training the loss of another on the same maps."""
-
-    def __init__(self, head: nn.Module, auxiliary: nn.Module):
-        super().__init__()
-        self.head, self.auxiliary = head, auxiliary
-
-    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor | Learnt:
-        """As the head's."""
-        out: Tensor | Learnt = self.head(maps, size)
-        if not self.training:
-            return out
-        second = self.auxiliary.decode(maps)  # type: ignore[operator]
-        return with_extra(out, Extra(PIXELS, AUXILIARY_WEIGHT, (second,)))
+    kind = code_of("head", name, HEADS)
+    if neck not in NECKS:
+        raise unknown("neck", neck, NECKS)
 
 
 def _require_one(name: str) -> None:
