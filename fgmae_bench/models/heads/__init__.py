@@ -63,9 +63,21 @@ def make_head(
             layer.p = dropout
     return head
 
-    kind = code_of("head", name, HEADS)
-    if neck not in NECKS:
-        raise unknown("neck", neck, NECKS)
+
+class WithAuxiliary(nn.Module):
+    """A head, and in training the loss of another on the same maps."""
+
+    def __init__(self, head: nn.Module, auxiliary: nn.Module):
+        super().__init__()
+        self.head, self.auxiliary = head, auxiliary
+
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor | Learnt:
+        """As the head's."""
+        out: Tensor | Learnt = self.head(maps, size)
+        if not self.training:
+            return out
+        second = self.auxiliary.decode(maps)  # type: ignore[operator]
+        return with_extra(out, Extra(PIXELS, AUXILIARY_WEIGHT, (second,)))
 
 
 def _require_one(name: str) -> None:
