@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -90,8 +91,14 @@ def patch_side(model_name: str, patch_size: int | None = None) -> int:
         return 1
     if model_name == "unet":
         return UNet.patch
+    return _own_patch(timm_name(model_name))
+
+
+@functools.cache
+def _own_patch(name: str) -> int:
+    """The patch of a ViT of timm, 1 for its other models. Remembered: building one takes a quarter of a second."""
     with torch.device("meta"):
-        built = made()
+        built = timm.model_entrypoint(name)()
     return int(built.patch_embed.patch_size[0]) if isinstance(built, VisionTransformer) else 1
 
 
