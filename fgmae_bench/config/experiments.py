@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -166,7 +167,13 @@ YOUNGER_DEFAULTS = {
 
 
 def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> bool:
-    """True when a record belongs to a planned run: protocol, effective batch and every flag that the run states agree.
+    """Whether a record belongs to a planned run, see `matcher`."""
+    return matcher(experiment, run)(record)
+
+
+def matcher(experiment: Experiment, run: PlannedRun) -> Callable[[dict[str, Any]], bool]:
+    """What says whether a record belongs to a planned run: protocol, effective batch and every flag that the run states
+    agree.
 
     Weights do not distinguish backbones that load none. To no row belong runs that an ablation made wrong on purpose,
     those of weights whose input contract nobody stated, those of a card that only shares its name with one of the suite
@@ -175,44 +182,48 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
     flags = {**experiment.common, **run.flags}
     owner, hints = field_sections(experiment.module), flag_types(experiment.module)
     stated = {name: choices(hints[name], value) for name, value in flags.items()}
-    if record["protocol"] != (run.protocol or experiment.protocol) or record["recipe"] not in stated.get(
-        "recipe", ["published"]
-    ):
-        return False
-    if record["config"].get("facts", {}).get("defects") or record["model"].get("contract", {}).get("assumed"):
-        return False
-    config, weights = record["config"], record["model"]["weights"]["source"]
-    if _unasked(config, stated) or _of_another_card(record["dataset"]):
-        return False
-    codes = {found["code"] if isinstance(found, dict) else found for found in record["notes"]}
-    if "batch_size" not in stated and "effective_batch" in codes:  # the row means the batch of its recipe
-        return False
-    wanted = batches(stated["batch_size"], stated.get("accum_iter", 1)) if "batch_size" in stated else None
-    if wanted is not None and effective_batch(record) not in {batch * run.nproc_per_node for batch in wanted}:
-        return False
-    for name, values in stated.items():
-        if name in ("batch_size", "accum_iter", "recipe") or owner[name] == "execution":
-            continue
-        measured = config[owner[name]].get(name, YOUNGER_DEFAULTS.get(name))
-        if name == "dataset" and measured not in values:
-            measured = record["dataset"]["name"]
-        if name == "weights" and weights in ("none", *run.weights_files):
-            continue
-        if not any(_same(measured, value) for value in values):
+    protocol, recipes = run.protocol or experiment.protocol, stated.get("recipe", ["published"])
+    wanted: set[int] | None = None
+    if "batch_size" in stated:
+        sizes = batches(stated["batch_size"], stated.get("accum_iter", 1))
+        wanted = {size * run.nproc_per_node for size in sizes}
+    unasked = {name: default for name, default in YOUNGER_DEFAULTS.items() if name not in (*stated, "draw")}
+    compared = [
+        (name, owner[name], values)
+        for name, values in stated.items()
+        if name not in ("batch_size", "accum_iter", "recipe") and owner[name] != "execution"
+    ]
+
+    def fits(record: dict[str, Any]) -> bool:
+        if record["protocol"] != protocol or record["recipe"] not in recipes:
             return False
-    return True
+        config, weights = record["config"], record["model"]["weights"]["source"]
+        for name, section, values in compared:
+            measured = config[section].get(name, YOUNGER_DEFAULTS.get(name))
+            if name == "dataset" and measured not in values:
+                measured = record["dataset"]["name"]
+            if name == "weights" and weights in ("none", *run.weights_files):
+                continue
+            if not any(_same(measured, value) for value in values):
+                return False
+        if config.get("facts", {}).get("defects") or record["model"].get("contract", {}).get("assumed"):
+            return False
+        if _unasked(config, unasked) or _of_another_card(record["dataset"]):
+            return False
+        if wanted is not None:
+            return effective_batch(record) in wanted
+        codes = {found["code"] if isinstance(found, dict) else found for found in record["notes"]}
+        return "effective_batch" not in codes  # the row means the batch of its recipe
+
+    return fits
 
 
-def _unasked(config: dict[str, Any], stated: dict[str, Any]) -> bool:
-    """Whether a record has few labels, a limit, extra inputs or the like that its row does not ask for.
-
-    A row that asks for few labels means all of their draws.
+def _unasked(config: dict[str, Any], unasked: dict[str, Any]) -> bool:
+    """Whether a record has few labels, a limit, extra inputs or the like at other values than those of `unasked`, the
+    defaults of what its row does not ask for. A row that asks for few labels means all of their draws.
     """
-    held = {**config["data"], **config["model"]}
-    return any(
-        name not in (*stated, "draw") and as_json(held.get(name, default)) != default
-        for name, default in YOUNGER_DEFAULTS.items()
-    )
+    data, model = config["data"], config["model"]
+    return any(as_json(model.get(name, data.get(name, default))) != default for name, default in unasked.items())
 
 
 def _of_another_card(dataset: dict[str, Any]) -> bool:

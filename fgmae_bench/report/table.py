@@ -13,7 +13,7 @@ from fgmae_bench.config.experiments import (
     as_json,
     batches,
     effective_batch,
-    matches,
+    matcher,
 )
 from fgmae_bench.records import Record
 from fgmae_bench.report.chosen import few_labels, with_areas, with_budgets, with_selected
@@ -35,7 +35,7 @@ def build(experiment: Experiment, records: list[Record], published: list[list[Pu
     protocols = sorted({run.protocol or experiment.protocol for run in experiment.runs})
     records = [record for record in records if record["protocol"] in protocols]
     for run, stated in zip(experiment.runs, published, strict=True):
-        fitting = [record for record in records if matches(experiment, run, record)]
+        fitting = list(filter(matcher(experiment, run), records))
         measured += bool(fitting)
         rows += _rows_of(experiment, run, fitting, stated)
     rows = with_areas(with_budgets(rows), settings)
