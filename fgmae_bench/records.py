@@ -25,6 +25,7 @@ SCHEMA_VERSION = 2  # records of earlier versions stay readable, see `problem_of
 Record = dict[str, Any]
 
 log = logging.getLogger("fgmae_bench")
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 MAX_BYTES = 32 << 20  # of a record's file
 MAX_DEPTH = 32  # of its lists and tables: everything that reads or writes one works through them recursively
 MAX_INTEGER, MAX_REAL = 2**63, 1e100  # of its numbers, so that sums and squares of them are numbers as well
@@ -72,8 +73,7 @@ def fits(record: Any) -> bool:
 def body_sha256(record: Record) -> str:
     """SHA-256 of the canonical body: keys sorted, no spaces, UTF-8, without the field `sha256` itself."""
     body = {key: value for key, value in record.items() if key != "sha256"}
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(body).encode()).hexdigest()
 
 
 def seal(record: Record) -> Record:

@@ -213,8 +213,8 @@ def test_others_records_stand_in_tables_with_their_origin(stores, tmp_path, monk
     store_all([make_record(seed=7)], tmp_path / "results")
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "a.toml").write_text(
-        'title = "A"\nmodule = "linear"\nprotocol = "linear_probe"\n[common]\ndataset = "eurosat"\nseed = 42\n'
-        '[layout]\ncolumns = ["run", "oa", "remarks"]\n[[runs]]\nlabel = "ViT-S"\n'
+        'title = "A"\nmodule = "linear"\nprotocol = "linear_probe"\n[common]\ndataset = "eurosat"\nseed = 42\nbatch_size = 16\n'
+        '[layout]\ncolumns = ["run", "oa", "remarks"]\n[[runs]]\nlabel = "ViT-S"\nnproc_per_node = 2\n'
     )
     flags = ("--experiments", "experiments", "--formats", "md", "--out", "out", "--pulled", "others")
     done = call("report", *flags, cwd=tmp_path)

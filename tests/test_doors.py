@@ -168,10 +168,10 @@ def test_a_card_in_a_file_is_found_beside_the_file_and_fills_its_row_from_anywhe
         assert not os.path.isabs(experiment.common["dataset"])
     (command,) = commands_of({"files": [path]})
     assert command.points[0].run.data.dataset == "card.toml"
-    record = make_record(dataset="mine", model="backscatter_stats")
+    record = make_record(dataset="mine", model="backscatter_stats", world_size=1)
     record["config"]["data"]["dataset"] = "/elsewhere/card.toml"
     record["model"]["weights"]["source"] = "none"
-    record["config"]["recipe"]["recipe"] = "published"
+    record["config"]["recipe"] |= {"recipe": "published", "batch_size": 256}
     from fgmae_bench.config.cards import facts_sha256
 
     for facts, wanted in ((facts_sha256(load_card(str(card))), True), ("0" * 64, False)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -98,8 +99,14 @@ def patch_side(model_name: str, patch_size: int | None = None) -> int:
         return UNet.patch
     if model_name in mit.NAMES:
         return mit.MixTransformer.reductions[-1]
+    return _own_patch(timm_name(model_name))
+
+
+@functools.cache
+def _own_patch(name: str) -> int:
+    """The patch of a ViT of timm, 1 for its other models. Remembered: building one takes a quarter of a second."""
     with torch.device("meta"):
-        built = made()
+        built = timm.model_entrypoint(name)()
     return int(built.patch_embed.patch_size[0]) if isinstance(built, VisionTransformer) else 1
 
 
