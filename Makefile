@@ -5,6 +5,8 @@ FGMAE_BENCH_PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := demo
 PYTEST := $(PY) -m pytest -n 2 --dist worksteal
+# the tests start many processes: what is compiled once is read by all of them
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: env demo test test-all lint bench clean-demo
 

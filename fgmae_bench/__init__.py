@@ -14,3 +14,10 @@ def evaluate(*args: Any, **kwargs: Any) -> Any:
     from fgmae_bench.api import evaluate as run
 
     return run(*args, **kwargs)
+
+
+def results(*args: Any, **kwargs: Any) -> Any:
+    """Records as a pandas DataFrame, one row a run; see `fgmae_bench.frame.results`."""
+    from fgmae_bench.frame import results as read
+
+    return read(*args, **kwargs)

@@ -7,8 +7,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -24,6 +25,7 @@ SCHEMA_VERSION = 2  # records of earlier versions stay readable, see `problem_of
 Record = dict[str, Any]
 
 log = logging.getLogger("fgmae_bench")
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 MAX_BYTES = 32 << 20  # of a record's file
 MAX_DEPTH = 32  # of its lists and tables: everything that reads or writes one works through them recursively
 MAX_INTEGER, MAX_REAL = 2**63, 1e100  # of its numbers, so that sums and squares of them are numbers as well
@@ -71,8 +73,7 @@ def fits(record: Any) -> bool:
 def body_sha256(record: Record) -> str:
     """SHA-256 of the canonical body: keys sorted, no spaces, UTF-8, without the field `sha256` itself."""
     body = {key: value for key, value in record.items() if key != "sha256"}
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(body).encode()).hexdigest()
 
 
 def seal(record: Record) -> Record:
@@ -146,22 +147,35 @@ def read_record(path: Path) -> Record:
     try:
         with open(path, "rb", opener=_regular) as stream:
             content = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path}: not a readable record ({error})", "remove it and run again") from error
+    return record_of(content, path)
+
+
+def record_of(content: bytes, name: object) -> Record:
+    """The record that the bytes of a file are; raises BenchError naming the file and the fault."""
+    try:
         if len(content) > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES} bytes")
-        record = json.loads(content, parse_constant=_refuse_constant, parse_int=_whole, parse_float=_real)
-    except (OSError, ValueError, RecursionError) as error:
-        raise BenchError(f"{path}: not a readable record ({error})", "remove it and run again") from error
+        record = _parsed(content)
+    except (ValueError, RecursionError) as error:
+        raise BenchError(f"{name}: not a readable record ({error})", "remove it and run again") from error
     problem = problem_of(record)
     if problem:
-        raise BenchError(f"{path}: {problem}", "remove it and run again")
+        raise BenchError(f"{name}: {problem}", "remove it and run again")
     return dict(record)
+
+
+def as_text(record: Record) -> str:
+    """A record as its file holds it."""
+    return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def store(record: Record, results_dir: Path) -> Path:
     """Put a sealed record under its final name; a record that is already there stays as it is. Returns the path."""
     path = record_path(results_dir, record)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(as_text(record), encoding="utf-8")
         if path.exists():
             temporary.write_bytes(path.read_bytes())
     return path
@@ -175,6 +189,16 @@ def all_records(results_dir: Path) -> tuple[list[tuple[Path, Record]], list[str]
     """
     good: list[tuple[Path, Record]] = []
     bad: list[str] = []
+    for path, found in each_record(results_dir):
+        if isinstance(found, str):
+            bad.append(found)
+        else:
+            good.append((path, found))
+    return good, bad
+
+
+def each_record(results_dir: Path) -> Iterator[tuple[Path, Record | str]]:
+    """The same one by one, in path order: a path with its record, or with the line that says why there is none."""
     for path in record_files(results_dir):
         try:
             record = read_record(path)
@@ -184,10 +208,9 @@ def all_records(results_dir: Path) -> tuple[list[tuple[Path, Record]], list[str]
                 continue
             if path != named:
                 raise BenchError(f"{path}: name or folder does not match the run inside", "restore it")
-            good.append((path, record))
+            yield path, record
         except BenchError as error:
-            bad.append(str(error))
-    return good, bad
+            yield path, str(error)
 
 
 def record_files(results_dir: Path) -> list[Path]:
@@ -207,6 +230,23 @@ def _regular(path: str, flags: int) -> int:
         os.close(handle)
         raise OSError(errno.EINVAL, "not a regular file")
     return handle
+
+
+PLAIN = bytes.maketrans(b"123456789E", b"000000000e")
+LARGE_EXPONENT = re.compile(rb"e00+(?:[\s,}\]]|\Z)")  # what follows tells a number from a hash in quotes
+
+
+def _parsed(content: bytes) -> Any:
+    """What JSON holds; raises ValueError on what is none, or a number beyond the bounds.
+
+    Looking at each number costs more than all other reading: it is done where the text may hold a large one. A number
+    of fewer than 19 digits in a row, times 1e9 at most, is within the bounds.
+    """
+    digits = content.translate(PLAIN, b"+")
+    utf8 = b"\0" not in content and content[:2] not in (b"\xff\xfe", b"\xfe\xff")
+    if utf8 and b"0" * 19 not in digits and not LARGE_EXPONENT.search(digits):
+        return json.loads(content, parse_constant=_refuse_constant)
+    return json.loads(content, parse_constant=_refuse_constant, parse_int=_whole, parse_float=_real)
 
 
 def _whole(text: str) -> int:

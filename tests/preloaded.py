@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -28,8 +29,14 @@ from subprocess import DEVNULL, PIPE, STDOUT, CompletedProcess, TimeoutExpired
 from typing import Any, TextIO
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# Nothing that imports pyarrow (pandas, scikit-learn): it starts a thread, which a fork would not have.
-LIBRARIES = "torch torch.distributed timm rasterio torch.utils.tensorboard scipy.stats cv2 safetensors.torch lmdb PIL.Image psutil"
+LIBRARIES = """
+torch torch.distributed torch.utils.tensorboard torchvision timm rasterio scipy.stats scipy.special cv2 lmdb psutil
+safetensors.torch safetensors.numpy PIL.Image pyarrow.parquet pyarrow.csv pyarrow.compute pandas sklearn.linear_model
+sklearn.metrics sklearn.model_selection sklearn.neighbors fastjsonschema jsonschema tomli_w matplotlib.figure
+huggingface_hub
+"""
+# pyarrow's allocator would start a thread, which a fork does not have
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 LARGEST_REQUEST = 1 << 17  # bytes of one message: arguments and environment
 HANG = 600.0  # seconds after which a test takes a process for hung, however busy the machine
 
@@ -169,7 +176,7 @@ def _stream(kind: int) -> tuple[TextIO | None, int]:
 def _server() -> socket.socket:
     """The connection to the server, which is started by the first call; it ends when the connection does."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | ENVIRONMENT
     command = [sys.executable, __file__, str(theirs.fileno())]
     server = subprocess.Popen(
         command, pass_fds=[theirs.fileno()], env=environment, stdin=DEVNULL, stdout=DEVNULL, start_new_session=True
@@ -246,21 +253,47 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     sys.path[:1] = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = ["-c", *rest[1:]] if kind == "-c" else rest if named else [kind, *rest]
     if kind == "-m":
-        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        _end(lambda: runpy.run_module(rest[0], run_name="__main__", alter_sys=True))
     elif kind == "-c":
         sys.modules["__main__"] = types.ModuleType("__main__")
-        exec(compile(rest[0], "<string>", "exec"), vars(sys.modules["__main__"]))
+        _end(lambda: exec(compile(rest[0], "<string>", "exec"), vars(sys.modules["__main__"])))
     else:
-        runpy.run_path(kind, run_name="__main__")
+        _end(lambda: runpy.run_path(kind, run_name="__main__"))
+
+
+def _end(work: Callable[[], object]) -> None:
+    """Do `work` and end as the interpreter would, but without taking every object apart: that would take two seconds."""
+    code: object = 0
+    try:
+        work()
+    except KeyboardInterrupt:
+        gc.unfreeze()  # libraries would speak of leaks
+        raise  # the interpreter ends itself by the signal
+    except SystemExit as end:
+        code = end.code
+    except BaseException:  # noqa: BLE001 (shown as the interpreter shows it)
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit((code or 0) & 0xFF)
 
 
 def _main() -> None:
     for name in LIBRARIES.split():
         importlib.import_module(name)
     assert len(os.listdir("/proc/self/task")) == 1, "an import has started a thread: it would be missing in a fork"
+    gc.freeze()  # so that a collection in a fork writes into none of the pages that it shares
     work = _serve(socket.socket(fileno=int(sys.argv[1])))
-    if work is not None:
-        _become(*work)
+    if work is None:
+        os._exit(0)
+    _become(*work)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ TASKS = {
     "finetune": ("single_label", "multi_label"),
     "segment": ("segmentation",),
 }
-PACKAGES = ("prepare", "text", "weights", "suite", "ablate")
+PACKAGES = ("prepare", "text", "weights", "suite", "ablate", "board")
 TOOLS = ("curl", "tar", "pip")  # commands of others that a document may name
 LAUNCHER = re.compile(r"(python3? |torchrun |make )")
 # Words in place of the reader's own folders, files and runs; no card, split, model or weights is looked up for them.
@@ -114,6 +114,9 @@ def check(words: list[str]) -> None:
         check_other(words)
         return
     module, argv = found
+    if not module:  # the list of modules
+        assert not argv, words
+        return
     if "..." in argv or "…" in argv:
         raise AssertionError(f"{words}: write the command out")
     if module in TASKS:
@@ -254,7 +257,9 @@ def really_run(document: Path, desk: Path) -> None:
         assert found is not None, words
         module, argv = found
         argv = [path for word in argv for path in (sorted(glob.glob(word, root_dir=desk)) if "*" in word else [word])]
-        done = call(f"{module}.__main__" if module in ("suite", "weights", "ablate") else module, *argv, cwd=desk)
+        done = call(
+            f"{module}.__main__" if module in ("suite", "weights", "ablate", "board") else module, *argv, cwd=desk
+        )
         assert done.code == 0, f"{shlex.join(words)}\n{done.out}{done.err}"
 
 
@@ -269,8 +274,9 @@ def test_readme_by_hand_and_your_model_really_run(
     really_run(README, desk)
     assert (desk / "demo/results/index.html").is_file()
     monkeypatch.chdir(desk)
-    (snippet,) = python_blocks(text_of(README))
-    exec(compile(snippet, "README.md", "exec"), {})
+    for snippet in python_blocks(text_of(README)):
+        exec(compile(snippet, "README.md", "exec"), {})
+    assert (desk / "demo/accuracy.png").is_file()
     assert "'oa'" in capsys.readouterr().out
     assert list(desk.glob("results/records/eurosat/linear_probe/my_model-*.json"))
 

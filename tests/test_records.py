@@ -16,7 +16,17 @@ from jsonschema import Draft202012Validator
 from make_records import make_record
 
 from fgmae_bench.errors import BenchError, RunFailed, closest, os_error, run_entry
-from fgmae_bench.records import all_records, body_sha256, problem_of, read_record, record_path, schema, seal, store
+from fgmae_bench.records import (
+    _parsed,
+    all_records,
+    body_sha256,
+    problem_of,
+    read_record,
+    record_path,
+    schema,
+    seal,
+    store,
+)
 from fgmae_bench.runs.folder import RunFolder, write_predictions
 from fgmae_bench.system.files import (
     lock_and_clean_up,
@@ -420,3 +430,25 @@ def test_a_lock_that_cannot_be_made_is_told_in_one_line(tmp_path, lock):
         ):
             pass
     assert set(listing(tmp_path)) == {"file"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1e300", "1E300", "-1e+300", "1e0300", "9" * 19 + ".5e99", "1e100", "1e999", "9" * 120 + ".0", "9223372036854775808", "-1" + "0" * 20],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "around", ["[{}]", '{{"a":{}}}', '{{"a": {} , "b": 1}}', '{{"a":[1,{}\n]}}', "{}", "[1e2,{},2]"]
+)
+def test_no_way_of_writing_a_large_number_goes_unseen(text, around):
+    content = around.format(text).encode()
+    with pytest.raises(ValueError, match="too large a number"):
+        _parsed(content)
+    with pytest.raises(ValueError, match="too large a number"):
+        _parsed(b"\xff\xfe" + content.decode().encode("utf-16-le"))
+
+
+@pytest.mark.parametrize(
+    "text", ["1e9", "1e-300", "999999999999999999", "0.1234567890123456789", '"1e300 x"', "1e16", "1e99"]
+)
+def test_numbers_within_the_bounds_are_what_json_reads(text):
+    assert _parsed(f'{{"a":[{text}]}}'.encode()) == {"a": [json.loads(text)]}

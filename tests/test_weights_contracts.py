@@ -338,7 +338,11 @@ def test_load_backbone_takes_any_module(tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "size", "prefix"),
-    [("vit_small_patch16_dinov3", 64, 5), ("eva02_tiny_patch14_224", 56, 1), ("beit_base_patch16_224", 64, 1)],
+    [
+        ("vit_small_patch16_dinov3", 64, 5),
+        ("eva02_tiny_patch14_224", 56, 1),
+        pytest.param("beit_base_patch16_224", 64, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_eva_dinov3_and_beit_have_a_cls_token(tmp_path, model, size, prefix):
     """The feature is timm's first token behind its norms; the default stays timm's own pooling."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import logging
 import os
@@ -140,15 +141,24 @@ def arrays(rng: Rng, n: int, k: int, ids: list[str]) -> tuple[dict[str, Any], di
 def archive(rng: Rng, folder: Path) -> Work:
     """A zip with changed bytes, strange names, or entries that are too many, too deep or too large together."""
     path, kind = folder / "x.zip", int(rng.integers(10))
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
-        if kind == 0:
-            for number in range(120):
-                made.writestr(f"{number}.bin", bytes(9_900_000 if rng.random() < 0.2 else 990_000))
+    if kind == 0:
+        path.write_bytes(large())
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as made:
         for number in range(int(rng.integers(1, 8))):
             made.writestr(name(rng, number), rng.bytes(int(rng.integers(0, 2000))))
     if kind > 2:
         path.write_bytes(mutated(rng, path.read_bytes(), most=3))
     return lambda: unpacked(path, folder / "data")
+
+
+@functools.cache
+def large() -> bytes:
+    """An archive of 120 entries of zeros, 345 MB together."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made:
+        for number in range(120):
+            made.writestr(f"{number}.bin", bytes(990_000 if number % 5 else 9_900_000))
+    return stream.getvalue()
 
 
 def name(rng: Rng, number: int) -> str:

@@ -32,7 +32,7 @@ Work = Callable[[], object]
 Reader = Callable[[np.random.Generator, Path], Work]
 ROOM = 1 << 30  # bytes of address space above what the parent has
 SECONDS, HANG = 30.0, 600.0  # of processor time, and by the clock, however busy the machine is
-REHEARSED = 12  # seeds a reader
+REHEARSED = 12  # seeds a reader, where each mutation gets a child of its own
 PAYLOAD = "payload"
 EDGES = (b"\0", b"\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\xff" * 4, b"\xff" * 8, b"\0" * 8, b"\x80")
 
@@ -108,7 +108,8 @@ def fuzz_all(
 
     A fork that does not come to its end counts as a fault of every reader.
     """
-    _rehearse(readers)
+    if batch < REHEARSED:  # else few children import what a rehearsal would find
+        _rehearse(readers)
     gc.collect()
     gc.freeze()  # so that a collection in a child writes into none of the pages that it shares
     sys.stdout.flush()

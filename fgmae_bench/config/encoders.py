@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
+from fgmae_bench.config.plugins import loaded
 from fgmae_bench.errors import BenchError
 
 GROUP = "fgmae_bench.encoders"
@@ -402,10 +403,7 @@ def encoders() -> dict[str, Encoder]:
     """
     found = dict(ENCODERS)
     for point in importlib.metadata.entry_points(group=GROUP):
-        try:
-            entry = point.load()
-        except (ImportError, AttributeError) as error:
-            raise BenchError(f"the encoder {point.name} cannot be imported ({error})", "repair its package") from error
+        entry = loaded("encoder", point.name, point.load)
         if not isinstance(entry, Encoder):
             what = f"the entry point {point.name} of {GROUP} is of type {type(entry).__name__}"
             raise BenchError(what, "let it name a fgmae_bench.config.encoders.Encoder")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import typing
 from dataclasses import dataclass, field
 from functools import cache
@@ -68,7 +69,7 @@ class Experiment:
 
 def load_experiment(path: Path) -> Experiment:
     """Load and check one file; errors name file and key path."""
-    experiment = dataclasses.replace(from_plain(Experiment, load_toml(path), str(path)), path=path)
+    experiment = _beside(dataclasses.replace(from_plain(Experiment, load_toml(path), str(path)), path=path))
     if experiment.module not in RECIPES:
         raise BenchError(f"{path}: unknown module '{experiment.module}'", closest(experiment.module, RECIPES))
     if not experiment.runs:
@@ -92,6 +93,27 @@ def load_experiment(path: Path) -> Experiment:
             raise BenchError(f"{where}: no dataset", "add dataset to [common] or to the run's flags")
     check_layout(experiment.layout, path)
     return experiment
+
+
+def _beside(experiment: Experiment) -> Experiment:
+    """The experiment with paths of cards as they are from here: in a file they are relative to it, where there is one
+    there, else to the working directory.
+    """
+    folder = experiment.path.parent
+
+    def found(value: Any) -> Any:
+        if isinstance(value, list):
+            return [found(item) for item in value]
+        is_path = isinstance(value, str) and (value.endswith(".toml") or "/" in value) and not value.startswith("~")
+        if not is_path or os.path.isabs(value) or not (folder / value).exists():
+            return value
+        return os.path.relpath(folder / value)
+
+    def placed(flags: dict[str, Any]) -> dict[str, Any]:
+        return {name: found(value) if name == "dataset" else value for name, value in flags.items()}
+
+    runs = tuple(dataclasses.replace(run, flags=placed(run.flags)) for run in experiment.runs)
+    return dataclasses.replace(experiment, common=placed(experiment.common), runs=runs)
 
 
 def load_experiments(folder: Path) -> list[Experiment]:

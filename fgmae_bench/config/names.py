@@ -9,6 +9,7 @@ import importlib.metadata
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from fgmae_bench.config.plugins import loaded
 from fgmae_bench.config.schedules import SCHEDULES
 from fgmae_bench.errors import unknown
 
@@ -34,6 +35,13 @@ class ClassHead(NamedTuple):
 
     norm: str
     batch_statistics: bool
+    words: str
+
+
+class Tracker(NamedTuple):
+    """What a value of `--tracker` stands for: how its package is installed, and the words of `--help`."""
+
+    install: str
     words: str
 
 
@@ -129,6 +137,12 @@ CLASS_HEADS = {
     ),
     "linear": ClassHead("torch.nn:Identity", False, "none"),
 }
+# Experiment trackers beside TensorBoard: see `fgmae_bench.runs.trackers`.
+TRACKERS = {
+    "wandb": Tracker("pip install 'fgmae-bench[wandb]'", "Weights & Biases"),
+    "mlflow": Tracker("pip install 'fgmae-bench[mlflow]'", "MLflow"),
+    "trackio": Tracker("docs/records.md says how", "trackio"),
+}
 # Norms of decode heads: channels to a module.
 NORMS = {
     "batch": Choice("fgmae_bench.models.norms:SyncBatchNorm", "batch norm over all processes"),
@@ -157,15 +171,17 @@ if TYPE_CHECKING:
     OptimizerName: TypeAlias = str
     ProbeName: TypeAlias = str
     ScheduleName: TypeAlias = str
+    TrackerName: TypeAlias = str
 else:  # what the flags accept
     HeadName = Literal[(*HEADS, *FITTED_HEADS)]
     NeckName = Literal[tuple(NECKS)]
     NormName, OptimizerName = Literal[tuple(NORMS)], Literal[tuple(OPTIMIZERS)]
     ClassHeadName, DatesName = Literal[tuple(CLASS_HEADS)], Literal[tuple(DATES)]
     ProbeName, ScheduleName = Literal[tuple(PROBES)], Literal[tuple(SCHEDULES)]
+    TrackerName = Literal[tuple(TRACKERS)]
 
 
-def listed(choices: Iterable[Choice | ClassHead | Probe]) -> str:
+def listed(choices: Iterable[Choice | ClassHead | Probe | Tracker]) -> str:
     """The words of some choices as a list in a sentence: `a, b, or c`."""
     *others, last = (choice.words for choice in choices)
     return ", ".join([*others, f"or {last}" if others else last])
@@ -176,7 +192,10 @@ def code_of(kind: str, name: str, table: Mapping[str, Choice | str]) -> Any:
     if name not in table:
         raise unknown(kind, name, table)
     entry = table[name]
-    return imported(entry if isinstance(entry, str) else entry.code)
+    code = entry if isinstance(entry, str) else entry.code
+    if code.startswith("fgmae_bench."):
+        return imported(code)
+    return loaded(kind, name, lambda: imported(code))
 
 
 def imported(code: str) -> Any:

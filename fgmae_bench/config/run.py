@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, INPUTS, Encoder, adapter_of, encoders
-from fgmae_bench.config.names import AFTER, FITTED_HEADS
+from fgmae_bench.config.names import AFTER, FITTED_HEADS, TRACKERS, TrackerName, listed
 from fgmae_bench.config.recipes import (
     ANY,
     EITHER,
@@ -111,6 +111,9 @@ class Execution:
         "folder of this run's log, config and checkpoints", None, shown="runs/<dataset>/<run id>"
     )
     log_dir: str | None = option("folder of TensorBoard events", None, shown="<output_dir>/tensorboard")
+    tracker: TrackerName | None = option(
+        f"where the run is shown besides TensorBoard: {listed(TRACKERS.values())}", None, shown="nowhere"
+    )
     results_dir: str = option("folder of records and predictions", "results")
     cache_dir: str = option(
         "folder of indexes and feature banks",
@@ -177,6 +180,8 @@ YOUNGER = (
     "shots", "draw", "missing_band", "bands_as", "limit", "patch_size", "inputs", "auxiliary", "head_dropout", "neck",
     "head_weights", "dates",
 )  # fmt: skip
+# These may be paths; the facts name what they stand for: card, samples of each part, content of the weights.
+NOT_HASHED = {"data": ("dataset", "split"), "model": ("weights",), "recipe": ("head_weights",)}
 PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {
     "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": ProbeExecution},
@@ -503,19 +508,54 @@ def run_hash(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
     Batch, accumulation and world size count by their product only; paths, workers and device do not count.
     """
     recipe = counted(run.recipe)
-    recipe.pop("head_weights", None)  # a path: the facts hold its content
+    for name in NOT_HASHED["recipe"]:
+        recipe.pop(name, None)
     recipe["effective_batch"] = recipe.pop("batch_size") * recipe.pop("accum_iter") * world_size
-    # These three may be paths; the facts name what they stand for: card, samples of each part, content of the weights.
-    data = {key: value for key, value in counted(run.data).items() if key not in ("dataset", "split")}
-    model = {key: value for key, value in counted(run.model).items() if key != "weights"}
+    data = {key: value for key, value in counted(run.data).items() if key not in NOT_HASHED["data"]}
+    model = {key: value for key, value in counted(run.model).items() if key not in NOT_HASHED["model"]}
     body = {"data": data, "model": model, "recipe": recipe, "facts": facts}
     return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
+def recorded_id(record: dict[str, Any]) -> set[str]:
+    """The run ids that a record's own configuration, facts and number of processes can stand for.
+
+    Several only where modules differ in what a younger field is by default. Raises KeyError or TypeError on a
+    configuration without what an id is made of.
+    """
+    config, found = json.loads(json.dumps(record["config"])), set()  # lists, as a file holds them
+    recipe = config["recipe"]
+    batch = recipe.pop("batch_size") * recipe.pop("accum_iter") * record["environment"]["world_size"]
+    parts = {"data": config["data"], "model": config["model"], "recipe": recipe}
+    for module in SECTIONS:
+        defaults = {
+            f.name: list(f.default) if isinstance(f.default, tuple) else f.default
+            for kind in sections(module).values()
+            for f in dataclasses.fields(kind)
+            if f.name in YOUNGER
+        }
+        body: dict[str, Any] = {
+            part: {
+                name: value
+                for name, value in values.items()
+                if name not in NOT_HASHED[part] and (name not in YOUNGER or value != defaults.get(name))
+            }
+            for part, values in parts.items()
+        }
+        body["recipe"]["effective_batch"] = batch
+        body["facts"] = config["facts"]
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
+        found.add(_named(str(config["model"]["model"]), str(recipe["recipe"]), digest))
+    return found
+
+
 def run_id(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
     """`<model>-<recipe>-<10 hex>`, safe as a file name."""
-    model = re.sub(r"[^A-Za-z0-9_.]+", "_", run.model.model).strip("._") or "model"
-    return f"{model}-{run.recipe.recipe}-{run_hash(run, facts, world_size)[:10]}"
+    return _named(run.model.model, run.recipe.recipe, run_hash(run, facts, world_size))
+
+
+def _named(model: str, recipe: str, digest: str) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9_.]+', '_', model).strip('._') or 'model'}-{recipe}-{digest[:10]}"
 
 
 def to_plain(run: Run) -> dict[str, dict[str, Any]]:

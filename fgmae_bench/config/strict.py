@@ -42,16 +42,22 @@ def load_toml(path: Path) -> dict[str, Any]:
     return loaded
 
 
+_SINGLE = frozenset({int, float, str, bool, type(None)})
+
+
 def deeper_than(value: Any, depth: int) -> bool:
     """Whether lists and tables are nested more than `depth` levels deep; asked without recursion."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(depth):
         if not level:
             return False
+        held = [item.values() if isinstance(item, dict) else item for item in level]
+        # most hold single values alone, which takes little time to see
         level = [
             part
-            for item in level
-            for part in (item.values() if isinstance(item, dict) else item)
+            for parts in held
+            if not _SINGLE.issuperset(map(type, parts))
+            for part in parts
             if isinstance(part, (dict, list))
         ]
     return bool(level)

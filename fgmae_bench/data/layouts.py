@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from fgmae_bench.config.cards import Card
+from fgmae_bench.config.plugins import loaded
 from fgmae_bench.data.bigearthnet.raw import bigearthnet_v1, bigearthnet_v2
 from fgmae_bench.data.dfc.layout import rois
 from fgmae_bench.data.dfc.scenes import rois_scenes
@@ -39,12 +40,19 @@ GROUP = "fgmae_bench.datasets"  # entry points of other packages: a layout's nam
 
 def build_index(card: Card, root: Path) -> Index:
     """Index of the data of `card` at `root`; raises BenchError where it is not there or not in the card's layout."""
-    reader = LAYOUTS.get(card.layout) or _installed(card)
+    reader = _shipped(card) or _installed(card)
     require_data(card, root)
     index = reader(card, root)
     if not isinstance(index, Index):
         raise BenchError(f"the reader of layout '{card.layout}' returned {type(index).__name__}", "return an Index")
     return index
+
+
+def _shipped(card: Card) -> Layout | None:
+    """The suite's own reader of the layout; raises BenchError where a package offers one of that name too."""
+    if card.layout in LAYOUTS and any(point.name == card.layout for point in entry_points(group=GROUP)):
+        raise BenchError(f"the layout {card.layout} is defined twice", "rename the entry point")
+    return LAYOUTS.get(card.layout)
 
 
 def _installed(card: Card) -> Layout:
@@ -54,8 +62,5 @@ def _installed(card: Card) -> Layout:
         raise BenchError(f"{card.path}: unknown layout '{card.layout}'", closest(card.layout, [*LAYOUTS, *offered]))
     point = offered[card.layout]
     log.info("layout %s: importing %s, which runs its code", card.layout, point.value)
-    try:
-        loaded: Layout = point.load()
-    except (ImportError, AttributeError) as error:
-        raise BenchError(f"layout '{card.layout}': {point.value} cannot be imported ({error})", "mend it") from error
-    return loaded
+    reader: Layout = loaded("layout", card.layout, point.load)
+    return reader

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -21,6 +22,8 @@ from torch import nn
 
 from fgmae_bench.config.contract import InputContract
 from fgmae_bench.config.encoders import EMBEDDINGS, ENCODERS, HANDMADE, Encoder, adapter_of, encoders
+from fgmae_bench.config.names import imported
+from fgmae_bench.config.plugins import loaded
 from fgmae_bench.config.run import IMAGENET, MODEL_ALIASES, Model
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.models import place
@@ -96,8 +99,14 @@ def patch_side(model_name: str, patch_size: int | None = None) -> int:
         return UNet.patch
     if model_name in mit.NAMES:
         return mit.MixTransformer.reductions[-1]
+    return _own_patch(timm_name(model_name))
+
+
+@functools.cache
+def _own_patch(name: str) -> int:
+    """The patch of a ViT of timm, 1 for its other models. Remembered: building one takes a quarter of a second."""
     with torch.device("meta"):
-        built = made()
+        built = timm.model_entrypoint(name)()
     return int(built.patch_embed.patch_size[0]) if isinstance(built, VisionTransformer) else 1
 
 
@@ -167,11 +176,7 @@ def make_adapter(name: str, size: int, patch_size: int | None = None) -> Adapter
 
 def _code_of(entry: Encoder) -> Callable[..., Any]:
     """The function that builds an encoder; raises BenchError where an entry names one that is not there."""
-    module, _, function = entry.code.partition(":")
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise BenchError(f"the encoder {entry.model}: {entry.code} cannot be imported", f"{error}") from error
+    found: Callable[..., Any] = loaded("encoder", entry.model, lambda: imported(entry.code))
     return found
 
 

@@ -217,7 +217,9 @@ def _usual_contract(model: Model) -> InputContract:
     if model.weights == IMAGENET:
         return dataclasses.replace(FGMAE_CONTRACT, size=published_by_timm(model.model).input_size[-1])
     entry = adapter_of(model.model)
-    return FGMAE_CONTRACT if entry is None else published(entry.weights, model.model).contract
+    if entry is None or entry.weights == "random":  # of a package that brings no weights
+        return FGMAE_CONTRACT
+    return published(entry.weights, model.model).contract
 
 
 def at_size(contract: InputContract, data_size: tuple[int, ...] | None, name: str, patch: int) -> InputContract:

@@ -28,6 +28,7 @@ from fgmae_bench.runs.folder import RunFolder
 from fgmae_bench.runs.grid import Share, require_same_run, resume_path, use_threads
 from fgmae_bench.runs.tasks import TASKS, Outcome, Scale, legacy_of
 from fgmae_bench.runs.tensors import LAST
+from fgmae_bench.runs.trackers import tracking_of
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.environment import MemoryPeak
 from fgmae_bench.system.files import require_writable
@@ -108,11 +109,16 @@ def _score(probe: Probe) -> dict[str, Any]:
     }
 
 
+def _folder(probe: Probe, id: str) -> RunFolder:
+    place = probe.places[id]
+    return RunFolder(*place, tracking_of(probe.runs[id], id, place[0]))
+
+
 def _compute(probe: Probe, start: float) -> dict[str, Record]:
     """Fit and record the runs of a probe, which began at `start`; their records by id, on every process."""
     world, memory, spent = probe.extractor.world, MemoryPeak(), Spent()
     first = next(iter(probe.runs.values()))
-    folders = {id: RunFolder(*probe.places[id]) for id in probe.runs} if world.rank == 0 else {}
+    folders = {id: _folder(probe, id) for id in probe.runs} if world.rank == 0 else {}
     world.raise_together(lambda: _require_places(probe) if world.rank == 0 else None)
     states = world.broadcast(world.raise_together(lambda: find_states(probe)))
     for state in states.values():

@@ -29,6 +29,7 @@ from fgmae_bench.report.formats.markdown import markdown
 from fgmae_bench.report.output import FORMATS
 from fgmae_bench.report.page_data import other_runs
 from fgmae_bench.report.predictions import with_intervals
+from fgmae_bench.report.provenance import Held, each_held, with_origin
 from fgmae_bench.report.row import Table
 from fgmae_bench.report.table import build
 
@@ -56,6 +57,9 @@ def parser() -> Parser:
         "published",
         None,
         "published numbers (default: <results_dir>/published/published_results.csv, else the repository's copy)",
+    )
+    made.add_argument(
+        "--pulled", nargs="+", type=Path, metavar="FOLDER", help="others' records too, as board pull left them"
     )
     choices = " ".join(FORMATS)
     made.add_argument(
@@ -91,14 +95,15 @@ def main() -> int:
         _require_folder(options["results_dir"] or DEFAULT_RESULTS)
     results_dir = options["results_dir"] = options["results_dir"] or DEFAULT_RESULTS
     gc.disable()  # records are many small objects, and none of them is ever garbage
-    found, bad = all_records(results_dir)
     if options["validate"]:
+        found, bad = all_records(results_dir)
         return _validate(len(found), bad)
+    held, bad = _held(results_dir, options["pulled"] or [])
     for name in options["formats"]:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
     formats = list(dict.fromkeys(options["formats"]))
-    records, unusable = _derived([record for _, record in found], results_dir, options)
+    records, unusable = _derived(held, options)
     bad += unusable
     for line in bad:
         _complain(f"left out: {line}")
@@ -113,7 +118,7 @@ def main() -> int:
         return EXIT_FAILED if lines else code
     output.write_texts(texts, _say)
     output.write_figures(tables, out / "figures", _say)
-    _say(str(page.write(tables, [record for _, record in found], out)))
+    _say(str(page.write(tables, [each.record for each in held], out)))
     if options["print"]:
         _say("\n".join(map(markdown, tables)))
     if not records:
@@ -124,15 +129,27 @@ def main() -> int:
 DERIVED: dict[str, Callable[[Record, Path], Record]] = {"intervals": with_intervals, "calibration": with_calibration}
 
 
-def _derived(records: list[Record], results_dir: Path, options: dict[str, Any]) -> tuple[list[Record], list[str]]:
+def _held(results_dir: Path, pulled: list[Path]) -> tuple[list[Held], list[str]]:
+    """One's own records and those of pulled folders, and a line for each that is left out."""
+    good: list[Held] = []
+    bad: list[str] = []
+    for each in each_held(results_dir, pulled) if results_dir.is_dir() or pulled else ():
+        if isinstance(each, str):
+            bad.append(each)
+        else:
+            good.append(each)
+    return good, bad
+
+
+def _derived(held: list[Held], options: dict[str, Any]) -> tuple[list[Record], list[str]]:
     """The records with what is asked for of their predictions, and a line for each whose predictions are of no use (it
     stays, without).
     """
-    found, lines = list(records), []
+    found, lines = [with_origin(each) for each in held], []
     for what in (name for name in DERIVED if options[name]):
         for i, record in enumerate(found):
             try:
-                found[i] = DERIVED[what](record, results_dir)
+                found[i] = DERIVED[what](record, held[i].folder)
             except BenchError as error:
                 lines.append(f"{what.removesuffix('s')} of {record['run_id']}: {error}")
     return found, lines

@@ -27,6 +27,8 @@ INDEX, RUNS = "index.html", "runs"
 SCRIPTS = ("page-dom.js", "page-chart.js", "page-table.js", "page-run.js", "page.js")
 CALL = "fgmaeBenchRun("  # what a side script calls, and how it is known as ours
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_ENDS = re.compile("[<>&\u2028\u2029]")
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def write(tables: list[Table], records: list[Record], out: Path) -> Path:
@@ -110,8 +112,7 @@ def _runs(tables: list[Table], names: dict[str, str], count: int) -> str:
 
 def in_script(value: Any) -> str:
     """`value` as JSON on one line in which no HTML or JavaScript parser finds an end or a line break of its own."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return re.sub("[<>&\u2028\u2029]", lambda found: ESCAPES[found[0]], text)
+    return _ENDS.sub(lambda found: ESCAPES[found[0]], _JSON.encode(value))
 
 
 def _template(name: str) -> str:

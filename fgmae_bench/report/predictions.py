@@ -100,19 +100,25 @@ def find_predictions(record: Record, results_dir: Path) -> Path:
 
 def read_predictions(record: Record, path: Path) -> Predictions:
     """Read and check one file; raises BenchError where it is damaged, changed, or of other samples."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BenchError(f"{path}: cannot be read ({error.strerror})", REPEAT) from error
+    return predictions_of(record, content, path)
+
+
+def predictions_of(record: Record, content: bytes, path: object) -> Predictions:
+    """The same of a file's bytes; `path` is its name in messages."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
+    if record["predictions"]["sha256"] not in (None, hashlib.sha256(content).hexdigest()):
+        raise BenchError(f"{path}: not the predictions that {record['run_id']} stored (sha256 differs)", REPEAT)
     try:
-        content = path.read_bytes()
-        if record["predictions"]["sha256"] not in (None, hashlib.sha256(content).hexdigest()):
-            raise BenchError(f"{path}: not the predictions that {record['run_id']} stored (sha256 differs)", REPEAT)
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         lists = {name: _texts(json.loads(text)) for name, text in header["__metadata__"].items() if name in LISTS}
         found = _pixel_sums(tensors, lists, header) if "sums" in tensors else _predictions(tensors, lists)
-    except OSError as error:
-        raise BenchError(f"{path}: cannot be read ({error.strerror})", REPEAT) from error
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:100]
         raise BenchError(f"{path}: no predictions that can be read ({reason})", REPEAT) from error

@@ -24,6 +24,7 @@ from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.hub.checksums import sha256_of
 from fgmae_bench.records import Record, read_record, record_path, store
 from fgmae_bench.runs.tensors import save_tensors
+from fgmae_bench.runs.trackers import Tracking
 from fgmae_bench.system.files import (
     lock_and_clean_up,
     missing_folders,
@@ -92,8 +93,8 @@ SECONDS_BETWEEN_LOGS = 1.0
 class RunFolder:
     """`log.jsonl`, `config.toml`, `checkpoint-last.pth`, TensorBoard events, predictions and the record of one run."""
 
-    def __init__(self, folder: Path, log_dir: Path):
-        self.folder, self.log_dir = folder, log_dir
+    def __init__(self, folder: Path, log_dir: Path, tracking: Tracking | None = None):
+        self.folder, self.log_dir, self.tracking = folder, log_dir, tracking
         self.lines: list[str] = []
         self.replaced: dict[Path, bytes | None] = {}  # what stood under the name of each file that this run writes
         self.new_folders = {place: missing_folders(place) for place in (folder, log_dir)}
@@ -114,18 +115,20 @@ class RunFolder:
             )
 
     def epoch(self, entry: dict[str, Any]) -> None:
-        """Log one epoch: a JSON line with all keys, and TensorBoard scalars."""
+        """Log one epoch: a JSON line with all keys, TensorBoard scalars and the tracker's."""
         flat = flatten(entry)
         self.lines.append(json.dumps(flat, allow_nan=False))
+        kept = {key: value for key, value in flat.items() if key not in ("epoch", "step") and value is not None}
+        scalars = {_tag(key): value for key, value in kept.items()}
+        step = entry.get("step", entry["epoch"])
         try:
             if self.events is None:
                 self.events = EventFile(self.log_dir, first_step=self.resumed_at)
-            self.events.scalars(
-                {_tag(key): value for key, value in flat.items() if key not in ("epoch", "step") and value is not None},
-                entry.get("step", entry["epoch"]),
-            )
+            self.events.scalars(scalars, step)
         except OSError as error:
             raise os_error(error, self.log_dir) from error
+        if self.tracking is not None:
+            self.tracking.log(scalars, step)
         if time.monotonic() - self.last_written >= SECONDS_BETWEEN_LOGS:
             self.write_log()
 
@@ -188,6 +191,8 @@ class RunFolder:
         """
         if self.events is not None:
             self.events.discard()
+        if self.tracking is not None:
+            self.tracking.close(failed=True)
         for path, earlier in self.replaced.items():
             if earlier is None:
                 path.unlink(missing_ok=True)
@@ -305,6 +310,8 @@ def store_run(
                 predictions.unlink(missing_ok=True)
             raise
         folder.copy_in(stored, "record.json")
+        if folder.tracking is not None:
+            folder.tracking.close(record["metrics"]["test"])
         return read_record(stored)
 
 

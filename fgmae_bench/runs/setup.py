@@ -31,6 +31,7 @@ from fgmae_bench.models.embeddings import ROW, Embeddings
 from fgmae_bench.models.place import NAME as PLACE
 from fgmae_bench.models.pooling import TokenPool, write_out_attention
 from fgmae_bench.models.taps import fitting_size
+from fgmae_bench.runs.trackers import require_tracker
 from fgmae_bench.system.device import Precision, resolve_amp
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.files import require_writable
@@ -91,6 +92,7 @@ def set_up(
         first.data, split=name, nb_classes=None if classes is not None else first.data.nb_classes
     )
     cache = Path(first.execution.cache_dir)
+    world.raise_together(lambda: require_tracker(first.execution.tracker) if world.rank == 0 else None)
     if module is None:
         world.raise_together(lambda: require_present(card, first, cache))
     dataset = world.raise_together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))

@@ -13,6 +13,7 @@ from fgmae_bench.suite.command import shell_line
 from fgmae_bench.suite.expand import require_known
 from fgmae_bench.suite.flags import add_common, commands_of, say
 from fgmae_bench.suite.ledger import Ledgers
+from fgmae_bench.suite.obstacles import require_runnable
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,7 @@ def main(given: dict[str, Any]) -> None:
     ledgers = Ledgers(commands)
     require_known(commands, ledgers.models)
     pending = {command.key: len(ledgers.of(command).pending(command)) for command in commands}
+    require_runnable(command for command in commands if pending[command.key])
     if given.get("commands"):
         for command in commands:
             if pending[command.key]:

@@ -22,7 +22,8 @@ from fgmae_bench.suite.expand import require_known
 from fgmae_bench.suite.flags import add, add_common, commands_of, say
 from fgmae_bench.suite.ledger import Ledgers
 from fgmae_bench.suite.local import Options, Say, devices, require_enough, require_present, run_here
-from fgmae_bench.suite.slurm import Cluster, run_on_slurm
+from fgmae_bench.suite.obstacles import require_runnable
+from fgmae_bench.suite.slurm import Cluster, run_on_slurm, sbatch_lines
 from fgmae_bench.system.progress import Progress
 
 log = logging.getLogger("fgmae_bench")
@@ -73,6 +74,7 @@ def main(given: dict[str, Any]) -> None:
     total = sum(len(command.points) for command in commands)
     require_known(commands, ledgers.models)
     left = [command for command in commands if ledgers.of(command).pending(command)]
+    require_runnable(left)
     pending = sum(len(ledgers.of(command).pending(command)) for command in left)
     if not left:
         say(f"nothing to do: all {total} runs are recorded")
@@ -80,6 +82,8 @@ def main(given: dict[str, Any]) -> None:
     if given.get("dry_run"):
         for command in left:
             say(shell_line(command))
+        for line in sbatch_lines(left, _cluster(given)) if given.get("slurm") else ():
+            say(line)
         say(f"{pending} of {total} runs are to do, in {len(left)} commands; nothing was run")
         return
     gpus = None if given.get("slurm") else devices(given.get("gpus"))
@@ -106,19 +110,22 @@ def _run(
         smallest = min(command.processes for command in left)
         parallel = given.get("max_parallel", max(1, len(gpus or ()) // smallest))
         return run_here(left, ledgers, Options(max_parallel=parallel, gpus=gpus, retry=retry, timeout=timeout), report)
-    more = dict(pair.split("=", 1) for pair in given.get("sbatch", []))
-    cluster = Cluster(
+    return run_on_slurm(left, ledgers, _cluster(given), report)
+
+
+def _cluster(given: dict[str, Any]) -> Cluster:
+    """What the command line asks of Slurm."""
+    return Cluster(
         max_parallel=given.get("max_parallel", Cluster.max_parallel),
-        retry=retry,
-        timeout=timeout,
+        retry=given.get("retry", 0),
+        timeout=given.get("timeout"),
         minutes=given.get("time", 240),
         partition=given.get("partition"),
         account=given.get("account"),
         memory=given.get("mem"),
         cpus=given.get("cpus"),
-        more=more,
+        more=dict(pair.split("=", 1) for pair in given.get("sbatch", [])),
     )
-    return run_on_slurm(left, ledgers, cluster, report)
 
 
 def _teller(progress: Progress, total: int) -> Say:

@@ -174,9 +174,8 @@ def _arrays(commands: list[Command]) -> Iterator[list[Command]]:
             yield group[first : first + LARGEST_ARRAY]
 
 
-def _sbatch(jobs: list[Job], folder: str, cluster: Cluster, like: Command) -> list[str]:
-    import submitit
-
+def asked_of_slurm(cluster: Cluster, like: Command) -> dict[str, Any]:
+    """The parameters of submitit for an array of jobs that want what `like` wants."""
     wanted = {
         "job_name": "fgmae_bench",
         "time": cluster.minutes,
@@ -190,9 +189,30 @@ def _sbatch(jobs: list[Job], folder: str, cluster: Cluster, like: Command) -> li
         "gpus_per_node": like.processes if like.needs_gpu else None,
         "additional_parameters": {"requeue": True, **cluster.more},
     }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def sbatch_lines(commands: list[Command], cluster: Cluster) -> list[str]:
+    """The options of sbatch for each array that `submit` would hand in, as lines of a job file."""
+    lines = []
+    for array in _arrays(commands):
+        wanted = asked_of_slurm(cluster, array[0])
+        parallel, more = wanted.pop("array_parallelism"), wanted.pop("additional_parameters")
+        lines.append(f"# {len(array)} jobs of {array[0].processes} process{'es' if array[0].processes > 1 else ''}")
+        if len(array) > 1:
+            lines.append(f"#SBATCH --array=0-{len(array) - 1}%{min(len(array), parallel)}")
+        for name, value in sorted({**wanted, **more}.items()):
+            flag = name.replace("_", "-")
+            lines.append(f"#SBATCH --{flag}" if value is True else f"#SBATCH --{flag}={value}")
+    return lines
+
+
+def _sbatch(jobs: list[Job], folder: str, cluster: Cluster, like: Command) -> list[str]:
+    import submitit
+
     try:
         executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=TIME_LIMITS)
-        executor.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
+        executor.update_parameters(**asked_of_slurm(cluster, like))
         with executor.batch():
             submitted = [executor.submit(job) for job in jobs]
         return [str(job.job_id) for job in submitted]

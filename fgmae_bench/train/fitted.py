@@ -26,6 +26,7 @@ from fgmae_bench.runs.folder import RunFolder, store_run
 from fgmae_bench.runs.grid import Share
 from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
 from fgmae_bench.runs.tasks import Outcome
+from fgmae_bench.runs.trackers import tracking_of
 from fgmae_bench.system.device import device_name
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.environment import MemoryPeak, describe, now
@@ -173,7 +174,8 @@ def _fit_and_record(fitting: Fitting) -> Record:
 def _record(fitting: Fitting, outcome: Outcome, test: Scored, seconds: dict[str, float], memory: MemoryPeak) -> Record:
     run, dataset, id = fitting.run, fitting.dataset, fitting.id
     classes, groups = fitting.maps[1].scheme.classes, dataset.groups("test")
-    protocol, folder = protocol_of("segment", run.recipe), RunFolder(*fitting.place)
+    protocol = protocol_of("segment", run.recipe)
+    folder = RunFolder(*fitting.place, tracking_of(run, id, fitting.place[0]))
     folder.epoch(outcome.history[0])
     timing = {
         "total_seconds": seconds["total"],

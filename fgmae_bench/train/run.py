@@ -22,6 +22,7 @@ from fgmae_bench.runs.folder import RunFolder
 from fgmae_bench.runs.grid import Share, require_same_run, resume_path, use_threads
 from fgmae_bench.runs.tasks import Outcome, rank, seen_by_reference
 from fgmae_bench.runs.tensors import BEST, LAST, load_tensors
+from fgmae_bench.runs.trackers import tracking_of
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.environment import MemoryPeak
 from fgmae_bench.system.files import lock_or_fail
@@ -279,7 +280,8 @@ def train_and_record(prepared: Prepared) -> Record:
     unless it left a checkpoint to go on from.
     """
     world, results = prepared.world, Path(prepared.run.execution.results_dir)
-    folder = RunFolder(*prepared.place) if world.rank == 0 else None
+    tracking = tracking_of(prepared.run, prepared.id, prepared.place[0])
+    folder = RunFolder(*prepared.place, tracking) if world.rank == 0 else None
     with contextlib.ExitStack() as locks:
         world.raise_together(lambda: _lock(locks, prepared, results) if world.rank == 0 else None)
         training = Training(prepared, folder)

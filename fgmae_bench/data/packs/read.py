@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import zlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -160,11 +161,17 @@ def _plain(db: NDArray[np.float32], signal: Signal) -> bool:
     """True where the extremes show that every pixel is valid: all finite, and no zero or nodata value
     between them.
     """
-    low, high = db.min(), db.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
+    low, high = float(db.min()), float(db.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
         return False
+    return signal.converted or not any(low <= last and first <= high for first, last in _not_measured(signal))
+
+
+@lru_cache(maxsize=16)
+def _not_measured(signal: Signal) -> list[tuple[float, float]]:
+    """Ranges of values, rounded as images hold them, that may stand for a pixel that was not measured."""
     ranges = [item if isinstance(item, tuple) else (item, item) for item in (0.0, *signal.nodata, *signal.fill)]
-    return signal.converted or not any(low <= last and first <= high for first, last in ranges)
+    return [(float(np.float32(first)), float(np.float32(last))) for first, last in ranges]
 
 
 @dataclass(frozen=True)

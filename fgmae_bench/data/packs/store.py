@@ -119,18 +119,21 @@ def _open(root: Path, stamp: Stamp, outdated: _Open | None) -> lmdb.Environment:
 
 
 @contextlib.contextmanager
-def _errors(root: Path, what: str = "a value") -> Iterator[None]:
+def _errors(root: Path) -> Iterator[None]:
     """LMDB's errors become BenchError."""
     try:
         yield
     except lmdb.Error as error:
-        raise BenchError(f"{root}: {what} cannot be read ({error})", TODO) from error
+        raise BenchError(f"{root}: a value cannot be read ({error})", TODO) from error
 
 
 def get(root: Path, stamp: Stamp, key: bytes) -> bytes | None:
     """The value of one key, None where there is none. Raises BenchError on a damaged file."""
-    with _errors(root, key.decode(errors="replace")), _environment(root, stamp).begin() as reading:
-        value = reading.get(key)
+    try:  # without `_errors`, which takes as long as the value itself
+        with _environment(root, stamp).begin() as reading:
+            value: bytes | None = reading.get(key)
+    except lmdb.Error as error:
+        raise BenchError(f"{root}: {key.decode(errors='replace')} cannot be read ({error})", TODO) from error
     return value
 
 

@@ -39,10 +39,7 @@ def make_head(
     training; `dropout` is the rate of every dropout layer. Weights are drawn from torch's generator: seed it first.
     """
     _require_one(name)
-    try:
-        kind = code_of("head", name, HEADS)
-    except (ImportError, AttributeError) as error:
-        raise BenchError(f"the head {name} cannot be imported ({error})", "repair its package") from error
+    kind = code_of("head", name, HEADS)
     if neck not in NECKS:
         raise unknown("neck", neck, NECKS)
     if num_classes < 1:

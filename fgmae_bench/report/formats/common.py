@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.report.chosen import few_labels
 from fgmae_bench.report.columns import COLUMNS, REQUIRED, Column
 from fgmae_bench.report.row import Bounds, Note, Row, Spread, Table, Value
@@ -52,10 +53,12 @@ def with_columns(table: Table, names: tuple[str, ...]) -> tuple[str, ...]:
 def shown_columns(table: Table) -> tuple[str, ...]:
     """The columns of every readable format: the layout's, the required ones, intervals where known, remarks last."""
     names = [name for name in with_columns(table, REQUIRED) if name != "remarks"]
+    known = any(record["metrics"]["intervals"] for record in table.records)
     found = []
     for name in names:
         interval = f"{name}_interval"
-        wanted = interval in COLUMNS and interval not in names and any(map(COLUMNS[interval].value, table.rows))
+        wanted = interval in COLUMNS and interval not in names and (known or name not in METRICS)
+        wanted = wanted and any(map(COLUMNS[interval].value, table.rows))
         found += [name, interval] if wanted else [name]
     return (*found, "remarks")
 
@@ -69,9 +72,10 @@ def explanations(table: Table) -> list[str]:
         found.append(SEEDS)
     if any(few_labels(row.records[0]) for row in table.rows if len(row.records) > 1):
         found.append(DRAWS)
-    if any(name.endswith("_interval") for name in shown_columns(table)):
+    shown = shown_columns(table)
+    if any(name.endswith("_interval") for name in shown):
         found.append(INTERVALS)
-    if any(name.endswith("_total_interval") for name in shown_columns(table)):
+    if any(name.endswith("_total_interval") for name in shown):
         found.append(TOTALS)
     return found
 

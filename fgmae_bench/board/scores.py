@@ -1,0 +1,71 @@
+"""The scores of a run once more, from the predictions that it stored."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fgmae_bench.metrics import multi_label, segmentation, single_label
+from fgmae_bench.metrics.regression import pixel_regression, regression
+from fgmae_bench.metrics.statistics import finite
+from fgmae_bench.records import Record
+from fgmae_bench.report.predictions import Predictions
+
+RELATIVE = 1e-6  # of scores in float64 from logits in float32, computed on another machine
+
+
+def differences(record: Record, held: Predictions) -> list[str]:
+    """What predictions say otherwise than their record, a line each; none of a run that diverged."""
+    if record["status"] == "diverged":
+        return []
+    found = []
+    if len(held.ids) != record["dataset"]["n_test"]:
+        found.append(f"{len(held.ids)} samples are predicted, {record['dataset']['n_test']} recorded")
+    recorded, given = record["metrics"]["test"], _scores(held)
+    for name, value in given.items():
+        if name in recorded and not _same(value, recorded[name]):
+            found.append(f"{name} is {_shown(value)} by the predictions, {_shown(recorded[name])} in the record")
+    if not set(given) & set(recorded):
+        found.append("none of its scores follows from predictions of this kind")
+    matrix = record["metrics"].get("confusion")
+    own = _confusion(held)
+    if matrix and own is not None and not np.array_equal(own, np.array(matrix)):
+        found.append("the confusion matrix is another")
+    return found
+
+
+def _scores(held: Predictions) -> dict[str, float | None]:
+    if held.sums is not None:
+        return pixel_regression(held.sums, held.scores)
+    if held.targets is None:
+        return segmentation.segmentation(segmentation.total(held.scores))
+    if held.kind == "regression":
+        return regression(held.scores, held.targets)
+    logits = np.nan_to_num(held.scores, nan=-np.inf)
+    if held.kind == "multi_label":
+        loss = finite(multi_label.binary_cross_entropy(held.scores, held.targets))
+        return {"loss": loss, **multi_label.multi_label(logits, held.targets)}
+    confusion = single_label.confusion_matrix(held.targets, logits.argmax(1), logits.shape[1])
+    return {
+        "loss": finite(single_label.cross_entropy(held.scores, held.targets)),
+        **single_label.single_label(confusion),
+    }
+
+
+def _confusion(held: Predictions) -> Any:
+    if held.kind == "single_label" and held.targets is not None:
+        chosen = np.nan_to_num(held.scores, nan=-np.inf).argmax(1)
+        return single_label.confusion_matrix(held.targets, chosen, held.scores.shape[1])
+    return segmentation.total(held.scores) if held.kind == "segmentation" else None
+
+
+def _same(a: float | None, b: float | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return math.isclose(a, b, rel_tol=RELATIVE, abs_tol=RELATIVE)
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.6f}"
