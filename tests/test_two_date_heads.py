@@ -212,7 +212,7 @@ def test_heads_and_what_stands_around_them_see_both_dates(head, features, folder
     job = opened(folder, head=head, features=features, auxiliary=True, neck="multilevel", head_dropout=0.1)
     images, masks = job.read(job.train[:4], 0)
     job.model.head.train()
-    learnt = job.model(torch.from_numpy(np.array(images)), masks.shape[1:])
+    learnt = job.model(torch.from_numpy(np.array(images)).float(), masks.shape[1:])
     assert isinstance(learnt, Learnt)
     loss = job.loss(learnt, torch.from_numpy(masks).long())
     loss.backward()
