@@ -13,6 +13,7 @@ import fgmae_bench.train.segment as engine
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.config.run import compose, counted
+from fgmae_bench.models.cost import cost_of
 from fgmae_bench.models.heads.outputs import Learnt
 from fgmae_bench.models.two_dates import TwoDates, joined, joined_dims
 from fgmae_bench.system.distributed import World
@@ -203,7 +204,9 @@ def test_windows_of_two_dates_from_the_bank_are_those_that_are_computed(stride, 
     assert masks.shape == (4, 16, 16)
     for row, features in zip(train, images, strict=True):
         dates = (np.split(held.features[row], count) for held in (cached.bank.later, cached.bank.earlier))
-        assert any(np.array_equal(features, np.concatenate(both)) for both in zip(*dates, strict=True))
+        pieces = [np.concatenate(both) for both in zip(*dates, strict=True)]
+        assert any(np.array_equal(features, piece) for piece in pieces)
+        assert np.array_equal([cached.bank.piece(row, k, count) for k in range(count)], pieces)
 
 
 @pytest.mark.parametrize("head", ["upernet", "segformer", "segmenter", "psp"])
@@ -219,3 +222,10 @@ def test_heads_and_what_stands_around_them_see_both_dates(head, features, folder
     assert torch.isfinite(loss)
     assert job.model.head.auxiliary is not None
     assert all(p.grad is None for p in job.model.taps.parameters())
+
+
+@pytest.mark.parametrize("features", ["cached", "stream"])
+def test_two_dates_cost_a_pass_each(features, folder):  # noqa: F811
+    """Of one linear layer on features side by side, the second date doubles every operation."""
+    alone, both = (opened(folder, head="linear", features=features, dates=dates) for dates in ("after", "concat"))
+    assert cost_of(both.model)["gflops"] == 2 * cost_of(alone.model)["gflops"] > 0
