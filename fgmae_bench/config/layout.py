@@ -62,6 +62,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "seconds": ("time (s)", "The whole run, in seconds"),
     "images_per_second": ("images/s", ""),
     "memory_gib": ("memory (GiB)", "Peak memory: the device's where there is one, else the process's"),
+    "gflops": ("GFLOPs", "Thousand million operations of one image through the model, where the run counted them"),
+    "energy_joules": ("energy (J)", "Energy of the run, where the machine reports it"),
     "device": ("device", ""),
     "remarks": ("remarks", "Notes below the table"),
     "ece": ("ECE", "Expected calibration error: mean |accuracy - confidence| of 15 bins of equal width"),

@@ -2,8 +2,10 @@
 
     python -m fgmae_bench.report --results_dir results --experiments experiments
     python -m fgmae_bench.report compare RUN_A RUN_B      (see its own --help)
+    python -m fgmae_bench.report rank --protocol knn      (see its own --help)
 
-Expected: <out>/tables/<name>.md, .csv, .tex and .html for every experiment, their index,
+Expected: <out>/tables/<name>.md, .csv, .tex and .html for every experiment with records, for a pivot (models x
+datasets) and a rank of each protocol, their index,
 <out>/figures/<name>-*.png and .svg, and the page <out>/index.html with each run's full record in <out>/runs/. Exit code
 0; 1 when a record was broken (it is named and left out) or, with --check, when tables are stale; 2 on bad input.
 """
@@ -22,10 +24,12 @@ from fgmae_bench.config.experiments import Experiment, load_experiments
 from fgmae_bench.config.flags import Parser, spellings
 from fgmae_bench.errors import EXIT_DONE, EXIT_FAILED, BenchError, printable, run_entry, unknown
 from fgmae_bench.records import Record, all_records
-from fgmae_bench.report import figures, output, page, pictures, published
+from fgmae_bench.report import figures, output, page, pictures, published, tested
+from fgmae_bench.report.board import Board, board, make_tests
 from fgmae_bench.report.calibration import with_calibration
 from fgmae_bench.report.formats.common import NO_RECORDS
 from fgmae_bench.report.formats.markdown import markdown
+from fgmae_bench.report.formats.sheets import SHEETS
 from fgmae_bench.report.output import FORMATS
 from fgmae_bench.report.predictions import with_intervals
 from fgmae_bench.report.row import Table
@@ -69,6 +73,11 @@ def parser() -> Parser:
         help="derive calibration from stored predictions: columns, reliability and risk (default: off)",
     )
     made.add_argument(
+        "--separate",
+        action="store_true",
+        help="test all pairs of each pivot on stored predictions and keep them in separation.json (default: off)",
+    )
+    made.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 when tables on disk are stale (default: off)"
     )
     made.add_argument(
@@ -80,44 +89,63 @@ def parser() -> Parser:
 
 def main() -> int:
     """Run the command line; returns the exit code."""
-    if sys.argv[1:2] == ["compare"]:
-        from fgmae_bench.report import compare
+    if sys.argv[1:2] in (["compare"], ["rank"]):
+        from fgmae_bench.report import compare, rank
 
-        _say(compare.main(sys.argv[2:]))
+        _say({"compare": compare.main, "rank": rank.main}[sys.argv[1]](sys.argv[2:]))
         return EXIT_DONE
-    options = parser().parse(sys.argv[1:])
-    if options["validate"] or options["results_dir"]:
-        _require_folder(options["results_dir"] or DEFAULT_RESULTS)
-    results_dir = options["results_dir"] = options["results_dir"] or DEFAULT_RESULTS
+    options = _checked(parser().parse(sys.argv[1:]))
+    results_dir: Path = options["results_dir"]
     gc.disable()  # records are many small objects, and none of them is ever garbage
     found, bad = all_records(results_dir)
     if options["validate"]:
         return _validate(len(found), bad)
-    for name in options["formats"]:
-        if name not in FORMATS:
-            raise unknown("format", name, FORMATS)
-    formats = list(dict.fromkeys(options["formats"]))
     records, unusable = _derived([record for _, record in found], results_dir, options)
     bad += unusable
     for line in bad:
         _complain(f"left out: {line}")
-    tables = _tables(options, records)
+    tables = make_tables(options["experiments"], results_dir, options["published"], records)
+    if options["separate"]:
+        path, untested = make_tests(tables, results_dir)
+        _say(str(path))
+        for line in untested:
+            _complain(f"not tested: {line}")
+    made = board(tables, records, tested.read(results_dir / tested.FILE))
     out: Path = options["out"] or results_dir
-    texts = output.texts(tables, formats, records, out / "tables")
+    formats = list(dict.fromkeys(options["formats"]))
+    texts = output.texts(tables, made, formats, records, out / "tables")
     code = EXIT_FAILED if bad else EXIT_DONE
     if options["check"]:
         lines = output.stale(texts, formats, out / "tables")
         for line in lines:
             _complain(line)
         return EXIT_FAILED if lines else code
-    output.write_texts(texts, _say)
-    output.write_figures(tables, out / "figures", _say)
-    _say(str(page.write(tables, [record for _, record in found], out)))
+    _write(tables, made, texts, [record for _, record in found], out)
     if options["print"]:
-        _say("\n".join(map(markdown, tables)))
+        _say("\n".join([*map(SHEETS["md"], made.sheets()), *(markdown(table) for table in tables if table.records)]))
     if not records:
         _say(f"{results_dir}: {NO_RECORDS}")
     return code
+
+
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the folder of results; raises BenchError for a format, a folder or a pair that cannot be."""
+    if options["separate"] and options["check"]:
+        raise BenchError("--separate writes a file, --check writes nothing", "give one of them")
+    if options["validate"] or options["results_dir"]:
+        _require_folder(options["results_dir"] or DEFAULT_RESULTS)
+    for name in options["formats"]:
+        if name not in FORMATS and not options["validate"]:
+            raise unknown("format", name, FORMATS)
+    return {**options, "results_dir": options["results_dir"] or DEFAULT_RESULTS}
+
+
+def _write(tables: list[Table], made: Board, texts: dict[Path, str], records: list[Record], out: Path) -> None:
+    """Everything that a report leaves."""
+    output.remove_empty(tables, made, out / "tables")
+    output.write_texts(texts, _say)
+    output.write_figures(tables, made, out / "figures", _say)
+    _say(str(page.write(tables, records, out)))
 
 
 DERIVED: dict[str, Callable[[Record, Path], Record]] = {"intervals": with_intervals, "calibration": with_calibration}
@@ -137,14 +165,13 @@ def _derived(records: list[Record], results_dir: Path, options: dict[str, Any]) 
     return found, lines
 
 
-def _tables(options: dict[str, Any], records: list[Record]) -> list[Table]:
-    """The tables of all experiments."""
-    experiments = load_experiments(options["experiments"])
+def make_tables(folder: Path, results_dir: Path, source: Path | None, records: list[Record]) -> list[Table]:
+    """The tables of all experiments of a folder; `source` holds the published numbers (None: those of the results)."""
+    experiments = load_experiments(folder)
     if not experiments:
-        raise BenchError(f"{options['experiments']} holds no experiment files", "give their folder with --experiments")
+        raise BenchError(f"{folder} holds no experiment files", "give their folder with --experiments")
     named = any(run.published for experiment in experiments for run in experiment.runs)
-    source = options["published"] or published.default_path(options["results_dir"])
-    rows = published.read_rows(source) if named or options["published"] else []
+    rows = published.read_rows(source or published.default_path(results_dir)) if named or source else []
     return [_table(experiment, records, rows) for experiment in experiments]
 
 

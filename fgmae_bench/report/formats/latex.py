@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
+from fgmae_bench.config.layout import heading
 from fgmae_bench.report.columns import COLUMNS
 from fgmae_bench.report.formats.common import (
     EMPTY,
+    asked_columns,
     explanations,
     footnotes,
     is_number,
@@ -14,7 +16,6 @@ from fgmae_bench.report.formats.common import (
     note_texts,
     one_line,
     readable,
-    shown_columns,
 )
 from fgmae_bench.report.row import Note, Row, Table
 
@@ -56,6 +57,8 @@ SPECIAL = {
     "’": r"\textquoteright{}",
     "²": r"\textsuperscript{2}",
 }
+# A table no wider than the page: what is narrower keeps its size.
+FITTED = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"
 LIGATURE = re.compile(r"([-',])(?=\1)")
 
 
@@ -66,7 +69,7 @@ def tex_escaped(text: str) -> str:
 
 def latex(table: Table) -> str:
     """A `table*` with caption, label, booktabs rules and notes; needs the packages booktabs, graphicx and textcomp."""
-    names, numbers = shown_columns(table), footnotes(table)
+    names, numbers = asked_columns(table), footnotes(table)
     kinds = "".join("r" if any(is_number(row, name) for row in table.rows) else "l" for name in names)
     said = [f"{table.title}; protocol: {table.protocol}.", *explanations(table)]
     lines = [
@@ -75,9 +78,10 @@ def latex(table: Table) -> str:
         r"\centering",
         rf"\caption{{{tex_escaped(' '.join(said))}}}",
         rf"\label{{tab:{''.join(c if c.isalnum() and c.isascii() else '-' for c in table.name)}}}",
-        rf"\resizebox{{\textwidth}}{{!}}{{\begin{{tabular}}{{{kinds}}}",
+        FITTED,
+        rf"\begin{{tabular}}{{{kinds}}}",
         r"\toprule",
-        _line([tex_escaped(name.replace("_", " ")) for name in names]),
+        _line([tex_escaped(heading(name)[0]) for name in names]),
         r"\midrule",
         *(_line([_cell(name, row, numbers) for name in names]) for row in table.rows),
         r"\bottomrule",
