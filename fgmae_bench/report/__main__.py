@@ -13,18 +13,17 @@ datasets) and a rank of each protocol, their index,
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.config.experiments import Experiment, load_experiments
 from fgmae_bench.config.flags import Parser, spellings
 from fgmae_bench.errors import EXIT_DONE, EXIT_FAILED, BenchError, printable, run_entry, unknown
 from fgmae_bench.records import Record, all_records
-from fgmae_bench.report import figures, output, page, pictures, published, tested
+from fgmae_bench.report import output, page, tested
+from fgmae_bench.report.all_tables import make_tables
 from fgmae_bench.report.board import Board, board, make_tests
 from fgmae_bench.report.calibration import with_calibration
 from fgmae_bench.report.formats.common import NO_RECORDS
@@ -33,7 +32,6 @@ from fgmae_bench.report.formats.sheets import SHEETS
 from fgmae_bench.report.output import FORMATS
 from fgmae_bench.report.predictions import with_intervals
 from fgmae_bench.report.row import Table
-from fgmae_bench.report.table import build
 
 DEFAULT_RESULTS = Path("results")
 
@@ -122,7 +120,8 @@ def main() -> int:
         return EXIT_FAILED if lines else code
     _write(tables, made, texts, [record for _, record in found], out)
     if options["print"]:
-        _say("\n".join([*map(SHEETS["md"], made.sheets()), *(markdown(table) for table in tables if table.records)]))
+        shown = [table for table in tables if table.records] or tables
+        _say("\n".join([*map(SHEETS["md"], made.sheets()), *map(markdown, shown)]))
     if not records:
         _say(f"{results_dir}: {NO_RECORDS}")
     return code
@@ -163,23 +162,6 @@ def _derived(records: list[Record], results_dir: Path, options: dict[str, Any]) 
             except BenchError as error:
                 lines.append(f"{what.removesuffix('s')} of {record['run_id']}: {error}")
     return found, lines
-
-
-def make_tables(folder: Path, results_dir: Path, source: Path | None, records: list[Record]) -> list[Table]:
-    """The tables of all experiments of a folder; `source` holds the published numbers (None: those of the results)."""
-    experiments = load_experiments(folder)
-    if not experiments:
-        raise BenchError(f"{folder} holds no experiment files", "give their folder with --experiments")
-    named = any(run.published for experiment in experiments for run in experiment.runs)
-    rows = published.read_rows(source or published.default_path(results_dir)) if named or source else []
-    return [_table(experiment, records, rows) for experiment in experiments]
-
-
-def _table(experiment: Experiment, records: list[Record], rows: list[dict[str, str]]) -> Table:
-    table = build(experiment, records, published.for_runs(experiment, rows))
-    return dataclasses.replace(
-        table, figures=figures.drawable(table, experiment.layout.curves), pictures=pictures.available(table)
-    )
 
 
 def _require_folder(results_dir: Path) -> None:

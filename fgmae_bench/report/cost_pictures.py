@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
 from fgmae_bench.report.columns import energy_joules, gflops, memory_gib
-from fgmae_bench.report.figures import COLOURS, MARKERS, PNG_DPI, literal, save
+from fgmae_bench.report.figures import COLOURS, GRID, MARKERS, PNG_DPI, literal, save
 from fgmae_bench.report.pivot import Pivot, mean_of
 from fgmae_bench.report.row import Row
 
@@ -77,31 +78,40 @@ def _panels(pivot: Pivot) -> list[str]:
 
 
 def draw(pivot: Pivot, path: Path) -> None:
-    """The first column's scores against each known cost, and the front of models that none beats in both."""
+    """The first column's scores against each known cost, and the front of models that none beats in both.
+
+    All models have a mark of their own where they are few, else those of the fronts.
+    """
     from matplotlib.figure import Figure
 
     panels, place = _panels(pivot), pivot.places[0]
     figure = Figure(figsize=(4.2 * len(panels), 4.4), dpi=PNG_DPI, layout="constrained")
-    names = list(dict.fromkeys(label for axis in panels for label, _, _ in points(pivot, 0, axis)))
+    every = {axis: points(pivot, 0, axis) for axis in panels}
+    fronts = {axis: front(every[axis], less=AXES[axis].less) for axis in panels}
+    names = list(dict.fromkeys(label for axis in panels for label, _, _ in every[axis]))
+    if len(names) > MOST_NAMED:
+        names = list(dict.fromkeys(every[axis][i][0] for axis in panels for i in fronts[axis]))[:MOST_NAMED]
     for n, axis in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), n + 1)
-        found = points(pivot, 0, axis)
-        best = front(found, less=AXES[axis].less)
-        axes.plot([found[i][1] for i in best], [found[i][2] for i in best], color="#999999", linewidth=1)
-        for label, cost, score in found:
-            i = names.index(label)
-            axes.plot([cost], [score], linestyle="", marker=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)])
+        _, costs, scores = zip(*every[axis], strict=True)
+        axes.scatter(costs, scores, s=14, color="#bbbbbb", zorder=1)
+        best = fronts[axis]
+        axes.plot([costs[i] for i in best], [scores[i] for i in best], color="#999999", linewidth=1, zorder=2)
+        for label, cost, score in every[axis]:
+            if label in names:
+                axes.plot([cost], [score], linestyle="", zorder=3, **_mark(names.index(label)))
         axes.set_xscale("log")
-        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.grid(color=GRID, linewidth=0.6)
+        axes.set_axisbelow(True)
         axes.set_xlabel(AXES[axis].label + ("" if AXES[axis].less else " (more is better)"))
         axes.set_ylabel(METRICS[place.metric].axis_label if n == 0 else "")
-    for i, label in enumerate(names[:MOST_NAMED]):
-        figure.axes[0].plot(
-            [], [], linestyle="", marker=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)],
-            label=literal(label, 40),
-        )  # fmt: skip
+    for i, label in enumerate(names):
+        figure.axes[0].plot([], [], linestyle="", label=literal(label, 40), **_mark(i))
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    figure.suptitle(
-        literal(f"{place.heading}: score against cost, {pivot.protocol.replace('_', ' ')}", 110), fontsize=10
-    )
+    protocol = pivot.protocol.replace("_", " ")
+    figure.suptitle(literal(f"{place.heading}, {protocol}: score against cost", 90), fontsize=10)
     save(figure, path)
+
+
+def _mark(i: int) -> dict[str, Any]:
+    return {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i % len(COLOURS)]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from fgmae_bench.config.recipes import PROTOCOLS
 from fgmae_bench.records import Record
 from fgmae_bench.report import figures, pictures
 from fgmae_bench.report.board import Board
@@ -19,7 +20,7 @@ from fgmae_bench.system.files import write_text
 FORMATS: dict[str, Callable[[Table], str]] = {"md": markdown, "csv": comma_separated, "tex": latex, "html": html}
 
 
-BOARD = ("pivot-", "rank-")  # how the names of the board's files begin
+BOARD = ("rank-agreement", *(f"{kind}-{protocol}" for protocol in PROTOCOLS for kind in ("pivot", "rank")))
 KINDS = (
     *figures.AXES,
     "lr",
@@ -47,11 +48,9 @@ def texts(
 def remove_empty(tables: list[Table], board: Board, folder: Path) -> None:
     """Remove the files of tables that have nothing left to show, and of sheets that the board does not have."""
     kept = {sheet.name for sheet in board.sheets()} | {table.name for table in tables if table.records}
-    gone = {table.name for table in tables} - kept
-    for path in sorted(folder.glob("*")):
-        ours = path.stem in gone or (path.stem.startswith(BOARD) and path.stem not in kept)
-        if ours and path.suffix.removeprefix(".") in FORMATS and path.is_file():
-            path.unlink()
+    for name in {*BOARD, *(table.name for table in tables)} - kept:
+        for ending in FORMATS:
+            (folder / f"{name}.{ending}").unlink(missing_ok=True)
 
 
 def write_texts(found: dict[Path, str], say: Callable[[str], None]) -> None:
@@ -90,7 +89,7 @@ def write_figures(tables: list[Table], board: Board, folder: Path, say: Callable
         done(folder / pictures.ACROSS)
     for path in board.draw(folder):
         done(path)
-    old = [path for start in BOARD for path in folder.glob(f"{start}*.png")]
+    old = [folder / f"{name}-{kind}.png" for name in BOARD for kind in ("cost", "critical-difference")]
     ours = (
         old + [folder / f"{table.name}-{kind}.png" for table in tables for kind in KINDS] + [folder / pictures.ACROSS]
     )

@@ -106,7 +106,7 @@ class Pivot:
 
 
 def pivots(tables: Iterable[Table]) -> list[Pivot]:
-    """A pivot of each protocol with two or more measured lines, in the order of the tables; rows of two tables once."""
+    """A pivot of each protocol with two measured lines or columns, in the order of the tables."""
     rows: dict[tuple[str, ...], Row] = {}
     for table in tables:
         for row in _chosen(table.rows):
@@ -116,7 +116,7 @@ def pivots(tables: Iterable[Table]) -> list[Pivot]:
         if not row.records[0]["protocol"].startswith(STRESSED):
             by_protocol.setdefault(row.records[0]["protocol"], []).append(row)
     found = [_pivot(protocol, several) for protocol, several in by_protocol.items()]
-    return [pivot for pivot in found if len(pivot.lines) > 1 or pivot.refused]
+    return [pivot for pivot in found if max(len(pivot.lines), len(pivot.places)) > 1 or pivot.refused]
 
 
 def _chosen(rows: tuple[Row, ...]) -> list[Row]:
@@ -294,7 +294,8 @@ def _label(rows: list[Row]) -> str:
     """The first label of a model's rows, without the dataset that a file puts in front of labels of several."""
     titles = {row.dataset for row in rows}
     front, _, rest = rows[0].label.partition(": ")
-    return rest if rest and (len(titles) > 1 or rows[0].dataset.startswith(front)) else rows[0].label
+    named = len(titles) > 1 or rows[0].dataset.casefold().startswith(front.casefold())
+    return rest if rest and named else rows[0].label
 
 
 def _distinct(labels: list[str], rows: list[Row]) -> list[str]:

@@ -17,6 +17,7 @@ from fgmae_bench.config.flags import Parser, spellings
 from fgmae_bench.errors import BenchError, closest, unknown
 from fgmae_bench.records import all_records
 from fgmae_bench.report import tested
+from fgmae_bench.report.all_tables import make_tables
 from fgmae_bench.report.formats.sheets import SHEETS
 from fgmae_bench.report.pivot import Pivot, pivots
 from fgmae_bench.report.rank_sheets import of_ranking
@@ -51,8 +52,6 @@ def parser() -> Parser:
 
 def main(argv: list[str]) -> str:
     """Run the command line; returns the ranking as Markdown."""
-    from fgmae_bench.report.__main__ import make_tables
-
     options = parser().parse(argv)
     results_dir: Path = options["results_dir"]
     records = [record for _, record in all_records(results_dir)[0]]
@@ -79,6 +78,3 @@ def _chosen(every: list[Pivot], protocol: str | None, datasets: list[str]) -> Pi
         if dataset not in held:
             raise unknown("dataset", dataset, held)
     return pivot.only(datasets) if datasets else pivot
-
-
-__all__ = ["main", "parser"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from fgmae_bench.config.layout import heading
 from fgmae_bench.report.columns import COLUMNS
@@ -55,8 +56,11 @@ SPECIAL = {
     "“": r"\textquotedblleft{}",
     "”": r"\textquotedblright{}",
     "’": r"\textquoteright{}",
+    "‘": r"\textquoteleft{}",
+    "„": r"\textquotedblright{}",
     "²": r"\textsuperscript{2}",
 }
+UNSET = "«»ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲų"  # Latin letters and marks that the encoding OT1 lacks
 # A table no wider than the page: what is narrower keeps its size.
 FITTED = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"
 LIGATURE = re.compile(r"([-',])(?=\1)")
@@ -64,7 +68,15 @@ LIGATURE = re.compile(r"([-',])(?=\1)")
 
 def tex_escaped(text: str) -> str:
     """Text that LaTeX sets as it is: no command, no star or bracket after a line break, no ligature of two marks."""
-    return LIGATURE.sub(r"\1{}", "".join(SPECIAL.get(c, c) for c in one_line(text)))
+    return LIGATURE.sub(r"\1{}", "".join(map(_letter, one_line(text))))
+
+
+def _letter(c: str) -> str:
+    """A character as pdfTeX's default encoding can set it: itself, without its accent, or by its number."""
+    if c in SPECIAL or c.isascii() or ("¡" <= c <= "ž" and c not in UNSET):
+        return SPECIAL.get(c, c)
+    plain = "".join(each for each in unicodedata.normalize("NFKD", c) if each.isascii())
+    return "".join(SPECIAL.get(each, each) for each in plain) or f"U+{ord(c):04X}"
 
 
 def latex(table: Table) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Callable
 
 from fgmae_bench.report.formats.html_table import STYLE, html_escaped
 from fgmae_bench.report.formats.latex import FITTED, tex_escaped
 from fgmae_bench.report.formats.markdown import escaped, line
 from fgmae_bench.report.formats.spreadsheet import begins_formula
-from fgmae_bench.report.sheet import Entry, Sheet
+from fgmae_bench.report.sheet import Entry, Heading, Sheet
+
+WRAPPED = 18  # letters of a heading on one line of a paper's table
 
 
 def markdown(sheet: Sheet) -> str:
@@ -59,17 +62,18 @@ def _csv_cell(value: float | str | None) -> str:
 def latex(sheet: Sheet) -> str:
     """A `table*` no wider than the page; needs the packages booktabs, graphicx and textcomp."""
     kinds = "".join("r" if head.number else "l" for head in sheet.headings)
-    two = [_stacked(tex_escaped(head.text), tex_escaped(head.below), head.number) for head in sheet.headings]
+    below = dict.fromkeys(head.below for head in sheet.headings if head.below)
+    said = [sheet.title + ".", *sheet.sentences, *(f"Below a score: {text}." for text in below)]
     lines = [
         "% Made from the records; not to be edited. Needs booktabs, graphicx and textcomp.",
         r"\begin{table*}",
         r"\centering",
-        rf"\caption{{{tex_escaped(' '.join([sheet.title + '.', *sheet.sentences]))}}}",
+        rf"\caption{{{tex_escaped(' '.join(said))}}}",
         rf"\label{{tab:{''.join(c if c.isalnum() and c.isascii() else '-' for c in sheet.name)}}}",
         FITTED,
         rf"\begin{{tabular}}{{{kinds}}}",
         r"\toprule",
-        " & ".join(two) + r" \\",
+        " & ".join(_tex_heading(head) for head in sheet.headings) + r" \\",
         r"\midrule",
         *(" & ".join(_tex_entry(entry) for entry in row) + r" \\" for row in sheet.rows),
         r"\bottomrule",
@@ -82,21 +86,21 @@ def latex(sheet: Sheet) -> str:
     return "\n".join([*lines, r"\end{table*}"]) + "\n"
 
 
-def _stacked(text: str, below: str, number: bool) -> str:
-    """Two lines in one cell, the second in small type; a long heading breaks at its commas."""
-    lines = text.split(", ") if len(text) > 24 else [text]
-    lines = [f"{each}," for each in lines[:-1]] + [lines[-1]] + ([rf"\scriptsize {below}"] if below else [])
+def _tex_heading(head: Heading) -> str:
+    """A heading; a long one on several lines."""
+    lines = [tex_escaped(part) for part in textwrap.wrap(head.text, WRAPPED)] or [""]
     if len(lines) == 1:
-        return text
-    return rf"\begin{{tabular}}[b]{{@{{}}{'r' if number else 'l'}@{{}}}}" + r"\\".join(lines) + r"\end{tabular}"
+        return lines[0]
+    return rf"\begin{{tabular}}[b]{{@{{}}{'r' if head.number else 'l'}@{{}}}}" + r"\\".join(lines) + r"\end{tabular}"
 
 
 def _tex_entry(entry: Entry) -> str:
+    """An entry, and below it in small type what belongs to it: a range with a dash, as papers have it."""
     text = tex_escaped(entry.text)
     text = rf"\textbf{{\boldmath {text}}}" if entry.bold else text
     if not entry.below:
         return text
-    below = rf"\scriptsize {tex_escaped(entry.below)}"
+    below = rf"\scriptsize {tex_escaped(entry.below.replace(' to ', '–').replace(';', ','))}"
     return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{text}\\[-2pt]{below}\end{{tabular}}"
 
 
