@@ -17,7 +17,7 @@ from fgmae_bench.report import __main__ as report
 from fgmae_bench.report import tested
 from fgmae_bench.report.agreement import compared
 from fgmae_bench.report.formats.sheets import SHEETS
-from fgmae_bench.report.pivot import pivots, shas
+from fgmae_bench.report.pivot import mean_of, pivots, shas
 from fgmae_bench.report.rank_sheets import draw_critical, of_agreement, of_ranking
 from fgmae_bench.report.ranking import ranking, require
 
@@ -34,7 +34,7 @@ def all_pairs(*tables, error=0.001):
     (pivot,) = pivots(tables)
     known = {}
     for c in range(len(pivot.places)):
-        held = [(cell.row, cell.value) for _, cell in pivot.column(c)]
+        held = [(cell.row, mean_of(cell.value)) for _, cell in pivot.column(c)]
         for i, (a, x) in enumerate(held):
             for b, y in held[i + 1 :]:
                 known["oa", shas(a), shas(b)] = Estimate(value=x - y, error=error, degrees=30.0)

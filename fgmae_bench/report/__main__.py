@@ -144,7 +144,7 @@ def _write(tables: list[Table], made: Board, texts: dict[Path, str], records: li
     output.remove_empty(tables, made, out / "tables")
     output.write_texts(texts, _say)
     output.write_figures(tables, made, out / "figures", _say)
-    _say(str(page.write(tables, records, out)))
+    _say(str(page.write(tables, records, out, made)))
 
 
 DERIVED: dict[str, Callable[[Record, Path], Record]] = {"intervals": with_intervals, "calibration": with_calibration}

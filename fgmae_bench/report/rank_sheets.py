@@ -41,15 +41,18 @@ def of_ranking(found: Ranking) -> Sheet:
     if found.why:
         return Sheet(name=name, title=title, sentences=(f"No rank: {found.why}.",), headings=(), rows=(), notes=notes)
     figures = {"critical differences": file_name(found)} if found.league and found.league.friedman else {}
+    rows = [_row(model) for model in found.models]
+    known = [c for c in range(len(HEAD)) if any(row[c].text != EMPTY for row in rows)]
+    heads = [
+        Heading(text=text, plain=tuple(plain.split(",")), number=plain not in ("model", "equal_to"))
+        for text, plain in HEAD
+    ]
     return Sheet(
         name=name,
         title=title,
         sentences=tuple(sentences(found)),
-        headings=tuple(
-            Heading(text=text, plain=tuple(plain.split(",")), number=plain not in ("model", "equal_to"))
-            for text, plain in HEAD
-        ),
-        rows=tuple(_row(model) for model in found.models),
+        headings=tuple(heads[c] for c in known),
+        rows=tuple(tuple(row[c] for c in known) for row in rows),
         notes=notes,
         figures=figures,
     )
