@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
+from commands import REPOSITORY
 from scipy import stats
 
 from fgmae_bench.metrics.intervals import single_label_units
@@ -97,3 +100,33 @@ def test_a_model_is_equal_to_itself():
     found = pair_estimates([twice, twice], [["0", "1", "2"]] * 2, "oa")
     assert not apart(2, found).above.any()
     assert apart(2, found).equal[0, 1]
+
+
+def test_rows_of_other_seeds_do_not_count_their_interaction_twice():
+    """Nothing but noise of single hits: seeds and groups both show it, and it is one variance, not two."""
+    random = np.random.default_rng(3)
+    groups, each = 50, 20
+    targets = np.tile([0, 1], groups * each // 2)
+    names = np.repeat([f"g{i:02}" for i in range(groups)], each).tolist()
+
+    def noise():
+        logits = np.eye(2)[np.where(random.random(len(targets)) < 0.7, targets, 1 - targets)]
+        return single_label_units(logits, targets, names)
+
+    ratios = []
+    for _ in range(40):
+        a, b = ([noise() for _ in range(4)] for _ in range(2))
+        ratios.append(row_differences(a, b, paired=False)["oa"].error)
+    true = (2 * 0.7 * 0.3 / (4 * groups * each)) ** 0.5
+    # the larger of two estimates of one variance stands; twice the variance would be 1.41
+    assert 0.95 < np.sqrt(np.mean(np.square(ratios))) / true < 1.25
+
+
+def test_simulated_models_of_known_gaps():
+    path = REPOSITORY / "experiments/statistics/ranking.py"
+    spec = importlib.util.spec_from_file_location("simulated_ranking", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    quiet, power, _ = script.simulate(60)
+    assert quiet >= 0.93  # two of 60 worlds are within the simulation error of 95 %
+    assert power >= 0.84

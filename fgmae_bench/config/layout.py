@@ -58,6 +58,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "mAP published",
         "As published: Mean average precision; its publisher does not say whether over classes or over decisions",
     ),
+    "gate": ("gate", "Whether the published number was reached, within the tolerance that the file states"),
     "source": ("source", "Who published the number"),
     "seconds": ("time (s)", "The whole run, in seconds"),
     "images_per_second": ("images/s", ""),

@@ -19,7 +19,7 @@ from fgmae_bench.metrics.intervals import (
     replicates,
 )
 from fgmae_bench.metrics.jackknife import Estimate, pseudo_values
-from fgmae_bench.metrics.variance import MANY, Combined, crossed, hierarchical, unpaired
+from fgmae_bench.metrics.variance import MANY, Combined, crossed, hierarchical, interaction, unpaired
 
 Values = NDArray[np.float64]
 
@@ -95,12 +95,13 @@ def difference(a: MeasuredRow, b: MeasuredRow, name: str, *, paired: bool) -> Co
     gap = float(first.scores.mean() - second.scores.mean())
     if paired:
         estimate = crossed(first.groups - second.groups, first.degrees, value=gap)
-        both = None if a.drawn is None or b.drawn is None else a.drawn[name] - b.drawn[name]
-        return _by_bootstrap(estimate, both, a.seeds)
+        drawn = None if a.drawn is None or b.drawn is None else a.drawn[name] - b.drawn[name]
+        return _by_bootstrap(estimate, drawn, a.seeds)
     groups = first.groups.mean(0) - second.groups.mean(0)
     error = math.sqrt(float(groups.var(ddof=1)) / len(groups)) if len(groups) > 1 else math.nan
     of_seeds = [(_error_over(each.scores), len(each.scores)) for each in (first, second)]
-    return unpaired(of_seeds, Estimate(value=gap, error=error, degrees=first.degrees))
+    both = interaction(first.groups) + interaction(second.groups)
+    return unpaired(of_seeds, Estimate(value=gap, error=error, degrees=first.degrees), both)
 
 
 def _error_over(scores: Values) -> float:

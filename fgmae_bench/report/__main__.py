@@ -76,6 +76,11 @@ def parser() -> Parser:
         help="test all pairs of each pivot on stored predictions and keep them in separation.json (default: off)",
     )
     made.add_argument(
+        "--gates",
+        action="store_true",
+        help="also list the gates; exit 1 when a published number was missed (default: off)",
+    )
+    made.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 when tables on disk are stale (default: off)"
     )
     made.add_argument(
@@ -124,7 +129,15 @@ def main() -> int:
         _say("\n".join([*map(SHEETS["md"], made.sheets()), *map(markdown, shown)]))
     if not records:
         _say(f"{results_dir}: {NO_RECORDS}")
-    return code
+    return max(code, _gates(tables)) if options["gates"] else code
+
+
+def _gates(tables: list[Table]) -> int:
+    """Say every gate; the exit code is that of a failure where a number was missed."""
+    held = [(table, row, gate) for table in tables for row in table.rows for gate in row.gates]
+    for table, row, gate in held:
+        _say(f"{table.name}: {row.label}: {gate.words}")
+    return EXIT_FAILED if any(gate.passed is False for _, _, gate in held) else EXIT_DONE
 
 
 def _checked(options: dict[str, Any]) -> dict[str, Any]:

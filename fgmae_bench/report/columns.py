@@ -258,6 +258,7 @@ COLUMNS: dict[str, Column] = {
     **{f"{name}_total_interval": _total_interval(name) for name, metric in METRICS.items() if metric.interval},
     **{f"published_{name}": _published(name) for name in (*METRICS, *ONLY_PUBLISHED)},
     **{f"delta_{name}": _delta(name) for name in METRICS},
+    "gate": Column(value=lambda row: "; ".join(verdict.words for verdict in row.gates) or None),
     "source": Column(value=lambda row: row.published.source if row.published else None),
     **{name: _calibration(name) for name in CALIBRATION},
     "seconds": _timing("total_seconds"),

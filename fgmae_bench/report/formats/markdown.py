@@ -82,6 +82,14 @@ def index(
         lines.append(line([escaped(table.title), runs, str(len(table.records)), str(synthetic), files(table.name)]))
     if not measured:
         lines += ["", "No records yet."]
+    gates = [(table, row, gate) for table in tables for row in table.rows for gate in row.gates]
+    if gates:
+        lines += ["", line(["gate", "run", "expected", "measured", "verdict"]), line(["---"] * 5)]
+    for table, row, gate in gates:
+        verdict = {True: "passed", False: "missed", None: "not measured"}[gate.passed]
+        wanted = f"{gate.metric} {gate.expected:.3f} ± {gate.tolerance:.3f} ({escaped(gate.source)})"
+        measured_value = "–" if gate.measured is None else f"{gate.measured:.3f}"
+        lines.append(line([escaped(table.title), escaped(row.label), wanted, measured_value, verdict]))
     empty = [f"{escaped(table.title)} ({table.planned_runs} runs)" for table in tables if not table.records]
     if empty:
         lines += ["", f"Planned, nothing measured yet: {'; '.join(empty)}."]
