@@ -3,6 +3,7 @@
     python -m fgmae_bench.report --results_dir results --experiments experiments
     python -m fgmae_bench.report compare RUN_A RUN_B      (see its own --help)
     python -m fgmae_bench.report rank --protocol knn      (see its own --help)
+    python -m fgmae_bench.report waterfall FILE           (see its own --help)
 
 Expected: <out>/tables/<name>.md, .csv, .tex and .html for every experiment with records, for a pivot (models x
 datasets) and a rank of each protocol, their index,
@@ -92,10 +93,11 @@ def parser() -> Parser:
 
 def main() -> int:
     """Run the command line; returns the exit code."""
-    if sys.argv[1:2] in (["compare"], ["rank"]):
-        from fgmae_bench.report import compare, rank
+    if sys.argv[1:2] in (["compare"], ["rank"], ["waterfall"]):
+        from fgmae_bench.report import compare, rank, rescored
 
-        _say({"compare": compare.main, "rank": rank.main}[sys.argv[1]](sys.argv[2:]))
+        commands = {"compare": compare.main, "rank": rank.main, "waterfall": rescored.main}
+        _say(commands[sys.argv[1]](sys.argv[2:]))
         return EXIT_DONE
     options = _checked(parser().parse(sys.argv[1:]))
     results_dir: Path = options["results_dir"]

@@ -24,9 +24,7 @@ def markdown(sheet: Sheet) -> str:
     lines += [line([_md_heading(head.text, head.below) for head in sheet.headings])]
     lines += [line(["---:" if head.number else "---" for head in sheet.headings])]
     lines += [line([_md_entry(entry) for entry in row]) for row in sheet.rows]
-    lines += [text for note in sheet.notes for text in ("", f"- {escaped(note)}")][bool(sheet.notes) :]
-    if sheet.notes:
-        lines.insert(len(lines) - 2 * len(sheet.notes) + 1, "")
+    lines += ["", *(f"- {escaped(note)}" for note in sheet.notes)] if sheet.notes else []
     for caption, file in sheet.figures.items():
         lines += ["", f"![{escaped(caption)}](../figures/{file})"]
     return "\n".join(lines) + "\n"
