@@ -72,7 +72,7 @@ def sentences(found: Ranking) -> list[str]:
             f"make them equal; equal means within {MARGIN:g} by two one-sided tests."
         )
     else:
-        lines.append("No pair was tested on every dataset (run `report --separate`): the order may be chance.")
+        lines.append("No pair was tested on every dataset (run report --separate): the order may be chance.")
     if not enough(found):
         lines.append(f"Elo and critical differences are shown from {ENOUGH} datasets on.")
     elif found.league and found.league.friedman:

@@ -23,7 +23,7 @@ from fgmae_bench.system.files import write_text
 FILE = "separation.json"
 SCHEMA = 1
 MOST_BYTES = 64 * 2**20
-NOT_MADE = "not tested: run `report --separate` where the predictions are"
+NOT_MADE = "not tested: run report --separate where the predictions are"
 Key = tuple[str, tuple[str, ...], tuple[str, ...]]  # metric, body hashes of the records of both rows
 Known = dict[Key, Estimate]
 
