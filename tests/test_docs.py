@@ -26,6 +26,8 @@ from fgmae_bench.features.__main__ import parser as features_parser
 from fgmae_bench.models.architectures import architecture
 from fgmae_bench.report.__main__ import parser as report_parser
 from fgmae_bench.report.compare import parser as compare_parser
+from fgmae_bench.report.rank import parser as rank_parser
+from fgmae_bench.report.rescored import parser as waterfall_parser
 from fgmae_bench.stress.__main__ import parser as stress_parser
 from fgmae_bench.suite.flags import commands_of
 
@@ -125,6 +127,10 @@ def check(words: list[str]) -> None:
         check_package(module, argv)
     elif argv[:1] == ["compare"]:
         compare_parser().parse_args(argv[1:])
+    elif argv[:1] == ["rank"]:
+        rank_parser().parse_args(argv[1:])
+    elif argv[:1] == ["waterfall"]:
+        waterfall_parser().parse_args(argv[1:])
     elif module == "features":
         assert argv[0] == "export", words
         assert features_parser().parse(argv[1:])["out"]

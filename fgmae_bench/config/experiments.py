@@ -37,6 +37,18 @@ class PublishedRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What a reproduction has to reach: a metric within a tolerance of the published number of that name, or of the one
+    that `published` names; `legacy` reads the per-batch value of the record.
+    """
+
+    metric: str
+    tolerance: float
+    published: str = ""
+    legacy: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlannedRun:
     """A row of the table: flags of the module (a list is a grid), processes, and the published rows next to it."""
 
@@ -46,6 +58,7 @@ class PlannedRun:
     nproc_per_node: int = 1
     weights_files: tuple[str, ...] = ()  # names of files that hold the same weights as the flag `weights` names
     published: tuple[PublishedRow, ...] = ()
+    gates: tuple[Gate, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +102,7 @@ def load_experiment(path: Path) -> Experiment:
         if run.label in seen:
             raise BenchError(f"{where}.label repeats runs[{seen[run.label]}]", "give each run a label of its own")
         seen[run.label] = i
+        check_gates(run, where)
         if "dataset" not in {**experiment.common, **run.flags}:
             raise BenchError(f"{where}: no dataset", "add dataset to [common] or to the run's flags")
     check_layout(experiment.layout, path)
@@ -114,6 +128,20 @@ def _beside(experiment: Experiment) -> Experiment:
 
     runs = tuple(dataclasses.replace(run, flags=placed(run.flags)) for run in experiment.runs)
     return dataclasses.replace(experiment, common=placed(experiment.common), runs=runs)
+
+
+def check_gates(run: PlannedRun, where: str) -> None:
+    """Raise BenchError for a gate of an unknown metric, without a tolerance, or without a published row beside it."""
+    from fgmae_bench.metrics.table import METRICS
+
+    for i, gate in enumerate(run.gates):
+        at = f"{where}.gates[{i}]"
+        if gate.metric not in METRICS:
+            raise BenchError(f"{at}: unknown metric '{gate.metric}'", closest(gate.metric, METRICS))
+        if not 0 < gate.tolerance < math.inf:
+            raise BenchError(f"{at}.tolerance is {gate.tolerance}", "give how far off the number may be, above 0")
+        if not run.published:
+            raise BenchError(f"{at}: no published row to be held against", "add [[runs.published]]")
 
 
 def load_experiments(folder: Path) -> list[Experiment]:

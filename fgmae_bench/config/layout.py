@@ -59,10 +59,13 @@ WORDS: dict[str, tuple[str, str]] = {
         "mAP published",
         "As published: Mean average precision; its publisher does not say whether over classes or over decisions",
     ),
+    "gate": ("gate", "Whether the published number was reached, within the tolerance that the file states"),
     "source": ("source", "Who published the number"),
     "seconds": ("time (s)", "The whole run, in seconds"),
     "images_per_second": ("images/s", ""),
     "memory_gib": ("memory (GiB)", "Peak memory: the device's where there is one, else the process's"),
+    "gflops": ("GFLOPs", "Thousand million operations of one image through the model, where the run counted them"),
+    "energy_joules": ("energy (J)", "Energy of the run, where the machine reports it"),
     "device": ("device", ""),
     "remarks": ("remarks", "Notes below the table"),
     **{

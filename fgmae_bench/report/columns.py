@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -104,6 +105,23 @@ def memory_gib(record: Record) -> float | None:
     timing = record["timing"]
     peak = timing["peak_device_memory_bytes"] or timing["peak_anonymous_memory_bytes"]
     return peak / 2**30 if peak else None
+
+
+def gflops(record: Record) -> float | None:
+    """Thousand million operations of one image through the model, where the run counted them."""
+    value = (record.get("cost") or {}).get("gflops")
+    return None if value is None else float(value)
+
+
+def energy_joules(record: Record) -> float | None:
+    """Energy of the run in joules, where the machine reported it."""
+    value = (record.get("cost") or {}).get("energy_joules")
+    return None if value is None else float(value)
+
+
+def source_title(source: str) -> str:
+    """Where weights come from, in a table: of a file its name, not the folder that it lay in."""
+    return re.split(r"[/\\]", source)[-1] if re.search(r"[/\\]", source) and ":" not in source[2:] else source
 
 
 def leaks(record: Record) -> bool | None:
@@ -222,7 +240,7 @@ COLUMNS: dict[str, Column] = {
     "run_id": _each(lambda record: record["run_id"]),
     "protocol": _each(lambda record: record["protocol"]),
     "model": _each(lambda record: record["model"]["name"], planned="model"),
-    "weights": _each(lambda record: record["model"]["weights"]["source"], planned="weights"),
+    "weights": _each(lambda record: source_title(record["model"]["weights"]["source"]), planned="weights"),
     "recipe": _each(lambda record: record["recipe"], planned="recipe"),
     "probe": _config("recipe", "probe"),
     "features": _config("recipe", "features"),
@@ -253,12 +271,15 @@ COLUMNS: dict[str, Column] = {
     **{f"{name}_total_interval": _total_interval(name) for name, metric in METRICS.items() if metric.interval},
     **{f"published_{name}": _published(name) for name in (*METRICS, *ONLY_PUBLISHED)},
     **{f"delta_{name}": _delta(name) for name in METRICS},
+    "gate": Column(value=lambda row: "; ".join(verdict.words for verdict in row.gates) or None),
     "source": Column(value=lambda row: row.published.source if row.published else None),
     **{name: _calibration(name) for name in CALIBRATION},
     **{name: _retrieval(name) for name in RETRIEVAL},
     "seconds": _timing("total_seconds"),
     "images_per_second": _timing("images_per_second"),
     "memory_gib": Column(value=lambda row: summary(map(memory_gib, row.records)), digits=2, spread=True),
+    "gflops": Column(value=lambda row: summary(map(gflops, row.records)), digits=2),
+    "energy_joules": Column(value=lambda row: summary(map(energy_joules, row.records)), digits=0, spread=True),
     "device": _each(lambda record: record["environment"]["device_name"] or record["environment"]["device"]),
     "remarks": Column(value=lambda row: row.notes),
 }

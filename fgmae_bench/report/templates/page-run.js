@@ -32,7 +32,7 @@ function runPanel(page) {
   let current = null;
   panel.addEventListener("close", () => {
     current = null;
-    if (location.hash.startsWith("#run=")) history.replaceState(null, "", location.pathname + location.search);
+    address.put("run", "");
   });
   panel.addEventListener("click", (event) => event.target === panel && panel.close());
 
@@ -49,7 +49,7 @@ function runPanel(page) {
       content);
     if (!panel.open) panel.showModal();
     panel.scrollTop = 0;
-    history.replaceState(null, "", `#run=${encodeURIComponent(name)}`);
+    address.put("run", name);
     try {
       const record = await recordOf(name);
       if (current !== name) return;
