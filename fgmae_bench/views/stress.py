@@ -40,6 +40,7 @@ class Scene:
     angle: float = REFERENCE_ANGLE
     bands: tuple[str, ...] = ("VV", "VH")
     means: tuple[float, ...] = (-12.59, -20.26)  # dB by band, of the training split
+    looks: float = LOOKS  # equivalent looks that the data has
 
     def random(self, axis: str, *, by: Literal["sample", "group"] = "sample") -> np.random.Generator:
         """The generator of one axis for this chip, or for all chips of its acquisition."""
@@ -131,17 +132,19 @@ def _gamma_table(shape: float) -> tuple[NDArray[np.float64], NDArray[np.float64]
     return scores, special.gammaincinv(shape, special.ndtr(scores))
 
 
-def thinned(power: NDArray[np.float64], target: float, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Power of 4.4 looks as if of `target` looks: times (4.4 / target) B, B ~ Beta(target, 4.4 - target) by `scores`.
+def thinned(
+    power: NDArray[np.float64], target: float, scores: NDArray[np.float64], looks: float = LOOKS
+) -> NDArray[np.float64]:
+    """Power of `looks` L as if of `target` looks T: times (L / T) B, B ~ Beta(T, L - T) by `scores`.
 
-    Gamma(4.4) becomes exactly Gamma(target); the mean of every pixel stays, whatever its backscatter.
+    Gamma(L) becomes exactly Gamma(T); the mean of every pixel stays, whatever its backscatter.
     """
-    return power * (LOOKS / target) * np.interp(scores, *_beta_table(LOOKS, target))
+    return power * (looks / target) * np.interp(scores, *_beta_table(looks, target))
 
 
 def _lose_looks(db: Db, valid: Valid, severity: float, scene: Scene, blur: float) -> Stressed:
-    draw, target = scene.random("speckle"), LOOKS * 10 ** (-severity / 10)
-    power = [thinned(to_power(band), target, correlated(draw, band.shape, blur)) for band in db]
+    draw, target = scene.random("speckle"), scene.looks * 10 ** (-severity / 10)
+    power = [thinned(to_power(band), target, correlated(draw, band.shape, blur), scene.looks) for band in db]
     return to_db(np.stack(power)), valid
 
 
@@ -156,22 +159,26 @@ def speckle_white(db: Db, valid: Valid, severity: float, scene: Scene) -> Stress
 
 
 def noisy(
-    power: NDArray[np.float64], noise: float, first: NDArray[np.float64], rest: NDArray[np.float64]
+    power: NDArray[np.float64],
+    noise: float,
+    first: NDArray[np.float64],
+    rest: NDArray[np.float64],
+    looks: float = LOOKS,
 ) -> NDArray[np.float64]:
     """Power with noise of mean `noise` joined coherently: (N / 2L) chi'2 of 2L degrees, noncentrality 2L x / N.
 
     Written as (sqrt(x) + sqrt(N / 2L) z)^2 + (N / 2L) chi2 of 2L - 1, with z and the scores of chi2 drawn once, which
     holds for looks that are not whole and goes to x as N goes to 0. Gamma(L, s / L) becomes Gamma(L, (s + N) / L).
     """
-    share = noise / (2 * LOOKS)
-    chi2 = 2 * np.interp(rest, *_gamma_table(LOOKS - 0.5))
+    share = noise / (2 * looks)
+    chi2 = 2 * np.interp(rest, *_gamma_table(looks - 0.5))
     return np.square(np.sqrt(power) + math.sqrt(share) * first) + share * chi2
 
 
 def _add_noise(db: Db, severity: float, scene: Scene) -> NDArray[np.float64]:
     draw, level = scene.random("noise"), 10 ** (severity / 10)
     fields = [(correlated(draw, band.shape, BLUR), correlated(draw, band.shape, BLUR)) for band in db]
-    return np.stack([noisy(to_power(band), level, *pair) for band, pair in zip(db, fields, strict=True)])
+    return np.stack([noisy(to_power(band), level, *pair, scene.looks) for band, pair in zip(db, fields, strict=True)])
 
 
 def noise(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
@@ -214,12 +221,12 @@ def boxcar(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
 
 
 def lee(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
-    """Lee's filter: m + W (x - m), W = max(0, 1 - Cu2 / Ci2), Cu2 = 1 / 4.4, over `severity` pixels a side."""
+    """Lee's filter: m + W (x - m), W = max(0, 1 - Cu2 / Ci2), Cu2 = 1 / looks, over `severity` pixels a side."""
     power, side = to_power(db), int(severity)
     mean = _local_mean(power, valid, side)
     variance = np.maximum(_local_mean(np.square(power), valid, side) - np.square(mean), 0.0)
     spread = variance / np.square(mean)
-    weight = np.maximum(0.0, 1 - np.divide(1 / LOOKS, spread, out=np.full_like(spread, np.inf), where=spread > 0))
+    weight = np.maximum(0.0, 1 - np.divide(1 / scene.looks, spread, out=np.full_like(spread, np.inf), where=spread > 0))
     return to_db(np.where(valid, mean + weight * (power - mean), 1.0)), valid
 
 
