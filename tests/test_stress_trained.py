@@ -178,7 +178,7 @@ def test_a_head_fitted_on_offset_images_too_is_that_of_all_of_them_together(tmp_
     (path,) = (root / "stress_augmented_logistic_regression").iterdir()
     record, (plain, clean) = json.loads(path.read_text()), stored(tmp_path, "logistic_regression")
     assert "train_stress" in codes(record)
-    assert record["config"]["facts"]["train_stress"] == [["offset", 3.0], ["offset", 1.0]]
+    assert record["config"]["facts"]["stress"]["train"] == [["offset", 3.0], ["offset", 1.0]]
     assert record["predictions"] is None
     at3 = [each["stress"][1]["metrics"]["oa"] for each in (plain, record)]
     assert at3[1] > at3[0] + 0.2

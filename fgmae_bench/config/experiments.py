@@ -15,6 +15,7 @@ from fgmae_bench.config.cards import card_names, facts_sha256, load_card
 from fgmae_bench.config.layout import Layout, check_layout
 from fgmae_bench.config.recipes import PROTOCOLS, RECIPES
 from fgmae_bench.config.run import YOUNGER, field_sections, sections
+from fgmae_bench.config.stress import StressOptions, as_plain, protocol_under, protocol_within, stress_options
 from fgmae_bench.config.strict import convert, from_plain, load_toml
 from fgmae_bench.errors import BenchError, closest
 
@@ -34,6 +35,7 @@ class PlannedRun:
     label: str
     protocol: str = ""  # where it is another than the file's
     flags: dict[str, Any] = field(default_factory=dict)
+    stress: dict[str, Any] = field(default_factory=dict)  # of a card: flags of `stress`, above the file's
     nproc_per_node: int = 1
     weights_files: tuple[str, ...] = ()  # names of files that hold the same weights as the flag `weights` names
     published: tuple[PublishedRow, ...] = ()
@@ -50,6 +52,7 @@ class Experiment:
     runs: tuple[PlannedRun, ...]
     expect: str = ""
     common: dict[str, Any] = field(default_factory=dict)
+    stress: dict[str, Any] = field(default_factory=dict)  # flags of `stress`, where the rows are cards
     path: Path = field(default=Path(), metadata={"derived": True})
 
     @property
@@ -72,9 +75,11 @@ def load_experiment(path: Path) -> Experiment:
         if not run.label.strip():
             raise BenchError(f"{where}.label is empty", "give the run a name: it stands in the table")
         check_flags(experiment.module, run.flags, f"{where}.flags")
-        check_protocol(
-            experiment.module, run.protocol or experiment.protocol, {**experiment.common, **run.flags}, where
-        )
+        protocol, options = run.protocol or experiment.protocol, stress_of(experiment, run, where)
+        if protocol != protocol_under(protocol_within(protocol), options):
+            stated = "[stress]" if options is None else "a protocol that begins with stress_"
+            raise BenchError(f"{where}: protocol is {protocol}", f"a card has {stated}: add it, or take the other away")
+        check_protocol(experiment.module, protocol, {**experiment.common, **run.flags}, where)
         if run.nproc_per_node < 1:
             raise BenchError(f"{where}.nproc_per_node is {run.nproc_per_node}", "give 1 or more")
         if run.label in seen:
@@ -84,6 +89,12 @@ def load_experiment(path: Path) -> Experiment:
             raise BenchError(f"{where}: no dataset", "add dataset to [common] or to the run's flags")
     check_layout(experiment.layout, path)
     return experiment
+
+
+def stress_of(experiment: Experiment, run: PlannedRun, where: str = "") -> StressOptions | None:
+    """What the card of a planned run is asked for; None of a run that is no card."""
+    given = {**experiment.stress, **run.stress}
+    return stress_options(given, f"{where}: stress") if given else None
 
 
 def load_experiments(folder: Path) -> list[Experiment]:
@@ -124,7 +135,7 @@ def check_records(module: str, name: str, value: Any, where: str) -> None:
 
 def check_protocol(module: str, protocol: str, flags: dict[str, Any], where: str) -> None:
     """Raise BenchError where `flags`, defaults included, stand for another protocol than the one that is named."""
-    found = protocols_of(module, flags)
+    found, protocol = protocols_of(module, flags), protocol_within(protocol)
     if len(found) > 1:
         raise BenchError(f"{where}: its flags give {' and '.join(found)}", "give each protocol a [[runs]] of its own")
     if not found:
@@ -179,7 +190,11 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
         "recipe", ["published"]
     ):
         return False
-    if record["config"].get("facts", {}).get("defects") or record["model"].get("contract", {}).get("assumed"):
+    held = record["config"].get("facts", {})
+    options = stress_of(experiment, run)
+    if options is not None and held.get("stress") != as_plain(options):
+        return False
+    if held.get("defects") or record["model"].get("contract", {}).get("assumed"):
         return False
     config, weights = record["config"], record["model"]["weights"]["source"]
     if _unasked(config, stated) or _of_another_card(record["dataset"]):

@@ -24,7 +24,7 @@ from fgmae_bench.report.row import Table
 from fgmae_bench.system.files import lock_and_clean_up, replacing, write_text
 
 INDEX, RUNS = "index.html", "runs"
-SCRIPTS = ("page-dom.js", "page-chart.js", "page-table.js", "page-run.js", "page.js")
+SCRIPTS = ("page-dom.js", "page-chart.js", "page-table.js", "page-stress.js", "page-run.js", "page.js")
 CALL = "fgmaeBenchRun("  # what a side script calls, and how it is known as ours
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 

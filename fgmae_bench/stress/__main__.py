@@ -19,6 +19,7 @@ from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.flags import Parser, module_parser
 from fgmae_bench.config.run import compose, read_config
 from fgmae_bench.errors import BenchError, run_entry
+from fgmae_bench.report.stress_card import markdown_card
 from fgmae_bench.stress.flags import add_flags, entry_of, first_process, options_of
 
 
@@ -46,11 +47,10 @@ def main() -> None:
     if runs[0].execution.eval:
         raise BenchError("--eval means nothing here", "leave it out: a head that is recorded is not fitted again")
     from fgmae_bench.stress.engine import stress_run  # torch: bad flags are refused before it is imported
-    from fgmae_bench.stress.table import table
 
     record = stress_run(runs[0], card, options, [], entry)
     if first_process():
-        print(table(record))  # noqa: T201 (entries print their result)
+        print(markdown_card(record))  # noqa: T201 (entries print their result)
 
 
 if __name__ == "__main__":

@@ -20,15 +20,17 @@ from fgmae_bench.config.contract import POLARISATIONS, parse_bands
 from fgmae_bench.config.encoders import HANDMADE
 from fgmae_bench.config.names import FITTED_HEADS
 from fgmae_bench.config.run import Run
+from fgmae_bench.config.stress import as_plain, protocol_under
 from fgmae_bench.data.sample_cache import BROKEN_ARRAY
 from fgmae_bench.data.samples import sample_facts
 from fgmae_bench.data.statistics import mean_and_deviation
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.probe.resolve import Probe, resolve
 from fgmae_bench.records import Record, read_record, record_path, seal, store
+from fgmae_bench.report.stress_card import card_data, draw_card, markdown_card
 from fgmae_bench.runs.grid import joined, run_grid
 from fgmae_bench.stress import null
-from fgmae_bench.stress.flags import Options
+from fgmae_bench.stress.flags import Options, ladder
 from fgmae_bench.stress.probed import FITTED, probed
 from fgmae_bench.stress.reading import Outputs
 from fgmae_bench.stress.subject import Subject
@@ -36,7 +38,7 @@ from fgmae_bench.stress.summary import Curve, Summary, beside_null, summarised
 from fgmae_bench.stress.trained import ruled, trained
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.environment import now
-from fgmae_bench.system.files import replacing
+from fgmae_bench.system.files import replacing, write_json, write_text
 from fgmae_bench.system.progress import Progress
 from fgmae_bench.train import finetune, segment
 from fgmae_bench.train.fitted import fitting_of
@@ -58,17 +60,17 @@ def stress_run(run: Run, card: Card, options: Options, notes: list[Note], entry:
     another run.
     """
     _require_possible(run, card, options, entry)
-    beside = _null_record(run, card, options, entry)
     (clean,) = run_grid(entry, [run], card, notes)
     if clean["status"] != "done":
         raise BenchError(f"{clean['run_id']} diverged", "choose another learning rate")
+    beside = _null_record(run, card, options, entry)
     with joined(run) as (world, device):
         subject = _Lazy(run, card, clean, notes, entry, world, device)
         names, left_out = _allowed(options, card, subject.groups)
         if options.train:
             _allowed(dataclasses.replace(options, names=tuple(name for name, _ in options.train)), card, subject.groups)
         id = f"{clean['run_id']}-stress-{_digest(clean, names, options, beside)}"
-        parts = (card.name, f"stress_{'augmented_' if options.train else ''}{clean['protocol']}", id)
+        parts = (card.name, protocol_under(clean["protocol"], options), id)
         results = Path(run.execution.results_dir)
         path = record_path(results, parts)
         if world.broadcast(path.exists() if world.rank == 0 else None):
@@ -76,7 +78,7 @@ def stress_run(run: Run, card: Card, options: Options, notes: list[Note], entry:
             return read_record(path)
         scorer = _Scorer(subject.opened(options), options, id)
         with contextlib.ExitStack() as bars:
-            views = sum(len(options.ladder(name)) * (options.draws if STRESSES[name].draws else 1) for name in names)
+            views = sum(len(ladder(options, name)) * (options.draws if STRESSES[name].draws else 1) for name in names)
             progress = bars.enter_context(Progress("stressed views", views, "views", show=world.rank == 0))
             found = [summarised(scorer.curve(name, progress), scorer.subject.reading) for name in names]
         record: Record | None = None
@@ -84,6 +86,7 @@ def stress_run(run: Run, card: Card, options: Options, notes: list[Note], entry:
             said = [*left_out, *_assumptions(options, names, card)]
             null.keep(results, id, found)
             record = _record(id, parts[1], scorer, found, said, beside, options)
+            _leave(record, scorer.subject.folder)
             store(record, results)
             scorer.forget()
         recorded: Record = world.broadcast(record)
@@ -183,7 +186,7 @@ def _digest(clean: Record, names: tuple[str, ...], options: Options, beside: Rec
     """Ten digits that stand for the fitted run, the severities and the draws."""
     made_of = {
         "run": [clean["run_id"], clean["dataset"]["content_sha256"]],
-        "ladders": {name: options.ladder(name) for name in sorted(names)},
+        "ladders": {name: ladder(options, name) for name in sorted(names)},
         "draws": options.draws,
         "seed": options.seed,
         "theta": options.theta,
@@ -236,10 +239,10 @@ class _Scorer:
 
     def curve(self, name: str, progress: Progress) -> Curve:
         """The test split under every severity of a stress and every draw."""
-        stress, ladder = STRESSES[name], self.options.ladder(name)
+        stress, severities = STRESSES[name], ladder(self.options, name)
         draws = self.options.draws if stress.draws else 1
-        outputs = [[self._outputs(name, severity, draw, progress) for draw in range(draws)] for severity in ladder]
-        return Curve(name=name, stress=stress, severities=ladder, outputs=outputs)
+        outputs = [[self._outputs(name, severity, draw, progress) for draw in range(draws)] for severity in severities]
+        return Curve(name=name, stress=stress, severities=severities, outputs=outputs)
 
     def _outputs(self, name: str, severity: float, draw: int, progress: Progress) -> Outputs:
         """Outputs (N, W) of one stressed view, from the folder where an interrupted run left them."""
@@ -299,7 +302,7 @@ def _record(
     if beside is not None:
         said = [*said, *_beside(found, beside, subject)]
     fitted = [] if options.train else [note("fitted_clean", f"the model is that of {clean['run_id']}")]
-    facts = {"train_stress": [list(each) for each in options.train]} if options.train else {}
+    facts = {"stress": as_plain(options)}
     return seal(
         {
             **{key: value for key, value in clean.items() if key != "sha256"},
@@ -312,6 +315,14 @@ def _record(
             "notes": [*clean["notes"], *subject.notes, *said, *fitted],
         }
     )
+
+
+def _leave(record: Record, folder: Path) -> None:
+    """Write the card as Markdown, JSON and a picture beside what the run left, under the end of its id."""
+    name = f"card-{record['run_id'][-10:]}"
+    write_text(folder / f"{name}.md", markdown_card(record) + "\n")
+    write_json(folder / f"{name}.json", card_data(record))
+    draw_card(record, folder / f"{name}.png")
 
 
 def _beside(found: list[Summary], beside: Record, subject: Subject) -> Iterator[Note]:

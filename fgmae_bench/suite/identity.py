@@ -158,7 +158,7 @@ def _slim(record: dict[str, Any]) -> dict[str, Any]:
         "protocol": record["protocol"],
         "recipe": record["recipe"],
         "config": {part: record["config"][part] for part in ("data", "model", "recipe")}
-        | {"facts": {"defects": record["config"].get("facts", {}).get("defects")}},
+        | {"facts": {name: record["config"].get("facts", {}).get(name) for name in ("defects", "stress")}},
         "dataset": {name: record["dataset"][name] for name in ("name", "card_version", "synthetic")},
         "model": {
             "weights": {"source": record["model"]["weights"]["source"]},

@@ -324,6 +324,17 @@ def stripes(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
     return db, kept
 
 
+def lost(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
+    """A share `severity` of single pixels of each band without measurement, more of the same pixels as it rises."""
+    return db, valid & (scene.random("lost").random(db.shape) >= severity)
+
+
+def contrast(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
+    """dB scaled by 1 + `severity` about each band's mean; twice as far, and more, is 20 log10 where 10 was meant."""
+    centre = np.asarray(scene.means, np.float32)[:, None, None]
+    return (db - centre) * np.float32(1 + severity) + centre, valid
+
+
 def quantised(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
     """Values rounded to steps of `severity` dB."""
     return np.round(db / np.float32(severity)) * np.float32(severity), valid
