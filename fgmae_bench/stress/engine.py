@@ -38,7 +38,7 @@ from fgmae_bench.stress.summary import Curve, Summary, beside_null, summarised
 from fgmae_bench.stress.trained import ruled, trained
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.environment import now
-from fgmae_bench.system.files import replacing, write_json, write_text
+from fgmae_bench.system.files import lock_and_clean_up, replacing, write_json, write_text
 from fgmae_bench.system.progress import Progress
 from fgmae_bench.train import finetune, segment
 from fgmae_bench.train.fitted import fitting_of
@@ -73,24 +73,33 @@ def stress_run(run: Run, card: Card, options: Options, notes: list[Note], entry:
         parts = (card.name, protocol_under(clean["protocol"], options), id)
         results = Path(run.execution.results_dir)
         path = record_path(results, parts)
-        if world.broadcast(path.exists() if world.rank == 0 else None):
-            log.info("%s is recorded already: nothing to do (%s)", id, path)
-            return read_record(path)
-        scorer = _Scorer(subject.opened(options), options, id)
-        with contextlib.ExitStack() as bars:
-            views = sum(len(ladder(options, name)) * (options.draws if STRESSES[name].draws else 1) for name in names)
-            progress = bars.enter_context(Progress("stressed views", views, "views", show=world.rank == 0))
-            found = [summarised(scorer.curve(name, progress), scorer.subject.reading) for name in names]
-        record: Record | None = None
-        if world.rank == 0:
+        with contextlib.ExitStack() as alone:  # cards of several models want the same null: who comes second reads it
+            if world.rank == 0:
+                alone.enter_context(lock_and_clean_up(path.with_name(f".{id}.lock")))
+            if world.broadcast(path.exists() if world.rank == 0 else None):
+                log.info("%s is recorded already: nothing to do (%s)", id, path)
+                return read_record(path)
+            scorer = _Scorer(subject.opened(options), options, id)
             said = [*left_out, *_assumptions(options, names, card)]
-            null.keep(results, id, found)
-            record = _record(id, parts[1], scorer, found, said, beside, options)
-            _leave(record, scorer.subject.folder)
-            store(record, results)
-            scorer.forget()
-        recorded: Record = world.broadcast(record)
-        return recorded
+            return _carded(scorer, names, path, said, beside)
+
+
+def _carded(scorer: _Scorer, names: tuple[str, ...], path: Path, said: list[Note], beside: Record | None) -> Record:
+    """Score every view, and store the record at `path`."""
+    options, world = scorer.options, scorer.subject.world
+    results, id, protocol = Path(scorer.subject.run.execution.results_dir), path.stem, path.parent.name
+    views = sum(len(ladder(options, name)) * (options.draws if STRESSES[name].draws else 1) for name in names)
+    with Progress("stressed views", views, "views", show=world.rank == 0) as progress:
+        found = [summarised(scorer.curve(name, progress), scorer.subject.reading) for name in names]
+    record: Record | None = None
+    if world.rank == 0:
+        null.keep(results, id, found)
+        record = _record(id, protocol, scorer, found, said, beside, options)
+        _leave(record, scorer.subject.folder)
+        store(record, results)
+        scorer.forget()
+    recorded: Record = world.broadcast(record)
+    return recorded
 
 
 def _require_possible(run: Run, card: Card, options: Options, entry: str) -> None:
@@ -105,9 +114,13 @@ def _require_possible(run: Run, card: Card, options: Options, entry: str) -> Non
 
 def _null_record(run: Run, card: Card, options: Options, entry: str) -> Record | None:
     """The card of backscatter statistics under the same stresses; None where there is none to stand beside."""
-    if not options.null or card.per_pixel or run.model.model in HANDMADE or run.model.inputs:
+    if not options.null or not _has_null(run, card):
         return None
     return stress_run(null.run_of(run, entry, card), card, dataclasses.replace(options, train=(), null=False), [])
+
+
+def _has_null(run: Run, card: Card) -> bool:
+    return not (card.per_pixel or run.model.model in HANDMADE or run.model.inputs)
 
 
 class _Lazy:
@@ -302,7 +315,9 @@ def _record(
     if beside is not None:
         said = [*said, *_beside(found, beside, subject)]
     fitted = [] if options.train else [note("fitted_clean", f"the model is that of {clean['run_id']}")]
-    facts = {"stress": as_plain(options)}
+    # where nothing can stand beside a model, a card with the null and one without are the same
+    asked = options if _has_null(subject.run, subject.dataset.card) else dataclasses.replace(options, null=True)
+    facts = {"stress": as_plain(asked)}
     return seal(
         {
             **{key: value for key, value in clean.items() if key != "sha256"},

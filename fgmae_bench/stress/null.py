@@ -21,7 +21,6 @@ Held = dict[str, dict[str, NDArray[np.float64]]]  # by stress: changes (S,), dra
 
 def run_of(run: Run, entry: str, card: Card) -> Run:
     """The run of statistics that stands beside a run: the same samples, and its probe, or logistic regression."""
-    where = run.execution
     given = {
         "dataset": run.data.dataset,
         "model": "backscatter_stats",
@@ -40,10 +39,8 @@ def run_of(run: Run, entry: str, card: Card) -> Run:
     names = {f.name for f in dataclasses.fields(made.data)}
     data = {f.name: getattr(run.data, f.name) for f in dataclasses.fields(run.data) if f.name in names}
     shared = ("data_path", "results_dir", "cache_dir", "num_workers", "device", "trust_data", "partial")
-    folder = where.output_dir and str(Path(where.output_dir) / "null")
-    execution = dataclasses.replace(
-        made.execution, **{name: getattr(where, name) for name in shared}, output_dir=folder, log_dir=None
-    )
+    # its folder is its own, named by its id: cards of other models stand beside the same
+    execution = dataclasses.replace(made.execution, **{name: getattr(run.execution, name) for name in shared})
     return dataclasses.replace(made, data=dataclasses.replace(made.data, **data), recipe=recipe, execution=execution)
 
 

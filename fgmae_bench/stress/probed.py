@@ -26,7 +26,7 @@ from fgmae_bench.runs.assemble import sample_metrics
 from fgmae_bench.runs.tasks import TASKS
 from fgmae_bench.runs.tensors import LAST, load_tensors
 from fgmae_bench.stress.reading import of_samples
-from fgmae_bench.stress.subject import Subject
+from fgmae_bench.stress.subject import Subject, kept
 from fgmae_bench.system.environment import MemoryPeak
 from fgmae_bench.views.classification import View
 
@@ -51,8 +51,10 @@ def probed(probe: Probe, record: Record, more: Sequence[View] = ()) -> Subject:
     else:
         head, notes = recorded_head(run, id, place[0], materials, dataset.card.outputs, probe), ()
 
+    held = kept(probe.extractor.dataset)
+
     def outputs(view: View) -> Logits:
-        stressed = dataclasses.replace(probe.extractor, view=view)
+        stressed = dataclasses.replace(probe.extractor, view=view, dataset=held)
         batches = [head(features) for _, features, _ in extract(stressed, rows, None, Spent())]
         return np.concatenate(batches).astype(np.float32)
 

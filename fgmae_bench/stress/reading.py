@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fgmae_bench.metrics.intervals import Units, segmentation_units
 from fgmae_bench.metrics.segmentation import segmentation, total
-from fgmae_bench.metrics.table import REGRESSION, SEGMENTATION, selection
+from fgmae_bench.metrics.table import REGRESSION, SEGMENTATION, SINGLE, selection
 from fgmae_bench.metrics.tolerance import chance_of, chance_of_pixels, flip_rate
 from fgmae_bench.runs.tasks import TASKS
 
@@ -31,6 +31,7 @@ class Reading:
     metric: str
     chance: float
     clean: Outputs
+    guess: Outputs | None  # those of the largest class everywhere; None where chance is an order, or a mean
     evaluate: Callable[[Outputs], dict[str, Any]]
     units: Callable[[Outputs], Units]
     before: Callable[[Outputs], Outputs]
@@ -45,11 +46,19 @@ def of_samples(task: str, clean: Outputs, targets: NDArray[Any], groups: Groups)
         metric=kind.selection,
         chance=chance[kind.selection],
         clean=clean,
+        guess=_largest(targets, clean.shape) if task == SINGLE else None,
         evaluate=lambda logits: kind.evaluate(logits, targets),
         units=lambda logits: kind.units(logits, targets, groups),
         before=lambda logits: clean,
         flips=lambda logits: None if task == REGRESSION else flip_rate(task, clean, logits),
     )
+
+
+def _largest(targets: NDArray[Any], shape: tuple[int, ...]) -> Outputs:
+    """Logits (N, C) of the class that most samples have."""
+    logits = np.zeros(shape, np.float32)
+    logits[:, np.bincount(targets, minlength=shape[1]).argmax()] = 1
+    return logits
 
 
 def pixel_row(mask: NDArray[Any], confusion: NDArray[Any], clean: NDArray[Any], changed: int) -> NDArray[np.int64]:
@@ -70,10 +79,15 @@ def of_pixels(clean: Outputs, classes: int, columns: int, groups: Groups) -> Rea
         return np.concatenate([rows[:, cells : 2 * cells], rows[:, cells:]], axis=1)
 
     metric = selection(SEGMENTATION)
+    reference = stressed(clean).sum(2)  # (N, K) pixels of each class
+    constant = np.zeros((len(clean), classes, columns), clean.dtype)
+    constant[:, :, reference.sum(0).argmax()] = reference
+    guess = np.concatenate([constant.reshape(len(clean), cells), clean[:, cells:]], axis=1)
     return Reading(
         metric=metric,
         chance=chance_of_pixels(total(stressed(clean)).sum(1))[metric],
         clean=clean,
+        guess=guess,
         evaluate=lambda rows: dict(segmentation(stressed(rows))),
         units=lambda rows: segmentation_units(stressed(rows), groups),
         before=same_pixels,

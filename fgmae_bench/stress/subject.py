@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,3 +28,8 @@ class Subject:
     outputs: Callable[[View], Outputs]
     reading: Reading
     notes: tuple[dict[str, str], ...] = ()
+
+
+def kept(dataset: Dataset) -> Dataset:
+    """The dataset whose images stay decoded, as far as there is room: every view reads them again."""
+    return dataclasses.replace(dataset, samples=dataclasses.replace(dataset.samples, keeps=True))

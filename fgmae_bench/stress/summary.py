@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.metrics.intervals import percentile_interval, replicates
+from fgmae_bench.metrics.intervals import LEAST, NO_SPREAD, percentile_interval, replicates
+from fgmae_bench.metrics.significance import t_two_sided
 from fgmae_bench.metrics.statistics import finite
 from fgmae_bench.metrics.tolerance import LOST, area_kept, crossing
 from fgmae_bench.stress.reading import Outputs, Reading
@@ -79,7 +80,8 @@ def summarised(curve: Curve, reading: Reading) -> Summary:
         )
     curves = np.concatenate([clean[:, None], clean[:, None] + np.stack(drawn, 1)], axis=1)
     scores = np.array([at_clean, *(at_clean + change for change in changes)])
-    found = tolerance(curve.stress, curve.severities, scores, curves, reading.chance)
+    guessed = reading.chance if reading.guess is None else _resampled(reading, reading.guess)[0]
+    found = tolerance(curve.stress, curve.severities, scores, curves, reading.chance, guessed)
     facts = {"metric": reading.metric, "clean": at_clean, "unit": curve.stress.unit, "budget": curve.stress.budget}
     facts["positions"] = [curve.stress.position(severity) for severity in curve.severities]
     return Summary(
@@ -99,19 +101,20 @@ def tolerance(
     points: Values,
     drawn: Values,
     chance: float,
+    guessed: Values | float | None = None,
 ) -> dict[str, Any]:
     """The severity at which 5 % of clean minus chance are lost, with its interval, and the area that is kept.
 
     `points` (S + 1,) and resamples `drawn` (B, S + 1) begin with clean data. `value` is None and `censored` true where
-    the loss is never reached; both bounds may be None for the same reason. `withheld` says why where nothing is stated:
-    one severity alone, clean data that does not clear chance, in itself or in one of forty resamples, or a score that
-    is undefined.
+    the loss is never reached; both bounds may be None for the same reason. `guessed` (B,) is what the largest class
+    scores on each resample, by default chance on all. `withheld` says why where nothing is stated: one severity alone,
+    clean data that does not clear chance, in itself or in one of forty resamples, or a score that is undefined.
     """
     positions = [0.0, *(stress.position(severity) for severity in severities)]
     withheld = None
     if len(severities) == 1:
         withheld = "it has one severity"
-    elif not (points[0] > chance and np.quantile(drawn[:, 0], 0.025) > chance):
+    elif not (points[0] > chance and np.quantile(drawn[:, 0] - (chance if guessed is None else guessed), 0.025) > 0):
         withheld = f"clean data does not clear chance ({chance:.3f})"
     elif not np.isfinite(points).all():
         withheld = "a score is undefined"
@@ -150,11 +153,21 @@ def beside_null(found: Summary, null: dict[str, Values], tolerance: dict[str, An
     explode where the null does not drop.
     """
     for i, item in enumerate(found.items):
-        band = percentile_interval(found.drawn[i] - null["drawn"][i], units)
-        item["metrics"]["beyond_null"] = finite(float(found.changes[i] - null["changes"][i]))
+        gaps = found.drawn[i] - null["drawn"][i]
+        gap, band = float(found.changes[i] - null["changes"][i]), percentile_interval(gaps, units)
+        item["metrics"]["beyond_null"] = finite(gap)
         item["metrics"]["beyond_null_interval"] = None if band is None else list(band)
+        item["metrics"]["beyond_null_p"] = p_of(gap, gaps, units)
     kept = ("value", "censored", "withheld", "area", "clean")
     found.tolerance["null"] = {name: tolerance[name] for name in kept}
+
+
+def p_of(gap: float, drawn: Values, units: int) -> float | None:
+    """Two-sided p of a difference from its resamples (B,): over their deviation, with sqrt(G / (G - 1)), G - 1 degrees
+    of freedom (Cameron & Miller 2015, section VI); None below five units, or where nothing varies.
+    """
+    error = float(drawn.std(ddof=1)) * math.sqrt(units / (units - 1)) if units >= LEAST else math.nan
+    return t_two_sided(gap / error, units - 1) if math.isfinite(error) and error > NO_SPREAD else None
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fgmae_bench.metrics.segmentation import IGNORE, eval_columns, image_confusion
 from fgmae_bench.records import Record
 from fgmae_bench.stress.reading import Outputs, of_pixels, of_samples, pixel_row
-from fgmae_bench.stress.subject import Subject
+from fgmae_bench.stress.subject import Subject, kept
 from fgmae_bench.train.classification import ClassificationJob
 from fgmae_bench.train.fitted import Fitting, rule_of
 from fgmae_bench.train.job import Prepared
@@ -29,6 +29,8 @@ def trained(prepared: Prepared, record: Record) -> Subject:
     load_tested(prepared)
     job, dataset = prepared.job, prepared.dataset
     job.model.eval()
+    if isinstance(job, ClassificationJob | SegmentationJob):
+        job = dataclasses.replace(job, dataset=kept(dataset))
     shared: dict[str, Any] = {
         "record": record,
         "run": prepared.run,

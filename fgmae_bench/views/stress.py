@@ -118,18 +118,29 @@ def correlated(draw: np.random.Generator, shape: tuple[int, int], blur: float) -
     return field[reach:-reach, reach:-reach]
 
 
+Table = NDArray[np.float64]
+REACH, STEPS = 6.0, 4096  # normal scores of a table: from -REACH to REACH in so many equal steps
+
+
 @lru_cache(maxsize=32)
-def _beta_table(looks: float, target: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Normal scores and the quantiles of Beta(target, looks - target) there: the inverse is slow, a table is not."""
-    scores = np.linspace(-6, 6, 4097)
-    return scores, special.betaincinv(target, looks - target, special.ndtr(scores))
+def _beta_table(looks: float, target: float) -> Table:
+    """Quantiles of Beta(target, looks - target) at normal scores: the inverse is slow, a table is not."""
+    return np.asarray(special.betaincinv(target, looks - target, special.ndtr(np.linspace(-REACH, REACH, STEPS + 1))))
 
 
 @lru_cache(maxsize=8)
-def _gamma_table(shape: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Normal scores and the quantiles of Gamma(shape, 1) there."""
-    scores = np.linspace(-6, 6, 4097)
-    return scores, special.gammaincinv(shape, special.ndtr(scores))
+def _gamma_table(shape: float) -> Table:
+    """Quantiles of Gamma(shape, 1) at normal scores."""
+    return np.asarray(special.gammaincinv(shape, special.ndtr(np.linspace(-REACH, REACH, STEPS + 1))))
+
+
+def _looked_up(scores: NDArray[np.float64], table: Table) -> NDArray[np.float64]:
+    """The table at normal scores, linear between its entries: np.interp without its search, which equal steps spare."""
+    place = (np.clip(scores, -REACH, REACH) + REACH) * (STEPS / (2 * REACH))
+    below = np.minimum(place.astype(np.int32), STEPS - 1)
+    low = table[below]
+    found: NDArray[np.float64] = low + (place - below) * (table[below + 1] - low)
+    return found
 
 
 def thinned(
@@ -139,7 +150,7 @@ def thinned(
 
     Gamma(L) becomes exactly Gamma(T); the mean of every pixel stays, whatever its backscatter.
     """
-    return power * (looks / target) * np.interp(scores, *_beta_table(looks, target))
+    return power * (looks / target) * _looked_up(scores, _beta_table(looks, target))
 
 
 def _lose_looks(db: Db, valid: Valid, severity: float, scene: Scene, blur: float) -> Stressed:
@@ -171,7 +182,7 @@ def noisy(
     holds for looks that are not whole and goes to x as N goes to 0. Gamma(L, s / L) becomes Gamma(L, (s + N) / L).
     """
     share = noise / (2 * looks)
-    chi2 = 2 * np.interp(rest, *_gamma_table(looks - 0.5))
+    chi2 = 2 * _looked_up(rest, _gamma_table(looks - 0.5))
     return np.square(np.sqrt(power) + math.sqrt(share) * first) + share * chi2
 
 
