@@ -2,6 +2,7 @@
 
     python -m fgmae_bench.report --results_dir results --experiments experiments
     python -m fgmae_bench.report compare RUN_A RUN_B      (see its own --help)
+    python -m fgmae_bench.report regions                  (see its own --help)
 
 Expected: <out>/tables/<name>.md, .csv, .tex and .html for every experiment, their index,
 <out>/figures/<name>-*.png and .svg, and the page <out>/index.html with each run's full record in <out>/runs/. Exit code
@@ -84,6 +85,11 @@ def main() -> int:
         from fgmae_bench.report import compare
 
         _say(compare.main(sys.argv[2:]))
+        return EXIT_DONE
+    if sys.argv[1:2] == ["regions"]:
+        from fgmae_bench.report import regions
+
+        _say(regions.main(sys.argv[2:]))
         return EXIT_DONE
     options = parser().parse(sys.argv[1:])
     if options["validate"] or options["results_dir"]:

@@ -110,7 +110,8 @@ def leaks(record: Record) -> bool | None:
     """Whether the split tears neighbours apart, as a note of the record says; None for lists that are on no card."""
     if any(note["code"] == "leaky_split" for note in record["notes"]):
         return True
-    return False if record["dataset"]["split"] in splits_of(record["dataset"]["name"]) else None
+    base, at, _ = record["dataset"]["split"].partition("@")
+    return False if base in splits_of(record["dataset"]["name"]) or (at and base == "leave_out") else None
 
 
 @cache
