@@ -30,7 +30,8 @@ def tests_of(records: list[Record], primary: tuple[str, str, float]) -> list[dic
             if "null" not in tolerance or metrics.get("beyond_null_p") is None:
                 continue
             found.append(
-                {"name": name, "stress": stress, "severity": wanted, "unit": item["unit"], "gap": metrics["beyond_null"],
+                {"name": name, "stress": stress, "severity": wanted, "unit": item["unit"],
+                 "gap": metrics["beyond_null"],
                  "interval": metrics["beyond_null_interval"], "p": metrics["beyond_null_p"],
                  "primary": (source, stress, wanted) == primary}
             )  # fmt: skip
