@@ -237,10 +237,10 @@ def test_coarsened_values():
     scene = Scene(sample="a", bands=("VV",))
     np.testing.assert_allclose(apply("quantised", db, None, 0.5, scene)[0], [[[-12.5, -26], [-40, 3]]])
     np.testing.assert_allclose(apply("floor", db, None, -25.0, scene)[0], [[[-12.34, -25], [-25, 3]]], rtol=1e-6)
-    eight = apply("eight_bit", db, None, 30.0, scene)[0]
+    eight = apply("eight_bit", db, None, -25.0, scene)[0]
     assert eight[0, 1, 0] == -25
     assert np.abs(eight - db)[0, 0, 0] <= 30 / 255 / 2 + 1e-5
-    error = apply("eight_bit", flat(side=128), None, 50.0, Scene(sample="a"))[0] - flat(side=128)
+    error = apply("eight_bit", flat(side=128), None, -45.0, Scene(sample="a"))[0] - flat(side=128)
     assert np.sqrt(np.square(error).mean()) == pytest.approx(0.0566, rel=0.05)  # q / sqrt(12)
 
 
@@ -314,6 +314,20 @@ def test_tables_are_looked_up_as_numpy_interpolates():
     table = stress._beta_table(4.4, 2.0)
     wanted = np.interp(scores, np.linspace(-6, 6, len(table)), table)
     np.testing.assert_allclose(stress._looked_up(scores, table), wanted, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["quantised", "eight_bit", "floor", "contrast", "lost", "border_low"])
+def test_a_higher_rung_does_more_harm(name):
+    """The range of eight bits was a rung by its width: the widest, which harms least, stood last."""
+    db, axis = flat(-18), STRESSES[name]
+    scene = Scene(sample="a", means=(-18.0, -18.0))
+    harm = []
+    for severity in axis.ladder:
+        changed, kept = apply(name, db, None, severity, scene)
+        kept = np.ones(db.shape, bool) if kept is None else kept
+        harm.append((~kept).mean() + np.abs(np.where(kept, changed - db, 0)).mean())
+    assert harm == sorted(harm)
+    assert harm[0] < harm[-1]
 
 
 def test_lost_pixels_and_contrast_are_what_they_say():

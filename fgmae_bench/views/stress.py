@@ -352,8 +352,8 @@ def quantised(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
 
 
 def eight_bit(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
-    """Through 256 levels over `severity` dB below +5 dB and back; what is outside takes the nearest end."""
-    low, step = np.float32(5 - severity), np.float32(severity / 255)
+    """Through 256 levels from `severity` dB to +5 dB and back; what is outside takes the nearest end."""
+    low, step = np.float32(severity), np.float32((5 - severity) / 255)
     return np.clip(np.round((db - low) / step), 0, 255) * step + low, valid
 
 
