@@ -18,7 +18,7 @@ env: .venv/.ready
 # rslearn without what it asks for: Galileo and Presto are two files of it that need torch and einops alone.
 	@echo "2/3 packages of constraints.txt into .venv (torch included: about 7 GB, some minutes)"
 	@says=--quiet; if test -t 1; then says=; fi; \
-		$(PY) -m pip install $$says --disable-pip-version-check --constraint constraints.txt --editable '.[dev,torchgeo,olmoearth]' && \
+		$(PY) -m pip install $$says --disable-pip-version-check --constraint constraints.txt --editable '.[dev,torchgeo,olmoearth,text]' && \
 		$(PY) -m pip install $$says --disable-pip-version-check --constraint constraints.txt --no-deps rslearn
 	@touch $@
 	@echo "3/3 done: .venv is ready"

@@ -66,7 +66,7 @@ def desk(tmp_path, monkeypatch):
 
 def test_the_other_protocols_say_what_they_are_for(tiles, desk):
     others = set(PROTOCOLS) - set(SHORT)
-    assert others == {"ridge", "inference", *FITTED_HEADS}
+    assert others == {"ridge", "inference", "zero_shot", *FITTED_HEADS}
     for protocol in sorted(FITTED_HEADS):
         with pytest.raises(BenchError, match="looks at backscatter alone, not at mine"):
             fgmae_bench.evaluate(mapping(), "dfc2020", protocol, name="mine", data_path=tiles, **PLACES)

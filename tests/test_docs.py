@@ -39,7 +39,7 @@ TASKS = {
     "finetune": ("single_label", "multi_label"),
     "segment": ("segmentation",),
 }
-PACKAGES = ("prepare", "weights", "suite", "ablate")
+PACKAGES = ("prepare", "text", "weights", "suite", "ablate")
 TOOLS = ("curl", "tar", "pip")  # commands of others that a document may name
 LAUNCHER = re.compile(r"(python3? |torchrun |make )")
 # Words in place of the reader's own folders, files and runs; no card, split, model or weights is looked up for them.

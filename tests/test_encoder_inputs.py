@@ -36,12 +36,15 @@ BY_HAND = {
     "croma_fixed": lambda x, m, s: (x - m) / s,
     "dofa": lambda x, m, s: (x - m) / s,
     "copernicus_fm": lambda x, m, s: (x - m) / s,
+    "terrafm": lambda x, m, s: (x - m) / s,
     "panopticon": lambda x, m, s: (x - m) / s,
     "terramind": lambda x, m, s: (x - m) / s,
     "thor": lambda x, m, s: (x - m) / s,
     "clay": lambda x, m, s: (x - m) / s,
     "satlas": lambda x, m, s: np.clip(x / 255, 0, 1),
     "closp": lambda x, m, s: x,
+    "clip": lambda x, m, s: np.clip((x - (m - 2 * s)) / (4 * s), 0, 1),
+    "clip-320": lambda x, m, s: np.clip((x - (m - 2 * s)) / (4 * s), 0, 1),
     "ssl4eo_8bit": lambda x, m, s: np.floor(np.clip((x - (m - 2 * s)) / (4 * s) * 255, 0, 255)),
     "sarmae": lambda x, m, s: ((x - WIDE[0]) / WIDE[1] - [0.485, 0.456]) / [0.229, 0.224],
 }
@@ -55,6 +58,9 @@ PUBLISHED = {
     "dofa": ((-12.548, -20.192), (5.257, 5.912)),
     "copernicus_fm": SSL4EO,
     "ssl4eo_8bit": SSL4EO,
+    "clip": ((-12.59, -20.26), (5.26, 5.91)),  # FGMAE's window
+    "clip-320": ((-12.59, -20.26), (5.26, 5.91)),
+    "terrafm": ((-11.6568, -18.4975), (6.0908, 6.1924)),  # of EuroSAT-SAR, in the place of unpublished ones
     "panopticon": ((-11.6568, -18.4975), (6.0908, 6.1924)),
     "terramind": ((-12.599, -20.293), (5.195, 5.890)),
     "thor": ((-12.9850, -20.6958), (5.0062, 5.8688)),

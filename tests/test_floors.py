@@ -24,7 +24,7 @@ FLOORS = (
     "features",
     "runs",  # 2: engines
     "probe train worlds suite",
-    "command linear finetune segment ablate stress prepare weights api",  # 3: entries; a package's __main__ is one too
+    "command linear finetune segment ablate stress text prepare weights api",  # 3: entries; a package's __main__ is one too
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 FACTS, ENTRIES = 0, len(FLOORS) - 1

@@ -15,7 +15,7 @@ from test_report import LEGACY, parsed, table_of
 from fgmae_bench.config.experiments import Experiment, Layout, PlannedRun
 from fgmae_bench.records import problem_of
 from fgmae_bench.report import figures, pictures
-from fgmae_bench.report.columns import CALIBRATION, COLUMNS
+from fgmae_bench.report.columns import CALIBRATION, COLUMNS, RETRIEVAL
 from fgmae_bench.report.formats.html_table import html
 from fgmae_bench.report.formats.latex import tex_escaped
 from fgmae_bench.report.formats.markdown import escaped, markdown
@@ -193,7 +193,7 @@ def test_every_column_can_be_shown():
     cells = next(cells for cells in parsed(table) if cells["oa"])
     other = ("map", "f1_micro", "miou", "fwiou", "rmse", "mae", "bias", "r2", "rank_correlation")  # of other tasks
     few = ("shots", "label_area", "draws", "penalty", "candidates")  # of few labels and choices: test_report_labels.py
-    other += (*few, *CALIBRATION)
+    other += (*few, *CALIBRATION, *RETRIEVAL)
     single = ("_low", "_high", "published_", "delta_")  # one metric has an interval, two have a published value
     empty = [
         name for name, value in cells.items() if value == "" and not any(part in name for part in (*other, *single))

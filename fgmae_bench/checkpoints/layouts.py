@@ -62,6 +62,7 @@ INNER = (
     "",
 )
 PREFIXES = tuple(sorted({o + i: None for i in INNER for o in OUTER if o + i}, key=len, reverse=True))
+RADAR = "s1_encoder."  # of a file that holds encoders of several sensors, such as CLOSP's
 # First layer of a ViT, of a ResNet, of a deep stem.
 ANCHORS = ("patch_embed.proj.weight", "conv1.weight", "conv1.0.weight")
 OUTPUT = r"\.(?!norm\.).*"  # of a head: what maps features to classes; the norm before it belongs to the features
@@ -74,6 +75,8 @@ DROP_RULES = {
     "momentum_encoder": r"(momentum_encoder|encoder_k)\..*",
     "projector": r"(projector|projection_head|predictor)\..*",
     "other_modality": r"(s2_encoder|s2_GAP_FFN|joint_encoder)\..*",
+    "text": r"(text_model|location_encoder)\..*",
+    "optical": r"patch_embed\.(conv2d_s2_l(1c|2a)\..*|s2_l(1c|2a)_embed)",
     "training": r"(optim|optimizer|scaler|scheduler|lr_scheduler|args|config|cfg|hparams|hyper_parameters)"
     r"(_state|_state_dict)?\..*",
     "criterion": r"(\w+_)?(criteri(on|ons|a)|loss|losses|loss_fn)\..*",
@@ -162,7 +165,7 @@ def _named(mapping: dict[Any, Any], room: int) -> tuple[dict[str, Any], Counter[
 
 def prefix_of(names: Collection[str]) -> str:
     """The backbone's prefix, "" for a bare state dict; without an anchor only one that all keys carry."""
-    for prefix in PREFIXES:
+    for prefix in (*PREFIXES, RADAR):  # RADAR by an anchor alone: CROMA's own keys begin with it
         if any(prefix + anchor in names for anchor in ANCHORS):
             return prefix
     if any(anchor in names for anchor in ANCHORS):
@@ -176,7 +179,7 @@ def layout_of(wrapper: str, prefix: str, rules: Collection[str]) -> str:
     """
     if "queue" in rules or "momentum_encoder" in rules or "encoder_q" in prefix:
         return "moco"
-    if "other_modality" in rules:
+    if "other_modality" in rules and prefix != RADAR:
         return "croma"
     if "hog" in rules:
         return "full"

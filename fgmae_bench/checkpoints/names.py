@@ -86,6 +86,17 @@ def linear_head(state: State) -> Head | None:
     return found[0] if len(found) == 1 else None
 
 
+def projection(state: State) -> Head | None:
+    """The linear map from the features of radar to the space of texts, None where a file holds none (CLOSP's
+    `s1_projection`).
+    """
+    every = _whole(state.tensors, state.prefix) | state.outside
+    weight, bias = (every.get(f"s1_projection.{part}") for part in ("weight", "bias"))
+    if weight is None or bias is None or weight.dim() != 2 or bias.shape != weight.shape[:1]:
+        return None
+    return Head(name="s1_projection", weight=weight.float(), bias=bias.float())
+
+
 def require_one_backbone(state: State) -> None:
     """Raise BenchError where a file holds several backbones under prefixes of which no rule says which is meant."""
     names = {*_whole(state.tensors, state.prefix), *state.outside}

@@ -144,6 +144,14 @@ class Arrangement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Texts:
+    """How classes are put into words for text encoders; what is left out follows from the names and the encoder."""
+
+    candidates: dict[str, tuple[str, ...]] = field(default_factory=dict)  # class -> texts that mean it
+    templates: tuple[str, ...] = ()  # sentences with `{}` where a candidate goes; their embeddings are averaged
+
+
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """What a regression predicts; `bins` are bounds of target values within which errors are also given."""
 
@@ -202,6 +210,7 @@ class Card:
     permanent_water: PermanentWater | None = None  # segmentation: scores are also given without these pixels
     broken: tuple[str, ...] = ()  # samples that are known to be damaged: left out and counted
     synthetic: str | None = None  # None for genuine data, else what made it
+    texts: Texts | None = None  # of its classes, for text encoders
     notes: tuple[str, ...] = ()
     path: Path = field(default=Path(), metadata={"derived": True})
 

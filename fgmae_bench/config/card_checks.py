@@ -6,7 +6,7 @@ import math
 import re
 from pathlib import Path, PurePosixPath
 
-from fgmae_bench.config.card import Arrangement, Card, Groups, PermanentWater, Signal, Split
+from fgmae_bench.config.card import Arrangement, Card, Groups, PermanentWater, Signal, Split, Texts
 from fgmae_bench.config.contract import POLARISATIONS
 from fgmae_bench.errors import BenchError, closest
 
@@ -41,6 +41,8 @@ def check(card: Card) -> None:
         require(source in card.label_sources, f"label_source '{source}'", f"define [label_sources.{source or 'NAME'}]")
     if card.permanent_water is not None:
         _check_permanent(card, card.permanent_water, require)
+    if card.texts is not None:
+        _check_texts(card, card.texts, require)
     if card.task == "segmentation":
         require(
             card.label_scheme in card.label_schemes,
@@ -57,6 +59,14 @@ def check(card: Card) -> None:
             "counts.per_class does not add up to counts.total",
             "correct the numbers",
         )
+
+
+def _check_texts(card: Card, held: Texts, require: _Requirement) -> None:
+    for name, candidates in held.candidates.items():
+        require(name in card.classes, f"texts.candidates of '{name}'", closest(name, card.classes))
+        require(candidates and all(text.strip() for text in candidates), f"texts.candidates of '{name}'", "give texts")
+    for template in held.templates:
+        require(template.count("{}") == 1, f"texts.templates: '{template}'", "give sentences with one {} each")
 
 
 def _check_permanent(card: Card, held: PermanentWater, require: _Requirement) -> None:

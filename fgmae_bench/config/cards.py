@@ -24,6 +24,7 @@ from fgmae_bench.config.card import (
     Signal,
     Split,
     Target,
+    Texts,
 )
 from fgmae_bench.config.card_checks import check
 from fgmae_bench.config.strict import from_plain, load_toml
@@ -44,6 +45,7 @@ __all__ = [
     "Signal",
     "Split",
     "Target",
+    "Texts",
     "card_names",
     "facts",
     "facts_sha256",
@@ -51,7 +53,7 @@ __all__ = [
     "load_card",
 ]
 REPOSITORY_CARDS = Path(__file__).resolve().parents[2] / "datasets"
-WORDS = ("title", "origin", "notes", "download", "path")  # no facts of the data
+WORDS = ("title", "origin", "notes", "download", "texts", "path")  # no facts of the data
 
 
 def card_names() -> list[str]:

@@ -233,6 +233,42 @@ ENCODERS: dict[str, Encoder] = {
         fixed=_C_BAND,
         statement=_ALIKE,
     ),
+    **{
+        f"dofa-v2-{size}": Encoder(
+            model=f"dofa-v2-{size}",
+            weights="dofa-v2",
+            carrier="torchgeo and timm",
+            extra="torchgeo",
+            code="fgmae_bench.models.encoders.dofa_v2:make",
+            variant=size,
+            dim=dim,
+            params=params,
+            patches=(14,),
+            maps="one map",
+            pooling="mean of normalised tokens",
+            pooling_of_origin="none: maps of 4 blocks",
+            fixed=_DOFA,
+            statement=_ALIKE,
+        )
+        for size, dim, params in (("base", 768, 105_433_856), ("large", 1024, 329_292_288))
+    },
+    **{
+        f"terrafm-{size}": Encoder(
+            model=f"terrafm-{size}",
+            weights="terrafm",
+            carrier="this suite, with timm's blocks",
+            code="fgmae_bench.models.encoders.terrafm:make",
+            variant=size,
+            dim=dim,
+            params=params,
+            patches=(16,),
+            maps="one map",
+            pooling="CLS",
+            pooling_of_origin="CLS",
+            statement=f"{_ASSUMED}: z-scores by the data that is evaluated; its images were gamma0",
+        )
+        for size, dim, params in (("base", 768, 98_786_304), ("large", 1024, 326_123_520))
+    },
     "copernicusfm_base": _torchgeo(
         "copernicusfm_base",
         "copernicus-fm",
@@ -326,6 +362,27 @@ ENCODERS: dict[str, Encoder] = {
         "convnext_tiny.dinov3_lvd1689m", "imagenet", 768, 27_818_592, 1, "mean", statement=_OPTICAL
     ),
     "imagenet-vit-b16": _timm("vit_base_patch16", "imagenet", 768, 85_602_048, 16, "cls", statement=_OPTICAL),
+    **{
+        name: Encoder(
+            model=name,
+            weights="open-clip",
+            carrier="open_clip_torch",
+            extra="text",
+            code="fgmae_bench.models.encoders.open_clip_images:make",
+            variant=variant,
+            dim=dim,
+            params=params,
+            patches=(patch,),
+            maps="none: one vector",
+            pooling="its own, in the space of texts",
+            pooling_of_origin="its own, in the space of texts",
+            statement="off-domain: a CLIP of optical photographs, fed VV, VH and their ratio as colours",
+        )
+        for name, variant, dim, params, patch in (
+            ("clip-vit-b32", "ViT-B-32", 512, 87_849_216, 32),
+            ("clip-convnext-large-d320", "convnext_large_d_320", 768, 199_770_816, 32),
+        )
+    },
     "imagenet-convnextv2-base": _timm(
         "convnextv2_base", "imagenet", 1024, 87_690_752, 1, "mean", statement=f"{_OPTICAL}; CC-BY-NC-4.0"
     ),

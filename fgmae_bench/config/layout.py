@@ -65,6 +65,20 @@ WORDS: dict[str, tuple[str, str]] = {
     "memory_gib": ("memory (GiB)", "Peak memory: the device's where there is one, else the process's"),
     "device": ("device", ""),
     "remarks": ("remarks", "Notes below the table"),
+    **{
+        f"image_to_text_r{k}": (
+            f"R@{k} image to text",
+            f"Share of images with a text of theirs among the {k} most similar",
+        )
+        for k in (1, 5, 10)
+    },
+    **{
+        f"text_to_image_r{k}": (
+            f"R@{k} text to image",
+            f"Share of classes with an image of theirs among the {k} nearest",
+        )
+        for k in (1, 5, 10)
+    },
     "ece": ("ECE", "Expected calibration error: mean |accuracy - confidence| of 15 bins of equal width"),
     "ece_perfect": ("ECE perfect", "ECE of a perfectly calibrated model of the same confidences, from 200 draws"),
     "ece_mass": ("ECE mass", "Calibration error of 15 bins of as many samples each"),

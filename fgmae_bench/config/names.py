@@ -81,6 +81,7 @@ PROBES = {
     "knn": Probe("knn", "nearest neighbours"),
     "ridge": Probe("ridge", "ridge regression, of a number"),
     "inference": Probe("inference", "the checkpoint's own head"),
+    "zero_shot": Probe("zero_shot", "the texts of the classes (--class_text)"),
 }
 
 if TYPE_CHECKING:

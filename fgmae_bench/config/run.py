@@ -131,6 +131,15 @@ class Execution:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProbeExecution(Execution):
+    """Where and how fast a probe runs."""
+
+    class_text: str | None = option(
+        "zero_shot: the file of `text classes`; its content, not its place, is part of the run", None, shown="none"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainExecution(Execution):
     """Where and how fast a model is trained."""
 
@@ -167,7 +176,7 @@ DRAWS = 5  # of few labels, where a probe is asked for shots and no draw is name
 YOUNGER = ("shots", "draw", "missing_band", "bands_as", "limit", "patch_size", "inputs")
 PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {
-    "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": Execution},
+    "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": ProbeExecution},
     "finetune": {"data": Data, "model": Model, "recipe": RECIPES["finetune"], "execution": TrainExecution},
     "segment": {"data": SegmentData, "model": Model, "recipe": RECIPES["segment"], "execution": SegmentExecution},
 }

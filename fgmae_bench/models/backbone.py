@@ -49,6 +49,7 @@ class Backbone:
     custom: bool = False  # a module of the user's
     notes: tuple[dict[str, str], ...] = ()
     head: Head | None = None  # the classifier that the checkpoint holds
+    projection: Head | None = None  # from its features to the space of texts, of a model of images and texts
     head_order: str = ""  # of its outputs: "" as on the card, or alphabetical
     inputs: dict[str, Any] = field(default_factory=dict)  # what it is fed besides pixels, as the record says it
 

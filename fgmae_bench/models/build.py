@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fgmae_bench.checkpoints.names import linear_head, under_prefix
+from fgmae_bench.checkpoints.names import linear_head, projection, under_prefix
 from fgmae_bench.checkpoints.reader import read_state
 from fgmae_bench.checkpoints.registry import default_cache, entry_of
 from fgmae_bench.config.contract import InputContract
@@ -108,6 +108,7 @@ def build_backbone(
         custom=custom,
         notes=notes,
         head=None if state is None else linear_head(state),
+        projection=None if state is None else projection(state),
         head_order=known.entry.classes
         if state is not None and (known := entry_of(model.weights, model.model, state))
         else "",

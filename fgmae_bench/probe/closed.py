@@ -18,6 +18,7 @@ from fgmae_bench.probe.logistic import MAX_ITERATIONS, Logistic, logistic
 from fgmae_bench.probe.penalty import Fold, choose_penalty, cross_validation
 from fgmae_bench.probe.resolve import Materials
 from fgmae_bench.probe.ridge import fit_knn_mean, fit_ridge
+from fgmae_bench.probe.zero_shot import zero_shot
 from fgmae_bench.runs.tasks import Outcome, Task
 
 NO_VOTE = 1e-6  # share that stands for none, so that its logit is finite
@@ -47,6 +48,8 @@ def fit_closed(
         fitted = fit_logistic(train, parts, classes, run.recipe.penalties, run.recipe.seed, few=few)
     elif run.recipe.probe == "inference":
         fitted = own_head(materials, {part: held.features for part, held in parts.items()})
+    elif run.recipe.probe == "zero_shot":
+        fitted = zero_shot(materials.extractor.backbone, run, materials.extractor.dataset.card, parts)
     else:
         fitted = fit_knn(train, parts, classes, run.recipe.knn_k)
     outcome = Outcome(logits=fitted.logits["test"], notes=list(fitted.notes), fitted=fitted.parameters)
@@ -55,6 +58,7 @@ def fit_closed(
     watched = "val" if "val" in parts else "test"
     outcome.final = task.evaluate(fitted.logits[watched], parts[watched].labels)
     outcome.val_logits = fitted.logits.get("val")
+    outcome.retrieval = fitted.retrieval
     seconds = time.perf_counter() - start
     outcome.history.append(
         {

@@ -37,6 +37,7 @@ class Fitted:
     parameters: dict[str, NDArray[np.float64]]
     notes: tuple[dict[str, str], ...] = ()
     selection: dict[str, Any] | None = None  # how the penalty was chosen
+    retrieval: dict[str, float | None] | None = None  # of texts and images of the test split
 
 
 def unit(x: Matrix) -> Matrix:

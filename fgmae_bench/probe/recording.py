@@ -57,7 +57,9 @@ def record_run(
     counts = {
         part: len(materials.evaluation[part][1]) if part in materials.evaluation else 0 for part in ("val", "test")
     }
-    trainable = 0 if run.recipe.probe in ("knn", "inference") else (backbone.feature_dim + 1) * len(classes)
+    trainable = (
+        0 if run.recipe.probe in ("knn", "inference", "zero_shot") else (backbone.feature_dim + 1) * len(classes)
+    )
     rates = []
     if run.recipe.probe == "sgd":
         rates = rate_notes("linear", run, dataset.card, probe.effective_batch)

@@ -26,6 +26,7 @@ from fgmae_bench.features.extract import Extractor, Spent
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.models.embeddings import Embeddings
 from fgmae_bench.probe.penalty import RULE
+from fgmae_bench.probe.zero_shot import require_texts
 from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
 from fgmae_bench.system.device import Precision
 from fgmae_bench.system.distributed import World
@@ -112,6 +113,8 @@ def _facts(run: Run, dataset: Dataset, setup: Setup, batch: int) -> dict[str, ob
         rows = sorted((int(row) for row in used), key=lambda row: dataset.index.ids[row])
         given = {name: np.asarray(setup.extra[name][rows], "<f8").tobytes() for name in run.model.inputs}
         facts["inputs_sha256"] = {name: hashlib.sha256(values).hexdigest() for name, values in given.items()}
+    if run.recipe.probe == "zero_shot":
+        facts["class_text"] = require_texts(run, dataset.card, setup.backbone).key
     if run.recipe.probe == "sgd":  # the head is fitted on all processes' features at once
         facts["batch_norm_samples"] = batch
     if run.recipe.probe == "lbfgs" and len(run.recipe.penalties) > 1:
@@ -124,6 +127,8 @@ def _facts(run: Run, dataset: Dataset, setup: Setup, batch: int) -> dict[str, ob
 def _require_fitting(probe: str, card: Card) -> None:
     """Raise BenchError on a probe that is not for the card's task."""
     number = card.task == "regression"
+    if probe == "zero_shot" and number:
+        raise BenchError(f"--probe zero_shot on a {card.task} dataset: it has no classes", "use --probe ridge or knn")
     if (probe == "ridge" and not number) or (probe == "lbfgs" and number):
         other = "ridge" if number else "lbfgs"
         raise BenchError(f"--probe {probe} on a {card.task} dataset", f"use --probe {other}, sgd or knn")

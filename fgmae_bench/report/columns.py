@@ -172,6 +172,18 @@ def _calibration(name: str) -> Column:
     )
 
 
+RETRIEVAL = tuple(f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
+
+
+def _retrieval(name: str) -> Column:
+    """A recall of texts and images of the test split, of zero-shot runs."""
+    return Column(
+        value=lambda row: summary((record["metrics"].get("retrieval") or {}).get(name) for record in row.records),
+        digits=3,
+        spread=True,
+    )
+
+
 def _class_score(score: str, label: str) -> Column:
     """A score of one class over the test split."""
     return Column(
@@ -276,6 +288,7 @@ COLUMNS: dict[str, Column] = {
     **{f"delta_{name}": _delta(name) for name in METRICS},
     "source": Column(value=lambda row: row.published.source if row.published else None),
     **{name: _calibration(name) for name in CALIBRATION},
+    **{name: _retrieval(name) for name in RETRIEVAL},
     "seconds": _timing("total_seconds"),
     "images_per_second": _timing("images_per_second"),
     "memory_gib": Column(value=lambda row: summary(map(memory_gib, row.records)), digits=2, spread=True),

@@ -100,6 +100,8 @@ def sample_metrics(outcome: Outcome, dataset: Dataset, groups: list[str] | None)
     """The record's `metrics` of a classification or regression run: `outcome` and `groups` are of the test split."""
     card, index = dataset.card, dataset.index
     found = classification_metrics(outcome, TASKS[card.task], card.classes, groups)
+    if outcome.retrieval is not None:
+        found["retrieval"] = outcome.retrieval
     if card.target is None or outcome.logits is None or outcome.targets is None:
         return found
     trained = index.labels[dataset.parts.train]

@@ -158,6 +158,7 @@ class Outcome:
     fitted: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # parameters of a probe without epochs
     notes: list[dict[str, str]] = field(default_factory=list)
     selection: dict[str, Any] | None = None  # what was chosen among candidates, on what: the record's `selection`
+    retrieval: dict[str, float | None] | None = None  # of texts and images: the record's `metrics.retrieval`
     val_logits: NDArray[np.float32] | None = None  # (N, C) of the val split, where there is one
     diverged: bool = False
 

@@ -1,0 +1,1 @@
+"""Entry: the texts of classes as vectors, for zero-shot classification."""
