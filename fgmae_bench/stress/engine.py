@@ -190,7 +190,7 @@ def _assumptions(options: Options, names: tuple[str, ...], card: Card) -> list[N
         notes.append(note("theta_assumed", f"the incidence angle is not in the data: {how}"))
     if any("speckle" in STRESSES[name].needs for name in names):
         looks = card.signal.looks
-        said = f"{LOOKS:g} looks, of a GRDH product, are taken for granted" if looks is None else f"{looks:g} looks"
+        said = f"{LOOKS:g} looks, as of a GRDH product: the card states none" if looks is None else f"{looks:g} looks"
         notes.append(note("looks", f"speckle and noise begin with {said}{'' if looks is None else ', by the card'}"))
     return notes
 

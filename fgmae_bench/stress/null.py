@@ -27,7 +27,6 @@ def run_of(run: Run, entry: str, card: Card) -> Run:
         "weights": "random",
         "features": "cached",
         "recipe": run.recipe.recipe,
-        "seed": run.recipe.seed,
         "probe": run.recipe.probe if entry == "linear" else ("ridge" if card.task == "regression" else "lbfgs"),
     }
     if given["probe"] == "inference":
@@ -35,7 +34,9 @@ def run_of(run: Run, entry: str, card: Card) -> Run:
     (made,) = compose("linear", given, card)
     recipe = made.recipe
     if entry == "linear" and run.recipe.probe == given["probe"]:
-        recipe = dataclasses.replace(run.recipe, features="cached", views=1)
+        recipe = dataclasses.replace(run.recipe, features="cached", views=1, seed=recipe.seed)
+    if run.data.shots is not None or run.data.train_frac < 1:  # the seed draws the labels, which are to be the same
+        recipe = dataclasses.replace(recipe, seed=run.recipe.seed)
     names = {f.name for f in dataclasses.fields(made.data)}
     data = {f.name: getattr(run.data, f.name) for f in dataclasses.fields(run.data) if f.name in names}
     shared = ("data_path", "results_dir", "cache_dir", "num_workers", "device", "trust_data", "partial")
