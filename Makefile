@@ -18,7 +18,7 @@ env: .venv/.ready
 # rslearn without what it asks for: Galileo and Presto are two files of it that need torch and einops alone.
 	@echo "2/3 packages of constraints.txt into .venv (torch included: about 7 GB, some minutes)"
 	@says=--quiet; if test -t 1; then says=; fi; \
-		$(PY) -m pip install $$says --disable-pip-version-check --constraint constraints.txt --editable '.[dev,torchgeo,olmoearth,text]' && \
+		$(PY) -m pip install $$says --disable-pip-version-check --constraint constraints.txt --editable '.[dev,torchgeo,olmoearth,text,heads]' && \
 		$(PY) -m pip install $$says --disable-pip-version-check --constraint constraints.txt --no-deps rslearn
 	@touch $@
 	@echo "3/3 done: .venv is ready"
@@ -48,6 +48,7 @@ bench: env
 	$(PY) experiments/speed/stream_epoch.py
 	$(PY) experiments/speed/finetune_epoch.py
 	$(PY) experiments/speed/segment_bank.py
+	$(PY) experiments/speed/heads.py --heads linear fcn segformer segmenter
 	$(PY) experiments/speed/label_mapping.py
 	$(PY) experiments/speed/memory.py
 	$(PY) experiments/speed/startup.py

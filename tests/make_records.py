@@ -58,7 +58,7 @@ def make_record(
     recipe = dataclasses.replace(RECIPE, **recipe_values)
     epochs = recipe.epochs
     run = Run(
-        data=Data(dataset=dataset, split=split, split_seed=split_seed, train_frac=train_frac),
+        data=Data(dataset=dataset, split=split, split_seed=split_seed, train_frac=train_frac, band_order="VV,VH"),
         model=Model(model=model, pool="cls", input_size=224, normalizer="fgmae"),
         recipe=recipe,
         execution=Execution(),

@@ -67,7 +67,7 @@ def key_of(augmentation=None, **changes):
     facts = {
         "fingerprint": "f", "behaviour": None, "contract": FGMAE_CONTRACT, "order": (0, 1), "input_resize": None,
         "ids": ("a", "b"), "root": Path("/data"), "most_invalid": 0.5, "nodata": (), "amp": "off", "compiled": False,
-        "device": "cpu", "extra": {}, "statistics": {}, "inputs": {},
+        "device": "cpu", "extra": {}, "statistics": {}, "inputs": {}, "shift": (0.0, 0.0), "name": "tiny",
     } | changes  # fmt: skip
     signal = SimpleNamespace(max_invalid_fraction=facts["most_invalid"], nodata=facts["nodata"])
     index = SimpleNamespace(ids=facts["ids"], root=facts["root"])
@@ -76,10 +76,12 @@ def key_of(augmentation=None, **changes):
         backbone=SimpleNamespace(
             fingerprint=lambda: facts["fingerprint"],
             behaviour=lambda: facts["behaviour"],
-            contract=facts["contract"],
             inputs=facts["inputs"],
+            name=facts["name"],
         ),
-        view=SimpleNamespace(order=facts["order"], input_resize=facts["input_resize"], statistics=facts["statistics"]),
+        view=SimpleNamespace(
+            **{name: facts[name] for name in ("order", "input_resize", "statistics", "contract", "shift")}
+        ),
         extra=facts["extra"],
         amp=facts["amp"],
         compiled=facts["compiled"],
@@ -95,6 +97,9 @@ def key_of(augmentation=None, **changes):
         {"fingerprint": "g"},
         {"behaviour": ["1.00e+00"]},
         {"contract": RAW_CONTRACT},
+        {"contract": dataclasses.replace(FGMAE_CONTRACT, missing_band="mask")},
+        {"shift": (0.0, -7.7)},
+        {"name": "presto"},  # whose code has a version of its own
         {"order": (1, 0)},
         {"input_resize": 128},
         {"ids": ("a", "c")},
@@ -108,7 +113,7 @@ def key_of(augmentation=None, **changes):
         {"statistics": {"a": ((-12.0, -19.0), (5.0, 5.0))}},
         {"augmentation": Augmentation(seed=0, epoch=0, crop_scale=0.2)},
     ],
-    ids=lambda change: next(iter(change)),
+    ids="-".join,
 )
 def test_whatever_may_change_a_feature_changes_the_key(change):
     assert key_of(**change) != key_of()

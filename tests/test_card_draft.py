@@ -6,14 +6,14 @@ import json
 import numpy as np
 import pytest
 import rasterio
-from commands import REPOSITORY, STATISTICS, call, genuine, listing, only_record, said
+from commands import STATISTICS, call, genuine, listing, only_record, said
 from scipy import ndimage
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.layouts import build_index
+from fgmae_bench.prepare.card import _dealt
 
 SIDE = 32
-DEMO = REPOSITORY / "experiments" / "demo"
 SMALL = (*STATISTICS, "--batch_size", "4", "--cache_dir", "c")
 DECODER = (
     "--model", "vit_tiny_patch16_224", "--weights", "random", "--freeze_backbone", "--head", "linear", "--recipe",
@@ -84,6 +84,28 @@ def test_scenes_that_names_tell_stay_together_unless_the_data_is_divided(tmp_pat
     assert "# whole scenes, by names" in text
     done = call("linear", "--dataset", "card.toml", "--data_path", "d", *SMALL, cwd=tmp_path)
     assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(("scenes", "test", "val"), [(4, 1, 0), (6, 1, 1), (8, 5, 1), (11, 5, 1), (30, 6, 6)])
+def test_the_test_part_has_five_scenes_where_there_are_eight(scenes, test, val):
+    parts = _dealt([f"S{number}" for number in range(scenes) for _ in range(3)], [])
+    assert (len(parts["test"]), len(parts.get("val", []))) == (test, val)
+    assert sorted(scene for part in parts.values() for scene in part) == sorted(
+        f"S{number}" for number in range(scenes)
+    )
+
+
+def test_scenes_that_cannot_be_used_are_not_counted_on_for_the_test():
+    groups = [f"S{number}" for number in range(9)]
+    parts = _dealt(groups, ["S7"])
+    assert "S7" in parts["train"]
+    assert len(parts["test"]) == 5
+
+
+def test_the_command_that_is_printed_fits_few_images(tmp_path):
+    pairs(tmp_path / "d", 9)
+    done = card("d", cwd=tmp_path)
+    assert "--recipe corrected --batch_size 2" in done.out
 
 
 def test_several_tables_of_one_folder_make_several_cards(tmp_path):
@@ -202,10 +224,12 @@ def test_segmentation_with_png_masks_is_three_commands_to_a_table_row(tmp_path):
 
 
 def row_of(protocol, cwd):
-    """The page of all records holds a row of a protocol."""
-    done = call("report", "--results_dir", "results", "--experiments", DEMO, "--out", "tables", cwd=cwd)
+    """Without experiments the table of all runs holds a row of a protocol, in print, on disk and on the page."""
+    done = call("report", "--print", cwd=cwd)
     assert done.code == 0, done.err
-    assert protocol in (cwd / "tables" / "index.html").read_text()
+    assert f"| {protocol} |" in done.out
+    assert f"| {protocol} |" in (cwd / "results" / "tables" / "other_runs.md").read_text()
+    assert protocol in (cwd / "results" / "index.html").read_text()
 
 
 def test_a_multi_label_table_is_three_commands_to_a_table_row(tmp_path):
@@ -412,3 +436,7 @@ def test_sen1floods11_as_published_is_drafted_and_run_without_touching_a_file(tm
     record = only_record(tmp_path / "results")
     assert sum(record["dataset"][f"n_{part}"] for part in ("train", "val", "test")) == 11
     assert record["metrics"]["per_class"]["Water"] is not None
+    assert record["metrics"]["intervals"]["iou"]["Water"] is not None
+    done = call("report", "--print", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "iou:Water_interval" in done.out

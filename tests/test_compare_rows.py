@@ -124,3 +124,27 @@ def test_seeds_that_differ_are_not_taken_in_pairs(tmp_path):
     assert "3 and 2 seeds" in text
     assert "same seeds" not in text
     assert "SE over seeds" in text
+
+
+def test_a_models_grid_is_compared_by_the_row_that_val_selects(tmp_path):
+    put_seed(tmp_path, MODELS[1], 1, 0.6)
+    held = {}
+    for rate, on_val in ((0.1, 0.7), (0.3, 0.9), (1.0, 0.8)):
+        record = make_record(model=MODELS[0], seed=1, batch_size=256, lr=rate, content="pixels")
+        record["dataset"]["n_val"] = 50
+        record["metrics"]["best"] = {"oa": on_val, "epoch": 1}
+        record["metrics"]["final"] = {"oa": on_val}
+        put(tmp_path, record, {"logits": logits(0.8, int(10 * rate)), "targets": TARGETS}, IDS, GROUPS)
+        held[rate] = record["run_id"]
+    text = said(tmp_path, "--models", *MODELS, "--datasets", "eurosat")
+    assert f"{held[0.3]} is what val selected of 3 settings on eurosat." in text
+    assert "Unequal budgets: the rows were chosen from different numbers of settings." in text
+
+
+def test_a_models_grid_without_val_is_not_chosen_from(tmp_path):
+    put_seed(tmp_path, MODELS[1], 1, 0.6)
+    for rate in (0.1, 0.3):
+        record = make_record(model=MODELS[0], seed=1, batch_size=256, lr=rate, content="pixels")
+        put(tmp_path, record, {"logits": logits(0.8, 1), "targets": TARGETS}, IDS, GROUPS)
+    with pytest.raises(BenchError, match=r"2 rows of vit_small_patch16 on eurosat, such as .*; narrow it"):
+        said(tmp_path, "--models", *MODELS, "--datasets", "eurosat")

@@ -130,6 +130,39 @@ def test_one_changed_pixel_is_noticed_by_linear_its_bank_the_suite_and_compare(t
     assert "were tested on other pixels or labels" in line
 
 
+@pytest.mark.parametrize("linked", ["class folder", "image", "whole dataset"])
+def test_a_pixel_that_changes_behind_a_link_is_noticed(tmp_path, world, linked):
+    image = sorted((world / "River").glob("*.tif"))[0]
+    moved = {"class folder": world / "River", "image": image, "whole dataset": world}[linked]
+    shutil.move(moved, tmp_path / "store")
+    moved.symlink_to(tmp_path / "store")
+    flags = (*SHORT, "--data_path", "world")
+    assert call("linear", *flags, cwd=tmp_path).code == 0
+    assert "recorded already" in call("linear", *flags, cwd=tmp_path).err
+    change_one_pixel(image.resolve())
+    assert call("linear", *flags, cwd=tmp_path).code == 0
+    assert len(records(tmp_path / "results")) == 2
+
+
+def test_links_in_a_circle_and_to_nowhere_end_and_where_a_link_leads_counts(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "store" / name).mkdir(parents=True)
+        (tmp_path / "store" / name / "x.bin").write_bytes(name.encode())
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "round").symlink_to(root)
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    (root / "self").symlink_to(root / "self")
+    (root / "first").symlink_to(tmp_path / "store" / "a")
+    (root / "second").symlink_to(tmp_path / "store" / "b")
+    stamps = set()
+    for target in ("a", "b"):  # both are looked into already: only where it leads tells
+        (root / "third").unlink(missing_ok=True)
+        (root / "third").symlink_to(tmp_path / "store" / target)
+        stamps.add(tree_stamp(root))
+    assert len(stamps) == 2
+
+
 def test_a_copy_elsewhere_is_the_same_run(tmp_path, world):
     assert call("linear", *SHORT, "--data_path", "world", cwd=tmp_path).code == 0
     shutil.copytree(world, tmp_path / "elsewhere")

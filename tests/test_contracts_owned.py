@@ -222,9 +222,9 @@ def test_a_module_fills_no_row_of_named_weights_and_an_assumed_contract_none_at_
     assumed = record_of("mine")
     assert stated["run_id"] != assumed["run_id"]
     for weights in ("fgmae", "random"):
-        planned = table(model="mine", weights=weights)
+        planned = table(model="mine", weights=weights, features="cached", epochs=1, input_size=32)
         assert not matches(planned, planned.runs[0], stated)
-    own = table(model="mine", weights="module")
+    own = table(model="mine", weights="module", features="cached", epochs=1, input_size=32)
     assert matches(own, own.runs[0], stated)
     assert not matches(own, own.runs[0], assumed)
 

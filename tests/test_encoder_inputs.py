@@ -10,7 +10,7 @@ import pytest
 import rasterio
 import timm
 import torch
-from commands import FOLDERS, REPOSITORY, call, only_record, said, shared_world
+from commands import FOLDERS, call, only_record, said, shared_world
 
 from fgmae_bench.checkpoints.registry import stated_contracts
 from fgmae_bench.config.cards import load_card
@@ -244,31 +244,6 @@ def test_inputs_that_cannot_be_given_are_refused(flags, message, tmp_path):
     import re
 
     assert re.search(message, said(result)), said(result)
-
-
-def test_a_row_that_states_no_patch_and_no_inputs_has_no_run_of_others():
-    from fgmae_bench.config.experiments import PlannedRun, load_experiment, matches
-
-    experiment = load_experiment(REPOSITORY / "experiments" / "genuine.toml")
-    planned = PlannedRun(label="x", flags={"model": "presto", "weights": "presto"})
-
-    def record(**model):
-        config = {"data": {"dataset": "s1f_chips", "split": "country"}, "model": {"model": "presto", **model}}
-        config |= {"recipe": {"features": "cached", "probe": "lbfgs", "batch_size": 1, "accum_iter": 1}}
-        config["model"]["weights"] = "presto"
-        held = {"name": "presto", "weights": {"source": "presto"}}
-        return {
-            "protocol": "logistic_regression",
-            "recipe": "published",
-            "config": config,
-            "model": held,
-            "notes": [],
-        } | {"dataset": {"name": "s1f_chips"}}
-
-    assert matches(experiment, planned, record())
-    assert matches(experiment, planned, record(patch_size=None, inputs=[]))
-    assert not matches(experiment, planned, record(patch_size=8))
-    assert not matches(experiment, planned, record(inputs=["location"]))
 
 
 def test_trainers_do_not_take_extra_inputs(tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "mine.toml"
     path.write_text(text)
     return path
+
+
+def test_no_script_stands_before_a_module_of_the_standard_library():
+    """A script's folder comes first on the path: one called signal.py would be what torch imports."""
+    scripts = {path.stem for path in (REPOSITORY / "experiments").rglob("*.py")}
+    assert not scripts & sys.stdlib_module_names
 
 
 def test_there_are_shipped_experiments():
@@ -237,7 +244,7 @@ def test_a_list_of_any_flag_matches_each_of_its_values(tmp_path):
 
 
 def test_weights_do_not_tell_apart_backbones_that_load_none(tmp_path):
-    experiment = load_experiment(write(tmp_path, GOOD.replace("lr = 0.1", "weights = 'random'")))
+    experiment = load_experiment(write(tmp_path, GOOD.replace("lr = 0.1", "weights = 'random', batch_size = 32")))
     record = make_record()
     assert not matches(experiment, experiment.runs[0], record)
     record["model"]["weights"]["source"] = "none"

@@ -115,8 +115,11 @@ def test_a_run_says_whose_weights_they_are_and_that_their_input_is_assumed(hub, 
     assert stated.code == 0, stated.err
     owned = only_record(tmp_path / "stated")
     assert owned["run_id"] != record["run_id"]
-    planned = row(model="test_resnet", weights="imagenet", input_size=32, normalizer="zscore")
+    planned = row(model="test_resnet", weights="imagenet", input_size=32, normalizer="zscore", **CACHED)
     assert [matches(planned, planned.runs[0], each) for each in (owned, record)] == [True, False]
+
+
+CACHED = {"features": "cached", "epochs": 1}
 
 
 def row(**flags):

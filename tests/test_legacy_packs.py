@@ -14,9 +14,10 @@ import pytest
 import rasterio
 from safetensors.numpy import save
 
-from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.cards import Groups, load_card
 from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.data.audit import audit
+from fgmae_bench.data.groups import with_groups
 from fgmae_bench.data.packs.legacy import open_rico, rico_items
 from fgmae_bench.data.packs.pickled import read_tuple
 from fgmae_bench.data.packs.read import open_index, open_pack
@@ -144,6 +145,18 @@ def test_three_tuples_are_taken_as_vh_vv(ben, tmp_path, protocol):
     for row in (0, 2, 10, 32):
         assert index.read(row, ben).db.tobytes() == db[row].transpose(2, 0, 1).tobytes()
     assert audit(ben, index)[0].refusal is None
+
+
+def test_numbers_tell_no_groups_unless_a_table_on_the_card_does(ben, tmp_path):
+    db, targets = images(33)
+    index = open_index(ben, three(tmp_path / "t.lmdb", db[..., ::-1], targets))
+    assert with_groups(ben, index, tmp_path).groups is None
+    (tmp_path / "scenes.csv").write_text("\n".join(["sample,scene", *(f"{n},S{n // 11}" for n in range(33))]))
+    stated = dataclasses.replace(ben, groups=Groups(file="scenes.csv", column="scene"))
+    found = with_groups(stated, index, tmp_path)
+    assert (found.group_kind, len(set(found.groups))) == ("scene", 3)
+    named = dataclasses.replace(index, names=tuple(f"S1A_IW_GRDH_1SDV_20170613T165043_33UUP_{n}_1" for n in range(33)))
+    assert set(with_groups(ben, named, tmp_path).groups) == {"S1A_IW_GRDH_1SDV_20170613T165043"}
 
 
 def test_five_tuples_are_taken_as_vv_vh(ben, tmp_path):

@@ -19,6 +19,6 @@ def test_an_unknown_name_is_refused_with_the_closest():
 def test_words_are_listed_as_in_a_sentence():
     assert listed(PROBES.values()) == (
         "linear probe by SGD, logistic regression, nearest neighbours, ridge regression, of a number, "
-        "or the checkpoint's own head"
+        "the checkpoint's own head, or the texts of the classes (--class_text)"
     )
     assert listed([HEADS["upernet"]]) == "UPerNet"

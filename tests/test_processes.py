@@ -93,3 +93,18 @@ def test_a_broken_file_on_any_rank_is_told_once_by_rank_0(world: Path, tmp_path:
     assert len(lines) == 1, done
     assert "River_" in lines[0]
     assert not list((tmp_path / "out").rglob("*.json"))
+
+
+@pytest.mark.parametrize("probe", ["lbfgs", "knn"])
+def test_a_probe_that_is_fitted_at_once_is_one_run_on_any_number_of_processes(
+    world: Path, tmp_path: Path, probe: str
+) -> None:
+    found = []
+    for processes in (1, 2):
+        flags = probe_flags(world, tmp_path / str(processes), probe=probe)
+        done = preloaded.run_ranks(processes, ["-m", "fgmae_bench.linear", *flags])
+        assert [rank.returncode for rank in done] == [0] * processes, done
+        (path,) = (tmp_path / str(processes) / "results").glob("records/*/*/*.json")
+        found.append(json.loads(path.read_text()))
+    assert found[0]["run_id"] == found[1]["run_id"]
+    assert found[0]["metrics"]["test"]["oa"] == pytest.approx(found[1]["metrics"]["test"]["oa"], abs=1 / 26)

@@ -209,7 +209,8 @@ def test_every_column_can_be_shown():
 
 
 def experiment(**common) -> Experiment:
-    runs = (PlannedRun(label="vit", flags={"dataset": "eurosat", "recipe": "published"}, nproc_per_node=2),)
+    flags = {"dataset": "eurosat", "recipe": "published", "batch_size": 16, "train_frac": [0.01, 0.1, 1.0]}
+    runs = (PlannedRun(label="vit", flags=flags, nproc_per_node=2),)
     return Experiment(
         title="T", module="linear", protocol="linear_probe", layout=Layout(columns=("dataset", "run", "oa")), runs=runs
     )

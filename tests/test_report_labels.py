@@ -28,14 +28,19 @@ protocol = "linear_probe"
 [common]
 dataset = "eurosat"
 split = "reference"
+batch_size = [16, 256]
+lr = [0.1, 0.2, 0.3, 0.01, 1.0]
+weight_decay = [0.001, 0.0]
 [layout]
 columns = ["dataset", "run", "shots", "labels", "seeds", "oa", "draws_interval", "label_area", "candidates", "ece", "remarks"]
 curves = []
 [[runs]]
 label = "small"
+nproc_per_node = 2
 flags = {{ model = "vit_small_patch16"{small} }}
 [[runs]]
 label = "base"
+nproc_per_node = 2
 flags = {{ model = "vit_base_patch16"{base} }}
 """
 

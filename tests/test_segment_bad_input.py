@@ -131,12 +131,20 @@ BAD = [
     (untouched, ("--train_labels", "s2"), ("label source", "'s2'", "igbp")),
     (untouched, ("--train_scheme", "dfc9"), ("'dfc9'", "dfc8")),
     (untouched, ("--nb_classes", "7"), ("--nb_classes is 7, label scheme dfc10 has 10",)),
-    (untouched, ("--head", "fcn"), ("fcn", "upernet")),
+    (untouched, ("--head", "fnc"), ("fnc", "fcn", "upernet")),
+    (untouched, ("--head_weights", "gone.pth"), ("--head_weights gone.pth: no such file",)),
+    (untouched, ("--max_steps", "4", "--eval_every", "5"), ("--eval_every 5 with --max_steps 4; give 4 or less",)),
+    (untouched, ("--head", "maskformer", "--fpn_dim", "40"), ("--fpn_dim 40: maskformer takes multiples of 32",)),
+    (untouched, ("--head", "fcn", "--head_dropout", "1"), ("--head_dropout is 1.0; give a number in [0, 1)",)),
     (untouched, ("--fpn_dim", "4"), ("--fpn_dim 4",)),
     (untouched, ("--blocks", "1", "2", "3", "9"), ("give rising indices from 0 to 5",)),
     (untouched, ("--stride", "100", "--input_size", "32"), ("--stride 100",)),
     (untouched, ("--features", "cached"), ("--features cached without --freeze_backbone",)),
-    (untouched, ("--features", "cached", "--freeze_backbone", "--stride", "32"), ("--features cached with --stride",)),
+    (
+        untouched,
+        ("--features", "cached", "--freeze_backbone", "--stride", "100", "--input_size", "96"),
+        ("--features cached with --stride on images of 64x64 px and windows of 96",),
+    ),
     (untouched, ("--stride", "16", "--input_size", "32", "--no_augment"), ("--stride with --no_augment",)),
     (untouched, ("--panels", "40"), ("--panels is 40; give 12 or less",)),
     (untouched, ("--batch_size", "21"), ("larger than the training split (20 images)",)),
@@ -154,6 +162,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(spoil, flags, parts, spoilt, t
     line = said(segment(spoilt, *flags, cwd=tmp_path))
     assert all(part in line for part in parts), line
     assert {path: content for path, content in listing(tmp_path).items() if not path.startswith("cache")} == before
+
+
+def test_a_head_is_not_fed_by_a_backbone_without_maps(tiles, tmp_path):
+    """Behind the line that says that the user's code is imported stands one on what it returned."""
+    done = segment(tiles, "--head", "fcn", "--model", "test_heads:vector", "--drop_path", "0", cwd=tmp_path)
+    assert done.code == 2
+    imported, line = done.err.splitlines()
+    assert "importing test_heads" in imported
+    assert line == ("error: Sequential returned a tensor of shape (1, 4); return a (B, D, h, w) map for segmentation")
 
 
 @pytest.mark.parametrize(

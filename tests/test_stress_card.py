@@ -145,11 +145,11 @@ def test_suites_start_the_stress_command_with_what_the_file_says(tmp_path):
 
 def test_a_card_fills_the_row_that_asks_for_it_and_no_other(tmp_path):
     path = tmp_path / "cards.toml"
-    path.write_text(
-        CARDS.replace("draws = 2", "draws = 3").replace('model = "backscatter_stats"\nweights = "random"', "")
-    )
+    text = CARDS.replace("draws = 2", "draws = 3").replace('model = "backscatter_stats"\nweights = "random"', "")
+    text = text.replace('probe = "knn"\n', "").replace("knn", "linear_probe")
+    path.write_text(text + "flags = { batch_size = 16 }\nnproc_per_node = 2\n")
     experiment = load_experiment(path)
-    record = card_record(probe="knn")
+    record = resealed(card_record(), "protocol", "stress_linear_probe")
     assert [matches(experiment, run, record) for run in experiment.runs] == [False, True]
     facts = {**record["config"]["facts"], "stress": as_plain(stress_options({"draws": 5}))}
     assert not matches(experiment, experiment.runs[1], resealed(record, "config", "facts", facts))

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from measured import keep
 from stream_epoch import NaiveData
 from torch import nn
 from torch.utils.data import DataLoader
@@ -131,6 +132,8 @@ def main() -> None:
         "(wanted 2.5x)"
     )
     print(f"loader against model: {middle['loader'] / middle[f'ours {default}']:.1f}x (wanted 2x)")
+    ratios = {f"finetune_{amp}": middle[f"ours {amp}"] / middle[f"naive {amp}"] for amp in ("off", default)}
+    keep(**ratios, finetune_default=middle[f"ours {default}"] / middle["naive off"])
 
 
 if __name__ == "__main__":

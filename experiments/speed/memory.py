@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from measured import keep
 from same_run import probe_flags
 
 from fgmae_bench.worlds.eurosat import write_eurosat
@@ -39,6 +40,7 @@ def main() -> None:
             peaks.append(peak(scratch / f"world{size}", scratch, str(size)))
             print(f"{10 * size:>6} images: peak anonymous memory {peaks[-1] / 2**20:7.1f} MiB")
     grown = (peaks[1] - peaks[0]) / (10 * (SIZES[1] - SIZES[0]))
+    keep(memory_small=peaks[0], memory_large=peaks[1])
     print(f"growth {grown:.0f} bytes an image (features alone would be 768, decoded images 32,768)")
 
 

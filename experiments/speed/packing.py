@@ -29,6 +29,7 @@ import lmdb
 import numpy as np
 import psutil
 import rasterio
+from measured import keep
 from rasterio.transform import Affine
 
 from fgmae_bench.config.cards import Card, load_card
@@ -227,6 +228,7 @@ def packing(card: Card, index: Index, root: Path, workers: int) -> None:
         whole, gib = seconds * FULL / count / 60, size(root / name) * FULL / count / 2**30
         print(f"  {name:<8} {count / seconds:>7.0f} patches/s, {usual / seconds:.1f}x (wanted: 4x), {memory}")
         print(f"           {FULL} patches: {whole:.0f} min, {gib:.1f} GiB")
+    keep(**{f"pack_{name}": usual / seconds for name, (seconds, _) in ours.items()})
 
 
 def reading(card: Card, root: Path, count: int) -> None:
@@ -249,6 +251,7 @@ def reading(card: Card, root: Path, count: int) -> None:
     for name, wanted in (("usual", ""), ("float32", " (wanted: 4x)"), ("uint8", " (wanted: 10x)")):
         median = statistics.median(seconds[name])
         print(f"  {name:<8} {len(rows) / median:>7.0f} views/s, {usual / median:.1f}x{wanted}")
+    keep(**{f"read_{name}": usual / statistics.median(seconds[name]) for name in ("float32", "uint8")})
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from make_records import make_record
+from measured import keep
 
 from fgmae_bench.records import record_path
 
@@ -98,6 +99,7 @@ def main() -> None:
             "MiB at the peak",
             flush=True,
         )
+        keep(**{f"report_{count}": seconds})
 
 
 if __name__ == "__main__":

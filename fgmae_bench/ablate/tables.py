@@ -31,9 +31,9 @@ MEANING = (
 
 def write_matrix(matrix: Matrix, stem: Path, figure: Path) -> list[Path]:
     """Write a grid of labels as Markdown and CSV; the paths."""
-    lines = [*_heading(matrix.title, matrix.synthetic), MEANING]
+    lines = [*heading(matrix.title, matrix.synthetic), MEANING]
     measured = next((filled.record for filled in matrix.cells if filled.record), None)
-    lines += ["", _setting(measured)] if measured else []
+    lines += ["", setting(measured)] if measured else []
     for kind, title in KINDS.items():
         lines += ["", f"## {title}", "", line(["trained on \\ scored by", *map(escaped, matrix.columns)])]
         lines.append(line(["---"] * (len(matrix.columns) + 1)))
@@ -42,8 +42,8 @@ def write_matrix(matrix: Matrix, stem: Path, figure: Path) -> list[Path]:
     reasons = matrix.reasons()
     if reasons:
         lines += ["", "## Not run", "", *(f"- {escaped(pair)}: {escaped(reason)}" for pair, reason in reasons.items())]
-    lines += ["", f"![{escaped(matrix.title)}]({_link(figure, stem)})", ""]
-    return _write(stem, lines, rows_of(matrix))
+    lines += ["", f"![{escaped(matrix.title)}]({link(figure, stem)})", ""]
+    return write_table(stem, lines, rows_of(matrix))
 
 
 def draw_matrix_figure(matrix: Matrix, path: Path) -> None:
@@ -70,7 +70,7 @@ def draw_matrix_figure(matrix: Matrix, path: Path) -> None:
 def write_series(series: Series, stem: Path, figure: Path) -> list[Path]:
     """Write a series of repairs as Markdown and CSV; the paths."""
     rows = series.rows()
-    lines = [*_heading(series.title, series.synthetic), *series.explained(), "", _setting(series.records[-1]), ""]
+    lines = [*heading(series.title, series.synthetic), *series.explained(), "", setting(series.records[-1]), ""]
     lines += [line(["step", "mIoU", "gain", "a perfect predictor", "OA", "run"]), line(["---"] * 6)]
     for row in rows:
         numbers = [
@@ -80,8 +80,8 @@ def write_series(series: Series, stem: Path, figure: Path) -> list[Path]:
             shown(row["oa"]),
         ]
         lines.append(line([escaped(str(row["step"])), *numbers, escaped(str(row["run_id"]))]))
-    lines += ["", f"![{escaped(series.title)}]({_link(figure, stem)})", ""]
-    return _write(stem, lines, rows)
+    lines += ["", f"![{escaped(series.title)}]({link(figure, stem)})", ""]
+    return write_table(stem, lines, rows)
 
 
 def draw_series_figure(series: Series, path: Path) -> None:
@@ -90,11 +90,12 @@ def draw_series_figure(series: Series, path: Path) -> None:
     waterfall(steps, path, title=series.title, axis="mean IoU over classes with reference (fraction)")
 
 
-def _heading(title: str, synthetic: bool) -> list[str]:
+def heading(title: str, synthetic: bool) -> list[str]:
+    """The first lines of a table."""
     return [f"# {escaped(title)}", "", *([SYNTHETIC, ""] if synthetic else [])]
 
 
-def _setting(record: Record) -> str:
+def setting(record: Record) -> str:
     """One sentence on what was trained."""
     recipe, dataset = record["config"]["recipe"], record["dataset"]
     length = f"{recipe['max_steps']} steps" if recipe.get("max_steps") else f"{recipe['epochs']} epochs"
@@ -107,11 +108,13 @@ def _setting(record: Record) -> str:
     return escaped(words)
 
 
-def _link(figure: Path, stem: Path) -> str:
+def link(figure: Path, stem: Path) -> str:
+    """The figure as seen from the table."""
     return Path(os.path.relpath(figure, stem.parent)).as_posix()
 
 
-def _write(stem: Path, lines: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[Path]:
+def write_table(stem: Path, lines: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[Path]:
+    """Write a table as Markdown and its rows as CSV, by rename; the paths."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -64,7 +64,11 @@ INNER = (
 PREFIXES = tuple(sorted({o + i: None for i in INNER for o in OUTER if o + i}, key=len, reverse=True))
 RADAR = "s1_encoder."  # of a file that holds encoders of several sensors, such as CLOSP's
 # First layer of a ViT, of a ResNet, of a deep stem.
-ANCHORS = ("patch_embed.proj.weight", "conv1.weight", "conv1.0.weight")
+ANCHORS = (
+    "patch_embed.proj.weight", "conv1.weight", "conv1.0.weight",
+    # the same under names of `dialects`
+    "patch_embed.projection.weight", "stem.0.weight", "downsample_layers.0.0.weight", "patch_embed1.proj.weight",
+)  # fmt: skip
 OUTPUT = r"\.(?!norm\.).*"  # of a head: what maps features to classes; the norm before it belongs to the features
 # Rule -> keys that are left out, with or without the prefix.
 DROP_RULES = {
@@ -81,6 +85,7 @@ DROP_RULES = {
     r"(_state|_state_dict)?\..*",
     "criterion": r"(\w+_)?(criteri(on|ons|a)|loss|losses|loss_fn)\..*",
     "metrics": r"(\w+_)?metrics?\..*",
+    "computed": r"computed\..*",  # of `dialects`: what timm's model computes, or has no place for
 }
 # Rule -> what else is left out outside the prefix of a backbone.
 SIBLING_RULES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections import Counter
@@ -16,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from fgmae_bench.checkpoints.dialects import to_two_channels
 from fgmae_bench.checkpoints.layouts import NO_TENSOR, drop_rule, is_head
 from fgmae_bench.checkpoints.reader import REPAIR, State, read_state
 from fgmae_bench.checkpoints.scan import shown
@@ -71,6 +73,7 @@ def account(module: nn.Module, state: State, optional: str = "") -> tuple[dict[s
     model = module.state_dict()
     wanted = {name: tuple(tensor.shape) for name, tensor in model.items() if not is_head(name)}
     _require_tensors(state, wanted)
+    state = _of_two_channels(state, wanted)
     _require_geometry(state, wanted)
     used, dropped = _sorted_keys(state, wanted)
     _require_all(
@@ -103,6 +106,16 @@ def account(module: nn.Module, state: State, optional: str = "") -> tuple[dict[s
         interpolated=interpolated,
         notes=tuple(notes),
     )
+
+
+def _of_two_channels(state: State, wanted: dict[str, tuple[int, ...]]) -> State:
+    """The state with the first convolution of an optical checkpoint as timm adapts it, said in a note."""
+    first, shape = state.tensors.get(state.optical), wanted.get(state.optical, ())
+    if first is None or first.dim() != 4 or len(shape) != 4 or (first.shape[1], shape[1]) != (3, 2):
+        return state
+    text = f"{state.optical} adapted from 3 channels to 2 as timm does: the kernels of the first two, times 3/2"
+    tensors = state.tensors | {state.optical: to_two_channels(first)}
+    return dataclasses.replace(state, tensors=tensors, notes=(*state.notes, text))
 
 
 def _of_shape(state: State, name: str, tensor: Tensor, wanted: tuple[int, ...]) -> Tensor:

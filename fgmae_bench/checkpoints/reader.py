@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fgmae_bench.checkpoints import layouts
+from fgmae_bench.checkpoints.dialects import translated
 from fgmae_bench.checkpoints.inert import MAX_AXES, Array, InertUnpickler, stand_in
 from fgmae_bench.checkpoints.safetensors_files import (
     INDEX,
@@ -85,6 +86,7 @@ class State:
     repaired: dict[str, str] = field(default_factory=dict)
     unrepaired: dict[str, str] = field(default_factory=dict)
     choice: str | None = None  # what was taken of a file that holds several state dicts, or averaged weights alone
+    optical: str = ""  # the first convolution of a file that may be of three channels, see `dialects`
     prefix_given: bool = False  # the user named the prefix: what does not carry it is left out
 
 
@@ -104,6 +106,8 @@ def read_state(path: Path, *, repair: bool = False) -> State:
         held = {**values.named, **values.unrepaired}
         prefix = layouts.prefix_of(held) or layouts.prefix_of(values.named)
         digest = sha256_of_sharded(path) if kind == SHARDED else sha256_of(path)
+        inside = {name.removeprefix(prefix): held for name, held in values.named.items() if name.startswith(prefix)}
+        inside, dialect = translated(inside)
     if not values.named:
         raise _no_tensors(path, len(values.unrepaired))
     own = kind in ("safetensors", SHARDED)  # the wrapper is ours, not the file's
@@ -114,11 +118,12 @@ def read_state(path: Path, *, repair: bool = False) -> State:
         sha256=digest,
         prefix=prefix,
         wrapper="" if own else found.wrapper,
-        tensors={name.removeprefix(prefix): held for name, held in values.named.items() if name.startswith(prefix)},
+        tensors=inside,
         outside={name: tensor for name, tensor in values.named.items() if not name.startswith(prefix)},
         plain={name: layouts.described(value) for name, value in found.values.items() if name not in values.named},
         others=found.others,
-        notes=(*found.notes, *_skipped_note(skipped)),
+        notes=(*found.notes, *_skipped_note(skipped), *([f"names of {dialect.words}"] if dialect else [])),
+        optical=dialect.first if dialect else "",
         metadata=_metadata(root),
         repaired=values.repaired,
         unrepaired=values.unrepaired,

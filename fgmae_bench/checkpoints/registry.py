@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +162,29 @@ def locate(name: str, model: str, cache: Path) -> Path:
         get = f"python -m fgmae_bench.weights fetch {name} --model {model}{elsewhere}"
         raise BenchError(f"weights {name} for {model} are not here", f"get them with: {get}")
     return path
+
+
+def files_of(model: str, weights: str, cache: Path) -> tuple[Path, ...]:
+    """The places that a model with its weights comes from, read or not: a file of weights, the package of a factory.
+
+    Nothing is imported, opened or verified; () where weights are random, none, or a hub's.
+    """
+    found: list[Path] = []
+    if ":" in model:
+        spec = importlib.machinery.PathFinder.find_spec(model.partition(":")[0].partition(".")[0])
+        places = list(spec.submodule_search_locations or [spec.origin or ""]) if spec is not None else []
+        found += [Path(place) for place in places if place]
+    known = registered()
+    if weights in known and model in known[weights]:
+        entry = known[weights][model]
+        own = Path(entry.entry.file)
+        found.append(own if own.is_absolute() else place_of(weights, entry, weights_folder(cache)))
+    elif weights not in known and ("/" in weights or "." in weights):
+        path = Path(weights)
+        found.append(path)
+        if path.name.endswith(".index.json"):  # of a file in shards
+            found += sorted(path.parent.glob("*.safetensors"))
+    return tuple(found)
 
 
 def fetch_weights(name: str, model: str, folder: Path, source: Path | None = None, *, repin: bool = False) -> Fetched:

@@ -141,6 +141,9 @@ class Arrangement:
     target: str = ""  # regression: column of numbers
     group: str = ""  # column of the scene or site
     split: str = ""  # column of train, val, test
+    place: tuple[str, ...] = ()  # columns of longitude and latitude, or one of geometries (GeoParquet)
+    store: str = ""  # layout zarr: the store in the data's folder, by default that folder itself
+    variable: str = "{band}"  # layout zarr: variable of the images, or of each band
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ from fgmae_bench.config.card import Arrangement, Card, Groups, PermanentWater, S
 from fgmae_bench.config.contract import POLARISATIONS
 from fgmae_bench.errors import BenchError, closest
 
+WITHIN = "of the data's, without a leading / and without names that begin with a dot"
+
 
 def check(card: Card) -> None:
     """Raise BenchError on what the types alone cannot rule out."""
@@ -24,7 +26,11 @@ def check(card: Card) -> None:
         require(card.target is None, f"[target] on a {card.task} card", 'leave it out, or say task = "regression"')
     _check_signal(card.signal, require)
     for folder in (card.signal.folder, *(source.folder for source in card.label_sources.values())):
-        require(inside(folder), f"folder '{folder}'", "name a folder of the data's, without .. or a leading /")
+        require(
+            inside(folder),
+            f"folder '{folder}'",
+            f"name a folder {WITHIN}",
+        )
     for name in (card.default_split, card.recommended_split):
         require(
             name in card.splits,
@@ -98,6 +104,8 @@ def _check_arrangement(card: Card, held: Arrangement, require: _Requirement) -> 
         what = f"label sources of the folder '{stated.folder}' name their masks {both!r} and {stated.masks!r}"
         require(both == stated.masks, what, "give each a folder of its own")
     require(inside(held.table), f"layout.table is '{held.table}'", "name a file of the data's folder")
+    require(inside(held.store), f"layout.store is '{held.store}'", "name a Zarr store of the data's folder")
+    require(len(held.place) <= 2, f"layout.place is {list(held.place)}", "name longitude and latitude, or a geometry")
 
 
 def _check_signal(signal: Signal, require: _Requirement) -> None:
@@ -137,7 +145,11 @@ def _check_groups(groups: Groups, require: _Requirement) -> None:
         not groups.pattern or re.search(r"\{\w+\}", groups.pattern), "groups.pattern", "name the group: {scene}_#_#"
     )
     require(bool(groups.file) == bool(groups.column), "groups.file and groups.column", "give both")
-    require(inside(groups.file), "groups.file", "name a file of the data's, without .. or a leading /")
+    require(
+        inside(groups.file),
+        "groups.file",
+        f"name a file {WITHIN}",
+    )
     require(groups.block_km is None or groups.block_km > 0, "groups.block_km", "give kilometres above 0")
 
 
@@ -146,7 +158,7 @@ def _check_split(split: Split, where: str, require: _Requirement) -> None:
         require(
             inside(name),
             f"{where}.files names '{name}'",
-            "name a file of the data's folder, without .. or a leading /",
+            f"name a file {WITHIN}",
         )
     if split.kind == "lists":
         require(
@@ -179,9 +191,11 @@ def _check_split(split: Split, where: str, require: _Requirement) -> None:
 
 
 def inside(name: str) -> bool:
-    """Whether a name that a card gives stays in the folder it is joined to."""
+    """Whether a name that a card gives stays in the folder it is joined to, and in none that is hidden: what changes
+    in these is not looked for.
+    """
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
+    return not path.is_absolute() and not any(part.startswith(".") for part in path.parts) and "\0" not in name
 
 
 class _Requirement:

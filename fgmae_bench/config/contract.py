@@ -83,9 +83,8 @@ def feed(
             order[place] = order[there]
             words.append(f"{band} is missing: fed as {contract.bands[there]} {shift[place]:+.1f} dB")
         else:
-            rule = (
-                "masked by the encoder" if contract.missing_band == "mask" else "fed as its mean after the normaliser"
-            )
+            masked = contract.missing_band == "mask" and missing_band != "mean"
+            rule = "masked by the encoder" if masked else "fed as its mean after the normaliser"
             words.append(f"{band} is missing: {rule}")
     return Feed(order=tuple(order), shift=tuple(shift), words=tuple(words))
 

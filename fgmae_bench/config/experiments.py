@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 import math
 import typing
 from dataclasses import dataclass, field
@@ -11,13 +13,19 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.config.cards import card_names, facts_sha256, load_card
+from fgmae_bench.config.cards import Card, card_names, facts_sha256, load_card
+from fgmae_bench.config.encoders import encoders
 from fgmae_bench.config.layout import Layout, check_layout
 from fgmae_bench.config.recipes import PROTOCOLS, RECIPES
-from fgmae_bench.config.run import YOUNGER, field_sections, sections
+from fgmae_bench.config.run import MODEL_ALIASES, YOUNGER, Run, compose, field_sections, sections
+from fgmae_bench.config.same_run import effective_batch, same_run, same_value
 from fgmae_bench.config.stress import StressOptions, as_plain, protocol_under, protocol_within, stress_options
 from fgmae_bench.config.strict import convert, from_plain, load_toml
 from fgmae_bench.errors import BenchError, closest
+
+log = logging.getLogger("fgmae_bench")
+BATCH = ("batch_size", "accum_iter")
+DECISIVE = ("dataset", "model", "weights", "split", "train_frac", "seed")  # looked at before a row is composed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,95 +184,145 @@ YOUNGER_DEFAULTS = {
 }  # what a record means that does not hold them
 
 
-def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> bool:
-    """True when a record belongs to a planned run: protocol, effective batch and every flag that the run states agree.
+# What a row leaves open where it does not state it, and why: a record with any value of it may fill the row.
+OPEN = {
+    "model": "a file leaves it to `suite run --set`",
+    "weights": "a file leaves them to `suite run --set`",
+    "seed": "runs of several seeds are one line: their mean and deviation",
+    "draw": "draws of few labels are one line, as seeds are",
+}
 
-    Weights do not distinguish backbones that load none. To no row belong runs that an ablation made wrong on purpose,
-    those of weights whose input contract nobody stated, those of a card that only shares its name with one of the suite
-    and, where the row does not ask for it, those of few labels, a limit or extra inputs.
+
+def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> bool:
+    """True when a record belongs to a planned run: it holds what the row is composed of, recipe, card and defaults
+    included (see `same_run`); of a grid any of its points, and any of what is `OPEN`.
     """
     flags = {**experiment.common, **run.flags}
-    owner, hints = field_sections(experiment.module), flag_types(experiment.module)
-    stated = {name: choices(hints[name], value) for name, value in flags.items()}
-    if record["protocol"] != (run.protocol or experiment.protocol) or record["recipe"] not in stated.get(
-        "recipe", ["published"]
-    ):
+    if record["protocol"] != (run.protocol or experiment.protocol) or not may_fill(record):
         return False
-    held = record["config"].get("facts", {})
+    if not same_card(experiment, run, record):
+        return False
+    point = _point_of(experiment.module, flags, run, record)
+    if point is None:
+        return False
+    card = _card_of(str(point["dataset"]))
+    if card is None or _of_another_card(record["dataset"], card):
+        return False
+    try:
+        planned = _composed(experiment.module, point, card, run.nproc_per_node)
+    except BenchError:  # what is left open of the row takes no value such as the record's
+        return False
+    return same_run(planned, record, card, run.nproc_per_node, run.weights_files)
+
+
+def same_card(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> bool:
+    """Whether a record was asked for the stresses that a planned run asks for, or both for none."""
     options = stress_of(experiment, run)
-    if options is not None and held.get("stress") != as_plain(options):
-        return False
-    if held.get("defects") or record["model"].get("contract", {}).get("assumed"):
-        return False
-    config, weights = record["config"], record["model"]["weights"]["source"]
-    if _unasked(config, stated) or _of_another_card(record["dataset"]):
-        return False
-    codes = {found["code"] if isinstance(found, dict) else found for found in record["notes"]}
-    if "batch_size" not in stated and "effective_batch" in codes:  # the row means the batch of its recipe
-        return False
-    wanted = batches(stated["batch_size"], stated.get("accum_iter", 1)) if "batch_size" in stated else None
-    if wanted is not None and effective_batch(record) not in {batch * run.nproc_per_node for batch in wanted}:
-        return False
-    for name, values in stated.items():
-        if name in ("batch_size", "accum_iter", "recipe") or owner[name] == "execution":
-            continue
-        measured = config[owner[name]].get(name, YOUNGER_DEFAULTS.get(name))
-        if name == "dataset" and measured not in values:
-            measured = record["dataset"]["name"]
-        if name == "weights" and weights in ("none", *run.weights_files):
-            continue
-        if not any(_same(measured, value) for value in values):
-            return False
-    return True
+    held = record["config"].get("facts", {}).get("stress")
+    return bool(held == (None if options is None else as_plain(options)))
 
 
-def _unasked(config: dict[str, Any], stated: dict[str, Any]) -> bool:
-    """Whether a record has few labels, a limit, extra inputs or the like that its row does not ask for.
-
-    A row that asks for few labels means all of their draws.
+def may_fill(record: dict[str, Any]) -> bool:
+    """Whether a record may fill a row at all: not those that an ablation made wrong on purpose, those of weights whose
+    input contract nobody stated, and those of a card that only shares its name with one of the suite.
     """
-    held = {**config["data"], **config["model"]}
-    return any(
-        name not in (*stated, "draw") and as_json(held.get(name, default)) != default
-        for name, default in YOUNGER_DEFAULTS.items()
-    )
+    if record["config"].get("facts", {}).get("defects") or record["model"].get("contract", {}).get("assumed"):
+        return False
+    name = record["dataset"]["name"]
+    return name not in _names() or not _of_another_card(record["dataset"], _shipped(name))
 
 
-def _of_another_card(dataset: dict[str, Any]) -> bool:
-    """Whether a record has the name and version of a card of the suite and other facts; older records hold none."""
-    held = _shipped_facts(dataset["name"])
-    found = dataset.get("card_sha256")
-    return held is not None and found is not None and dataset["card_version"] == held[0] and found != held[1]
+def _point_of(module: str, flags: dict[str, Any], run: PlannedRun, record: dict[str, Any]) -> dict[str, Any] | None:
+    """The flags of a row with one value each, those of the record where it may choose; None where it is of none."""
+    hints, owner, config = flag_types(module), field_sections(module), record["config"]
+    held = {**config["data"], **config["model"], **config["recipe"]}
+    few = "shots" in flags or flags.get("train_frac", 1.0) != 1.0
+    point = {name: held[name] for name in OPEN if name not in flags and (few or name != "draw") and name in held}
+    for name, value in flags.items():
+        values = choices(hints[name], value)
+        if owner[name] == "execution" or name in BATCH:
+            point[name] = values[0]
+            continue
+        fits = [each for each in values if _meant(name, each, held.get(name), record, run)]
+        if not fits and (len(values) > 1 or name in DECISIVE):
+            return None
+        point[name] = (fits or values)[0]
+    if any(isinstance(flags.get(name), list) for name in BATCH):
+        point |= _batch_of(flags, effective_batch(record) // run.nproc_per_node)
+    return point
+
+
+def _meant(name: str, value: Any, measured: Any, record: dict[str, Any], run: PlannedRun) -> bool:
+    """Whether the value of a flag is what a record holds of it, under whatever name."""
+    if name == "dataset" and measured != value:
+        card = _card_of(str(value))
+        return card is not None and card.name == record["dataset"]["name"]
+    if name == "weights" and record["model"]["weights"]["source"] in ("none", *run.weights_files):
+        return True
+    if name == "model" and measured != value:
+        entry = encoders().get(str(value))
+        return bool(measured == (MODEL_ALIASES.get(value) if entry is None else entry.model))
+    return same_value(measured, value)
+
+
+def _batch_of(flags: dict[str, Any], wanted: int) -> dict[str, int]:
+    """Batch and accumulation of a grid that make `wanted` samples a step of one process, else its first."""
+    grids = {name: flags[name] if isinstance(flags[name], list) else [flags[name]] for name in BATCH if name in flags}
+    points = [dict(zip(grids, values, strict=True)) for values in product(*grids.values())]
+    return next((point for point in points if math.prod(point.values()) == wanted), points[0])
+
+
+def _composed(module: str, point: dict[str, Any], card: Card, processes: int) -> Run:
+    """The one run of flags; composed once where the card is the suite's."""
+    if card.name not in _names():
+        return compose(module, point, card, processes=processes)[0]
+    return _composed_once(module, json.dumps(point, sort_keys=True), card.name, processes)
 
 
 @cache
-def _shipped_facts(name: str) -> tuple[int, str] | None:
-    """(version, hash of the facts) of the suite's card of that name, None where there is none."""
-    if name not in card_names():
+def _composed_once(module: str, point: str, name: str, processes: int) -> Run:
+    return compose(module, json.loads(point), _shipped(name), processes=processes)[0]
+
+
+def _card_of(dataset: str) -> Card | None:
+    """The card that a row names; None where it is not here, which is said: nothing fills such a row."""
+    if dataset in _names():
+        return _shipped(dataset)
+    try:
+        return load_card(dataset)
+    except BenchError as error:
+        log.warning("%s: no record fills a row of it", error.what)
         return None
-    card = load_card(name)
-    return card.version, facts_sha256(card)
 
 
-def as_json(value: Any) -> Any:
-    """A tuple as the list that a record holds."""
-    return list(value) if isinstance(value, tuple) else value
+@cache
+def _names() -> frozenset[str]:
+    return frozenset(card_names())
 
 
-def _same(measured: Any, planned: Any) -> bool:
-    """Equal, but for the last bits of a number: a rate from a base rate, divided by its factor again, may differ."""
-    if isinstance(measured, float) and isinstance(planned, int | float):
-        return math.isclose(measured, planned, rel_tol=1e-12)
-    return bool(measured == planned)
+@cache
+def _shipped(name: str) -> Card:
+    """The suite's card of a name."""
+    return load_card(name)
+
+
+def _of_another_card(dataset: dict[str, Any], card: Card) -> bool:
+    """Whether a record has the name and version of a card and other facts; older records hold none."""
+    if (dataset["name"], dataset["card_version"]) != (card.name, card.version):
+        return dataset["name"] != card.name
+    return dataset.get("card_sha256") not in (None, _facts_of(card))
+
+
+def _facts_of(card: Card) -> str:
+    return _shipped_facts(card.name) if card.name in _names() else facts_sha256(card)
+
+
+@cache
+def _shipped_facts(name: str) -> str:
+    return facts_sha256(_shipped(name))
 
 
 def batches(batch_size: int | list[int], accum_iter: int | list[int]) -> set[int]:
     """Samples a step of one process, for each pair of a batch and an accumulation."""
     sizes, accums = (value if isinstance(value, list) else [value] for value in (batch_size, accum_iter))
     return {size * accum for size, accum in product(sizes, accums)}
-
-
-def effective_batch(record: dict[str, Any]) -> int:
-    """Samples a step: batch, accumulation and processes together."""
-    recipe = record["config"]["recipe"]
-    return int(recipe.get("batch_size", 1) * recipe.get("accum_iter", 1) * record["environment"]["world_size"])

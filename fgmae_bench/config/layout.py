@@ -28,6 +28,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "overlap": ("overlap", "What the pre-training has seen of the dataset, as far as that is published"),
     "run": ("run", "Opens the full record"),
     "run_id": ("run id", ""),
+    "protocol": ("protocol", "What was trained"),
     "model": ("model", ""),
     "weights": ("weights", "Where the backbone's weights come from"),
     "recipe": ("recipe", "published: as the paper's code did; corrected: as recommended"),

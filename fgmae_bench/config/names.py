@@ -5,6 +5,7 @@ that choices and help need no torch. To add one is to write its code and its lin
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -47,7 +48,62 @@ ENGINES = {
 HEADS = {
     "upernet": Choice("fgmae_bench.models.heads.upernet:UPerNet", "UPerNet"),
     "linear": Choice("fgmae_bench.models.heads.linear:PixelLinear", "a per-pixel linear layer"),
+    "fcn": Choice("fgmae_bench.models.heads.fcn:FCN", "FCN"),
+    "psp": Choice("fgmae_bench.models.heads.psp:PSP", "PSPNet"),
+    "deeplabv3": Choice("fgmae_bench.models.heads.aspp:DeepLabV3", "DeepLabV3"),
+    "deeplabv3plus": Choice("fgmae_bench.models.heads.aspp:DeepLabV3Plus", "DeepLabV3+"),
+    "uper": Choice("fgmae_bench.models.heads.uper:UPer", "UPerNet as in mmsegmentation"),
+    "nonlocal": Choice("fgmae_bench.models.heads.context:NonLocal", "non-local"),
+    "dnl": Choice("fgmae_bench.models.heads.context:DNL", "disentangled non-local"),
+    "gc": Choice("fgmae_bench.models.heads.context:GC", "GCNet"),
+    "isa": Choice("fgmae_bench.models.heads.attention:ISA", "ISANet"),
+    "psa": Choice("fgmae_bench.models.heads.psa:PSA", "PSANet"),
+    "dm": Choice("fgmae_bench.models.heads.dm:DM", "DMNet"),
+    "enc": Choice("fgmae_bench.models.heads.enc:Enc", "EncNet"),
+    "ocr": Choice("fgmae_bench.models.heads.attention:OCR", "OCRNet"),
+    "segformer": Choice("fgmae_bench.models.heads.segformer:SegFormer", "SegFormer"),
+    "segmenter": Choice("fgmae_bench.models.heads.segmenter:MaskTransformer", "Segmenter's mask transformer"),
+    "setr_naive": Choice("fgmae_bench.models.heads.setr:Naive", "SETR naive"),
+    "setr_pup": Choice("fgmae_bench.models.heads.setr:PUP", "SETR-PUP"),
+    "setr_mla": Choice("fgmae_bench.models.heads.setr:MLA", "SETR-MLA"),
+    "lightham": Choice("fgmae_bench.models.heads.lightham:LightHam", "LightHam"),
+    "semantic_fpn": Choice("fgmae_bench.models.heads.semantic_fpn:SemanticFPN", "Semantic FPN"),
+    "pointrend": Choice("fgmae_bench.models.heads.pointrend:PointRend", "PointRend"),
+    "knet_fcn": Choice("fgmae_bench.models.heads.knet:KNet", "K-Net on FCN"),
+    "knet_psp": Choice("fgmae_bench.models.heads.knet:knet_psp", "on PSPNet"),
+    "knet_deeplabv3": Choice("fgmae_bench.models.heads.knet:knet_deeplabv3", "on DeepLabV3"),
+    "knet_uper": Choice("fgmae_bench.models.heads.knet:knet_uper", "on UPerNet"),
+    "jpu_psp": Choice("fgmae_bench.models.heads.jpu:jpu_psp", "FastFCN's JPU before PSPNet"),
+    "jpu_deeplabv3": Choice("fgmae_bench.models.heads.jpu:jpu_deeplabv3", "before DeepLabV3"),
+    "jpu_enc": Choice("fgmae_bench.models.heads.jpu:jpu_enc", "before EncNet"),
+    "smp_fpn": Choice("fgmae_bench.models.heads.smp:fpn", "of segmentation_models_pytorch FPN"),
+    "smp_unet": Choice("fgmae_bench.models.heads.smp:unet", "U-Net"),
+    "smp_pspnet": Choice("fgmae_bench.models.heads.smp:pspnet", "PSPNet"),
+    "smp_deeplabv3plus": Choice("fgmae_bench.models.heads.smp:deeplabv3plus", "DeepLabV3+"),
+    "smp_pan": Choice("fgmae_bench.models.heads.smp:pan", "PAN"),
+    "smp_manet": Choice("fgmae_bench.models.heads.smp:manet", "MAnet"),
+    "smp_segformer": Choice("fgmae_bench.models.heads.smp:segformer", "SegFormer"),
+    "smp_dpt": Choice("fgmae_bench.models.heads.smp:dpt", "DPT"),
+    "smp_upernet": Choice("fgmae_bench.models.heads.smp:upernet", "UPerNet"),
+    "maskformer": Choice("fgmae_bench.models.heads.masks:MaskFormer", "of transformers MaskFormer"),
+    "mask2former": Choice("fgmae_bench.models.heads.masks:Mask2Former", "Mask2Former"),
 }
+# A package adds its own under this entry-point group; one that is named as a shipped head is refused when it is used.
+HEADS_GROUP = "fgmae_bench.heads"
+SHIPPED_HEADS = tuple(HEADS)
+HEADS |= {
+    point.name: Choice(point.value, f"{point.name} of {point.module.partition('.')[0]}")
+    for point in importlib.metadata.entry_points(group=HEADS_GROUP)
+    if point.name not in HEADS
+}
+# Heads that learn what only classes have; a number a pixel is learnt by the others.
+HEADS_OF_CLASSES = (
+    "enc", "jpu_enc", "ocr", "segmenter", "pointrend", "knet_fcn", "knet_psp", "knet_deeplabv3", "knet_uper",
+    "maskformer", "mask2former",
+)  # fmt: skip
+HEADS_THAT_DRAW = ("mask2former",)  # in training, from a generator of each process
+# Necks between maps of one stride and heads that want a pyramid.
+NECKS = {"scales": "transposed convolutions, as BEiT's", "multilevel": "1x1 and 3x3 convolutions, as SETR's"}
 # Rules that are fitted to backscatter at once, without a backbone: the baselines of each segmentation table. Each is a
 # protocol of its name. (images (N, 2, H, W) dB VV and VH, masks (N, H, W), classes, seed) to images -> class numbers.
 FITTED_HEADS = {
@@ -87,12 +143,14 @@ PROBES = {
 if TYPE_CHECKING:
     ClassHeadName: TypeAlias = str
     HeadName: TypeAlias = str
+    NeckName: TypeAlias = str
     NormName: TypeAlias = str
     OptimizerName: TypeAlias = str
     ProbeName: TypeAlias = str
     ScheduleName: TypeAlias = str
 else:  # what the flags accept
     HeadName = Literal[(*HEADS, *FITTED_HEADS)]
+    NeckName = Literal[tuple(NECKS)]
     NormName, OptimizerName = Literal[tuple(NORMS)], Literal[tuple(OPTIMIZERS)]
     ClassHeadName = Literal[tuple(CLASS_HEADS)]
     ProbeName, ScheduleName = Literal[tuple(PROBES)], Literal[tuple(SCHEDULES)]

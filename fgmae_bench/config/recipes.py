@@ -13,11 +13,13 @@ from fgmae_bench.config.names import (
     CLASS_HEADS,
     FITTED_HEADS,
     HEADS,
+    NECKS,
     NORMS,
     OPTIMIZERS,
     PROBES,
     ClassHeadName,
     HeadName,
+    NeckName,
     NormName,
     OptimizerName,
     ProbeName,
@@ -139,6 +141,14 @@ class SegmentRecipe(TrainRecipe):
     augment: bool = option("random views of the training images", True)
     fpn_dim: int = option("channels of the decoder", 256)
     norm: NormName = option(f"{listed(NORMS.values())}, in the decoder", "batch")
+    auxiliary: bool = option("a convolution and a classifier on the third map too, their loss times 0.4", False)
+    head_dropout: float = option("rate of the dropout of a head, which all have at 0 unless this is given", 0.0)
+    neck: NeckName = option(
+        f"from a ViT's maps to a pyramid: {'; '.join(f'{name}: {words}' for name, words in NECKS.items())}", "scales"
+    )
+    head_weights: str | None = option(
+        "checkpoint of mmsegmentation whose decode_head the head begins with", None, shown="drawn from --seed"
+    )
     blocks: tuple[int, ...] = option("indices of the blocks that the decoder sees", (), shown="four, evenly spaced")
     stride: int | None = option(
         "pixels between windows over scenes larger than --input_size", None, shown="none: scenes are resized"
@@ -340,5 +350,6 @@ RANGES: dict[str, Range] = {
     "num_workers": AMOUNT,
     "momentum": BELOW_ONE,
     "drop_path": BELOW_ONE,
+    "head_dropout": BELOW_ONE,
     "smoothing": BELOW_ONE,
 }

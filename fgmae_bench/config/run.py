@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.config.encoders import INPUTS, Encoder, encoders
+from fgmae_bench.config.encoders import INPUTS, Encoder, adapter_of, encoders
 from fgmae_bench.config.names import FITTED_HEADS
 from fgmae_bench.config.recipes import (
     ANY,
@@ -173,7 +173,10 @@ IMAGENET = "imagenet"  # weights that timm publishes for a model, most of them t
 RESOLVED = "resolved"  # in a config.toml: every value that is not the field's default stands in the file
 DRAWS = 5  # of few labels, where a probe is asked for shots and no draw is named
 # Fields younger than ids and records in use: one at its default does not count, a record without it means that.
-YOUNGER = ("shots", "draw", "missing_band", "bands_as", "limit", "patch_size", "inputs")
+YOUNGER = (
+    "shots", "draw", "missing_band", "bands_as", "limit", "patch_size", "inputs", "auxiliary", "head_dropout", "neck",
+    "head_weights",
+)  # fmt: skip
 PARTS = ("data", "model", "recipe", "execution")
 SECTIONS: dict[str, dict[str, type]] = {
     "linear": {"data": Data, "model": Model, "recipe": RECIPES["linear"], "execution": ProbeExecution},
@@ -269,7 +272,8 @@ def compose(
     flat = _implied(module, flat, explicit)
     if name == "published" and any(explicit.get(flag) for flag in NEVER_PUBLISHED if flag in owner):
         flat |= {"recipe": "corrected", "split": flat.get("split", card.default_split)}
-    runs = [_with_few_labels(run) for run in _points(module, flat)]
+    _refuse_pool(flat, explicit)
+    runs = [_with_few_labels(_canonical(run)) for run in _points(module, flat)]
     for run in runs:
         check(run)
     if len({(run.data, run.recipe) for run in runs}) != len(runs):
@@ -300,6 +304,32 @@ def _points(module: str, flat: dict[str, Any]) -> list[Run]:
         }
         runs.append(Run(**parts))
     return runs
+
+
+def _canonical(run: Run) -> Run:
+    """The run with one spelling of what means the same: lists without order, a patch that is the default."""
+    data, model, recipe = run.data, run.model, run.recipe
+    entry = adapter_of(model.model)
+    if entry is not None and model.patch_size == entry.patch:
+        model = dataclasses.replace(model, patch_size=None)
+    if model.inputs:
+        known = tuple(name for name in INPUTS if name in model.inputs)
+        strange = tuple(name for name in model.inputs if name not in INPUTS)  # refused by name further on
+        model = dataclasses.replace(model, inputs=known + strange)
+    if data.bands_as:
+        pairs = sorted(part.strip().upper() for part in data.bands_as.split(","))
+        data = dataclasses.replace(data, bands_as=",".join(pairs))
+    if getattr(recipe, "penalties", ()):
+        recipe = dataclasses.replace(recipe, penalties=tuple(sorted(set(recipe.penalties))))
+    return Run(data=data, model=model, recipe=recipe, execution=run.execution)
+
+
+def _refuse_pool(flat: dict[str, Any], explicit: dict[str, Any]) -> None:
+    """Raise BenchError on a pool that somebody states for a module which pools on its own; a recipe's own passes."""
+    own = ":" in str(flat.get("model", "")) or flat.get("weights") == OWN_WEIGHTS
+    if own and explicit.get("pool") is not None:
+        what = f"--pool {explicit['pool']} means nothing for {flat['model']}: it pools its features on its own"
+        raise BenchError(what, "leave it out, and let the module return what is to be probed")
 
 
 def _with_few_labels(run: Run) -> Run:
@@ -458,6 +488,9 @@ def check(run: Run) -> None:
                 fits, todo = RANGES.get(name, ANY)
                 if item is not None and not fits(item):
                     raise BenchError(f"--{name} is {item}", todo)
+    steps, every = getattr(run.recipe, "max_steps", None), getattr(run.recipe, "eval_every", None)
+    if steps is not None and every is not None and every > steps:
+        raise BenchError(f"--eval_every {every} with --max_steps {steps}", f"give {steps} or less")
 
 
 def run_hash(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
@@ -466,6 +499,7 @@ def run_hash(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
     Batch, accumulation and world size count by their product only; paths, workers and device do not count.
     """
     recipe = counted(run.recipe)
+    recipe.pop("head_weights", None)  # a path: the facts hold its content
     recipe["effective_batch"] = recipe.pop("batch_size") * recipe.pop("accum_iter") * world_size
     # These three may be paths; the facts name what they stand for: card, samples of each part, content of the weights.
     data = {key: value for key, value in counted(run.data).items() if key not in ("dataset", "split")}

@@ -239,6 +239,9 @@ def with_labels_of(dataset: Dataset, run: Run) -> Dataset:
         "samples_sha256": {part: ids_sha256([index.ids[row] for row in rows[part]]) for part in PARTS},
         "content_sha256": {part: part_sha256(dataset.content, index.labels, rows[part]) for part in PARTS},
     }
+    if dataset.card.groups is not None and dataset.card.groups.file and index.groups is not None:
+        used = sorted({int(row) for each in rows.values() for row in each}, key=lambda row: index.ids[row])
+        identity["groups_sha256"] = ids_sha256([f"{index.ids[row]}\t{index.groups[row]}" for row in used])
     if not subset.whole:
         identity[FEW] = {"pool": ids_sha256([index.ids[row] for row in dataset.pool])}
     others = [found for found in dataset.notes if found["code"] != FEW]

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Signal
 from fgmae_bench.config.contract import BANDS, POLARISATIONS
-from fgmae_bench.data.files import IMAGES, hidden, load_array
+from fgmae_bench.data.files import IMAGES, folders_in, hidden, load_array
 from fgmae_bench.data.raster import ground_resolution, open_tiff, read_stored
 from fgmae_bench.data.signal import polarisation, valid_mask
+from fgmae_bench.data.zarr_layout import StoreReader, band_variables, likely_images, sample_ids
+from fgmae_bench.data.zarr_store import digest_of, is_store, open_store
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 
@@ -23,12 +25,15 @@ SINGLE = re.compile(rf"^(?P<stem>.*?)_?(?P<band>{'|'.join(POLARISATIONS)})$", re
 MOST_LISTED = 20_000  # entries of a folder that are looked at for their kind
 MOST_CODES = 64  # different whole numbers that a label map may hold
 # Ending of a file or folder that is not read -> (what it is, what to do).
-CHIPS = "and write each chip as a TIFF with one band a polarisation, or as a NumPy array (bands, H, W)"
+CHIPS = "each chip as a TIFF with one band a polarisation, or as a NumPy array (bands, H, W)"
 FOREIGN = {
-    ".nc": ("NetCDF", f"open it with xarray (xarray.open_dataset) {CHIPS}"),
-    ".zarr": ("a Zarr store", f"open it with xarray (xarray.open_zarr) {CHIPS}"),
-    ".h5": ("HDF5", f"open it with h5py {CHIPS}"),
-    ".hdf5": ("HDF5", f"open it with h5py {CHIPS}"),
+    ".nc": ("NetCDF", f"open it with xarray (xarray.open_dataset); write samples as Zarr (to_zarr), or {CHIPS}"),
+    ".zarr": (
+        "a Zarr store",
+        "join stores of one image each to one with a dimension of samples (xarray.concat, to_zarr)",
+    ),
+    ".h5": ("HDF5", f"open it with h5py and write {CHIPS}"),
+    ".hdf5": ("HDF5", f"open it with h5py and write {CHIPS}"),
     ".safe": (
         "a Sentinel-1 product as ESA delivers it: digital numbers, neither calibrated nor terrain-corrected",
         "process it (SNAP, pyroSAR: orbit, calibration, terrain correction), then cut chips",
@@ -54,13 +59,14 @@ class LooksLikeLabels(BenchError):
 @dataclass(frozen=True)
 class Found:
     """One image: its name relative to the folder, its group (the folder above it), and its file, or one file for each
-    of `bands`.
+    of `bands`; of a Zarr store its number there.
     """
 
     name: str
     group: str
     files: tuple[Path, ...]
     bands: tuple[str, ...] = ()
+    number: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +86,12 @@ class Seen:
 
 
 def find_images(root: Path) -> tuple[list[Found], list[str]]:
-    """(images below `root` in path order, lines on files whose partner of another polarisation is missing)."""
+    """(images below `root` in path order, lines on files whose partner of another polarisation is missing). Where it is
+    a Zarr store, or holds one and nothing else that is read, its samples.
+    """
+    store = store_in(root)
+    if store is not None:
+        return _in_store(store), []
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGES and p.is_file() and not hidden(p.name))
     images: list[Found] = []
     pairs: dict[tuple[Path, str], dict[str, Path]] = {}
@@ -103,6 +114,47 @@ def find_images(root: Path) -> tuple[list[Found], list[str]]:
         alone = stems[folder] == 1 and folder != root  # a folder an image
         images.append(Found(name, folder.parent.name if alone else folder.name, tuple(held[b] for b in bands), bands))
     return sorted(images, key=lambda image: image.name), skipped
+
+
+def store_in(root: Path) -> Path | None:
+    """The Zarr store that a folder is, or the only one in it beside tables."""
+    if is_store(root):
+        return root
+    names = folders_in(root) if root.is_dir() else []
+    return root / names[0] if len(names) == 1 and names[0].endswith(".zarr") and is_store(root / names[0]) else None
+
+
+def _in_store(path: Path) -> list[Found]:
+    store = open_store(path)
+    pattern, bands = likely_images(store)
+    count = band_variables(store, pattern, bands)[0].shape[0]
+    names = enumerate(sample_ids(store, "", count))
+    return [Found(name, path.name, (path,), number=number) for number, name in names]
+
+
+def _look_into_store(found: Found) -> Seen:
+    """One sample of a Zarr store."""
+    path = found.files[0]
+    store = open_store(path)
+    pattern, named = likely_images(store)
+    first = band_variables(store, pattern, named)[0]
+    size = first.shape[-2:] if len(first.shape) == 3 or first.shape[-1] > 4 else first.shape[1:3]
+    reader = StoreReader(path=str(path), digest=digest_of(path), variable=pattern)
+    stored = reader.stored(found.number or 0, replace(_plain(size), bands=named or BANDS))
+    places = band_places_of(stored.descriptions)
+    db = np.asarray(stored.values[list(places)], np.float32)
+    valid = valid_mask(db, _plain(size), stored.nodata)
+    if not valid.any(axis=(1, 2)).all():
+        raise BenchError(f"{path}: a band of {found.name} has no valid pixel", "replace or remove it")
+    return Seen(
+        chip=Chip(db=db, valid=None if valid.all() else valid, synthetic=False),
+        bands=tuple(filter(None, (polarisation(stored.descriptions[place]) for place in places))),
+        places=places,
+        descriptions=stored.descriptions,
+        dtype=str(first.dtype),
+        nodata=stored.nodata,
+        metres=None,
+    )
 
 
 def _usual(kinds: Iterable[frozenset[str]]) -> frozenset[str]:
@@ -133,6 +185,8 @@ def read_image(found: Found) -> Chip:
 
 def look(found: Found) -> Seen:
     """Read an image of any size without a card. Raises BenchError naming a file that is none: label maps, pictures."""
+    if found.number is not None:
+        return _look_into_store(found)
     parts = [_look(path) for path in found.files]
     if len({part.chip.db.shape[1:] for part in parts}) != 1 or (
         len(parts) > 1 and any(len(p.chip.db) > 1 for p in parts)

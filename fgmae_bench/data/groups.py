@@ -53,7 +53,7 @@ def with_groups(card: Card, index: Index, cache: Path, *, read: bool = True) -> 
             by_name(index.ids, PRODUCTS)
             or _of_layout(index)
             or by_name(index.ids, TILES)
-            or (_by_block(index, cache) if read else None)
+            or (_by_block(index, cache) if read or index.places is not None else None)
         )
         if found is None:
             return dataclasses.replace(index, groups=None, group_kind="")
@@ -161,7 +161,9 @@ def _packed_blocks(index: Index) -> tuple[str, tuple[str, ...]] | None:
 
 
 def _by_block(index: Index, cache: Path) -> tuple[str, tuple[str, ...]] | None:
-    """Blocks of the georeference, where every sample is a file that has one."""
+    """Blocks of the georeference, where a table states it or every sample is a file that has one."""
+    if index.places is not None:
+        return block_groups(chip_centres(index, cache), BLOCK_KM)
     if not len(index.files) or not index.path(0).is_file():
         return None
     try:

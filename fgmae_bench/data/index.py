@@ -73,6 +73,7 @@ class Index:
     eight_bits: bool = False  # a pack that holds what a contract made of the samples, not the samples
     sums: NDArray[np.uint32] | None = None  # CRC-32 of each sample's value in a pack, which the reader can check
     before: tuple[str, ...] | None = None  # file of the earlier date of each sample, where there are two
+    places: NDArray[np.float64] | None = None  # (N, 5, 2) degrees: centre and corners, where a table states them
     names: tuple[str, ...] | None = None  # sample ids where they are not the files without their endings
     maps: LabelMaps | None = None  # label maps of segmentation data
     size: tuple[int, int] | None = (
@@ -172,6 +173,7 @@ def some_of(index: Index, rows: Rows) -> Index:
         labels=index.labels[rows],
         stamps=index.stamps[rows],
         sums=None if index.sums is None else index.sums[rows],
+        places=None if index.places is None else index.places[rows],
         maps=None if index.maps is None else SomeMaps(index.maps, rows),
     )
 

@@ -14,6 +14,7 @@ from fgmae_bench.data.folders import class_folders
 from fgmae_bench.data.index import Index, require_data
 from fgmae_bench.data.paired import paired_folders
 from fgmae_bench.data.table import table
+from fgmae_bench.data.zarr_layout import zarr_samples
 from fgmae_bench.errors import BenchError, closest
 
 Layout = Callable[[Card, Path], Index]
@@ -25,6 +26,7 @@ LAYOUTS: dict[str, Layout] = {
     "paired_folders": paired_folders,
     "bigearthnet_v2": bigearthnet_v2,
     "table": table,
+    "zarr": zarr_samples,
 }
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import logging
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,10 @@ from fgmae_bench.config.card_checks import inside
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.bigearthnet.parquet import read_parquet
 from fgmae_bench.data.dfc.layout import stamp
-from fgmae_bench.data.files import IMAGES, PARTS, Pattern, stem_of
+from fgmae_bench.data.files import IMAGES, PARTS, Pattern, Stat, stem_of
 from fgmae_bench.data.folders import reader_of
-from fgmae_bench.data.index import Index, require_utf8
+from fgmae_bench.data.geometry import Places, places_of_columns, places_of_geometry
+from fgmae_bench.data.index import Index, Reader, require_utf8
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.system.files import read_bounded
 
@@ -29,6 +32,7 @@ MOST_BYTES, MOST_ROWS = 256 << 20, 2_000_000  # of a table
 NOTHING = ("", "na", "n/a", "nan", "null", "none")  # what stands for no value
 TODO = "correct the table"
 log = logging.getLogger("fgmae_bench")
+Found = tuple[str, str, list[Stat]]  # id, file relative to the data, stats of its files
 
 
 @dataclass(frozen=True)
@@ -37,30 +41,53 @@ class Row:
 
     number: int
     values: dict[str, str]
+    place: Places | None = None  # (5, 2), of a geometry
 
 
 def table(card: Card, root: Path) -> Index:
     """Index of the images that a table names, below `root`; `layout` on the card says which column holds what.
 
-    Samples without a label or target are left out and counted. Raises BenchError naming table and line: an image that
-    is not there, or named twice, an unknown class, a number that is none, a group in several parts of the split.
+    Raises BenchError as `indexed`, and on an image that is not there.
+    """
+    path = root / card.arrangement.table
+    rows = read_rows(card, path)
+    return indexed(card, root, path, rows, lambda row: _find(card, root, path, row), reader_of(card))
+
+
+def read_rows(card: Card, path: Path) -> list[Row]:
+    """The rows of a card's table, with what its columns say."""
+    held = card.arrangement
+    rows = read_table(path, columns_of(card), held.separator or ",")
+    if len(held.place) != 1:
+        return rows
+    if path.suffix.lower() not in PARQUET:
+        raise BenchError(f"{path}: layout.place names one column", "give GeoParquet, or columns of longitude, latitude")
+    places = places_of_geometry(path, held.place[0])
+    return [dataclasses.replace(row, place=place) for row, place in zip(rows, places, strict=True)]
+
+
+def indexed(
+    card: Card, root: Path, source: Path, rows: list[Row], find: Callable[[Row], Found], reader: Reader
+) -> Index:
+    """Index of the samples that rows of `source` describe; `find` says where the image of one is.
+
+    Samples without a label or target are left out and counted. Raises BenchError naming source and line: an image
+    named twice, an unknown class, a number that is none, a group in several parts of the split.
     """
     held = card.arrangement
-    path = root / held.table
-    rows = read_table(path, columns_of(card), held.separator or ",")
-    labels = [_label(card, path, row) for row in rows]
+    labels = [[] if card.per_pixel else _label(card, source, row) for row in rows]
     kept = [(row, label) for row, label in zip(rows, labels, strict=True) if label is not None]
     if not kept:
-        raise BenchError(f"{path}: no sample has a value in {', '.join(_label_columns(card))}", TODO)
+        raise BenchError(f"{source}: no sample has a value in {', '.join(_label_columns(card))}", TODO)
     if len(kept) < len(rows):
-        log.warning("%s: %d samples without a label are left out", path, len(rows) - len(kept))
-    named = {row.number: _find(card, root, path, row) for row, _ in kept}
-    _refuse_twice(path, [(row.number, named[row.number][0]) for row, _ in kept])
+        log.warning("%s: %d samples without a label are left out", source, len(rows) - len(kept))
+    named = {row.number: find(row) for row, _ in kept}
+    _refuse_twice(source, [(row.number, named[row.number][0]) for row, _ in kept])
     kept.sort(key=lambda pair: named[pair[0].number][0])  # in the order of ids, whatever that of the table
     groups = tuple(row.values[held.group] for row, _ in kept) if held.group else None
-    parts = tuple(_part(path, row, held.split) for row, _ in kept) if held.split else None
+    parts = tuple(_part(source, row, held.split) for row, _ in kept) if held.split else None
     if groups and parts and not any(split.kind == "stated" and split.leaky for split in card.splits.values()):
-        _refuse_leaks(path, groups, parts)
+        _refuse_leaks(source, groups, parts)
     files = [named[row.number] for row, _ in kept]
     require_utf8(root, (file for _, file, _ in files))
     return Index(
@@ -73,19 +100,34 @@ def table(card: Card, root: Path) -> Index:
         groups=groups,
         group_kind=held.group,
         parts=parts,
+        places=_places(card, source, [row for row, _ in kept]),
         names=tuple(name for name, _, _ in files),
-        reader=reader_of(card),
+        reader=reader,
     )
+
+
+def _places(card: Card, source: Path, rows: list[Row]) -> Places | None:
+    """Centres and corners (N, 5, 2) of the samples, None where the card names no columns of them."""
+    held = card.arrangement.place
+    if len(held) == 1:
+        return np.array([row.place for row in rows])
+    if not held:
+        return None
+    where = [f"{source}, line {row.number}" for row in rows]
+    return places_of_columns(where, *([row.values[name] for row in rows] for name in held))
 
 
 def columns_of(card: Card) -> list[str]:
     """The columns of the table that a card's layout needs."""
     held = card.arrangement
-    return list(dict.fromkeys([held.path, *_label_columns(card), *filter(None, (held.group, held.split))]))
+    place = held.place if len(held.place) == 2 else ()
+    return list(dict.fromkeys([held.path, *_label_columns(card), *filter(None, (held.group, held.split)), *place]))
 
 
 def _label_columns(card: Card) -> list[str]:
     held = card.arrangement
+    if card.per_pixel:
+        return []
     if card.task == "regression":
         if not held.target:
             raise BenchError(f"{card.path}: layout.target is missing", "name the column of numbers")
@@ -191,13 +233,15 @@ def _target(where: str, name: str, text: str) -> float | None:
 
 
 def _array(card: Card, labels: list[Any]) -> NDArray[Any]:
-    """(N,) class numbers, (N, C) multi-hot labels, or (N, 1) targets."""
+    """(N,) class numbers, (N, C) multi-hot labels, (N, 1) targets; (N, 0) where labels are maps."""
+    if card.per_pixel:
+        return np.zeros((len(labels), 0), np.uint8)
     if card.task == "regression":
         return np.array(labels, np.float64)[:, None]
     return np.array(labels, np.uint8 if card.task == "multi_label" else np.int64)
 
 
-def _find(card: Card, root: Path, path: Path, row: Row) -> tuple[str, str, list[tuple[int, int]]]:
+def _find(card: Card, root: Path, path: Path, row: Row) -> Found:
     """(id, file, stats of its files) of a row's image, which may be named without its ending."""
     held, name = card.arrangement, row.values[card.arrangement.path]
     where, pattern = f"{path}, line {row.number}", Pattern(held.images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import timm
 import torch
 from numpy.typing import NDArray
 
+from fgmae_bench.config.encoders import adapter_of
 from fgmae_bench.data.index import Rows, ids_sha256
 from fgmae_bench.errors import BenchError, RunFailed, os_error
 from fgmae_bench.features.extract import Extractor, Features, Spent, extract
@@ -71,8 +73,9 @@ def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[st
         "format": 2,
         "backbone": extractor.backbone.fingerprint(),
         "behaviour": extractor.backbone.behaviour(),
-        "contract": asdict(extractor.backbone.contract),
+        "contract": asdict(extractor.view.contract),  # with what stands for a band that the data lacks
         "band_order": list(extractor.view.order),
+        **({"shift": list(extractor.view.shift)} if any(extractor.view.shift) else {}),
         "input_resize": extractor.view.input_resize,
         "view": asdict(augmentation) if augmentation else "evaluation",
         "root": str(index.root.resolve()),
@@ -87,9 +90,19 @@ def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[st
         "opencv": cv2.__version__,
         # equal tensors under another patch, wavelength or month give other features
         **({"fed": extractor.backbone.inputs} if extractor.backbone.inputs else {}),
+        **({"code": version_of(extractor.backbone.name)} if adapter_of(extractor.backbone.name) else {}),
         **({"statistics": sorted(extractor.view.statistics.items())} if extractor.view.statistics else {}),
         **{name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in sorted(extractor.extra.items())},
     }
+
+
+def version_of(model: str) -> str | None:
+    """Version of the library that carries an encoder, None where it is not installed as a package of its own."""
+    entry = adapter_of(model)
+    try:
+        return None if entry is None else importlib.metadata.version(entry.carrier)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def fill_bank(

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from fgmae_bench.config.run import IMAGENET, MODEL_ALIASES, Model
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.models import place
 from fgmae_bench.models.embeddings import read_embeddings
-from fgmae_bench.models.encoders.adapter import Adapter, OwnPool
+from fgmae_bench.models.encoders import mit
+from fgmae_bench.models.encoders.adapter import Adapter, OwnPool, require_patches
 from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
 from fgmae_bench.models.unet import UNet
 
@@ -48,11 +50,13 @@ def architecture(model_name: str) -> Callable[..., nn.Module] | None:
         return None
     if model_name == "unet":
         return UNet
+    if model_name in mit.NAMES:
+        return partial(mit.make, model_name)
     entry = adapter_of(model_name)
     if entry is not None:
         return _code_of(entry)
     if not timm.is_model(timm_name(model_name)):
-        named = [*FGMAE_ARCHITECTURES, *encoders(), *HANDMADE, EMBEDDINGS, "unet"]
+        named = [*FGMAE_ARCHITECTURES, *encoders(), *HANDMADE, EMBEDDINGS, "unet", *mit.NAMES]
         hint = closest(model_name, [*named, *timm.list_models()]).split("?")[0]
         hint = f"{hint}? " if hint.startswith("did") else ""
         raise BenchError(
@@ -69,7 +73,7 @@ def timm_name(model_name: str) -> str:
 
 def is_registered(model_name: str) -> bool:
     """Whether `--model NAME` means a model of the suite or of timm: no other model may take such a name."""
-    own = {*FGMAE_ARCHITECTURES, *encoders(), *MODEL_ALIASES, *HANDMADE, EMBEDDINGS, "unet"}
+    own = {*FGMAE_ARCHITECTURES, *encoders(), *MODEL_ALIASES, *HANDMADE, EMBEDDINGS, "unet", *mit.NAMES}
     return model_name in own or bool(timm.is_model(model_name))
 
 
@@ -90,6 +94,8 @@ def patch_side(model_name: str, patch_size: int | None = None) -> int:
         return 1
     if model_name == "unet":
         return UNet.patch
+    if model_name in mit.NAMES:
+        return mit.MixTransformer.reductions[-1]
     with torch.device("meta"):
         built = made()
     return int(built.patch_embed.patch_size[0]) if isinstance(built, VisionTransformer) else 1
@@ -120,6 +126,11 @@ def make_module(
             good = contract.size // UNet.patch * UNet.patch or UNet.patch
             raise BenchError(f"--input_size {contract.size} is not divisible by {UNet.patch} px", f"use {good}")
         return PooledMap(UNet()), "mean", UNet.channels
+    if model.model in mit.NAMES:
+        _require_mean(model)
+        require_patches(model.model, contract.size, mit.MixTransformer.reductions[-1])
+        module = OwnPool(mit.make(model.model, drop_path))
+        return module, "mean", measured_dim(module, contract)
     if adapter_of(model.model) is not None:
         _require_mean(model)
         module = OwnPool(make_adapter(model.model, contract.size, model.patch_size))

@@ -13,6 +13,8 @@ from fgmae_bench.checkpoints.names import Head
 from fgmae_bench.config.contract import InputContract
 from fgmae_bench.models.pooling import Pool
 
+SHOWN = 64  # features of a fixed image that are kept as they are; the others by their hash
+
 
 def images_a_pass(size: int) -> int:
     """Images of `size` pixels (0: the data's own) in a forward pass on a CPU: few, so that activations stay in its
@@ -52,6 +54,8 @@ class Backbone:
     projection: Head | None = None  # from its features to the space of texts, of a model of images and texts
     head_order: str = ""  # of its outputs: "" as on the card, or alphabetical
     inputs: dict[str, Any] = field(default_factory=dict)  # what it is fed besides pixels, as the record says it
+    usual: InputContract | None = None  # without the flags that state one; None where there are none
+    departs: tuple[str, ...] = ()  # flags whose value is not what would hold without them
 
     @property
     def params(self) -> int:
@@ -75,4 +79,6 @@ class Backbone:
             ramp = torch.linspace(0, 1, 2 * size * size).view(1, 2, size, size)
             features = self.module(ramp.to(next(self.module.parameters(), ramp).device))
         # As text, so that NaN is equal to itself: it is refused later, with the name of the image.
-        return [f"{value:.2e}" for value in features[0, :64].float().cpu()]
+        texts = [f"{value:.2e}" for value in features[0].float().cpu().flatten().tolist()]
+        rest = [hashlib.sha256(" ".join(texts[SHOWN:]).encode()).hexdigest()] if len(texts) > SHOWN else []
+        return texts[:SHOWN] + rest

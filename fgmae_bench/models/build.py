@@ -28,7 +28,7 @@ from fgmae_bench.models.architectures import (
     patch_side,
 )
 from fgmae_bench.models.backbone import Backbone, WeightsReport
-from fgmae_bench.models.contracts import Statistics, at_size, mismatch_notes, resolve_contract
+from fgmae_bench.models.contracts import Statistics, at_size, mismatch_notes, resolve_contract, usual_contract
 from fgmae_bench.models.embeddings import Embeddings
 from fgmae_bench.models.place import NAME as PLACE
 from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
@@ -69,9 +69,10 @@ def build_backbone(
     state = None if file is None else read_state(file)
     if state is not None and model.weights_prefix is not None:
         under_prefix(state, model.weights_prefix)  # one that matches nothing ends here, before anything is built
-    contract = resolve_contract(model, state, statistics)
+    contract, usual = resolve_contract(model, state, statistics), usual_contract(model, state, statistics)
     if contract.geometry == "native":
         contract = at_size(contract, data_size, model.model, patch_side(model.model, model.patch_size))
+        usual = usual and dataclasses.replace(usual, size=contract.size if usual.geometry == "native" else usual.size)
     published = published_file(model.model) if model.weights == IMAGENET else None
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
@@ -113,6 +114,7 @@ def build_backbone(
         if state is not None and (known := entry_of(model.weights, model.model, state))
         else "",
         inputs=contract_inputs(model, contract),
+        usual=usual,
     )
     return _known_by_behaviour(backbone) if backbone.custom else backbone
 
@@ -164,6 +166,7 @@ def wrap_module(
             weights=weights,
             custom=True,
             notes=mismatch_notes(model, contract, None),
+            usual=usual_contract(model, None, statistics),
         )
     )
 

@@ -67,6 +67,27 @@ def resolve_contract(model: Model, state: State | None = None, statistics: Stati
     return dataclasses.replace(given, assumed=model.normalizer is None and not model.mean)
 
 
+def usual_contract(
+    model: Model, state: State | None = None, statistics: Statistics | None = None
+) -> InputContract | None:
+    """The contract without the flags that state one, None where there are none."""
+    bare = dataclasses.replace(model, input_size=None, normalizer=None, mean=(), std=())
+    return None if bare == model else resolve_contract(bare, state, statistics if model.mean else None)
+
+
+def departures(model: Model, used: InputContract, usual: InputContract | None) -> list[str]:
+    """The flags of `model` that lay another input over the one which weights or architecture have by themselves.
+
+    Where nobody knows what weights were trained on, a flag that states it departs from nothing.
+    """
+    if usual is None:
+        return []
+    size = (used.geometry, used.size) != (usual.geometry, usual.size)
+    found = ["input_size"] if model.input_size is not None and size else []
+    names = [] if usual.assumed else ["normalizer", "mean", "std"]
+    return found + [name for name in names if getattr(model, name) and getattr(used, name) != getattr(usual, name)]
+
+
 def _refuse_ignored(model: Model) -> None:
     """Raise BenchError on flags that mean nothing for a model without a network: a run that names them would get the
     scores of one that does not.

@@ -101,6 +101,8 @@ def read_embeddings(path: Path) -> Embeddings:
             f"{path} holds NaN or infinity in {int((~finite).sum())} vectors, that of {ids[int(finite.argmin())]} first"
         )
         raise BenchError(what, "leave such samples out of the data, or give finite vectors")
+    order = sorted(range(len(ids)), key=ids.__getitem__)  # a file in another order holds the same
+    ids, vectors = [ids[row] for row in order], vectors[order]
     digest = hashlib.sha256(json.dumps(ids).encode() + vectors.tobytes()).hexdigest()
     return Embeddings(ids, vectors, how if isinstance(how, dict) else {}, digest)
 

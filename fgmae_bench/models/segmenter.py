@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from fgmae_bench.checkpoints.reader import read_state
 from fgmae_bench.config.recipes import SegmentRecipe
+from fgmae_bench.errors import note
 from fgmae_bench.models.backbone import Backbone
 from fgmae_bench.models.heads import make_head
-from fgmae_bench.models.taps import Taps, make_taps
+from fgmae_bench.models.heads.loading import load_head
+from fgmae_bench.models.sliding import Windows
+from fgmae_bench.models.taps import LEVELS, OneMap, Taps, make_taps
 from fgmae_bench.system.randomness import key
 
 
@@ -33,19 +38,25 @@ class FrozenTaps(nn.Module):
 
 
 class FlatMaps(nn.Module):
-    """All maps of an image as one row, as the feature bank keeps them: (B, 2, S, S) to (B, sum of D h w)."""
+    """All maps of an image as one row, as the feature bank keeps them: (B, 2, S, S) to (B, sum of D h w).
 
-    def __init__(self, taps: nn.Module):
+    With `windows` those of each window of a scene, one window after the other. One map at four levels is kept once.
+    """
+
+    def __init__(self, taps: nn.Module, windows: Windows | None = None):
         super().__init__()
-        self.taps = taps
+        self.taps, self.windows = taps, windows
 
     def extra_repr(self) -> str:
         """The blocks that are tapped: a bank is known by this text and by the tensors, and they show in no tensor."""
-        return f"blocks={getattr(self.taps, 'blocks', None)}"
+        more = f", {self.windows}" if self.windows else ""
+        return f"blocks={getattr(self.taps, 'blocks', None)}{', once' if isinstance(self.taps, OneMap) else ''}{more}"
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, F)."""
-        return torch.cat([level.float().flatten(1) for level in self.taps(images)], dim=1)
+        pieces = [images] if self.windows is None else self.windows.cut(images)
+        levels = [level for piece in pieces for level in kept_of(self.taps, self.taps(piece))]
+        return torch.cat([level.float().flatten(1) for level in levels], dim=1)
 
 
 class Unflattened(nn.Module):
@@ -54,11 +65,18 @@ class Unflattened(nn.Module):
     def __init__(self, shapes: Sequence[tuple[int, int, int]], made_by: FrozenTaps):
         super().__init__()
         self.shapes, self.made_by = tuple(shapes), made_by
+        self.repeated = LEVELS if isinstance(made_by.taps, OneMap) else 1
+
+    @property
+    def width(self) -> int:
+        """Numbers of one image, or of one window."""
+        return sum(d * h * w for d, h, w in self.shapes)
 
     def forward(self, rows: Tensor) -> list[Tensor]:
         """(B, F) to maps (B, D, h, w)."""
         sizes = [d * h * w for d, h, w in self.shapes]
-        return [part.unflatten(1, shape) for part, shape in zip(rows.split(sizes, dim=1), self.shapes, strict=True)]
+        parts = rows.split(sizes, dim=1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)] * self.repeated
 
 
 class SegmentationModel(nn.Module):
@@ -67,10 +85,11 @@ class SegmentationModel(nn.Module):
     def __init__(self, taps: nn.Module, head: nn.Module, size: tuple[int, int]):
         super().__init__()
         self.taps, self.head, self.size = taps, head, size
+        self.notes: list[dict[str, str]] = []  # for the record
 
     def forward(self, inputs: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Logits at `size` (height, width), by default the input's."""
-        logits: Tensor = self.head(self.taps(inputs), size or self.size)
+        logits: Tensor = self.head(self.taps(inputs), size or self.size)  # in training it may be `Learnt`
         return logits
 
 
@@ -80,14 +99,32 @@ def build_segmenter(backbone: Backbone, recipe: SegmentRecipe, classes: int) -> 
     taps = make_taps(backbone.module, size, recipe.blocks or None)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(key(recipe.seed, "decoder") % 2**63)
-        head = make_head(recipe.head, taps.dims, taps.strides, classes, fpn_dim=recipe.fpn_dim, norm=recipe.norm)
+        head = make_head(
+            recipe.head,
+            taps.dims,
+            taps.strides,
+            classes,
+            fpn_dim=recipe.fpn_dim,
+            norm=recipe.norm,
+            neck=recipe.neck,
+            auxiliary=recipe.auxiliary,
+            dropout=recipe.head_dropout,
+        )
     seen: nn.Module = FrozenTaps(taps) if recipe.freeze_backbone else taps.requires_grad_(True)
-    return SegmentationModel(seen, head, (size, size)), taps
+    model = SegmentationModel(seen, head, (size, size))
+    if recipe.head_weights is not None:
+        model.notes.append(note("head_weights", load_head(head, read_state(Path(recipe.head_weights)))))
+    return model, taps
 
 
 def map_shapes(taps: nn.Module, size: int) -> list[tuple[int, int, int]]:
-    """Shapes (D, h, w) of the maps of one image."""
+    """Shapes (D, h, w) of the maps of one image that the bank keeps."""
     with torch.inference_mode():
         parameter = next(taps.parameters(), torch.zeros(0))
         maps = taps(torch.zeros(1, 2, size, size, device=parameter.device, dtype=parameter.dtype))
-    return [(int(m.shape[1]), int(m.shape[2]), int(m.shape[3])) for m in maps]
+    return [(int(m.shape[1]), int(m.shape[2]), int(m.shape[3])) for m in kept_of(taps, maps)]
+
+
+def kept_of(taps: nn.Module, maps: list[Tensor]) -> list[Tensor]:
+    """The maps that are not the same as another."""
+    return maps[:1] if isinstance(taps, OneMap) else maps

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -71,6 +72,35 @@ def sliding_window(
     if total is None:
         raise BenchError("no image to predict", "give at least one")
     return (total / visits)[..., :height, :width]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of square scenes of `side` pixels, whose maps are kept in the bank one after the other."""
+
+    side: int
+    window: int
+    stride: int
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """First row and column of each."""
+        starts = window_starts(self.side, self.window, self.stride)
+        return [(top, left) for top in starts for left in starts]
+
+    def cut(self, scenes: Tensor) -> Iterator[Tensor]:
+        """Scenes (B, C, side, side) to each window of all of them, (B, C, window, window)."""
+        for top, left in self.places:
+            yield scenes[..., top : top + self.window, left : left + self.window]
+
+    def stitched(self, pieces: Sequence[Tensor]) -> Tensor:
+        """Logits (K, window, window) of a scene's windows to (K, side, side) float32, means where they overlap."""
+        total = torch.zeros(pieces[0].shape[0], self.side, self.side, device=pieces[0].device)
+        visits = torch.zeros(self.side, self.side, device=pieces[0].device)
+        for (top, left), piece in zip(self.places, pieces, strict=True):
+            total[:, top : top + self.window, left : left + self.window] += piece
+            visits[top : top + self.window, left : left + self.window] += 1
+        return total / visits
 
 
 def _extended(images: Tensor, window: int) -> Tensor:

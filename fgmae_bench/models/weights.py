@@ -19,6 +19,7 @@ from fgmae_bench.errors import BenchError, note, unknown
 from fgmae_bench.models.architectures import architecture, from_timm, make_adapter
 from fgmae_bench.models.backbone import WeightsReport
 from fgmae_bench.models.contracts import resolve_contract
+from fgmae_bench.models.encoders import mit
 from fgmae_bench.models.encoders.adapter import Adapter
 from fgmae_bench.models.pooling import PooledMap, TokenPool
 from fgmae_bench.models.timm_weights import published_by_timm
@@ -133,8 +134,11 @@ def empty_network(name: str, size: int) -> tuple[nn.Module, str]:
     """(a network on the meta device, without memory for weights; pattern of keys that its checkpoint may lack)."""
     architecture(name)
     with torch.device("meta"):
-        made = from_timm(name, size) if adapter_of(name) is None else make_adapter(name, size)
-    return loadable(made)
+        if name in mit.NAMES:
+            made: nn.Module = mit.make(name)
+        else:
+            made = from_timm(name, size) if adapter_of(name) is None else make_adapter(name, size)
+    return loadable(PooledMap(made) if isinstance(made, Adapter) else made)
 
 
 def usual_size(name: str) -> int:

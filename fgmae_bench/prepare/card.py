@@ -33,6 +33,8 @@ LOOKED_AT = 96  # images that units and bands are judged by
 ENTRIES = {"segmentation": "segment", "regression": "linear"}
 FRACTIONS = (0.6, 0.2)
 MOST_PATTERNS = 400
+TEST_GROUPS = 5  # below which no interval is shown
+USUAL_BATCH = 16
 PLAIN_TABLES = ("", "labels", "label", "table", "samples", "index", "metadata")  # names of tables that say nothing
 Section = tuple[str, list[str]]  # heading, lines
 
@@ -49,7 +51,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(given: dict[str, Any]) -> None:
     """Look, write the card, say what comes next."""
+    from fgmae_bench.data.gather import store_in
     from fgmae_bench.prepare.card_folders import plan_of
+    from fgmae_bench.prepare.card_store import plan_of_store
     from fgmae_bench.prepare.card_table import plan_of_table
     from fgmae_bench.prepare.inspect import refuse_file
 
@@ -59,7 +63,9 @@ def main(given: dict[str, Any]) -> None:
     refuse_file(root)
     if "labels" in given and "masks" in given:
         raise BenchError("--labels and --masks are two layouts", "give one of them")
-    if "labels" in given:
+    if "labels" not in given and "masks" not in given and store_in(root) is not None:
+        plan = plan_of_store(root)
+    elif "labels" in given:
         plan = plan_of_table(root, Path(given["labels"]))
     else:
         plan = plan_of(root, Path(given["masks"]) if "masks" in given else None)
@@ -91,12 +97,14 @@ def _look(plan: Plan) -> list[Seen]:
 
     by_name: dict[str, Found] = {image.name: image for image in plan.images}
     chosen, seen, broken = keyed_order(0, "card", sorted(by_name))[:LOOKED_AT], [], []
+    place_of = {image.name: place for place, image in enumerate(plan.images)}
     with Progress("looking", len(chosen), "images") as progress:
         for name in chosen:
             try:
                 seen.append(look(by_name[name]))
             except BenchError as error:
                 broken.append(str(error))
+                plan.unusable.append(place_of[name])
             progress.step()
     if not seen:
         raise BenchError(
@@ -193,6 +201,7 @@ class Draft:
     plan: Plan
     signal: SignalDraft
     name: str
+    train: int = 0  # images for training under the recommended split
 
     def text(self, splits: dict[str, tuple[dict[str, Any], str]]) -> str:
         """The TOML of the card with splits, each with its remark; the last is the usual and recommended one."""
@@ -213,7 +222,7 @@ class Draft:
         if plan.options:
             lines = [
                 f"kind = {_quoted(plan.kind)}",
-                *(f"{key} = {_quoted(text)}" for key, text in plan.options.items()),
+                *(f"{key} = {_value(value)}" for key, value in plan.options.items()),
             ]
             sections.append(("layout", lines))
         elif "layout" in plan.remarks:
@@ -250,7 +259,7 @@ class Draft:
 
     def _labels(self) -> list[Section]:
         plan, found = self.plan, []
-        if plan.kind == "paired_folders":
+        if plan.kind == "paired_folders" or plan.label_folder:
             lines = [f"folder = {_quoted(plan.label_folder)}"]
             if plan.codes:
                 lines.append(f"codes = {_value(plan.codes)}")
@@ -278,7 +287,7 @@ def _splits(draft: Draft) -> dict[str, tuple[dict[str, Any], str]]:
     problem: BenchError | None = None
     for name, split in wanted.items():
         try:
-            _try(draft, name, split)
+            draft.train = _try(draft, name, split)
         except BenchError as error:
             draft.plan.remark("splits", f"a split '{name}' cannot be made: {error.what}")
             problem = error
@@ -313,12 +322,12 @@ def _suggested(draft: Draft) -> list[tuple[str, tuple[dict[str, Any], str]]]:
     elif groups:
         groups = [re.sub(r"([*?\[])", r"[\1]", group) for group in groups]
     if groups and 3 <= len(set(groups)) <= MOST_PATTERNS:
-        parts = _dealt(groups)
+        parts = _dealt(groups, [groups[place] for place in plan.unusable])
         words = f"whole {seen[0]}s, by names" if seen else "whole groups"
         if plan.kind == "paired_folders":
             words = "by what names begin with, guessed to be the place"
         found.append(("groups", ({"kind": "groups", "groups": parts}, words)))
-    if draft.signal.georeferenced and not groups:
+    if (draft.signal.georeferenced or "place" in plan.options) and not groups:
         spatial = {"kind": "spatial", "train": train, "val": val, "block_km": 20.0, "buffer_m": 1000.0}
         found.append(("spatial", (spatial, "blocks on the ground, with a buffer between the parts")))
     if plan.stated:
@@ -326,12 +335,27 @@ def _suggested(draft: Draft) -> list[tuple[str, tuple[dict[str, Any], str]]]:
     return found
 
 
-def _dealt(groups: list[str]) -> dict[str, list[str]]:
-    """Groups by part: the largest first, each where most is lacking; val only where there are five groups or more."""
+def _dealt(groups: list[str], unusable: list[str]) -> dict[str, list[str]]:
+    """Groups by part; val only where there are five groups or more, five groups of test where there are eight or more.
+
+    Groups that are all `unusable` count for nothing, and go to train.
+    """
     counts = Counter(groups)
-    shares = {"train": 0.6, "val": 0.2, "test": 0.2} if len(counts) >= 5 else {"train": 0.7, "test": 0.3}
+    counts.subtract(unusable)
+    whole = Counter({group: count for group, count in counts.items() if count > 0})
+    test = 0.2 if len(whole) >= 5 else 0.3
+    while True:
+        val = 0.2 if len(whole) >= 5 and test < 0.4 else 0.1 if len(whole) >= 5 else 0.0
+        parts = _dealt_by({"train": 1 - test - val, **({"val": val} if val else {}), "test": test}, whole)
+        if len(parts["test"]) >= TEST_GROUPS or len(whole) < TEST_GROUPS + 3 or test > 0.6:
+            return parts | {"train": sorted([*parts["train"], *(counts.keys() - whole.keys())])}
+        test += 0.05
+
+
+def _dealt_by(shares: dict[str, float], counts: Counter[str]) -> dict[str, list[str]]:
+    """Groups by part, the largest first, each where most is lacking of the part's share."""
     parts: dict[str, list[str]] = {name: [] for name in shares}
-    lacking = {name: share * len(groups) for name, share in shares.items()}
+    lacking = {name: share * counts.total() for name, share in shares.items()}
     for group, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
         empty = [name for name in parts if not parts[name]]
         left = len(counts) - sum(map(len, parts.values()))
@@ -341,8 +365,8 @@ def _dealt(groups: list[str]) -> dict[str, list[str]]:
     return {name: sorted(members) for name, members in parts.items()}
 
 
-def _try(draft: Draft, name: str, split: tuple[dict[str, Any], str]) -> None:
-    """Raise BenchError where the data cannot be read and divided by a card with this split."""
+def _try(draft: Draft, name: str, split: tuple[dict[str, Any], str]) -> int:
+    """Images for training. Raises BenchError where the data cannot be read and divided by a card with this split."""
     from fgmae_bench.data.groups import with_groups
     from fgmae_bench.data.layouts import build_index
     from fgmae_bench.data.splits import make_split
@@ -355,7 +379,8 @@ def _try(draft: Draft, name: str, split: tuple[dict[str, Any], str]) -> None:
             index = build_index(card, draft.plan.root)
             index.read(0, card)
             known = with_groups(card, index, Path(place), read=False)
-            make_split(card, known, Data(dataset=card.name, split=name), Path(place), index.groups)
+            parts = make_split(card, known, Data(dataset=card.name, split=name), Path(place), index.groups)
+            return len(parts.train)
         except BenchError as error:
             raise BenchError(error.what.replace(str(path), "the draft"), error.todo) from error
 
@@ -365,7 +390,7 @@ def name_of(root: Path, labels: str = "") -> str:
     place = root.resolve()
     place = place.parent if place.name.lower() in ("data", "images", "train") else place
     stem = Path(labels).stem.lower()
-    name = place.name.lower() + ("" if stem in PLAIN_TABLES else f"_{stem}")
+    name = place.name.lower().removesuffix(".zarr") + ("" if stem in PLAIN_TABLES else f"_{stem}")
     words = re.sub(r"[^a-z0-9]+", "_", name).strip("_") or "dataset"
     return f"own_{words}" if words in card_names() else words
 
@@ -401,8 +426,10 @@ def _print(card: Card, draft: Draft, out: Path, data: str) -> None:
     root = plan.root if plan.root.resolve() != Path(data).resolve() else Path(data)
     entry = ENTRIES.get(card.task, "linear")
     entry = "segment" if card.per_pixel else entry
-    print(f"next: python -m fgmae_bench.prepare inspect {out} --data_path {root}")
     rest = " --freeze_backbone --recipe corrected" if entry == "segment" else " --features cached"
+    if draft.train < 2 * USUAL_BATCH:
+        rest += f" --batch_size {1 << max(0, (draft.train // 2).bit_length() - 1)}"
+    print(f"next: python -m fgmae_bench.prepare inspect {out} --data_path {root}")
     print(f"then: python -m fgmae_bench.{entry} --dataset {out} --data_path {root} --weights random{rest}")
 
 

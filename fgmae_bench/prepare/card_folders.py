@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Plan:
     task: str
     kind: str
     images: list[Found]
-    options: dict[str, str] = field(default_factory=dict)  # of [layout]
+    options: dict[str, Any] = field(default_factory=dict)  # of [layout]
     folder: str = ""  # of the images, where label maps are beside them
     classes: list[str] = field(default_factory=list)
     per_class: dict[str, int] = field(default_factory=dict)
@@ -45,6 +45,7 @@ class Plan:
     ignore: list[float] = field(default_factory=list)
     target: str = ""
     groups: list[str] = field(default_factory=list)  # one a sample, where they can be seen and the layout knows them
+    unusable: list[int] = field(default_factory=list)  # places of images that cannot be used
     stated: bool = False  # train and test are divided already
     remarks: dict[str, list[str]] = field(default_factory=dict)
 
@@ -247,7 +248,10 @@ def _paired(root: Path, folder: str, maps: str) -> Plan:
     kept = [p for p in image_files if pattern is None or pattern.key(p.name) is not None]
     plan.images = [Found(_key(p, pattern), place.name, (p,)) for p in kept]
     plan.groups = [image.name for image in plan.images]
-    _count_codes(plan, map_files, options.get("masks", ""))
+    chosen = _some(map_files, MOST_MAPS)
+    if len(map_files) > len(chosen):
+        plan.remark("label_sources", f"codes of {len(chosen)} of {len(map_files)} label maps were counted")
+    count_codes(plan, map(_map_values, chosen), options.get("masks", ""))
     return plan
 
 
@@ -320,13 +324,14 @@ def _shared_start(names: list[str]) -> str:
     ]
 
 
-def _count_codes(plan: Plan, files: list[Path], masks: str) -> None:
-    """Codes of the label maps, or the target that maps of real numbers hold."""
+def count_codes(plan: Plan, maps: Iterable[NDArray[Any]], masks: str, names: Mapping[str, str] | None = None) -> None:
+    """Codes of label maps, whose files are named as `masks`, or the target that maps of real numbers hold. `names` are
+    those that the data itself gives its codes.
+    """
     counts: Counter[float] = Counter()
     real = False
-    chosen = _some(files, MOST_MAPS)
-    for path in chosen:
-        values = _map_values(path)
+    for held in maps:
+        values = held
         if values.dtype.kind == "f":
             finite = values[np.isfinite(values)]
             if len(np.unique(finite)) > MOST_CODES or (finite != np.round(finite)).any():
@@ -334,15 +339,13 @@ def _count_codes(plan: Plan, files: list[Path], masks: str) -> None:
                 break
             values = finite
         counts.update(dict(zip(*(each.tolist() for each in np.unique(values, return_counts=True)), strict=True)))
-    if len(files) > len(chosen):
-        plan.remark("label_sources", f"codes of {len(chosen)} of {len(files)} label maps were counted")
     if real:
         plan.task, plan.target = "regression", stem_of(masks).strip("*_-. ") or Path(plan.label_folder).name or "target"
         plan.remark("target", "maps of real numbers: guessed to be what is predicted; give it its name and unit")
         return
     codes = [int(code) for code in sorted(counts)]
     ignore = [code for code in codes if code < 0 or code == UNLABELLED]
-    known = next((names for ending, names in KNOWN_MASKS.items() if ending in masks), {})
+    known = names or next((named for ending, named in KNOWN_MASKS.items() if ending in masks), {})
     kept = [code for code in codes if code not in ignore]
     plan.codes = {str(code): known.get(str(code), f"Class{code}") for code in kept}
     plan.ignore, plan.classes = [float(code) for code in ignore], list(plan.codes.values())

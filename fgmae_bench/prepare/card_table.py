@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fgmae_bench.data.bigearthnet.parquet import THRIFT_LIMITS
 from fgmae_bench.data.files import PARTS, stem_of
-from fgmae_bench.data.gather import Found, find_images
+from fgmae_bench.data.gather import Found, find_images, store_in
+from fgmae_bench.data.geometry import geometry_columns
 from fgmae_bench.data.table import NOTHING, PARQUET, read_table
+from fgmae_bench.data.zarr_layout import likely_images
+from fgmae_bench.data.zarr_store import open_store
 from fgmae_bench.errors import BenchError
 from fgmae_bench.prepare.card_folders import Plan, named_options
 
@@ -22,6 +27,7 @@ GROUPS = ("group", "site", "scene", "tile", "location", "region", "event", "aoi"
 SPLITS = ("split", "part", "subset", "set", "partition", "fold")
 LABELS = ("label", "labels", "class", "classes", "category", "land_cover", "landcover", "target", "y")
 SEPARATORS = (";", "|", ",")
+PLACES = ((("lon", "longitude", "long", "lng"), 180.0), (("lat", "latitude"), 90.0))
 MOST_CLASSES = 200
 FLAGS = {"0", "1", "0.0", "1.0", "true", "false"}
 Columns = dict[str, list[str]]
@@ -36,13 +42,32 @@ def plan_of_table(root: Path, table: Path) -> Plan:
         raise BenchError(f"{root} holds no image that is read", "give a folder of TIFF, PNG or .npy files")
     path, stems = _path_column(table, held, images)
     plan = Plan(root=root, task="single_label", kind="table", images=[])
-    plan.options = {"table": table.relative_to(root).as_posix()} | ({} if path == "file" else {"path": path})
-    plan.options |= _where(root, held[path], stems)
+    plan.options |= {"table": table.relative_to(root).as_posix()} | ({} if path == "file" else {"path": path})
+    store = store_in(root)
+    if store is not None:
+        plan.kind, plan.options = "zarr", store_options(root, store) | plan.options
+    else:
+        plan.options |= _where(root, held[path], stems)
     plan.images = [stems[stem] for value in held[path] if (stem := _stem(value)) in stems]
     absent = sum(_stem(value) not in stems for value in held[path])
     if absent:
         plan.remark("layout", f"{absent} of {len(held[path])} rows name no image that is there: a run refuses them")
-    rest = {name: values for name, values in held.items() if name != path}
+    columns(plan, {name: values for name, values in held.items() if name != path}, table)
+    geometries = list(geometry_columns(table)) if table.suffix.lower() in PARQUET else []
+    if geometries:
+        plan.options["place"] = geometries[:1]
+    return plan
+
+
+def store_options(root: Path, store: Path) -> dict[str, Any]:
+    """`store` and `variable` of [layout], as far as they have to be said."""
+    variable, _ = likely_images(open_store(store))
+    found = {} if store == root else {"store": store.relative_to(root).as_posix()}
+    return found | {"variable": variable}
+
+
+def columns(plan: Plan, rest: Columns, where: Path) -> None:
+    """Say of columns of values, of a table or a store, which holds label or target, group, split and places."""
     split = _named(rest, SPLITS, lambda values: {v.lower() for v in values} - {""} <= set(PARTS))
     group = _named(rest, GROUPS, lambda values: len(set(values)) >= 2)
     for name, column in (("split", split), ("group", group)):
@@ -51,8 +76,18 @@ def plan_of_table(root: Path, table: Path) -> Plan:
     plan.stated = bool(split)
     if group:
         plan.groups = rest[group]
-    _label(plan, {name: values for name, values in rest.items() if name not in (split, group)}, table)
-    return plan
+    place = [_named(rest, names, functools.partial(_within, most)) for names, most in PLACES]
+    if all(place):
+        plan.options["place"] = place
+    if not plan.label_folder:
+        known = (split, group, *(place if all(place) else ()))
+        _label(plan, {name: values for name, values in rest.items() if name not in known}, where)
+
+
+def _within(most: float, values: list[str]) -> bool:
+    """Whether all values are degrees up to `most`."""
+    numbers = _numbers(set(values))
+    return numbers is not None and all(abs(number) <= most for number in numbers)
 
 
 def _common(root: Path, table: Path) -> tuple[Path, Path]:

@@ -36,6 +36,7 @@ from fgmae_bench.data.gather import Found, LooksLikeLabels, Seen, find_images, f
 from fgmae_bench.data.index import check_counts
 from fgmae_bench.data.recognise import Finding, Statistics, recognise_units
 from fgmae_bench.data.samples import Samples
+from fgmae_bench.data.zarr_store import is_store
 from fgmae_bench.errors import BenchError
 from fgmae_bench.prepare.contact_sheet import fair_share, write_contact_sheet
 from fgmae_bench.prepare.inspect_labels import report_labels
@@ -128,7 +129,7 @@ def main(given: dict[str, Any]) -> None:
 def refuse_file(path: Path) -> None:
     """Raise BenchError on a file that is no card, and on a folder of a format that is not read, saying what it is."""
     kind = foreign_kind(path)
-    if kind is not None and path.exists():
+    if kind is not None and path.exists() and not is_store(path):
         raise BenchError(f"{path} is {kind[0]}", kind[1])
     if path.is_file() and path.suffix.lower() in IMAGES:
         raise BenchError(f"{path} is one image", f"give the folder that it is in: prepare inspect {path.parent}")

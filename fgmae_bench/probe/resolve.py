@@ -86,13 +86,15 @@ def resolve(
         for r in runs
     ]
     dataset = world.rank0_first(lambda: only_usable(setup.dataset, first, setup.cache, runs[1:]))
+    setup.remember()
     resolved: dict[str, Run] = {}
     datasets: dict[str, Dataset] = {}
     for run in whole:
         own = with_labels_of(dataset, run)
         _require_enough(run, len(own.parts.train), batch, world.size)
         facts = _facts(run, own, setup, batch)
-        id = run_id(run, facts, world.size)
+        # only what is trained in steps depends on how many processes share a step
+        id = run_id(run, facts, world.size if run.recipe.probe == "sgd" else 1)
         resolved[id], datasets[id] = run, dataclasses.replace(own, facts=facts)
     return Probe(
         runs=resolved,
@@ -182,7 +184,9 @@ def _resolved_recipe(run: Run, backbone: Backbone, amp: Precision, batch: int, d
             raise BenchError(
                 f"--probe {recipe.probe} is fitted on the evaluation view", "leave out --features stream and --views"
             )
-        return dataclasses.replace(recipe, amp=amp, features="cached")
+        return dataclasses.replace(
+            recipe, amp=amp, features="cached", knn_k=recipe.knn_k if recipe.probe == "knn" else 5
+        )
     wanted = recipe.features is None and recipe.views == 1 and not native
     stream = wanted and (device_type == "cuda" or recipe.recipe == "published")
     features: Literal["stream", "cached"] = recipe.features or ("stream" if stream else "cached")

@@ -28,11 +28,12 @@ from fgmae_bench.report.calibration import with_calibration
 from fgmae_bench.report.formats.common import NO_RECORDS
 from fgmae_bench.report.formats.markdown import markdown
 from fgmae_bench.report.output import FORMATS
+from fgmae_bench.report.page_data import other_runs
 from fgmae_bench.report.predictions import with_intervals
 from fgmae_bench.report.row import Table
 from fgmae_bench.report.table import build
 
-DEFAULT_RESULTS = Path("results")
+DEFAULT_RESULTS, DEFAULT_EXPERIMENTS = Path("results"), Path("experiments")
 
 
 def parser() -> Parser:
@@ -50,7 +51,7 @@ def parser() -> Parser:
         )
 
     path("results_dir", None, "folder of the records (default: results)")
-    path("experiments", "experiments", "folder of the experiment files (default: experiments)")
+    path("experiments", None, "folder of the experiment files (default: experiments; without it one table of all runs)")
     path("out", None, "folder that gets tables/ and figures/ (default: <results_dir>)")
     path(
         "published",
@@ -144,7 +145,11 @@ def _derived(records: list[Record], results_dir: Path, options: dict[str, Any]) 
 
 
 def _tables(options: dict[str, Any], records: list[Record]) -> list[Table]:
-    """The tables of all experiments."""
+    """The tables of all experiments; of all runs where there is no folder of experiments and none was named."""
+    if options["experiments"] is None and not DEFAULT_EXPERIMENTS.exists():
+        every = other_runs(records, "All runs")
+        return [_drawn(every, tuple(every.figures))] if every else []
+    options["experiments"] = options["experiments"] or DEFAULT_EXPERIMENTS
     experiments = load_experiments(options["experiments"])
     if not experiments:
         raise BenchError(f"{options['experiments']} holds no experiment files", "give their folder with --experiments")
@@ -155,10 +160,12 @@ def _tables(options: dict[str, Any], records: list[Record]) -> list[Table]:
 
 
 def _table(experiment: Experiment, records: list[Record], rows: list[dict[str, str]]) -> Table:
-    table = build(experiment, records, published.for_runs(experiment, rows))
-    return dataclasses.replace(
-        table, figures=figures.drawable(table, experiment.layout.curves), pictures=pictures.available(table)
-    )
+    return _drawn(build(experiment, records, published.for_runs(experiment, rows)), experiment.layout.curves)
+
+
+def _drawn(table: Table, curves: tuple[str, ...]) -> Table:
+    """The table with the figures that its records have points for."""
+    return dataclasses.replace(table, figures=figures.drawable(table, curves), pictures=pictures.available(table))
 
 
 def _require_folder(results_dir: Path) -> None:

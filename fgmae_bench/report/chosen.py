@@ -56,6 +56,13 @@ def with_selected(rows: list[Row], settings: Settings) -> list[Row]:
     return found
 
 
+def selected_on_val(rows: list[Row], settings: Settings) -> Row | None:
+    """The row that val selects, where the rows are one grid with a val split; None where they are not."""
+    one = {_key(row.records[0], settings, GRID) for row in rows}
+    chosen = [row for row in with_selected(rows, settings) if row.candidates]
+    return chosen[0] if len(one) == 1 and chosen else None
+
+
 def with_budgets(rows: list[Row]) -> list[Row]:
     """The rows of a table, those that val selected with a note where others of their dataset had another budget."""
     budgets: dict[str, set[int]] = {}

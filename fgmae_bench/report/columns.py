@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any
 
 from fgmae_bench.config.cards import card_names, load_card
-from fgmae_bench.config.experiments import effective_batch
 from fgmae_bench.config.layout import class_of, stress_of_column
+from fgmae_bench.config.same_run import effective_batch
 from fgmae_bench.metrics.significance import t_quantile
 from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
@@ -254,6 +254,7 @@ COLUMNS: dict[str, Column] = {
     "overlap": _each(overlap),
     "run": Column(value=lambda row: row.label),
     "run_id": _each(lambda record: record["run_id"]),
+    "protocol": _each(lambda record: record["protocol"]),
     "model": _each(lambda record: record["model"]["name"], planned="model"),
     "weights": _each(lambda record: record["model"]["weights"]["source"], planned="weights"),
     "recipe": _each(lambda record: record["recipe"], planned="recipe"),

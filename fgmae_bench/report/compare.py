@@ -5,11 +5,12 @@
     python -m fgmae_bench.report compare --models A B --datasets eurosat bigearthnet_v2
 
 Runs are run ids or paths of records; the first is compared with each other one. A table's row, and a model, stands with
-all its seeds: their errors are over seeds and groups, and both are shown apart. Over several datasets the mean of the
-differences is tested too. Groups (scenes, blocks) are the units where the predictions name them, else samples; accuracy
-on independent samples is tested by McNemar's mid-p. p-values of all cells are corrected together (Holm), and stars are
-given only after that: * below .05, ** below .01, *** below .001. Rows of one seed get none: what another would give is
-not known. Exit code 0; 2 where runs were tested on different samples, or predictions are missing.
+all its seeds, a model's grid with the row that val selects of it: errors are over seeds and groups, and both are shown
+apart. Over several datasets the mean of the differences is tested too. Groups (scenes, blocks) are the units where the
+predictions name them, else samples; accuracy on independent samples is tested by McNemar's mid-p. p-values of all cells
+are corrected together (Holm), and stars are given only after that: * below .05, ** below .01, *** below .001. Rows of
+one seed get none: what another would give is not known. Exit code 0; 2 where runs were tested on different samples, or
+predictions are missing.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from fgmae_bench.metrics.significance import holm, t_quantile, wilcoxon_p
 from fgmae_bench.metrics.table import METRICS, selection
 from fgmae_bench.metrics.variance import over_datasets
 from fgmae_bench.records import Record, all_records, read_record
+from fgmae_bench.report.chosen import selected_on_val
 from fgmae_bench.report.pairs import (
     BOOTSTRAP,
     BOTH,
@@ -44,8 +46,8 @@ from fgmae_bench.report.pairs import (
     unit_words,
 )
 from fgmae_bench.report.predictions import Predictions, find_predictions
-from fgmae_bench.report.row import out_of_ranks
-from fgmae_bench.report.table import build, current, groups
+from fgmae_bench.report.row import Row, out_of_ranks
+from fgmae_bench.report.table import build, current, groups, settings
 
 __all__ = ["BOOTSTRAP", "BOTH", "JACKKNIFE", "MCNEMAR", "compare", "find_run", "main"]
 
@@ -173,7 +175,9 @@ def of_table(name: str, experiments: Path, results_dir: Path) -> list[Candidate]
 
 
 def of_model(name: str, dataset: str, protocol: str | None, records: list[Record], results_dir: Path) -> Candidate:
-    """The one row of a model, NAME or NAME:WEIGHTS, on a dataset; raises BenchError where there is none or several."""
+    """The one row of a model, NAME or NAME:WEIGHTS, on a dataset, of a grid the one that val selects; raises BenchError
+    where there is none, or several that no val split chooses from.
+    """
     model, _, weights = name.partition(":")
     fitting = [
         record
@@ -188,6 +192,9 @@ def of_model(name: str, dataset: str, protocol: str | None, records: list[Record
     if not rows:
         known = [record["model"]["name"] for record in records if record["dataset"]["name"] == dataset]
         raise BenchError(f"no run of {name} on {dataset} with predictions", closest(model, known))
+    best = selected_on_val([Row(label="", dataset=dataset, records=row) for row in rows], settings)
+    if best is not None:
+        return dataclasses.replace(candidate(best.records, results_dir, row=True), settings=len(rows))
     if len(rows) > 1:
         what = f"{len(rows)} rows of {name} on {dataset}, such as {rows[0][0]['run_id']} and {rows[1][0]['run_id']}"
         raise BenchError(what, "narrow it with --protocol or NAME:WEIGHTS, or name the runs")
@@ -320,6 +327,13 @@ def _warnings(runs: list[Candidate], cells: list[Pair]) -> list[str]:
             f"{single} of the rows are of one seed: what another seed would give is not in their errors, and their "
             "differences get no stars."
         )
+    lines += [
+        f"{run.name} is what val selected of {run.settings} settings on {run.record['dataset']['name']}."
+        for run in runs
+        if run.settings > 1
+    ]
+    if len({run.settings for run in runs}) > 1:
+        lines.append("Unequal budgets: the rows were chosen from different numbers of settings.")
     if any(run.record["dataset"]["synthetic"] for run in runs):
         lines.append("Synthetic data: the differences say nothing about real scenes.")
     lines += [f"{run.name} is in no rank: {reason}." for run in runs if (reason := out_of_ranks(run.record))]

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
-from fgmae_bench.config.layout import heading
+from fgmae_bench.config.layout import INTERVAL, heading
 from fgmae_bench.records import Record
 from fgmae_bench.report.columns import COLUMNS, Column
 from fgmae_bench.report.formats.common import explanations, footnotes, note_numbers, note_texts, readable, shown_columns
@@ -15,6 +15,7 @@ from fgmae_bench.report.row import Bounds, Note, Row, Spread, Table, Value
 
 FACETS = ("dataset", "model", "recipe")
 OTHER_RUNS = "other_runs"
+MOST_CLASSES = 3  # whose IoU has a column where no layout asks for it
 MAX_POINTS, MIN_POINTS, POINTS_OF_A_SERIES_TOGETHER = (
     100,
     20,
@@ -121,7 +122,13 @@ def curve_metrics(table: Table) -> list[str]:
     return [name for name in dict.fromkeys(["loss", *table.figures]) if name != "lr"]
 
 
-def other_runs(records: list[Record]) -> Table | None:
+def _ious(record: Record) -> list[str]:
+    """The classes of a segmentation."""
+    held = record["metrics"].get("per_class") or {}
+    return [name for name, scores in held.items() if isinstance(scores, dict) and scores.get("iou") is not None]
+
+
+def other_runs(records: list[Record], title: str = "Runs of no table") -> Table | None:
     """A table of runs that belong to no experiment, None where there are none."""
     if not records:
         return None
@@ -137,12 +144,15 @@ def other_runs(records: list[Record]) -> Table | None:
     )
     known = {metric for record in records for metric in record["metrics"]["test"]}
     scored = [name for name in COLUMNS if name in known]
+    classes = dict.fromkeys(name for record in records for name in _ious(record))
+    if len(classes) <= MOST_CLASSES:
+        scored += [f"iou:{name}{end}" for name in classes for end in ("", INTERVAL.format(""))]
     return Table(
         name=OTHER_RUNS,
-        title="Runs of no table",
+        title=title,
         protocol=", ".join(sorted({record["protocol"] for record in records})),
         expect="",
-        columns=("dataset", "run", "model", "weights", "recipe", "split", "lr", "epochs", *scored),
+        columns=("dataset", "run", "protocol", "model", "weights", "recipe", "split", "lr", "epochs", *scored),
         rows=rows,
         planned_runs=len(rows),
         measured_runs=len(rows),

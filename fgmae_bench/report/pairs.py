@@ -40,13 +40,15 @@ WITHHELD = {
 class Candidate:
     """What may be compared: its name in the output, the records of its seeds, and their predictions.
 
-    `row` is true of a row of a table or a model: a claim about more than these weights.
+    `row` is true of a row of a table or a model: a claim about more than these weights. `settings` is how many val
+    chose it from.
     """
 
     name: str
     records: tuple[Record, ...]
     predictions: tuple[Path, ...]
     row: bool = False
+    settings: int = 1
 
     @property
     def record(self) -> Record:

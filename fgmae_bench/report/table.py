@@ -6,15 +6,8 @@ import json
 from collections import Counter
 from typing import Any
 
-from fgmae_bench.config.experiments import (
-    YOUNGER_DEFAULTS,
-    Experiment,
-    PlannedRun,
-    as_json,
-    batches,
-    effective_batch,
-    matches,
-)
+from fgmae_bench.config.experiments import YOUNGER_DEFAULTS, Experiment, PlannedRun, batches, matches
+from fgmae_bench.config.same_run import as_json, effective_batch
 from fgmae_bench.records import Record
 from fgmae_bench.report.chosen import few_labels, with_areas, with_budgets, with_selected
 from fgmae_bench.report.deltas import differences, statement

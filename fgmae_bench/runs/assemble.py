@@ -45,6 +45,7 @@ def assemble(
     diverged: bool = False,
     schemes: tuple[str, str] | None = None,
     selection: dict[str, Any] | None = None,
+    cost: dict[str, Any] | None = None,
 ) -> Record:
     """The sealed record of one run: `counts` are the samples used in each part, `schemes` train and eval labels'."""
     card = dataset.card
@@ -84,7 +85,11 @@ def assemble(
                 "feature_dim": backbone.feature_dim,
                 "contract": dataclasses.asdict(backbone.contract),
             },
-            "config": {**to_plain(run), "facts": dataset.facts},
+            "config": {
+                **to_plain(run),
+                "facts": dataset.facts,
+                **({"departs": list(backbone.departs)} if backbone.departs else {}),
+            },
             "metrics": metrics,
             "predictions": predictions,
             "history": history,
@@ -92,6 +97,7 @@ def assemble(
             "timing": timing,
             "notes": [*dataset.notes, *notes, *interval_notes(metrics["intervals"], dataset.index.group_kind)],
             **({} if selection is None else {"selection": selection}),
+            **({} if cost is None else {"cost": cost}),
         }
     )
 

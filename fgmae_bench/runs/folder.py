@@ -19,6 +19,7 @@ import tomli_w
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from fgmae_bench.config.run import PARTS
 from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.hub.checksums import sha256_of
 from fgmae_bench.records import Record, read_record, record_path, store
@@ -158,9 +159,7 @@ class RunFolder:
         """Write log and config and close the events."""
         self.write_log()
         sections = {
-            part: {k: v for k, v in values.items() if v is not None}
-            for part, values in config.items()
-            if part != "facts"
+            part: {k: v for k, v in values.items() if v is not None} for part, values in config.items() if part in PARTS
         }
         self._text("config.toml", "# Runs this run again: --config FILE\nresolved = true\n\n" + tomli_w.dumps(sections))
         if self.events is not None:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from fgmae_bench.checkpoints.registry import registered
+from fgmae_bench.checkpoints.registry import files_of, registered
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import FGMAE_CONTRACT, feed, parse_bands
 from fgmae_bench.config.encoders import EMBEDDINGS
@@ -25,13 +26,15 @@ from fgmae_bench.data.splits import PARTS
 from fgmae_bench.data.statistics import Band, by_runs, mean_and_deviation
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.models.build import Backbone, build_backbone, find_weights_file, patch_side, wrap_module
+from fgmae_bench.models.contracts import departures
 from fgmae_bench.models.embeddings import ROW, Embeddings
 from fgmae_bench.models.place import NAME as PLACE
-from fgmae_bench.models.pooling import write_out_attention
+from fgmae_bench.models.pooling import TokenPool, write_out_attention
 from fgmae_bench.models.taps import fitting_size
 from fgmae_bench.system.device import Precision, resolve_amp
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.files import require_writable
+from fgmae_bench.system.stamps import remember, stamp_of
 from fgmae_bench.views.classification import View, make_view
 from fgmae_bench.views.normalizers import OF_A_BATCH
 
@@ -49,6 +52,13 @@ class Setup:
     cache: Path
     notes: list[dict[str, str]]
     extra: Extra = field(default_factory=dict)  # inputs besides pixels by name, a row a sample of the index
+    files: tuple[Path, ...] = ()  # that the model comes from
+    stamp: str = ""  # of these files before they were read
+
+    def remember(self) -> None:
+        """Keep what the files of the model held, so that a suite sees without reading them whether they still do."""
+        if self.stamp and self.backbone.weights.sha256 is not None:
+            remember(self.cache, self.files, {"sha256": self.backbone.weights.sha256}, self.stamp)
 
 
 def set_up(
@@ -101,6 +111,8 @@ def set_up(
             mean[place], std[place] = own_mean, own_std
         return tuple(mean), tuple(std)
 
+    files = files_of(first.model.model, first.model.weights, cache) if module is None and world.rank == 0 else ()
+    stamp = stamp_of(files) if files and all(file.exists() for file in files) else ""
     backbone = world.raise_together(
         lambda: (
             wrap_module(module, wanted, statistics, size)
@@ -125,6 +137,10 @@ def set_up(
     if amp == "bf16" and device.type == "cpu":
         write_out_attention(backbone.module)
     world.raise_together(lambda: _require_places(first, cache) if world.rank == 0 else None)
+    sized = _at_data_size(dataclasses.replace(first.model, input_size=None), dataset, module) if whole else None
+    usual_amp = resolve_amp(None, device, published) if backbone.lowers_precision else "off"
+    departs = (*_departs(first.model, backbone, sized), *(("amp",) if amp != usual_amp else ()))
+    backbone = dataclasses.replace(backbone, departs=departs)
     return Setup(
         data=data,
         model=_resolved_model(first, backbone),
@@ -140,7 +156,21 @@ def set_up(
             *_overlap_notes(card, wanted),
         ],
         extra=world.rank0_first(lambda: _extra(first.model, dataset, backbone, cache)),
+        files=files,
+        stamp=stamp,
     )
+
+
+def _departs(model: Model, backbone: Backbone, sized: Model | None) -> list[str]:
+    """The flags of a model whose value is not what would hold without them; it is `sized` to the data where views are
+    of whole images.
+    """
+    usual, token = backbone.usual, isinstance(backbone.module, TokenPool)
+    if usual is not None and sized is not None and isinstance(sized.input_size, int):
+        usual = dataclasses.replace(usual, size=sized.input_size, geometry="resize_crop")
+    own = "cls" if token and isinstance(backbone.module.vit, VisionTransformer) else "mean"
+    pooled = model.pool is not None and backbone.pool not in (None, own)
+    return departures(model, backbone.contract, usual) + (["pool"] if pooled else [])
 
 
 def _at_data_size(model: Model, dataset: Dataset, module: nn.Module | None) -> Model:
@@ -169,6 +199,8 @@ def facts_of(dataset: Dataset, backbone: Backbone) -> dict[str, object]:
         fed["assumed"] = contract.normalizer
     if contract.transductive:
         fed["transductive"] = True
+    if contract.missing_band != "mean" and {*contract.bands} - {*dataset.card.signal.bands}:
+        fed["missing_band"] = contract.missing_band
     return dataset.facts | {"weights": backbone.weights.sha256 or backbone.weights.source, "input": fed}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fgmae_bench.config.cards import Card
 from fgmae_bench.config.experiments import Experiment, PlannedRun
 from fgmae_bench.config.run import Run
 from fgmae_bench.config.stress import words as stress_words
@@ -39,8 +40,7 @@ class Command:
     bank: str
     place: Path  # of the data
     output_dir: Path
-    card_version: int
-    default_split: str
+    card: Card
     synthetic: bool | None  # None where the data does not say
     needs_gpu: bool = field(default=True)
 

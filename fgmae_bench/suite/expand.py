@@ -94,7 +94,6 @@ def _command(experiment: Experiment, planned: PlannedRun, flags: dict[str, Any],
         Point(key=_key(_what(experiment, planned), card, run, place, planned.nproc_per_node), run=run) for run in runs
     )
     key = points[0].key if len(points) == 1 else _sha("\n".join(sorted(point.key for point in points)))
-    first = runs[0]
     command = Command(
         key=key,
         experiment=experiment,
@@ -103,13 +102,12 @@ def _command(experiment: Experiment, planned: PlannedRun, flags: dict[str, Any],
         where=where,
         flags=flags,
         points=points,
-        bank=_bank(card, first, place),
+        bank=_bank(card, runs[0], place),
         place=Path(place),
         output_dir=Path(root),
-        card_version=card.version,
-        default_split=card.recommended_split if first.recipe.recipe == "corrected" else card.default_split,
+        card=card,
         synthetic=_synthetic(place),
-        needs_gpu=not first.execution.device.startswith("cpu"),
+        needs_gpu=not runs[0].execution.device.startswith("cpu"),
     )
     more = {"log_dir": str(Path(log_root) / command.name)} if log_root else {}
     return dataclasses.replace(command, output_dir=Path(root) / command.name, flags=flags | more)

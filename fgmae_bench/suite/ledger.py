@@ -11,18 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from fgmae_bench.checkpoints.registry import files_of
 from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.suite.command import Command, Point
 from fgmae_bench.suite.identity import Shelf
 from fgmae_bench.system.files import open_regular, read_small_json, require_writable, write_json, write_text
-from fgmae_bench.system.stamps import Parts, remembered, tree_stamp
+from fgmae_bench.system.stamps import Parts, remembered, stamp_of
 
 
 class Receipt(NamedTuple):
-    """The record of a run, and the state of the data's files when it was found; `written` distinguishes receipts."""
+    """The record of a run, and the state of the files of data and model when it was found; `written` distinguishes
+    receipts.
+    """
 
     record: Path
     tree: str | None
+    model: str | None
     written: int
 
 
@@ -35,12 +39,12 @@ class Ledger:
         self.results_dir, self.root = results_dir, results_dir / "suite"
         self.shelf = Shelf(results_dir)
         self.receipts: dict[str, Receipt] = {}
-        self.data: dict[tuple[Path, Path], tuple[str | None, list[Parts]]] = {}
+        self.known: dict[tuple[Path | tuple[Path, ...], Path], tuple[str | None, list[Parts]]] = {}
 
     def refresh(self) -> None:
         """Take in records and receipts that have appeared since; a receipt counts while its record is there."""
         self.shelf.refresh()
-        self.data.clear()
+        self.known.clear()
         folder = self.root / "receipts"
         for entry in os.scandir(folder) if folder.is_dir() else ():
             if not entry.name.endswith(".json"):
@@ -49,34 +53,48 @@ class Ledger:
             if key in self.receipts and self.receipts[key].written == written:
                 continue
             if record := _kept(folder / entry.name, "record"):
-                tree = _kept(folder / entry.name, "tree")
-                self.receipts[key] = Receipt(self.results_dir / record, tree, written)
+                tree, model = (_kept(folder / entry.name, name) for name in ("tree", "model"))
+                self.receipts[key] = Receipt(self.results_dir / record, tree, model, written)
 
     def record_of(self, command: Command, point: Point) -> Path | None:
         """The record of a run: by receipt, else by what the records say; None where it is still to do.
 
-        A record counts while the data is known to be as it was, or is not here. Data that has changed, or was never
-        read by this user, is read by the run itself, which then finds its record or makes a new one.
+        A record counts while data and model are known to be as they were, or are not here. Data and weights that have
+        changed, or were never read by this user, are read by the run itself, which then finds its record or makes a new
+        one.
         """
-        tree, contents = self.known_data(command)
-        receipt = self.receipts.get(point.key)
+        (tree, contents), (model, tensors) = self.known_data(command), self.known_model(command)
+        receipt, shelf = self.receipts.get(point.key), self.shelf
         path = receipt.record if receipt else None
-        if receipt and path in self.shelf.content and path.parent.name == command.protocol and path.exists():
-            as_it_was = tree is None or receipt.tree == tree or self.shelf.content[path] in contents
-            return path if as_it_was else None
-        return self.shelf.find(command, point, None if tree is None else contents)
+        if receipt and path in shelf.content and path.parent.name == command.protocol and path.exists():
+            data_as_it_was = tree is None or receipt.tree == tree or shelf.content[path] in contents
+            model_as_it_was = model is None or receipt.model == model or shelf.weights[path] in tensors
+            return path if data_as_it_was and model_as_it_was else None
+        return shelf.find(command, point, None if tree is None else contents, None if model is None else tensors)
 
     def known_data(self, command: Command) -> tuple[str | None, list[Parts]]:
-        """(state of the files of a command's data, what they are known to hold); (None, []) where they are not here.
+        """(state of the files of a command's data, what they are known to hold); (None, []) where they are not here."""
+        return self._known(command, command.place)
 
-        Looked at once between two refreshes.
-        """
+    def known_model(self, command: Command) -> tuple[str | None, list[Parts]]:
+        """The same of the files that its model comes from; (None, []) where it comes from none as well."""
+        run = command.points[0].run
+        files = files_of(run.model.model, run.model.weights, Path(run.execution.cache_dir))
+        return self._known(command, files) if files else (None, [])
+
+    def model_is_here(self, command: Command) -> bool:
+        """Whether all files are here that a command's model comes from."""
+        run = command.points[0].run
+        places = files_of(run.model.model, run.model.weights, Path(run.execution.cache_dir))
+        return all(place.exists() for place in places)
+
+    def _known(self, command: Command, place: Path | tuple[Path, ...]) -> tuple[str | None, list[Parts]]:
+        """Looked at once between two refreshes."""
         cache = Path(command.points[0].run.execution.cache_dir)
-        key = command.place, cache
-        if key not in self.data:
-            held = remembered(cache, command.place)
-            self.data[key] = (None, []) if held is None else (tree_stamp(command.place), held)
-        return self.data[key]
+        if (place, cache) not in self.known:
+            held = remembered(cache, place)
+            self.known[place, cache] = (None, []) if held is None else (stamp_of(place), held)
+        return self.known[place, cache]
 
     def pending(self, command: Command) -> list[Point]:
         """The runs of a command that have no record."""
@@ -133,12 +151,17 @@ class Ledger:
         known = [files[id] for id in ids if id in files]
         if len(known) == len(command.points):
             for point, path in zip(command.points, known, strict=True):
+                (tree, contents), (model, tensors) = self.known_data(command), self.known_model(command)
+                content, weights = self.shelf.content[path], self.shelf.weights[path]
+                # what was replaced while the run went on is not what the record is of
                 receipt = {
                     "run_id": path.stem,
                     "record": str(path.relative_to(self.results_dir)),
                     "label": command.title,
-                    "content_sha256": self.shelf.content[path],
-                    "tree": self.known_data(command)[0],
+                    "content_sha256": content,
+                    "weights_sha256": weights["sha256"],
+                    "tree": tree if content in contents else None,
+                    "model": model if weights in tensors else None,
                 }
                 write_json(self.root / "receipts" / f"{point.key}.json", receipt)
             self.refresh()

@@ -40,6 +40,8 @@ def main(given: dict[str, Any]) -> None:
         more = f"  ({done} of {len(command.points)} runs recorded)" if len(command.points) > 1 else ""
         if done and not command.place.exists():
             more += "  (content unknown: the data is not here)"
+        if done and not ledgers.of(command).model_is_here(command):
+            more += "  (weights unknown: they are not here)"
         say(f"{state:<9} {command.title}{more}")
     for line in (line for ledger in ledgers for line in ledger.shelf.broken):
         say(f"left out: {line}")

@@ -94,4 +94,5 @@ class Prepared:
     legacy: Callable[[Scored], dict[str, Any]]
     metrics: Callable[[Outcome, Scored], dict[str, Any]]
     write_predictions: Callable[[Path, Scored], None]
+    cost: Callable[[], dict[str, Any] | None] = lambda: None  # parameters and operations of the model
     finish: Callable[[Path], None] = lambda folder: None  # what else belongs into the output folder

@@ -45,6 +45,7 @@ def labelled_dataset(run: Run, setup: Setup, maps: tuple[LabelMap, LabelMap], wo
         )
 
     dataset = _with_permanent(world.rank0_first(read), run, setup)
+    setup.remember()
     if world.rank == 0:
         remember(setup.cache, data_root(dataset.card, run), dataset.facts["content_sha256"])
     for found in dataset.notes:

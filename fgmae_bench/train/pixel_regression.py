@@ -21,6 +21,7 @@ from fgmae_bench.data.index import Rows
 from fgmae_bench.metrics.intervals import intervals, pixel_units
 from fgmae_bench.metrics.regression import LEVELS, PixelSums, pixel_regression, target_bins
 from fgmae_bench.metrics.table import REGRESSION, selection
+from fgmae_bench.models.heads.outputs import Learnt
 from fgmae_bench.runs.folder import ordered
 from fgmae_bench.runs.tasks import Outcome, Scale
 from fgmae_bench.system.files import write_bytes
@@ -61,8 +62,9 @@ class PixelRegressionJob(SegmentationJob):
         images, masks = super().read(rows, epoch)
         return images, self.targets.scale.down(masks)
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor | Learnt, targets: Tensor) -> Tensor:
         """Mean squared error of the pixels that have a target, each of the same weight on whatever process it is."""
+        assert isinstance(outputs, Tensor)  # heads of classes are refused
         values = outputs if outputs.dtype == torch.float64 else outputs.float()
         if values.shape[-2:] != targets.shape[-2:]:
             values = nn.functional.interpolate(values, size=targets.shape[-2:], mode="bilinear", align_corners=False)

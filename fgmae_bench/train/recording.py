@@ -65,6 +65,7 @@ def record_run(
             ],
             diverged=outcome.diverged,
             schemes=prepared.schemes,
+            cost=prepared.cost(),
         )
 
     return store_run(

@@ -38,6 +38,7 @@ def resolved_recipe(recipe: TrainRecipe, plan: Plan, amp: Precision) -> Any:
         lr=lr,
         blr=base_lr(lr, effective),
         eval_every=every,
+        clip_grad=recipe.clip_grad or None,
         epochs=1 if by_steps else recipe.epochs,
         warmup_epochs=0.0 if recipe.warmup_steps is not None else recipe.warmup_epochs,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE
-from fgmae_bench.config.names import FITTED_HEADS
+from fgmae_bench.config.names import FITTED_HEADS, HEADS_OF_CLASSES, HEADS_THAT_DRAW
 from fgmae_bench.config.recipes import protocol_of
 from fgmae_bench.config.run import Run, run_id
 from fgmae_bench.data.dataset import Dataset, check_classes, only_usable
@@ -20,7 +21,9 @@ from fgmae_bench.data.index import ids_sha256
 from fgmae_bench.data.splits import PARTS
 from fgmae_bench.data.targets import with_targets
 from fgmae_bench.errors import BenchError, note
+from fgmae_bench.hub.checksums import sha256_of
 from fgmae_bench.metrics.segmentation import legacy_segmentation
+from fgmae_bench.models.cost import cost_of
 from fgmae_bench.runs.curve_notes import rate_notes
 from fgmae_bench.runs.grid import Share
 from fgmae_bench.runs.setup import Setup, facts_of, places, set_up
@@ -128,6 +131,7 @@ def prepare_pixels(
             strict=execution.strict,
         )
     )
+    setup.remember()
     plan = make_plan(recipe, len(dataset.parts.train), world.size)
     recipe, idle = without_idle_drop_path(recipe, setup.backbone.module, setup.backbone.name)
     recipe = resolved_recipe(recipe, plan, setup.amp)
@@ -172,7 +176,14 @@ class Made:
             "device": device,
             "amp": self.setup.amp,
             "place": places(card, run, id, grid),
-            "notes": [*self.notes, *self.setup.notes, *rate_notes("segment", run, card, self.plan.effective)],
+            # a compiled model is not counted: the counter would see its graph
+            "cost": lambda: None if run.execution.compile else cost_of(job.model),
+            "notes": [
+                *self.notes,
+                *job.model.notes,
+                *self.setup.notes,
+                *rate_notes("segment", run, card, self.plan.effective),
+            ],
         }
 
 
@@ -182,6 +193,11 @@ def _require_possible(run: Run, card: Card) -> None:
         raise BenchError(f"{card.title} is a {card.task} dataset", "use fgmae_bench.linear or fgmae_bench.finetune")
     if run.model.model in (*HANDMADE, EMBEDDINGS):
         raise BenchError(f"{run.model.model} gives no feature map", "take a ViT, a ResNet or another model with maps")
+    if card.task == "regression" and (run.recipe.auxiliary or run.recipe.head in HEADS_OF_CLASSES):
+        what = "--auxiliary" if run.recipe.auxiliary else f"--head {run.recipe.head}"
+        raise BenchError(f"{what} learns classes, {card.title} is a regression", "take --head upernet")
+    if run.recipe.head_weights is not None and not Path(run.recipe.head_weights).is_file():
+        raise BenchError(f"--head_weights {run.recipe.head_weights}: no such file", "give a checkpoint")
     if run.execution.panels > MAX_PANELS:
         raise BenchError(f"--panels is {run.execution.panels}", f"give {MAX_PANELS} or less")
 
@@ -194,9 +210,15 @@ def _facts(run: Run, dataset: Dataset, setup: Setup, plan: Plan, defects: Defect
         "samples_sha256": samples,
         "images_per_epoch": plan.micro_batches * plan.batch * plan.world,
         **({"defects": list(defects.names)} if defects.names else {}),
+        **({"head_weights": sha256_of(Path(recipe.head_weights))} if recipe.head_weights else {}),
         # Group norm without stochastic depth gives the same numbers however a batch is divided.
-        **({} if recipe.norm == "group" and not recipe.drop_path else {"division": division(plan)}),
+        **({} if recipe.norm == "group" and not _draws(recipe) else {"division": division(plan)}),
     }
+
+
+def _draws(recipe: Any) -> bool:
+    """Whether training draws from a generator of each process."""
+    return bool(recipe.drop_path or recipe.head_dropout or recipe.head in HEADS_THAT_DRAW)
 
 
 def _defect_notes(defects: Defects) -> list[dict[str, str]]:
@@ -209,7 +231,7 @@ def _defect_notes(defects: Defects) -> list[dict[str, str]]:
 def _resolved_features(recipe: Any, device: torch.device) -> Any:
     """Where the maps of a frozen backbone come from. Layer decay and drop path mean nothing to it and are set aside."""
     features = recipe.features
-    if recipe.stride is not None and not recipe.augment:
+    if recipe.stride is not None and not recipe.augment and features != "cached":
         raise BenchError(
             "--stride with --no_augment", "leave one out: whole scenes would be resized in training, not in evaluation"
         )
@@ -221,8 +243,6 @@ def _resolved_features(recipe: Any, device: torch.device) -> Any:
         return dataclasses.replace(recipe, features="stream")
     if features is None:
         features = "cached" if recipe.recipe == "corrected" and device.type == "cpu" else "stream"
-    if features == "cached" and recipe.stride is not None:
-        raise BenchError("--features cached with --stride", "leave out one: windows are computed as they are needed")
     return dataclasses.replace(
         recipe, features=features, augment=recipe.augment and features == "stream", layer_decay=1.0, drop_path=0.0
     )

@@ -15,6 +15,7 @@ from fgmae_bench.config.run import Run
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.labels import Codes, LabelMap, TrainIds
 from fgmae_bench.data.splits import PARTS
+from fgmae_bench.errors import BenchError
 from fgmae_bench.features.bank import Bank, fill_bank
 from fgmae_bench.features.extract import Extractor, Spent
 from fgmae_bench.features.label_bank import label_banks
@@ -28,6 +29,7 @@ from fgmae_bench.models.segmenter import (
     build_segmenter,
     map_shapes,
 )
+from fgmae_bench.models.sliding import Windows, window_starts
 from fgmae_bench.runs.setup import Setup
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.progress import Progress
@@ -63,9 +65,10 @@ def make_pixel_job(
     model.to(device)
     if execution.grad_checkpointing and not recipe.freeze_backbone:
         checkpoint_activations(setup.backbone.module, setup.backbone.name)
-    bank = None
+    bank, windows = None, None
     if recipe.features == "cached":
-        bank = _map_bank(setup, dataset, taps, device, world, execution.num_workers)
+        windows = windows_of(run, setup, dataset)
+        bank = _map_bank(setup, dataset, taps, windows, device, world, execution.num_workers)
         model.taps = Unflattened(map_shapes(taps, setup.backbone.contract.size), FrozenTaps(taps))
     if execution.compile:
         model.compile()
@@ -85,6 +88,7 @@ def make_pixel_job(
         workers=execution.num_workers,
         batch_size=forward_chunk(setup.backbone.contract.size, device, plan.batch) or min(64, 4 * plan.batch),
         bank=bank,
+        windows=windows,
         unused_parameters=not recipe.freeze_backbone,
         targets=targets,
     )
@@ -111,13 +115,14 @@ def make_job(
     model.to(device)
     if execution.grad_checkpointing and not recipe.freeze_backbone:
         checkpoint_activations(setup.backbone.module, setup.backbone.name)
-    bank, codes = None, {}
+    bank, windows, codes = None, None, {}
     if recipe.features == "cached":
+        windows = windows_of(run, setup, dataset)
         sources = {label_map.source.name for label_map in maps}
         codes = world.rank0_first(
             lambda: label_banks(dataset, sources, setup.cache, workers=execution.num_workers, show=world.rank == 0)
         )
-        bank = _map_bank(setup, dataset, taps, device, world, execution.num_workers)
+        bank = _map_bank(setup, dataset, taps, windows, device, world, execution.num_workers)
         model.taps = Unflattened(map_shapes(taps, setup.backbone.contract.size), FrozenTaps(taps))
     if execution.compile:
         model.compile()
@@ -136,6 +141,7 @@ def make_job(
         workers=execution.num_workers,
         batch_size=forward_chunk(setup.backbone.contract.size, device, plan.batch) or min(64, 4 * plan.batch),
         bank=bank,
+        windows=windows,
         label_banks=codes,
         unused_parameters=not recipe.freeze_backbone,
     )
@@ -156,15 +162,42 @@ def _labels(label_map: LabelMap, instead: ToIds | None) -> Labels:
     )
 
 
+def windows_of(run: Run, setup: Setup, dataset: Dataset) -> Windows | None:
+    """The windows whose maps are kept, None where whole images are. Raises BenchError on scenes that are not square, or
+    smaller than a window.
+    """
+    stride, window = run.recipe.stride, setup.backbone.contract.size
+    if stride is None:
+        return None
+    height, width = dataset.index.size or (0, 0)
+    if height != width or height < window:
+        raise BenchError(
+            f"--features cached with --stride on images of {height}x{width} px and windows of {window}",
+            "use --features stream, or leave --stride out",
+        )
+    window_starts(height, window, stride)  # a stride that leaves pixels out
+    return Windows(int(height), window, stride)
+
+
 def _map_bank(
-    setup: Setup, dataset: Dataset, taps: nn.Module, device: torch.device, world: World, workers: int
+    setup: Setup,
+    dataset: Dataset,
+    taps: nn.Module,
+    windows: Windows | None,
+    device: torch.device,
+    world: World,
+    workers: int,
 ) -> Bank:
-    """The frozen maps of every image that is used, computed once, ever."""
-    module = FlatMaps(taps).to(device)
+    """The frozen maps of every image that is used, or of its windows, computed once, ever."""
+    module = FlatMaps(taps, windows).to(device)
     count = sum(d * h * w for d, h, w in map_shapes(taps, setup.backbone.contract.size))
+    view = setup.view
+    if windows is not None:  # the scene at its own size
+        count *= len(windows.places)
+        view = dataclasses.replace(view, contract=dataclasses.replace(view.contract, size=windows.side))
     backbone = dataclasses.replace(setup.backbone, module=module, feature_dim=count)
     extractor = Extractor(
-        dataset=dataset, backbone=backbone, view=setup.view, device=device, amp=setup.amp, workers=workers, world=world
+        dataset=dataset, backbone=backbone, view=view, device=device, amp=setup.amp, workers=workers, world=world
     )
     rows = np.concatenate([getattr(dataset.parts, part) for part in PARTS])
     with Progress("feature maps", len(rows), "images", show=world.rank == 0) as progress:

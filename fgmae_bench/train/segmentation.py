@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -35,18 +34,22 @@ from fgmae_bench.metrics.segmentation import (
 from fgmae_bench.metrics.statistics import finite
 from fgmae_bench.metrics.table import SEGMENTATION
 from fgmae_bench.metrics.table import selection as selection_of
+from fgmae_bench.models.heads.outputs import Learnt
 from fgmae_bench.models.segmenter import SegmentationModel, Unflattened
-from fgmae_bench.models.sliding import sliding_window
+from fgmae_bench.models.sliding import Windows, sliding_window
 from fgmae_bench.runs.folder import write_scored
 from fgmae_bench.runs.tasks import Outcome
 from fgmae_bench.system.device import Precision, autocast
 from fgmae_bench.system.distributed import World
+from fgmae_bench.system.randomness import generator
 from fgmae_bench.train.classification import as_input
 from fgmae_bench.train.details import Details, detailed
+from fgmae_bench.train.head_losses import loss_of
 from fgmae_bench.train.job import Scored
 from fgmae_bench.views.classification import View
 from fgmae_bench.views.segmentation import JointAugmentation, segmentation_batch
 
+WINDOWS_A_PASS = 8
 ToIds = Callable[[Codes], TrainIds]
 
 
@@ -66,7 +69,7 @@ class SegmentationJob:
     training's.
 
     With `bank` the model takes rows of maps that were computed once; with `label_banks` (by label source) too no
-    file is read.
+    file is read. With `windows` a row holds the maps of every window of a scene: an epoch learns from one of each.
     """
 
     model: SegmentationModel
@@ -83,6 +86,7 @@ class SegmentationJob:
     workers: int
     batch_size: int
     bank: Bank | None = None
+    windows: Windows | None = None
     label_banks: Mapping[str, LabelBank] = field(default_factory=dict)
     unused_parameters: bool = False
     selection: str = selection_of(SEGMENTATION)
@@ -94,7 +98,7 @@ class SegmentationJob:
         """Random views (B, 2, S, S), or rows of maps (B, F), and masks (B, S, S) of training ids."""
         recipe, index = self.recipe, self.dataset.index
         if self.bank is not None and self.train_labels.source in self.label_banks:
-            return np.array(self.bank.features[rows]), self._banked(rows, self.train_labels)
+            return self._from_bank(rows, epoch, self._banked(rows, self.train_labels))
         ids = [index.ids[row] for row in rows]
         chips = [self.dataset.samples.take_chip(row) for row in rows]
         masks = [self._mask(row, self.train_labels) for row in rows]
@@ -108,25 +112,34 @@ class SegmentationJob:
                 crop="plain" if recipe.stride else "resized",
             )
         images, labels = segmentation_batch(self.view, chips, masks, ids, augmentation)
-        images = images if self.bank is None else np.array(self.bank.features[rows])
-        return images, np.stack(labels)
+        return (images, np.stack(labels)) if self.bank is None else self._from_bank(rows, epoch, np.stack(labels))
+
+    def _from_bank(self, rows: Rows, epoch: int, masks: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Rows of maps (B, F) and their masks; of scenes in windows one window of each, drawn anew each epoch."""
+        assert self.bank is not None
+        if self.windows is None:
+            return np.array(self.bank.features[rows]), masks
+        places, side, ids = self.windows.places, self.windows.window, self.dataset.index.ids
+        width = self.bank.features.shape[1] // len(places)
+        chosen = [int(generator(self.recipe.seed, "window", epoch, ids[row]).integers(len(places))) for row in rows]
+        features = np.stack(
+            [self.bank.features[row, k * width : (k + 1) * width] for row, k in zip(rows, chosen, strict=True)]
+        )
+        cut = [
+            mask[top : top + side, left : left + side]
+            for mask, (top, left) in zip(masks, (places[k] for k in chosen), strict=True)
+        ]
+        return features, np.stack(cut)
 
     def mix(self, images: Tensor, targets: Tensor, place: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Nothing is mixed."""
         return images, targets
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy over labelled pixels, each of the same weight on whatever process it is."""
-        logits = outputs if outputs.dtype == torch.float64 else outputs.float()
-        if logits.shape[-2:] != targets.shape[-2:]:
-            logits = nn.functional.interpolate(logits, size=targets.shape[-2:], mode="bilinear", align_corners=False)
-        flat, wanted = logits.permute(0, 2, 3, 1).flatten(0, 2), targets.flatten().long()
-        total = nn.functional.cross_entropy(flat, wanted, ignore_index=IGNORE, reduction="sum")
-        count = (wanted != IGNORE).sum().to(total.dtype)
-        # DDP averages over processes; dividing by all labelled pixels instead weighs each pixel the same.
-        if self.world.size > 1:
-            dist.all_reduce(count)
-        return total * self.world.size / count.clamp(min=1)
+    def loss(self, outputs: Tensor | Learnt, targets: Tensor) -> Tensor:
+        """Cross-entropy over labelled pixels, each of the same weight on whatever process it is, and what else a head
+        learns from.
+        """
+        return loss_of(outputs, targets, self.world)
 
     def evaluate(self, part: str, between: Callable[[], None] = lambda: None) -> Scored:
         """One confusion matrix an image (N, K, C), gathered over the processes, and the scores of their sum."""
@@ -176,7 +189,7 @@ class SegmentationJob:
         model = self.model
         if isinstance(model.taps, Unflattened):
             model = SegmentationModel(model.taps.made_by, model.head, model.size).eval()
-        return replace(self, model=model, view=view, bank=None, label_banks={})
+        return replace(self, model=model, view=view, bank=None, label_banks={}, windows=None)
 
     def predictions(self, part: str) -> Iterator[tuple[Rows, int, list[tuple[NDArray[np.int64], NDArray[np.uint8]]]]]:
         """Chunk by chunk of a part: this process's rows, the rows of all, and of each row its class numbers as of
@@ -219,7 +232,7 @@ class SegmentationJob:
         chips = [self.view.seen(self.dataset.samples.take_chip(row), id) for row, id in zip(rows, ids, strict=True)]
         masks = [self._mask(row, self.eval_labels) for row in rows]
         images, labels = segmentation_batch(self.view, chips, masks, ids)
-        if self.recipe.stride is not None:
+        if self.recipe.stride is not None and self.bank is None:
             return [self.view.before_geometry([chip])[0] for chip in chips], labels
         return list(images if self.bank is None else self.bank.features[rows]), labels
 
@@ -255,6 +268,8 @@ class SegmentationJob:
         if not masks:
             return []
         with torch.inference_mode(), autocast(self.amp, self.device):
+            if self.windows is not None:
+                return [self._stitched(row) for row in inputs]
             if self.recipe.stride is not None:
                 return [self._sliding(image)[0].float().cpu() for image in inputs]
             batch = as_input(torch.from_numpy(np.stack(inputs)), self.device, torch.float32)
@@ -262,6 +277,13 @@ class SegmentationJob:
             if len(sizes) == 1:
                 return list(self.model(batch, sizes.pop()).float().cpu())
             return [self.model(one[None], mask.shape)[0].float().cpu() for one, mask in zip(batch, masks, strict=True)]
+
+    def _stitched(self, row: NDArray[Any]) -> Tensor:
+        """Logits (K, H, W) of a scene from the maps of its windows."""
+        assert self.windows is not None
+        parts = torch.from_numpy(np.array(row)).view(len(self.windows.places), -1)
+        pieces = [self.model(part.to(self.device)).float() for part in parts.split(WINDOWS_A_PASS)]
+        return self.windows.stitched(list(torch.cat(pieces))).cpu()
 
     def _sliding(self, image: NDArray[Any]) -> Tensor:
         scene = as_input(torch.from_numpy(np.ascontiguousarray(image[None])), self.device, torch.float32)

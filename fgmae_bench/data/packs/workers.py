@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from fgmae_bench.errors import BenchError, RunFailed
 
+LEAVE_SECONDS = 1.0
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -42,6 +43,8 @@ def in_order(work: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterat
                 busy.append(worker)
             yield result
     finally:
+        for worker in pool:
+            worker.pipe.close()  # which ends those that wait for a task
         for worker in pool:
             worker.end()
 
@@ -77,8 +80,8 @@ class _Worker:
         return result
 
     def end(self) -> None:
-        """Stop, whatever it does."""
-        self.pipe.close()
+        """Stop, whatever it does; one that waits for a task may leave by itself, with all that its libraries hold."""
+        self.process.join(LEAVE_SECONDS)
         self.process.terminate()
         self.process.join()
 

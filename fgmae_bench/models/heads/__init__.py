@@ -2,29 +2,88 @@
 
 To add one: a file here with its class, and its line in `fgmae_bench.config.names.HEADS`; `--head`, the protocol
 `frozen_<name>`, help and the Python API follow. The class takes `(dims, strides, num_classes, *, fpn_dim, norm)`, the
-channels and strides (pixels) of the maps, finest first, and maps (maps, size) to logits (B, K, *size).
+channels and strides (pixels) of the maps, finest first, and maps (maps, size) to logits (B, K, *size). In training it
+may give `fgmae_bench.models.heads.outputs.Learnt` in their place.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
-from fgmae_bench.config.names import HEADS, code_of
-from fgmae_bench.errors import BenchError
+from fgmae_bench.config.names import HEADS, HEADS_GROUP, NECKS, SHIPPED_HEADS, code_of
+from fgmae_bench.errors import BenchError, unknown
+from fgmae_bench.models.heads.fcn import AUXILIARY_WEIGHT, Auxiliary
+from fgmae_bench.models.heads.necks import SCALES, MultiLevelNeck, Necked
+from fgmae_bench.models.heads.outputs import PIXELS, Extra, Learnt, with_extra
 
 
 def make_head(
-    name: str, dims: Sequence[int], strides: Sequence[int], num_classes: int, *, fpn_dim: int = 256, norm: str = "batch"
+    name: str,
+    dims: Sequence[int],
+    strides: Sequence[int],
+    num_classes: int,
+    *,
+    fpn_dim: int = 256,
+    norm: str = "batch",
+    neck: str = "scales",
+    auxiliary: bool = False,
+    dropout: float = 0.0,
 ) -> nn.Module:
     """The head of that name on maps of `dims` channels at `strides` pixels. Raises BenchError on an unknown name or no
     classes.
 
-    Weights are drawn from torch's generator: seed it first.
+    `neck` stands between maps of one stride and a head that wants a pyramid; `auxiliary` adds a second loss in
+    training; `dropout` is the rate of every dropout layer. Weights are drawn from torch's generator: seed it first.
     """
-    kind = code_of("head", name, HEADS)
+    _require_one(name)
+    try:
+        kind = code_of("head", name, HEADS)
+    except (ImportError, AttributeError) as error:
+        raise BenchError(f"the head {name} cannot be imported ({error})", "repair its package") from error
+    if neck not in NECKS:
+        raise unknown("neck", neck, NECKS)
     if num_classes < 1:
         raise BenchError(f"a head of {num_classes} classes", "take a label scheme with classes")
-    head: nn.Module = kind(dims, strides, num_classes, fpn_dim=fpn_dim, norm=norm)
+    between = MultiLevelNeck(dims, fpn_dim) if neck == "multilevel" and len(set(strides)) == 1 else None
+    if between is not None and len(dims) != len(SCALES):
+        raise BenchError(f"--neck {neck} on {len(dims)} maps", "name four blocks")
+    seen = (dims, strides)
+    if between is not None:
+        seen = (
+            [fpn_dim] * len(dims),
+            [max(1, int(stride / scale)) for stride, scale in zip(strides, SCALES, strict=True)],
+        )
+    head: nn.Module = kind(*seen, num_classes, fpn_dim=fpn_dim, norm=norm)
+    if between is not None:
+        head = Necked(between, head)
+    if auxiliary:
+        head = WithAuxiliary(head, Auxiliary(dims, num_classes, norm))
+    for layer in head.modules():
+        if isinstance(layer, nn.Dropout | nn.Dropout2d):
+            layer.p = dropout
     return head
+
+
+class WithAuxiliary(nn.Module):
+    """A head, and in training the loss of another on the same maps."""
+
+    def __init__(self, head: nn.Module, auxiliary: nn.Module):
+        super().__init__()
+        self.head, self.auxiliary = head, auxiliary
+
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor | Learnt:
+        """As the head's."""
+        out: Tensor | Learnt = self.head(maps, size)
+        if not self.training:
+            return out
+        second = self.auxiliary.decode(maps)  # type: ignore[operator]
+        return with_extra(out, Extra(PIXELS, AUXILIARY_WEIGHT, (second,)))
+
+
+def _require_one(name: str) -> None:
+    """Raise BenchError where a package offers a head under the name of a shipped one."""
+    if name in SHIPPED_HEADS and any(p.name == name for p in importlib.metadata.entry_points(group=HEADS_GROUP)):
+        raise BenchError(f"the head {name} is defined twice", "rename the entry point")

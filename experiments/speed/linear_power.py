@@ -1,6 +1,6 @@
 """Linear power converted on reading, beside data converted before: the same bits, and what it costs.
 
-  python experiments/speed/signal.py [--chips 400] [--rounds 7]
+  python experiments/speed/linear_power.py [--chips 400] [--rounds 7]
 Chips of 2x64x64 and scenes of 2x512x512 pixels are written as linear power and as dB made of it, uncompressed and
 deflated. Each is read as a run reads it, in one thread, the best of some rounds. Expected: content hashes are equal; a
 chip costs less than twice, where it is uncompressed.

@@ -1,0 +1,129 @@
+"""Other projects' names of the layers that timm has: mmsegmentation's ResNet and ViT, Meta's ConvNeXt and DINOv3."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fgmae_bench.checkpoints.scan import Refused, shown
+
+Named = dict[str, Tensor]
+UNUSED = "computed."  # what is renamed so is left out by the rule of that name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """Keys by which a file is known, the rules (pattern, replacement) for the names, and its first convolution in
+    timm's; `values` changes what names alone do not.
+    """
+
+    words: str
+    signs: tuple[str, ...]
+    rules: tuple[tuple[str, str], ...]
+    first: str
+    values: Callable[[Named], Named] = lambda named: named
+
+
+def _qkv_bias(named: Named) -> Named:
+    """DINOv3's bias of q, k and v: that of k is held at 0; where all are 0, timm's model has none."""
+    found: Named = {}
+    for name, tensor in named.items():
+        if not re.fullmatch(r"blocks\.\d+\.attn\.qkv\.bias", name):
+            found[name] = tensor
+        elif not bool(tensor.any()):
+            found[f"{UNUSED}zero.{name}"] = tensor
+        else:
+            q, _, v = tensor.chunk(3)
+            found |= {name.replace("qkv.bias", "q_bias"): q, name.replace("qkv.bias", "v_bias"): v}
+    return found
+
+
+def _flat_grn(named: Named) -> Named:
+    """ConvNeXt V2's global response norm holds (1, 1, 1, D), timm's (D,)."""
+    return {name: tensor.flatten() if ".grn." in name else tensor for name, tensor in named.items()}
+
+
+DIALECTS = (
+    Dialect(
+        words="mmsegmentation's ResNetV1c",
+        signs=("stem.0.weight", "stem.6.weight", "layer1.0.conv1.weight"),
+        rules=((r"stem\.7\.", "bn1."), (r"stem\.", "conv1.")),
+        first="conv1.0.weight",
+    ),
+    Dialect(
+        words="mmsegmentation's ViT",
+        signs=("patch_embed.projection.weight", "layers.0.attn.attn.in_proj_weight"),
+        rules=(
+            (r"patch_embed\.projection\.", "patch_embed.proj."),
+            (r"layers\.(\d+)\.ln([12])\.", r"blocks.\1.norm\2."),
+            (r"layers\.(\d+)\.attn\.attn\.in_proj_(weight|bias)", r"blocks.\1.attn.qkv.\2"),
+            (r"layers\.(\d+)\.attn\.attn\.out_proj\.", r"blocks.\1.attn.proj."),
+            (r"layers\.(\d+)\.ffn\.layers\.0\.0\.", r"blocks.\1.mlp.fc1."),
+            (r"layers\.(\d+)\.ffn\.layers\.1\.", r"blocks.\1.mlp.fc2."),
+            (r"ln1\.", "norm."),
+        ),
+        first="patch_embed.proj.weight",
+    ),
+    Dialect(
+        words="Meta's DINOv3",
+        signs=("storage_tokens", "blocks.0.ls1.gamma", "patch_embed.proj.weight"),
+        rules=(
+            (r"storage_tokens", "reg_token"),
+            (r"blocks\.(\d+)\.ls([12])\.gamma", r"blocks.\1.gamma_\2"),
+            (r"(rope_embed\.periods|blocks\.\d+\.attn\.qkv\.bias_mask|mask_token)", UNUSED + r"\1"),
+        ),
+        first="patch_embed.proj.weight",
+        values=_qkv_bias,
+    ),
+    Dialect(
+        words="Meta's ConvNeXt, as Detectron2 has it",
+        signs=("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight"),
+        rules=(
+            (r"downsample_layers\.0\.", "stem."),
+            (r"downsample_layers\.(\d+)\.(\d+)\.", r"stages.\1.downsample.\2."),
+            (r"stages\.(\d+)\.(\d+)\.dwconv\.", r"stages.\1.blocks.\2.conv_dw."),
+            (r"stages\.(\d+)\.(\d+)\.pwconv([12])\.", r"stages.\1.blocks.\2.mlp.fc\3."),
+            (r"stages\.(\d+)\.(\d+)\.grn\.gamma", r"stages.\1.blocks.\2.mlp.grn.weight"),
+            (r"stages\.(\d+)\.(\d+)\.grn\.beta", r"stages.\1.blocks.\2.mlp.grn.bias"),
+            (r"stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
+            (r"norm\.", "head.norm."),
+            (r"(norm[0-3]\.)", UNUSED + r"\1"),  # of maps that go to a detector
+        ),
+        first="stem.0.weight",
+        values=_flat_grn,
+    ),
+    # its names are those of its model here
+    Dialect(words="SegFormer's MiT", signs=("patch_embed1.proj.weight", "block1.0.attn.kv.weight"), rules=(),
+            first="patch_embed1.proj.weight"),
+)  # fmt: skip
+SIGNS = tuple(dialect.signs[0] for dialect in DIALECTS)
+
+
+def translated(tensors: Named) -> tuple[Named, Dialect | None]:
+    """(a state dict without prefix under timm's names, the dialect that it was in); as it is where it is in none.
+
+    Raises Refused where two keys would get one name.
+    """
+    dialect = next((each for each in DIALECTS if all(sign in tensors for sign in each.signs)), None)
+    if dialect is None:
+        return tensors, None
+    found: Named = {}
+    for name, tensor in dialect.values(tensors).items():
+        new = name
+        for pattern, replacement in dialect.rules:
+            new, count = re.subn(rf"^{pattern}", replacement, name, count=1)
+            if count:
+                break
+        if new in found:
+            raise Refused(f"two of its keys would be named {shown(new)}")
+        found[new] = tensor
+    return found, dialect
+
+
+def to_two_channels(weight: Tensor) -> Tensor:
+    """A first convolution of three channels (D, 3, k, k) as timm adapts it to two: the first two, times 3 / 2."""
+    return weight[:, :2].to(torch.float32) * 1.5
