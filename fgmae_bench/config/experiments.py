@@ -20,6 +20,7 @@ from fgmae_bench.config.layout import Layout, check_layout
 from fgmae_bench.config.recipes import PROTOCOLS, RECIPES
 from fgmae_bench.config.run import MODEL_ALIASES, YOUNGER, Run, compose, field_sections, sections
 from fgmae_bench.config.same_run import effective_batch, same_run, same_value
+from fgmae_bench.config.stress import StressOptions, as_plain, protocol_under, protocol_within, stress_options
 from fgmae_bench.config.strict import convert, from_plain, load_toml
 from fgmae_bench.errors import BenchError, closest
 
@@ -55,6 +56,7 @@ class PlannedRun:
     label: str
     protocol: str = ""  # where it is another than the file's
     flags: dict[str, Any] = field(default_factory=dict)
+    stress: dict[str, Any] = field(default_factory=dict)  # of a card: flags of `stress`, above the file's
     nproc_per_node: int = 1
     weights_files: tuple[str, ...] = ()  # names of files that hold the same weights as the flag `weights` names
     published: tuple[PublishedRow, ...] = ()
@@ -72,6 +74,7 @@ class Experiment:
     runs: tuple[PlannedRun, ...]
     expect: str = ""
     common: dict[str, Any] = field(default_factory=dict)
+    stress: dict[str, Any] = field(default_factory=dict)  # flags of `stress`, where the rows are cards
     path: Path = field(default=Path(), metadata={"derived": True})
 
     @property
@@ -94,9 +97,11 @@ def load_experiment(path: Path) -> Experiment:
         if not run.label.strip():
             raise BenchError(f"{where}.label is empty", "give the run a name: it stands in the table")
         check_flags(experiment.module, run.flags, f"{where}.flags")
-        check_protocol(
-            experiment.module, run.protocol or experiment.protocol, {**experiment.common, **run.flags}, where
-        )
+        protocol, options = run.protocol or experiment.protocol, stress_of(experiment, run, where)
+        if protocol != protocol_under(protocol_within(protocol), options):
+            stated = "[stress]" if options is None else "a protocol that begins with stress_"
+            raise BenchError(f"{where}: protocol is {protocol}", f"a card has {stated}: add it, or take the other away")
+        check_protocol(experiment.module, protocol, {**experiment.common, **run.flags}, where)
         if run.nproc_per_node < 1:
             raise BenchError(f"{where}.nproc_per_node is {run.nproc_per_node}", "give 1 or more")
         if run.label in seen:
@@ -144,6 +149,12 @@ def check_gates(run: PlannedRun, where: str) -> None:
             raise BenchError(f"{at}: no published row to be held against", "add [[runs.published]]")
 
 
+def stress_of(experiment: Experiment, run: PlannedRun, where: str = "") -> StressOptions | None:
+    """What the card of a planned run is asked for; None of a run that is no card."""
+    given = {**experiment.stress, **run.stress}
+    return stress_options(given, f"{where}: stress") if given else None
+
+
 def load_experiments(folder: Path) -> list[Experiment]:
     """All experiments of a folder, by name."""
     if not folder.is_dir():
@@ -182,7 +193,7 @@ def check_records(module: str, name: str, value: Any, where: str) -> None:
 
 def check_protocol(module: str, protocol: str, flags: dict[str, Any], where: str) -> None:
     """Raise BenchError where `flags`, defaults included, stand for another protocol than the one that is named."""
-    found = protocols_of(module, flags)
+    found, protocol = protocols_of(module, flags), protocol_within(protocol)
     if len(found) > 1:
         raise BenchError(f"{where}: its flags give {' and '.join(found)}", "give each protocol a [[runs]] of its own")
     if not found:
@@ -239,6 +250,8 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
     flags = {**experiment.common, **run.flags}
     if record["protocol"] != (run.protocol or experiment.protocol) or not may_fill(record):
         return False
+    if not same_card(experiment, run, record):
+        return False
     point = _point_of(experiment.module, flags, run, record)
     if point is None:
         return False
@@ -250,6 +263,13 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
     except BenchError:  # what is left open of the row takes no value such as the record's
         return False
     return same_run(planned, record, card, run.nproc_per_node, run.weights_files)
+
+
+def same_card(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> bool:
+    """Whether a record was asked for the stresses that a planned run asks for, or both for none."""
+    options = stress_of(experiment, run)
+    held = record["config"].get("facts", {}).get("stress")
+    return bool(held == (None if options is None else as_plain(options)))
 
 
 def may_fill(record: dict[str, Any]) -> bool:

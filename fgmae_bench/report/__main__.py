@@ -4,6 +4,7 @@
     python -m fgmae_bench.report compare RUN_A RUN_B      (see its own --help)
     python -m fgmae_bench.report rank --protocol knn      (see its own --help)
     python -m fgmae_bench.report waterfall FILE           (see its own --help)
+    python -m fgmae_bench.report regions                  (see its own --help)
 
 Expected: <out>/tables/<name>.md, .csv, .tex and .html for every experiment with records, for a pivot (models x
 datasets) and a rank of each protocol, their index,
@@ -97,10 +98,10 @@ def parser() -> Parser:
 
 def main() -> int:
     """Run the command line; returns the exit code."""
-    if sys.argv[1:2] in (["compare"], ["rank"], ["waterfall"]):
-        from fgmae_bench.report import compare, rank, rescored
+    if sys.argv[1:2] in (["compare"], ["rank"], ["regions"], ["waterfall"]):
+        from fgmae_bench.report import compare, rank, regions, rescored
 
-        commands = {"compare": compare.main, "rank": rank.main, "waterfall": rescored.main}
+        commands = {"compare": compare.main, "rank": rank.main, "regions": regions.main, "waterfall": rescored.main}
         _say(commands[sys.argv[1]](sys.argv[2:]))
         return EXIT_DONE
     options = _checked(parser().parse(sys.argv[1:]))

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from fgmae_bench.config.cards import card_names, load_card
-from fgmae_bench.config.layout import class_of
+from fgmae_bench.config.layout import class_of, stress_of_column
 from fgmae_bench.config.same_run import effective_batch
 from fgmae_bench.metrics.significance import t_quantile
 from fgmae_bench.metrics.table import METRICS
@@ -128,7 +128,8 @@ def leaks(record: Record) -> bool | None:
     """Whether the split tears neighbours apart, as a note of the record says; None for lists that are on no card."""
     if any(note["code"] == "leaky_split" for note in record["notes"]):
         return True
-    return False if record["dataset"]["split"] in splits_of(record["dataset"]["name"]) else None
+    base, at, _ = record["dataset"]["split"].partition("@")
+    return False if base in splits_of(record["dataset"]["name"]) or (at and base == "leave_out") else None
 
 
 @cache
@@ -217,13 +218,46 @@ def _class_iou_interval(label: str) -> Column:
     return Column(value=lambda row: _bounds(row, label, of="iou"), digits=3)
 
 
+def _tolerance(name: str) -> Column:
+    """What a card tolerates of a stress; `> X` where it is never reached, nothing where it is withheld."""
+
+    def value(row: Row) -> Value:
+        found = [record["metrics"].get("tolerance", {}).get(name) for record in row.records]
+        if not found or any(each is None or each["withheld"] for each in found):
+            return None
+        if all(each["value"] is not None for each in found):
+            return summary(each["value"] for each in found)
+        last = [item["severity"] for record in row.records for item in record["stress"] if item["name"] == name][-1]
+        texts = [f"> {last:g}" if each["value"] is None else f"{each['value']:.2f}" for each in found]
+        return ", ".join(dict.fromkeys(texts))
+
+    return Column(value=value, digits=2, spread=True)
+
+
+def _of_stress(score: str, name: str) -> Column:
+    """Another score of a card: the area that is kept, or what is said of the last severity."""
+
+    def read(record: Record) -> float | None:
+        if score == "area":
+            return (record["metrics"].get("tolerance", {}).get(name) or {}).get("area")
+        items = [item["metrics"] for item in record.get("stress") or [] if item["name"] == name]
+        return items[-1].get({"flips": "flip_rate"}.get(score, score)) if items else None
+
+    signed = score == "beyond_null"
+    return Column(value=lambda row: summary(map(read, row.records)), digits=3, signed=signed, spread=True)
+
+
 class Columns(dict[str, Column]):
-    """Columns by name; those of one class, such as `iou:Water`, are made when they are asked for."""
+    """Columns by name; those of one class or stress, such as `iou:Water`, are made when they are asked for."""
 
     def __contains__(self, name: object) -> bool:
-        return super().__contains__(name) or (isinstance(name, str) and class_of(name) is not None)
+        made = isinstance(name, str) and (class_of(name) is not None or stress_of_column(name) is not None)
+        return super().__contains__(name) or made
 
     def __missing__(self, name: str) -> Column:
+        card = stress_of_column(name)
+        if card is not None:
+            return _tolerance(card.stress) if card.score == "tolerance" else _of_stress(*card)
         held = class_of(name)
         if held is None:
             raise KeyError(name)

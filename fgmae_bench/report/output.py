@@ -93,6 +93,7 @@ def write_figures(tables: list[Table], board: Board, folder: Path, say: Callable
     ours = (
         old + [folder / f"{table.name}-{kind}.png" for table in tables for kind in KINDS] + [folder / pictures.ACROSS]
     )
+    ours += folder.glob("card-*-stress-*.png")  # of cards whose records are gone
     for path in (each for png in ours for each in (png, png.with_suffix(".svg"))):
         if path not in drawn:
             path.unlink(missing_ok=True)

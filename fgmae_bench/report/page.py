@@ -32,6 +32,7 @@ SCRIPTS = (
     "page-chart.js",
     "page-table.js",
     "page-board.js",
+    "page-stress.js",
     "page-run.js",
     "page.js",
 )

@@ -72,6 +72,10 @@ class View:
                 views[i] = whole_geometry(image, size) if self.whole else evaluation_geometry(image, size)
         return views
 
+    def seen(self, chip: Chip, id: str) -> Chip:
+        """What the view makes of a sample's measurements before anything else: nothing."""
+        return chip
+
     def _of(self, id: str) -> View:
         """The view of one sample: with the statistics of its run of images."""
         if id not in self.statistics:

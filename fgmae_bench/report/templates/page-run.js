@@ -90,6 +90,7 @@ function recordView(record) {
     record.notes.length ? part("Notes", h("ul", { class: "plain" }, record.notes.map((note) => h("li", {}, note.text)))) : null,
     part("Scores", scores(metrics)),
     record.history.length > 1 ? part("Curves", historyChart(record)) : null,
+    record.stress && metrics.tolerance ? part("Physics card", stressCard(record)) : null,
     metrics.confusion ? part("Confusion matrix", confusion(metrics)) : null,
     Object.keys(metrics.per_class).length ? part("Classes", perClass(metrics.per_class)) : null,
     command ? part("Command", copyable(command)) : null,
