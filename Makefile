@@ -30,6 +30,12 @@ demo: env
 	$(PY) -m fgmae_bench.prepare synth bigearthnet --data_path $(DEMO)/bigearthnet --patches 400
 	$(PY) -m fgmae_bench.suite run --max_parallel 2 experiments/demo/*.toml
 	$(PY) -m fgmae_bench.report --results_dir $(DEMO)/results --experiments experiments/demo --print
+	@if test -d "$(FGMAE_BENCH_REALDATA)/s1f_chips"; then \
+		$(PY) -m fgmae_bench.suite run experiments/demo/genuine/*.toml --set data_path="$(FGMAE_BENCH_REALDATA)/s1f_chips" && \
+		$(PY) -m fgmae_bench.report --results_dir $(DEMO)/genuine --experiments experiments/demo/genuine --separate --print; \
+	else \
+		echo "No genuine board: FGMAE_BENCH_REALDATA names no folder that holds s1f_chips; datasets/s1f_chips/README.md says where they come from"; \
+	fi
 
 lint: env
 	$(PY) -m ruff check .

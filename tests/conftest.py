@@ -107,15 +107,15 @@ def scenes(realdata):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Reports leave empty files for pictures: drawing them takes most of a report's time and has tests of its own."""
-    from fgmae_bench.report import figures, pictures
+    from fgmae_bench.report import cost_pictures, figures, pictures, rank_sheets
 
     def save(figure, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for ending in ("png", "svg"):
             path.with_suffix(f".{ending}").write_bytes(b"")
 
-    monkeypatch.setattr(figures, "save", save)
-    monkeypatch.setattr(pictures, "save", save)
+    for room in (figures, pictures, cost_pictures, rank_sheets):
+        monkeypatch.setattr(room, "save", save)
 
 
 def _pixels(path):

@@ -26,7 +26,11 @@ from fgmae_bench.features.__main__ import parser as features_parser
 from fgmae_bench.models.architectures import architecture
 from fgmae_bench.report.__main__ import parser as report_parser
 from fgmae_bench.report.compare import parser as compare_parser
+from fgmae_bench.report.rank import parser as rank_parser
+from fgmae_bench.report.regions import parser as regions_parser
+from fgmae_bench.report.rescored import parser as waterfall_parser
 from fgmae_bench.stress.__main__ import parser as stress_parser
+from fgmae_bench.stress.flags import entry_of
 from fgmae_bench.suite.flags import commands_of
 
 README, CHINESE = REPOSITORY / "README.md", REPOSITORY / "README.zh.md"
@@ -125,11 +129,17 @@ def check(words: list[str]) -> None:
         check_package(module, argv)
     elif argv[:1] == ["compare"]:
         compare_parser().parse_args(argv[1:])
+    elif argv[:1] == ["rank"]:
+        rank_parser().parse_args(argv[1:])
+    elif argv[:1] == ["waterfall"]:
+        waterfall_parser().parse_args(argv[1:])
+    elif argv[:1] == ["regions"]:
+        regions_parser().parse_args(argv[1:])
     elif module == "features":
         assert argv[0] == "export", words
         assert features_parser().parse(argv[1:])["out"]
     elif module == "stress":
-        stress_parser().parse(argv)
+        stress_parser(entry_of(argv)).parse(argv)
     else:
         assert module == "report", words
         assert not report_parser().parse_known_args(argv)[1]

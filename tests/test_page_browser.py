@@ -20,6 +20,7 @@ import pytest
 from make_records import make_record, resealed
 from preloaded import HANG
 from test_page import HOSTILE, hostile_table, many_records, table_of
+from test_stress_card import card_record
 
 from fgmae_bench.report import page
 
@@ -381,6 +382,22 @@ def test_hostile_names_stay_text(browser, tmp_path):
     assert HOSTILE in browser.run("document.getElementById('panel').textContent")
     assert browser.run("typeof window.hit") == "undefined"
     assert browser.run("document.querySelectorAll('img, iframe, main script').length") == 0
+    assert browser.errors == []
+
+
+def test_the_physics_card_of_a_run_is_shown_and_a_stress_chosen(browser, tmp_path):
+    record = card_record()
+    browser.open(page.write([table_of([record])], [record], tmp_path))
+    click(browser, "tbody .link")
+    browser.wait("document.getElementById('panel').dataset.run")
+    text = browser.run("document.getElementById('panel').innerText")
+    assert "0.800 on clean data, chance 0.100, backscatter statistics 0.600" in text
+    assert "1.25 dB" in text
+    assert "> 3.4 dB" in text
+    click(browser, "#panel button", "speckle")
+    assert browser.run("document.querySelector('#panel figcaption').textContent").startswith("speckle, dB")
+    assert browser.run("document.querySelectorAll('#panel svg.stress path').length") == 4
+    assert browser.run("document.getElementById('panel').textContent.includes('NaN')") is False
     assert browser.errors == []
 
 

@@ -282,7 +282,11 @@ def test_a_row_of_groups_of_one_size_is_the_crossed_design_of_its_accuracies():
     apart = row_differences(seeds, other, paired=False)["oa"]
     seeds_alone = table.mean(1).var(ddof=1) / 3 + second.mean(1).var(ddof=1) / 3
     groups_alone = (table.mean(0) - second.mean(0)).var(ddof=1) / 12
-    assert apart.error == pytest.approx(np.sqrt(seeds_alone + groups_alone))
+    both = 0.0  # the interaction of each row, which the variance of seeds and that of groups both hold
+    for each in (table, second):
+        rest = each - each.mean(1, keepdims=True) - each.mean(0) + each.mean()
+        both += (rest**2).sum() / (2 * 11) / (3 * 12)
+    assert apart.error == pytest.approx(np.sqrt(max(seeds_alone + groups_alone - both, seeds_alone, groups_alone)))
     assert apart.over_seeds == pytest.approx(np.sqrt(seeds_alone))
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fgmae_bench.config.stress import STRESS_NAMES
 from fgmae_bench.errors import BenchError
+from fgmae_bench.views import stress
 from fgmae_bench.views.stress import BLUR, LOOKS, Scene, correlated, to_db, to_power
 from fgmae_bench.views.stress_table import STRESSES, apply, require_severity
 
@@ -235,10 +237,10 @@ def test_coarsened_values():
     scene = Scene(sample="a", bands=("VV",))
     np.testing.assert_allclose(apply("quantised", db, None, 0.5, scene)[0], [[[-12.5, -26], [-40, 3]]])
     np.testing.assert_allclose(apply("floor", db, None, -25.0, scene)[0], [[[-12.34, -25], [-25, 3]]], rtol=1e-6)
-    eight = apply("eight_bit", db, None, 30.0, scene)[0]
+    eight = apply("eight_bit", db, None, -25.0, scene)[0]
     assert eight[0, 1, 0] == -25
     assert np.abs(eight - db)[0, 0, 0] <= 30 / 255 / 2 + 1e-5
-    error = apply("eight_bit", flat(side=128), None, 50.0, Scene(sample="a"))[0] - flat(side=128)
+    error = apply("eight_bit", flat(side=128), None, -45.0, Scene(sample="a"))[0] - flat(side=128)
     assert np.sqrt(np.square(error).mean()) == pytest.approx(0.0566, rel=0.05)  # q / sqrt(12)
 
 
@@ -296,3 +298,47 @@ def test_ladders_rise_within_their_range_and_positions_turn_back(name):
     for severity, position in zip(axis.ladder, positions, strict=True):
         require_severity(name, severity)
         assert axis.severity(position) == pytest.approx(severity)
+
+
+def test_looks_of_the_card_are_those_that_thinning_and_noise_begin_with():
+    for looks, target in ((9.0, 4.5), (2.0, 1.0)):
+        db = flat(looks=looks, side=400)
+        after = power_after("speckle_white", db, 10 * math.log10(looks / target), looks=looks)
+        assert enl(after) == pytest.approx(target, rel=0.03)
+        assert after.mean() == pytest.approx(10**-1.2, rel=0.01)
+        assert enl(power_after("noise", db, -12.0, looks=looks)) == pytest.approx(looks, rel=0.04)
+
+
+def test_tables_are_looked_up_as_numpy_interpolates():
+    scores = np.random.default_rng(0).standard_normal(5000) * 3  # some beyond the table
+    table = stress._beta_table(4.4, 2.0)
+    wanted = np.interp(scores, np.linspace(-6, 6, len(table)), table)
+    np.testing.assert_allclose(stress._looked_up(scores, table), wanted, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["quantised", "eight_bit", "floor", "contrast", "lost", "border_low"])
+def test_a_higher_rung_does_more_harm(name):
+    """The range of eight bits was a rung by its width: the widest, which harms least, stood last."""
+    db, axis = flat(-30), STRESSES[name]
+    scene = Scene(sample="a", means=(-30.0, -30.0))
+    harm = []
+    for severity in axis.ladder:
+        changed, kept = apply(name, db, None, severity, scene)
+        kept = np.ones(db.shape, bool) if kept is None else kept
+        harm.append((~kept).mean() + np.abs(np.where(kept, changed - db, 0)).mean())
+    assert harm == sorted(harm)
+    assert harm[0] < harm[-1]
+
+
+def test_lost_pixels_and_contrast_are_what_they_say():
+    db = np.full((2, 200, 200), -12, np.float32)
+    _, some = apply("lost", db, None, 0.05, Scene(sample="a"))
+    _, more = apply("lost", db, None, 0.2, Scene(sample="a"))
+    assert (~some).mean() == pytest.approx(0.05, abs=0.005)
+    assert (some | ~more).all()  # what is lost stays lost
+    changed, _ = apply("contrast", db, None, 0.25, Scene(sample="a", means=(-10.0, -20.0)))
+    np.testing.assert_allclose(changed[:, 0, 0], [-12.5, -10.0], rtol=1e-6)
+
+
+def test_the_names_that_tables_and_files_may_use_are_those_of_the_registry():
+    assert tuple(STRESSES) == STRESS_NAMES

@@ -50,7 +50,7 @@ class Split:
     apart.
     """
 
-    kind: Literal["stratified", "spatial", "lists", "random", "tile", "groups", "everything", "stated"]
+    kind: Literal["stratified", "spatial", "lists", "random", "tile", "groups", "leave_out", "everything", "stated"]
     train: float | None = None
     val: float = 0.0
     leaky: bool = False
@@ -68,6 +68,7 @@ class Split:
     groups: dict[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # groups: patterns such as `ROIs1158_spring/s1_63` by part
+    by: Groups | None = None  # leave_out: what is left out one at a time, such as countries; by default the groups
     origin: str = ""
 
 

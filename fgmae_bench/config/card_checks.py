@@ -191,7 +191,10 @@ def _check_split(split: Split, where: str, require: _Requirement) -> None:
             f"{where}.groups",
             "name train and test, val at will",
         )
-    if split.kind in ("groups", "everything", "stated"):
+    require(split.by is None or split.kind == "leave_out", f"{where}.by", 'give it with kind = "leave_out" alone')
+    if split.by is not None:
+        _check_groups(split.by, require)
+    if split.kind in ("groups", "leave_out", "everything", "stated"):
         return
     train = split.train or 0.0
     require(

@@ -20,6 +20,7 @@ from fgmae_bench.config.layout import Layout, check_layout
 from fgmae_bench.config.recipes import PROTOCOLS, RECIPES
 from fgmae_bench.config.run import MODEL_ALIASES, SECTIONS, YOUNGER, Run, compose, field_sections, sections
 from fgmae_bench.config.same_run import effective_batch, same_run, same_value
+from fgmae_bench.config.stress import StressOptions, as_plain, protocol_under, protocol_within, stress_options
 from fgmae_bench.config.strict import convert, from_plain, load_toml
 from fgmae_bench.errors import BenchError, closest
 
@@ -37,15 +38,29 @@ class PublishedRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What a reproduction has to reach: a metric within a tolerance of the published number of that name, or of the one
+    that `published` names; `legacy` reads the per-batch value of the record.
+    """
+
+    metric: str
+    tolerance: float
+    published: str = ""
+    legacy: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlannedRun:
     """A row of the table: flags of the module (a list is a grid), processes, and the published rows next to it."""
 
     label: str
     protocol: str = ""  # where it is another than the file's
     flags: dict[str, Any] = field(default_factory=dict)
+    stress: dict[str, Any] = field(default_factory=dict)  # of a card: flags of `stress`, above the file's
     nproc_per_node: int = 1
     weights_files: tuple[str, ...] = ()  # names of files that hold the same weights as the flag `weights` names
     published: tuple[PublishedRow, ...] = ()
+    gates: tuple[Gate, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +74,7 @@ class Experiment:
     runs: tuple[PlannedRun, ...]
     expect: str = ""
     common: dict[str, Any] = field(default_factory=dict)
+    stress: dict[str, Any] = field(default_factory=dict)  # flags of `stress`, where the rows are cards
     path: Path = field(default=Path(), metadata={"derived": True})
 
     @property
@@ -81,14 +97,17 @@ def load_experiment(path: Path) -> Experiment:
         if not run.label.strip():
             raise BenchError(f"{where}.label is empty", "give the run a name: it stands in the table")
         check_flags(experiment.module, run.flags, f"{where}.flags")
-        check_protocol(
-            experiment.module, run.protocol or experiment.protocol, {**experiment.common, **run.flags}, where
-        )
+        protocol, options = run.protocol or experiment.protocol, stress_of(experiment, run, where)
+        if protocol != protocol_under(protocol_within(protocol), options):
+            stated = "[stress]" if options is None else "a protocol that begins with stress_"
+            raise BenchError(f"{where}: protocol is {protocol}", f"a card has {stated}: add it, or take the other away")
+        check_protocol(experiment.module, protocol, {**experiment.common, **run.flags}, where)
         if run.nproc_per_node < 1:
             raise BenchError(f"{where}.nproc_per_node is {run.nproc_per_node}", "give 1 or more")
         if run.label in seen:
             raise BenchError(f"{where}.label repeats runs[{seen[run.label]}]", "give each run a label of its own")
         seen[run.label] = i
+        check_gates(run, where)
         if "dataset" not in {**experiment.common, **run.flags}:
             raise BenchError(f"{where}: no dataset", "add dataset to [common] or to the run's flags")
     check_layout(experiment.layout, path)
@@ -114,6 +133,26 @@ def _beside(experiment: Experiment) -> Experiment:
 
     runs = tuple(dataclasses.replace(run, flags=placed(run.flags)) for run in experiment.runs)
     return dataclasses.replace(experiment, common=placed(experiment.common), runs=runs)
+
+
+def check_gates(run: PlannedRun, where: str) -> None:
+    """Raise BenchError for a gate of an unknown metric, without a tolerance, or without a published row beside it."""
+    from fgmae_bench.metrics.table import METRICS
+
+    for i, gate in enumerate(run.gates):
+        at = f"{where}.gates[{i}]"
+        if gate.metric not in METRICS:
+            raise BenchError(f"{at}: unknown metric '{gate.metric}'", closest(gate.metric, METRICS))
+        if not 0 < gate.tolerance < math.inf:
+            raise BenchError(f"{at}.tolerance is {gate.tolerance}", "give how far off the number may be, above 0")
+        if not run.published:
+            raise BenchError(f"{at}: no published row to be held against", "add [[runs.published]]")
+
+
+def stress_of(experiment: Experiment, run: PlannedRun, where: str = "") -> StressOptions | None:
+    """What the card of a planned run is asked for; None of a run that is no card."""
+    given = {**experiment.stress, **run.stress}
+    return stress_options(given, f"{where}: stress") if given else None
 
 
 def load_experiments(folder: Path) -> list[Experiment]:
@@ -154,7 +193,7 @@ def check_records(module: str, name: str, value: Any, where: str) -> None:
 
 def check_protocol(module: str, protocol: str, flags: dict[str, Any], where: str) -> None:
     """Raise BenchError where `flags`, defaults included, stand for another protocol than the one that is named."""
-    found = protocols_of(module, flags)
+    found, protocol = protocols_of(module, flags), protocol_within(protocol)
     if len(found) > 1:
         raise BenchError(f"{where}: its flags give {' and '.join(found)}", "give each protocol a [[runs]] of its own")
     if not found:
@@ -211,6 +250,8 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
     flags = {**experiment.common, **run.flags}
     if record["protocol"] != (run.protocol or experiment.protocol) or not may_fill(record):
         return False
+    if not same_card(experiment, run, record):
+        return False
     point = _point_of(experiment.module, flags, run, record)
     if point is None:
         return False
@@ -222,6 +263,13 @@ def matches(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> 
     except BenchError:  # what is left open of the row takes no value such as the record's
         return False
     return same_run(planned, record, card, run.nproc_per_node, run.weights_files)
+
+
+def same_card(experiment: Experiment, run: PlannedRun, record: dict[str, Any]) -> bool:
+    """Whether a record was asked for the stresses that a planned run asks for, or both for none."""
+    options = stress_of(experiment, run)
+    held = record["config"].get("facts", {}).get("stress")
+    return bool(held == (None if options is None else as_plain(options)))
 
 
 def may_fill(record: dict[str, Any]) -> bool:

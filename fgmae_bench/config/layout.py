@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from fgmae_bench.config.stress import STRESS_NAMES
 from fgmae_bench.errors import BenchError, closest
 
 
@@ -59,10 +60,13 @@ WORDS: dict[str, tuple[str, str]] = {
         "mAP published",
         "As published: Mean average precision; its publisher does not say whether over classes or over decisions",
     ),
+    "gate": ("gate", "Whether the published number was reached, within the tolerance that the file states"),
     "source": ("source", "Who published the number"),
     "seconds": ("time (s)", "The whole run, in seconds"),
     "images_per_second": ("images/s", ""),
     "memory_gib": ("memory (GiB)", "Peak memory: the device's where there is one, else the process's"),
+    "gflops": ("GFLOPs", "Thousand million operations of one image through the model, where the run counted them"),
+    "energy_joules": ("energy (J)", "Energy of the run, where the machine reports it"),
     "device": ("device", ""),
     "remarks": ("remarks", "Notes below the table"),
     **{
@@ -143,6 +147,30 @@ def class_of(column: str) -> ClassColumn | None:
     return ClassColumn(score, label, False)
 
 
+# What a card says of one stress is a column by both names, such as `tolerance:speckle`.
+STRESS_SCORES = {
+    "tolerance": ("tolerates {}", "Severity of {} at which 5 % of what clean data scores above chance are lost"),
+    "area": ("area {}", "Mean share of what clean data scores above chance that is kept over the severities of {}"),
+    "beyond_null": (
+        "{} beyond statistics", "Change at the last severity of {} less that of backscatter statistics under the same",
+    ),
+    "flips": ("flips {}", "Share of decisions that change at the last severity of {}"),
+}  # fmt: skip
+
+
+class StressColumn(NamedTuple):
+    """A column of one stress: which of STRESS_SCORES, and of what."""
+
+    score: str
+    stress: str
+
+
+def stress_of_column(column: str) -> StressColumn | None:
+    """What a column of one stress shows, None for other columns."""
+    score, colon, name = column.partition(":")
+    return StressColumn(score, name) if colon and score in STRESS_SCORES and name in STRESS_NAMES else None
+
+
 def words() -> dict[str, tuple[str, str]]:
     """Heading and explanation of every column that a layout may name."""
     from fgmae_bench.metrics.table import METRICS  # here: most commands start without numpy
@@ -158,6 +186,10 @@ def words() -> dict[str, tuple[str, str]]:
 
 def heading(name: str) -> tuple[str, str]:
     """Heading of a column and the sentence that explains it, empty where the heading says it all."""
+    card = stress_of_column(name)
+    if card:
+        title, hint = STRESS_SCORES[card.score]
+        return (title.format(card.stress.replace("_", " ")), hint.format(card.stress.replace("_", " ")))
     held = class_of(name)
     if held:
         name, hint = CLASS_SCORES[held.score]
@@ -169,7 +201,14 @@ def check_layout(layout: Layout, path: Path) -> None:
     """Raise BenchError, naming file and key path, for a column or curve that is unknown, or a column named twice."""
     from fgmae_bench.metrics.table import METRICS
 
-    _check(tuple(name for name in layout.columns if not class_of(name)), words(), f"{path}: layout.columns", "column")
+    plain = tuple(name for name in layout.columns if not (class_of(name) or stress_of_column(name)))
+    of_cards = {f"{score}:{name}" for score in STRESS_SCORES for name in STRESS_NAMES}
+    _check(
+        plain,
+        {*words(), *(of_cards if any(":" in name for name in plain) else ())},
+        f"{path}: layout.columns",
+        "column",
+    )
     _check(layout.curves, METRICS, f"{path}: layout.curves", "metric")
     for i, name in enumerate(layout.columns):
         if name in layout.columns[:i]:

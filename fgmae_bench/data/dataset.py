@@ -25,7 +25,7 @@ from fgmae_bench.data.index import Index, Miscount, Rows, check_counts, ids_sha2
 from fgmae_bench.data.packs.read import is_pack, open_index
 from fgmae_bench.data.samples import Samples, sample_facts
 from fgmae_bench.data.signal import DECIBELS
-from fgmae_bench.data.splits import PARTS, Parts, limited, make_split
+from fgmae_bench.data.splits import LEAVE_OUT, PARTS, Parts, left_out_split, limited, make_split
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.system.files import write_text
 from fgmae_bench.system.progress import Progress
@@ -115,10 +115,11 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
         notes.append(accept_count(contradiction, run.execution.partial))
     if index.left_out and card.layout == "table":
         notes.append(note("unlabelled_left_out", f"{index.left_out} samples without a label or target were left out"))
-    split = card.splits.get(run.data.split or card.default_split)
+    name = run.data.split or card.default_split
+    split = left_out_split(card, name) or card.splits.get(name)
     # blocks are read later, with the pixels, unless the split goes by them: what is refused leaves nothing behind
     layout_groups = index.groups
-    index = with_groups(card, index, cache, read=split is not None and split.kind == "groups")
+    index = with_groups(card, index, cache, read=split is not None and split.kind in ("groups", LEAVE_OUT))
     parts = make_split(card, index, run.data, cache, layout_groups)
     if run.data.limit is not None:
         index, parts = limited(index, parts, run.data.limit, run.data.split_seed)
@@ -129,13 +130,12 @@ def open_dataset(card: Card, run: Run, cache: Path) -> Dataset:
         _refuse(verdict.refusal, trust, notes)
     notes += verdict.warnings
     synthetic = bool(index.synthetic) or tagged
-    name = run.data.split or card.default_split
     notes += _split_notes(name, parts)
     if synthetic:
         notes.append(note("synthetic", "synthetic data: the numbers say nothing about real scenes"))
     facts = {
         "card": card.name,
-        "split": name if name in card.splits else "lists",
+        "split": name if split is not None else "lists",
         "card_version": card.version,
         "card_sha256": facts_sha256(card),
         "synthetic": index.synthetic or ("tagged" if tagged else None),

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.config.cards import Card, Groups
+from fgmae_bench.config.cards import Card, Groups, Split
 from fgmae_bench.data.index import Index
 from fgmae_bench.data.raster import open_tiff
 from fgmae_bench.data.spatial import block_cells, chip_centres
@@ -59,6 +59,18 @@ def with_groups(card: Card, index: Index, cache: Path, *, read: bool = True) -> 
             return dataclasses.replace(index, groups=None, group_kind="")
         kind, names = found
     return dataclasses.replace(index, groups=names, group_kind=kind)
+
+
+def units_of(card: Card, split: Split, index: Index, cache: Path) -> tuple[str, ...]:
+    """What a split of the kind `leave_out` leaves out one at a time, of each sample: its country, by default its group.
+
+    Raises BenchError where no groups are known, or what the card states does not fit the samples.
+    """
+    if split.by is not None:
+        return _stated(card, split.by, dataclasses.replace(index, groups=None), cache)[1]
+    if index.groups is None:
+        raise BenchError(f"no groups are known of {card.title}", "state [groups] on the card, or a split of its own")
+    return index.groups
 
 
 def by_name(

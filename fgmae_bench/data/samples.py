@@ -81,6 +81,7 @@ class Samples:
     images: Held[Chip] = field(default_factory=lambda: Held(IMAGE_BYTES, _chip_bytes))
     labels: Held[Codes] = field(default_factory=lambda: Held(LABEL_BYTES, lambda codes: int(codes.values.nbytes)))
     measured: Arrays = field(default_factory=dict)  # by kind, before it is known whether the data is good
+    keeps: bool = False  # what is taken is held all the same: many passes follow
 
     def chip(self, row: int) -> Chip:
         """The image of a row, held for the next pass. Raises BenchError naming a file that cannot be read."""
@@ -88,6 +89,8 @@ class Samples:
 
     def take_chip(self, row: int) -> Chip:
         """The image of a row for the last pass."""
+        if self.keeps:
+            return self.images.get(int(row), lambda: self.index.read(row, self.card))
         return self.images.take(int(row), lambda: self.index.read(row, self.card))
 
     def codes(self, row: int, source: str) -> Codes:
@@ -96,7 +99,9 @@ class Samples:
 
     def take_codes(self, row: int, source: str) -> Codes:
         """The label map of a row for the last pass."""
-        return self.labels.take((int(row), source), lambda: self.index.codes(row, source))
+        return (self.labels.get if self.keeps else self.labels.take)(
+            (int(row), source), lambda: self.index.codes(row, source)
+        )
 
     def let_go(self, rows: Iterable[int]) -> None:
         """Free the images of rows that no later pass asks for."""

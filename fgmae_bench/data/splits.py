@@ -13,7 +13,7 @@ import numpy as np
 
 from fgmae_bench.config.cards import Card, Split
 from fgmae_bench.config.run import Data
-from fgmae_bench.data.groups import torn
+from fgmae_bench.data.groups import torn, units_of
 from fgmae_bench.data.index import Index, Rows, some_of
 from fgmae_bench.data.list_splits import PARTS, list_files, published_lists, read_leaky_flag, rows_of_lists
 from fgmae_bench.data.multilabel_splits import random_parts, tile_parts
@@ -21,6 +21,7 @@ from fgmae_bench.data.spatial import spatial_parts
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.system.randomness import keyed_order
 
+LEAVE_OUT = "leave_out"  # the split over groups that every dataset has whose groups are known: leave_out@GROUP
 ORDER = ("test", "val", "train")  # a group that several parts name is in the first of them
 
 
@@ -78,6 +79,10 @@ def make_split(
     if not index.group_kind:  # nobody has looked further than the layout
         layout_groups = index.groups
     name = data.split or card.default_split
+    if (one := left_out_split(card, name)) is not None:
+        parts = _leave_out(card, index, one, name, cache)
+        _refuse_empty_classes(card, index, parts, name)
+        return parts
     if name in card.splits:
         split = card.splits[name]
         # a split of the card: its name is known, its lists are looked for beside the data
@@ -103,6 +108,31 @@ def make_split(
         parts = Parts(**rows, leaky=split.leaky, left_out=left_out)
     _refuse_empty_classes(card, index, parts, name)
     return parts
+
+
+def left_out_split(card: Card, name: str) -> Split | None:
+    """The split that `NAME@UNIT` means: one of the card's of the kind `leave_out`, or `leave_out` over the groups of
+    any dataset; None of another name. Raises BenchError where the unit is not named.
+    """
+    base, at, _ = name.partition("@")
+    split = card.splits.get(base, Split(kind="leave_out") if base == LEAVE_OUT else None)
+    if split is None or split.kind != "leave_out" or (not at and os.path.isdir(name)):
+        return None
+    if not at:
+        raise BenchError(f"split '{name}' leaves out one unit", f"name it, or a pattern of several: {name}@UNIT")
+    return split
+
+
+def _leave_out(card: Card, index: Index, split: Split, name: str, cache: Path) -> Parts:
+    """Test: the units that the pattern behind the @ fits; training: all others."""
+    units, pattern = units_of(card, split, index, cache), name.partition("@")[2]
+    fits = {unit: fnmatchcase(unit, pattern) for unit in set(units)}
+    if not any(fits.values()):
+        raise unknown("unit", pattern, fits)
+    if all(fits.values()):
+        raise BenchError(f"split '{name}' leaves nothing to train on", "name fewer units")
+    held = np.array([fits[unit] for unit in units])
+    return Parts(train=np.flatnonzero(~held), val=np.zeros(0, np.int64), test=np.flatnonzero(held), leaky=split.leaky)
 
 
 def stratified(index: Index, split: Split, seed: int, classes: tuple[str, ...]) -> Parts:

@@ -57,7 +57,31 @@ def agreement(a: Values, b: Values, *, count: int = 1000, level: float = 0.95, s
     return Agreement(tau=tau, low=float(low), high=float(high), ceiling=_ceiling((a, b), random))
 
 
-def _ceiling(conditions: tuple[Values, Values], random: np.random.Generator, halvings: int = 200) -> float | None:
+LEAST_MODELS = 8  # for a correlation of ranks: with fewer almost any value is within chance
+
+
+def rank_against(values: Values, scores: Values, *, count: int = 1000, seed: int = 0) -> Agreement:
+    """Agreement of the ranking by `values` (M,) of M models with that by their mean `scores` on N units (N, M).
+
+    The interval is over the units, drawn again; the ceiling is what random halves of the units agree with one another,
+    which no other measure can be expected to pass. Raises ValueError below eight models, and where a value is unknown.
+    """
+    values, scores = np.asarray(values, np.float64), np.asarray(scores, np.float64)
+    if scores.ndim != 2 or values.shape != scores.shape[1:]:
+        raise ValueError(f"values of shape {values.shape} for scores of {scores.shape}")
+    if len(values) < LEAST_MODELS:
+        raise ValueError(f"{len(values)} models: a correlation of ranks is given from {LEAST_MODELS} on")
+    if not (np.isfinite(values).all() and np.isfinite(scores).all()):
+        raise ValueError("scores that are not finite numbers")
+    random = generator(seed, "rank against", len(scores))
+    drawn = random.integers(0, len(scores), (count, len(scores)))
+    taus = np.array([kendall_tau_b(values, scores[rows].mean(0)) for rows in drawn])
+    low, high = np.nanquantile(taus, [0.025, 0.975]) if np.isfinite(taus).any() else (np.nan, np.nan)
+    tau = kendall_tau_b(values, scores.mean(0))
+    return Agreement(tau=tau, low=float(low), high=float(high), ceiling=_ceiling((scores,), random))
+
+
+def _ceiling(conditions: tuple[Values, ...], random: np.random.Generator, halvings: int = 200) -> float | None:
     units = len(conditions[0])
     if units < 4:
         return None

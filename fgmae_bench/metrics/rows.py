@@ -19,7 +19,7 @@ from fgmae_bench.metrics.intervals import (
     replicates,
 )
 from fgmae_bench.metrics.jackknife import Estimate, pseudo_values
-from fgmae_bench.metrics.variance import MANY, Combined, crossed, hierarchical, unpaired
+from fgmae_bench.metrics.variance import MANY, Combined, crossed, hierarchical, interaction, unpaired
 
 Values = NDArray[np.float64]
 
@@ -62,27 +62,46 @@ def row_estimates(seeds: Sequence[Units]) -> dict[str, Combined]:
     return found
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasuredRow:
+    """What differences from a row need, computed once however many others there are: its seeds' units, parts of each
+    metric, and their scores on resamples (S, B), where there are seeds enough.
+    """
+
+    seeds: tuple[Units, ...]
+    parts: dict[str, Parts]
+    drawn: dict[str, Values] | None
+
+
+def measured_row(seeds: Sequence[Units]) -> MeasuredRow:
+    """The row of these seeds. Raises ValueError where they are not of the same units."""
+    return MeasuredRow(seeds=tuple(seeds), parts=row_parts(seeds, difference=True), drawn=_drawn(seeds))
+
+
 def row_differences(a: Sequence[Units], b: Sequence[Units], *, paired: bool) -> dict[str, Combined]:
     """A - B of each metric of two rows on the same units, over seeds and groups.
 
     `paired`: both have the same seeds in the same order, which share what a seed decides, such as the draw of labels.
     """
-    of_a, of_b = row_parts(a, difference=True), row_parts(b)
-    drawn = (_drawn(a), _drawn(b)) if paired else (None, None)
-    found = {}
-    for name in [name for name in of_a if name in of_b]:
-        first, second = of_a[name], of_b[name]
-        gap = float(first.scores.mean() - second.scores.mean())
-        if paired:
-            estimate = crossed(first.groups - second.groups, first.degrees, value=gap)
-            both = None if drawn[0] is None or drawn[1] is None else drawn[0][name] - drawn[1][name]
-            found[name] = _by_bootstrap(estimate, both, a)
-            continue
-        groups = first.groups.mean(0) - second.groups.mean(0)
-        error = math.sqrt(float(groups.var(ddof=1)) / len(groups)) if len(groups) > 1 else math.nan
-        of_seeds = [(_error_over(each.scores), len(each.scores)) for each in (first, second)]
-        found[name] = unpaired(of_seeds, Estimate(value=gap, error=error, degrees=first.degrees))
-    return found
+    first, second = measured_row(a), measured_row(b)
+    return {name: difference(first, second, name, paired=paired) for name in first.parts if name in second.parts}
+
+
+def difference(a: MeasuredRow, b: MeasuredRow, name: str, *, paired: bool) -> Combined:
+    """A - B of one metric; raises ValueError where the two are of different numbers of units."""
+    first, second = a.parts[name], b.parts[name]
+    if first.groups.shape[1] != second.groups.shape[1]:
+        raise ValueError("rows of different numbers of units")
+    gap = float(first.scores.mean() - second.scores.mean())
+    if paired:
+        estimate = crossed(first.groups - second.groups, first.degrees, value=gap)
+        drawn = None if a.drawn is None or b.drawn is None else a.drawn[name] - b.drawn[name]
+        return _by_bootstrap(estimate, drawn, a.seeds)
+    groups = first.groups.mean(0) - second.groups.mean(0)
+    error = math.sqrt(float(groups.var(ddof=1)) / len(groups)) if len(groups) > 1 else math.nan
+    of_seeds = [(_error_over(each.scores), len(each.scores)) for each in (first, second)]
+    both = interaction(first.groups) + interaction(second.groups)
+    return unpaired(of_seeds, Estimate(value=gap, error=error, degrees=first.degrees), both)
 
 
 def _error_over(scores: Values) -> float:

@@ -86,6 +86,15 @@ def chance_of(task: str, targets: NDArray[Any], classes: int) -> dict[str, float
     raise ValueError(f"no chance level is known for {task}")
 
 
+def chance_of_pixels(reference: NDArray[Any]) -> dict[str, float]:
+    """What the largest class everywhere reaches, by the pixels (K,) of each class: its share, over the classes that
+    are there for means over classes.
+    """
+    counts = np.asarray(reference, np.float64)
+    held, share = int((counts > 0).sum()), float(counts.max() / counts.sum())
+    return {"oa": share, "aa": 1 / held, "miou": share / held}
+
+
 def random_order(samples: int, positives: int) -> float:
     """Expected average precision of `samples` in random order: ((P - 1) / (N - 1) (N - H_N) + H_N) / N.
 

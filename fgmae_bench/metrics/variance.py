@@ -50,10 +50,7 @@ def crossed(values: Values, degrees: float | None = None, value: float | None = 
     rows, columns, mean = values.mean(1), values.mean(0), values.mean()
     by_seed = float(rows.var(ddof=1)) / seeds if seeds > 1 else 0.0
     by_group = float(columns.var(ddof=1)) / groups if groups > 1 else 0.0
-    both = 0.0
-    if seeds > 1 and groups > 1:
-        rest = values - rows[:, None] - columns + mean
-        both = float((rest**2).sum()) / ((seeds - 1) * (groups - 1)) / (seeds * groups)
+    both = interaction(values)
     total = max(by_seed + by_group - both, by_seed, by_group)
     parts = [(by_seed, seeds - 1), (by_group, degrees or groups - 1), (both, (seeds - 1) * (groups - 1))]
     return Combined(
@@ -65,14 +62,23 @@ def crossed(values: Values, degrees: float | None = None, value: float | None = 
     )
 
 
-def unpaired(seeds: Sequence[tuple[float, int]], groups: Estimate) -> Combined:
+def interaction(values: Values) -> float:
+    """The part v_e of (S, G) values that the variance of the means of seeds and that of groups both hold."""
+    seeds, groups = values.shape
+    if seeds < 2 or groups < 2:
+        return 0.0
+    rest = values - values.mean(1)[:, None] - values.mean(0) + values.mean()
+    return float((rest**2).sum()) / ((seeds - 1) * (groups - 1)) / (seeds * groups)
+
+
+def unpaired(seeds: Sequence[tuple[float, int]], groups: Estimate, both: float = 0.0) -> Combined:
     """A - B of rows whose seeds are not the same: their seeds vary apart, their groups together.
 
     `seeds` holds (standard error over them, number of them) of A and of B, `groups` is the difference of the means over
-    seeds with its error over groups.
+    seeds with its error over groups, `both` the interactions of A and B, which both of these hold.
     """
     by_seed = [error**2 for error, _ in seeds]
-    total = sum(by_seed) + groups.error**2
+    total = max(sum(by_seed) + groups.error**2 - both, sum(by_seed), groups.error**2)
     parts = [(part, count - 1) for part, (_, count) in zip(by_seed, seeds, strict=True)]
     return Combined(
         value=groups.value,

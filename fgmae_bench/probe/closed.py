@@ -24,13 +24,21 @@ from fgmae_bench.runs.tasks import Outcome, Task
 NO_VOTE = 1e-6  # share that stands for none, so that its logit is finite
 
 
-def fit_closed(run: Run, materials: Materials, groups: Sequence[str] | None, classes: int, task: Task) -> Outcome:
+def fit_closed(
+    run: Run,
+    materials: Materials,
+    groups: Sequence[str] | None,
+    classes: int,
+    task: Task,
+    *,
+    train: Part | None = None,
+) -> Outcome:
     """Outcome of logistic regression or nearest neighbours, as the recipe says, on the banks of features; `groups` are
-    those of all rows.
+    those of all rows, and `train` stands in for the training rows of the bank.
     """
     start = time.perf_counter()
     bank = materials.train_banks[0]
-    train = _part(materials, bank, materials.train, groups)
+    train = train or _part(materials, bank, materials.train, groups)
     parts = {part: _part(materials, held, rows, groups) for part, (held, rows) in materials.evaluation.items()}
     if train.labels.dtype.kind == "f":
         fit = fit_knn_mean if run.recipe.probe == "knn" else fit_ridge

@@ -53,6 +53,13 @@ class Ridge:
         return (features - self.mean) / self.deviation
 
 
+def predictions_of(parameters: dict[str, NDArray[np.float64]], features: Matrix) -> NDArray[np.float32]:
+    """Predictions (N, 1) of features (N, D) by the `parameters` that a fitted ridge regression keeps."""
+    scaled = (features - parameters["mean"]) / parameters["deviation"]
+    found = scaled @ parameters["weight"][0] * parameters["scale"][0] + parameters["shift"][0]
+    return found[:, None].astype(np.float32)
+
+
 def fit_ridge(train: Part, parts: Parts, recipe: ProbeRecipe) -> Fitted:
     """Predictions of ridge regression; the penalty is chosen as that of logistic regression is, by squared error: on
     `val` where there is one, else by cross-validation inside the training split, over whole groups where they are

@@ -2,8 +2,12 @@
 
     python -m fgmae_bench.report --results_dir results --experiments experiments
     python -m fgmae_bench.report compare RUN_A RUN_B      (see its own --help)
+    python -m fgmae_bench.report rank --protocol knn      (see its own --help)
+    python -m fgmae_bench.report waterfall FILE           (see its own --help)
+    python -m fgmae_bench.report regions                  (see its own --help)
 
-Expected: <out>/tables/<name>.md, .csv, .tex and .html for every experiment, their index,
+Expected: <out>/tables/<name>.md, .csv, .tex and .html for every experiment with records, for a pivot (models x
+datasets) and a rank of each protocol, their index,
 <out>/figures/<name>-*.png and .svg, and the page <out>/index.html with each run's full record in <out>/runs/. Exit code
 0; 1 when a record was broken (it is named and left out) or, with --check, when tables are stale; 2 on bad input.
 """
@@ -11,29 +15,28 @@ Expected: <out>/tables/<name>.md, .csv, .tex and .html for every experiment, the
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.config.experiments import Experiment, load_experiments
 from fgmae_bench.config.flags import Parser, spellings
 from fgmae_bench.errors import EXIT_DONE, EXIT_FAILED, BenchError, printable, run_entry, unknown
 from fgmae_bench.records import Record, all_records
-from fgmae_bench.report import figures, output, page, pictures, published
+from fgmae_bench.report import output, page, tested
+from fgmae_bench.report.all_tables import make_tables
+from fgmae_bench.report.board import Board, board, make_tests
 from fgmae_bench.report.calibration import with_calibration
 from fgmae_bench.report.formats.common import NO_RECORDS
 from fgmae_bench.report.formats.markdown import markdown
+from fgmae_bench.report.formats.sheets import SHEETS
 from fgmae_bench.report.output import FORMATS
-from fgmae_bench.report.page_data import other_runs
 from fgmae_bench.report.predictions import with_intervals
 from fgmae_bench.report.provenance import Held, each_held, with_origin
 from fgmae_bench.report.row import Table
-from fgmae_bench.report.table import build
 
-DEFAULT_RESULTS, DEFAULT_EXPERIMENTS = Path("results"), Path("experiments")
+DEFAULT_RESULTS = Path("results")
 
 
 def parser() -> Parser:
@@ -74,6 +77,16 @@ def parser() -> Parser:
         help="derive calibration from stored predictions: columns, reliability and risk (default: off)",
     )
     made.add_argument(
+        "--separate",
+        action="store_true",
+        help="test all pairs of each pivot on stored predictions and keep them in separation.json (default: off)",
+    )
+    made.add_argument(
+        "--gates",
+        action="store_true",
+        help="also list the gates; exit 1 when a published number was missed (default: off)",
+    )
+    made.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 when tables on disk are stale (default: off)"
     )
     made.add_argument(
@@ -85,45 +98,74 @@ def parser() -> Parser:
 
 def main() -> int:
     """Run the command line; returns the exit code."""
-    if sys.argv[1:2] == ["compare"]:
-        from fgmae_bench.report import compare
+    if sys.argv[1:2] in (["compare"], ["rank"], ["regions"], ["waterfall"]):
+        from fgmae_bench.report import compare, rank, regions, rescored
 
-        _say(compare.main(sys.argv[2:]))
+        commands = {"compare": compare.main, "rank": rank.main, "regions": regions.main, "waterfall": rescored.main}
+        _say(commands[sys.argv[1]](sys.argv[2:]))
         return EXIT_DONE
-    options = parser().parse(sys.argv[1:])
-    if options["validate"] or options["results_dir"]:
-        _require_folder(options["results_dir"] or DEFAULT_RESULTS)
-    results_dir = options["results_dir"] = options["results_dir"] or DEFAULT_RESULTS
+    options = _checked(parser().parse(sys.argv[1:]))
+    results_dir: Path = options["results_dir"]
     gc.disable()  # records are many small objects, and none of them is ever garbage
     if options["validate"]:
         found, bad = all_records(results_dir)
         return _validate(len(found), bad)
     held, bad = _held(results_dir, options["pulled"] or [])
-    for name in options["formats"]:
-        if name not in FORMATS:
-            raise unknown("format", name, FORMATS)
-    formats = list(dict.fromkeys(options["formats"]))
     records, unusable = _derived(held, options)
     bad += unusable
     for line in bad:
         _complain(f"left out: {line}")
-    tables = _tables(options, records)
+    tables = make_tables(options["experiments"], results_dir, options["published"], records)
+    if options["separate"]:
+        path, untested = make_tests(tables, results_dir)
+        _say(str(path))
+        for line in untested:
+            _complain(f"not tested: {line}")
+    made = board(tables, records, tested.read(results_dir / tested.FILE))
     out: Path = options["out"] or results_dir
-    texts = output.texts(tables, formats, records, out / "tables")
+    formats = list(dict.fromkeys(options["formats"]))
+    texts = output.texts(tables, made, formats, records, out / "tables")
     code = EXIT_FAILED if bad else EXIT_DONE
     if options["check"]:
         lines = output.stale(texts, formats, out / "tables")
         for line in lines:
             _complain(line)
         return EXIT_FAILED if lines else code
-    output.write_texts(texts, _say)
-    output.write_figures(tables, out / "figures", _say)
-    _say(str(page.write(tables, [each.record for each in held], out)))
+    _write(tables, made, texts, [each.record for each in held], out)
     if options["print"]:
-        _say("\n".join(map(markdown, tables)))
+        shown = [table for table in tables if table.records] or tables
+        _say("\n".join([*map(SHEETS["md"], made.sheets()), *map(markdown, shown)]))
     if not records:
         _say(f"{results_dir}: {NO_RECORDS}")
-    return code
+    return max(code, _gates(tables)) if options["gates"] else code
+
+
+def _gates(tables: list[Table]) -> int:
+    """Say every gate; the exit code is that of a failure where a number was missed."""
+    held = [(table, row, gate) for table in tables for row in table.rows for gate in row.gates]
+    for table, row, gate in held:
+        _say(f"{table.name}: {row.label}: {gate.words}")
+    return EXIT_FAILED if any(gate.passed is False for _, _, gate in held) else EXIT_DONE
+
+
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the folder of results; raises BenchError for a format, a folder or a pair that cannot be."""
+    if options["separate"] and options["check"]:
+        raise BenchError("--separate writes a file, --check writes nothing", "give one of them")
+    if options["validate"] or options["results_dir"]:
+        _require_folder(options["results_dir"] or DEFAULT_RESULTS)
+    for name in options["formats"]:
+        if name not in FORMATS and not options["validate"]:
+            raise unknown("format", name, FORMATS)
+    return {**options, "results_dir": options["results_dir"] or DEFAULT_RESULTS}
+
+
+def _write(tables: list[Table], made: Board, texts: dict[Path, str], records: list[Record], out: Path) -> None:
+    """Everything that a report leaves."""
+    output.remove_empty(tables, made, out / "tables")
+    output.write_texts(texts, _say)
+    output.write_figures(tables, made, out / "figures", _say)
+    _say(str(page.write(tables, records, out, made)))
 
 
 DERIVED: dict[str, Callable[[Record, Path], Record]] = {"intervals": with_intervals, "calibration": with_calibration}
@@ -153,30 +195,6 @@ def _derived(held: list[Held], options: dict[str, Any]) -> tuple[list[Record], l
             except BenchError as error:
                 lines.append(f"{what.removesuffix('s')} of {record['run_id']}: {error}")
     return found, lines
-
-
-def _tables(options: dict[str, Any], records: list[Record]) -> list[Table]:
-    """The tables of all experiments; of all runs where there is no folder of experiments and none was named."""
-    if options["experiments"] is None and not DEFAULT_EXPERIMENTS.exists():
-        every = other_runs(records, "All runs")
-        return [_drawn(every, tuple(every.figures))] if every else []
-    options["experiments"] = options["experiments"] or DEFAULT_EXPERIMENTS
-    experiments = load_experiments(options["experiments"])
-    if not experiments:
-        raise BenchError(f"{options['experiments']} holds no experiment files", "give their folder with --experiments")
-    named = any(run.published for experiment in experiments for run in experiment.runs)
-    source = options["published"] or published.default_path(options["results_dir"])
-    rows = published.read_rows(source) if named or options["published"] else []
-    return [_table(experiment, records, rows) for experiment in experiments]
-
-
-def _table(experiment: Experiment, records: list[Record], rows: list[dict[str, str]]) -> Table:
-    return _drawn(build(experiment, records, published.for_runs(experiment, rows)), experiment.layout.curves)
-
-
-def _drawn(table: Table, curves: tuple[str, ...]) -> Table:
-    """The table with the figures that its records have points for."""
-    return dataclasses.replace(table, figures=figures.drawable(table, curves), pictures=pictures.available(table))
 
 
 def _require_folder(results_dir: Path) -> None:

@@ -46,7 +46,7 @@ def with_selected(rows: list[Row], settings: Settings) -> list[Row]:
     grids: dict[str, list[Row]] = {}
     for row in rows:
         if row.records and row.records[0]["dataset"]["n_val"]:
-            grids.setdefault(_key(row.records[0], settings, GRID), []).append(row)
+            grids.setdefault(alike(row.records[0], settings, GRID), []).append(row)
     sizes = {id(row): len(several) for several in grids.values() for row in several}
     found = [dataclasses.replace(row, grid=sizes.get(id(row))) for row in rows]
     for several in grids.values():
@@ -58,7 +58,7 @@ def with_selected(rows: list[Row], settings: Settings) -> list[Row]:
 
 def selected_on_val(rows: list[Row], settings: Settings) -> Row | None:
     """The row that val selects, where the rows are one grid with a val split; None where they are not."""
-    one = {_key(row.records[0], settings, GRID) for row in rows}
+    one = {alike(row.records[0], settings, GRID) for row in rows}
     chosen = [row for row in with_selected(rows, settings) if row.candidates]
     return chosen[0] if len(one) == 1 and chosen else None
 
@@ -77,7 +77,7 @@ def with_areas(rows: list[Row], settings: Settings) -> list[Row]:
     curves: dict[str, list[Row]] = {}
     for row in rows:
         if row.records and not row.candidates and few_labels(row.records[0]) and main_metric(row.records[0]):
-            curves.setdefault(_key(row.records[0], settings, SIZE), []).append(row)
+            curves.setdefault(alike(row.records[0], settings, SIZE), []).append(row)
     areas = {id(row): _area(several) for several in curves.values() for row in several}
     return [dataclasses.replace(row, area=areas[id(row)]) if id(row) in areas else row for row in rows]
 
@@ -92,7 +92,8 @@ def over_draws(row: Row) -> Bounds | None:
     return Bounds(low=value.mean - half, high=value.mean + half)
 
 
-def _key(record: Record, settings: Settings, without: tuple[str, ...]) -> str:
+def alike(record: Record, settings: Settings, without: tuple[str, ...]) -> str:
+    """The settings of a record but for those named, as text: what records of one grid or curve share."""
     kept = {name: value for name, value in settings(record).items() if name not in without}
     return json.dumps([kept, record["dataset"]["synthetic"]], sort_keys=True)
 

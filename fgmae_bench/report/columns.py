@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from fgmae_bench.config.cards import card_names, load_card
-from fgmae_bench.config.layout import class_of
+from fgmae_bench.config.layout import class_of, stress_of_column
 from fgmae_bench.config.same_run import effective_batch
 from fgmae_bench.metrics.significance import t_quantile
 from fgmae_bench.metrics.table import METRICS
@@ -106,11 +107,29 @@ def memory_gib(record: Record) -> float | None:
     return peak / 2**30 if peak else None
 
 
+def gflops(record: Record) -> float | None:
+    """Thousand million operations of one image through the model, where the run counted them."""
+    value = (record.get("cost") or {}).get("gflops")
+    return None if value is None else float(value)
+
+
+def energy_joules(record: Record) -> float | None:
+    """Energy of the run in joules, where the machine reported it."""
+    value = (record.get("cost") or {}).get("energy_joules")
+    return None if value is None else float(value)
+
+
+def source_title(source: str) -> str:
+    """Where weights come from, in a table: of a file its name, not the folder that it lay in."""
+    return re.split(r"[/\\]", source)[-1] if re.search(r"[/\\]", source) and ":" not in source[2:] else source
+
+
 def leaks(record: Record) -> bool | None:
     """Whether the split tears neighbours apart, as a note of the record says; None for lists that are on no card."""
     if any(note["code"] == "leaky_split" for note in record["notes"]):
         return True
-    return False if record["dataset"]["split"] in splits_of(record["dataset"]["name"]) else None
+    base, at, _ = record["dataset"]["split"].partition("@")
+    return False if base in splits_of(record["dataset"]["name"]) or (at and base == "leave_out") else None
 
 
 @cache
@@ -199,13 +218,46 @@ def _class_iou_interval(label: str) -> Column:
     return Column(value=lambda row: _bounds(row, label, of="iou"), digits=3)
 
 
+def _tolerance(name: str) -> Column:
+    """What a card tolerates of a stress; `> X` where it is never reached, nothing where it is withheld."""
+
+    def value(row: Row) -> Value:
+        found = [record["metrics"].get("tolerance", {}).get(name) for record in row.records]
+        if not found or any(each is None or each["withheld"] for each in found):
+            return None
+        if all(each["value"] is not None for each in found):
+            return summary(each["value"] for each in found)
+        last = [item["severity"] for record in row.records for item in record["stress"] if item["name"] == name][-1]
+        texts = [f"> {last:g}" if each["value"] is None else f"{each['value']:.2f}" for each in found]
+        return ", ".join(dict.fromkeys(texts))
+
+    return Column(value=value, digits=2, spread=True)
+
+
+def _of_stress(score: str, name: str) -> Column:
+    """Another score of a card: the area that is kept, or what is said of the last severity."""
+
+    def read(record: Record) -> float | None:
+        if score == "area":
+            return (record["metrics"].get("tolerance", {}).get(name) or {}).get("area")
+        items = [item["metrics"] for item in record.get("stress") or [] if item["name"] == name]
+        return items[-1].get({"flips": "flip_rate"}.get(score, score)) if items else None
+
+    signed = score == "beyond_null"
+    return Column(value=lambda row: summary(map(read, row.records)), digits=3, signed=signed, spread=True)
+
+
 class Columns(dict[str, Column]):
-    """Columns by name; those of one class, such as `iou:Water`, are made when they are asked for."""
+    """Columns by name; those of one class or stress, such as `iou:Water`, are made when they are asked for."""
 
     def __contains__(self, name: object) -> bool:
-        return super().__contains__(name) or (isinstance(name, str) and class_of(name) is not None)
+        made = isinstance(name, str) and (class_of(name) is not None or stress_of_column(name) is not None)
+        return super().__contains__(name) or made
 
     def __missing__(self, name: str) -> Column:
+        card = stress_of_column(name)
+        if card is not None:
+            return _tolerance(card.stress) if card.score == "tolerance" else _of_stress(*card)
         held = class_of(name)
         if held is None:
             raise KeyError(name)
@@ -222,7 +274,7 @@ COLUMNS: dict[str, Column] = {
     "run_id": _each(lambda record: record["run_id"]),
     "protocol": _each(lambda record: record["protocol"]),
     "model": _each(lambda record: record["model"]["name"], planned="model"),
-    "weights": _each(lambda record: record["model"]["weights"]["source"], planned="weights"),
+    "weights": _each(lambda record: source_title(record["model"]["weights"]["source"]), planned="weights"),
     "recipe": _each(lambda record: record["recipe"], planned="recipe"),
     "probe": _config("recipe", "probe"),
     "features": _config("recipe", "features"),
@@ -253,12 +305,15 @@ COLUMNS: dict[str, Column] = {
     **{f"{name}_total_interval": _total_interval(name) for name, metric in METRICS.items() if metric.interval},
     **{f"published_{name}": _published(name) for name in (*METRICS, *ONLY_PUBLISHED)},
     **{f"delta_{name}": _delta(name) for name in METRICS},
+    "gate": Column(value=lambda row: "; ".join(verdict.words for verdict in row.gates) or None),
     "source": Column(value=lambda row: row.published.source if row.published else None),
     **{name: _calibration(name) for name in CALIBRATION},
     **{name: _retrieval(name) for name in RETRIEVAL},
     "seconds": _timing("total_seconds"),
     "images_per_second": _timing("images_per_second"),
     "memory_gib": Column(value=lambda row: summary(map(memory_gib, row.records)), digits=2, spread=True),
+    "gflops": Column(value=lambda row: summary(map(gflops, row.records)), digits=2),
+    "energy_joules": Column(value=lambda row: summary(map(energy_joules, row.records)), digits=0, spread=True),
     "device": _each(lambda record: record["environment"]["device_name"] or record["environment"]["device"]),
     "remarks": Column(value=lambda row: row.notes),
 }

@@ -17,27 +17,38 @@ from typing import Any
 from fgmae_bench.errors import os_error
 from fgmae_bench.records import Record
 from fgmae_bench.report import page_data
+from fgmae_bench.report.board import Board
 from fgmae_bench.report.figures import AXES
 from fgmae_bench.report.formats.common import footnotes
 from fgmae_bench.report.output import holds
+from fgmae_bench.report.page_board import board_data
 from fgmae_bench.report.row import Table
 from fgmae_bench.system.files import lock_and_clean_up, replacing, write_text
 
 INDEX, RUNS = "index.html", "runs"
-SCRIPTS = ("page-dom.js", "page-chart.js", "page-table.js", "page-run.js", "page.js")
+SCRIPTS = (
+    "page-dom.js",
+    "page-address.js",
+    "page-chart.js",
+    "page-table.js",
+    "page-board.js",
+    "page-stress.js",
+    "page-run.js",
+    "page.js",
+)
 CALL = "fgmaeBenchRun("  # what a side script calls, and how it is known as ours
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _ENDS = re.compile("[<>&\u2028\u2029]")
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def write(tables: list[Table], records: list[Record], out: Path) -> Path:
+def write(tables: list[Table], records: list[Record], out: Path, made: Board | None = None) -> Path:
     """Write `out`/index.html and `out`/runs/<run>.js; side scripts of records that are gone are removed.
 
     The side scripts come first, so that the page never names one that is not there. Returns the path of the page.
     """
     names = page_data.keys(records)
-    text = page(tables, records)
+    text = page(tables, records, made)
     # Reports at once write one after the other: the page and all scripts in the folder are always those of one report.
     with lock_and_clean_up(out / ".report.lock"):
         _write_scripts(out / RUNS, {names[record["sha256"]]: record for record in records})
@@ -50,8 +61,8 @@ def write(tables: list[Table], records: list[Record], out: Path) -> Path:
     return out / INDEX
 
 
-def page(tables: list[Table], records: list[Record]) -> str:
-    """The page as text: the same tables and records always give the same."""
+def page(tables: list[Table], records: list[Record], made: Board | None = None) -> str:
+    """The page as text, the board first: the same tables and records always give the same."""
     style = _template("page.css")
     script = '"use strict";\n(() => {\n' + "\n".join(map(_template, SCRIPTS)) + "})();\n"
     parts = {
@@ -59,7 +70,7 @@ def page(tables: list[Table], records: list[Record]) -> str:
         "script_hash": _source_hash(script),
         "style": style,
         "script": script,
-        "data": data(tables, records),
+        "data": data(tables, records, made),
     }
     return re.sub(r"@@(\w+)@@", lambda found: parts[found[1]], _template("page.html"))
 
@@ -69,7 +80,7 @@ def run_script(name: str, record: Record) -> str:
     return f"{CALL}{in_script(name)},\n{in_script(record)});\n"
 
 
-def data(tables: list[Table], records: list[Record]) -> str:
+def data(tables: list[Table], records: list[Record], made: Board | None = None) -> str:
     """The data of the page as JSON, one line a row and a run, safe inside a script element."""
     names = page_data.keys(records)
     used = {record["sha256"] for table in tables for record in table.records}
@@ -85,7 +96,19 @@ def data(tables: list[Table], records: list[Record]) -> str:
         "synthetic": sum(record["dataset"]["synthetic"] for record in records),
     }
     texts = ",\n".join(_table(table, names) for table in every)
-    return f'{{"head":{in_script(head)},\n"tables":[\n{texts}\n],\n"runs":{{\n{_runs(every, names, len(records))}\n}}}}'
+    shown = "" if made is None else f'"board":{_board(board_data(made, tables, records, names))},\n'
+    runs = _runs(every, names, len(records))
+    return f'{{"head":{in_script(head)},\n{shown}"tables":[\n{texts}\n],\n"runs":{{\n{runs}\n}}}}'
+
+
+def _board(found: dict[str, Any]) -> str:
+    """The board as JSON, a line of a pivot on a line of its own."""
+    pivots = []
+    for pivot in found.pop("pivots"):
+        lines = ",\n".join(map(in_script, pivot.pop("lines")))
+        pivots.append(f'{in_script(pivot)[:-1]},"lines":[\n{lines}\n]}}')
+    together = ",\n".join(pivots)
+    return f'{in_script(found)[:-1]},"pivots":[\n{together}\n]}}'
 
 
 def _table(table: Table, names: dict[str, str]) -> str:

@@ -11,6 +11,7 @@ from fgmae_bench.report.chosen import main_metric, over_draws
 from fgmae_bench.report.confidence_pictures import calibrated, draw_paths, draw_reliability, paths
 from fgmae_bench.report.figures import COLOURS, MARKERS, PNG_DPI, draw_matrix, literal, new_axes, outer_legend, save
 from fgmae_bench.report.row import Row, Spread, Table, summary
+from fgmae_bench.report.stress_card import draw_card, is_card
 
 MAX_MATRICES, MAX_CLASSES, MAX_ROWS = 4, 25, 8
 ACROSS = "models-across-datasets.png"
@@ -30,7 +31,14 @@ def available(table: Table) -> dict[str, str]:
         "penalty paths": ("penalty", bool(paths(table))),
         "reliability and selective risk": ("reliability", bool(calibrated(table))),
     }
-    return {caption: f"{table.name}-{kind}.png" for caption, (kind, there) in kinds.items() if there}
+    found = {caption: f"{table.name}-{kind}.png" for caption, (kind, there) in kinds.items() if there}
+    return found | {f"physics card of {label}": f"card-{run}.png" for label, run in cards(table)}
+
+
+def cards(table: Table) -> list[tuple[str, str]]:
+    """(label, run id) of the physics cards among a table's records: the first seed of each row."""
+    rows = [row for row in table.rows if row.candidates is None and row.records and is_card(row.records[0])]
+    return [(row.label, row.records[0]["run_id"]) for row in rows]
 
 
 def draw(table: Table, caption: str, path: Path) -> None:
@@ -43,6 +51,8 @@ def draw(table: Table, caption: str, path: Path) -> None:
         draw_paths(table, path)
     elif caption == "reliability and selective risk":
         draw_reliability(table, path)
+    elif path.name.startswith("card-"):
+        draw_card(next(each for each in table.records if f"card-{each['run_id']}.png" == path.name), path)
     else:
         figures.draw(table, "lr", path)
 

@@ -17,6 +17,7 @@ SPLITS: dict[str, tuple[str, int | None]] = {
     "eurosat_linear": ("reference", 42),
     "eurosat_finetune": ("reference", 42),
     "eurosat_s1_frozen": ("copernicus", None),  # list files: no seed
+    "reben_v2_inference": ("official", None),
     "bigearthnet_s1_frozen": ("copernicus", None),
     "dfc2020_s1_frozen": ("copernicus", None),
     "flood_s1_frozen": ("copernicus", None),
@@ -86,6 +87,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         missing = sorted(name for name in NEEDED if row.get(name) is None)
         if missing or None in row:
             raise BenchError(f"{path}: row {number} lacks {', '.join(missing) or 'a column name'}", "correct the file")
+        if not row["source"].strip():
+            raise BenchError(f"{path}: row {number} has no source", "say who published the number, or leave it out")
     return rows
 
 

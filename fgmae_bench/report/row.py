@@ -47,6 +47,30 @@ Value = None | bool | int | float | str | Spread | Bounds | tuple[Note, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a gate says of a row: the published number, how far off it may be, and what was measured, if anything."""
+
+    metric: str
+    expected: float
+    tolerance: float
+    source: str
+    measured: float | None
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the number was reached; None where nothing was measured."""
+        return None if self.measured is None else abs(self.measured - self.expected) <= self.tolerance + 1e-12
+
+    @property
+    def words(self) -> str:
+        """`passed: oa 0.751, 0.754 ± 0.010`."""
+        wanted = f"{self.expected:.3f} ± {self.tolerance:.3f}"
+        if self.measured is None:
+            return f"{self.metric} {wanted} expected"
+        return f"{'passed' if self.passed else 'missed'}: {self.metric} {self.measured:.3f}, {wanted} expected"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of a table. Without records it shows what was `planned` (settings by name) and what was published."""
 
@@ -55,6 +79,7 @@ class Row:
     records: tuple[Record, ...] = ()
     planned: dict[str, Any] = field(default_factory=dict)
     published: Published | None = None
+    gates: tuple[Verdict, ...] = ()
     area: float | Spread | None = None  # under the curve of labels that the row is a point of
     grid: int | None = None  # rows that differ in their settings alone, this one among them, where val could choose
     candidates: int | None = None  # rows from which this one, which repeats the best of them, was chosen on val

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from fgmae_bench.config.experiments import YOUNGER_DEFAULTS, Experiment, PlannedRun, batches, matches
@@ -11,6 +12,7 @@ from fgmae_bench.config.same_run import as_json, effective_batch
 from fgmae_bench.records import Record
 from fgmae_bench.report.chosen import few_labels, with_areas, with_budgets, with_selected
 from fgmae_bench.report.deltas import differences, statement
+from fgmae_bench.report.gates import verdicts
 from fgmae_bench.report.published import Published, title_of
 from fgmae_bench.report.row import Note, Row, Table, unique
 
@@ -56,7 +58,9 @@ def _rows_of(experiment: Experiment, run: PlannedRun, records: list[Record], pub
     first = published[0] if published else None
     title = title_of(str({**experiment.common, **run.flags}["dataset"]))
     rows = [_measured(label, group, first, run.weights_files) for label, group in _labelled(run.label, genuine)]
-    rows = with_selected(rows, settings)
+    rows = with_selected(
+        [replace(row, gates=verdicts(experiment, run, published, row.records)) for row in rows], settings
+    )
     if not genuine and (first or not synthetic):
         rows.append(
             Row(
@@ -64,6 +68,7 @@ def _rows_of(experiment: Experiment, run: PlannedRun, records: list[Record], pub
                 dataset=title,
                 planned=planned(experiment, run),
                 published=first,
+                gates=verdicts(experiment, run, published, ()),
                 notes=_statement(first),
             )
         )

@@ -1,78 +1,157 @@
-"""The physics card of a probe: its head, fitted once on clean data, scored on every stressed view of the test split."""
+"""The physics card of a model: fitted once on clean data, scored on every stressed view of the test split."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import POLARISATIONS, parse_bands
+from fgmae_bench.config.encoders import HANDMADE
+from fgmae_bench.config.names import FITTED_HEADS
 from fgmae_bench.config.run import Run
+from fgmae_bench.config.stress import as_plain, protocol_under
 from fgmae_bench.data.sample_cache import BROKEN_ARRAY
 from fgmae_bench.data.samples import sample_facts
 from fgmae_bench.data.statistics import mean_and_deviation
 from fgmae_bench.errors import BenchError, note
-from fgmae_bench.features.extract import Spent, extract
-from fgmae_bench.probe.resolve import Probe, gather_materials, resolve
+from fgmae_bench.probe.resolve import Probe, resolve
 from fgmae_bench.records import Record, read_record, record_path, seal, store
+from fgmae_bench.report.stress_card import card_data, draw_card, markdown_card
 from fgmae_bench.runs.grid import joined, run_grid
-from fgmae_bench.runs.tasks import TASKS
-from fgmae_bench.stress.flags import Options
-from fgmae_bench.stress.heads import Logits, fitted_head
-from fgmae_bench.stress.summary import Curve, summarised
-from fgmae_bench.system.environment import MemoryPeak, now
-from fgmae_bench.system.files import replacing
+from fgmae_bench.stress import null
+from fgmae_bench.stress.flags import Options, ladder
+from fgmae_bench.stress.probed import FITTED, probed
+from fgmae_bench.stress.reading import Outputs
+from fgmae_bench.stress.subject import Subject
+from fgmae_bench.stress.summary import Curve, Summary, beside_null, summarised
+from fgmae_bench.stress.trained import ruled, trained
+from fgmae_bench.system.distributed import World
+from fgmae_bench.system.environment import now
+from fgmae_bench.system.files import lock_and_clean_up, replacing, write_json, write_text
 from fgmae_bench.system.progress import Progress
+from fgmae_bench.train import finetune, segment
+from fgmae_bench.train.fitted import fitting_of
+from fgmae_bench.views.classification import View
+from fgmae_bench.views.stress import LOOKS
 from fgmae_bench.views.stress_table import STRESSES, Stress, find_stress
 from fgmae_bench.views.stressed import StressedView
 
 log = logging.getLogger("fgmae_bench")
 Note = dict[str, str]
+TRAINING_DRAW = 1000  # draws of views that a head is fitted on begin here, so that none is one of the test's
 
 
-def stress_run(run: Run, card: Card, options: Options, notes: list[dict[str, str]]) -> Record:
-    """The record of a probe under stress; it is fitted first where it is not recorded yet.
+def stress_run(run: Run, card: Card, options: Options, notes: list[Note], entry: str = "linear") -> Record:
+    """The record of a model under stress; it is fitted first where it is not recorded yet.
 
     Each stressed view costs one forward pass over the test split, and no refit; views that were scored before an
-    interruption are read again. Raises BenchError for a stress that the data does not allow.
+    interruption are read again. Raises BenchError for a stress that the data does not allow, and for a checkpoint of
+    another run.
     """
-    (clean,) = run_grid("linear", [run], card, notes)
+    _require_possible(run, card, options, entry)
+    (clean,) = run_grid(entry, [run], card, notes)
     if clean["status"] != "done":
         raise BenchError(f"{clean['run_id']} diverged", "choose another learning rate")
+    beside = _null_record(run, card, options, entry)
     with joined(run) as (world, device):
-        probe = resolve([run], card, notes, world, device, None)
-        names, left_out = _allowed(options, card, probe.dataset.index.groups)
-        id = f"{clean['run_id']}-stress-{_digest(clean, names, options)}"
-        parts = (card.name, f"stress_{clean['protocol']}", id)
-        path = record_path(Path(run.execution.results_dir), parts)
-        found = world.broadcast(path.exists() if world.rank == 0 else None)
-        if found:
-            log.info("%s is recorded already: nothing to do (%s)", id, path)
-            return read_record(path)
-        folder = next(iter(probe.places.values()))[0] / "stress" / id[-10:]
-        scorer = _Scorer(probe, clean, options, folder)
-        views = sum(len(options.ladder(name)) * (options.draws if STRESSES[name].draws else 1) for name in names)
-        with Progress("stressed views", views, "views", show=world.rank == 0) as progress:
-            curves = [scorer.curve(name, progress) for name in names]
-        record: Record | None = None
-        if world.rank == 0:
-            record = _record(clean, id, parts[1], scorer, curves, [*left_out, *_assumptions(options, names)])
-            store(record, Path(run.execution.results_dir))
-            scorer.forget()
-        recorded: Record = world.broadcast(record)
-        return recorded
+        subject = _Lazy(run, card, clean, notes, entry, world, device)
+        names, left_out = _allowed(options, card, subject.groups)
+        if options.train:
+            _allowed(dataclasses.replace(options, names=tuple(name for name, _ in options.train)), card, subject.groups)
+        id = f"{clean['run_id']}-stress-{_digest(clean, names, options, beside)}"
+        parts = (card.name, protocol_under(clean["protocol"], options), id)
+        results = Path(run.execution.results_dir)
+        path = record_path(results, parts)
+        with contextlib.ExitStack() as alone:  # cards of several models want the same null: who comes second reads it
+            if world.rank == 0:
+                alone.enter_context(lock_and_clean_up(path.with_name(f".{id}.lock")))
+            if world.broadcast(path.exists() if world.rank == 0 else None):
+                log.info("%s is recorded already: nothing to do (%s)", id, path)
+                return read_record(path)
+            scorer = _Scorer(subject.opened(options), options, id)
+            said = [*left_out, *_assumptions(options, names, card)]
+            return _carded(scorer, names, path, said, beside)
 
 
-def _allowed(
-    options: Options, card: Card, groups: tuple[str, ...] | None
-) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+def _carded(scorer: _Scorer, names: tuple[str, ...], path: Path, said: list[Note], beside: Record | None) -> Record:
+    """Score every view, and store the record at `path`."""
+    options, world = scorer.options, scorer.subject.world
+    results, id, protocol = Path(scorer.subject.run.execution.results_dir), path.stem, path.parent.name
+    views = sum(len(ladder(options, name)) * (options.draws if STRESSES[name].draws else 1) for name in names)
+    with Progress("stressed views", views, "views", show=world.rank == 0) as progress:
+        found = [summarised(scorer.curve(name, progress), scorer.subject.reading) for name in names]
+    record: Record | None = None
+    if world.rank == 0:
+        null.keep(results, id, found)
+        record = _record(id, protocol, scorer, found, said, beside, options)
+        _leave(record, scorer.subject.folder)
+        store(record, results)
+        scorer.forget()
+    recorded: Record = world.broadcast(record)
+    return recorded
+
+
+def _require_possible(run: Run, card: Card, options: Options, entry: str) -> None:
+    """Raise BenchError on what no data could repair, before any is opened."""
+    if card.per_pixel and card.task == "regression":
+        raise BenchError("stress of a regression of pixels", "take a dataset of classes, or of a number an image")
+    probe = getattr(run.recipe, "probe", None)
+    if options.train and probe not in FITTED:
+        what = f"--probe {probe}" if probe else f"--entry {entry}"
+        raise BenchError(f"--train_stress with {what}", f"choose --probe {', '.join(FITTED)}")
+
+
+def _null_record(run: Run, card: Card, options: Options, entry: str) -> Record | None:
+    """The card of backscatter statistics under the same stresses; None where there is none to stand beside."""
+    if not options.null or not _has_null(run, card):
+        return None
+    return stress_run(null.run_of(run, entry, card), card, dataclasses.replace(options, train=(), null=False), [])
+
+
+def _has_null(run: Run, card: Card) -> bool:
+    return not (card.per_pixel or run.model.model in HANDMADE or run.model.inputs)
+
+
+class _Lazy:
+    """A subject whose model is opened once it is known that there is something to do."""
+
+    def __init__(
+        self, run: Run, card: Card, clean: Record, notes: list[Note], entry: str, world: World, device: torch.device
+    ):
+        self.clean = clean
+        self.probe: Probe | None = None
+        if entry == "linear":
+            self.probe = resolve([run], card, notes, world, device, None)
+            self.groups = self.probe.dataset.index.groups
+            return
+        self.rule = entry == "segment" and run.recipe.head in FITTED_HEADS
+        prepare = fitting_of if self.rule else finetune.prepare if entry == "finetune" else segment.prepare
+        self.prepared: Any = prepare(run, card, notes, world, device, 1)
+        self.groups = self.prepared.dataset.index.groups
+
+    def opened(self, options: Options) -> Subject:
+        """The subject; with stressed views of the training split its head is fitted on them."""
+        if self.probe is None:
+            return (ruled if self.rule else trained)(self.prepared, self.clean)
+        more = []
+        if options.train:
+            maker = _Views(self.probe.dataset, self.probe.extractor.view, next(iter(self.probe.runs.values())), options)
+            more = [maker.view(name, severity, TRAINING_DRAW + i) for i, (name, severity) in enumerate(options.train)]
+        return probed(self.probe, self.clean, more)
+
+
+def _allowed(options: Options, card: Card, groups: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[Note]]:
     """(the stresses to make, a note for each that the data does not allow). A stress that was named is refused."""
     asked = options.names or tuple(STRESSES)
     kept, notes = [], []
@@ -103,106 +182,111 @@ def _obstacle(stress: Stress, card: Card, groups: tuple[str, ...] | None) -> str
     return None
 
 
-def _assumptions(options: Options, names: tuple[str, ...]) -> list[dict[str, str]]:
+def _assumptions(options: Options, names: tuple[str, ...], card: Card) -> list[Note]:
     """What the stresses take for granted."""
-    notes = [note("stress_simulated", "stresses are simulated; none was held against a real pair of products")]
+    notes = [note("unvalidated", "stresses are simulated; none was held against a real pair of products of one place")]
     if any("angle" in STRESSES[name].needs for name in names):
         how = "drawn from 30.5 to 45.5 degrees for each acquisition" if options.theta is None else f"{options.theta:g}"
         notes.append(note("theta_assumed", f"the incidence angle is not in the data: {how}"))
+    if any("speckle" in STRESSES[name].needs for name in names):
+        looks = card.signal.looks
+        said = f"{LOOKS:g} looks, as of a GRDH product: the card states none" if looks is None else f"{looks:g} looks"
+        notes.append(note("looks", f"speckle and noise begin with {said}{'' if looks is None else ', by the card'}"))
     return notes
 
 
-def _digest(clean: Record, names: tuple[str, ...], options: Options) -> str:
+def _digest(clean: Record, names: tuple[str, ...], options: Options, beside: Record | None) -> str:
     """Ten digits that stand for the fitted run, the severities and the draws."""
     made_of = {
         "run": [clean["run_id"], clean["dataset"]["content_sha256"]],
-        "ladders": {name: options.ladder(name) for name in sorted(names)},
+        "ladders": {name: ladder(options, name) for name in sorted(names)},
         "draws": options.draws,
         "seed": options.seed,
         "theta": options.theta,
+        **({"train": options.train} if options.train else {}),
+        **({"null": beside["run_id"]} if beside else {}),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
 
 
-class _Scorer:
-    """Logits of one fitted head on the test split under stresses; each view's are kept in `folder` until the record
-    stands.
-    """
+class _Views:
+    """Stressed views of a dataset in place of its clean one."""
 
-    def __init__(self, probe: Probe, clean: Record, options: Options, folder: Path):
-        self.probe, self.options, self.folder = probe, options, folder
-        (self.run,) = probe.runs.values()
-        (place,) = probe.places.values()
-        index, classes = probe.dataset.index, len(probe.dataset.card.classes)
-        parts = ("train", "test") if self.run.recipe.probe == "knn" else ("test",)
-        self.materials = gather_materials(probe, self.run, Spent(), MemoryPeak(), parts=parts)
-        self.head = fitted_head(self.run, clean["run_id"], place[0], self.materials, classes)
-        bank, self.rows = self.materials.evaluation["test"]
-        self.clean = self.head(np.asarray(bank.features[self.rows]))
-        self.targets = self.materials.labels[self.rows]
-        self.groups = None if index.groups is None else [index.groups[row] for row in self.rows]
-        self.task = TASKS[probe.dataset.card.task]
-        _require_same_scores(self.task.evaluate(self.clean, self.targets), clean)
-        facts = sample_facts(probe.dataset.samples, ("moments",), probe.cache)["moments"]
-        mean, _ = mean_and_deviation(
-            facts[probe.dataset.parts.train], tuple(range(len(probe.dataset.card.signal.bands)))
+    def __init__(self, dataset: Any, view: View, run: Run, options: Options):
+        index, card = dataset.index, dataset.card
+        self.clean, self.options = (
+            {field.name: getattr(view, field.name) for field in dataclasses.fields(view)},
+            options,
         )
+        self.groups = dict(zip(index.ids, index.groups, strict=True)) if index.groups is not None else {}
+        self.bands = parse_bands(run.data.band_order) if run.data.band_order else card.signal.bands
+        self.looks = card.signal.looks or LOOKS
+        facts = sample_facts(dataset.samples, ("moments",), Path(run.execution.cache_dir))["moments"]
+        mean, _ = mean_and_deviation(facts[dataset.parts.train], tuple(range(len(card.signal.bands))))
         self.means = tuple(float(value) for value in mean)
+
+    def view(self, name: str, severity: float, draw: int) -> StressedView:
+        """The view under a stress of a severity."""
+        return StressedView(
+            **self.clean,
+            stress=name,
+            severity=severity,
+            draw=draw,
+            seed=self.options.seed,
+            groups=self.groups,
+            theta=self.options.theta,
+            bands=self.bands,
+            means=self.means,
+            looks=self.looks,
+        )
+
+
+class _Scorer:
+    """Outputs of one fitted model on the test split under stresses; each view's are kept until the record stands."""
+
+    def __init__(self, subject: Subject, options: Options, id: str):
+        self.subject, self.options = subject, options
+        self.folder = subject.folder / "stress" / id[-10:]
+        self.views = _Views(subject.dataset, subject.view, subject.run, options)
+        _require_same_scores(subject.reading.evaluate(subject.reading.clean), subject.record)
 
     def curve(self, name: str, progress: Progress) -> Curve:
         """The test split under every severity of a stress and every draw."""
-        stress, ladder = STRESSES[name], self.options.ladder(name)
+        stress, severities = STRESSES[name], ladder(self.options, name)
         draws = self.options.draws if stress.draws else 1
-        logits = [[self._logits(name, severity, draw, progress) for draw in range(draws)] for severity in ladder]
-        return Curve(name=name, stress=stress, severities=ladder, clean=self.clean, logits=np.asarray(logits))
+        outputs = [[self._outputs(name, severity, draw, progress) for draw in range(draws)] for severity in severities]
+        return Curve(name=name, stress=stress, severities=severities, outputs=outputs)
 
-    def _logits(self, name: str, severity: float, draw: int, progress: Progress) -> Logits:
-        """Logits (N, C) of one stressed view, from the folder where an interrupted run left them."""
-        path, world = self.folder / f"{name}@{severity:g}@{draw}.npy", self.probe.extractor.world
-        kept = world.broadcast(_read(path, self.clean.shape) if world.rank == 0 else None)
+    def _outputs(self, name: str, severity: float, draw: int, progress: Progress) -> Outputs:
+        """Outputs (N, W) of one stressed view, from the folder where an interrupted run left them."""
+        path, world = self.folder / f"{name}@{severity:g}@{draw}.npy", self.subject.world
+        clean = self.subject.reading.clean
+        kept = world.broadcast(_read(path, clean.shape, clean.dtype) if world.rank == 0 else None)
         if kept is None:
-            view = self._view(name, severity, draw)
-            stressed = dataclasses.replace(self.probe.extractor, view=view)
-            batches = [self.head(features) for _, features, _ in extract(stressed, self.rows, None, Spent())]
-            kept = np.concatenate(batches).astype(np.float32)
+            kept = self.subject.outputs(self.views.view(name, severity, draw)).astype(clean.dtype)
             if world.rank == 0:
                 with replacing(path, durable=False) as temporary:
                     np.save(temporary.open("wb"), kept)
         progress.step()
         return kept
 
-    def _view(self, name: str, severity: float, draw: int) -> StressedView:
-        index, card, view = self.probe.dataset.index, self.probe.dataset.card, self.probe.extractor.view
-        known = index.groups is not None
-        return StressedView(
-            **{field.name: getattr(view, field.name) for field in dataclasses.fields(view)},
-            stress=name,
-            severity=severity,
-            draw=draw,
-            seed=self.options.seed,
-            groups=dict(zip(index.ids, index.groups, strict=True)) if known and index.groups else {},
-            theta=self.options.theta,
-            bands=parse_bands(self.run.data.band_order or "") if self.run.data.band_order else card.signal.bands,
-            means=self.means,
-        )
-
     def forget(self) -> None:
         """Remove what was kept for a restart."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> Logits | None:
-    """Logits that an interrupted run left, None where there are none of that shape."""
+def _read(path: Path, shape: tuple[int, ...], dtype: Any = np.float32) -> Outputs | None:
+    """Outputs that an interrupted run left, None where there are none of that shape."""
     try:
         kept = np.load(path, allow_pickle=False)
     except (OSError, *BROKEN_ARRAY):
         return None
-    whole = isinstance(kept, np.ndarray) and kept.shape == shape and kept.dtype == np.float32
+    whole = isinstance(kept, np.ndarray) and kept.shape == shape and kept.dtype == np.dtype(dtype)
     return kept if whole else None
 
 
 def _require_same_scores(scores: dict[str, Any], clean: Record) -> None:
-    """Raise BenchError where the head on clean data does not give what its record says."""
+    """Raise BenchError where the model on clean data does not give what its record says."""
     recorded = clean["metrics"]["test"]
     other = [name for name, value in scores.items() if not _same(value, recorded.get(name))]
     if other:
@@ -216,20 +300,62 @@ def _same(value: Any, recorded: Any) -> bool:
     return value == recorded or (None not in (value, recorded) and abs(value - recorded) < 1e-4)
 
 
-def _record(clean: Record, id: str, protocol: str, scorer: _Scorer, curves: list[Curve], said: list[Note]) -> Record:
+def _record(
+    id: str,
+    protocol: str,
+    scorer: _Scorer,
+    found: list[Summary],
+    said: list[Note],
+    beside: Record | None,
+    options: Options,
+) -> Record:
     """The clean run's record with its stresses and tolerances in place of its history."""
-    found = [
-        summarised(curve, scorer.targets, scorer.groups, scorer.task, scorer.probe.dataset.card.task)
-        for curve in curves
-    ]
+    subject = scorer.subject
+    clean = subject.record
+    if beside is not None:
+        said = [*said, *_beside(found, beside, subject)]
+    fitted = [] if options.train else [note("fitted_clean", f"the model is that of {clean['run_id']}")]
+    # where nothing can stand beside a model, a card with the null and one without are the same
+    asked = options if _has_null(subject.run, subject.dataset.card) else dataclasses.replace(options, null=True)
+    facts = {"stress": as_plain(asked)}
     return seal(
         {
             **{key: value for key, value in clean.items() if key != "sha256"},
             "run_id": id,
             "created": now(),
             "protocol": protocol,
+            "config": {**clean["config"], "facts": {**clean["config"].get("facts", {}), **facts}},
             "metrics": {**clean["metrics"], "tolerance": {each.name: each.tolerance for each in found}},
             "stress": [item for each in found for item in each.items],
-            "notes": [*clean["notes"], *said, note("fitted_clean", f"the head is that of {clean['run_id']}")],
+            "notes": [*clean["notes"], *subject.notes, *said, *fitted],
         }
     )
+
+
+def _leave(record: Record, folder: Path) -> None:
+    """Write the card as Markdown, JSON and a picture beside what the run left, under the end of its id."""
+    name = f"card-{record['run_id'][-10:]}"
+    write_text(folder / f"{name}.md", markdown_card(record) + "\n")
+    write_json(folder / f"{name}.json", card_data(record))
+    draw_card(record, folder / f"{name}.png")
+
+
+def _beside(found: list[Summary], beside: Record, subject: Subject) -> Iterator[Note]:
+    """Set the null's changes beside those of each stress; notes on it."""
+    results, reading = Path(subject.run.execution.results_dir), subject.reading
+    units = reading.units(reading.clean).count
+    held = null.kept(results, beside, subject.record, units)
+    if held is None:
+        yield note(
+            "no_null", f"{beside['run_id']} is of other samples, or its resamples are gone: nothing is beside it"
+        )
+        return
+    for each in found:
+        beside_null(each, held[each.name], beside["metrics"]["tolerance"][each.name], units)
+    score, own = beside["metrics"]["test"][reading.metric], reading.evaluate(reading.clean)[reading.metric]
+    yield note(
+        "null", f"backscatter statistics under the same stresses: {beside['run_id']}, {reading.metric} {score:.3f}"
+    )
+    if own is not None and score is not None and own <= score:
+        text = f"clean {reading.metric} {own:.3f} is not above that of backscatter statistics ({score:.3f})"
+        yield note("below_null", f"{text}: what little is known can be tolerant to much")

@@ -21,7 +21,8 @@ from fgmae_bench.system.files import open_regular
 
 GRACE_SECONDS = 20.0  # between SIGTERM, on which training saves a checkpoint, and SIGKILL
 PR_SET_PDEATHSIG = 1
-RUN_ID = re.compile(r"(\S+-(?:published|corrected)-[0-9a-f]{10})\s+[a-z]\w* -?[0-9.]")  # the line of a run's scores
+SCORED = r"(\S+-(?:published|corrected)-[0-9a-f]{10}(?:-stress-[0-9a-f]{10})?)\s+[a-z]\w* -?[0-9.]"
+RUN_ID = re.compile(SCORED)  # the line of a run's scores, or of a card's
 
 
 @dataclass(kw_only=True)

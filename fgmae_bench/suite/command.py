@@ -10,6 +10,7 @@ from typing import Any
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.experiments import Experiment, PlannedRun
 from fgmae_bench.config.run import Run
+from fgmae_bench.config.stress import words as stress_words
 from fgmae_bench.system.environment import shell_word
 
 
@@ -71,7 +72,8 @@ class Command:
 
 def argv(command: Command, python: str = sys.executable) -> list[str]:
     """The command line, with `python` in front."""
-    module = f"fgmae_bench.{command.experiment.module}"
+    card = {**command.experiment.stress, **command.planned.stress}
+    module = f"fgmae_bench.{'stress' if card else command.experiment.module}"
     launcher = (
         []
         if command.processes == 1
@@ -85,7 +87,7 @@ def argv(command: Command, python: str = sys.executable) -> list[str]:
             words += [f"--{name}", *map(str, value)]
         elif value is not False:
             words += [f"--{name}", str(value)]
-    return words
+    return [*words, "--entry", command.experiment.module, *stress_words(card)] if card else words
 
 
 def shell_line(command: Command) -> str:

@@ -17,8 +17,17 @@ from typing import Any
 from fgmae_bench.checkpoints.registry import WEIGHTS
 from fgmae_bench.config.cards import Card, load_card
 from fgmae_bench.config.encoders import HANDMADE
-from fgmae_bench.config.experiments import Experiment, PlannedRun, check_protocol, check_records, choices, flag_types
+from fgmae_bench.config.experiments import (
+    Experiment,
+    PlannedRun,
+    check_protocol,
+    check_records,
+    choices,
+    flag_types,
+    stress_of,
+)
 from fgmae_bench.config.run import IMAGENET, Run, check, compose, counted, field_sections, grid_fields
+from fgmae_bench.config.stress import as_plain
 from fgmae_bench.config.strict import convert
 from fgmae_bench.data.synthetic import MARKER
 from fgmae_bench.errors import BenchError, closest, unknown
@@ -82,7 +91,7 @@ def _command(experiment: Experiment, planned: PlannedRun, flags: dict[str, Any],
     )  # a card may name a value
     place = data_place(str(flags["dataset"]), runs[0].execution.data_path)
     points = tuple(
-        Point(key=_key(experiment.module, card, run, place, planned.nproc_per_node), run=run) for run in runs
+        Point(key=_key(_what(experiment, planned), card, run, place, planned.nproc_per_node), run=run) for run in runs
     )
     key = points[0].key if len(points) == 1 else _sha("\n".join(sorted(point.key for point in points)))
     command = Command(
@@ -145,6 +154,12 @@ def _synthetic(place: str) -> bool | None:
     if (root / MARKER).is_file():
         return True
     return None if not root.is_dir() or (root / "data.mdb").exists() else False
+
+
+def _what(experiment: Experiment, planned: PlannedRun) -> str:
+    """The module of a run; of a card also what it is asked for."""
+    options = stress_of(experiment, planned)
+    return experiment.module if options is None else f"{experiment.module} {json.dumps(as_plain(options))}"
 
 
 def _key(module: str, card: Card, run: Run, place: str, processes: int) -> str:

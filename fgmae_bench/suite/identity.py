@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.config.experiments import may_fill
+from fgmae_bench.config.experiments import may_fill, same_card
 from fgmae_bench.config.names import FITTED_HEADS
 from fgmae_bench.config.same_run import effective_batch, same_run
 from fgmae_bench.config.schedules import rate_of
@@ -80,6 +80,8 @@ def fills(command: Command, point: Point, record: dict[str, Any]) -> bool:
         return False
     if dataset["name"] != command.card.name or not may_fill(record):
         return False
+    if not same_card(command.experiment, command.planned, record):
+        return False
     if point.run.data.train_frac < 1 and "draw" not in record["config"]["data"]:
         return False  # drawn by the seed of the split: another subset
     return same_run(point.run, record, command.card, command.processes, command.planned.weights_files)
@@ -93,7 +95,7 @@ def _slim(record: dict[str, Any]) -> dict[str, Any]:
         "protocol": record["protocol"],
         "config": {part: config[part] for part in ("data", "model", "recipe")}
         | {"departs": config.get("departs", [])}
-        | {"facts": {name: facts[name] for name in ("defects", "batch_norm_samples") if name in facts}},
+        | {"facts": {name: facts[name] for name in ("defects", "batch_norm_samples", "stress") if name in facts}},
         "dataset": {name: record["dataset"].get(name) for name in ("name", "card_version", "card_sha256", "synthetic")},
         "model": {
             "weights": {name: record["model"]["weights"].get(name) for name in ("source", "sha256")},

@@ -40,7 +40,7 @@ from fgmae_bench.train.labelled import (
     named,
     resolved_data,
 )
-from fgmae_bench.train.rules import Image, Mask
+from fgmae_bench.train.rules import Image, Mask, Rule
 from fgmae_bench.train.segmentation import segmentation_metrics, write_confusions
 from fgmae_bench.views.segmentation import mask_invalid
 
@@ -67,15 +67,17 @@ class Fitting:
         index, samples = self.dataset.index, self.dataset.samples
         two = self.run.recipe.head in TWO_DATES
         for row in rows:
-            chip = samples.chip(int(row))
+            chip = self.setup.view.seen(samples.chip(int(row)), index.ids[row])
             mask = label_map(samples.codes(int(row), label_map.source.name)).values
             dates = [chip, index.read_before(int(row), self.dataset.card)] if two else [chip]
             image = np.concatenate([self.setup.view.before_geometry([each])[0] for each in dates])
             yield index.ids[row], image, mask_invalid(mask, chip.valid)
 
 
-def share(run: Run, card: Card, notes: list[dict[str, str]], world: World, device: torch.device, grid: int) -> Share:
-    """The share of a grid that is one baseline."""
+def fitting_of(
+    run: Run, card: Card, notes: list[dict[str, str]], world: World, device: torch.device, grid: int
+) -> Fitting:
+    """A baseline made definite: everything that card, data and flags decide filled in."""
     head = run.recipe.head
     if card.task != "segmentation":
         raise BenchError(f"--head {head} on a {card.task} dataset", "take a segmentation dataset, or another head")
@@ -99,7 +101,7 @@ def share(run: Run, card: Card, notes: list[dict[str, str]], world: World, devic
         facts |= {"before_sha256": world.rank0_first(lambda: before_sha256(dataset, before_content(dataset)))}
     dataset = dataclasses.replace(dataset, facts=facts)
     id = run_id(resolved, dataset.facts)
-    fitting = Fitting(
+    return Fitting(
         run=resolved,
         id=id,
         setup=setup,
@@ -110,13 +112,27 @@ def share(run: Run, card: Card, notes: list[dict[str, str]], world: World, devic
         world=world,
         device=device,
     )
+
+
+def share(run: Run, card: Card, notes: list[dict[str, str]], world: World, device: torch.device, grid: int) -> Share:
+    """The share of a grid that is one baseline."""
+    fitting = fitting_of(run, card, notes, world, device, grid)
     return Share(
-        runs={id: resolved},
+        runs={fitting.id: fitting.run},
         card=card,
-        protocol=protocol_of("segment", recipe),
-        compute=lambda ids: {id: _compute(fitting)},
-        score=lambda: _no_checkpoint(head),
+        protocol=protocol_of("segment", fitting.run.recipe),
+        compute=lambda ids: {fitting.id: _compute(fitting)},
+        score=lambda: _no_checkpoint(run.recipe.head),
     )
+
+
+def rule_of(fitting: Fitting) -> Rule:
+    """The baseline, fitted on the training split: the same each time."""
+    fit, (train, _) = code_of("head", fitting.run.recipe.head, FITTED_HEADS), fitting.maps
+    rule: Rule = fit(
+        lambda: fitting.pairs(fitting.dataset.parts.train, train), train.scheme.classes, fitting.run.recipe.seed
+    )
+    return rule
 
 
 def _no_checkpoint(head: str) -> dict[str, Any]:
@@ -131,9 +147,8 @@ def _compute(fitting: Fitting) -> Record:
 
 def _fit_and_record(fitting: Fitting) -> Record:
     start, memory = time.perf_counter(), MemoryPeak()
-    run, parts, (train, evaluated) = fitting.run, fitting.dataset.parts, fitting.maps
-    fit = code_of("head", run.recipe.head, FITTED_HEADS)
-    rule = fit(lambda: fitting.pairs(parts.train, train), train.scheme.classes, run.recipe.seed)
+    parts, (train, evaluated) = fitting.dataset.parts, fitting.maps
+    rule = rule_of(fitting)
     fitted = time.perf_counter()
     columns = eval_columns(train.scheme.classes, evaluated.scheme.classes)
     count, scored = len(evaluated.scheme.classes), {}

@@ -260,13 +260,24 @@ def share_of(prepared: Prepared) -> Share:
     )
 
 
-def _score_checkpoint(prepared: Prepared) -> dict[str, Any]:
-    """Scores over the test split of the checkpoint that `--resume` names, by default the best or last of the folder."""
+def load_tested(prepared: Prepared, *, last: bool = False) -> Path:
+    """Load the model of the checkpoint that `--resume` names, by default the best or last of the folder; its path.
+
+    Of a checkpoint to go on from that is the best model where val selects, as in its record, or the `last` one. Raises
+    BenchError for a checkpoint of another run.
+    """
     folder = prepared.place[0]
     path = resume_path(prepared.run, folder / (BEST if (folder / BEST).exists() else LAST))
     content = prepared.world.raise_together(lambda: load_tensors(path))
     require_same_run(content.get("run_id"), prepared.id, path)
-    prepared.job.kept.load_state_dict(content["model"])
+    best = None if last else content.get("best_model")
+    prepared.job.kept.load_state_dict(best or content["model"])
+    return path
+
+
+def _score_checkpoint(prepared: Prepared) -> dict[str, Any]:
+    """Scores over the test split of the checkpoint that `--resume` names, by default the best or last of the folder."""
+    path = load_tested(prepared, last=True)
     prepared.job.model.eval()
     scored = prepared.job.evaluate("test")
     return {"run_id": prepared.id, "which": path.name, "test": scored.metrics, "legacy": prepared.legacy(scored)}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from fgmae_bench.metrics.statistics import finite
 from fgmae_bench.metrics.table import SEGMENTATION
 from fgmae_bench.metrics.table import selection as selection_of
 from fgmae_bench.models.heads.outputs import Learnt
-from fgmae_bench.models.segmenter import SegmentationModel
+from fgmae_bench.models.segmenter import SegmentationModel, Unflattened
 from fgmae_bench.models.sliding import Windows, sliding_window
 from fgmae_bench.runs.folder import write_scored
 from fgmae_bench.runs.tasks import Outcome
@@ -182,9 +182,33 @@ class SegmentationJob:
 
     def predict(self, rows: Rows) -> list[NDArray[np.int64]]:
         """Class numbers (H, W) of the evaluation scheme for each row, K where the class is not of that scheme."""
-        inputs, masks = self._prepare(rows)
+        return [predicted for predicted, _ in self.predicted(*self._prepare(rows))]
+
+    def under(self, view: View) -> SegmentationJob:
+        """The same job whose images are looked at through another view; maps that were kept are computed anew."""
+        model = self.model
+        if isinstance(model.taps, Unflattened):
+            model = SegmentationModel(model.taps.made_by, model.head, model.size).eval()
+        return replace(self, model=model, view=view, bank=None, label_banks={}, windows=None)
+
+    def predictions(self, part: str) -> Iterator[tuple[Rows, int, list[tuple[NDArray[np.int64], NDArray[np.uint8]]]]]:
+        """Chunk by chunk of a part: this process's rows, the rows of all, and of each row its class numbers as of
+        `predict` with its reference labels, 255 under invalid pixels.
+        """
+        rows = getattr(self.dataset.parts, part)
+        step = self.batch_size * self.world.size
+        chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
+        mine = [chunk[self.world.rank :: self.world.size] for chunk in chunks]
+        for chunk, held, prepared in zip(chunks, mine, ahead(self._prepare, mine, self.workers), strict=True):
+            yield held, len(chunk), self.predicted(*prepared)
+
+    def predicted(
+        self, inputs: list[NDArray[Any]], masks: list[NDArray[np.uint8]]
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+        """Class numbers (H, W) as of `predict` of prepared inputs, each beside its mask."""
         found = [logits.argmax(0).numpy() for logits in self._logits(inputs, masks)]
-        return found if self.columns is None else [self.columns[labels] for labels in found]
+        found = found if self.columns is None else [self.columns[labels] for labels in found]
+        return list(zip(found, masks, strict=True))
 
     def mask(self, row: int) -> NDArray[np.uint8]:
         """Reference labels (H, W) of the evaluation scheme."""
@@ -204,10 +228,10 @@ class SegmentationJob:
             return [], []
         if self.bank is not None and self.eval_labels.source in self.label_banks:
             return list(self.bank.features[rows]), list(self._banked(rows, self.eval_labels))
-        chips = [self.dataset.samples.take_chip(row) for row in rows]
+        ids = [index.ids[row] for row in rows]
+        chips = [self.view.seen(self.dataset.samples.take_chip(row), id) for row, id in zip(rows, ids, strict=True)]
         masks = [self._mask(row, self.eval_labels) for row in rows]
         earlier = self._earlier(rows) if self.bank is None else None
-        ids = [index.ids[row] for row in rows]
         images, labels = segmentation_batch(self.view, chips, masks, ids, earlier=earlier)
         if self.recipe.stride is not None and self.bank is None:
             dates: Sequence[Chip | None] = earlier or [None] * len(chips)

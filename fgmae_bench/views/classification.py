@@ -72,6 +72,10 @@ class View:
                 views[i] = whole_geometry(image, size) if self.whole else evaluation_geometry(image, size)
         return views
 
+    def seen(self, chip: Chip, id: str) -> Chip:
+        """What the view makes of a sample's measurements before anything else: nothing."""
+        return chip
+
     @property
     def earlier(self) -> View:
         """The view of the earlier of two dates: the same, but for normalisers that differ by date."""

@@ -40,6 +40,7 @@ class Scene:
     angle: float = REFERENCE_ANGLE
     bands: tuple[str, ...] = ("VV", "VH")
     means: tuple[float, ...] = (-12.59, -20.26)  # dB by band, of the training split
+    looks: float = LOOKS  # equivalent looks that the data has
 
     def random(self, axis: str, *, by: Literal["sample", "group"] = "sample") -> np.random.Generator:
         """The generator of one axis for this chip, or for all chips of its acquisition."""
@@ -117,31 +118,44 @@ def correlated(draw: np.random.Generator, shape: tuple[int, int], blur: float) -
     return field[reach:-reach, reach:-reach]
 
 
+Table = NDArray[np.float64]
+REACH, STEPS = 6.0, 4096  # normal scores of a table: from -REACH to REACH in so many equal steps
+
+
 @lru_cache(maxsize=32)
-def _beta_table(looks: float, target: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Normal scores and the quantiles of Beta(target, looks - target) there: the inverse is slow, a table is not."""
-    scores = np.linspace(-6, 6, 4097)
-    return scores, special.betaincinv(target, looks - target, special.ndtr(scores))
+def _beta_table(looks: float, target: float) -> Table:
+    """Quantiles of Beta(target, looks - target) at normal scores: the inverse is slow, a table is not."""
+    return np.asarray(special.betaincinv(target, looks - target, special.ndtr(np.linspace(-REACH, REACH, STEPS + 1))))
 
 
 @lru_cache(maxsize=8)
-def _gamma_table(shape: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Normal scores and the quantiles of Gamma(shape, 1) there."""
-    scores = np.linspace(-6, 6, 4097)
-    return scores, special.gammaincinv(shape, special.ndtr(scores))
+def _gamma_table(shape: float) -> Table:
+    """Quantiles of Gamma(shape, 1) at normal scores."""
+    return np.asarray(special.gammaincinv(shape, special.ndtr(np.linspace(-REACH, REACH, STEPS + 1))))
 
 
-def thinned(power: NDArray[np.float64], target: float, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Power of 4.4 looks as if of `target` looks: times (4.4 / target) B, B ~ Beta(target, 4.4 - target) by `scores`.
+def _looked_up(scores: NDArray[np.float64], table: Table) -> NDArray[np.float64]:
+    """The table at normal scores, linear between its entries: np.interp without its search, which equal steps spare."""
+    place = (np.clip(scores, -REACH, REACH) + REACH) * (STEPS / (2 * REACH))
+    below = np.minimum(place.astype(np.int32), STEPS - 1)
+    low = table[below]
+    found: NDArray[np.float64] = low + (place - below) * (table[below + 1] - low)
+    return found
 
-    Gamma(4.4) becomes exactly Gamma(target); the mean of every pixel stays, whatever its backscatter.
+
+def thinned(
+    power: NDArray[np.float64], target: float, scores: NDArray[np.float64], looks: float = LOOKS
+) -> NDArray[np.float64]:
+    """Power of `looks` L as if of `target` looks T: times (L / T) B, B ~ Beta(T, L - T) by `scores`.
+
+    Gamma(L) becomes exactly Gamma(T); the mean of every pixel stays, whatever its backscatter.
     """
-    return power * (LOOKS / target) * np.interp(scores, *_beta_table(LOOKS, target))
+    return power * (looks / target) * _looked_up(scores, _beta_table(looks, target))
 
 
 def _lose_looks(db: Db, valid: Valid, severity: float, scene: Scene, blur: float) -> Stressed:
-    draw, target = scene.random("speckle"), LOOKS * 10 ** (-severity / 10)
-    power = [thinned(to_power(band), target, correlated(draw, band.shape, blur)) for band in db]
+    draw, target = scene.random("speckle"), scene.looks * 10 ** (-severity / 10)
+    power = [thinned(to_power(band), target, correlated(draw, band.shape, blur), scene.looks) for band in db]
     return to_db(np.stack(power)), valid
 
 
@@ -156,22 +170,26 @@ def speckle_white(db: Db, valid: Valid, severity: float, scene: Scene) -> Stress
 
 
 def noisy(
-    power: NDArray[np.float64], noise: float, first: NDArray[np.float64], rest: NDArray[np.float64]
+    power: NDArray[np.float64],
+    noise: float,
+    first: NDArray[np.float64],
+    rest: NDArray[np.float64],
+    looks: float = LOOKS,
 ) -> NDArray[np.float64]:
     """Power with noise of mean `noise` joined coherently: (N / 2L) chi'2 of 2L degrees, noncentrality 2L x / N.
 
     Written as (sqrt(x) + sqrt(N / 2L) z)^2 + (N / 2L) chi2 of 2L - 1, with z and the scores of chi2 drawn once, which
     holds for looks that are not whole and goes to x as N goes to 0. Gamma(L, s / L) becomes Gamma(L, (s + N) / L).
     """
-    share = noise / (2 * LOOKS)
-    chi2 = 2 * np.interp(rest, *_gamma_table(LOOKS - 0.5))
+    share = noise / (2 * looks)
+    chi2 = 2 * _looked_up(rest, _gamma_table(looks - 0.5))
     return np.square(np.sqrt(power) + math.sqrt(share) * first) + share * chi2
 
 
 def _add_noise(db: Db, severity: float, scene: Scene) -> NDArray[np.float64]:
     draw, level = scene.random("noise"), 10 ** (severity / 10)
     fields = [(correlated(draw, band.shape, BLUR), correlated(draw, band.shape, BLUR)) for band in db]
-    return np.stack([noisy(to_power(band), level, *pair) for band, pair in zip(db, fields, strict=True)])
+    return np.stack([noisy(to_power(band), level, *pair, scene.looks) for band, pair in zip(db, fields, strict=True)])
 
 
 def noise(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
@@ -214,12 +232,12 @@ def boxcar(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
 
 
 def lee(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
-    """Lee's filter: m + W (x - m), W = max(0, 1 - Cu2 / Ci2), Cu2 = 1 / 4.4, over `severity` pixels a side."""
+    """Lee's filter: m + W (x - m), W = max(0, 1 - Cu2 / Ci2), Cu2 = 1 / looks, over `severity` pixels a side."""
     power, side = to_power(db), int(severity)
     mean = _local_mean(power, valid, side)
     variance = np.maximum(_local_mean(np.square(power), valid, side) - np.square(mean), 0.0)
     spread = variance / np.square(mean)
-    weight = np.maximum(0.0, 1 - np.divide(1 / LOOKS, spread, out=np.full_like(spread, np.inf), where=spread > 0))
+    weight = np.maximum(0.0, 1 - np.divide(1 / scene.looks, spread, out=np.full_like(spread, np.inf), where=spread > 0))
     return to_db(np.where(valid, mean + weight * (power - mean), 1.0)), valid
 
 
@@ -317,14 +335,25 @@ def stripes(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
     return db, kept
 
 
+def lost(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
+    """A share `severity` of single pixels of each band without measurement, more of the same pixels as it rises."""
+    return db, valid & (scene.random("lost").random(db.shape) >= severity)
+
+
+def contrast(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
+    """dB scaled by 1 + `severity` about each band's mean; twice as far, and more, is 20 log10 where 10 was meant."""
+    centre = np.asarray(scene.means, np.float32)[:, None, None]
+    return (db - centre) * np.float32(1 + severity) + centre, valid
+
+
 def quantised(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
     """Values rounded to steps of `severity` dB."""
     return np.round(db / np.float32(severity)) * np.float32(severity), valid
 
 
 def eight_bit(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
-    """Through 256 levels over `severity` dB below +5 dB and back; what is outside takes the nearest end."""
-    low, step = np.float32(5 - severity), np.float32(severity / 255)
+    """Through 256 levels from `severity` dB to +5 dB and back; what is outside takes the nearest end."""
+    low, step = np.float32(severity), np.float32((5 - severity) / 255)
     return np.clip(np.round((db - low) / step), 0, 255) * step + low, valid
 
 

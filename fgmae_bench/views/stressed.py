@@ -13,7 +13,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.system.randomness import generator
 from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.classification import Augmentation, View
-from fgmae_bench.views.stress import Scene
+from fgmae_bench.views.stress import LOOKS, Scene
 from fgmae_bench.views.stress_table import apply
 
 SWATH = (30.5, 45.5)  # degrees of incidence over which angles are drawn where none is stated
@@ -24,7 +24,8 @@ class StressedView(View):
     """A view whose images are put under `stress` of `severity` first; `draw` and `seed` key what chance decides.
 
     `groups` maps sample ids to acquisitions; `theta` is the incidence angle in degrees, None for one drawn for each
-    acquisition, or sample where none is known. `bands` and `means` (dB) are in the order of the files.
+    acquisition, or sample where none is known. `bands` and `means` (dB) are in the order of the files; `looks` are
+    those that the data has.
     """
 
     stress: str
@@ -35,27 +36,34 @@ class StressedView(View):
     theta: float | None = None
     bands: tuple[str, ...] = ("VV", "VH")
     means: tuple[float, ...] = (-12.59, -20.26)
+    looks: float = LOOKS
 
     def batch(self, chips: list[Chip], ids: list[str], augmentation: Augmentation | None = None) -> NDArray[Any]:
         """Stressed chips to (B, C, S, S), as the view without a stress makes of clean ones."""
-        changed = [self.stressed(chip, id) for chip, id in zip(chips, ids, strict=True)]
+        changed = [self.seen(chip, id) for chip, id in zip(chips, ids, strict=True)]
         return super().batch(changed, ids, augmentation)
 
-    def stressed(self, chip: Chip, id: str) -> Chip:
-        """A chip under the stress. A band that is left without any valid pixel takes its mean everywhere.
-
-        Raises BenchError for input of a pack that holds no backscatter.
-        """
+    def seen(self, chip: Chip, id: str) -> Chip:
+        """A chip under the stress. Raises BenchError for input of a pack that holds no backscatter."""
         if chip.ready is not None:
             raise BenchError("a uint8 pack holds no backscatter", "give the files, or a float32 pack")
         db, valid = apply(self.stress, chip.db, chip.valid, self.severity, self._scene(id))
-        if valid is None:
-            return Chip(db=db, valid=None, synthetic=chip.synthetic)
+        return Chip(db=db, valid=valid, synthetic=chip.synthetic)
+
+    def before_geometry(self, chips: list[Chip]) -> NDArray[Any]:
+        """Chips that were `seen` to (B, C, H, W) in the contract's range; a band without a valid pixel is its mean."""
+        return super().before_geometry([self._with_means(chip) for chip in chips])
+
+    def _with_means(self, chip: Chip) -> Chip:
+        """The chip with means in place of bands that nothing is left of: normalisers need something to go by, and the
+        mean is what they put in place of invalid pixels.
+        """
+        if chip.valid is None or chip.valid.any((1, 2)).all():
+            return chip
+        db, valid = chip.db.copy(), chip.valid.copy()
         empty = ~valid.any((1, 2))
-        if empty.any():  # normalisers need something to go by; the mean is what they put in place of invalid pixels
-            db, valid = db.copy(), valid.copy()
-            db[empty] = np.asarray(self.means, np.float32)[empty, None, None]
-            valid[empty] = True
+        db[empty] = np.asarray(self.means, np.float32)[empty, None, None]
+        valid[empty] = True
         return Chip(db=db, valid=valid, synthetic=chip.synthetic)
 
     def _scene(self, id: str) -> Scene:
@@ -71,4 +79,5 @@ class StressedView(View):
             angle=theta,
             bands=self.bands,
             means=self.means,
+            looks=self.looks,
         )

@@ -63,6 +63,12 @@ def shown_columns(table: Table) -> tuple[str, ...]:
     return (*found, "remarks")
 
 
+def asked_columns(table: Table) -> tuple[str, ...]:
+    """The columns of a paper's table: those that its layout asks for, and the dataset where a row is synthetic."""
+    marked = table.columns if "dataset" in table.columns or not any(row.synthetic for row in table.rows) else ()
+    return marked or ("dataset", *table.columns)
+
+
 def explanations(table: Table) -> list[str]:
     """Sentences that a table needs to be read rightly."""
     found = [] if table.records else [NO_RECORDS]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
+from fgmae_bench.config.layout import heading
 from fgmae_bench.report.columns import COLUMNS
 from fgmae_bench.report.formats.common import (
     EMPTY,
+    asked_columns,
     explanations,
     footnotes,
     is_number,
@@ -14,7 +17,6 @@ from fgmae_bench.report.formats.common import (
     note_texts,
     one_line,
     readable,
-    shown_columns,
 )
 from fgmae_bench.report.row import Note, Row, Table
 
@@ -54,19 +56,32 @@ SPECIAL = {
     "“": r"\textquotedblleft{}",
     "”": r"\textquotedblright{}",
     "’": r"\textquoteright{}",
+    "‘": r"\textquoteleft{}",
+    "„": r"\textquotedblright{}",
     "²": r"\textsuperscript{2}",
 }
+UNSET = "«»ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲų"  # Latin letters and marks that the encoding OT1 lacks
+# A table no wider than the page: what is narrower keeps its size.
+FITTED = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"
 LIGATURE = re.compile(r"([-',])(?=\1)")
 
 
 def tex_escaped(text: str) -> str:
     """Text that LaTeX sets as it is: no command, no star or bracket after a line break, no ligature of two marks."""
-    return LIGATURE.sub(r"\1{}", "".join(SPECIAL.get(c, c) for c in one_line(text)))
+    return LIGATURE.sub(r"\1{}", "".join(map(_letter, one_line(text))))
+
+
+def _letter(c: str) -> str:
+    """A character as pdfTeX's default encoding can set it: itself, without its accent, or by its number."""
+    if c in SPECIAL or c.isascii() or ("¡" <= c <= "ž" and c not in UNSET):
+        return SPECIAL.get(c, c)
+    plain = "".join(each for each in unicodedata.normalize("NFKD", c) if each.isascii())
+    return "".join(SPECIAL.get(each, each) for each in plain) or f"U+{ord(c):04X}"
 
 
 def latex(table: Table) -> str:
     """A `table*` with caption, label, booktabs rules and notes; needs the packages booktabs, graphicx and textcomp."""
-    names, numbers = shown_columns(table), footnotes(table)
+    names, numbers = asked_columns(table), footnotes(table)
     kinds = "".join("r" if any(is_number(row, name) for row in table.rows) else "l" for name in names)
     said = [f"{table.title}; protocol: {table.protocol}.", *explanations(table)]
     lines = [
@@ -75,9 +90,10 @@ def latex(table: Table) -> str:
         r"\centering",
         rf"\caption{{{tex_escaped(' '.join(said))}}}",
         rf"\label{{tab:{''.join(c if c.isalnum() and c.isascii() else '-' for c in table.name)}}}",
-        rf"\resizebox{{\textwidth}}{{!}}{{\begin{{tabular}}{{{kinds}}}",
+        FITTED,
+        rf"\begin{{tabular}}{{{kinds}}}",
         r"\toprule",
-        _line([tex_escaped(name.replace("_", " ")) for name in names]),
+        _line([tex_escaped(heading(name)[0]) for name in names]),
         r"\midrule",
         *(_line([_cell(name, row, numbers) for name in names]) for row in table.rows),
         r"\bottomrule",

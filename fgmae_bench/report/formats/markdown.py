@@ -57,17 +57,42 @@ def line(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def index(tables: list[Table], formats: list[str], unused: list[str]) -> str:
-    """The list of all tables; `unused` names the runs whose records belong to none of them."""
-    lines = ["# Tables", "", "Made from the records; not to be edited.", ""]
-    lines += [line(["table", "measured runs", "records", "of them synthetic", "files"]), line(["---"] * 5)]
-    for table in tables:
-        files = " ".join(f"[{ending}]({table.name}.{ending})" for ending in formats)
+def index(
+    tables: list[Table], formats: list[str], unused: list[str], sheets: list[tuple[str, str]], unranked: list[str]
+) -> str:
+    """The list of all tables: the board first, then what was measured, and what was not in one list; `unused` names the
+    runs whose records belong to no table.
+    """
+    lines = ["# Tables", "", "Made from the records; not to be edited."]
+
+    def files(name: str) -> str:
+        return " ".join(f"[{ending}]({name}.{ending})" for ending in formats)
+
+    if sheets:
+        lines += ["", line(["board", "files"]), line(["---"] * 2)]
+        lines += [line([escaped(title), files(name)]) for title, name in sheets]
+    for sentence in unranked:
+        lines += ["", escaped(sentence)]
+    measured = [table for table in tables if table.records]
+    if measured:
+        lines += ["", line(["table", "measured runs", "records", "of them synthetic", "files"]), line(["---"] * 5)]
+    for table in measured:
         synthetic = sum(record["dataset"]["synthetic"] for record in table.records)
-        measured = f"{table.measured_runs} of {table.planned_runs}"
-        lines.append(line([escaped(table.title), measured, str(len(table.records)), str(synthetic), files]))
-    if not any(table.records for table in tables):
-        lines += ["", "No records yet: only published numbers are shown."]
+        runs = f"{table.measured_runs} of {table.planned_runs}"
+        lines.append(line([escaped(table.title), runs, str(len(table.records)), str(synthetic), files(table.name)]))
+    if not measured:
+        lines += ["", "No records yet."]
+    gates = [(table, row, gate) for table in tables for row in table.rows for gate in row.gates]
+    if gates:
+        lines += ["", line(["gate", "run", "expected", "measured", "verdict"]), line(["---"] * 5)]
+    for table, row, gate in gates:
+        verdict = {True: "passed", False: "missed", None: "not measured"}[gate.passed]
+        wanted = f"{gate.metric} {gate.expected:.3f} ± {gate.tolerance:.3f} ({escaped(gate.source)})"
+        measured_value = "–" if gate.measured is None else f"{gate.measured:.3f}"
+        lines.append(line([escaped(table.title), escaped(row.label), wanted, measured_value, verdict]))
+    empty = [f"{escaped(table.title)} ({table.planned_runs} runs)" for table in tables if not table.records]
+    if empty:
+        lines += ["", f"Planned, nothing measured yet: {'; '.join(empty)}."]
     if unused:
         lines += ["", "Records that belong to no table: " + ", ".join(map(escaped, unused)) + "."]
     return "\n".join(lines) + "\n"

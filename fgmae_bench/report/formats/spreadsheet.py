@@ -51,10 +51,10 @@ def _plain(value: Value) -> str:
     if isinstance(value, int | float):
         return repr(value)
     text = "; ".join(dict.fromkeys(note.text.rstrip(".") for note in value)) if isinstance(value, tuple) else str(value)
-    return f"'{text}" if _begins_formula(text) else text
+    return f"'{text}" if begins_formula(text) else text
 
 
-def _begins_formula(text: str) -> bool:
+def begins_formula(text: str) -> bool:
     """Whether a spreadsheet may take it for one: fullwidth signs count, and what a reader does not see is skipped."""
     seen = (letter for letter in unicodedata.normalize("NFKC", text) if letter.isprintable() and not letter.isspace())
     return next(seen, "") in tuple("=+-@")

@@ -32,7 +32,7 @@ function runPanel(page) {
   let current = null;
   panel.addEventListener("close", () => {
     current = null;
-    if (location.hash.startsWith("#run=")) history.replaceState(null, "", location.pathname + location.search);
+    address.put("run", "");
   });
   panel.addEventListener("click", (event) => event.target === panel && panel.close());
 
@@ -49,7 +49,7 @@ function runPanel(page) {
       content);
     if (!panel.open) panel.showModal();
     panel.scrollTop = 0;
-    history.replaceState(null, "", `#run=${encodeURIComponent(name)}`);
+    address.put("run", name);
     try {
       const record = await recordOf(name);
       if (current !== name) return;
@@ -90,6 +90,7 @@ function recordView(record) {
     record.notes.length ? part("Notes", h("ul", { class: "plain" }, record.notes.map((note) => h("li", {}, note.text)))) : null,
     part("Scores", scores(metrics)),
     record.history.length > 1 ? part("Curves", historyChart(record)) : null,
+    record.stress && metrics.tolerance ? part("Physics card", stressCard(record)) : null,
     metrics.confusion ? part("Confusion matrix", confusion(metrics)) : null,
     Object.keys(metrics.per_class).length ? part("Classes", perClass(metrics.per_class)) : null,
     command ? part("Command", copyable(command)) : null,

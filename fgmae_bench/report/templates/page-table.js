@@ -28,7 +28,7 @@ function tableSection(table, page) {
   const head = h("tr"), body = h("tbody"), pager = h("div", { class: "pager" });
   const count = h("span", { class: "count muted", "aria-live": "polite" });
   const frame = h("div", { class: "frame", tabindex: "0", role: "region", "aria-label": `${table.title}, table` },
-    h("table", { class: curves.any ? "picks" : null }, h("thead", {}, head), body));
+    h("table", { class: curves.any ? "stack picks" : "stack" }, h("thead", {}, head), body));
   const clear = h("button", { type: "button", class: "quiet", hidden: true, on: { click: reset } }, "Reset");
   const search = h("input", { type: "search", placeholder: "Filter rows…", "aria-label": `Filter the rows of ${table.title}`, on: { input: refilter } });
   const facets = facetMenus();
@@ -36,7 +36,23 @@ function tableSection(table, page) {
   function refilter() {
     state.words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     state.start = 0;
+    keep();
     render();
+  }
+
+  /** Puts what the reader set into the address. */
+  function keep() {
+    const facet = Object.fromEntries([...state.facets].filter(([, each]) => each.chosen.size).map(([name, each]) => [name, [...each.chosen]]));
+    address.set(id, { q: search.value, sort: state.sort < 0 ? null : table.columns[state.sort], up: state.sort >= 0 && !state.down ? 1 : null, facet: Object.keys(facet).length ? facet : null });
+  }
+
+  /** Takes from the address what the table knows of it. */
+  function restore() {
+    const kept = address.get(id), facet = kept.facet !== null && typeof kept.facet === "object" ? kept.facet : {};
+    search.value = typeof kept.q === "string" ? kept.q : "";
+    state.words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    Object.assign(state, { sort: table.columns.indexOf(kept.sort), down: !kept.up, start: 0 });
+    for (const made of facets) made.restore(Array.isArray(facet[made.name]) ? facet[made.name] : []);
   }
 
   function facetMenus() {
@@ -53,8 +69,17 @@ function tableSection(table, page) {
         if (on) chosen.add(value);
         else chosen.delete(value);
         state.start = 0;
+        keep();
         render();
       });
+      made.name = name;
+      made.restore = (wanted) => {
+        chosen.clear();
+        values.forEach((value, i) => {
+          made.boxes[i].checked = wanted.includes(value);
+          if (made.boxes[i].checked) chosen.add(value);
+        });
+      };
       made.refresh = () => {
         made.summary.textContent = chosen.size ? `${name}: ${chosen.size === 1 ? [...chosen][0] : chosen.size}` : name;
         made.details.classList.toggle("active", chosen.size > 0);
@@ -111,6 +136,7 @@ function tableSection(table, page) {
     if (state.sort !== c) Object.assign(state, { sort: c, down: first });
     else if (state.down === first) state.down = !first;
     else Object.assign(state, { sort: -1, down: false });
+    keep();
     render();
     const again = [...head.children].find((cell) => Number(cell.dataset.column) === c);
     if (again) again.firstChild.focus();
@@ -138,9 +164,9 @@ function tableSection(table, page) {
     const cells = table.columns.map((name, c) => {
       if (state.hidden.has(name)) return null;
       const attributes = { class: cellClass(name, c) };
-      if (name === "remarks") return h("td", { class: "remarks" }, row.notes.map(footnote));
+      if (name === "remarks") return h("td", { class: "remarks", "data-label": title(name) }, row.notes.map(footnote));
       const label = textOf(row.cells[c]);
-      if (c !== run) return h("td", { class: `${attributes.class || ""}${isEmpty(label) ? " none" : ""}${label.length <= SHORT ? " short" : ""}` }, label);
+      if (c !== run) return h("td", { class: `${attributes.class || ""}${isEmpty(label) ? " none" : ""}${label.length <= SHORT ? " short" : ""}`, "data-label": title(name) }, label);
       const open = row.runs.length ? h("button", { type: "button", class: "link", on: { click: () => page.open(row.runs[0], row.runs) } }, label) : label;
       return h("th", { scope: "row", ...attributes }, h("div", {}, h("span", { class: label.length <= SHORT ? "short" : null }, open), row.kind === "measured" ? null : badge(row.kind)));
     });
@@ -183,7 +209,12 @@ function tableSection(table, page) {
     );
   }
 
+  restore();
   render();
+  address.changed(() => {
+    restore();
+    render();
+  });
   addEventListener("beforeprint", () => render(true));
   addEventListener("afterprint", () => render());
   const synthetic = table.rows.filter((row) => row.kind === "synthetic").length, measured = table.rows.filter((row) => row.runs.length).length;

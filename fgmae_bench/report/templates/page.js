@@ -47,26 +47,35 @@ function summary() {
 }
 
 function contents() {
-  const links = page.tables.map((table) => h("a", { href: `#table-${table.name}` }, table.title, h("span", { class: "muted" }, `${readable(table.measured)}/${readable(table.planned)}`)));
-  byId("contents").replaceChildren(...(links.length > 1 ? links : []));
+  const boards = page.board ? page.board.pivots.map((pivot) => h("a", { href: `#board-${pivot.name}` }, pivot.title)) : [];
+  const links = page.tables.filter((table) => table.measured).map((table) => h("a", { href: `#table-${table.name}` }, table.title, h("span", { class: "muted" }, `${readable(table.measured)}/${readable(table.planned)}`)));
+  const every = [...boards, ...links, ...(page.tables.some((table) => !table.measured) ? [h("a", { href: "#planned" }, "planned")] : [])];
+  byId("contents").replaceChildren(...(every.length > 1 ? every : []));
+}
+
+/** Tables of which nothing was measured yet, folded into one list; each is made when it is opened. */
+function planned(tables) {
+  if (!tables.length) return [];
+  return [h("section", { id: "planned" }, h("h2", {}, "Planned, nothing measured yet"), h("p", { class: "muted about" }, "With the published numbers that will stand beside them."),
+    tables.map((table) => {
+      const made = h("details", { class: "whole" }, h("summary", {}, table.title, h("span", { class: "muted" }, ` ${readable(table.planned)} runs`)));
+      made.addEventListener("toggle", () => made.open && made.children.length === 1 && made.append(tableSection(table, page)));
+      return made;
+    }))];
 }
 
 function openLinked() {
-  if (!location.hash.startsWith("#run=")) return;
-  let name = "";
-  try {
-    name = decodeURIComponent(location.hash.slice(5));
-  } catch (malformed) {
-    return;
-  }
-  if (Object.hasOwn(page.runs, name)) page.open(name, [name]);
+  const name = address.text("run");
+  if (name && Object.hasOwn(page.runs, name)) page.open(name, [name]);
+  else if (location.hash.length > 1 && !location.hash.includes("=") && byId(location.hash.slice(1))) goTo(byId(location.hash.slice(1)));
 }
 
 themes();
 summary();
 contents();
-byId("tables").append(...page.tables.map((table) => tableSection(table, page)));
+const measured = page.tables.filter((table) => table.measured || page.tables.length === 1);
+byId("tables").append(...boardSections(page.board, page), ...measured.map((table) => tableSection(table, page)), ...planned(page.tables.filter((table) => !measured.includes(table))));
 watchTips();
-addEventListener("hashchange", openLinked);
+address.changed(openLinked);
 openLinked();
 document.documentElement.dataset.readyMs = performance.now().toFixed(1);

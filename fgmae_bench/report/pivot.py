@@ -1,0 +1,387 @@
+"""Models x datasets of one protocol: which rows of the tables share a line, and what a cell holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from fgmae_bench.errors import BenchError
+from fgmae_bench.metrics.separation import Apart
+from fgmae_bench.metrics.table import METRICS
+from fgmae_bench.records import Record
+from fgmae_bench.report.chosen import GRID, alike, few_labels, main_metric
+from fgmae_bench.report.columns import COLUMNS
+from fgmae_bench.report.row import Bounds, Row, Spread, Table, out_of_ranks, summary
+from fgmae_bench.report.table import distinct, settings
+
+STRESSED = "stress_"  # how protocols of stressed views begin: they have cards of their own
+NULLS = ("backscatter_stats",)  # models whose scores are what a backbone has to beat, the first that was measured
+PLAIN_MODEL = ("model", "patch_size", "inputs", "weights_prefix")  # settings of a model that are the same on all data
+SOFT = ("seed", "draw", "blr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A column: a dataset as it was split and labelled, with the metric that it is known by.
+
+    `facts` are those of `every` fact that tell it from the other columns of its dataset; `groups` is what its test
+    samples come in, such as `5 scenes`; `null` the row that its distances are from.
+    """
+
+    dataset: str
+    title: str
+    metric: str
+    facts: tuple[str, ...]
+    every: tuple[tuple[str, Any], ...]
+    synthetic: bool
+    groups: str
+    null: Row | None = None
+    apart: Apart | None = None  # of the rows of the column in the order of its lines, where they were tested
+    untested: str = ""  # why not
+
+    @property
+    def heading(self) -> str:
+        """Title with what tells the column from others of the dataset, metric, and how many groups were tested on."""
+        marks = ", ".join([*self.facts, *(["synthetic"] if self.synthetic else [])])
+        told = f" ({marks})" if marks else ""
+        return f"{self.title}{told}, {METRICS[self.metric].title}, {self.groups}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A row on a dataset: its score, the interval over groups, its distance to the null, and whether it may be best."""
+
+    row: Row
+    value: float | Spread
+    bounds: Bounds | None
+    delta: float | None
+    best: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A model: what its spread is over, a cell a place, and why it stands in no rank, where it does not."""
+
+    label: str
+    over: str
+    cells: tuple[Cell | None, ...]
+    unranked: str = ""
+    model: str = ""  # what it is on any dataset and protocol; empty where settings make several lines of one model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pivot:
+    """Lines x places of one protocol; `refused` says which datasets have no column, and why."""
+
+    protocol: str
+    places: tuple[Place, ...]
+    lines: tuple[Line, ...]
+    refused: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        return f"pivot-{self.protocol}"
+
+    @property
+    def title(self) -> str:
+        """What stands above it."""
+        return f"Models x datasets: {self.protocol.replace('_', ' ')}"
+
+    def column(self, index: int) -> list[tuple[int, Cell]]:
+        """(number of the line, cell) of the cells that a column holds."""
+        return [(i, cell) for i, line in enumerate(self.lines) if (cell := line.cells[index]) is not None]
+
+    def only(self, datasets: Iterable[str]) -> Pivot:
+        """The pivot with the columns of some datasets, and the lines that have a cell there."""
+        kept = [c for c, place in enumerate(self.places) if place.dataset in set(datasets)]
+        lines = [dataclasses.replace(line, cells=tuple(line.cells[c] for c in kept)) for line in self.lines]
+        return dataclasses.replace(
+            self, places=tuple(self.places[c] for c in kept), lines=tuple(line for line in lines if any(line.cells))
+        )
+
+
+def pivots(tables: Iterable[Table]) -> list[Pivot]:
+    """A pivot of each protocol with two measured lines or columns, in the order of the tables."""
+    rows: dict[tuple[str, ...], Row] = {}
+    for table in tables:
+        for row in _chosen(table.rows):
+            rows.setdefault((*shas(row), str(row.candidates)), row)
+    by_protocol: dict[str, list[Row]] = {}
+    for row in rows.values():
+        if not row.records[0]["protocol"].startswith(STRESSED):
+            by_protocol.setdefault(row.records[0]["protocol"], []).append(row)
+    found = [_pivot(protocol, several) for protocol, several in by_protocol.items()]
+    return [pivot for pivot in found if max(len(pivot.lines), len(pivot.places)) > 1 or pivot.refused]
+
+
+def _chosen(rows: tuple[Row, ...]) -> list[Row]:
+    """The rows with a score; of a grid that val chose from, the chosen one alone."""
+    scored = [row for row in rows if row.records and main_metric(row.records[0]) and score_of(row) is not None]
+    grids = {alike(row.records[0], settings, GRID) for row in scored if row.candidates is not None}
+    return [
+        row
+        for row in scored
+        if row.candidates is not None
+        or not row.grid
+        or row.grid == 1
+        or alike(row.records[0], settings, GRID) not in grids
+    ]
+
+
+def _pivot(protocol: str, rows: list[Row]) -> Pivot:
+    by_place: dict[str, list[Row]] = {}
+    for row in rows:
+        by_place.setdefault(_place_key(row), []).append(row)
+    places, kept, refused = [], [], []
+    for several in sorted(by_place.values(), key=lambda each: each[0].synthetic):
+        place = _place(several, rows)
+        problem = other_content(several)
+        if problem:
+            refused.append(f"{place.heading}: {problem}")
+        else:
+            places.append(place)
+            kept.append(several)
+    lines = _lines(places, kept)
+    return Pivot(protocol=protocol, places=tuple(places), lines=tuple(lines), refused=tuple(refused))
+
+
+def other_content(rows: list[Row]) -> str | None:
+    """Why rows may not share a column: they are of other pixels or labels, or do not say of which. None where they may.
+
+    A pack of eight bits counts as what it was made of.
+    """
+    held: set[str] | None = None
+    for record in (record for row in rows for record in row.records):
+        dataset = record["dataset"]
+        own = {found["test"] for name in ("content_sha256", "source_content_sha256") if (found := dataset.get(name))}
+        if not own:
+            return f"the record {record['run_id']} is of an older version and does not say of which pixels it is"
+        held = own if held is None else held & own
+        if not held:
+            return f"{rows[0].records[0]['run_id']} and {record['run_id']} were tested on other pixels or labels"
+    return None
+
+
+def require_same_content(rows: list[Row]) -> None:
+    """Raise BenchError where rows may not share a column."""
+    problem = other_content(rows)
+    if problem:
+        raise BenchError(f"no pivot of {rows[0].dataset}: {problem}", "pivot runs on one and the same test data")
+
+
+def _place_facts(row: Row) -> dict[str, Any]:
+    record = row.records[0]
+    dataset, data = record["dataset"], record["config"]["data"]
+    return {
+        "split": dataset["split"],
+        "split seed": dataset["split_seed"],
+        "labels": dataset["label_scheme"]["eval"],
+        "trained on": dataset["label_scheme"]["train"],
+        "shots": data.get("shots"),
+        "train fraction": data.get("train_frac", 1.0),
+        "limit": data.get("limit"),
+        "scored on": dataset["eval_split"],
+    }
+
+
+def _place_key(row: Row) -> str:
+    return json.dumps([row.dataset, row.synthetic, main_metric(row.records[0]), _place_facts(row)], sort_keys=True)
+
+
+def _place(several: list[Row], rows: list[Row]) -> Place:
+    """The column, with the facts in which it differs from other columns of its dataset; few labels are always said."""
+    first = several[0]
+    record = first.records[0]
+    own = _place_facts(first)
+    others = [_place_facts(row) for row in rows if row.dataset == first.dataset]
+    differing = [name for name, value in own.items() if any(other[name] != value for other in others)]
+    if own["shots"] is not None and "shots" not in differing:
+        differing.append("shots")
+    facts = tuple(
+        f"{name} {own[name]:g}" if isinstance(own[name], float) else f"{name} {own[name]}" for name in differing
+    )
+    return Place(
+        dataset=record["dataset"]["name"],
+        title=first.dataset,
+        metric=main_metric(record) or "",
+        facts=facts,
+        every=tuple(own.items()),
+        synthetic=first.synthetic,
+        groups=groups_of(record),
+        null=_null(several),
+    )
+
+
+def groups_of(record: Record) -> str:
+    """What the test samples come in: `5 scenes`, or how many they are where nothing tells their groups."""
+    groups = record["dataset"].get("groups") or {}
+    count = groups.get("test")
+    if count:
+        return f"{count:,} {groups['kind']}{'' if count == 1 else 's'}"
+    return f"{record['dataset']['n_test']:,} samples, groups unknown"
+
+
+def _null(rows: list[Row]) -> Row | None:
+    """The row that distances are from: backscatter statistics, else the best of random weights."""
+    for name in NULLS:
+        found = [row for row in rows if row.records[0]["model"]["name"] == name]
+        if found:
+            return found[0]
+    random = [row for row in rows if row.records[0]["model"]["weights"]["source"] in ("random", "none")]
+    return max(random, key=lambda row: mean_of(score_of(row)), default=None)
+
+
+def _lines(places: list[Place], columns: list[list[Row]]) -> list[Line]:
+    """A line a model, in order of appearance; settings that differ on one dataset make lines of their own."""
+    order = {shas(row): i for i, row in enumerate(row for several in columns for row in several)}
+    models: dict[str, list[tuple[int, Row, dict[str, Any]]]] = {}
+    for c, several in enumerate(columns):
+        for row in several:
+            models.setdefault(model_key(row), []).append((c, row, settings(row.records[0])))
+    found: list[tuple[int, str, str, dict[int, Row]]] = []
+    for model, held in models.items():
+        varying = _varying(held)
+        variants: dict[str, dict[int, Row]] = {}
+        for c, row, own in held:
+            key = json.dumps([own.get(name) for name in varying])
+            while c in variants.setdefault(key, {}):  # what nothing tells apart stays apart: one would hide the other
+                key += " "
+            variants[key][c] = row
+        for line in variants.values():
+            first = min(order[shas(row)] for row in line.values())
+            found.append((first, _label(list(line.values())), model if len(variants) == 1 else "", line))
+    found.sort(key=lambda each: each[0])
+    labels = _distinct([each[1] for each in found], [next(iter(each[3].values())) for each in found])
+    return [
+        Line(
+            label=label,
+            over=spread_over(list(cells.values())),
+            cells=tuple(_cell(cells.get(c), place) for c, place in enumerate(places)),
+            unranked=next((why for row in cells.values() if (why := out_of_ranks(row.records[0]))), ""),
+            model=model,
+        )
+        for label, (_, _, model, cells) in zip(labels, found, strict=True)
+    ]
+
+
+def model_key(row: Row) -> str:
+    """What a model is on any dataset: architecture, weights by content, extra inputs, and the recipe's name."""
+    record = row.records[0]
+    weights, config = record["model"]["weights"], record["config"]["model"]
+    own = {name: config.get(name) for name in PLAIN_MODEL}
+    return json.dumps([record["model"]["name"], weights["sha256"] or weights["source"], own, record["recipe"]])
+
+
+def _varying(held: list[tuple[int, Row, dict[str, Any]]]) -> list[str]:
+    """The plain settings in which rows of one model differ on one dataset, sorted by name."""
+    by_place: dict[int, list[dict[str, Any]]] = {}
+    for c, _, own in held:
+        by_place.setdefault(c, []).append(own)
+    names = set()
+    for several in (each for each in by_place.values() if len(each) > 1):
+        for name in {name for own in several for name in own if " " not in name and name not in SOFT}:
+            if any(own.get(name) != several[0].get(name) for own in several):
+                names.add(name)
+    return sorted(names)
+
+
+def _label(rows: list[Row]) -> str:
+    """The first label of a model's rows, without the dataset that a file puts in front of labels of several."""
+    titles = {row.dataset for row in rows}
+    front, _, rest = rows[0].label.partition(": ")
+    named = len(titles) > 1 or rows[0].dataset.casefold().startswith(front.casefold())
+    return rest if rest and named else rows[0].label
+
+
+def _distinct(labels: list[str], rows: list[Row]) -> list[str]:
+    """The labels, where two read the same with the settings that differ, and at last with the run's hash."""
+    count = Counter(labels)
+    twice = [i for i, label in enumerate(labels) if count[label] > 1]
+    found = list(labels)
+    for i, label in zip(twice, distinct([labels[i] for i in twice], [rows[i].records[0] for i in twice]), strict=True):
+        found[i] = label
+    again = Counter(found)
+    return [
+        label if again[label] == 1 else f"{label} {row.records[0]['run_id'][-10:]}"
+        for label, row in zip(found, rows, strict=True)
+    ]
+
+
+def spread_over(rows: list[Row]) -> str:
+    """What ± is over: `3 seeds`, `2 seeds x 5 draws`, `one seed`, or that a fit of given weights has no seed."""
+    seen: dict[str, None] = {}
+    for row in rows:
+        seeds = {record["config"]["recipe"].get("seed") or 0 for record in row.records}
+        draws = {record["config"]["data"].get("draw") or 0 for record in row.records}
+        record = row.records[0]
+        if len(row.records) == 1:
+            told = "no seed" if without_seed(record) else "one seed"
+        else:
+            parts = [f"{len(seeds)} seeds"] if len(seeds) > 1 else []
+            parts += [f"{len(draws)} draws"] if len(draws) > 1 else []
+            told = " x ".join(parts) or f"{len(row.records)} runs"
+        seen[told] = None
+    return ", ".join(seen)
+
+
+def without_seed(record: Record) -> bool:
+    """Whether nothing in a run is drawn: neighbours, or a fit to convergence, on given weights and all labels."""
+    fitted = record["protocol"] in ("logistic_regression", "ridge", "knn", "inference") or record[
+        "protocol"
+    ].startswith(("otsu", "log_ratio"))
+    return fitted and record["model"]["weights"]["source"] != "random" and not few_labels(record)
+
+
+def _cell(row: Row | None, place: Place) -> Cell | None:
+    if row is None:
+        return None
+    value = score_of(row)
+    assert value is not None  # rows without a score are in no pivot
+    delta = None
+    if place.null is not None and shas(place.null) != shas(row):
+        delta = mean_of(value) - mean_of(score_of(place.null))
+    interval = COLUMNS.get(f"{place.metric}_interval")
+    bounds = interval.value(row) if interval else None
+    return Cell(row=row, value=value, bounds=bounds if isinstance(bounds, Bounds) else None, delta=delta, best=None)
+
+
+def score_of(row: Row) -> float | Spread | None:
+    """The main metric of a row, over its seeds; None where it has none."""
+    metric = main_metric(row.records[0]) or ""
+    return summary(record["metrics"]["test"].get(metric) for record in row.records)
+
+
+def mean_of(value: float | Spread | None) -> float:
+    """The mean of a score, -infinity where there is none."""
+    return float("-inf") if value is None else value.mean if isinstance(value, Spread) else value
+
+
+def shas(row: Row) -> tuple[str, ...]:
+    """The body hashes of a row's records, by which it is known."""
+    return tuple(record["sha256"] for record in row.records)
+
+
+def marked(pivot: Pivot, found: list[tuple[Apart | None, str]]) -> Pivot:
+    """The pivot with what tests of each column say: a pair (tests of its cells in line order, why there are none)."""
+    places = tuple(
+        dataclasses.replace(place, apart=apart, untested=why)
+        for place, (apart, why) in zip(pivot.places, found, strict=True)
+    )
+    best: dict[tuple[int, int], bool] = {}
+    for c, (apart, _) in enumerate(found):
+        if apart is not None:
+            flags = apart.may_be_best().tolist()
+            best |= {(i, c): flag for (i, _), flag in zip(pivot.column(c), flags, strict=True)}
+    lines = tuple(
+        dataclasses.replace(
+            line,
+            cells=tuple(cell and dataclasses.replace(cell, best=best.get((i, c))) for c, cell in enumerate(line.cells)),
+        )
+        for i, line in enumerate(pivot.lines)
+    )
+    return dataclasses.replace(pivot, places=places, lines=lines)
