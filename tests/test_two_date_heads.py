@@ -198,6 +198,10 @@ def test_windows_of_two_dates_from_the_bank_are_those_that_are_computed(stride, 
     banked, computed = (job._logits(*job._prepare(rows)) for job in (cached, stream))
     for mine, theirs in zip(banked, computed, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+    # looked at anew through a view, images are no rows of maps
+    again = cached.under(cached.view)
+    for mine, theirs in zip(again._logits(*again._prepare(rows)), computed, strict=True):
+        torch.testing.assert_close(mine, theirs)
     # training takes one window of each scene: its maps on both dates, the later one first
     train, count = cached.train[:4], len(cached.windows.places)
     images, masks = cached.read(train, 0)

@@ -5,29 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fgmae_bench.config.names import AFTER
-from fgmae_bench.models.segmenter import SegmentationModel, Unflattened
-from fgmae_bench.models.two_dates import TwoDates, joined
+from fgmae_bench.models.segmenter import SegmentationModel, taps_of_images
+from fgmae_bench.models.two_dates import TwoDates
 
 
 def cost_of(model: SegmentationModel) -> dict[str, Any]:
     """The record's `cost`: parameters of backbone and head, GFLOPs of one image at the input's size, no energy.
 
     Operations are torch's count of convolutions, matrix products and attention, a multiplication and an addition each;
-    elementwise work, norms and resizing are not in it. Of a cached run the backbone is counted too, of two dates twice.
+    elementwise work, norms and resizing are not in it. Of a cached run the backbone is counted too, for each
+    of two dates.
     """
-    taps, dates = (model.taps.taps, model.taps.dates) if isinstance(model.taps, TwoDates) else (model.taps, AFTER)
-    of_images: nn.Module = taps.made_by if isinstance(taps, Unflattened) else taps
+    taps = taps_of_images(model.taps)
     parameter = next(model.parameters())
     training = model.training
     model.eval()
     # a model of the user's may be float64
-    image = torch.zeros(1, 2 if dates == AFTER else 4, *model.size, device=parameter.device, dtype=parameter.dtype)
+    channels = 4 if isinstance(taps, TwoDates) else 2
+    image = torch.zeros(1, channels, *model.size, device=parameter.device, dtype=parameter.dtype)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model.head(joined(of_images, dates)(image), model.size)
+        model.head(taps(image), model.size)
     model.train(training)
     return {
         "params": sum(p.numel() for p in model.parameters()),

@@ -16,7 +16,7 @@ from fgmae_bench.models.heads import make_head
 from fgmae_bench.models.heads.loading import load_head
 from fgmae_bench.models.sliding import Windows
 from fgmae_bench.models.taps import LEVELS, OneMap, Taps, make_taps
-from fgmae_bench.models.two_dates import joined, joined_dims
+from fgmae_bench.models.two_dates import TwoDates, joined, joined_dims
 from fgmae_bench.system.randomness import key
 
 
@@ -92,6 +92,13 @@ class SegmentationModel(nn.Module):
         """Logits at `size` (height, width), by default the input's."""
         logits: Tensor = self.head(self.taps(inputs), size or self.size)  # in training it may be `Learnt`
         return logits
+
+
+def taps_of_images(taps: nn.Module) -> nn.Module:
+    """A model's taps as they see images, whether it takes these or rows of the bank."""
+    if isinstance(taps, TwoDates):
+        return TwoDates(taps_of_images(taps.taps), taps.dates)
+    return taps.made_by if isinstance(taps, Unflattened) else taps
 
 
 def build_segmenter(backbone: Backbone, recipe: SegmentRecipe, classes: int) -> tuple[SegmentationModel, Taps]:

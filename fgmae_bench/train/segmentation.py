@@ -36,7 +36,7 @@ from fgmae_bench.metrics.statistics import finite
 from fgmae_bench.metrics.table import SEGMENTATION
 from fgmae_bench.metrics.table import selection as selection_of
 from fgmae_bench.models.heads.outputs import Learnt
-from fgmae_bench.models.segmenter import SegmentationModel, Unflattened
+from fgmae_bench.models.segmenter import SegmentationModel, taps_of_images
 from fgmae_bench.models.sliding import Windows, sliding_window
 from fgmae_bench.runs.folder import write_scored
 from fgmae_bench.runs.tasks import Outcome
@@ -185,10 +185,12 @@ class SegmentationJob:
         return [predicted for predicted, _ in self.predicted(*self._prepare(rows))]
 
     def under(self, view: View) -> SegmentationJob:
-        """The same job whose images are looked at through another view; maps that were kept are computed anew."""
+        """The same job whose images, of two dates the later ones, are looked at through another view; maps that were
+        kept are computed anew.
+        """
         model = self.model
-        if isinstance(model.taps, Unflattened):
-            model = SegmentationModel(model.taps.made_by, model.head, model.size).eval()
+        if self.bank is not None:
+            model = SegmentationModel(taps_of_images(model.taps), model.head, model.size).eval()
         return replace(self, model=model, view=view, bank=None, label_banks={}, windows=None)
 
     def predictions(self, part: str) -> Iterator[tuple[Rows, int, list[tuple[NDArray[np.int64], NDArray[np.uint8]]]]]:
