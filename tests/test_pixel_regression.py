@@ -154,7 +154,7 @@ def test_baselines_stand_beside_models_in_a_table(tmp_path, scenes):
     assert (few["dataset"]["n_train"], few["dataset"]["n_test"]) == (2, 2)
     common = 'title = "Floods"\nmodule = "segment"\nprotocol = "otsu_vv"\nexpect = "not measured"\n[common]\n'
     common += (
-        'dataset = "mine"\nmodel = "backscatter_stats"\nweights = "random"\nfreeze_backbone = true\nsplit = "own"\n'
+        'dataset = "card.toml"\nmodel = "backscatter_stats"\nweights = "random"\nfreeze_backbone = true\nsplit = "own"\n'
     )
     common += '[layout]\ncolumns = ["run", "miou", "iou:Water", "iou:Water_interval", "n_test"]\ncurves = ["miou"]\n'
     (folder / "experiments").mkdir()
