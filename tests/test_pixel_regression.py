@@ -153,9 +153,7 @@ def test_baselines_stand_beside_models_in_a_table(tmp_path, scenes):
     (few,) = [r for r in records if any(note["code"] == "limited" for note in r["notes"])]
     assert (few["dataset"]["n_train"], few["dataset"]["n_test"]) == (2, 2)
     common = 'title = "Floods"\nmodule = "segment"\nprotocol = "otsu_vv"\nexpect = "not measured"\n[common]\n'
-    common += (
-        'dataset = "card.toml"\nmodel = "backscatter_stats"\nweights = "random"\nfreeze_backbone = true\nsplit = "own"\n'
-    )
+    common += 'dataset = "card.toml"\nmodel = "backscatter_stats"\nweights = "random"\nfreeze_backbone = true\nsplit = "own"\n'
     common += '[layout]\ncolumns = ["run", "miou", "iou:Water", "iou:Water_interval", "n_test"]\ncurves = ["miou"]\n'
     (folder / "experiments").mkdir()
     (folder / "experiments" / "floods.toml").write_text(common + "".join(rows))
