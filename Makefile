@@ -1,4 +1,4 @@
-# make demo, make test, make bench, make env: each builds what it needs into .venv first.
+# make demo, make test, make bench, make gpu, make env: each builds what it needs into .venv first.
 # make test: lint, types, stale tables, the quick tests. make test-all: that, then kills, command lines and documents
 # that run.
 FGMAE_BENCH_PYTHON ?= python3
@@ -8,7 +8,7 @@ PYTEST := $(PY) -m pytest -n 2 --dist worksteal
 # the tests start many processes: what is compiled once is read by all of them
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: env demo test test-all lint bench clean-demo
+.PHONY: env demo test test-all lint bench gpu clean-demo
 
 env: .venv/.ready
 
@@ -60,6 +60,9 @@ bench: env
 	$(PY) experiments/speed/label_mapping.py
 	$(PY) experiments/speed/memory.py
 	$(PY) experiments/speed/startup.py
+
+gpu: env
+	$(PY) experiments/speed/gpu.py
 
 clean-demo:
 	rm -rf $(DEMO)

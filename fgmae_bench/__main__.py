@@ -22,7 +22,17 @@ from fgmae_bench.errors import printable, run_entry
 ROOT = Path(__file__).parent
 # Layouts are named in a room that needs numpy and more: here by their words alone; a test holds both together.
 DATASETS_GROUP = "fgmae_bench.datasets"
-SHIPPED_LAYOUTS = ("bigearthnet_v1", "bigearthnet_v2", "class_folders", "paired_folders", "rois", "table", "zarr")
+SHIPPED_LAYOUTS = (
+    "bigearthnet_v1",
+    "bigearthnet_v2",
+    "class_folders",
+    "paired_folders",
+    "rois",
+    "rois_scenes",
+    "sample_folders",
+    "table",
+    "zarr",
+)
 GROUPS = {
     DATASETS_GROUP: ("layouts that a card may name", SHIPPED_LAYOUTS),
     ENCODERS_GROUP: ("encoders for --model", tuple(ENCODERS)),

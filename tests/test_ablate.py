@@ -434,7 +434,12 @@ def test_a_run_that_is_wrong_on_purpose_fills_no_row_of_a_table(done):
         protocol="segmentation_finetune",
         layout=Layout(columns=("run",)),
         runs=(),
-        common={"dataset": "dfc2020", "train_labels": "dfc", "train_scheme": "dfc10", "batch_size": 4},
+        common={
+            **{"dataset": "dfc2020", "train_labels": "dfc", "train_scheme": "dfc10", "batch_size": 4},
+            **{"model": "test_vit", "weights": "random", "head": "linear", "lr": 1e-3, "warmup_steps": 0},
+            **{"layer_decay": 1.0, "drop_path": 0.0, "max_steps": 3, "eval_every": 3},
+            **{"eval_labels": ["dfc", "igbp"], "eval_scheme": "dfc10"},
+        },
     )
     fitting = [record for record in records(folder / "results") if matches(experiment, PlannedRun(label="a"), record)]
     assert len(fitting) == 2  # scored by dfc and by igbp, not the four with a side mapped twice

@@ -465,7 +465,7 @@ def test_recomputed_activations_and_deterministic_kernels_change_no_number(flag,
 
 def test_activations_cannot_be_recomputed_where_the_backbone_does_not_offer_it(tmp_path):
     (tmp_path / "plain_model.py").write_text("import torch\ndef make():\n    return torch.nn.Conv2d(2, 8, 8, 8)\n")
-    flags = ("--model", "plain_model:make", "--pool", "mean", "--layer_decay", "1", "--grad_checkpointing")
+    flags = ("--model", "plain_model:make", "--layer_decay", "1", "--grad_checkpointing")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", "PYTHONDONTWRITEBYTECODE": "1"}
     arguments = ("--dataset", "eurosat", "--data_path", shared_world(12), *TINY, *FOLDERS, *flags)
     done = preloaded.run(["-m", "fgmae_bench.finetune", *arguments], cwd=tmp_path, env=environment)

@@ -202,5 +202,5 @@ def test_a_card_names_no_file_outside_its_data(tmp_path, name):
     assert 'train = "' in text
     at = text.index('train = "') + len('train = "')
     (tmp_path / "card.toml").write_text(text[:at] + name + text[text.index('"', at) :])
-    with pytest.raises(BenchError, match="name a file of the data's folder"):
+    with pytest.raises(BenchError, match="name a file of the data's, without a leading /"):
         load_card(str(tmp_path / "card.toml"))

@@ -84,7 +84,7 @@ def test_models_packs_and_tables_say_the_same_and_other_maps_are_another_run(fol
     assert only_record(folder / "packed")["metrics"] == record["metrics"]
     assert only_record(folder / "packed")["run_id"] == record["run_id"]
     table = 'title = "Floods"\nmodule = "segment"\nprotocol = "frozen_linear"\nexpect = "not measured"\n[common]\n'
-    table += 'dataset = "mine"\nmodel = "vit_tiny_patch16_224"\nweights = "random"\nsplit = "own"\n'
+    table += 'dataset = "card.toml"\nmodel = "vit_tiny_patch16_224"\nweights = "random"\nsplit = "own"\n'
     table += 'recipe = "corrected"\nfreeze_backbone = true\nhead = "linear"\n'
     table += '[layout]\ncolumns = ["run", "omission:Water", "area_bias:Water", "boundary_f1_2:Water", '
     table += '"iou_outside_permanent:Water"]\ncurves = ["miou"]\n[[runs]]\nlabel = "tiny"\n'
