@@ -44,7 +44,7 @@ def test_every_line_names_a_script_that_keeps_its_numbers():
 
 
 def test_a_document_without_the_marks_is_refused():
-    with pytest.raises(SystemExit, match="the marks .* are missing"):
+    with pytest.raises(SystemExit, match=r"the marks .* are missing"):
         table.with_table("no marks", "made")
     text = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
     assert table.with_table(text, "new") == f"before\n{table.BEGIN}\nnew\n{table.END}\nafter\n"
