@@ -1,6 +1,8 @@
 """Every new dataset from its world to a table: index, inspect, pack, verify, one protocol, the report."""
 
 import csv
+import json
+import re
 import shutil
 
 import pytest
@@ -45,6 +47,20 @@ flags = {{ model = "{model}", weights = "random" }}
 """
 
 
+def stated(flags):
+    """The flags of a command but for model and weights as lines of an experiment: a row states all that its run did."""
+    lines, words = [], [str(flag) for flag in flags]
+    for place, flag in enumerate(words):
+        if not flag.startswith("--") or flag in ("--model", "--weights", "--recipe"):
+            continue
+        value = words[place + 1] if place + 1 < len(words) and not words[place + 1].startswith("--") else "true"
+        number = value == "true" or re.fullmatch(r"[\d.e+-]+", value)
+        lines.append(f"{flag[2:]} = {value if number else json.dumps(value)}")
+    if "--head" in words and "--freeze_backbone" not in words:  # rules that are fitted at once imply it
+        lines.append("freeze_backbone = true")
+    return lines
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORLDS)
 @pytest.mark.usefixtures("no_pictures")
@@ -76,13 +92,7 @@ def test_a_world_from_its_files_to_a_table(name, worlds, tmp_path):
     if "--dates" in flags:
         assert record["config"]["recipe"]["dates"] == "difference"
     protocol, recipe = record["protocol"], record["recipe"]
-    more = [f'head = "{flags[flags.index("--head") + 1]}"\nfreeze_backbone = true'] if "--head" in flags else []
-    more += [
-        f'{flag[2:]} = "{flags[flags.index(flag) + 1]}"'
-        for flag in ("--dates", "--bands_as", "--split", "--probe")
-        if flag in flags
-    ]
-    more += [f"batch_size = {flags[flags.index('--batch_size') + 1]}"] if "--batch_size" in flags else []
+    more = stated(flags)
     text = TABLE.format(
         name=name, module=module, protocol=protocol, recipe=recipe, model=flags[1], more="\n".join(more)
     )
