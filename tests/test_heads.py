@@ -289,5 +289,5 @@ def test_a_package_adds_heads_by_an_entry_point(tmp_path):
     assert done.stdout.splitlines() == [
         "True (1, 2, 8, 8)",
         "the head fcn is defined twice; rename the entry point",
-        "the head broken cannot be imported (module 'their_package' has no attribute 'Gone'); repair its package",
+        "the head broken cannot be imported (AttributeError: module 'their_package' has no attribute 'Gone'); repair or uninstall its package",
     ]
