@@ -62,7 +62,7 @@ def added(group: str, shipped: tuple[str, ...]) -> Iterator[str]:
 
 def main() -> None:
     """Print the list."""
-    Parser(prog="fgmae_bench", description=__doc__, allow_abbrev=False).parse(sys.argv[1:])
+    Parser("fgmae_bench", __doc__).parse(sys.argv[1:])
     lines = ["python -m fgmae_bench.MODULE   (each has its own --help)", ""]
     lines += [f"  {name:<10} {line}" for name, line in modules().items()]
     lines += ["", "What installed packages add, by group of entry points:"]

@@ -21,6 +21,22 @@ from fgmae_bench.errors import BenchError, closest
 class Parser(argparse.ArgumentParser):
     """argparse with errors as one BenchError line, and the closest known flag for an unknown one."""
 
+    def __init__(self, prog: str, description: str | None, *, argument_default: Any = None):
+        """`description` is printed as it is written, and no flag can be shortened."""
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argument_default,
+        )
+
+    def add_path(self, name: str, default: str | None, text: str) -> None:
+        """A flag whose value is a path; `text` is its help."""
+        self.add_argument(
+            *spellings(name), dest=name, type=Path, default=default and Path(default), metavar="PATH", help=text
+        )
+
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing usage and exiting."""
         raise BenchError(f"{self.prog.split('.')[-1]}: {message}", "see --help")
@@ -60,13 +76,7 @@ def dispatch(
     if name not in commands:
         raise BenchError(f"unknown command '{name}'", closest(name, commands))
     command = importlib.import_module(f"{package}.{name}")
-    parser = Parser(
-        prog=f"{package} {name}",
-        description=command.__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
+    parser = Parser(f"{package} {name}", command.__doc__, argument_default=argparse.SUPPRESS)
     command.add_flags(parser)
     command.main(parser.parse(argv[1:]))
 
@@ -81,13 +91,7 @@ def module_parser(module: str, description: str, ignored: tuple[str, ...] = ()) 
 
     `ignored` names flags of published command lines that mean nothing here: accepted, returned under `ignored_flags`.
     """
-    parser = Parser(
-        prog=f"fgmae_bench.{module}",
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
+    parser = Parser(f"fgmae_bench.{module}", description, argument_default=argparse.SUPPRESS)
     for part, kind in sections(module).items():
         group = parser.add_argument_group(part)
         add_fields(group, kind)

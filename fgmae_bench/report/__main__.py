@@ -14,14 +14,13 @@ datasets) and a rank of each protocol, their index,
 
 from __future__ import annotations
 
-import argparse
 import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fgmae_bench.config.flags import Parser, spellings
+from fgmae_bench.config.flags import Parser
 from fgmae_bench.errors import EXIT_DONE, EXIT_FAILED, BenchError, printable, run_entry, unknown
 from fgmae_bench.records import Record, all_records
 from fgmae_bench.report import output, page, tested
@@ -41,22 +40,12 @@ DEFAULT_RESULTS = Path("results")
 
 def parser() -> Parser:
     """The flags of the report."""
-    made = Parser(
-        prog="fgmae_bench.report",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-    def path(name: str, default: str | None, text: str) -> None:
-        made.add_argument(
-            *spellings(name), dest=name, type=Path, default=default and Path(default), metavar="PATH", help=text
-        )
-
-    path("results_dir", None, "folder of the records (default: results)")
-    path("experiments", None, "folder of the experiment files (default: experiments; without it one table of all runs)")
-    path("out", None, "folder that gets tables/ and figures/ (default: <results_dir>)")
-    path(
+    made = Parser("fgmae_bench.report", __doc__)
+    made.add_path("results_dir", None, "folder of the records (default: results)")
+    text = "folder of the experiment files (default: experiments; without it one table of all runs)"
+    made.add_path("experiments", None, text)
+    made.add_path("out", None, "folder that gets tables/ and figures/ (default: <results_dir>)")
+    made.add_path(
         "published",
         None,
         "published numbers (default: <results_dir>/published/published_results.csv, else the repository's copy)",

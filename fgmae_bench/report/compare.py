@@ -15,7 +15,6 @@ predictions are missing.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 from pathlib import Path
@@ -23,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from fgmae_bench.config.experiments import load_experiment
-from fgmae_bench.config.flags import Parser, spellings
+from fgmae_bench.config.flags import Parser
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.metrics.intervals import LEVEL, Difference, obstacles
 from fgmae_bench.metrics.jackknife import Estimate
@@ -58,12 +57,7 @@ ENOUGH = 6  # datasets from which signed ranks can fall below .05
 
 def parser() -> Parser:
     """The flags of `report compare`."""
-    made = Parser(
-        prog="fgmae_bench.report compare",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = Parser("fgmae_bench.report compare", __doc__)
     made.add_argument(
         "runs", nargs="*", metavar="RUN", help="run ids or paths of records; the first is compared with the others"
     )
@@ -78,18 +72,8 @@ def parser() -> Parser:
         "--datasets", nargs="+", default=[], metavar="DATASET", help="datasets of --models (default: all of both)"
     )
     made.add_argument("--protocol", metavar="NAME", help="protocol of --models (default: any)")
-    for name, default, text in (
-        ("results_dir", "results", "folder of records and predictions"),
-        ("experiments", "experiments", "folder of the experiment files"),
-    ):
-        made.add_argument(
-            *spellings(name),
-            dest=name,
-            type=Path,
-            default=Path(default),
-            metavar="PATH",
-            help=f"{text} (default: {default})",
-        )
+    made.add_path("results_dir", "results", "folder of records and predictions (default: results)")
+    made.add_path("experiments", "experiments", "folder of the experiment files (default: experiments)")
     return made
 
 

@@ -10,10 +10,9 @@ would be over one dataset or one model, or over rows that were tested on other p
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from fgmae_bench.config.flags import Parser, spellings
+from fgmae_bench.config.flags import Parser
 from fgmae_bench.errors import BenchError, closest, unknown
 from fgmae_bench.records import all_records
 from fgmae_bench.report import tested
@@ -27,26 +26,11 @@ from fgmae_bench.report.tested import with_tests
 
 def parser() -> Parser:
     """The flags of `report rank`."""
-    made = Parser(
-        prog="fgmae_bench.report rank",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = Parser("fgmae_bench.report rank", __doc__)
     made.add_argument("--protocol", metavar="NAME", help="protocol to rank (default: the only one)")
     made.add_argument("--datasets", nargs="+", default=[], metavar="DATASET", help="only these (default: all)")
-    for name, default, text in (
-        ("results_dir", "results", "folder of the records"),
-        ("experiments", "experiments", "folder of the experiment files"),
-    ):
-        made.add_argument(
-            *spellings(name),
-            dest=name,
-            type=Path,
-            default=Path(default),
-            metavar="PATH",
-            help=f"{text} (default: {default})",
-        )
+    made.add_path("results_dir", "results", "folder of the records (default: results)")
+    made.add_path("experiments", "experiments", "folder of the experiment files (default: experiments)")
     return made
 
 

@@ -10,7 +10,6 @@ on, with the ceiling that halves of the units agree with one another.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,12 +60,7 @@ def main(argv: list[str]) -> str:
 
 def parser() -> Parser:
     """The flags of `report regions`."""
-    made = Parser(
-        prog="fgmae_bench.report regions",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = Parser("fgmae_bench.report regions", __doc__)
 
     def flag(name: str, kind: Any, default: Any, text: str) -> None:
         shown = "none" if default is None else default

@@ -10,7 +10,6 @@ that should equal it lies what cannot be attributed. Exit code 0; 2 where no run
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
 import shlex
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fgmae_bench.config.experiments import Experiment, PlannedRun, PublishedRow, check_flags, matches
-from fgmae_bench.config.flags import Parser, spellings
+from fgmae_bench.config.flags import Parser
 from fgmae_bench.config.layout import Layout
 from fgmae_bench.config.recipes import RECIPES
 from fgmae_bench.config.strict import from_plain, load_toml
@@ -83,23 +82,13 @@ class Share:
 
 def parser() -> Parser:
     """The flags of `report waterfall`."""
-    made = Parser(
-        prog="fgmae_bench.report waterfall",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = Parser("fgmae_bench.report waterfall", __doc__)
     made.add_argument(
         "file", type=Path, metavar="FILE", help="a file such as experiments/waterfalls/eurosat_fgmae.toml"
     )
-    for name, default, text in (
-        ("results_dir", "results", "folder of the records (default: results)"),
-        ("published", None, "published numbers (default: those of the results, else the repository's)"),
-        ("out", None, "folder that gets the figure (default: none)"),
-    ):
-        made.add_argument(
-            *spellings(name), dest=name, type=Path, default=default and Path(default), metavar="PATH", help=text
-        )
+    made.add_path("results_dir", "results", "folder of the records (default: results)")
+    made.add_path("published", None, "published numbers (default: those of the results, else the repository's)")
+    made.add_path("out", None, "folder that gets the figure (default: none)")
     made.add_argument("--synthetic", action="store_true", help="fill it with synthetic records (default: genuine ones)")
     return made
 
