@@ -100,7 +100,6 @@ DIALECTS = (
     Dialect(words="SegFormer's MiT", signs=("patch_embed1.proj.weight", "block1.0.attn.kv.weight"), rules=(),
             first="patch_embed1.proj.weight"),
 )  # fmt: skip
-SIGNS = tuple(dialect.signs[0] for dialect in DIALECTS)
 
 
 def translated(tensors: Named) -> tuple[Named, Dialect | None]:

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fgmae_bench.errors import BenchError
 from fgmae_bench.metrics.separation import Apart
 from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
@@ -165,13 +164,6 @@ def other_content(rows: list[Row]) -> str | None:
         if not held:
             return f"{rows[0].records[0]['run_id']} and {record['run_id']} were tested on other pixels or labels"
     return None
-
-
-def require_same_content(rows: list[Row]) -> None:
-    """Raise BenchError where rows may not share a column."""
-    problem = other_content(rows)
-    if problem:
-        raise BenchError(f"no pivot of {rows[0].dataset}: {problem}", "pivot runs on one and the same test data")
 
 
 def _place_facts(row: Row) -> dict[str, Any]:

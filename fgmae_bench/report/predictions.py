@@ -28,7 +28,6 @@ from fgmae_bench.metrics.intervals import (
 from fgmae_bench.metrics.regression import PixelSums
 from fgmae_bench.records import Record
 
-TARGETS = [0, 4, 5]  # columns of sums that predictions have no part in
 MOST_LEVELS = 256  # between which ranks of pixels are not told apart
 MAX_COUNT, MAX_CELLS = 2**53, 2**28  # of one count, and of the numbers kept for all resamples (2 GiB)
 REPEAT = "run it again with another --results_dir, or restore the file"
