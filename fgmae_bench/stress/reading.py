@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.metrics.intervals import Units, segmentation_units
-from fgmae_bench.metrics.segmentation import segmentation, total
+from fgmae_bench.metrics.segmentation import IGNORE, segmentation, total
 from fgmae_bench.metrics.table import REGRESSION, SEGMENTATION, SINGLE, selection
 from fgmae_bench.metrics.tolerance import chance_of, chance_of_pixels, flip_rate
 from fgmae_bench.runs.tasks import TASKS
@@ -65,7 +65,7 @@ def pixel_row(mask: NDArray[Any], confusion: NDArray[Any], clean: NDArray[Any], 
     """The row (2 K C + 2,) of one image: confusion matrices of stressed and of clean data on the same pixels, how many
     of these changed their class, and their number.
     """
-    return np.concatenate([confusion.ravel(), clean.ravel(), [changed, int((mask != 255).sum())]]).astype(np.int64)
+    return np.concatenate([confusion.ravel(), clean.ravel(), [changed, int((mask != IGNORE).sum())]]).astype(np.int64)
 
 
 def of_pixels(clean: Outputs, classes: int, columns: int, groups: Groups) -> Reading:
