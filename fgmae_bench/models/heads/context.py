@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ class NonLocalBlock(nn.Module):
         self.theta = ConvNorm(dim, inner, norm=None, act=False)
         self.phi = ConvNorm(dim, inner, norm=None, act=False)
         self.conv_out = ConvNorm(inner, dim, norm=norm, act=False)
-        nn.init.zeros_(self.conv_out.bn.weight)  # type: ignore[arg-type]  # the block begins as the identity
+        nn.init.zeros_(self.conv_out.get_submodule("bn").weight)  # type: ignore[arg-type]  # the block begins as the identity
 
     def pairwise(self, theta: Tensor, phi: Tensor) -> Tensor:
         """Weights (B, N, N) of queries (B, N, D) and keys (B, D, N)."""
@@ -62,9 +63,12 @@ class DisentangledBlock(NonLocalBlock):
 
 
 class ContextBlock(nn.Module):
-    """One attention for all places, its context added to each of them (Cao et al. 2019, arXiv 1904.11492)."""
+    """One attention for all places, its context added to each of them (Cao et al. 2019, arXiv 1904.11492).
 
-    def __init__(self, dim: int):
+    Its own norm is a layer norm, whatever `norm` is.
+    """
+
+    def __init__(self, dim: int, norm: str):
         super().__init__()
         inner = dim // GC_RATIO
         self.conv_mask = nn.Conv2d(dim, 1, 1)
@@ -80,46 +84,30 @@ class ContextBlock(nn.Module):
         return out
 
 
-class NonLocal(FCN):
-    """FCN with a non-local block."""
+class Contextual(FCN):
+    """FCN with a block, `block(channels, norm)`, between its convolutions, under the key of mmsegmentation."""
 
     def __init__(
-        self, dims: Sequence[int], strides: Sequence[int], num_classes: int, *, fpn_dim: int = 512, norm: str = "batch"
+        self,
+        dims: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        *,
+        fpn_dim: int = 512,
+        norm: str = "batch",
+        key: str,
+        block: Callable[[int, str], nn.Module],
     ):
         super().__init__(dims, strides, num_classes, fpn_dim=fpn_dim, norm=norm)
-        self.nl_block = NonLocalBlock(fpn_dim, norm)
+        self.key = key
+        self.add_module(key, block(fpn_dim, norm))
 
     def between(self, x: Tensor) -> Tensor:
         """The block."""
-        out: Tensor = self.nl_block(x)
+        out: Tensor = self.get_submodule(self.key)(x)
         return out
 
 
-class DNL(FCN):
-    """FCN with a disentangled non-local block."""
-
-    def __init__(
-        self, dims: Sequence[int], strides: Sequence[int], num_classes: int, *, fpn_dim: int = 512, norm: str = "batch"
-    ):
-        super().__init__(dims, strides, num_classes, fpn_dim=fpn_dim, norm=norm)
-        self.dnl_block = DisentangledBlock(fpn_dim, norm)
-
-    def between(self, x: Tensor) -> Tensor:
-        """The block."""
-        out: Tensor = self.dnl_block(x)
-        return out
-
-
-class GC(FCN):
-    """FCN with a global context block."""
-
-    def __init__(
-        self, dims: Sequence[int], strides: Sequence[int], num_classes: int, *, fpn_dim: int = 512, norm: str = "batch"
-    ):
-        super().__init__(dims, strides, num_classes, fpn_dim=fpn_dim, norm=norm)
-        self.gc_block = ContextBlock(fpn_dim)
-
-    def between(self, x: Tensor) -> Tensor:
-        """The block."""
-        out: Tensor = self.gc_block(x)
-        return out
+non_local = partial(Contextual, key="nl_block", block=NonLocalBlock)
+dnl = partial(Contextual, key="dnl_block", block=DisentangledBlock)
+gc = partial(Contextual, key="gc_block", block=ContextBlock)

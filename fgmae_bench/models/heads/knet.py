@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fgmae_bench.models.heads.aspp import DeepLabV3
 from fgmae_bench.models.heads.fcn import FCN
-from fgmae_bench.models.heads.layers import ConvNorm, Decoder, resized
+from fgmae_bench.models.heads.layers import ConvNorm, Decoder, FeedForward, SelfAttention, resized
 from fgmae_bench.models.heads.outputs import PIXELS, Extra, Learnt
 from fgmae_bench.models.heads.psp import PSP
 from fgmae_bench.models.heads.uper import UPer
@@ -42,32 +42,6 @@ class KernelUpdator(nn.Module):
         return torch.relu(self.fc_norm(self.fc_layer(mixed)))
 
 
-class SelfAttention(nn.Module):
-    """Multi-head attention between kernels, added to them."""
-
-    def __init__(self, dim: int, heads: int):
-        super().__init__()
-        self.attn = nn.MultiheadAttention(dim, heads, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, K, C) to the same."""
-        out: Tensor = x + self.attn(x, x, x, need_weights=False)[0]
-        return out
-
-
-class FeedForward(nn.Module):
-    """Two linear layers, added to what enters."""
-
-    def __init__(self, dim: int, inner: int):
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Sequential(nn.Linear(dim, inner), nn.ReLU()), nn.Linear(inner, dim)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, K, C) to the same."""
-        out: Tensor = x + self.layers[1](self.layers[0](x))
-        return out
-
-
 class KernelUpdate(nn.Module):
     """One stage: kernels gather features under their masks, are updated, exchanged, and give new masks."""
 
@@ -76,7 +50,7 @@ class KernelUpdate(nn.Module):
         self.attention, self.attention_norm = SelfAttention(dim, heads), nn.LayerNorm(dim)
         self.kernel_update_conv = KernelUpdator(dim)
         self.feat_transform = ConvNorm(dim, dim, norm=None, act=False)
-        self.ffn, self.ffn_norm = FeedForward(dim, inner), nn.LayerNorm(dim)
+        self.ffn, self.ffn_norm = FeedForward(dim, inner, torch.relu), nn.LayerNorm(dim)
         self.mask_fcs = nn.ModuleList([nn.Linear(dim, dim, bias=False), nn.LayerNorm(dim), nn.ReLU()])
         self.fc_mask = nn.Linear(dim, dim)
 
@@ -84,8 +58,9 @@ class KernelUpdate(nn.Module):
         """Features (B, C, h, w), kernels (B, K, C), logits (B, K, h, w) to new logits and new kernels."""
         x = self.feat_transform(features)
         gathered = masks.softmax(1).flatten(2) @ x.flatten(2).transpose(1, 2)
-        kernels = self.attention_norm(self.attention(self.kernel_update_conv(gathered, kernels)))
-        kernels = self.ffn_norm(self.ffn(kernels))
+        kernels = self.kernel_update_conv(gathered, kernels)
+        kernels = self.attention_norm(kernels + self.attention(kernels))
+        kernels = self.ffn_norm(kernels + self.ffn(kernels))
         weights = kernels
         for layer in self.mask_fcs:
             weights = layer(weights)

@@ -6,7 +6,7 @@ them. Its dropout before the classifier is there at rate 0: see `--head_dropout`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -43,27 +43,30 @@ class ConvNorm(nn.Module):
         outside: int,
         kernel: int = 1,
         *,
-        norm: str | None = "batch",
+        norm: str | nn.Module | None = "batch",
         dilation: int = 1,
         groups: int = 1,
         padding: int | None = None,
         act: bool = True,
         pooled: bool = False,
     ):
-        """`norm` None: a convolution with bias. `pooled`: of maps of one pixel."""
+        """`norm` None: a convolution with bias; a module: a group norm. `pooled`: of maps of one pixel."""
         super().__init__()
         padding = dilation * (kernel // 2) if padding is None else padding
         self.conv = nn.Conv2d(
             inside, outside, kernel, padding=padding, dilation=dilation, groups=groups, bias=norm is None
         )
+        self.key = "gn" if isinstance(norm, nn.Module) else "bn" if norm else ""  # as mmcv names the layer
+        if isinstance(norm, str):
+            norm = PooledBatchNorm(outside) if pooled and norm == "batch" else make_norm(norm, outside)
         if norm is not None:
-            self.bn = PooledBatchNorm(outside) if pooled and norm == "batch" else make_norm(norm, outside)
+            self.add_module(self.key, norm)
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) to (B, D, h, w)."""
         x = self.conv(x)
-        x = self.bn(x) if hasattr(self, "bn") else x
+        x = self.get_submodule(self.key)(x) if self.key else x
         return torch.relu(x) if self.act else x
 
 
@@ -78,6 +81,33 @@ class Separable(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) to (B, D, h, w)."""
         out: Tensor = self.pointwise_conv(self.depthwise_conv(x))
+        return out
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of tokens over one another, under the key that mmcv gives it."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.attn = nn.MultiheadAttention(dim, heads, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) to the same."""
+        out: Tensor = self.attn(x, x, x, need_weights=False)[0]
+        return out
+
+
+class FeedForward(nn.Module):
+    """Two linear layers; `layers.0.0` and `layers.1`, as mmcv names them."""
+
+    def __init__(self, dim: int, inner: int, act: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Sequential(nn.Linear(dim, inner)), nn.Linear(inner, dim)])
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to the same."""
+        out: Tensor = self.layers[1](self.act(self.layers[0](x)))
         return out
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fgmae_bench.models.heads.layers import Decoder, resized
+from fgmae_bench.models.heads.layers import ConvNorm, Decoder, resized
 from fgmae_bench.models.heads.necks import pyramid
 from fgmae_bench.models.norms import group_norm
 
@@ -45,31 +45,14 @@ def _updated(left: Tensor, product: Tensor, right: Tensor) -> Tensor:
     return left * (product @ right) / (left @ (right.transpose(1, 2) @ right) + EPSILON)
 
 
-class Convolved(nn.Module):
-    """A 1x1 convolution, with group norm and without bias, or the reverse."""
-
-    def __init__(self, inside: int, outside: int, norm: nn.Module | None, act: bool):
-        super().__init__()
-        self.conv = nn.Conv2d(inside, outside, 1, bias=norm is None)
-        if norm is not None:
-            self.gn = norm
-        self.act = act
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, D, h, w)."""
-        x = self.conv(x)
-        x = self.gn(x) if hasattr(self, "gn") else x
-        return torch.relu(x) if self.act else x
-
-
 class Hamburger(nn.Module):
     """A factorisation between two 1x1 convolutions, added to the map."""
 
     def __init__(self, dim: int, rank: int, groups: int | None):
         super().__init__()
-        self.ham_in = Convolved(dim, dim, None, act=True)
+        self.ham_in = ConvNorm(dim, dim, norm=None)
         self.ham = NMF(dim, rank)
-        self.ham_out = Convolved(dim, dim, _norm(dim, groups), act=False)
+        self.ham_out = ConvNorm(dim, dim, norm=_norm(dim, groups), act=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) to the same."""
@@ -93,9 +76,9 @@ class LightHam(Decoder):
         """`dims` and `strides` of four maps, finest first; the norm is group norm whatever `norm` says."""
         super().__init__(num_classes, fpn_dim)
         self.neck, dims = pyramid("LightHam", dims, strides, norm, used=(1, 2, 3))
-        self.squeeze = Convolved(sum(dims[1:]), fpn_dim, _norm(fpn_dim, groups), act=True)
+        self.squeeze = ConvNorm(sum(dims[1:]), fpn_dim, norm=_norm(fpn_dim, groups))
         self.hamburger = Hamburger(fpn_dim, rank, groups)
-        self.align = Convolved(fpn_dim, fpn_dim, _norm(fpn_dim, groups), act=True)
+        self.align = ConvNorm(fpn_dim, fpn_dim, norm=_norm(fpn_dim, groups))
 
     def features(self, maps: Sequence[Tensor]) -> Tensor:
         """Four maps, finest first, to (B, fpn_dim, h_1, w_1)."""

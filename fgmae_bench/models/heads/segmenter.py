@@ -11,35 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize
 
-from fgmae_bench.models.heads.layers import resized
+from fgmae_bench.models.heads.layers import FeedForward, SelfAttention, resized
 
 HEAD_DIM, DEPTH, STD = 64, 2, 0.02
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention, under the name that mmcv gives it."""
-
-    def __init__(self, dim: int, heads: int):
-        super().__init__()
-        self.attn = nn.MultiheadAttention(dim, heads, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) to the same."""
-        out: Tensor = self.attn(x, x, x, need_weights=False)[0]
-        return out
-
-
-class FeedForward(nn.Module):
-    """Two linear layers; `layers.0.0` and `layers.1`, as mmcv names them."""
-
-    def __init__(self, dim: int, inner: int):
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Sequential(nn.Linear(dim, inner)), nn.Linear(inner, dim)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) to the same."""
-        out: Tensor = self.layers[1](gelu(self.layers[0](x)))
-        return out
 
 
 class Layer(nn.Module):
@@ -47,8 +21,8 @@ class Layer(nn.Module):
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
-        self.ln1, self.attn = nn.LayerNorm(dim), Attention(dim, heads)
-        self.ln2, self.ffn = nn.LayerNorm(dim), FeedForward(dim, 4 * dim)
+        self.ln1, self.attn = nn.LayerNorm(dim), SelfAttention(dim, heads)
+        self.ln2, self.ffn = nn.LayerNorm(dim), FeedForward(dim, 4 * dim, gelu)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) to the same."""
