@@ -18,7 +18,7 @@ from fgmae_bench.data.synthetic import MARKER, read_marker
 from fgmae_bench.errors import BenchError
 from fgmae_bench.features.label_bank import _stored
 from fgmae_bench.probe.checkpoint import load_state as load_head
-from fgmae_bench.stress.engine import _read
+from fgmae_bench.stress.scorer import read_outputs
 from fgmae_bench.system.stamps import remember, remembered
 from fgmae_bench.train.state import load_state as load_run
 from fgmae_bench.worlds.bigearthnet import write_bigearthnet
@@ -87,11 +87,11 @@ def test_a_damaged_array_in_a_cache_is_no_array(tmp_path, header):
     (tmp_path / "a.npy").write_bytes(npy)
     assert _stored(tmp_path / "a.npy", 3) is None
     assert _load(tmp_path / "a.npy", 3) is None
-    assert _read(tmp_path / "a.npy", (3,)) is None
+    assert read_outputs(tmp_path / "a.npy", (3,)) is None
     np.savez(tmp_path / "a.npz", values=np.zeros(3))
     assert _load(tmp_path / "a.npz", 3) is not None
     assert _stored(tmp_path / "a.npz", 3) is None
-    assert _read(tmp_path / "a.npz", (3,)) is None
+    assert read_outputs(tmp_path / "a.npz", (3,)) is None
 
 
 @pytest.mark.parametrize("read", [load_run, load_head])

@@ -24,7 +24,7 @@ from fgmae_bench.data.list_splits import list_files, read_lines
 from fgmae_bench.data.sample_cache import BROKEN_ARRAY
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models.embeddings import read_embeddings
-from fgmae_bench.stress.engine import _read
+from fgmae_bench.stress.scorer import read_outputs
 from fgmae_bench.system.files import read_bounded
 
 TABLE = '[layout]\nkind = "table"\ntable = "t.csv"\npath = "file"\nlabel = "label"\n'
@@ -137,7 +137,7 @@ def test_an_array_that_begins_as_an_archive_is_refused_in_words(tmp_path):
         np.load(tmp_path / "a.npy", allow_pickle=False)
     with pytest.raises(BenchError, match=r"a\.npy cannot be read as a NumPy array \(File is not a zip file\)"):
         load_array(tmp_path / "a.npy")
-    assert _read(tmp_path / "a.npy", (2, 3)) is None
+    assert read_outputs(tmp_path / "a.npy", (2, 3)) is None
     assert {zipfile.BadZipFile, zlib.error} <= set(BROKEN_ARRAY)
 
 

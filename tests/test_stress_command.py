@@ -179,13 +179,13 @@ def test_what_the_data_does_not_allow_is_refused(tmp_path):
 
 def test_a_stressed_view_keeps_everything_that_the_clean_view_says_of_its_input(monkeypatch):
     """The shift of bands that stand in for others, and the statistics of a run of images, were lost on the way."""
-    from fgmae_bench.stress import engine
+    from fgmae_bench.stress import scorer
     from fgmae_bench.stress.flags import Options
     from fgmae_bench.views.chip import Chip
     from fgmae_bench.views.classification import View
 
-    monkeypatch.setattr(engine, "sample_facts", lambda *given: {"moments": np.zeros(1)})
-    monkeypatch.setattr(engine, "mean_and_deviation", lambda *given: ((-12.0, -20.0), None))
+    monkeypatch.setattr(scorer, "sample_facts", lambda *given: {"moments": np.zeros(1)})
+    monkeypatch.setattr(scorer, "mean_and_deviation", lambda *given: ((-12.0, -20.0), None))
     card = load_card("eurosat")
     contract = InputContract(
         bands=("VV", "VH"), mean=(-12.0, -20.0), std=(5.0, 6.0), normalizer="two_sigma", geometry="native", size=8
@@ -198,7 +198,7 @@ def test_a_stressed_view_keeps_everything_that_the_clean_view_says_of_its_input(
     db = np.random.default_rng(0).normal(-15, 3, (2, 8, 8)).astype(np.float32)
     chip = Chip(db=db, valid=None, synthetic=True)
     for view in (shifted, of_a_run):
-        stressed = engine._Views(dataset, view, run, Options()).view("offset", 0.0, 0)
+        stressed = scorer.Views(dataset, view, run, Options()).view("offset", 0.0, 0)
         for field in dataclasses.fields(View):
             assert getattr(stressed, field.name) == getattr(view, field.name), field.name
         assert np.array_equal(stressed.batch([chip], ["a"]), view.batch([chip], ["a"]))
@@ -215,13 +215,13 @@ def test_a_stressed_view_keeps_everything_that_the_clean_view_says_of_its_input(
     ],
 )
 def test_stresses_of_bands_and_acquisitions_that_the_data_lacks_are_refused_or_noted(bands, groups, name, words):
-    from fgmae_bench.stress.engine import _allowed
+    from fgmae_bench.stress.allowed import allowed
     from fgmae_bench.stress.flags import Options
 
     card = load_card("eurosat")
     card = dataclasses.replace(card, signal=dataclasses.replace(card.signal, bands=bands))
     with pytest.raises(BenchError, match=words):
-        _allowed(Options(names=(name,)), card, groups)
-    kept, notes = _allowed(Options(), card, groups)
+        allowed(Options(names=(name,)), card, groups)
+    kept, notes = allowed(Options(), card, groups)
     assert name not in kept
     assert any(found["text"].startswith(f"{name}: ") and words in found["text"] for found in notes)

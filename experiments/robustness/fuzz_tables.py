@@ -31,7 +31,7 @@ from fgmae_bench.data.groups import with_groups
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.splits import make_split
 from fgmae_bench.models.embeddings import read_embeddings, write_embeddings
-from fgmae_bench.stress.engine import _read
+from fgmae_bench.stress.scorer import read_outputs
 
 Rng = np.random.Generator
 SIDE, COUNT = 16, 12
@@ -198,7 +198,11 @@ def npy(rng: Rng, folder: Path) -> Work:
     """An array, read with a card, without one, and as what an interrupted run left."""
     card, path = written(folder, rng, "csv"), folder / "a0.npy"
     path.write_bytes(changed_array(rng, image(0)))
-    reads = (lambda: read_image(path, card), lambda: look(Found("a0", "", (path,))), lambda: _read(path, (COUNT, 2)))
+    reads = (
+        lambda: read_image(path, card),
+        lambda: look(Found("a0", "", (path,))),
+        lambda: read_outputs(path, (COUNT, 2)),
+    )
     return silent(reads[int(rng.integers(3))])
 
 
