@@ -22,7 +22,8 @@ from fgmae_bench.data.raster import Stored
 from fgmae_bench.data.schemes import card_source
 from fgmae_bench.data.signal import chip_of, leave_out_fill
 from fgmae_bench.data.table import Found, Row, columns_of, indexed, read_rows
-from fgmae_bench.data.zarr_store import TODO, Store, Variable, digest_of, open_store
+from fgmae_bench.data.zarr_metadata import TODO, Variable
+from fgmae_bench.data.zarr_store import Store, digest_of, open_store
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.views.chip import Chip
 

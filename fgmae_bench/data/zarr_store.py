@@ -4,75 +4,33 @@ known before it is decoded. Needs the library zarr (`pip install 'fgmae-bench[za
 
 from __future__ import annotations
 
-import base64
-import binascii
 import functools
 import hashlib
-import json
 import math
 import os
 import struct
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fgmae_bench.data.zarr_chunks import guarded
+from fgmae_bench.data.zarr_metadata import TODO, Variable, metadata_of, variable_of
 from fgmae_bench.errors import BenchError
-from fgmae_bench.system.files import read_bounded
 from fgmae_bench.system.stamps import tree_stamp
 
 if TYPE_CHECKING:
     from zarr import Array
 
 MARKS = ("zarr.json", ".zgroup", ".zarray")
-MOST_METADATA = 4 << 20
-MOST_VARIABLES = 1000
-MOST_ROWS = 2_000_000
 MEMORY_BYTES, MEMORY_TIMES = 64 << 20, 16  # what a chunk may take: the larger of this and so many times its array
 HELD_BYTES = 128 << 20  # of decoded blocks
-COMPRESSIONS = ("blosc", "zstd", "lz4", "gzip", "zlib")
-# Filters and codecs that keep the number of values; not among them are `pickle` and others that make objects.
-OTHERS = ("bytes", "transpose", "crc32", "crc32c", "adler32", "fletcher32", "shuffle", "delta", "fixedscaleoffset",
-          "quantize", "bitround", "vlen-utf8")  # fmt: skip
-TEXT = "vlen-utf8"
-KINDS = "fiubUSM"  # of numpy, that a variable may have
-DEFLATE_TIMES = 1032  # what deflate makes of a byte at most
-TODO = "restore the store, or write it again"
 FAULTS = (ValueError, LookupError, TypeError, RuntimeError, ArithmeticError, AttributeError, AssertionError, OSError,
           BufferError, EOFError, MemoryError, zlib.error, struct.error)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variable:
-    """One array of a store as its metadata has it. `nodata`, `scale` and `offset` are those of the CF conventions."""
-
-    name: str
-    shape: tuple[int, ...]
-    chunks: tuple[int, ...]
-    dtype: np.dtype[Any]  # object where texts are of any length
-    codecs: tuple[str, ...]
-    dims: tuple[str, ...] = ()
-    attrs: dict[str, Any] = field(default_factory=dict)
-    nodata: tuple[float, ...] = ()
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """(scale, offset) by which stored numbers are meant."""
-        return float(self.attrs.get("scale_factor", 1)), float(self.attrs.get("add_offset", 0))
-
-    @property
-    def codes(self) -> dict[str, str]:
-        """Names of the codes that `flag_values` and `flag_meanings` give, empty without them."""
-        values, names = self.attrs.get("flag_values", []), str(self.attrs.get("flag_meanings", "")).split()
-        if not isinstance(values, list) or len(values) != len(names):
-            return {}
-        return {str(value): name for value, name in zip(values, names, strict=True)}
 
 
 def is_store(path: Path) -> bool:
@@ -90,12 +48,12 @@ class Store:
         self.arrays: dict[str, Array[Any]] = {}
         self.variables: dict[str, Variable] = {}
         self.refused: dict[str, str] = {}  # reason by variable
-        for name, texts in _metadata(path).items():
+        for name, texts in metadata_of(path).items():
             try:
-                self.variables[name] = _variable(name, texts)
+                self.variables[name] = variable_of(name, texts)
             except FAULTS as error:
                 self.refused[name] = " ".join(str(error).split())[:120] or type(error).__name__
-        self.guarded = _guarded(path, self.variables, self.most)
+        self.guarded = guarded(path, self.variables, self.most)
         self.allowed: dict[str, int] = {}  # bytes by variable
 
     def variable(self, name: str) -> Variable:
@@ -178,186 +136,6 @@ def _opened(path: Path, digest: str) -> Store:
 def digest_of(path: Path) -> str:
     """SHA-256 of the state of every file of a store, and of the metadata of format 2, whose files are hidden ones."""
     digest = hashlib.sha256(tree_stamp(path).encode())
-    for name, texts in _metadata(path).items():
+    for name, texts in metadata_of(path).items():
         digest.update("\0".join([name, *texts]).encode())
     return digest.hexdigest()
-
-
-# --- metadata
-
-
-def _metadata(path: Path) -> dict[str, tuple[str, str]]:
-    """Variable -> (text of its metadata, text of its attributes in format 2), of the arrays right in a store."""
-    found: dict[str, tuple[str, str]] = {}
-    try:
-        for entry in sorted(os.scandir(path), key=lambda each: each.name):
-            place = Path(entry.path)
-            mark = next((mark for mark in ("zarr.json", ".zarray") if os.path.isfile(place / mark)), "")
-            if not mark:
-                continue
-            texts = [read_bounded(place / mark, MOST_METADATA).decode()]
-            attributes = place / ".zattrs"
-            texts.append(read_bounded(attributes, MOST_METADATA).decode() if attributes.is_file() else "{}")
-            found[entry.name] = texts[0], texts[1]
-            if len(found) > MOST_VARIABLES:
-                raise ValueError(f"more than {MOST_VARIABLES} variables")
-    except (OSError, ValueError) as error:
-        raise BenchError(f"{path} cannot be read as a Zarr store ({error})", TODO) from error
-    return found
-
-
-def _variable(name: str, texts: tuple[str, str]) -> Variable:
-    """A variable from its metadata. Raises one of FAULTS, with the reason, where it is none that is read."""
-    held = json.loads(texts[0])
-    made = _of_format_2(name, held, json.loads(texts[1])) if held["zarr_format"] == 2 else _of_format_3(name, held)
-    whole = all(type(n) is int and n >= 0 for n in made.shape) and all(type(n) is int and n > 0 for n in made.chunks)
-    if not whole or len(made.shape) != len(made.chunks) or not 1 <= len(made.shape) <= 5:
-        raise ValueError(f"its shape is {made.shape} in chunks of {made.chunks}"[:100])
-    if made.shape[0] > MOST_ROWS:
-        raise ValueError(f"{made.shape[0]} samples, at most {MOST_ROWS} are read")
-    unknown = [codec for codec in made.codecs if codec not in (*COMPRESSIONS, *OTHERS)]
-    if unknown:
-        raise ValueError(f"its codec {unknown[0]} is not read")
-    if made.dtype.kind not in KINDS and not (made.dtype.kind == "O" and TEXT in made.codecs):
-        raise ValueError(f"values of the type {made.dtype}")
-    if not all(map(math.isfinite, made.scale)) or made.scale[0] == 0:
-        raise ValueError(f"a scale of {made.scale[0]} and an offset of {made.scale[1]}")
-    return made
-
-
-def _of_format_2(name: str, held: dict[str, Any], attrs: dict[str, Any]) -> Variable:
-    compressor, filters = held["compressor"], held["filters"] or []
-    codecs = [each["id"] for each in (*filters, *([compressor] if compressor else []))]
-    kind, fill = np.dtype(held["dtype"]), held["fill_value"]
-    stated = _nodata(attrs, kind)
-    if not stated and kind.kind in "fiu" and isinstance(fill, int | float) and fill != 0:
-        stated = (float(fill),)  # where xarray keeps _FillValue; 0 is what zarr writes where nobody says anything
-    return Variable(
-        name=name,
-        shape=tuple(held["shape"]),
-        chunks=tuple(held["chunks"]),
-        dtype=kind,
-        codecs=tuple(codecs),
-        dims=tuple(map(str, attrs.get("_ARRAY_DIMENSIONS", ()))),
-        attrs=attrs,
-        nodata=stated,
-    )
-
-
-def _of_format_3(name: str, held: dict[str, Any]) -> Variable:
-    if held["node_type"] != "array" or held["chunk_grid"]["name"] != "regular" or held.get("storage_transformers"):
-        raise ValueError("no array of regular chunks")
-    kind, attrs = held["data_type"], held.get("attributes", {})
-    codecs = [each if isinstance(each, str) else each["name"] for each in held["codecs"]]
-    dtype = _type_of(kind)
-    return Variable(
-        name=name,
-        shape=tuple(held["shape"]),
-        chunks=tuple(held["chunk_grid"]["configuration"]["chunk_shape"]),
-        dtype=dtype,
-        codecs=tuple(codec.removeprefix("numcodecs.") for codec in codecs),
-        dims=tuple(str(dim) for dim in held.get("dimension_names") or ()),
-        attrs=attrs,
-        nodata=_nodata(attrs, dtype),
-    )
-
-
-def _type_of(kind: Any) -> np.dtype[Any]:
-    """A data type of format 3 as numpy's."""
-    if kind == "string":
-        return np.dtype(object)
-    if isinstance(kind, dict):
-        name, more = kind["name"], kind.get("configuration", {})
-        if name == "fixed_length_utf32":
-            return np.dtype(f"<U{int(more['length_bytes']) // 4}")
-        if name == "numpy.datetime64":
-            return np.dtype(f"<M8[{more.get('scale_factor', 1)}{more['unit']}]")
-        raise ValueError(f"values of the type {name}")
-    return np.dtype(kind)
-
-
-def _nodata(attrs: dict[str, Any], dtype: np.dtype[Any]) -> tuple[float, ...]:
-    """Values of `_FillValue` and `missing_value`; xarray writes those of real numbers in format 3 as base64."""
-    found = []
-    for name in ("_FillValue", "missing_value"):
-        value = attrs.get(name)
-        if isinstance(value, str) and dtype.kind == "f":
-            try:
-                value = struct.unpack("<d", base64.b64decode(value, validate=True))[0]
-            except (binascii.Error, struct.error):
-                value = float(value)  # "NaN"
-        if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
-            found.append(float(value))
-    return tuple(found)
-
-
-# --- chunks
-
-
-def _guarded(path: Path, variables: dict[str, Variable], most: Callable[[str], int]) -> Any:
-    """A store of zarr's that looks at each chunk before it is decoded, and passes over copies of the metadata."""
-    from zarr.storage import LocalStore
-
-    class Guarded(LocalStore):
-        async def get(self, key: str, *given: Any, **more: Any) -> Any:
-            found = None if key == ".zmetadata" else await super().get(key, *given, **more)
-            name, _, rest = key.partition("/")
-            if found is not None and name in variables and not rest.endswith(("zarr.json", ".zarray", ".zattrs")):
-                check_chunk(found.to_bytes(), variables[name], most(name))
-            return found
-
-    return Guarded(path, read_only=True)
-
-
-def check_chunk(content: bytes, variable: Variable, most: int) -> None:
-    """Raise ValueError where a stored chunk would decode to more than `most` bytes, or to more texts than it has."""
-    codec = next((codec for codec in variable.codecs if codec in COMPRESSIONS), "")
-    size = _decoded_bytes(content, codec, most)
-    if size > most:
-        raise ValueError(f"a chunk of {len(content)} bytes would take {size >> 20} MiB")
-    if TEXT in variable.codecs:
-        import numcodecs
-
-        plain = content if not codec else bytes(numcodecs.get_codec({"id": codec}).decode(content))
-        if int.from_bytes(plain[:4], "little") > math.prod(variable.chunks):
-            raise ValueError("a chunk states more texts than it may hold")
-
-
-def _decoded_bytes(content: bytes, codec: str, most: int) -> int:
-    """Bytes that a chunk says, or can be shown, to decode to."""
-    if codec == "blosc":
-        return int.from_bytes(content[4:8], "little")
-    if codec == "lz4":
-        return int.from_bytes(content[:4], "little")
-    if codec == "zstd":
-        return _zstd_bytes(content)
-    if codec in ("gzip", "zlib"):
-        if DEFLATE_TIMES * len(content) <= most:
-            return len(content)
-        return _inflated(content, most)
-    return len(content)
-
-
-def _zstd_bytes(content: bytes) -> int:
-    """The content size that the header of a Zstandard frame states (RFC 8878, 3.1.1). Raises ValueError without one."""
-    if content[:4] != b"\x28\xb5\x2f\xfd" or len(content) < 6:
-        raise ValueError("a chunk is no Zstandard frame")
-    flags = content[4]
-    single, dictionary = flags >> 5 & 1, (0, 1, 2, 4)[flags & 3]
-    length = (1 if single else 0, 2, 4, 8)[flags >> 6]
-    if not length:
-        raise ValueError("a chunk does not state its size")
-    at = 5 + (not single) + dictionary
-    return int.from_bytes(content[at : at + length], "little") + (256 if length == 2 else 0)
-
-
-def _inflated(content: bytes, most: int) -> int:
-    """Bytes that deflated content, of one part or several, makes; counts no further than `most`."""
-    total = 0
-    while content and total <= most:
-        stream = zlib.decompressobj(wbits=47)
-        while content and not stream.eof and total <= most:
-            total += len(stream.decompress(content, min(most + 1, 1 << 22)))
-            content = stream.unconsumed_tail
-        content = stream.unused_data
-    return total
