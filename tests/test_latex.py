@@ -15,7 +15,8 @@ from boards import record, row, table
 from fgmae_bench.metrics.jackknife import Estimate
 from fgmae_bench.report.formats.latex import latex
 from fgmae_bench.report.formats.sheets import SHEETS
-from fgmae_bench.report.pivot import pivots, shas
+from fgmae_bench.report.pivot import shas
+from fgmae_bench.report.pivots import pivots
 from fgmae_bench.report.row import Note, Table
 from fgmae_bench.report.sheet import of_pivot
 from fgmae_bench.report.tested import with_tests

@@ -11,7 +11,7 @@ from boards import league, record, row, table
 from make_records import make_record, resealed
 
 from fgmae_bench.report.formats.sheets import SHEETS
-from fgmae_bench.report.pivot import other_content, pivots
+from fgmae_bench.report.pivots import other_content, pivots
 from fgmae_bench.report.row import Spread
 from fgmae_bench.report.sheet import of_pivot
 

@@ -17,7 +17,8 @@ from fgmae_bench.report import __main__ as report
 from fgmae_bench.report import tested
 from fgmae_bench.report.agreement import compared
 from fgmae_bench.report.formats.sheets import SHEETS
-from fgmae_bench.report.pivot import mean_of, pivots, shas
+from fgmae_bench.report.pivot import mean_of, shas
+from fgmae_bench.report.pivots import pivots
 from fgmae_bench.report.rank_sheets import draw_critical, of_agreement, of_ranking
 from fgmae_bench.report.ranking import ranking, require
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from fgmae_bench.records import Record
 from fgmae_bench.report import cost_pictures, rank_sheets, tested
 from fgmae_bench.report.agreement import Compared, compared
-from fgmae_bench.report.pivot import Pivot, pivots
+from fgmae_bench.report.pivot import Pivot
+from fgmae_bench.report.pivots import pivots
 from fgmae_bench.report.ranking import Ranking, ranking
 from fgmae_bench.report.row import Table
 from fgmae_bench.report.sheet import Sheet, of_pivot

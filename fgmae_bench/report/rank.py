@@ -18,7 +18,8 @@ from fgmae_bench.records import all_records
 from fgmae_bench.report import tested
 from fgmae_bench.report.all_tables import make_tables
 from fgmae_bench.report.formats.sheets import SHEETS
-from fgmae_bench.report.pivot import Pivot, pivots
+from fgmae_bench.report.pivot import Pivot
+from fgmae_bench.report.pivots import pivots
 from fgmae_bench.report.rank_sheets import of_ranking
 from fgmae_bench.report.ranking import ranking, require
 from fgmae_bench.report.tested import with_tests
