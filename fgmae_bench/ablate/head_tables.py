@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import load_file
 
 from fgmae_bench.ablate.matrix import shown
 from fgmae_bench.ablate.rankings import MODELS_FOR_AN_INTERVAL, HeadAgreement, agreements, by_group
 from fgmae_bench.ablate.tables import heading, link, setting, write_table
 from fgmae_bench.config.cards import Card
-from fgmae_bench.errors import BenchError
 from fgmae_bench.records import Record
 from fgmae_bench.report.figures import PNG_DPI, literal, save
 from fgmae_bench.report.formats.markdown import escaped, line
+from fgmae_bench.report.predictions import find_predictions, read_predictions
 
 Records = dict[tuple[str, str], Record]  # by (encoder, head)
 COLUMNS = {
@@ -79,7 +76,7 @@ def line_of(encoder: str, head: str, record: Record) -> str:
 
 def agreement_of(records: Records) -> list[dict[str, Any]]:
     """tau-b of each pair of heads, with its words; nothing of a single encoder. Raises BenchError where the stored
-    confusions of a run are not there.
+    confusions of a run are not there, or not as they were stored.
     """
     encoders, heads = (list(dict.fromkeys(key[i] for key in records)) for i in (0, 1))
     if len(encoders) < 2 or len(heads) < 2:
@@ -90,13 +87,9 @@ def agreement_of(records: Records) -> list[dict[str, Any]]:
 
 def _scenes(record: Record) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Confusions (scenes, K, C) of a recorded run's test split."""
-    execution = record["config"]["execution"]
-    path = Path(execution["results_dir"]).expanduser() / record["predictions"]["file"]
-    if not path.is_file():
-        raise BenchError(f"{path} is not there", "remove the record of its run, and run again")
-    with safe_open(path, "np") as stored:
-        groups = (stored.metadata() or {}).get("groups")
-    return by_group(load_file(path)["confusion"].astype(np.float64), None if groups is None else json.loads(groups))
+    results = Path(record["config"]["execution"]["results_dir"]).expanduser()
+    held = read_predictions(record, find_predictions(record, results))
+    return by_group(held.scores, held.groups)
 
 
 def _words(each: HeadAgreement) -> str:

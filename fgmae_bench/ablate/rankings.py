@@ -9,7 +9,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from fgmae_bench.metrics import table
 from fgmae_bench.metrics.ranks import kendall_tau_b
+from fgmae_bench.metrics.statistics import Confusion
 from fgmae_bench.system.randomness import generator
 
 MODELS_FOR_AN_INTERVAL = 8  # encoders; a tau of fewer is shown as a point
@@ -27,14 +29,8 @@ class HeadAgreement:
 
 def miou(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean IoU (...) of confusions (..., K, K or K + 1) over the classes that have reference pixels."""
-    classes = confusions.shape[-2]
-    hit = np.diagonal(confusions[..., :classes], axis1=-2, axis2=-1)
-    reference = confusions.sum(-1)
-    union = reference + confusions[..., :classes].sum(-2) - hit
-    with np.errstate(invalid="ignore", divide="ignore"):
-        iou = np.where(reference > 0, hit / union, np.nan)
-    counted = (reference > 0).sum(-1)
-    return np.where(counted > 0, np.nansum(iou, -1) / np.maximum(counted, 1), np.nan)
+    *lead, classes, columns = confusions.shape
+    return table.miou(Confusion(confusions.reshape(-1, classes, columns))).reshape(lead)
 
 
 def agreements(confusions: dict[str, NDArray[np.float64]], seed: int = 0) -> list[HeadAgreement]:
