@@ -11,7 +11,7 @@ from torch import nn
 from fgmae_bench.config.names import HEADS, HEADS_OF_CLASSES
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models.heads import attention, jpu, library, make_head, necks, pointrend, semantic_fpn, setr, upernet
-from fgmae_bench.models.heads.layers import Decoder
+from fgmae_bench.models.heads.layers import Decoder, sampled
 from fgmae_bench.models.heads.outputs import Learnt
 from fgmae_bench.system.distributed import World
 from fgmae_bench.train.head_losses import loss_of
@@ -188,7 +188,7 @@ def test_pointrend_draws_the_same_points_for_every_image_and_refines_where_it_is
     with torch.no_grad():
         refined = head.eval().refined(fine, coarse)
         places = torch.stack(torch.meshgrid(*[(torch.arange(32) + 0.5) / 32] * 2, indexing="xy"), -1).view(1, -1, 2)
-        everywhere = head.points(pointrend.sample(fine, places), pointrend.sample(coarse, places))
+        everywhere = head.points(sampled(fine, places), sampled(coarse, places))
     assert refined.shape == (1, CLASSES, 32, 32)
     torch.testing.assert_close(refined.flatten(2), everywhere)  # 1024 places: all are among the 8196 least certain
 

@@ -14,9 +14,10 @@ import torch.distributed as dist
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
-from torch.nn.functional import cross_entropy, grid_sample, interpolate
+from torch.nn.functional import cross_entropy, interpolate
 
 from fgmae_bench.metrics.segmentation import IGNORE
+from fgmae_bench.models.heads.layers import sampled
 from fgmae_bench.models.heads.outputs import MASKS, PIXELS, POINT_MASKS, POINTS, PRESENCE, Learnt
 from fgmae_bench.system.distributed import World
 
@@ -115,15 +116,15 @@ def point_mask_terms(tensors: tuple[Tensor, ...], targets: Tensor, points: int =
     matched = []
     for logits, mask, (labels, wanted) in zip(classes, masks, present, strict=True):
         places = torch.rand(1, points, 2, device=mask.device)
-        seen, true = (_sample(each[None], places)[0] for each in (mask, wanted))
+        seen, true = (sampled(each[None], places.to(each))[0] for each in (mask, wanted))
         pairs = bce(seen, torch.ones_like(seen), reduction="none") / points @ true.T
         pairs = pairs + bce(seen, torch.zeros_like(seen), reduction="none") / points @ (1 - true).T
         matched.append(_assigned(5 * pairs + 5 * _dice_pairs(seen, true) - 2 * logits.softmax(-1)[:, labels]))
     found, wanted = (each[:, None] for each in _pairs(masks, present, matched))  # (M, 1, h, w), (M, 1, H, W)
     with torch.no_grad():
         places = _least_certain(found, points)
-        true = _sample(wanted, places)[:, 0]
-    seen, count = _sample(found, places)[:, 0], _count(present, masks)
+        true = sampled(wanted, places)[:, 0]
+    seen, count = sampled(found, places)[:, 0], _count(present, masks)
     return [
         _class_term(2.0, classes, present, matched),
         Term(5.0, bce(seen, true, reduction="none").mean(1).sum() if len(seen) else masks.sum() * 0, count),
@@ -211,15 +212,10 @@ def _dice_pairs(logits: Tensor, wanted: Tensor) -> Tensor:
     return 1 - (2 * p @ wanted.T + 1) / (p.sum(-1)[:, None] + wanted.sum(-1)[None] + 1)
 
 
-def _sample(maps: Tensor, places: Tensor) -> Tensor:
-    """Bilinear values (B, C, P) of maps (B, C, h, w) at (B, P, 2), x then y, as shares."""
-    return grid_sample(maps, 2 * places.unsqueeze(2).to(maps) - 1, align_corners=False).squeeze(3)
-
-
 def _least_certain(masks: Tensor, points: int) -> Tensor:
     """(M, P, 2): three quarters of the points where a mask (M, 1, h, w) is nearest to 0, the others anywhere."""
-    candidates = torch.rand(len(masks), int(points * OVERSAMPLE), 2, device=masks.device)
+    candidates = torch.rand(len(masks), int(points * OVERSAMPLE), 2, device=masks.device).to(masks)
     chosen = int(UNCERTAIN * points)
-    least = (-_sample(masks, candidates)[:, 0].abs()).topk(chosen, dim=1).indices
+    least = (-sampled(masks, candidates)[:, 0].abs()).topk(chosen, dim=1).indices
     held = candidates.gather(1, least.unsqueeze(-1).expand(-1, -1, 2))
-    return torch.cat([held, torch.rand(len(masks), points - chosen, 2, device=masks.device)], dim=1)
+    return torch.cat([held, torch.rand(len(masks), points - chosen, 2, device=masks.device).to(masks)], dim=1)

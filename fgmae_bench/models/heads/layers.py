@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, interpolate
+from torch.nn.functional import batch_norm, grid_sample, interpolate
 
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models.heads.outputs import Learnt
@@ -21,6 +21,11 @@ from fgmae_bench.models.norms import LEAST, SyncBatchNorm, make_norm
 def resized(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear to (height, width), corners not aligned."""
     return interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def sampled(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values (B, C, P) of maps (B, C, h, w) at points (B, P, 2), x then y, as shares of width and height."""
+    return grid_sample(maps, 2 * points.unsqueeze(2) - 1, align_corners=False).squeeze(3)
 
 
 class PooledBatchNorm(SyncBatchNorm):

@@ -6,19 +6,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample
 
-from fgmae_bench.models.heads.layers import resized
+from fgmae_bench.models.heads.layers import resized, sampled
 from fgmae_bench.models.heads.outputs import POINTS, Extra, Learnt
 from fgmae_bench.models.heads.semantic_fpn import SemanticFPN
 
 TRAINED, CANDIDATES, UNCERTAIN = 2048, 3, 0.75  # points an image, candidates a point, share of the least certain
 REFINED, DOUBLINGS = 8196, 2  # points a doubling in evaluation
-
-
-def sample(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values (B, C, P) of maps (B, C, h, w) at points (B, P, 2), x then y, as shares of width and height."""
-    return grid_sample(maps, 2 * points.unsqueeze(2) - 1, align_corners=False).squeeze(3)
 
 
 def uncertainty(logits: Tensor) -> Tensor:
@@ -80,7 +74,7 @@ class PointRend(SemanticFPN):
         if not self.training:
             return resized(self.refined(levels[0], coarse), size)
         points = self.chosen(coarse.detach())
-        logits = self.points(sample(levels[0], points), sample(coarse, points))
+        logits = self.points(sampled(levels[0], points), sampled(coarse, points))
         return Learnt(resized(coarse, size), (Extra(POINTS, 1.0, (logits, points)),))
 
     def chosen(self, coarse: Tensor) -> Tensor:
@@ -91,7 +85,7 @@ class PointRend(SemanticFPN):
             torch.rand(1, count, 2, generator=random).to(coarse).expand(len(coarse), -1, -1)
             for count in (CANDIDATES * TRAINED, TRAINED - int(UNCERTAIN * TRAINED))
         )
-        least = uncertainty(sample(coarse, candidates)).topk(int(UNCERTAIN * TRAINED), dim=1).indices
+        least = uncertainty(sampled(coarse, candidates)).topk(int(UNCERTAIN * TRAINED), dim=1).indices
         return torch.cat([candidates.gather(1, least.unsqueeze(-1).expand(-1, -1, 2)), others], dim=1)
 
     def refined(self, fine: Tensor, coarse: Tensor) -> Tensor:
@@ -102,7 +96,7 @@ class PointRend(SemanticFPN):
             found = resized(found, (height, width))
             least = uncertainty(found.flatten(2)).topk(min(REFINED, height * width), dim=1).indices  # (B, P)
             points = torch.stack([(least % width + 0.5) / width, (least // width + 0.5) / height], dim=-1).to(fine)
-            logits = self.points(sample(fine, points), sample(coarse, points)).to(found.dtype)
+            logits = self.points(sampled(fine, points), sampled(coarse, points)).to(found.dtype)
             places = least.unsqueeze(1).expand(-1, found.shape[1], -1)
             found = found.flatten(2).scatter(2, places, logits).unflatten(2, (height, width))
         return found
