@@ -33,8 +33,7 @@ from fgmae_bench.system.environment import MemoryPeak, describe, now
 from fgmae_bench.train.details import Details
 from fgmae_bench.train.job import Scored
 from fgmae_bench.train.labelled import (
-    before_content,
-    before_sha256,
+    before_facts,
     label_maps,
     labelled_dataset,
     named,
@@ -98,7 +97,7 @@ def fitting_of(
     resolved = Run(data=resolved_data(setup, *maps), model=setup.model, recipe=recipe, execution=run.execution)
     facts = facts_of(dataset, setup.backbone)
     if head in TWO_DATES:
-        facts |= {"before_sha256": world.rank0_first(lambda: before_sha256(dataset, before_content(dataset)))}
+        facts |= before_facts(dataset, world)
     dataset = dataclasses.replace(dataset, facts=facts)
     id = run_id(resolved, dataset.facts)
     return Fitting(

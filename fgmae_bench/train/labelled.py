@@ -92,10 +92,11 @@ def before_content(dataset: Dataset) -> Hashes:
     return found
 
 
-def before_sha256(dataset: Dataset, hashes: Hashes) -> str:
-    """SHA-256 of the earlier images of training, val and test, in the order of their rows."""
+def before_facts(dataset: Dataset, world: World) -> dict[str, object]:
+    """What the earlier images add to the run id: SHA-256 of those of training, val and test, in the order of rows."""
     rows = sorted(int(row) for part in PARTS for row in getattr(dataset.parts, part))
-    return hashlib.sha256(hashes[rows].astype("<u8").tobytes()).hexdigest()
+    hashes = world.rank0_first(lambda: before_content(dataset))
+    return {"before_sha256": hashlib.sha256(hashes[rows].astype("<u8").tobytes()).hexdigest()}
 
 
 def resolved_data(setup: Setup, train: LabelMap, evaluated: LabelMap) -> Any:

@@ -31,8 +31,7 @@ from fgmae_bench.system.distributed import World
 from fgmae_bench.train.fitted import share as fitted_share
 from fgmae_bench.train.job import Prepared
 from fgmae_bench.train.labelled import (
-    before_content,
-    before_sha256,
+    before_facts,
     label_maps,
     labelled_dataset,
     named,
@@ -225,10 +224,8 @@ def _facts(run: Run, dataset: Dataset, setup: Setup, plan: Plan, defects: Defect
 
 
 def _before_facts(run: Run, dataset: Dataset, world: World) -> dict[str, object]:
-    """The hash of the earlier images, where the decoder sees them."""
-    if run.recipe.dates == AFTER:
-        return {}
-    return {"before_sha256": world.rank0_first(lambda: before_sha256(dataset, before_content(dataset)))}
+    """What the earlier images add, where the decoder sees them."""
+    return {} if run.recipe.dates == AFTER else before_facts(dataset, world)
 
 
 def _draws(recipe: Any) -> bool:
