@@ -69,8 +69,7 @@ class ClassTexts:
     @property
     def key(self) -> str:
         """SHA-256 of wording, encoder and vectors: what a run knows the file by."""
-        body = {"wording": asdict(self.wording), "encoder": asdict(self.encoder)}
-        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode())
+        digest = hashlib.sha256(_asked(self.wording, self.encoder))
         digest.update(self.counts.astype("<i8").tobytes() + self.vectors.astype("<f4").tobytes())
         return digest.hexdigest()
 
@@ -98,8 +97,12 @@ class ClassTexts:
 
 def request_key(wording: Wording, encoder: TextEncoder) -> str:
     """SHA-256 of what is asked: names the file before the vectors are made."""
+    return hashlib.sha256(_asked(wording, encoder)).hexdigest()
+
+
+def _asked(wording: Wording, encoder: TextEncoder) -> bytes:
     body = {"wording": asdict(wording), "encoder": asdict(encoder)}
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps(body, sort_keys=True).encode()
 
 
 def words_of(name: str) -> tuple[str, ...]:

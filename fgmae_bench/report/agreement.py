@@ -72,12 +72,15 @@ def _agreement(kind: str, names: tuple[str, str], a: Condition, b: Condition, sy
     )
 
 
-def _scores(pivot: Pivot, places: list[int]) -> Condition:
-    """Scores by dataset of the models that have one line."""
+def _scores(pivot: Pivot, places: list[int], without: tuple[str, ...] = ()) -> Condition:
+    """Scores of the models that have one line, by dataset with all that can tell it but for what is named."""
     found: Condition = {}
     for c in places:
-        own = {line.model: mean_of(cell.value) for line in pivot.lines if line.model and (cell := line.cells[c])}
-        found[_unit(pivot.places[c])] = own
+        held = found.setdefault(_unit(pivot.places[c], without), {})
+        for line in pivot.lines:
+            cell = line.cells[c]
+            if line.model and cell is not None:
+                held.setdefault(line.model, mean_of(cell.value))
     return found
 
 
@@ -101,22 +104,9 @@ def _within(pivots: list[Pivot], synthetic: bool) -> list[tuple[str, str, str, C
         for ((kind, a), one), ((other_kind, b), other) in itertools.combinations(conditions.items(), 2):
             if kind == other_kind:
                 without = ("split", "split seed") if kind == "splits" else ("shots", "train fraction")
-                found.append((kind, f"{pivot.protocol}, {a}", b, *_pair(pivot, one, other, without)))
+                seen, against = (_scores(pivot, places, without) for places in (one, other))
+                found.append((kind, f"{pivot.protocol}, {a}", b, seen, against))
     return found
-
-
-def _pair(pivot: Pivot, one: list[int], other: list[int], without: tuple[str, ...]) -> tuple[Condition, Condition]:
-    def scores(places: list[int]) -> Condition:
-        found: Condition = {}
-        for c in places:
-            unit = _unit(pivot.places[c], without)
-            for line in pivot.lines:
-                cell = line.cells[c]
-                if line.model and cell is not None:
-                    found.setdefault(unit, {}).setdefault(line.model, mean_of(cell.value))
-        return found
-
-    return scores(one), scores(other)
 
 
 def _unit(place: Place, without: tuple[str, ...] = ()) -> str:
