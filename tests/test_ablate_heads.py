@@ -100,8 +100,9 @@ def test_all_heads_are_taken_by_default_and_encoders_by_their_names():
     assert set(_heads(None)) == set(HEADS)
     named = _models(Model(model="x", input_size=128), ["galileo-nano", "resnet18=random"])
     assert [(m.model, m.weights, m.input_size) for m in named] == [
-        ("galileo-nano", "galileo", 128), ("resnet18", "random", 128),
-    ]  # fmt: skip
+        ("galileo-nano", "galileo", 128),
+        ("resnet18", "random", 128),
+    ]
     with pytest.raises(BenchError, match="holds an encoder twice"):
         _models(Model(model="x"), ["galileo-nano", "galileo-nano=galileo"])
 
@@ -166,8 +167,11 @@ def test_windows_from_the_bank_are_stitched_as_windows_that_are_computed(stride,
     assert masks.shape == (8, 32, 32)
     assert images.shape[1] * len(cached.windows.places) == cached.bank.features.shape[1]
     for row, features, mask in zip(cached.train[:8], images, masks, strict=True):
-        fitting = [k for k in range(len(cached.windows.places)) if np.array_equal(
-            features, cached.bank.features[row, k * len(features) : (k + 1) * len(features)])]  # fmt: skip
+        fitting = [
+            k
+            for k in range(len(cached.windows.places))
+            if np.array_equal(features, cached.bank.features[row, k * len(features) : (k + 1) * len(features)])
+        ]
         whole = cached._mask(row, cached.train_labels)
         cuts = [whole[t : t + 32, left : left + 32] for t, left in (cached.windows.places[k] for k in fitting)]
         assert any(np.array_equal(mask, cut) for cut in cuts)

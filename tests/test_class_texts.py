@@ -92,8 +92,10 @@ def test_150_classes_with_synonyms_keep_their_place_and_their_own_candidates(tmp
 
 def test_a_class_of_fewer_candidates_is_not_lifted_by_empty_ones():
     """All cosines below 0: a row of zeros behind the candidates would be the largest."""
-    vectors, counts = stacked([np.array([[1.0, 0.0]], np.float32), np.eye(2, dtype=np.float32)],
-                              Wording(classes=("a", "b"), candidates=(("a",), ("b", "c")), templates=("{}",)))  # fmt: skip
+    vectors, counts = stacked(
+        [np.array([[1.0, 0.0]], np.float32), np.eye(2, dtype=np.float32)],
+        Wording(classes=("a", "b"), candidates=(("a",), ("b", "c")), templates=("{}",)),
+    )
     texts = dataclasses.replace(made(("a", "b")), vectors=vectors, counts=counts)
     np.testing.assert_allclose(texts.cosines(np.array([[-1.0, -1.0]], np.float32)), [[-(2**-0.5)] * 2], atol=1e-7)
 
@@ -160,8 +162,21 @@ def test_closp_embeds_by_the_first_token_without_projection(tmp_path):
     from text_models import WORDS
 
     _, _, text = write_closp(tmp_path / "closp.pth", tmp_path / "minilm")
-    result = call("text.__main__", "classes", "--dataset", "eurosat", "--encoder", "closp", "--weights", "closp.pth",
-                  "--tokenizer", "minilm", "--out", "t.safetensors", cwd=tmp_path)  # fmt: skip
+    result = call(
+        "text.__main__",
+        "classes",
+        "--dataset",
+        "eurosat",
+        "--encoder",
+        "closp",
+        "--weights",
+        "closp.pth",
+        "--tokenizer",
+        "minilm",
+        "--out",
+        "t.safetensors",
+        cwd=tmp_path,
+    )
     assert (result.code, "10 classes, 10 sentences, vectors of 32" in result.out) == (0, True), result.err
     assert "not among the texts that closp learnt: annual crop, forest" in result.out
     held = read_class_texts(tmp_path / "t.safetensors")
@@ -175,8 +190,21 @@ def test_closp_embeds_by_the_first_token_without_projection(tmp_path):
                 0, 0
             ]
         np.testing.assert_allclose(held.vectors[k, 0], (first / first.norm()).numpy(), atol=1e-6)
-    again = call("text.__main__", "classes", "--dataset", "eurosat", "--encoder", "closp", "--weights", "closp.pth",
-                 "--tokenizer", "minilm", "--out", "t.safetensors", cwd=tmp_path)  # fmt: skip
+    again = call(
+        "text.__main__",
+        "classes",
+        "--dataset",
+        "eurosat",
+        "--encoder",
+        "closp",
+        "--weights",
+        "closp.pth",
+        "--tokenizer",
+        "minilm",
+        "--out",
+        "t.safetensors",
+        cwd=tmp_path,
+    )
     assert (again.code, "nothing to do" in again.out) == (0, True), again.err
 
 
@@ -184,8 +212,17 @@ def test_open_clip_embeds_as_its_own_zero_shot_classifier(tmp_path):
     import open_clip
 
     whole = write_clip(tmp_path / "clip")
-    result = call("text.__main__", "classes", "--dataset", "eurosat", "--encoder", "open_clip:clip", "--out", "t.safetensors",
-                  cwd=tmp_path)  # fmt: skip
+    result = call(
+        "text.__main__",
+        "classes",
+        "--dataset",
+        "eurosat",
+        "--encoder",
+        "open_clip:clip",
+        "--out",
+        "t.safetensors",
+        cwd=tmp_path,
+    )
     assert result.code == 0, result.err
     held = read_class_texts(tmp_path / "t.safetensors")
     templates = [lambda text, t=t: t.format(text) for t in held.wording.templates]

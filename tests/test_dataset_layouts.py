@@ -27,8 +27,17 @@ HOLE = [[3.0, 7.0], [5.0, 7.0], [5.0, 5.0], [3.0, 5.0], [3.0, 7.0]]
 def tile(tmp_path):
     """A raster of 10x10 pixels of one metre, y downwards from 10."""
     path = tmp_path / "tile.tif"
-    with rasterio.open(path, "w", driver="GTiff", width=10, height=10, count=1, dtype="uint8", crs="EPSG:32631",
-                       transform=Affine(1, 0, 0, 0, -1, 10)) as to:  # fmt: skip
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        width=10,
+        height=10,
+        count=1,
+        dtype="uint8",
+        crs="EPSG:32631",
+        transform=Affine(1, 0, 0, 0, -1, 10),
+    ) as to:
         to.write(np.zeros((1, 10, 10), np.uint8))
     return path
 
@@ -315,8 +324,15 @@ def test_a_draft_reads_what_a_user_has_once_its_lines_are_stated(name, replaced,
         for folder, pixels in (("SAR images", rng.integers(0, 255, (1, 16, 16))), ("labels", np.full((3, 16, 16), 0))):
             (tmp_path / "data" / folder).mkdir(parents=True)
             for number in range(3):
-                with rasterio.open(tmp_path / "data" / folder / f"{number}.tif", "w", driver="GTiff", width=16, height=16,
-                                   count=len(pixels), dtype="uint8") as to:  # fmt: skip
+                with rasterio.open(
+                    tmp_path / "data" / folder / f"{number}.tif",
+                    "w",
+                    driver="GTiff",
+                    width=16,
+                    height=16,
+                    count=len(pixels),
+                    dtype="uint8",
+                ) as to:
                     to.write(pixels.astype(np.uint8))
     index = build_index(card, tmp_path / "data")
     assert len(index.ids) == (30 if replaced else 3)

@@ -46,8 +46,19 @@ def written(folder, flags="", dataset="eurosat", module="linear", protocol="line
 def test_every_module_that_runs_is_listed_with_its_line():
     done = call("__main__", cwd=REPOSITORY)
     assert done.code == 0
-    for name in ("ablate", "board", "features", "finetune", "linear", "prepare", "report", "segment", "stress", "suite",
-                 "weights"):  # fmt: skip
+    for name in (
+        "ablate",
+        "board",
+        "features",
+        "finetune",
+        "linear",
+        "prepare",
+        "report",
+        "segment",
+        "stress",
+        "suite",
+        "weights",
+    ):
         (line,) = [line for line in done.out.splitlines() if line.startswith(f"  {name} ")]
         assert line.rstrip().endswith(".")
     for group in ("fgmae_bench.datasets", "fgmae_bench.encoders", "fgmae_bench.heads"):
@@ -132,9 +143,13 @@ def test_what_cannot_run_is_refused_before_anything_starts(what, command, tmp_pa
 
 def test_sizes_that_fit_are_planned(tmp_path):
     for number, flags in enumerate(
-        ('{ model = "vit_small_patch16", input_size = 96 }', '{ model = "galileo-nano", input_size = 66, patch_size = 6 }',
-         '{ model = "backscatter_stats" }', '{ model = "vit_base_patch14_dinov2", input_size = 98 }')
-    ):  # fmt: skip
+        (
+            '{ model = "vit_small_patch16", input_size = 96 }',
+            '{ model = "galileo-nano", input_size = 66, patch_size = 6 }',
+            '{ model = "backscatter_stats" }',
+            '{ model = "vit_base_patch14_dinov2", input_size = 98 }',
+        )
+    ):
         done = call("suite.__main__", "plan", written(tmp_path, f"flags = {flags}", name=f"f{number}"), cwd=tmp_path)
         assert done.code == 0, done.err
 
@@ -210,7 +225,13 @@ def test_slurm_dry_run_prints_the_options_that_submitit_would_give(tmp_path):
     given = {
         line for line in _make_sbatch_string("run", str(tmp_path), **asked).splitlines() if line.startswith("#SBATCH")
     }
-    ours_to_say = {line for line in given if not line.startswith(("#SBATCH --output", "#SBATCH --error", "#SBATCH --open-mode", "#SBATCH --signal", "#SBATCH --wckey"))}  # fmt: skip
+    ours_to_say = {
+        line
+        for line in given
+        if not line.startswith(
+            ("#SBATCH --output", "#SBATCH --error", "#SBATCH --open-mode", "#SBATCH --signal", "#SBATCH --wckey")
+        )
+    }
     assert {line.replace("'", "") for line in ours_to_say} == printed
     assert sbatch_lines(commands, cluster)[0] == "# 3 jobs of 1 process"
     assert "3 of 3 runs are to do" in done.out

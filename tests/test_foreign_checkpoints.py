@@ -166,9 +166,19 @@ def test_dinov3_vit_l16_satellite_is_accounted_for_key_by_key(tmp_path):
     zeros["patch_embed.proj.weight"] = torch.zeros(1).expand(1024, 3, 16, 16)
     tensors, dialect = translated(metas_dinov3(zeros, dim=1024, depth=24))
     state = State(
-        path=tmp_path, format="", bytes=0, sha256="", wrapper="", prefix="", tensors=tensors, outside={}, plain={},
-        others={}, notes=(), optical=dialect.first,
-    )  # fmt: skip
+        path=tmp_path,
+        format="",
+        bytes=0,
+        sha256="",
+        wrapper="",
+        prefix="",
+        tensors=tensors,
+        outside={},
+        plain={},
+        others={},
+        notes=(),
+        optical=dialect.first,
+    )
     _, report = account(model, state)
     assert (report.used, report.dropped, report.missing) == (len(zeros), {"computed": 50}, 0)
 
@@ -186,9 +196,10 @@ def mmseg_vit(state):
 def mmseg_resnet(state):
     return {
         (name.replace("bn1.", "stem.7.") if name.startswith("bn1.") else name.replace("conv1.", "stem.", 1))
-        if not name.startswith("layer") else name: tensor
+        if not name.startswith("layer")
+        else name: tensor
         for name, tensor in state.items()
-    }  # fmt: skip
+    }
 
 
 class HistoryBuffer:
@@ -249,13 +260,25 @@ def test_mit_b2_loads_by_name_and_is_a_pyramid(tmp_path):
     assert isinstance(taps, PyramidMaps)
     assert (taps.dims, taps.strides) == ((32, 64, 160, 256), (4, 8, 16, 32))
     assert [tuple(m.shape[1:]) for m in taps(torch.rand(1, 2, 64, 64))] == [
-        (32, 16, 16), (64, 8, 8), (160, 4, 4), (256, 2, 2),
-    ]  # fmt: skip
+        (32, 16, 16),
+        (64, 8, 8),
+        (160, 4, 4),
+        (256, 2, 2),
+    ]
     b2 = mit.make("mit_b2").network
     state = State(
-        path=tmp_path, format="", bytes=0, sha256="", wrapper="", prefix="", outside={}, plain={}, others={}, notes=(),
+        path=tmp_path,
+        format="",
+        bytes=0,
+        sha256="",
+        wrapper="",
+        prefix="",
+        outside={},
+        plain={},
+        others={},
+        notes=(),
         tensors={k: torch.zeros(1).expand(v.shape) for k, v in b2.state_dict().items()},
-    )  # fmt: skip
+    )
     _, report = account(b2, state)
     assert (report.used, report.missing) == (len(b2.state_dict()), 0)
     assert (

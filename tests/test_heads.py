@@ -155,8 +155,9 @@ def test_psa_is_its_definition():
     with torch.no_grad():
         sides = []
         for reduce, attention_of, collect in (
-            (head.reduce, head.attention, True), (head.reduce_p, head.attention_p, False),
-        ):  # fmt: skip
+            (head.reduce, head.attention, True),
+            (head.reduce_p, head.attention_p, False),
+        ):
             small = nn.functional.interpolate(reduce(x), half, mode="bilinear")
             every = attention_of(small)[0].unflatten(0, (97, 97))
             out = torch.zeros(8, *half)

@@ -73,9 +73,13 @@ def test_dpt_of_smp_is_the_librarys_own_call():
     smp = pytest.importorskip("segmentation_models_pytorch")
     head = evaluated(make_head("smp_dpt", (DIM,) * 4, (16,) * 4, CLASSES, fpn_dim=WIDTH))
     decoder = smp.decoders.dpt.decoder.DPTDecoder(
-        encoder_out_channels=[DIM] * 4, encoder_output_strides=[16] * 4, encoder_has_prefix_tokens=False,
-        readout="ignore", intermediate_channels=(32, 64, 128, 128), fusion_channels=WIDTH,
-    ).eval()  # fmt: skip
+        encoder_out_channels=[DIM] * 4,
+        encoder_output_strides=[16] * 4,
+        encoder_has_prefix_tokens=False,
+        readout="ignore",
+        intermediate_channels=(32, 64, 128, 128),
+        fusion_channels=WIDTH,
+    ).eval()
     decoder.load_state_dict(head.decoder.state_dict())
     maps = [torch.randn(2, DIM, 4, 4) for _ in range(4)]
     with torch.no_grad():
@@ -120,9 +124,13 @@ def test_mask_classification_is_transformers_own_model(name):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     swin = transformers.SwinConfig(
-        image_size=64, embed_dim=24, depths=[1, 1, 1, 1], num_heads=[2, 2, 2, 2], window_size=2,
+        image_size=64,
+        embed_dim=24,
+        depths=[1, 1, 1, 1],
+        num_heads=[2, 2, 2, 2],
+        window_size=2,
         out_features=["stage1", "stage2", "stage3", "stage4"],
-    )  # fmt: skip
+    )
     more = {"mask_feature_size": WIDTH, "backbone_config": swin, "num_labels": CLASSES}
     if name == "maskformer":
         decoder = {"model_type": "detr", "d_model": WIDTH, "num_queries": 100, "decoder_ffn_dim": 8 * WIDTH}

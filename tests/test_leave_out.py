@@ -32,9 +32,14 @@ def _index(root, ids, labels, groups):
 @pytest.fixture
 def card():
     one = load_card("eurosat")
-    return dataclasses.replace(one, classes=("A", "B"), splits=one.splits | {
-        "countries": Split(kind="leave_out", by=Groups(pattern="{country}_#_#_#")),
-    })  # fmt: skip
+    return dataclasses.replace(
+        one,
+        classes=("A", "B"),
+        splits=one.splits
+        | {
+            "countries": Split(kind="leave_out", by=Groups(pattern="{country}_#_#_#")),
+        },
+    )
 
 
 @pytest.mark.parametrize(

@@ -86,10 +86,13 @@ def test_the_image_before_that_may_be_absent(spoilt):
     assert len(build_index(load_card("kuro_siwo"), root).files) == 32
 
 
-@pytest.mark.parametrize(("old", "new", "known"), [
-    ("SL1", "SL2", "GEO-Bench-2's copy calls the earlier of the two pre_event_1"),
-    ("SL1", "MS1", "which is stated to be the later one"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("old", "new", "known"),
+    [
+        ("SL1", "SL2", "GEO-Bench-2's copy calls the earlier of the two pre_event_1"),
+        ("SL1", "MS1", "which is stated to be the later one"),
+    ],
+)
 def test_dates_in_another_order_are_refused_with_what_is_known_of_them(old, new, known, spoilt):
     root = spoilt("kuro_siwo")
     folder = sorted(path for path in root.rglob("*") if (path / "info.json").is_file())[0]

@@ -47,9 +47,20 @@ def levels(name, severities, scores, unit="dB"):
 
 def found(value, interval, positions, **more):
     return {
-        "value": value, "censored": value is None, "interval": interval, "area": 0.9, "chance": 0.1, "withheld": None,
-        "metric": "oa", "clean": 0.8, "unit": "dB", "budget": None, "positions": positions, "null": NULL, **more,
-    }  # fmt: skip
+        "value": value,
+        "censored": value is None,
+        "interval": interval,
+        "area": 0.9,
+        "chance": 0.1,
+        "withheld": None,
+        "metric": "oa",
+        "clean": 0.8,
+        "unit": "dB",
+        "budget": None,
+        "positions": positions,
+        "null": NULL,
+        **more,
+    }
 
 
 def card_record(**values):
@@ -81,9 +92,15 @@ def test_data_of_the_card_is_json_and_says_that_nothing_validates_it():
     assert card["validated"] is None
     assert [each["name"] for each in card["stresses"]] == ["offset", "speckle", "swapped"]
     assert card["stresses"][0]["severities"][1] == {
-        "severity": 2, "position": 2, "score": 0.7, "change": pytest.approx(-0.1), "flip_rate": 0.1,
-        "change_interval": pytest.approx([-0.12, -0.08]), "beyond_null": 0.05, "beyond_null_interval": [-0.01, 0.11],
-    }  # fmt: skip
+        "severity": 2,
+        "position": 2,
+        "score": 0.7,
+        "change": pytest.approx(-0.1),
+        "flip_rate": 0.1,
+        "change_interval": pytest.approx([-0.12, -0.08]),
+        "beyond_null": 0.05,
+        "beyond_null_interval": [-0.01, 0.11],
+    }
 
 
 def test_the_picture_of_a_card_is_drawn(tmp_path):
@@ -97,9 +114,17 @@ def test_the_picture_of_a_card_is_drawn(tmp_path):
 def test_tables_have_columns_of_tolerances_and_pictures_of_cards():
     record = card_record()
     row = Row(label="one", dataset="EuroSAT", records=(record,))
-    values = {name: COLUMNS[name].value(row) for name in (
-        "tolerance:offset", "tolerance:speckle", "tolerance:swapped", "area:offset", "beyond_null:speckle", "flips:offset",
-    )}  # fmt: skip
+    values = {
+        name: COLUMNS[name].value(row)
+        for name in (
+            "tolerance:offset",
+            "tolerance:speckle",
+            "tolerance:swapped",
+            "area:offset",
+            "beyond_null:speckle",
+            "flips:offset",
+        )
+    }
     assert list(values.values()) == [1.25, "> 3.4", None, 0.9, 0.05, 0.1]
     assert heading("tolerance:noise_denoised")[0] == "tolerates noise denoised"
     plain = Row(label="none", dataset="EuroSAT", records=(make_record(),))

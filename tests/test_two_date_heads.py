@@ -181,9 +181,21 @@ def test_what_cannot_be_is_refused_in_one_line(segment, folder):  # noqa: F811
 def opened(folder, **flags):  # noqa: F811
     """A run of a tiny ViT on two dates made definite, not trained."""
     card = load_card(str(folder / "card.toml"))
-    given = {"dataset": str(folder / "card.toml"), "data_path": str(folder / "data"), "cache_dir": str(folder / "cache"),
-             "model": "test_vit", "weights": "random", "recipe": "corrected", "freeze_backbone": True, "batch_size": 4,
-             "fpn_dim": 8, "input_size": 16, "amp": "off", "num_workers": 0, "dates": "both"}  # fmt: skip
+    given = {
+        "dataset": str(folder / "card.toml"),
+        "data_path": str(folder / "data"),
+        "cache_dir": str(folder / "cache"),
+        "model": "test_vit",
+        "weights": "random",
+        "recipe": "corrected",
+        "freeze_backbone": True,
+        "batch_size": 4,
+        "fpn_dim": 8,
+        "input_size": 16,
+        "amp": "off",
+        "num_workers": 0,
+        "dates": "both",
+    }
     (run,) = compose("segment", {**given, **flags}, card)
     return engine.prepare(run, card, [], World(), torch.device("cpu"), 1).job
 

@@ -86,11 +86,25 @@ def test_a_pack_of_a_store_is_verified_divided_and_the_same_run(tmp_path, images
     for command in (
         ("pack", "card.toml", "--data_path", "d", "--out", "p.lmdb", "--workers", "0"),
         ("verify", "p.lmdb", "--dataset", "card.toml", "--data_path", "d", "--workers", "0"),
-        ("split", "card.toml", "--data_path", "d", "--kind", "groups", "--seed", "0", "--fractions", ".6", ".2", ".2",
-         "--out", "split"),
+        (
+            "split",
+            "card.toml",
+            "--data_path",
+            "d",
+            "--kind",
+            "groups",
+            "--seed",
+            "0",
+            "--fractions",
+            ".6",
+            ".2",
+            ".2",
+            "--out",
+            "split",
+        ),
         ("inspect", "card.toml", "--data_path", "d", "--out", "x.png"),
         ("inspect", "d/cube.zarr", "--out", "y.png"),
-    ):  # fmt: skip
+    ):
         done = call("prepare", *command, cwd=tmp_path)
         assert done.code == 0, done.err
     assert "backscatter in dB" in done.out

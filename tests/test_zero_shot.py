@@ -38,9 +38,27 @@ def closp(tmp_path_factory):
 
 
 def zero_shot(folder, tmp_path, *more, texts="texts.safetensors", weights="closp.pth", dataset="eurosat"):
-    return call("linear", "--dataset", dataset, "--data_path", shared_world(5), "--model", "test_vit", "--weights",
-                str(folder / weights), *INPUT, "--probe", "zero_shot", "--class_text", str(folder / texts), "--device",
-                "cpu", *FOLDERS, *more, cwd=tmp_path)  # fmt: skip
+    return call(
+        "linear",
+        "--dataset",
+        dataset,
+        "--data_path",
+        shared_world(5),
+        "--model",
+        "test_vit",
+        "--weights",
+        str(folder / weights),
+        *INPUT,
+        "--probe",
+        "zero_shot",
+        "--class_text",
+        str(folder / texts),
+        "--device",
+        "cpu",
+        *FOLDERS,
+        *more,
+        cwd=tmp_path,
+    )
 
 
 def test_images_are_scored_by_the_cosine_of_their_projection(closp, tmp_path):
@@ -180,8 +198,14 @@ def test_a_whole_closp_loads_with_every_key_accounted_for(closp, tmp_path):
 def test_the_tower_of_a_clip_sees_radar_as_colours(tmp_path, monkeypatch):
     """Against the whole model's own encode_image on colours made by hand, and by its weights' file as a backbone."""
     whole = write_clip(tmp_path / "clip")
-    entry = dataclasses.replace(ENCODERS["clip-vit-b32"], model="clip-tiny", weights="tiny", dim=24,
-                                variant=f"local-dir:{tmp_path / 'clip'}", patches=(16,))  # fmt: skip
+    entry = dataclasses.replace(
+        ENCODERS["clip-vit-b32"],
+        model="clip-tiny",
+        weights="tiny",
+        dim=24,
+        variant=f"local-dir:{tmp_path / 'clip'}",
+        patches=(16,),
+    )
     assert isinstance(entry, Encoder)
     monkeypatch.setitem(ENCODERS, "clip-tiny", entry)
     from fgmae_bench.config.encoders import encoders

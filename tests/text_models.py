@@ -46,9 +46,14 @@ def write_tokenizer(folder):
     """A BERT's configuration and vocabulary; the configuration."""
     folder.mkdir()
     config = {
-        "model_type": "bert", "vocab_size": len(WORDS), "hidden_size": SPACE, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64,
-    }  # fmt: skip
+        "model_type": "bert",
+        "vocab_size": len(WORDS),
+        "hidden_size": SPACE,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "vocab.txt").write_text("\n".join(WORDS))
     (folder / "tokenizer_config.json").write_text(

@@ -146,8 +146,10 @@ def correctness(bench: Bench) -> None:
     seg = f"--dataset dfc2020 --data_path {tiles} --model {name} --max_steps 1 --warmup_steps 0 --batch_size 2".split()
     seg += ["--fpn_dim", "16", "--panels", "0", "--amp", "off", "--num_workers", "0"]
     seg += ["--input_size", "64" if bench.tiny else "224"]
-    both = [command(bench, "segment", tag, *seg, "--device", where)["history"][-1]["train_loss"]
-            for tag, where in (("seg-cpu", "cpu"), ("seg", device))]  # fmt: skip
+    both = [
+        command(bench, "segment", tag, *seg, "--device", where)["history"][-1]["train_loss"]
+        for tag, where in (("seg-cpu", "cpu"), ("seg", device))
+    ]
     bench.row("one step of UPerNet, loss", abs(both[1] - both[0]), "nats", abs(both[1] - both[0]) < 1e-2)
 
 
@@ -301,8 +303,12 @@ def _epochs(bench: Bench, name: str, size: int) -> None:
             bare = next(row["value"] for row in bench.rows if row["what"] == f"{name}: forward, bf16")
             seconds = float(np.median([entry["seconds"] for entry in record["history"]]))
             ratio = seconds / (8 * per_class / bare)
-            bench.row("streamed epoch against its bare forward passes", ratio, "times",
-                      None if bench.tiny else ratio <= GOAL["stream_over_forward"])  # fmt: skip
+            bench.row(
+                "streamed epoch against its bare forward passes",
+                ratio,
+                "times",
+                None if bench.tiny else ratio <= GOAL["stream_over_forward"],
+            )
 
 
 @contextlib.contextmanager

@@ -30,11 +30,17 @@ def tests_of(records: list[Record], primary: tuple[str, str, float]) -> list[dic
             if "null" not in tolerance or metrics.get("beyond_null_p") is None:
                 continue
             found.append(
-                {"name": name, "stress": stress, "severity": wanted, "unit": item["unit"],
-                 "gap": metrics["beyond_null"],
-                 "interval": metrics["beyond_null_interval"], "p": metrics["beyond_null_p"],
-                 "primary": (source, stress, wanted) == primary}
-            )  # fmt: skip
+                {
+                    "name": name,
+                    "stress": stress,
+                    "severity": wanted,
+                    "unit": item["unit"],
+                    "gap": metrics["beyond_null"],
+                    "interval": metrics["beyond_null_interval"],
+                    "p": metrics["beyond_null_p"],
+                    "primary": (source, stress, wanted) == primary,
+                }
+            )
     rest = [test for test in found if not test["primary"]]
     for test, adjusted in zip(rest, holm([test["p"] for test in rest]), strict=True):
         test["adjusted"] = adjusted

@@ -97,9 +97,13 @@ DIALECTS = (
         values=_flat_grn,
     ),
     # its names are those of its model here
-    Dialect(words="SegFormer's MiT", signs=("patch_embed1.proj.weight", "block1.0.attn.kv.weight"), rules=(),
-            first="patch_embed1.proj.weight"),
-)  # fmt: skip
+    Dialect(
+        words="SegFormer's MiT",
+        signs=("patch_embed1.proj.weight", "block1.0.attn.kv.weight"),
+        rules=(),
+        first="patch_embed1.proj.weight",
+    ),
+)
 
 
 def translated(tensors: Named) -> tuple[Named, Dialect | None]:

@@ -65,10 +65,15 @@ PREFIXES = tuple(sorted({o + i: None for i in INNER for o in OUTER if o + i}, ke
 RADAR = "s1_encoder."  # of a file that holds encoders of several sensors, such as CLOSP's
 # First layer of a ViT, of a ResNet, of a deep stem.
 ANCHORS = (
-    "patch_embed.proj.weight", "conv1.weight", "conv1.0.weight",
+    "patch_embed.proj.weight",
+    "conv1.weight",
+    "conv1.0.weight",
     # the same under names of `dialects`
-    "patch_embed.projection.weight", "stem.0.weight", "downsample_layers.0.0.weight", "patch_embed1.proj.weight",
-)  # fmt: skip
+    "patch_embed.projection.weight",
+    "stem.0.weight",
+    "downsample_layers.0.0.weight",
+    "patch_embed1.proj.weight",
+)
 OUTPUT = r"\.(?!norm\.).*"  # of a head: what maps features to classes; the norm before it belongs to the features
 # Rule -> keys that are left out, with or without the prefix.
 DROP_RULES = {

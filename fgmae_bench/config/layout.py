@@ -152,10 +152,11 @@ STRESS_SCORES = {
     "tolerance": ("tolerates {}", "Severity of {} at which 5 % of what clean data scores above chance are lost"),
     "area": ("area {}", "Mean share of what clean data scores above chance that is kept over the severities of {}"),
     "beyond_null": (
-        "{} beyond statistics", "Change at the last severity of {} less that of backscatter statistics under the same",
+        "{} beyond statistics",
+        "Change at the last severity of {} less that of backscatter statistics under the same",
     ),
     "flips": ("flips {}", "Share of decisions that change at the last severity of {}"),
-}  # fmt: skip
+}
 
 
 class StressColumn(NamedTuple):

@@ -90,9 +90,7 @@ def _cells(each: dict[str, Any], beside: bool) -> list[str]:
     ruler = f"{each['budget'][0]:g} ({each['budget'][1]})" if each["budget"] else ""
     scores = ", ".join(f"{item['severity']:g}: {_number(item['score'])}" for item in each["severities"])
     more = [_signed(last["beyond_null"], last["beyond_null_interval"])] if beside else []
-    return [
-        each["name"], tolerated(each), bounds(each), area, *more, _number(last["flip_rate"]), ruler, scores
-    ]  # fmt: skip
+    return [each["name"], tolerated(each), bounds(each), area, *more, _number(last["flip_rate"]), ruler, scores]
 
 
 def tolerated(each: dict[str, Any]) -> str:

@@ -21,13 +21,19 @@ PARTS = r"(decode_head|auxiliary_head|neck)\."
 Rules = tuple[tuple[str, str], ...]
 # mmsegmentation's names -> ours, where they differ; the first that fits counts.
 RULES: tuple[tuple[type[nn.Module], Rules], ...] = (
-    (OCR, ((r"decode_head\.0\.convs\.0\.", "coarse.0."), (r"decode_head\.0\.conv_seg\.", "coarse.1."),
-           (r"decode_head\.1\.", ""))),
+    (
+        OCR,
+        (
+            (r"decode_head\.0\.convs\.0\.", "coarse.0."),
+            (r"decode_head\.0\.conv_seg\.", "coarse.1."),
+            (r"decode_head\.1\.", ""),
+        ),
+    ),
     (PointRend, ((r"decode_head\.0\.", ""), (r"decode_head\.1\.", "points."), (r"neck\.", "neck.1."))),
     (SemanticFPN, ((r"neck\.", "neck.1."),)),
     (MLA, ((r"neck\.mla\.", "neck."),)),
     (FastFCN, ((r"decode_head\.", "head."),)),
-)  # fmt: skip
+)
 USUAL: Rules = (
     (r"neck\.upsample_4x\.", "neck.scales.0."),
     (r"neck\.upsample_2x\.0\.", "neck.scales.1."),
