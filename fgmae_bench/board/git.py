@@ -65,7 +65,7 @@ class Commit:
 
 
 def require_address(source: str) -> str:
-    """The address that git is given; raises BenchError on any other scheme, and on a folder that is no repository."""
+    """The address that git is given; raises BenchError on any other scheme, and on a folder without a repository."""
     if ADDRESS.fullmatch(source):
         return source
     if "://" in source or "::" in source or source.startswith("-"):
@@ -81,7 +81,7 @@ def require_address(source: str) -> str:
 
 
 class Objects:
-    """One commit of a repository, whose objects lie in a bare repository of our own at `folder`."""
+    """One commit of a repository, whose objects are in a bare repository of our own at `folder`."""
 
     def __init__(self, folder: Path, commit: str):
         self.folder, self.commit = folder, commit

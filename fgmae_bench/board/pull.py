@@ -152,7 +152,7 @@ def _name(source: str) -> str:
 
 
 def _hub_address(source: str) -> str:
-    """Where git finds a data set of the hub; raises BenchError on what is no `hub:OWNER/NAME`."""
+    """Where git finds a data set of the hub; raises BenchError on anything but `hub:OWNER/NAME`."""
     name = source.removeprefix(HUB)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", name):
         raise BenchError(f"{source} is not a data set of the hub", "give hub:OWNER/NAME")

@@ -10,7 +10,7 @@ import tomli_w
 from fgmae_bench.errors import BenchError
 from fgmae_bench.records import Record
 
-# Notes that state a fact of the data or the protocol, which the reader of a table is told anyway. Any other, also one
+# Notes that state a fact of the data or the protocol, which a table shows anyway. Any other, also one
 # that a later version brings, asks the submitter for a sentence.
 HARMLESS = frozenset(
     (

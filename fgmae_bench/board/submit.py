@@ -81,7 +81,7 @@ def main(given: dict[str, Any]) -> None:
     new = _require_new(files, store)
     for name in sorted(new, key=lambda name: name.startswith(f"{RECORDS}/")):  # a record appears after what it needs
         write_bytes(_inside(store, name), new[name])
-    _tell(new, files, records, store)
+    _print_summary(new, files, records, store)
 
 
 def _found(name: str, results: Path) -> Path:
@@ -184,8 +184,8 @@ def _inside(store: Path, path: str) -> Path:
     return place
 
 
-def _tell(new: Layout, files: Layout, records: list[Record], store: Path) -> None:
-    """What was written, how it is sent, and a text for the pull request."""
+def _print_summary(new: Layout, files: Layout, records: list[Record], store: Path) -> None:
+    """Print what was written, how it is sent, and a text for the pull request."""
     for path in files:
         print(f"{'wrote' if path in new else 'is there'}  {path}")
     if not new:

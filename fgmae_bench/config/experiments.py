@@ -150,7 +150,7 @@ def check_gates(run: PlannedRun, where: str) -> None:
 
 
 def stress_of(experiment: Experiment, run: PlannedRun, where: str = "") -> StressOptions | None:
-    """What the card of a planned run is asked for; None of a run that is no card."""
+    """What the card of a planned run is asked for; None for other runs."""
     given = {**experiment.stress, **run.stress}
     return stress_options(given, f"{where}: stress") if given else None
 

@@ -15,7 +15,7 @@ from fgmae_bench.config.schedules import rate_of
 
 # Fields that are not compared as they stand, and why a record with another value may be of the run.
 ELSEWHERE = {
-    "dataset": "a record is of a dataset by the facts of its card and by its content, wherever the card lies",
+    "dataset": "a record is of a dataset by the facts of its card and by its content, wherever the card is",
     "nb_classes": "the label scheme says how many; another number is refused before a run",
     "batch_size": "compared as its product with accumulation and processes, and by what a batch norm sees",
     "accum_iter": "compared as its product with batch and processes",

@@ -206,7 +206,7 @@ def judge(
         return Verdict(statistics=statistics, finding=finding, refusal=None, warnings=(note("too_few_to_judge", text),))
     warnings: list[dict[str, str]] = []
     units = units or card.signal.units
-    grey = units == "grey"  # what is no backscatter has no ruler
+    grey = units == "grey"  # only backscatter has a ruler
     for check in (
         lambda: _undeclared_fill(statistics, where),
         lambda: None if grey else _other_units(card, finding, units, where),

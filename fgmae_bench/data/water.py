@@ -13,7 +13,7 @@ from fgmae_bench.data.schemes import card_source
 from fgmae_bench.errors import BenchError
 
 MIN_IMAGES = 10  # with labels; fewer say nothing
-LEAST_LAND = 0.01  # share of the labelled pixels that are no water, over many images
+LEAST_LAND = 0.01  # share of the labelled pixels that are not water, over many images
 LEAST_PIXELS = 100  # of a class, for its median
 TODO = "give the labels as published, or pass --trust_data if you know better"
 

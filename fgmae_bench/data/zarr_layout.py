@@ -106,7 +106,7 @@ def likely_images(store: Store) -> tuple[str, tuple[str, ...]]:
 
 
 def _samples(store: Store, card: Card) -> int:
-    """How many samples the images are. Raises BenchError on variables that are no images, or of different numbers."""
+    """How many samples the images are. Raises BenchError on variables that are not images, or of different numbers."""
     variables = band_variables(store, card.arrangement.variable, card.signal.bands)
     wanted = 3 if len(variables) > 1 else (3, 4)
     for variable in variables:

@@ -38,8 +38,8 @@ class Place:
     def heading(self) -> str:
         """Title with what tells the column from others of the dataset, metric, and how many groups were tested on."""
         marks = ", ".join([*self.facts, *(["synthetic"] if self.synthetic else [])])
-        told = f" ({marks})" if marks else ""
-        return f"{self.title}{told}, {METRICS[self.metric].title}, {self.groups}"
+        known_by = f" ({marks})" if marks else ""
+        return f"{self.title}{known_by}, {METRICS[self.metric].title}, {self.groups}"
 
 
 @dataclass(frozen=True, kw_only=True)

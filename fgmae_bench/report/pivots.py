@@ -227,12 +227,12 @@ def spread_over(rows: list[Row]) -> str:
         draws = {record["config"]["data"].get("draw") or 0 for record in row.records}
         record = row.records[0]
         if len(row.records) == 1:
-            told = "no seed" if without_seed(record) else "one seed"
+            over = "no seed" if without_seed(record) else "one seed"
         else:
             parts = [f"{len(seeds)} seeds"] if len(seeds) > 1 else []
             parts += [f"{len(draws)} draws"] if len(draws) > 1 else []
-            told = " x ".join(parts) or f"{len(row.records)} runs"
-        seen[told] = None
+            over = " x ".join(parts) or f"{len(row.records)} runs"
+        seen[over] = None
     return ", ".join(seen)
 
 

@@ -5,7 +5,7 @@
 A factor is either read from each record (per-batch averages, the best epoch on test) or a setting of the run. Each cell
 is one choice of all factors. What a factor explains depends on the order in which factors are changed: the mean over
 all orders (Shapley's value) stands beside the smallest and the largest share. Between the published number and the cell
-that should equal it lies what cannot be attributed. Exit code 0; 2 where no run of either end is recorded.
+that should equal it is what cannot be attributed. Exit code 0; 2 where no run of either end is recorded.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def write_kuro_siwo(
 
 
 def _write_patch(folder: Path, actid: str, number: int, made: Flood, world: str) -> None:
-    """Three dates of a file a band, the label with its code for none, valid pixels, and what else lies there."""
+    """Three dates of a file a band, the label with its code for none, valid pixels, and other files that are there."""
     size = made.permanent.shape[0]
     label = np.where(made.flooded, 2, made.permanent).astype(np.uint8)
     valid = np.ones((size, size), np.uint8)

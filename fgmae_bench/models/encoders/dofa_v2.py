@@ -42,7 +42,7 @@ class Network(nn.Module):
 
 
 class DofaV2(Adapter):
-    """DOFA v2, told the wavelength of VV and VH: normalised patch tokens as a map, their mean as features."""
+    """DOFA v2, given the wavelength of VV and VH: normalised patch tokens as a map, their mean as features."""
 
     def forward(self, images: Tensor, given: Given = NOTHING) -> Tensor:
         """(B, 2, 224, 224) to (B, D, 16, 16)."""

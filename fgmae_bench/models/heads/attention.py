@@ -135,7 +135,7 @@ class OCR(Decoder):
         return self.classify(self.object_context_block(features, regions))
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor | Learnt:
-        """Logits (B, K, *size), and in training the coarse ones beside."""
+        """Logits (B, K, *size), and in training also the coarse ones."""
         coarse = self.coarse(maps[-1])
         logits = resized(self.refined(maps[-1], coarse), size)
         return Learnt(logits, (Extra(PIXELS, COARSE_WEIGHT, (coarse,)),)) if self.training else logits

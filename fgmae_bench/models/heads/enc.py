@@ -77,7 +77,7 @@ class Enc(Decoder):
         return self.classify(features), self.se_layer(code)
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor | Learnt:
-        """Logits (B, K, *size), and in training those of presence beside."""
+        """Logits (B, K, *size), and in training also those of presence."""
         logits, present = self.both(self.neck(maps))
         logits = resized(logits, size)
         return Learnt(logits, (Extra(PRESENCE, PRESENCE_WEIGHT, (present,)),)) if self.training else logits

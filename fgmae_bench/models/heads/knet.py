@@ -103,7 +103,7 @@ class KNet(nn.Module):
         return found
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor | Learnt:
-        """Logits (B, K, *size), and in training those of the earlier stages beside."""
+        """Logits (B, K, *size), and in training also those of the earlier stages."""
         *earlier, last = self.stages(maps)
         logits = resized(last, size)
         return Learnt(logits, tuple(Extra(PIXELS, 1.0, (each,)) for each in earlier)) if self.training else logits

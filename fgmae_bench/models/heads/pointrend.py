@@ -34,7 +34,7 @@ class PointConv(nn.Module):
 
 
 class PointHead(nn.Module):
-    """Three layers on the fine features of points, the coarse logits beside at each of them, then a classifier."""
+    """Three layers on the fine features of points, each with the coarse logits appended, then a classifier."""
 
     def __init__(self, dim: int, num_classes: int, width: int):
         super().__init__()
@@ -54,7 +54,7 @@ class PointHead(nn.Module):
 
 
 class PointRend(SemanticFPN):
-    """The coarse head, and in training the loss of points beside; in evaluation two doublings, refined."""
+    """The coarse head, and in training also the loss of points; in evaluation two doublings, refined."""
 
     drawn: Tensor
 
@@ -68,7 +68,7 @@ class PointRend(SemanticFPN):
         self.register_buffer("drawn", torch.tensor(0, dtype=torch.long))
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor | Learnt:
-        """Logits (B, K, *size), and in training points with theirs beside."""
+        """Logits (B, K, *size), and in training also points with theirs."""
         levels = self.neck(maps)
         coarse = self.decode(levels)
         if not self.training:
