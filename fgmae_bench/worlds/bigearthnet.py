@@ -146,7 +146,7 @@ def describe_world(world: str, version: int, seed: int, patches: int, most: int)
     """The marker of a world of `patches` patches; raises BenchError where they are none or more than `most`."""
     if not 1 <= patches <= most:
         raise BenchError(f"patches is {patches}", f"ask for 1 to {most} patches")
-    return fingerprinted({"world": world, "version": version, "seed": seed, "counts": {"patches": patches}})
+    return fingerprinted(world, version, seed, {"patches": patches})
 
 
 def write_patch(root: Path, patch: Patch, backscatter_db: Array) -> None:

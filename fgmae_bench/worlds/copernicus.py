@@ -34,7 +34,7 @@ def write_copernicus_eurosat(
     require_amount("per_class", per_class, 5)
     root = Path(root).resolve()
     counts = dict.fromkeys(eurosat.CLASSES, per_class)
-    marker = fingerprinted({"world": "copernicus_eurosat", "version": VERSION, "seed": seed, "counts": counts})
+    marker = fingerprinted("copernicus_eurosat", VERSION, seed, counts)
     if already_there(root, marker):
         return marker
     lists: dict[str, list[str]] = {part: [] for part in TURNS}
@@ -61,8 +61,7 @@ def write_copernicus_bigearthnet(
     """
     require_amount("patches", patches, 10)
     root = Path(root).resolve()
-    facts = {"world": "copernicus_bigearthnet", "version": VERSION, "seed": seed, "counts": {"patches": patches}}
-    marker = fingerprinted(facts)
+    marker = fingerprinted("copernicus_bigearthnet", VERSION, seed, {"patches": patches})
     if already_there(root, marker):
         return marker
     classes = nomenclature().classes_19
@@ -95,8 +94,7 @@ def write_copernicus_dfc2020(
     """
     require_amount("tiles", tiles, 10, size)
     root = Path(root).resolve()
-    facts = {"world": "copernicus_dfc2020", "version": VERSION, "seed": seed, "size": size, "counts": {"tiles": tiles}}
-    marker = fingerprinted(facts)
+    marker = fingerprinted("copernicus_dfc2020", VERSION, seed, {"tiles": tiles}, size)
     if already_there(root, marker):
         return marker
     folder = next(each for each in dfc.WORLDS["dfc2020"].folders if each.collection == "ROIs0000_test")

@@ -116,7 +116,7 @@ def write_dfc(
     root = Path(root).resolve()
     counts = _counts(folders, tiles)
     stated = {f"{folder.collection}/{folder.folder}": count for folder, count in zip(folders, counts, strict=True)}
-    marker = fingerprinted({"world": world, "version": VERSION, "seed": seed, "size": size, "counts": stated})
+    marker = fingerprinted(world, VERSION, seed, stated, size)
     if already_there(root, marker):
         return marker
     todo = [(folder, patch) for folder, count in zip(folders, counts, strict=True) for patch in range(count)]

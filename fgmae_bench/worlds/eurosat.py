@@ -106,7 +106,7 @@ def write_eurosat(
 
 def describe(counts: dict[str, int], seed: int) -> dict[str, Any]:
     """The marker of a world: what it holds, who made it, and the SHA-256 of what determines its pixels."""
-    return fingerprinted({"world": WORLD, "version": VERSION, "seed": seed, "counts": counts})
+    return fingerprinted(WORLD, VERSION, seed, counts)
 
 
 def write_chip(path: Path, backscatter_db: Array, corner_m: tuple[float, float]) -> None:

@@ -75,8 +75,7 @@ def write_sen1floods11(
     """
     require_amount("chips", chips, 24, size)
     root = Path(root).resolve()
-    facts = {"world": "sen1floods11", "version": VERSION, "seed": seed, "size": size, "counts": {"chips": chips}}
-    marker = fingerprinted(facts)
+    marker = fingerprinted("sen1floods11", VERSION, seed, {"chips": chips}, size)
     if already_there(root, marker):
         return marker
     lists: dict[str, list[str]] = {name: [] for name in ("train", "valid", "test", "bolivia")}
@@ -129,9 +128,7 @@ def write_kuro_siwo(
     """
     require_amount("patches", patches, 16, size)
     root = Path(root).resolve()
-    marker = fingerprinted(
-        {"world": world, "version": VERSION, "seed": seed, "size": size, "counts": {"patches": patches}}
-    )
+    marker = fingerprinted(world, VERSION, seed, {"patches": patches}, size)
     if already_there(root, marker):
         return marker
     place = "flood_s1" if world == "copernicus_flood" else "KuroSiwo"

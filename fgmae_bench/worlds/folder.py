@@ -81,8 +81,15 @@ def require_amount(name: str, amount: int, least: int, size: int | None = None, 
         raise BenchError(f"size is {size}", f"ask for {smallest} pixels or more")
 
 
-def fingerprinted(facts: dict[str, Any]) -> dict[str, Any]:
-    """The marker of a world: `facts` (what determines its pixels), who made it, and the SHA-256 of the facts."""
+def fingerprinted(
+    world: str, version: int, seed: int, counts: dict[str, int], size: int | None = None
+) -> dict[str, Any]:
+    """The marker of a world: what determines its pixels, who made it, and the SHA-256 of the former.
+
+    `counts` are of its samples, in whole or by kind; `size` the pixels a side, where they can be asked for.
+    """
+    facts: dict[str, Any] = {"world": world, "version": version, "seed": seed}
+    facts |= ({} if size is None else {"size": size}) | {"counts": counts}
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
     return {**facts, "made_by": f"fgmae_bench {__version__}", "fingerprint": fingerprint}

@@ -42,7 +42,7 @@ def write_scenes(
     root, classes = Path(root).resolve(), list(DFC.codes)
     main = [classes[number // len(folders) % len(classes)] for number in range(tiles)]
     counts = {DFC.codes[code]: main.count(code) for code in classes}
-    marker = fingerprinted({"world": world, "version": VERSION, "seed": seed, "size": size, "counts": counts})
+    marker = fingerprinted(world, VERSION, seed, counts, size)
     if already_there(root, marker):
         return marker
     lines = [",".join(COLUMNS)]

@@ -33,11 +33,6 @@ COLOURS = {
 STRIPS = ("20190823075124_20190823075442", "20190823080000_20190823080330", "20190823144405_20190823144711")
 
 
-def _begun(root: Path, world: str, seed: int, size: int, name: str, amount: int) -> tuple[Path, dict[str, Any]]:
-    facts = {"world": world, "version": VERSION, "seed": seed, "size": size, "counts": {name: amount}}
-    return Path(root).resolve(), fingerprinted(facts)
-
-
 def write_biomassters(
     root: Path, *, chips: int = 48, size: int = BIOMASS_SIZE, seed: int = 0, progress: bool = False
 ) -> dict[str, Any]:
@@ -45,7 +40,8 @@ def write_biomassters(
     the marker. Every fourth chip is of test; of every tenth the descending orbit is missing, -9999.
     """
     require_amount("chips", chips, 8, size)
-    root, marker = _begun(root, "biomassters", seed, size, "chips", chips)
+    root = Path(root).resolve()
+    marker = fingerprinted("biomassters", VERSION, seed, {"chips": chips}, size)
     if already_there(root, marker):
         return marker
     with appearing(root) as partial:
@@ -77,7 +73,8 @@ def write_spacenet6(
     EPSG:32631; returns the marker. Every sixth tile has no building, and a border of 0.
     """
     require_amount("tiles", tiles, 12, size)
-    root, marker = _begun(root, "spacenet6", seed, size, "tiles", tiles)
+    root = Path(root).resolve()
+    marker = fingerprinted("spacenet6", VERSION, seed, {"tiles": tiles}, size)
     if already_there(root, marker):
         return marker
     with appearing(root) as partial:
@@ -139,7 +136,8 @@ def write_fusar_map(
     labels as colours; returns the marker. A few label pixels have a near-colour, as files that were saved again do.
     """
     require_amount("tiles", tiles, 10, size)
-    root, marker = _begun(root, "fusar_map", seed, size, "tiles", tiles)
+    root = Path(root).resolve()
+    marker = fingerprinted("fusar_map", VERSION, seed, {"tiles": tiles}, size)
     if already_there(root, marker):
         return marker
     with appearing(root) as partial:
