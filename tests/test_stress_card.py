@@ -243,6 +243,15 @@ def test_models_are_points_of_what_they_lose_elsewhere_and_keep_under_stress(tmp
         regions.main(["--results_dir", str(tmp_path), "--reference", "official"])
 
 
+def test_a_model_of_segmentation_is_a_point_by_its_mean_iou():
+    found = []
+    for i, (split, miou) in enumerate((("leaky", 0.5), ("leave_out@Ghana", 0.3))):
+        test = {"oa": 0.9, "miou": miou}
+        found.append(make_record(protocol="knn", probe="knn", split=split, split_seed=i, test=test))
+    (point,) = regions.points_of(found, "leaky", "leave_out", "offset")
+    assert (point.metric, point.drop) == ("miou", pytest.approx(0.2))
+
+
 def test_ranks_of_eight_models_have_a_ceiling():
     random = np.random.default_rng(0)
     truth = np.arange(8.0)

@@ -21,6 +21,7 @@ from fgmae_bench.config.stress import STRESS_NAMES, protocol_within
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.metrics.ranks import LEAST_MODELS, rank_against
 from fgmae_bench.records import Record, all_records
+from fgmae_bench.report.chosen import main_metric
 from fgmae_bench.report.figures import COLOURS, literal, new_axes, save
 from fgmae_bench.report.stress_card import is_card
 
@@ -87,9 +88,9 @@ def points_of(records: list[Record], reference: str, split: str, stress: str) ->
     points = []
     for model, held in by_model.items():
         units = {name.partition("@")[2]: record for name, record in held.items() if name.startswith(f"{split}@")}
-        if reference not in held or not units:
+        metric = main_metric(held[reference]) if reference in held else None
+        if metric is None or not units:
             continue
-        metric = _metric(held[reference])
         scores = {unit: record["metrics"]["test"][metric] for unit, record in sorted(units.items())}
         card = cards.get(model)
         points.append(
@@ -117,11 +118,6 @@ def _model(record: Record) -> tuple[Any, ...]:
 def _name(record: Record) -> str:
     seed = f", seed {record['config']['recipe']['seed']}" if record["model"]["weights"]["source"] == "random" else ""
     return f"{record['model']['name']} ({record['model']['weights']['source']}{seed}), {record['protocol']}"
-
-
-def _metric(record: Record) -> str:
-    known = ("oa", "map_micro", "miou", "r2")
-    return next(name for name in known if record["metrics"]["test"].get(name) is not None)
 
 
 def lines(points: list[Point], stress: str) -> list[str]:
