@@ -14,6 +14,7 @@ from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.compose import compose
 from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.config.run import counted
+from fgmae_bench.data.index import Index
 from fgmae_bench.models.cost import cost_of
 from fgmae_bench.models.heads.outputs import Learnt
 from fgmae_bench.models.two_dates import TwoDates, joined, joined_dims
@@ -199,6 +200,13 @@ def opened(folder, **flags):  # noqa: F811
     }
     (run,) = compose("segment", {**given, **flags}, card)
     return engine.prepare(run, card, [], World(), torch.device("cpu"), 1).job
+
+
+def test_earlier_images_are_hashed_once_for_the_run_id_and_the_bank(folder, monkeypatch):  # noqa: F811
+    read, real = [], Index.read_before
+    monkeypatch.setattr(Index, "read_before", lambda self, row, card: (read.append(row), real(self, row, card))[1])
+    parts = opened(folder, features="cached", head="linear").dataset.parts
+    assert sorted(read) == sorted([*parts.train, *parts.val, *parts.test])
 
 
 @pytest.mark.parametrize("stride", [16, 8])

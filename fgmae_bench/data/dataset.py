@@ -49,6 +49,7 @@ class Dataset:
     notes: tuple[dict[str, str], ...]
     samples: Samples = None  # type: ignore[assignment]  # filled in below where it is not given or of another card
     content: Hashes | None = None  # (N,) of the pixels of each sample of the index, once they have been read
+    before_content: Hashes | None = None  # (N,) of the earlier images of the rows that are used, where both are seen
     source: dict[str, str] | None = None  # content of each part in what a pack of eight bits was made of, where known
     pool: Rows = None  # type: ignore[assignment]  # the training part that few labels are drawn from; filled in below
 

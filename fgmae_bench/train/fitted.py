@@ -39,6 +39,7 @@ from fgmae_bench.train.labelled import (
     labelled_dataset,
     named,
     resolved_data,
+    with_before,
 )
 from fgmae_bench.train.rules import Image, Mask, Rule
 from fgmae_bench.train.segmentation import segmentation_metrics, write_confusions
@@ -96,10 +97,8 @@ def fitting_of(
         epochs=1, weight_decay=0.0, seed=run.recipe.seed, amp="off",
     )  # fmt: skip
     resolved = Run(data=resolved_data(setup, *maps), model=setup.model, recipe=recipe, execution=run.execution)
-    facts = facts_of(dataset, setup.backbone)
-    if head in TWO_DATES:
-        facts |= before_facts(dataset, world)
-    dataset = dataclasses.replace(dataset, facts=facts)
+    dataset = with_before(dataset, world) if head in TWO_DATES else dataset
+    dataset = dataclasses.replace(dataset, facts=facts_of(dataset, setup.backbone) | before_facts(dataset))
     id = run_id(resolved, dataset.facts)
     return Fitting(
         run=resolved,

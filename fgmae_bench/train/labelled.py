@@ -77,11 +77,15 @@ def _with_permanent(dataset: Dataset, run: Run, setup: Setup) -> Dataset:
     return dataclasses.replace(dataset, facts=dataset.facts | {"permanent_water_sha256": held})
 
 
-def before_content(dataset: Dataset) -> Hashes:
-    """Hashes (N,) of the earlier images of the rows that are used, 0 of others. Reads each of them once.
-
-    Raises BenchError naming one that is absent or broken, or wholly without measurements.
+def with_before(dataset: Dataset, world: World) -> Dataset:
+    """The dataset with the hashes of its earlier images, which are read once for it. Raises BenchError naming one that
+    is absent or broken, or wholly without measurements.
     """
+    return dataclasses.replace(dataset, before_content=world.rank0_first(lambda: _before_content(dataset)))
+
+
+def _before_content(dataset: Dataset) -> Hashes:
+    """Hashes (N,) of the earlier images of the rows that are used, 0 of others."""
     found = np.zeros(len(dataset.index.files), np.uint64)
     for row in sorted({int(row) for part in PARTS for row in getattr(dataset.parts, part)}):
         chip = dataset.index.read_before(row, dataset.card)
@@ -92,11 +96,12 @@ def before_content(dataset: Dataset) -> Hashes:
     return found
 
 
-def before_facts(dataset: Dataset, world: World) -> dict[str, object]:
-    """What the earlier images add to the run id: SHA-256 of those of training, val and test, in the order of rows."""
+def before_facts(dataset: Dataset) -> dict[str, object]:
+    """What earlier images add to the run id: SHA-256 of those of training, val and test, in the order of rows."""
+    if dataset.before_content is None:
+        return {}
     rows = sorted(int(row) for part in PARTS for row in getattr(dataset.parts, part))
-    hashes = world.rank0_first(lambda: before_content(dataset))
-    return {"before_sha256": hashlib.sha256(hashes[rows].astype("<u8").tobytes()).hexdigest()}
+    return {"before_sha256": hashlib.sha256(dataset.before_content[rows].astype("<u8").tobytes()).hexdigest()}
 
 
 def resolved_data(setup: Setup, train: LabelMap, evaluated: LabelMap) -> Any:

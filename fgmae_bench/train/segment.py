@@ -37,6 +37,7 @@ from fgmae_bench.train.labelled import (
     labelled_dataset,
     named,
     resolved_data,
+    with_before,
 )
 from fgmae_bench.train.panels import MAX_PANELS, draw_test_panels
 from fgmae_bench.train.pixel_regression import pixel_metrics, targets_of, write_sums
@@ -97,7 +98,8 @@ def prepare(
     recipe, idle = without_idle_drop_path(recipe, setup.backbone.module, setup.backbone.name)
     recipe = resolved_recipe(recipe, plan, setup.amp)
     resolved = Run(data=resolved_data(setup, *maps), model=setup.model, recipe=recipe, execution=execution)
-    facts = _facts(resolved, dataset, setup, plan, defects) | _before_facts(resolved, dataset, world)
+    dataset = _dated(dataset, resolved, world)
+    facts = _facts(resolved, dataset, setup, plan, defects) | before_facts(dataset)
     dataset = dataclasses.replace(dataset, facts=facts)
     job = make_job(resolved, setup, dataset, maps, plan, world, device, defects)
     scored_classes, groups = eval_map.scheme.classes, dataset.groups("test")
@@ -143,7 +145,8 @@ def prepare_pixels(
     recipe, idle = without_idle_drop_path(recipe, setup.backbone.module, setup.backbone.name)
     recipe = resolved_recipe(recipe, plan, setup.amp)
     resolved = Run(data=setup.data, model=setup.model, recipe=recipe, execution=execution)
-    facts_of_run = _facts(resolved, dataset, setup, plan, NONE) | _before_facts(resolved, dataset, world)
+    dataset = _dated(dataset, resolved, world)
+    facts_of_run = _facts(resolved, dataset, setup, plan, NONE) | before_facts(dataset)
     dataset = dataclasses.replace(dataset, facts=facts_of_run)
     job = make_pixel_job(resolved, setup, dataset, targets_of(dataset, facts, target), plan, world, device)
     groups = dataset.groups("test")
@@ -224,9 +227,9 @@ def _facts(run: Run, dataset: Dataset, setup: Setup, plan: Plan, defects: Defect
     }
 
 
-def _before_facts(run: Run, dataset: Dataset, world: World) -> dict[str, object]:
-    """What the earlier images add, where the decoder sees them."""
-    return {} if run.recipe.dates == AFTER else before_facts(dataset, world)
+def _dated(dataset: Dataset, run: Run, world: World) -> Dataset:
+    """The dataset with the hashes of its earlier images, where the decoder sees them."""
+    return dataset if run.recipe.dates == AFTER else with_before(dataset, world)
 
 
 def _draws(recipe: Any) -> bool:

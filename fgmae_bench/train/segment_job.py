@@ -35,7 +35,6 @@ from fgmae_bench.models.two_dates import joined
 from fgmae_bench.runs.setup import Setup
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.progress import Progress
-from fgmae_bench.train.labelled import before_content
 from fgmae_bench.train.pixel_regression import PixelRegressionJob, Targets
 from fgmae_bench.train.plan import Plan
 from fgmae_bench.train.resolve import (
@@ -182,13 +181,12 @@ def _map_banks(
     if dates == AFTER:
         return later
     index = dataset.index
-    assert index.before is not None  # its earlier images have been hashed, see `_before_facts` of segment.py
-    hashes = world.rank0_first(lambda: before_content(dataset))
+    assert index.before is not None  # its earlier images have been hashed
     of_before = dataclasses.replace(index, files=index.before, names=index.ids, before=None, sums=None)
     # none is left out: what the later image decides holds for both
     signal = dataclasses.replace(dataset.card.signal, max_invalid_fraction=1.0)
     card = dataclasses.replace(dataset.card, signal=signal)
-    first = dataclasses.replace(dataset, card=card, index=of_before, content=hashes)
+    first = dataclasses.replace(dataset, card=card, index=of_before, content=dataset.before_content)
     earlier = dataclasses.replace(setup, view=setup.view.earlier)
     second = _map_bank(earlier, first, taps, windows, device, world, workers)
     return TwoBanks(later, second, pieces=1 if windows is None else len(windows.places))
