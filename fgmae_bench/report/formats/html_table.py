@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 
 from fgmae_bench.report.columns import COLUMNS
@@ -30,10 +31,9 @@ def html_escaped(text: str) -> str:
     return escape(one_line(text))
 
 
-def html(table: Table) -> str:
-    """The table as a document of its own, with notes and figures."""
-    names, numbers = shown_columns(table), footnotes(table)
-    title = html_escaped(table.title)
+def document(title: str, body: list[str], pictures: Iterable[tuple[str, str]]) -> str:
+    """A document without script: lines of HTML under a title, then pictures (caption, file) from ../figures."""
+    title = html_escaped(title)
     lines = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -43,8 +43,19 @@ def html(table: Table) -> str:
         ),
         f"<title>{title}</title><style>{STYLE}</style></head><body>",
         f"<h1>{title}</h1>",
-        f"<p>Protocol: {html_escaped(table.protocol)}.</p>",
+        *body,
+        *(
+            f'<p><img src="../figures/{html_escaped(file)}" alt="{html_escaped(caption)}"></p>'
+            for caption, file in pictures
+        ),
     ]
+    return "\n".join([*lines, "</body></html>"]) + "\n"
+
+
+def html(table: Table) -> str:
+    """The table as a document of its own, with notes and figures."""
+    names, numbers = shown_columns(table), footnotes(table)
+    lines = [f"<p>Protocol: {html_escaped(table.protocol)}.</p>"]
     if table.expect:
         lines.append(f"<p>Expected: {html_escaped(table.expect.rstrip('.'))}.</p>")
     lines += [f"<p>{html_escaped(sentence)}</p>" for sentence in explanations(table)]
@@ -57,14 +68,8 @@ def html(table: Table) -> str:
         lines.append("<ol>")
         lines += [f'<li id="note{number}">{html_escaped(text)}</li>' for number, text in note_texts(numbers)]
         lines.append("</ol>")
-    pictures = [(f"{metric} over epochs", file) for metric, file in table.figures.items()] + list(
-        table.pictures.items()
-    )
-    lines += [
-        f'<p><img src="../figures/{html_escaped(file)}" alt="{html_escaped(caption)}"></p>'
-        for caption, file in pictures
-    ]
-    return "\n".join([*lines, "</body></html>"]) + "\n"
+    curves = [(f"{metric} over epochs", file) for metric, file in table.figures.items()]
+    return document(table.title, lines, [*curves, *table.pictures.items()])
 
 
 def _row(names: tuple[str, ...], row: Row, numbers: dict[Note, int]) -> str:

@@ -7,7 +7,7 @@ import io
 import textwrap
 from collections.abc import Callable
 
-from fgmae_bench.report.formats.html_table import STYLE, html_escaped
+from fgmae_bench.report.formats.html_table import document, html_escaped
 from fgmae_bench.report.formats.latex import FITTED, tex_escaped
 from fgmae_bench.report.formats.markdown import escaped, line
 from fgmae_bench.report.formats.spreadsheet import begins_formula
@@ -104,18 +104,9 @@ def _tex_entry(entry: Entry) -> str:
 
 def html(sheet: Sheet) -> str:
     """The sheet as a document of its own."""
-    title = html_escaped(sheet.title)
     head = "".join(f"<th>{html_escaped(each.text)}{_html_below(each.below)}</th>" for each in sheet.headings)
     rows = ["<tr>" + "".join(_html_entry(entry) for entry in row) + "</tr>" for row in sheet.rows]
     lines = [
-        "<!DOCTYPE html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        (
-            '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src '
-            "'unsafe-inline'; img-src 'self' file:\">"
-        ),
-        f"<title>{title}</title><style>{STYLE}</style></head><body>",
-        f"<h1>{title}</h1>",
         *(f"<p>{html_escaped(sentence)}</p>" for sentence in sheet.sentences),
         f"<div><table><thead><tr>{head}</tr></thead><tbody>",
         *rows,
@@ -123,11 +114,7 @@ def html(sheet: Sheet) -> str:
     ]
     if sheet.notes:
         lines += ["<ul>", *(f"<li>{html_escaped(note)}</li>" for note in sheet.notes), "</ul>"]
-    lines += [
-        f'<p><img src="../figures/{html_escaped(file)}" alt="{html_escaped(caption)}"></p>'
-        for caption, file in sheet.figures.items()
-    ]
-    return "\n".join([*lines, "</body></html>"]) + "\n"
+    return document(sheet.title, lines, sheet.figures.items())
 
 
 def _html_entry(entry: Entry) -> str:
