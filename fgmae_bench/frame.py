@@ -300,8 +300,7 @@ def _samples(run_id: str, held: Predictions) -> pd.DataFrame:
         labels = {f"target_{name}": held.targets[:, i].astype(bool) for i, name in enumerate(held.classes)}
         return pd.DataFrame({**columns, **labels, **logits})
     names = np.array(held.classes, dtype=object)
-    chosen = np.where(np.isnan(held.scores), -np.inf, held.scores).argmax(1)
-    return pd.DataFrame({**columns, "target": names[held.targets], "predicted": names[chosen], **logits})
+    return pd.DataFrame({**columns, "target": names[held.targets], "predicted": names[held.decisions()], **logits})
 
 
 def _imported(path: Path) -> Results:

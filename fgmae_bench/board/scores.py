@@ -43,21 +43,16 @@ def _scores(held: Predictions) -> dict[str, float | None]:
         return segmentation.segmentation(segmentation.total(held.scores))
     if held.kind == "regression":
         return regression(held.scores, held.targets)
-    logits = np.nan_to_num(held.scores, nan=-np.inf)
     if held.kind == "multi_label":
         loss = finite(multi_label.binary_cross_entropy(held.scores, held.targets))
-        return {"loss": loss, **multi_label.multi_label(logits, held.targets)}
-    confusion = single_label.confusion_matrix(held.targets, logits.argmax(1), logits.shape[1])
-    return {
-        "loss": finite(single_label.cross_entropy(held.scores, held.targets)),
-        **single_label.single_label(confusion),
-    }
+        return {"loss": loss, **multi_label.multi_label(np.nan_to_num(held.scores, nan=-np.inf), held.targets)}
+    loss = finite(single_label.cross_entropy(held.scores, held.targets))
+    return {"loss": loss, **single_label.single_label(_confusion(held))}
 
 
 def _confusion(held: Predictions) -> Any:
     if held.kind == "single_label" and held.targets is not None:
-        chosen = np.nan_to_num(held.scores, nan=-np.inf).argmax(1)
-        return single_label.confusion_matrix(held.targets, chosen, held.scores.shape[1])
+        return single_label.confusion_matrix(held.targets, held.decisions(), held.scores.shape[1])
     return segmentation.total(held.scores) if held.kind == "segmentation" else None
 
 

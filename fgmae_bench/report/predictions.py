@@ -55,6 +55,10 @@ class Predictions:
         """Whether all scores are: those of a run that diverged are not."""
         return bool(np.isfinite(self.scores).all())
 
+    def decisions(self) -> NDArray[np.int64]:
+        """Class numbers (N,) of logits: the largest of each sample, NaN below all others."""
+        return np.where(np.isnan(self.scores), -np.inf, self.scores).argmax(1)
+
     def units(self) -> Units:
         """Groups where they are known, else samples."""
         if self.sums is not None:
