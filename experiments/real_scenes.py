@@ -26,7 +26,8 @@ import rasterio
 import torch
 
 from fgmae_bench.config.cards import Card, load_card
-from fgmae_bench.config.run import Run, compose
+from fgmae_bench.config.compose import compose
+from fgmae_bench.config.run import Run
 from fgmae_bench.runs.grid import run_grid
 from fgmae_bench.system.device import resolve_device
 from fgmae_bench.system.distributed import World

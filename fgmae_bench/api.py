@@ -10,9 +10,10 @@ from typing import Any
 from torch import nn
 
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose
 from fgmae_bench.config.contract import BANDS, InputContract
 from fgmae_bench.config.recipes import PROTOCOLS
-from fgmae_bench.config.run import OWN_WEIGHTS, compose
+from fgmae_bench.config.run import OWN_WEIGHTS
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.models.architectures import is_registered
 from fgmae_bench.records import Record

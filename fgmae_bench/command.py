@@ -8,8 +8,8 @@ import sys
 from typing import Any
 
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose
 from fgmae_bench.config.flags import parse_run
-from fgmae_bench.config.run import compose
 from fgmae_bench.errors import Diverged, note
 from fgmae_bench.records import Record
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from fgmae_bench.config.cards import card_names, facts_sha256, load_card
 from fgmae_bench.config.recipes import ProbeRecipe
-from fgmae_bench.config.run import Data, Execution, Model, Run, run_hash, run_id, to_plain
+from fgmae_bench.config.run import Data, Execution, Model, Run
+from fgmae_bench.config.run_ids import run_hash, run_id, to_plain
 from fgmae_bench.records import Record, seal, store
 
 RECIPE = ProbeRecipe(

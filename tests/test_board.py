@@ -15,7 +15,7 @@ import fgmae_bench
 from fgmae_bench.board import clean, submit
 from fgmae_bench.board.judge import judged
 from fgmae_bench.board.remarks import HARMLESS
-from fgmae_bench.config.run import recorded_id
+from fgmae_bench.config.run_ids import recorded_id
 from fgmae_bench.records import all_records, body_sha256, read_record
 from fgmae_bench.records import record_path as path_of
 

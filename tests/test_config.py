@@ -8,9 +8,11 @@ import shlex
 import pytest
 
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose, read_config
 from fgmae_bench.config.flags import parse_run
 from fgmae_bench.config.recipes import NAMED_RECIPES, ProbeRecipe
-from fgmae_bench.config.run import Data, Execution, Model, Run, compose, read_config, run_hash, run_id, to_plain
+from fgmae_bench.config.run import Data, Execution, Model, Run
+from fgmae_bench.config.run_ids import run_hash, run_id, to_plain
 from fgmae_bench.config.schedules import base_lr, scaled_lr
 from fgmae_bench.errors import BenchError
 

@@ -15,7 +15,7 @@ from commands import FOLDERS, MAIN, call, genuine, only_record, records, said, s
 from make_records import make_record
 
 from fgmae_bench.config.cards import facts_sha256, load_card
-from fgmae_bench.config.run import compose
+from fgmae_bench.config.compose import compose
 from fgmae_bench.data.content import codes_of, content_of, part_sha256
 from fgmae_bench.data.dataset import only_usable, open_dataset
 from fgmae_bench.data.labels import Codes

@@ -11,9 +11,10 @@ from torch import nn
 
 import fgmae_bench
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose
 from fgmae_bench.config.contract import RAW_CONTRACT, InputContract
 from fgmae_bench.config.experiments import Experiment, Layout, PlannedRun, matches
-from fgmae_bench.config.run import Model, compose
+from fgmae_bench.config.run import Model
 from fgmae_bench.data.dataset import open_dataset
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models.build import build_backbone

@@ -7,7 +7,7 @@ import pytest
 from dfc_files import SIZE, dfc2020, image, write
 
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.config.run import compose
+from fgmae_bench.config.compose import compose
 from fgmae_bench.data.dataset import only_usable, open_dataset
 from fgmae_bench.data.dfc import ready
 from fgmae_bench.data.dfc.ready import with_labels

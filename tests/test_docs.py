@@ -19,8 +19,8 @@ from commands import REPOSITORY, call
 from fgmae_bench.checkpoints.registry import published, registered
 from fgmae_bench.command import IGNORED
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose
 from fgmae_bench.config.flags import dispatch, parse_run
-from fgmae_bench.config.run import compose
 from fgmae_bench.errors import BenchError
 from fgmae_bench.features.__main__ import parser as features_parser
 from fgmae_bench.models.architectures import architecture

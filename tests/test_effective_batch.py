@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from fgmae_bench.config.cards import card_names, load_card
-from fgmae_bench.config.run import EFFECTIVE, compose, merged, named_recipe, run_hash
+from fgmae_bench.config.compose import compose, merged, named_recipe
+from fgmae_bench.config.run import EFFECTIVE
+from fgmae_bench.config.run_ids import run_hash
 from fgmae_bench.config.schedules import rate_of
 from fgmae_bench.errors import BenchError
 from fgmae_bench.runs.curve_notes import rate_notes

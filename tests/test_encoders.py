@@ -15,9 +15,10 @@ from torchvision.models import swin_v2_b
 
 from fgmae_bench.checkpoints.registry import WEIGHTS, by_file, place_of
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose
 from fgmae_bench.config.contract import FGMAE_CONTRACT
 from fgmae_bench.config.encoders import ENCODERS, Encoder, adapter_of, encoders
-from fgmae_bench.config.run import IMAGENET, Model, compose
+from fgmae_bench.config.run import IMAGENET, Model
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models.architectures import make_adapter, timm_name
 from fgmae_bench.models.build import build_backbone

@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score
 from fgmae_bench.checkpoints.shapes import ARCHITECTURES
 from fgmae_bench.checkpoints.synth import write_synthetic
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.config.run import compose
+from fgmae_bench.config.compose import compose
 from fgmae_bench.models.build import FGMAE_ARCHITECTURES
 from fgmae_bench.records import problem_of
 from fgmae_bench.worlds.bigearthnet import write_bigearthnet

@@ -15,7 +15,7 @@ from pack_files import changed
 from safetensors.numpy import load, save
 
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.config.run import compose
+from fgmae_bench.config.compose import compose
 from fgmae_bench.data.content import hash_of
 from fgmae_bench.data.packs.format import LABELS
 from fgmae_bench.data.packs.store import get, stamp_of

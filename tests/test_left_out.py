@@ -10,7 +10,7 @@ import pytest
 import rasterio
 
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.config.run import compose
+from fgmae_bench.config.compose import compose
 from fgmae_bench.data.index import ids_sha256
 from fgmae_bench.data.splits import stratified
 from fgmae_bench.errors import BenchError

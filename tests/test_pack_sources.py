@@ -10,8 +10,8 @@ from pack_files import changed
 from safetensors.numpy import load, save
 
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose
 from fgmae_bench.config.contract import FGMAE_CONTRACT
-from fgmae_bench.config.run import compose
 from fgmae_bench.data.dataset import only_usable, open_dataset
 from fgmae_bench.data.dfc.ready import with_labels
 from fgmae_bench.data.layouts import build_index

@@ -7,8 +7,9 @@ import pytest
 from commands import REPOSITORY, call, only_record, said, shared_world
 
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose, read_config
 from fgmae_bench.config.flags import module_parser
-from fgmae_bench.config.run import compose, read_config, to_plain
+from fgmae_bench.config.run_ids import to_plain
 from fgmae_bench.config.strict import plain_path
 from fgmae_bench.errors import BenchError
 

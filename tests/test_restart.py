@@ -19,7 +19,7 @@ def test_heads_of_a_grid_that_stopped_at_different_epochs_catch_up(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fgmae_bench.config.cards import load_card
-    from fgmae_bench.config.run import compose
+    from fgmae_bench.config.compose import compose
     from fgmae_bench.probe import checkpoint
     from fgmae_bench.runs.folder import RunFolder
     from fgmae_bench.runs.grid import run_grid
@@ -71,8 +71,8 @@ def test_heads_of_a_grid_that_stopped_at_different_epochs_catch_up(
 def ended(world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The flags of a run that has ended, to resume it."""
     from fgmae_bench.config.cards import load_card
+    from fgmae_bench.config.compose import compose
     from fgmae_bench.config.flags import parse_run
-    from fgmae_bench.config.run import compose
     from fgmae_bench.runs.grid import run_grid
 
     card, folder = load_card("eurosat"), tmp_path_factory.mktemp("ended")
@@ -87,8 +87,8 @@ def ended(world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 )
 def test_resuming_another_run_is_refused(ended: list[str], change: list[str]) -> None:
     from fgmae_bench.config.cards import load_card
+    from fgmae_bench.config.compose import compose
     from fgmae_bench.config.flags import parse_run
-    from fgmae_bench.config.run import compose
     from fgmae_bench.errors import BenchError
     from fgmae_bench.runs.grid import run_grid
 

@@ -11,10 +11,12 @@ from commands import TINY_VIT, call, linear, only_record, rewrite, shared_world,
 from make_records import make_record
 
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose
 from fgmae_bench.config.experiments import OPEN, Experiment, PlannedRun, matches
 from fgmae_bench.config.layout import Layout
 from fgmae_bench.config.recipes import protocol_of
-from fgmae_bench.config.run import SECTIONS, compose, to_plain
+from fgmae_bench.config.run import SECTIONS
+from fgmae_bench.config.run_ids import to_plain
 from fgmae_bench.config.same_run import DECIDED, ELSEWHERE, same_run, without_meaning
 
 ROWS = {

@@ -9,8 +9,9 @@ from commands import FOLDERS, call, codes, only_record, records, said
 from segment_world import opened
 
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose
 from fgmae_bench.config.recipes import NAMED_RECIPES
-from fgmae_bench.config.run import EFFECTIVE, compose
+from fgmae_bench.config.run import EFFECTIVE
 from fgmae_bench.config.schedules import rate_of
 from fgmae_bench.errors import BenchError
 from fgmae_bench.report.calibration import with_calibration

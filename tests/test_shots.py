@@ -9,8 +9,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from test_config import FACTS, a_run
 
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose
 from fgmae_bench.config.recipes import FIXED_PENALTY, PENALTIES
-from fgmae_bench.config.run import compose, run_hash
+from fgmae_bench.config.run_ids import run_hash
 from fgmae_bench.data.groups import with_groups
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.errors import BenchError

@@ -5,7 +5,8 @@ import pytest
 from commands import call, edited_card, linear, only_record, records, rewrite_all, said, small_world
 
 from fgmae_bench.config.cards import facts_sha256, load_card
-from fgmae_bench.config.run import Data, Model, Run, run_hash
+from fgmae_bench.config.run import Data, Model, Run
+from fgmae_bench.config.run_ids import run_hash
 
 
 def world(folder, name, change):

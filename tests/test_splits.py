@@ -13,7 +13,8 @@ from rasterio.warp import transform
 from sklearn.model_selection import train_test_split
 
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.config.run import Data, compose
+from fgmae_bench.config.compose import compose
+from fgmae_bench.config.run import Data
 from fgmae_bench.data import spatial
 from fgmae_bench.data.dataset import only_usable, open_dataset
 from fgmae_bench.data.index import Index

@@ -11,8 +11,9 @@ from torch import nn
 
 import fgmae_bench.train.segment as engine
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose
 from fgmae_bench.config.contract import FGMAE_CONTRACT
-from fgmae_bench.config.run import compose, counted
+from fgmae_bench.config.run import counted
 from fgmae_bench.models.cost import cost_of
 from fgmae_bench.models.heads.outputs import Learnt
 from fgmae_bench.models.two_dates import TwoDates, joined, joined_dims

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from fgmae_bench.config.run import Model, compose
+from fgmae_bench.config.compose import compose
+from fgmae_bench.config.run import Model
 from fgmae_bench.data.dataset import open_dataset
 from fgmae_bench.data.raster import read_chip
 from fgmae_bench.features.bank import fill_bank

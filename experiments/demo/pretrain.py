@@ -21,8 +21,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose
 from fgmae_bench.config.contract import FGMAE_CONTRACT
-from fgmae_bench.config.run import compose
 from fgmae_bench.models.contracts import METADATA
 from fgmae_bench.records import Record
 from fgmae_bench.runs.folder import ordered

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.config.run import compose
+from fgmae_bench.config.compose import compose
 from fgmae_bench.metrics.significance import t_quantile
 from fgmae_bench.records import Record
 from fgmae_bench.worlds.eurosat import write_eurosat

@@ -17,7 +17,8 @@ import torch
 from measured import keep
 
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.config.run import Model, compose
+from fgmae_bench.config.compose import compose
+from fgmae_bench.config.run import Model
 from fgmae_bench.models.build import build_backbone
 from fgmae_bench.runs.grid import run_grid
 from fgmae_bench.system.device import autocast, resolve_amp, resolve_device

@@ -30,7 +30,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.config.run import compose
+from fgmae_bench.config.compose import compose
 from fgmae_bench.features.loader import ahead
 from fgmae_bench.system.device import autocast, resolve_amp, resolve_device
 from fgmae_bench.system.distributed import World

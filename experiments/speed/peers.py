@@ -32,8 +32,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose
 from fgmae_bench.config.contract import FGMAE_CONTRACT
-from fgmae_bench.config.run import Model, compose
+from fgmae_bench.config.run import Model
 from fgmae_bench.models.build import build_backbone
 from fgmae_bench.runs.grid import run_grid
 from fgmae_bench.worlds.eurosat import write_eurosat

@@ -23,7 +23,7 @@ import torch
 from measured import keep
 
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.config.run import compose
+from fgmae_bench.config.compose import compose
 from fgmae_bench.system.device import autocast, resolve_device
 from fgmae_bench.system.distributed import World
 from fgmae_bench.train.job import Prepared

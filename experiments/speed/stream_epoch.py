@@ -28,8 +28,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose
 from fgmae_bench.config.contract import FGMAE_CONTRACT
-from fgmae_bench.config.run import compose
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.splits import stratified
 from fgmae_bench.runs.grid import run_grid

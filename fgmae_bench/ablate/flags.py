@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fgmae_bench.config.cards import Card, load_card
+from fgmae_bench.config.compose import compose, read_config
 from fgmae_bench.config.flags import add_fields
-from fgmae_bench.config.run import Run, compose, read_config, sections
+from fgmae_bench.config.run import Run, sections
 from fgmae_bench.errors import BenchError
 
 log = logging.getLogger("fgmae_bench")

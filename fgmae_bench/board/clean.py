@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fgmae_bench.board.files import clean_id
-from fgmae_bench.config.run import recorded_id
+from fgmae_bench.config.run_ids import recorded_id
 from fgmae_bench.errors import BenchError
 from fgmae_bench.records import Record, seal
 from fgmae_bench.system.environment import shell_word

@@ -14,7 +14,7 @@ from fgmae_bench.board.git import Entry
 from fgmae_bench.board.remarks import explained_in, unexplained
 from fgmae_bench.board.scores import differences
 from fgmae_bench.config.cards import Card, card_names, facts_sha256, load_card
-from fgmae_bench.config.run import recorded_id
+from fgmae_bench.config.run_ids import recorded_id
 from fgmae_bench.errors import BenchError
 from fgmae_bench.records import MAX_BYTES, Record, record_of
 from fgmae_bench.report.predictions import predictions_of

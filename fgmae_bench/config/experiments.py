@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from fgmae_bench.config.cards import Card, card_names, facts_sha256, load_card
+from fgmae_bench.config.compose import compose
 from fgmae_bench.config.encoders import encoders
 from fgmae_bench.config.layout import Layout, check_layout
 from fgmae_bench.config.names import FITTED_HEADS
 from fgmae_bench.config.recipes import PROTOCOLS, RECIPES, SGD_ONLY
-from fgmae_bench.config.run import MODEL_ALIASES, SECTIONS, YOUNGER, Run, compose, field_sections, sections
+from fgmae_bench.config.run import MODEL_ALIASES, SECTIONS, YOUNGER, Run, field_sections, sections
 from fgmae_bench.config.same_run import effective_batch, same_run, same_value
 from fgmae_bench.config.stress import StressOptions, as_plain, protocol_under, protocol_within, stress_options
 from fgmae_bench.config.strict import convert, from_plain, load_toml

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from fgmae_bench.config.run import read_config, sections
+from fgmae_bench.config.compose import read_config
+from fgmae_bench.config.run import sections
 from fgmae_bench.config.strict import plain_path
 from fgmae_bench.errors import BenchError, closest
 

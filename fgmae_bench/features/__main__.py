@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose
 from fgmae_bench.config.flags import Parser, module_parser
-from fgmae_bench.config.run import Run, compose
+from fgmae_bench.config.run import Run
 from fgmae_bench.errors import BenchError, run_entry
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from torch import nn
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.recipes import ProbeRecipe
-from fgmae_bench.config.run import Run, run_id
+from fgmae_bench.config.run import Run
+from fgmae_bench.config.run_ids import run_id
 from fgmae_bench.config.schedules import base_lr, rate_of, require_falling
 from fgmae_bench.data.dataset import Dataset, only_usable, seen_by, with_labels_of
 from fgmae_bench.data.index import Rows, ids_sha256

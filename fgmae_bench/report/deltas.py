@@ -7,8 +7,8 @@ import math
 import statistics
 from typing import Any
 
+from fgmae_bench.config.compose import merged, named_recipe
 from fgmae_bench.config.recipes import PROTOCOLS, RECIPES
-from fgmae_bench.config.run import merged, named_recipe
 from fgmae_bench.config.same_run import effective_batch
 from fgmae_bench.records import Record
 from fgmae_bench.report.published import SPLITS, Published, card_titled, impossible_pair, title_of

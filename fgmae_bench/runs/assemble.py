@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fgmae_bench.config.contract import feed, parse_bands
-from fgmae_bench.config.run import Run, to_plain
+from fgmae_bench.config.run import Run
+from fgmae_bench.config.run_ids import to_plain
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.metrics.intervals import interval_notes, intervals
 from fgmae_bench.metrics.regression import details

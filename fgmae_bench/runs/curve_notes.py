@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 from fgmae_bench.config.cards import Card
+from fgmae_bench.config.compose import merged, named_recipe, small_batch_blr
 from fgmae_bench.config.recipes import NEVER_PUBLISHED
-from fgmae_bench.config.run import EFFECTIVE, Run, merged, named_recipe, small_batch_blr
+from fgmae_bench.config.run import EFFECTIVE, Run
 from fgmae_bench.config.schedules import base_lr
 from fgmae_bench.errors import note
 from fgmae_bench.metrics.table import MULTI, SEGMENTATION, SINGLE

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fgmae_bench.config.names import TRACKERS
-from fgmae_bench.config.run import Run, to_plain
+from fgmae_bench.config.run import Run
+from fgmae_bench.config.run_ids import to_plain
 from fgmae_bench.errors import BenchError, unknown
 
 PROJECT = "fgmae_bench"

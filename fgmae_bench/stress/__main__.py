@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.compose import compose, read_config
 from fgmae_bench.config.flags import Parser, module_parser
-from fgmae_bench.config.run import compose, read_config
 from fgmae_bench.errors import BenchError, run_entry
 from fgmae_bench.report.stress_card import markdown_card
 from fgmae_bench.stress.flags import add_flags, entry_of, first_process, options_of

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.config.run import Run, compose
+from fgmae_bench.config.compose import compose
+from fgmae_bench.config.run import Run
 from fgmae_bench.records import Record
 from fgmae_bench.stress.summary import Summary
 from fgmae_bench.system.files import replacing

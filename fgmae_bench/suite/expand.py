@@ -16,6 +16,7 @@ from typing import Any
 
 from fgmae_bench.checkpoints.registry import WEIGHTS
 from fgmae_bench.config.cards import Card, load_card
+from fgmae_bench.config.compose import check, compose
 from fgmae_bench.config.encoders import HANDMADE
 from fgmae_bench.config.experiments import (
     Experiment,
@@ -26,7 +27,7 @@ from fgmae_bench.config.experiments import (
     flag_types,
     stress_of,
 )
-from fgmae_bench.config.run import IMAGENET, Run, check, compose, counted, field_sections, grid_fields
+from fgmae_bench.config.run import IMAGENET, Run, counted, field_sections, grid_fields
 from fgmae_bench.config.stress import as_plain
 from fgmae_bench.config.strict import convert
 from fgmae_bench.data.synthetic import MARKER

@@ -11,7 +11,8 @@ from torch import nn
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.names import CLASS_HEADS
 from fgmae_bench.config.recipes import FinetuneRecipe, protocol_of
-from fgmae_bench.config.run import Run, run_id
+from fgmae_bench.config.run import Run
+from fgmae_bench.config.run_ids import run_id
 from fgmae_bench.data.dataset import Dataset, only_usable
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.models.build import Backbone

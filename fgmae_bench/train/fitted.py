@@ -14,7 +14,8 @@ import torch
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.names import AFTER, FITTED_HEADS, TWO_DATES, code_of
 from fgmae_bench.config.recipes import SegmentRecipe, protocol_of
-from fgmae_bench.config.run import Run, run_id
+from fgmae_bench.config.run import Run
+from fgmae_bench.config.run_ids import run_id
 from fgmae_bench.data.dataset import Dataset, check_classes
 from fgmae_bench.data.index import Rows
 from fgmae_bench.data.labels import LabelMap

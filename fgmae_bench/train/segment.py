@@ -15,7 +15,8 @@ from fgmae_bench.config.cards import Card
 from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE
 from fgmae_bench.config.names import AFTER, FITTED_HEADS, HEADS_OF_CLASSES, HEADS_THAT_DRAW
 from fgmae_bench.config.recipes import protocol_of
-from fgmae_bench.config.run import Run, run_id
+from fgmae_bench.config.run import Run
+from fgmae_bench.config.run_ids import run_id
 from fgmae_bench.data.dataset import Dataset, check_classes, only_usable
 from fgmae_bench.data.index import ids_sha256
 from fgmae_bench.data.splits import PARTS
