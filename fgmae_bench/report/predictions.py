@@ -26,7 +26,7 @@ from fgmae_bench.metrics.intervals import (
     single_label_units,
 )
 from fgmae_bench.metrics.regression import PixelSums
-from fgmae_bench.records import Record
+from fgmae_bench.records import Record, clean_id
 
 TARGETS = [0, 4, 5]  # columns of sums that predictions have no part in
 MOST_LEVELS = 256  # between which ranks of pixels are not told apart
@@ -92,7 +92,7 @@ def find_predictions(record: Record, results_dir: Path) -> Path:
     stored = record["predictions"]
     if stored is None:
         raise BenchError(f"{record['run_id']}: the run stored no predictions", "compare runs that did")
-    path = results_dir / "predictions" / f"{record['run_id']}.safetensors"
+    path = results_dir / "predictions" / f"{clean_id(record['run_id'])}.safetensors"
     if not path.is_file():
         raise BenchError(f"{path}: the predictions of {record['run_id']} are missing", REPEAT)
     return path
