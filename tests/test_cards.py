@@ -8,7 +8,8 @@ import pytest
 
 from fgmae_bench.config.cards import card_names, load_card
 from fgmae_bench.config.compose import compose, named_recipe
-from fgmae_bench.config.run import EFFECTIVE, NAMED_RECIPES, field_sections
+from fgmae_bench.config.recipes import NAMED_RECIPES
+from fgmae_bench.config.run import EFFECTIVE, field_sections
 from fgmae_bench.data.index import check_counts
 from fgmae_bench.data.layouts import LAYOUTS, build_index
 from fgmae_bench.errors import BenchError
