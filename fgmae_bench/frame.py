@@ -127,7 +127,12 @@ class Results(pd.DataFrame):
         return pd.concat(parts, ignore_index=True) if parts else _tidy([], ("run_id", "id", "group"))
 
     def export(self, path: str | Path) -> Path:
-        """Write the rows as parquet, by rename, stamped with the version of the columns; `results(path)` reads it."""
+        """Write the rows as parquet, by rename, stamped with the version of the columns; `results(path)` reads it.
+
+        Raises BenchError on a name that does not end in `.parquet`.
+        """
+        if Path(path).suffix != ".parquet":
+            raise BenchError(f"export writes parquet, {path} has another ending", "give a name that ends in .parquet")
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -142,6 +142,11 @@ def record_path(results_dir: Path, record_or_parts: Record | tuple[str, str, str
     return results_dir / "records" / dataset / protocol / f"{run_id}.json"
 
 
+def clean_id(run_id: str) -> str:
+    """The run whose configuration and predictions a record holds: of a record of stresses the one that was stressed."""
+    return re.sub(r"-stress-[0-9a-f]{10}$", "", run_id)
+
+
 def read_record(path: Path) -> Record:
     """Load and check one record; raises BenchError naming the file and the fault."""
     try:

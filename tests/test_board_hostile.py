@@ -13,9 +13,12 @@ from make_records import resealed
 from stores import board, clean_record, commit, git, ids_in, new_store, put, with_predictions
 
 from fgmae_bench.board import pull
+from fgmae_bench.board.files import Folder
 from fgmae_bench.board.git import require_address
+from fgmae_bench.board.judge import judged
+from fgmae_bench.config.run_ids import recorded_id
 from fgmae_bench.errors import BenchError
-from fgmae_bench.records import all_records, body_sha256
+from fgmae_bench.records import all_records, body_sha256, seal
 from fgmae_bench.records import record_path as path_of
 
 pytest_plugins = ("hub_server",)
@@ -113,7 +116,16 @@ def no_configuration(store):
     rewritten(third(store), lambda record: record["config"].pop("facts"))
 
 
+def another_protocol(store):
+    path = third(store)
+    rewritten(path, lambda record: record.update(protocol="knn"))
+    place = store / "records" / "eurosat" / "knn" / path.name
+    place.parent.mkdir()
+    path.rename(place)
+
+
 FAULTS = {
+    another_protocol: "protocol is not what its run id was made of",
     tampered: "sha256 does not match the body: the file was edited",
     newer: "made by a newer version (its schema is 3, this version reads 2)",
     another_configuration: "its configuration gives the run id vit_small_patch16-published-",
@@ -143,6 +155,59 @@ def test_each_fault_is_named_and_the_rest_is_served(spoil, store, tmp_path):
         assert line.isprintable()
     assert ids_in(tmp_path / "out") == good
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_symlink()]
+
+
+def of_facts():
+    """A record with the facts that runs leave."""
+    record = clean_record(seed=4)
+    fed = {"bands": ["VV", "VH"], "mean": [-12.59, -20.26], "std": [5.26, 5.91]}
+    record["model"]["contract"] = {**fed, "normalizer": "fgmae", "assumed": False}
+    record["config"]["facts"] |= {"split": "reference", "weights": record["model"]["weights"]["sha256"], "input": fed}
+    record["run_id"] = min(recorded_id(record))
+    return record
+
+
+SAID = {
+    "recipe": ("recipe", "corrected"),
+    "model": ("model", "name", "vit_base_patch16"),
+    "synthetic": ("dataset", "synthetic", True),
+    "split": ("dataset", "split", "spatial"),
+    "weights": ("model", "weights", "sha256", "0" * 64),
+    "contract": ("model", "contract", "mean", [-1.0, -2.0]),
+    "assumed contract": ("model", "contract", "assumed", True),
+    "normalizer": ("model", "contract", "normalizer", "zscore"),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_a_record_says_beside_its_configuration_is_what_its_run_id_was_made_of(name, tmp_path):
+    put(seal(of_facts()), tmp_path)
+    assert len(judged(Folder(tmp_path).entries(), Folder(tmp_path)).served) == 1
+    record = resealed(of_facts(), *SAID[name])
+    put(record, tmp_path)
+    found = judged(Folder(tmp_path).entries(), Folder(tmp_path))
+    assert found.left_out == [f"{record['run_id']}: {name} is not what its run id was made of"]
+
+
+@pytest.mark.parametrize("facts", [{"input": "all"}, {"input": None, "split": 3}, {"weights": []}])
+def test_hostile_facts_are_no_error(facts, tmp_path):
+    record = clean_record(seed=4)
+    record["config"]["facts"] |= facts
+    record["run_id"] = min(recorded_id(record))
+    put(seal(record), tmp_path)
+    found = judged(Folder(tmp_path).entries(), Folder(tmp_path))
+    assert len(found.served) + len(found.left_out) == 1
+
+
+@pytest.mark.parametrize("value", [0.9, "all"])
+def test_scores_of_classes_follow_from_the_predictions(value, tmp_path):
+    record = with_predictions(clean_record(seed=1), tmp_path, LOGITS, TARGETS, ("a", "b"))
+    own = {"a": {"accuracy": 0.5, "support": 2}, "b": {"accuracy": 1.0, "support": 1}}
+    put(resealed(record, "metrics", "per_class", own), tmp_path)
+    assert judged(Folder(tmp_path).entries(), Folder(tmp_path)).rescored == 1
+    put(resealed(record, "metrics", "per_class", own | {"a": {"accuracy": value, "support": 2}}), tmp_path)
+    found = judged(Folder(tmp_path).entries(), Folder(tmp_path))
+    assert found.left_out == [f"{record['run_id']}: accuracy of a is another by the predictions"]
 
 
 def test_two_contents_under_one_id_are_both_left_out(store, tmp_path):

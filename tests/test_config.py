@@ -368,3 +368,24 @@ def test_plain_form_gives_the_run_back(card):
     assert list(plain) == ["data", "model", "recipe", "execution"]
     flat = {key: value for values in plain.values() for key, value in values.items() if value is not None}
     assert compose("linear", flat | {"weight_decay": 0.0}, load_card("eurosat")) == [run]
+
+
+@pytest.mark.parametrize(
+    ("module", "given", "message"),
+    [
+        ("linear", {"probe": "knn", "resume": "a.pth"}, "--resume a.pth with --probe knn, which is fitted at once"),
+        ("linear", {"probe": "lbfgs", "resume": "a.pth"}, "--resume a.pth with --probe lbfgs"),
+        ("segment", {"head": "otsu_vv", "resume": "a.pth"}, "--resume a.pth with --head otsu_vv"),
+        ("linear", {"class_text": "a.safetensors"}, "--class_text with --probe sgd, which reads no texts"),
+        ("linear", {"probe": "knn", "class_text": "a.safetensors"}, "--class_text with --probe knn"),
+    ],
+)
+def test_a_file_that_a_run_does_not_read_is_refused(card, module, given, message):
+    with pytest.raises(BenchError, match=re.escape(message)):
+        compose(module, {"dataset": "eurosat"} | given, card)
+
+
+def test_files_that_runs_read_are_taken(card):
+    assert one(card, {"resume": "a.pth"}).execution.resume == "a.pth"
+    assert one(card, {"probe": "knn", "resume": "auto"}).execution.resume == "auto"
+    assert one(card, {"probe": "zero_shot", "class_text": "a"}).execution.class_text == "a"

@@ -222,3 +222,10 @@ def test_the_frame_needs_no_torch():
     code = "import sys, fgmae_bench; fgmae_bench.results('results'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "runs", "runs.PARQUET"])
+def test_an_export_that_could_not_be_read_back_is_refused(stored, name, tmp_path):
+    with pytest.raises(BenchError, match=r"give a name that ends in \.parquet"):
+        fgmae_bench.results(stored).export(tmp_path / name)
+    assert not (tmp_path / name).exists()

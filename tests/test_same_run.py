@@ -24,6 +24,8 @@ ROWS = {
     "random views": ("linear", "eurosat", {"features": "cached", "views": 2}),
     "regression": ("linear", "eurosat", {"probe": "lbfgs", "recipe": "corrected"}),
     "neighbours": ("linear", "eurosat", {"probe": "knn"}),
+    "candidates": ("linear", "eurosat", {"probe": "lbfgs", "weight_decay": [0.1, 1.0]}),
+    "flags set aside": ("linear", "eurosat", {"probe": "knn", "lr": [0.1, 0.2], "weight_decay": [0.1, 0.2]}),
     "few labels": ("linear", "eurosat", {"shots": 5, "probe": "knn"}),
     "fine-tuning": ("finetune", "eurosat", {}),
     "fine-tuning by AdamW": ("finetune", "bigearthnet", {"recipe": "corrected"}),
@@ -188,6 +190,16 @@ def test_a_row_of_a_card_that_is_not_here_is_filled_by_nothing(caplog):
     planned = dataclasses.replace(experiment.runs[0], flags={**experiment.runs[0].flags, "dataset": "gone/card.toml"})
     assert not matches(experiment, planned, left_by("probe"))
     assert "gone/card.toml" in caplog.text
+
+
+def test_a_grid_of_neighbours_is_filled_by_what_few_labels_make_of_it():
+    experiment, _ = row("few labels")
+    planned = dataclasses.replace(experiment.runs[0], flags=experiment.runs[0].flags | {"shots": 3, "knn_k": [4, 9]})
+    record = left_by("few labels")
+    record["config"]["data"]["shots"] = 3
+    for neighbours, expected in ((3, True), (4, False), (5, False)):
+        record["config"]["recipe"]["knn_k"] = neighbours
+        assert matches(experiment, planned, record) is expected
 
 
 def test_a_hostile_value_of_what_a_row_leaves_open_is_no_error():

@@ -3,8 +3,15 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from commands import REPOSITORY
+import rasterio
+from commands import REPOSITORY, shared_world
+
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.contract import FGMAE_CONTRACT
+from fgmae_bench.views.chip import Chip
+from fgmae_bench.views.classification import make_view
 
 SPEED = REPOSITORY / "experiments" / "speed"
 sys.path.insert(0, str(SPEED))
@@ -57,3 +64,14 @@ def test_the_script_for_gpus_runs_dry_on_a_cpu(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAILED" not in done.stdout
     assert (tmp_path / "gpu.json").is_file()
+
+
+def test_the_script_by_hand_sees_the_view_that_runs_see():
+    import peers
+
+    card = load_card("eurosat")
+    path = shared_world(5) / "Forest" / "Forest_1.tif"
+    with rasterio.open(path) as source:
+        chip = Chip(db=source.read().astype(np.float32), valid=None, synthetic=True)
+    seen = make_view(card, FGMAE_CONTRACT, None).batch([chip], ["Forest/Forest_1"])[0]
+    np.testing.assert_array_equal(peers.view(path) * 255, seen.astype(np.float32))

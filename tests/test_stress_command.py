@@ -11,12 +11,15 @@ import torch
 from commands import FOLDERS, STATISTICS, call, refused, shared_world
 from safetensors import safe_open
 
+import fgmae_bench
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.contract import InputContract
+from fgmae_bench.config.run_ids import recorded_id
 from fgmae_bench.errors import BenchError
 from fgmae_bench.metrics.single_label import confusion_matrix, single_label
 from fgmae_bench.models.pooling import BackscatterStats
-from fgmae_bench.records import problem_of
+from fgmae_bench.records import clean_id, problem_of
+from fgmae_bench.report.predictions import find_predictions
 from fgmae_bench.runs.tensors import load_tensors
 
 FLAGS = (*STATISTICS[:4], "--probe", "lbfgs", "--penalties", "0.001", "--split", "random_60_20_20")
@@ -39,6 +42,14 @@ def done(tmp_path_factory):
     said = stress("--stress", "offset", "speckle", "--draws", 2, cwd=folder)
     assert said.code == 0, said.err
     return folder, said
+
+
+def test_a_card_holds_the_configuration_and_the_predictions_of_the_run_that_was_stressed(done):
+    folder, _ = done
+    record, results = stressed_record(folder), folder / "results"
+    assert clean_id(record["run_id"]) in recorded_id(record)
+    assert find_predictions(record, results).stem == clean_id(record["run_id"])
+    assert record["run_id"] in set(fgmae_bench.results(results).predictions()["run_id"])
 
 
 def test_a_card_is_recorded_and_printed(done):

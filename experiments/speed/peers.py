@@ -54,7 +54,7 @@ def view(path: Path) -> np.ndarray:
         low, high = mean - 2 * std, mean + 2 * std
         planes.append(np.clip((clipped - low) / (high - low) * 255.0, 0, 255).astype(np.uint8))
     side = round(SIZE * 8 / 7)
-    large = cv2.resize(np.stack(planes, axis=-1), (side, side), interpolation=cv2.INTER_CUBIC)
+    large = cv2.resize(np.stack(planes, axis=-1), (side, side), interpolation=cv2.INTER_LINEAR)
     start = round((side - SIZE) / 2)
     return large[start : start + SIZE, start : start + SIZE].transpose(2, 0, 1).astype(np.float32) / 255
 

@@ -12,10 +12,9 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-from fgmae_bench.board.files import clean_id
 from fgmae_bench.config.run_ids import recorded_id
 from fgmae_bench.errors import BenchError
-from fgmae_bench.records import Record, seal
+from fgmae_bench.records import Record, clean_id, seal
 from fgmae_bench.system.environment import shell_word
 
 PLACE, NAME = "PATH", "NAME"  # what stands for a folder, and for a user or host

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fgmae_bench.board.git import AGAIN, Entry
 from fgmae_bench.errors import BenchError
+from fgmae_bench.records import clean_id
 
 RECORDS, PREDICTIONS, EXPLANATIONS, CARDS = "records", "predictions", "explanations", "cards"
 ROOMS = (RECORDS, PREDICTIONS, EXPLANATIONS, CARDS)
@@ -63,11 +64,6 @@ def _kind(mode: int) -> str:
 def predictions_path(run_id: str) -> str:
     """Where the predictions of a run stand; a record of stresses is scored from those of the run it stresses."""
     return f"{PREDICTIONS}/{clean_id(run_id)}.safetensors"
-
-
-def clean_id(run_id: str) -> str:
-    """The run whose configuration a record holds: of a record of stresses the run that was stressed."""
-    return re.sub(r"-stress-[0-9a-f]{10}$", "", run_id)
 
 
 def require_store(folder: Path) -> Path:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from types import SimpleNamespace
+from typing import Any, Protocol
 
-from fgmae_bench.board.files import CARDS, EXPLANATIONS, PART, PREDICTIONS, RECORDS, clean_id, predictions_path
+from fgmae_bench.board.files import CARDS, EXPLANATIONS, PART, PREDICTIONS, RECORDS, predictions_path
 from fgmae_bench.board.git import Entry
 from fgmae_bench.board.remarks import explained_in, unexplained
 from fgmae_bench.board.scores import differences
 from fgmae_bench.config.cards import Card, card_names, facts_sha256, load_card
+from fgmae_bench.config.recipes import protocol_of
 from fgmae_bench.config.run_ids import recorded_id
+from fgmae_bench.config.stress import protocol_within
 from fgmae_bench.errors import BenchError
-from fgmae_bench.records import MAX_BYTES, Record, record_of
+from fgmae_bench.records import MAX_BYTES, Record, clean_id, record_of
 from fgmae_bench.report.predictions import predictions_of
 
 MAX_PREDICTIONS = 1 << 30  # bytes of one file
@@ -161,11 +164,45 @@ def _require_facts(record: Record, cards: dict[str, Card], found: Verdict) -> No
 
 
 def _require_one_content(record: Record) -> None:
-    """Raise BenchError where the record and what its run id was made of name other samples or contents."""
+    """Raise BenchError where the record says otherwise than what its run id was made of."""
     dataset, facts = record["dataset"], record["config"]["facts"]
     for name, hashed in (("content_sha256", "content_sha256"), ("sample_ids_sha256", "samples_sha256")):
         if hashed in facts and facts[hashed] != dataset.get(name):
             raise BenchError(f"{record['run_id']}: {name} is not what its run id was made of", "run it again")
+    for name, said, made_of in _said_twice(record):
+        if said != made_of:
+            raise BenchError(f"{record['run_id']}: {name} is not what its run id was made of", "run it again")
+
+
+def _said_twice(record: Record) -> Iterator[tuple[str, object, object]]:
+    """(name, what a record says, what its run id was made of), for what tables read beside the configuration."""
+    config, dataset, model = record["config"], record["dataset"], record["model"]
+    facts, weights, contract = config["facts"], model["weights"], model["contract"]
+    yield "recipe", record["recipe"], config["recipe"]["recipe"]
+    yield "model", model["name"], config["model"]["model"]
+    if meant := _protocol(config["recipe"]):
+        yield "protocol", protocol_within(record["protocol"]), meant
+    if "synthetic" in facts:
+        yield "synthetic", dataset["synthetic"], bool(facts["synthetic"])
+    if facts.get("split", "lists") != "lists":  # of a folder of lists the samples say which it is
+        yield "split", dataset["split"], facts["split"]
+    if "weights" in facts:
+        yield "weights", weights["sha256"] or weights["source"], facts["weights"]
+    if isinstance(fed := facts.get("input"), dict):
+        names, assumed = ("bands", "mean", "std"), contract.get("assumed")
+        yield "contract", [contract.get(name) for name in names], [fed.get(name) for name in names]
+        yield "assumed contract", contract.get("normalizer") if assumed else None, fed.get("assumed")
+        if not assumed:
+            yield "normalizer", contract.get("normalizer"), config["model"].get("normalizer")
+
+
+def _protocol(recipe: dict[str, Any]) -> str | None:
+    """The protocol that the values of a recipe stand for; None where it is of a plugin that is not here."""
+    module = "linear" if "probe" in recipe else "segment" if "freeze_backbone" in recipe else "finetune"
+    try:
+        return protocol_of(module, SimpleNamespace(**recipe))
+    except (StopIteration, AttributeError):
+        return None
 
 
 def _require_scores(each: Served, files: Files, large: Callable[[Record, bytes], bytes] | None, found: Verdict) -> bool:

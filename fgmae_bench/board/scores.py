@@ -33,6 +33,12 @@ def differences(record: Record, held: Predictions) -> list[str]:
     own = _confusion(held)
     if matrix and own is not None and not np.array_equal(own, np.array(matrix)):
         found.append("the confusion matrix is another")
+    kept = record["metrics"].get("per_class") or {}
+    for name, scores in _per_class(held).items():
+        said = kept.get(name, {})
+        for score, value in scores.items() if isinstance(said, dict) else ():
+            if score in said and not (_is_score(said[score]) and _same(value, said[score])):
+                found.append(f"{score} of {name} is another by the predictions")
     return found
 
 
@@ -50,10 +56,23 @@ def _scores(held: Predictions) -> dict[str, float | None]:
     return {"loss": loss, **single_label.single_label(_confusion(held))}
 
 
+def _per_class(held: Predictions) -> dict[str, dict[str, Any]]:
+    confusion = _confusion(held)
+    if confusion is None:
+        logits = np.nan_to_num(held.scores, nan=-np.inf)
+        labels = held.targets if held.kind == "multi_label" else None
+        return {} if labels is None else multi_label.per_class(logits, labels, held.classes)
+    return (single_label if held.kind == "single_label" else segmentation).per_class(confusion, held.classes)
+
+
 def _confusion(held: Predictions) -> Any:
     if held.kind == "single_label" and held.targets is not None:
         return single_label.confusion_matrix(held.targets, held.decisions(), held.scores.shape[1])
     return segmentation.total(held.scores) if held.kind == "segmentation" else None
+
+
+def _is_score(value: object) -> bool:
+    return value is None or isinstance(value, int | float)
 
 
 def _same(a: float | None, b: float | None) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fgmae_bench.board.clean import ABSOLUTE, own_names, stripped
-from fgmae_bench.board.files import CARDS, EXPLANATIONS, RECORDS, Folder, clean_id, predictions_path, require_store
+from fgmae_bench.board.files import CARDS, EXPLANATIONS, RECORDS, Folder, predictions_path, require_store
 from fgmae_bench.board.git import Entry
 from fgmae_bench.board.judge import NO_CARD, judged
 from fgmae_bench.board.remarks import as_file, explained_in, parsed, unexplained
@@ -101,7 +101,7 @@ def _files(own: Record, clean: Record, results: Path, explained: dict[str, str],
     run_id, dataset = clean["run_id"], clean["dataset"]["name"]
     files: Layout = {}
     if clean["predictions"] is not None and not without:
-        content = find_predictions({**own, "run_id": clean_id(run_id)}, results).read_bytes()
+        content = find_predictions(own, results).read_bytes()
         _require_no_paths(content, run_id)
         files[predictions_path(run_id)] = content
     codes = unexplained(clean)

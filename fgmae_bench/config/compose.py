@@ -105,6 +105,7 @@ def compose(
     runs = [_with_few_labels(_canonical(run)) for run in _points(module, flat)]
     for run in runs:
         check(run)
+        _refuse_files_of_others(run)
     if len({(run.data, run.recipe) for run in runs}) != len(runs):
         twice = "--lr and --weight_decay" if len({run.data for run in runs}) == 1 else "--shots and --draw"
         raise BenchError(f"the grid of {twice} holds a value twice", "name each value once")
@@ -311,6 +312,17 @@ def _closed_form(flat: dict[str, Any], explicit: dict[str, Any]) -> dict[str, An
         given = explicit.get("weight_decay", PENALTIES[kept["probe"]])
         kept["penalties"] = list(given) if isinstance(given, list | tuple) else [given]
     return kept | {"weight_decay": 0.0, "epochs": 1}
+
+
+def _refuse_files_of_others(run: Run) -> None:
+    """Raise BenchError where a run is given a file that runs of its kind do not read."""
+    probe, head = getattr(run.recipe, "probe", "sgd"), getattr(run.recipe, "head", None)
+    fitted = f"--head {head}" if head in FITTED_HEADS else f"--probe {probe}" if probe != "sgd" else None
+    if fitted and run.execution.resume not in (None, "auto"):
+        what = f"--resume {run.execution.resume} with {fitted}, which is fitted at once and has no checkpoint"
+        raise BenchError(what, "leave it out")
+    if getattr(run.execution, "class_text", None) is not None and probe != "zero_shot":
+        raise BenchError(f"--class_text with --probe {probe}, which reads no texts", "add --probe zero_shot")
 
 
 def check(run: Run) -> None:

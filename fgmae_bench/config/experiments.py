@@ -18,7 +18,8 @@ from fgmae_bench.config.cards import Card, card_names, facts_sha256, load_card
 from fgmae_bench.config.compose import compose
 from fgmae_bench.config.encoders import encoders
 from fgmae_bench.config.layout import Layout, check_layout
-from fgmae_bench.config.recipes import PROTOCOLS, RECIPES
+from fgmae_bench.config.names import FITTED_HEADS
+from fgmae_bench.config.recipes import PROTOCOLS, RECIPES, SGD_ONLY
 from fgmae_bench.config.run import MODEL_ALIASES, SECTIONS, YOUNGER, Run, field_sections, sections
 from fgmae_bench.config.same_run import effective_batch, same_run, same_value
 from fgmae_bench.config.stress import StressOptions, as_plain, protocol_under, protocol_within, stress_options
@@ -288,9 +289,13 @@ def _point_of(module: str, flags: dict[str, Any], run: PlannedRun, record: dict[
     hints, owner, config = flag_types(module), field_sections(module), record["config"]
     held = {**config["data"], **config["model"], **config["recipe"]}
     few = "shots" in flags or flags.get("train_frac", 1.0) != 1.0
+    trained = flags.get("probe", "sgd") == "sgd" and flags.get("head") not in FITTED_HEADS
     point = {name: held[name] for name in OPEN if name not in flags and (few or name != "draw") and name in held}
     for name, value in flags.items():
         values = choices(hints[name], value)
+        if not trained and name in SGD_ONLY:  # no grid: set aside, or candidates of a penalty
+            point[name] = value
+            continue
         if owner[name] == "execution" or name in BATCH:
             point[name] = values[0]
             continue
@@ -310,6 +315,9 @@ def _meant(name: str, value: Any, measured: Any, record: dict[str, Any], run: Pl
         return card is not None and card.name == record["dataset"]["name"]
     if name == "weights" and record["model"]["weights"]["source"] in ("none", *run.weights_files):
         return True
+    shots = record["config"]["data"].get("shots")
+    if name == "knn_k" and isinstance(shots, int):  # no more neighbours than labels of a class
+        return same_value(measured, min(value, shots))
     if name == "model" and measured != value:
         entry = encoders().get(str(value))
         return bool(measured == (MODEL_ALIASES.get(value) if entry is None else entry.model))

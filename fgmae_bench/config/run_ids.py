@@ -28,7 +28,8 @@ def run_hash(run: Run, facts: dict[str, Any], world_size: int = 1) -> str:
 
 
 def recorded_id(record: dict[str, Any]) -> set[str]:
-    """The run ids that a record's own configuration, facts and number of processes can stand for.
+    """The run ids that a record's own configuration, facts and number of processes can stand for; of a record of
+    stresses those of the run that was stressed.
 
     Several only where modules differ in what a younger field is by default. Raises KeyError or TypeError on a
     configuration without what an id is made of.
@@ -53,7 +54,7 @@ def recorded_id(record: dict[str, Any]) -> set[str]:
             for part, values in parts.items()
         }
         body["recipe"]["effective_batch"] = batch
-        body["facts"] = config["facts"]
+        body["facts"] = {name: value for name, value in dict(config["facts"]).items() if name != "stress"}
         digest = hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
         found.add(_named(str(config["model"]["model"]), str(recipe["recipe"]), digest))
     return found

@@ -26,7 +26,7 @@ from fgmae_bench.metrics.intervals import (
     single_label_units,
 )
 from fgmae_bench.metrics.regression import PixelSums
-from fgmae_bench.records import Record
+from fgmae_bench.records import Record, clean_id
 
 MOST_LEVELS = 256  # between which ranks of pixels are not told apart
 MAX_COUNT, MAX_CELLS = 2**53, 2**28  # of one count, and of the numbers kept for all resamples (2 GiB)
@@ -95,7 +95,7 @@ def find_predictions(record: Record, results_dir: Path) -> Path:
     stored = record["predictions"]
     if stored is None:
         raise BenchError(f"{record['run_id']}: the run stored no predictions", "compare runs that did")
-    path = results_dir / "predictions" / f"{record['run_id']}.safetensors"
+    path = results_dir / "predictions" / f"{clean_id(record['run_id'])}.safetensors"
     if not path.is_file():
         raise BenchError(f"{path}: the predictions of {record['run_id']} are missing", REPEAT)
     return path
