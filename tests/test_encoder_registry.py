@@ -68,7 +68,7 @@ def test_a_licence_that_forbids_a_use_is_said_when_fetched(tmp_path):
     network, _ = empty_network("vit_tiny_patch16_224", 32)
     weights = {f"sar_encoder.{name}": torch.zeros(tensor.shape) for name, tensor in network.state_dict().items()}
     torch.save(weights, tmp_path / "w.pth")
-    words = ("fetch", "sarmae", "--from", "w.pth", "--cache_dir", "cache")
+    words = ("fetch", "sarmae", "--model", "sarmae-vit-b16", "--from", "w.pth", "--cache_dir", "cache")
     result = call("weights.__main__", *words, cwd=tmp_path)
     assert result.code == 0, said(result)
     assert result.err.splitlines()[-1] == "licence: CC-BY-NC-4.0, gated: no commercial use"

@@ -252,7 +252,8 @@ def check_sensitivity(name, backbone, x):
 
 
 QUICK = ("galileo-nano", "presto", "olmoearth-v1-nano")
-BY_ORACLE = {name for name in ENCODERS if name.startswith(("terrafm", "dofa-v2"))}  # test_publishers_code.py
+OF_THEIR_CODE = ("terrafm", "dofa-v2", "anysat", "sar-jepa", "saratr")  # test_publishers_code.py and _more.py
+BY_ORACLE = {name for name in ENCODERS if name.startswith(OF_THEIR_CODE)}
 FITS = list(
     {e.model: n for n, e in ENCODERS.items() if n in HERE and n not in BY_ORACLE and e.params <= LARGE}.values()
 )
