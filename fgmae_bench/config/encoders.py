@@ -134,7 +134,9 @@ def _timm(
     )
 
 
-def _terratorch(model: str, weights: str, name: str, dim: int, patch: int, fixed: dict[str, str]) -> Encoder:
+def _terratorch(
+    model: str, weights: str, name: str, dim: int, patch: int, fixed: dict[str, str], params: int = 0
+) -> Encoder:
     return Encoder(
         model=model,
         weights=weights,
@@ -143,13 +145,13 @@ def _terratorch(model: str, weights: str, name: str, dim: int, patch: int, fixed
         code="fgmae_bench.models.encoders.terratorch_models:make",
         variant=name,
         dim=dim,
-        params=0,
+        params=params,
         patches=(patch,),
         maps="one map",
         pooling="CLS" if name == "clay_v15" else TOKENS,
         pooling_of_origin="CLS" if name == "clay_v15" else TOKENS,
         fixed=fixed,
-        statement="needs terratorch, which needs Python 3.12 or later; tried here up to its import",
+        statement="" if params else "unproven: its contract and its refusal alone were tried here",
     )
 
 
@@ -355,12 +357,17 @@ ENCODERS: dict[str, Encoder] = {
             ("h", "vit_huge_patch14", 1280, 630_513_920, 14),
         )
     },
-    # extras that want another Python
+    # through terratorch
     **{
         f"terramind-v1-{size}": _terratorch(
-            f"terramind-v1-{size}", "terramind", f"terramind_v1_{size}", dim, 16, {"modality": "S1GRD"}
+            f"terramind-v1-{size}", "terramind", f"terramind_v1_{size}", dim, 16, {"modality": "S1GRD"}, params
         )
-        for size, dim in (("tiny", 192), ("small", 384), ("base", 768), ("large", 1024))
+        for size, dim, params in (
+            ("tiny", 192, 5_432_448),
+            ("small", 384, 21_481_728),
+            ("base", 768, 85_347_840),
+            ("large", 1024, 302_516_224),
+        )
     },
     "thor-v1-base": _terratorch(
         "thor-v1-base", "thor", "thor_v1_base", 768, 8, {"bands": "VV, VH", "ground cover": "pixels x 10 m"}

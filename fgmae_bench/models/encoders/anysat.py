@@ -36,6 +36,7 @@ class PixelEncoder(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
+        self.width = width
         widths = [2, width // 8, width // 2, width, 2 * width, width]
         layers: list[nn.Module] = []
         for inner, outer in itertools.pairwise(widths):
@@ -53,7 +54,7 @@ class PixelEncoder(nn.Module):
         """(B, 2, H, W) and days of the year (B,) to (B, H, W, D)."""
         batch, bands, height, width = images.shape
         pixels = images.permute(0, 2, 3, 1).reshape(-1, bands)
-        dates = sines(days, self.patch_embed["out_norm"].num_channels).repeat_interleave(height * width, 0)
+        dates = sines(days, self.width).repeat_interleave(height * width, 0)
         parts = []
         for start in range(0, len(pixels), PIXELS):
             part = slice(start, start + PIXELS)
