@@ -77,21 +77,22 @@ def test_converted_files_give_the_same_features(genuine, oracle, tmp_path, model
     np.testing.assert_allclose(features(model, out, patch, oracle["x_db"])[0], oracle[key], atol=1e-5)
 
 
-def test_verify_holds_features_against_the_publishers(genuine, realdata, tmp_path):
-    """As published and converted, by file and by name; another file of the same keys is found out."""
+@pytest.mark.parametrize("model", [pytest.param("galileo-nano", marks=pytest.mark.slow), "presto"])
+def test_verify_holds_features_against_the_publishers(genuine, realdata, tmp_path, model):
+    """As published and converted; another file of the same keys is found out."""
     features = ("--features", str(realdata / "weights" / "oracle_features.npz"), "--cache_dir", "cache")
-    for model, path in genuine.items():
-        assert call("weights.__main__", "convert", str(path), f"{model}.safetensors", cwd=tmp_path).code == 0
-        for weights in (str(path), f"{model}.safetensors"):
-            result = call("weights.__main__", "verify", weights, "--model", model, *features, cwd=tmp_path)
-            assert (result.code, result.out.rstrip().endswith("fit")) == (0, True), said(result)
-            assert result.out.split("verdict")[0].split()[-2:] == ["features", "sha256"]
-    held = load_file(tmp_path / "presto.safetensors")
+    assert call("weights.__main__", "convert", str(genuine[model]), "mine.safetensors", cwd=tmp_path).code == 0
+    for weights in (str(genuine[model]), "mine.safetensors"):
+        result = call("weights.__main__", "verify", weights, "--model", model, *features, cwd=tmp_path)
+        assert (result.code, result.out.rstrip().endswith("fit")) == (0, True), said(result)
+        assert result.out.split("verdict")[0].split()[-2:] == ["features", "sha256"]
+    held, name = load_file(tmp_path / "mine.safetensors"), model.partition("-")[0]
     held["norm.bias"] += 1e-3
-    save_file(held, tmp_path / "changed.safetensors", {"fgmae_bench": metadata_of(tmp_path / "presto.safetensors")})
-    result = call("weights.__main__", "verify", "changed.safetensors", "--model", "presto", *features, cwd=tmp_path)
+    save_file(held, tmp_path / "changed.safetensors", {"fgmae_bench": metadata_of(tmp_path / "mine.safetensors")})
+    result = call("weights.__main__", "verify", "changed.safetensors", "--model", model, *features, cwd=tmp_path)
     assert result.code == 1
-    assert "presto_map differs by up to 0.001 (at most 1e-05); presto_mean differs by up to 0.001" in result.out
+    assert f"{name}_map differs by up to 0.001 (at most 1e-05)" in result.out
+    assert f"{name}_mean differs by up to 0.001" in result.out
 
 
 def metadata_of(path):
