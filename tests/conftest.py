@@ -29,8 +29,12 @@ pytest.register_assert_rewrite(
 
 
 def pytest_configure(config):
-    """Before torch is loaded: tensors of tests are so small that threads only wait for one another."""
+    """Before torch is loaded: tensors of tests are so small that threads only wait for one another.
+
+    And no file of a test has to outlast the loss of power: waiting for the disk took a run as long as its work.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.fsync = os.fstat
 
 
 def pytest_make_parametrize_id(config, val, argname):
