@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import preloaded
 import pytest
 import rasterio
 from commands import REPOSITORY, shared_world
@@ -24,7 +25,7 @@ def test_without_a_gpu_one_line_says_so():
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    done = subprocess.run([sys.executable, SPEED / "gpu.py"], capture_output=True, text=True, cwd=REPOSITORY)
+    done = preloaded.run([SPEED / "gpu.py"], cwd=REPOSITORY)
     assert (done.returncode, done.stderr) == (
         2,
         "error: no GPU is found; run it where there is one, or try it with --dry_run\n",
