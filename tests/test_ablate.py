@@ -314,6 +314,7 @@ def test_help_does_not_wait_for_torch():
     )
 
 
+@pytest.mark.slow
 def test_where_a_val_split_selects_each_cell_is_trained_itself(tiles, tmp_path):
     lists = tmp_path / "lists"
     lists.mkdir()

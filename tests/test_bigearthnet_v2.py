@@ -341,6 +341,7 @@ def test_broken_patches_are_listed_and_do_not_stop_the_rest(world, card, tmp_pat
 # ---- the commands
 
 
+@pytest.mark.slow
 def test_prepare_goes_from_nothing_to_a_verified_pack(card, tmp_path):
     data, pack = tmp_path / "data", tmp_path / "p.lmdb"
     for command in (

@@ -78,6 +78,7 @@ def test_a_tiff_by_name_alone_asks_no_server(kind, listener, tmp_path):
     assert not asked
 
 
+@pytest.mark.slow
 def test_commands_on_such_files_ask_no_server(listener, tmp_path):
     """One file of each kind, all in places where every command looks."""
     address, asked = listener
