@@ -152,6 +152,16 @@ def test_packs_of_others_are_what_their_own_pack_is_and_one_bit_makes_another(wr
     only_train_differs(before, facts(card, root, tmp_path / "cache", **flags))
 
 
+def test_a_pack_that_no_run_could_read_is_not_written(tmp_path):
+    """Samples of a legacy pack that its makers have resized; a run takes that pack as it is."""
+    db, targets = images(34)
+    three(tmp_path / "theirs.lmdb", db[..., ::-1], targets)
+    words = ("bigearthnet", "--data_path", "theirs.lmdb", "--out", "ours.lmdb", "--workers", 0, "--partial")
+    line = said(call("prepare", "pack", *words, cwd=tmp_path))
+    assert "is 128x128 pixels, BigEarthNet-S1 states 120x120: no run could read the pack" in line
+    assert not (tmp_path / "ours.lmdb").exists()
+
+
 def test_a_pack_of_rico_hdl_is_its_files_and_one_bit_makes_another(tmp_path):
     from safetensors.numpy import save
     from test_legacy_packs import fill
