@@ -1,5 +1,6 @@
 """Recipes state the effective batch: how many processes there are changes neither it, the rate nor the updates."""
 
+import dataclasses
 import shlex
 
 import pytest
@@ -8,6 +9,7 @@ from test_bigearthnet_command import PUBLISHED as THIRD_FLAGS
 from test_finetune_command import FOURTH, SECOND
 from test_segment_command import FIFTH
 
+from fgmae_bench.command import IGNORED
 from fgmae_bench.config.cards import card_names, load_card
 from fgmae_bench.config.compose import compose, merged, named_recipe
 from fgmae_bench.config.flags import parse_run
@@ -16,6 +18,7 @@ from fgmae_bench.config.run_ids import run_hash
 from fgmae_bench.config.schedules import rate_of
 from fgmae_bench.errors import BenchError
 from fgmae_bench.runs.curve_notes import rate_notes
+from fgmae_bench.segment import IGNORED as OF_SEGMENT
 from fgmae_bench.system.device import resolve_amp
 from fgmae_bench.train.plan import make_plan
 
@@ -47,16 +50,19 @@ def test_the_command_lines_of_the_notes_keep_what_they_say(number, processes):
     """A batch that is typed is one process's, so that four see four times as many a step: that is noted."""
     module, dataset, line, expected = LINES[number]
     card = load_card(dataset)
-    given, config, _ = parse_run(module, "", ["--dataset", dataset, *shlex.split(line)])
+    given, config, _ = parse_run(
+        module, "", ["--dataset", dataset, *shlex.split(line)], IGNORED + (OF_SEGMENT if module == "segment" else ())
+    )
     (run,) = compose(module, given, card, config, processes=processes)
     assert {name: getattr(run.recipe, name) for name in expected} == expected
     assert (run.model.weights, run.recipe.seed) == ("B2_vits16_fgmae_ep99.pth", 42)
     effective = run.recipe.batch_size * run.recipe.accum_iter * processes
+    run = dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, lr=rate_of(run.recipe, effective)))
     noted = "effective_batch" in [each["code"] for each in rate_notes(module, run, card, effective)]
     assert noted == (effective != PUBLISHED[module, dataset])
 
 
-@pytest.mark.parametrize(("module", "dataset"), PUBLISHED)
+@pytest.mark.parametrize(("module", "dataset"), [key for key in PUBLISHED if key[0] != "linear"])
 def test_one_process_and_four_make_as_many_updates_at_the_same_rates(module, dataset):
     found = []
     for processes in (1, 4):

@@ -16,9 +16,9 @@ from test_layouts import CLASSES, make_card, pixels
 from fgmae_bench.config.cards import Groups, load_card
 from fgmae_bench.config.compose import compose
 from fgmae_bench.config.data_files import data_files, held_by_data, held_by_model, model_files
+from fgmae_bench.config.experiments import load_experiment
 from fgmae_bench.data.groups import groups_sha256, told_by_ids
 from fgmae_bench.data.index import Index
-from fgmae_bench.config.experiments import load_experiment
 from fgmae_bench.suite.expand import expand
 
 pytest_plugins = ("dataset_worlds",)
