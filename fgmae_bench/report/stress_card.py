@@ -10,7 +10,18 @@ from fgmae_bench.records import Record
 from fgmae_bench.report.figures import COLOURS, GRID, PNG_DPI, literal, save
 
 ACROSS = 4  # panels side by side
-SAID = ("unvalidated", "theta_assumed", "looks", "null", "no_null", "below_null", "train_stress", "stress_left_out")
+SAID = (
+    "unvalidated",
+    "theta_assumed",
+    "looks",
+    "null",
+    "no_null",
+    "below_null",
+    "train_stress",
+    "stress_left_out",
+    "one_stratum",
+    "no_strata",
+)
 
 
 def is_card(record: Record) -> bool:
@@ -37,6 +48,7 @@ def card_data(record: Record) -> dict[str, Any]:
         "null": first.get("null", {}).get("clean"),
         "validated": None,  # against a real pair of products; None: simulated only
         "stresses": [_stress(record, name, found) for name, found in tolerances.items()],
+        "strata": record["metrics"].get("strata", {}),
         "notes": [note["text"] for note in record["notes"] if note["code"] in SAID],
     }
 
@@ -80,7 +92,31 @@ def markdown_card(record: Record) -> str:
         "|" + "---|" * len(titles),
     ]
     lines += ["| " + " | ".join(_cells(each, beside)) + " |" for each in card["stresses"]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_strata(card)])
+
+
+def _strata(card: dict[str, Any]) -> list[str]:
+    """Clean scores by stratum as a table, differences on places that two values share below their scores."""
+    if not card["strata"]:
+        return []
+    lines = ["", f"| stratum | samples | units | clean {card['metric']} | 95 % |", "|---|---|---|---|---|"]
+    for name, found in card["strata"].items():
+        for value, score in found["values"].items():
+            units = f"{score['units']} {score['over']}"
+            cells = [f"{name}: {literal(value)}", str(score["samples"]), units, _number(score["value"]), _pair(score)]
+            lines.append("| " + " | ".join(cells) + " |")
+        for pair in found["pairs"]:
+            what = f"{name}: {literal(pair['a'])} less {literal(pair['b'])}, same places"
+            gap = "" if pair["difference"] is None else f"{pair['difference']:+.3f}"
+            lines.append("| " + " | ".join([what, "", f"{pair['places']} places", gap, _pair(pair)]) + " |")
+    return lines
+
+
+def _pair(found: dict[str, Any]) -> str:
+    """An interval, or why it is withheld."""
+    if found["interval"] is None:
+        return f"withheld: {found['withheld']}"
+    return " to ".join(f"{end:.3f}" for end in found["interval"])
 
 
 def _cells(each: dict[str, Any], beside: bool) -> list[str]:

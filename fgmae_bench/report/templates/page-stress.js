@@ -15,8 +15,18 @@ function stressCard(record) {
       found.withheld ? `withheld: ${found.withheld}` : `${found.value === null ? beyondLast(record, name) : found.value.toFixed(2)} ${found.unit}`,
       found.interval ? found.interval.map((end) => (end === null ? beyondLast(record, name) : end.toFixed(2))).join(" to ") : "–",
       found.area, found.budget ? `${found.budget[0]} (${found.budget[1]})` : "–"])),
-    host);
+    host, ...strataOf(record));
 }
+
+/** Clean scores by season, orbit and what else the data knows; places that two values share give a difference. */
+function strataOf(record) {
+  const rows = Object.entries(record.metrics.strata || {}).flatMap(([name, found]) => [
+    ...Object.entries(found.values).map(([value, score]) => [`${name}: ${value}`, score.samples, `${score.units} ${score.over}`, score.value, endsOf(score)]),
+    ...found.pairs.map((pair) => [`${name}: ${pair.a} less ${pair.b}, same places`, "–", `${pair.places} places`, pair.difference, endsOf(pair)])]);
+  return rows.length ? [grid(["stratum", "samples", "units", "clean score", "95 %"], rows)] : [];
+}
+
+const endsOf = (found) => (found.interval ? found.interval.map((end) => end.toFixed(3)).join(" to ") : `withheld: ${found.withheld}`);
 
 const itemsOf = (record, name) => record.stress.filter((item) => item.name === name);
 const beyondLast = (record, name) => `> ${itemsOf(record, name).at(-1).severity}`;
