@@ -137,6 +137,8 @@ def _check_signal(signal: Signal, require: _Requirement) -> None:
     _check_places(signal, require)
     numbers = (signal.scale, signal.offset, signal.floor)
     require(signal.scale and all(map(math.isfinite, numbers)), "signal.scale, offset or floor", "give finite numbers")
+    looks = signal.looks
+    require(looks is None or 1 <= looks < math.inf, f"signal.looks is {looks}", "give equivalent looks, 1 or more")
     for item in signal.fill:
         ends = item if isinstance(item, tuple) else (item, item)
         require(len(ends) == 2 and ends[0] <= ends[1], f"signal.fill holds {item}", "give values, or [lowest, highest]")

@@ -13,6 +13,7 @@ ACROSS = 4  # panels side by side
 SAID = (
     "unvalidated",
     "theta_assumed",
+    "calibration_assumed",
     "looks",
     "null",
     "no_null",

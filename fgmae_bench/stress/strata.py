@@ -65,7 +65,8 @@ def _pair(reading: Reading, held: Any, a: str, b: str, places: tuple[str, ...]) 
         return None
     rows = [np.flatnonzero((held == value) & np.isin(names, common)) for value in (a, b)]
     parts = [reading.part(kept, [places[row] for row in kept]) for kept in rows]
-    gap = paired_differences(*(part.units(part.clean) for part in parts))[reading.metric]
+    first, second = (part.units(part.clean) for part in parts)
+    gap = paired_differences(first, second)[reading.metric]
     return {
         "a": a,
         "b": b,
