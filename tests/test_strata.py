@@ -49,6 +49,7 @@ def test_names_of_products_say_season_orbit_and_place(tmp_path):
         "orbit": ("ascending", "descending", "descending", "ascending"),
     }
     assert strata.places[0] == strata.places[3] != strata.places[1]
+    assert found(NAMES[:3], tmp_path).places is None  # no place is seen twice
     assert values(strata.of(np.array([3, 2]))) == {
         "season": ("Mar-May", "Dec-Feb"),
         "orbit": ("ascending", "descending"),
@@ -111,6 +112,8 @@ def test_what_a_card_states_stands_above_names(tmp_path):
     strata = found(("a_x_1", "b_x_2", "b_y_1"), tmp_path, card)
     assert values(strata) == {"orbit": ("up", "down", "up"), "season": ("a", "b", "b")}
     assert strata.places == ("x", "x", "y")
+    platform = dataclasses.replace(one, strata={"season": Groups(pattern="{platform}_IW_GRDH_*")})
+    assert values(found(NAMES, tmp_path, platform))["season"] == ("S1A", "S1A", "S1A", "S1B")
     assert facts_sha256(card) == facts_sha256(one)  # no number of a run depends on them
     with pytest.raises(BenchError, match=r"names no pass of 1 samples"):
         found(("a_x_1", "c_x_9"), tmp_path, card)

@@ -174,8 +174,9 @@ def draw_card(record: Record, path: Path) -> None:
     mark = ", synthetic data" if card["synthetic"] else ""
     title = (
         f"{card['model']} ({card['weights']}) on {card['dataset']}{mark}: {card['metric']} {card['clean']:.3f} clean"
+        "; simulated, unvalidated"
     )
-    figure.suptitle(literal(title, 120), fontsize=10)
+    figure.suptitle(literal(title, 150), fontsize=10)
     save(figure, path)
 
 
@@ -199,11 +200,21 @@ def _panel(axes: Any, card: dict[str, Any], each: dict[str, Any]) -> None:
     at = _at_tolerance(each)
     if at is not None:
         axes.axvline(at, color=COLOURS[2], linewidth=0.9)
-    axes.set_xticks(x, ["clean", *(f"{level['severity']:g}" for level in levels)], fontsize=6)
+    axes.set_xticks(x, _apart(x, ["clean", *(f"{level['severity']:g}" for level in levels)]), fontsize=6)
     axes.tick_params(axis="y", labelsize=6)
     axes.grid(color=GRID, linewidth=0.5)
     axes.set_title(literal(f"{each['name']}: {tolerated(each)}", 44), fontsize=7)
     axes.set_xlabel(literal(each["unit"]), fontsize=6)
+
+
+def _apart(x: list[float], words: list[str]) -> list[str]:
+    """The words of ticks, none where it would run into the one before it."""
+    kept, last = [words[0]], x[0]
+    for at, word in zip(x[1:], words[1:], strict=True):
+        free = at - last >= (0.14 if last == x[0] else 0.07) * x[-1]  # `clean` is the longest
+        kept.append(word if free else "")
+        last = at if free else last
+    return kept
 
 
 def _band(clean: float, interval: list[float] | None) -> list[float]:
