@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import rasterio
-
 from rasterio import Affine
 from rasterio.crs import CRS
 

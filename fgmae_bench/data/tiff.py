@@ -190,7 +190,7 @@ class Grid:
 
 
 def read_grid(path: Path) -> Grid | None:
-    """The grid of a GeoTIFF in a UTM zone of WGS84, as GDAL reads it; None for all others, broken and absent ones too."""
+    """The grid of a GeoTIFF in a UTM zone of WGS84, as GDAL reads it; None for all others, broken ones too."""
     try:
         with _directory(path) as held:
             column, row, _, left, top, _ = held.values(TIE_POINT, DOUBLE)
