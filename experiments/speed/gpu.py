@@ -1,6 +1,6 @@
 """What a GPU makes of the suite: first whether it computes the same, then how fast, in at most eight minutes.
 
-  python experiments/speed/gpu.py [--minutes 8] [--memory GIB] [--out gpu.json]
+  python experiments/speed/gpu.py [--minutes 8] [--memory GIB] [--parts correctness speed] [--out gpu.json]
   python experiments/speed/gpu.py --dry_run          the same on a CPU with tiny models, to try the script itself
 Needs no network, and of packages what `pip install fgmae-bench` brings (torch, timm, numpy, safetensors, rasterio,
 opencv); `--compile` needs a C compiler as well. Correctness: features, a probe, ten steps of fine-tuning and one of
@@ -321,6 +321,7 @@ def main() -> int:
     parser.add_argument("--dry_run", action="store_true", help="on the CPU, with tiny models")
     parser.add_argument("--minutes", type=float, default=8.0, help="time that may be taken (default: 8)")
     parser.add_argument("--memory", type=float, help="GiB of the card that count as free (default: what is free)")
+    parser.add_argument("--parts", nargs="+", choices=("correctness", "speed"), default=["correctness", "speed"])
     parser.add_argument("--out", type=Path, help="a JSON of all rows")
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
@@ -331,8 +332,10 @@ def main() -> int:
     print(f"{name}, torch {torch.__version__}, Python {sys.version.split()[0]}", flush=True)
     with _scratch() as scratch:
         bench = Bench(device, options.dry_run, time.monotonic() + 60 * options.minutes, scratch)
-        bench.attempt("correctness", lambda: Checks(bench).run())
-        bench.attempt("speed", lambda: Speed(bench, options.memory).run())
+        if "correctness" in options.parts:
+            bench.attempt("correctness", lambda: Checks(bench).run())
+        if "speed" in options.parts:
+            bench.attempt("speed", lambda: Speed(bench, options.memory).run())
     said = {"machine": name, "torch": torch.__version__, "rows": bench.rows, "failed": bench.failed}
     if options.out:
         options.out.write_text(json.dumps(said, indent=1) + "\n")
