@@ -108,6 +108,11 @@ LINES = (
         "segment_bank.py", ("segment_bank",), _times,
     ),
     Line(
+        ("each of the frozen decode heads from the bank against the head alone, CPU seconds: median; largest",
+         "每个冻结主干的解码头在特征库上，对比只跑该解码头，CPU 秒数：中位数；最大值"),
+        "heads.py", ("heads_median", "heads_largest"), _both,
+    ),
+    Line(
         ("label schemes mapped from the bank against a file and a look-up each",
          "从标签库映射标签方案，对比逐文件读取加查表"),
         "label_mapping.py", ("label_mapping",), _times,
