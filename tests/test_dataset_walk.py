@@ -127,7 +127,7 @@ def test_one_flood_protocol_on_genuine_scenes_and_on_linear_power(worlds, tmp_pa
             ("frozen", (*DECODER, "--input_size", "64")),
         ):
             if dataset == "kuro_siwo" and label == "otsu_vh":
-                continue  # three classes: the threshold is for two
+                more = (*more, "--train_scheme", "water")  # a threshold divides two classes
             results = f"{dataset}-{label}"
             flags = (*base, *FOLDERS, "--results_dir", results, *more)
             done = call("segment", "--dataset", dataset, "--data_path", root, *flags, cwd=tmp_path)
@@ -139,6 +139,8 @@ def test_one_flood_protocol_on_genuine_scenes_and_on_linear_power(worlds, tmp_pa
     scores = {"iou", "omission", "commission", "area_bias", "boundary_f1_1", "boundary_f1_2"}
     assert scores <= set(scene["metrics"]["per_class"]["Water"])
     assert scores | {"iou_outside_permanent"} <= set(flood["metrics"]["per_class"]["Flood"])
+    assert set(flood["metrics"]["schemes"]) == {"water", "flood"}
+    assert 0 < found["kuro_siwo", "otsu_vh"]["metrics"]["per_class"]["Water"]["iou"] < 1
     assert "no_permanent_water" in {note["code"] for note in scene["notes"]}
     assert set(scene["metrics"]["per_group"]) == {name.rpartition("_")[0].rpartition("_")[0] for name in usable[1::2]}
     assert 0 < found["sen1floods11", "otsu_vh"]["metrics"]["per_class"]["Water"]["iou"] < 1

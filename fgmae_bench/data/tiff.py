@@ -203,7 +203,7 @@ def read_grid(path: Path) -> Grid | None:
         return None
     said = {keys[at]: keys[at + 3] for at in range(4, len(keys) - 3, 4)}
     usual = all(key in GEO_USUAL and GEO_USUAL[key] in (None, value) for key, value in said.items())
-    epsg = said.get(PROJECTED_CRS)
+    epsg = said.get(PROJECTED_CRS, 0)
     # a citation may hold a definition of its own, as in `ESRI PE String = ...`
     if turned or not usual or epsg not in UTM or b"=" in text or (column, row) != (0, 0) or not (across > 0 < down):
         return None
