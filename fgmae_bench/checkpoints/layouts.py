@@ -73,6 +73,7 @@ ANCHORS = (
     "stem.0.weight",
     "downsample_layers.0.0.weight",
     "patch_embed1.proj.weight",
+    "layers.0.0.projection.weight",
 )
 OUTPUT = r"\.(?!norm\.).*"  # of a head: what maps features to classes; the norm before it belongs to the features
 # Rule -> keys that are left out, with or without the prefix.

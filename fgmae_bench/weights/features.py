@@ -1,7 +1,7 @@
 """Whether a checkpoint gives the features that its publishers' own code gave: `weights verify --features FILE`.
 
-FILE is an npz of `x_db` (N, 2, H, W), dB, VV first, and of features of these chips, maps (N, D, h, w) or means (N, D),
-named by the weights or the model, and by the patch where it is not the usual one: `galileo_map`, `galileo_p8_mean`, ...
+FILE is an npz of `x_db` (N, 2, H, W), dB, VV first, and of features of these chips, maps (N, D, h, w) or means (N, D):
+`galileo_map`, `galileo_p8_mean`, ... by the weights or the model, and the patch where it is not the usual one.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Clay(Adapter):
 
 
 def make(entry: Encoder, size: int, patch: int) -> Adapter:
-    """The encoder with random weights. Raises BenchError without terratorch and where its release lacks the encoder."""
+    """The encoder with random weights. Raises BenchError without terratorch, or where the installed one lacks it."""
     require_patches(entry.model, size, patch)
     registry: Any = carrier(entry, "terratorch.registry").BACKBONE_REGISTRY
     options: dict[str, Any] = {"pretrained": False}
