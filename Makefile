@@ -59,6 +59,7 @@ test-all: test
 bench: env
 	$(PY) experiments/speed/views.py
 	$(PY) experiments/speed/cached_probe.py
+	$(PY) experiments/speed/bare.py
 	$(PY) experiments/speed/stream_epoch.py
 	$(PY) experiments/speed/finetune_epoch.py
 	$(PY) experiments/speed/segment_bank.py
