@@ -126,10 +126,9 @@ def test_one_flood_protocol_on_genuine_scenes_and_on_linear_power(worlds, tmp_pa
             ("otsu_vh", (*STATISTICS, "--head", "otsu_vh")),
             ("frozen", (*DECODER, "--input_size", "64")),
         ):
-            if dataset == "kuro_siwo" and label == "otsu_vh":
-                base = (*base, "--train_scheme", "water")  # a threshold divides two classes
             results = f"{dataset}-{label}"
-            flags = (*base, *FOLDERS, "--results_dir", results, *more)
+            two = ("--train_scheme", "water") if (dataset, label) == ("kuro_siwo", "otsu_vh") else ()  # a threshold's
+            flags = (*base, *FOLDERS, "--results_dir", results, *two, *more)
             done = call("segment", "--dataset", dataset, "--data_path", root, *flags, cwd=tmp_path)
             assert done.code == 0, done.err
             (found[dataset, label],) = records(tmp_path / results)
