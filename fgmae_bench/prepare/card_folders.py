@@ -316,7 +316,7 @@ def _below(place: Path, path: Path) -> str:
 
 def _refuse_other_folders(inner: Path, images: tuple[str, list[Path]], maps: tuple[str, list[Path]]) -> None:
     """Raise BenchError where label maps are in other folders below theirs than the images below their own."""
-    held = [{_below(inner / folder, path): path for path in files} for folder, files in (images, maps)]
+    held = [{_below(inner / folder, path): path for path in reversed(files)} for folder, files in (images, maps)]
     alone = sorted(held[0].keys() - held[1].keys())
     if alone:
         what = (
