@@ -284,9 +284,9 @@ def _paired(root: Path, folder: str, maps: str) -> Plan:
         image_files, map_files = _files_below(inner / folder), _files_below(inner / maps)
     if folder == maps:
         image_files, map_files = _told_apart(_image_files(inner / folder, every=True))
-    for place, files in ((folder, image_files), (maps, map_files)):
+    for named, files in ((folder, image_files), (maps, map_files)):
         if not files:
-            raise BenchError(f"{inner / place} holds no image that is read", "give a folder of TIFF, PNG or .npy files")
+            raise BenchError(f"{inner / named} holds no image that is read", "give a folder of TIFF, PNG or .npy files")
     plan = Plan(root=root, task="segmentation", kind="paired_folders", images=[], folder=folder, label_folder=maps)
     plan.stated = bool(parts)
     options = match_names([path.name for path in image_files], [path.name for path in map_files], folder == maps)
@@ -417,8 +417,8 @@ def count_codes(plan: Plan, maps: Iterable[NDArray[Any]], masks: str, names: Map
     binary = sum(0 <= code != UNLABELLED for code in codes) == 1 and UNLABELLED in codes  # 0 and 255 are two classes
     ignore = [code for code in codes if code < 0 or (code == UNLABELLED and not binary)]
     if len(codes) - len(ignore) < 2:
-        held = ", ".join(map(str, codes)) or "nothing"
-        raise BenchError(f"{plan.root / plan.label_folder}: label maps hold {held}", "two classes or more are needed")
+        shown = ", ".join(map(str, codes)) or "nothing"
+        raise BenchError(f"{plan.root / plan.label_folder}: label maps hold {shown}", "two classes or more are needed")
     known = names or next((named for ending, named in KNOWN_MASKS.items() if ending in masks), {})
     kept = [code for code in codes if code not in ignore]
     plan.codes = {str(code): known.get(str(code), f"Class{code}") for code in kept}
