@@ -126,9 +126,10 @@ def test_one_flood_protocol_on_genuine_scenes_and_on_linear_power(worlds, tmp_pa
             ("otsu_vh", (*STATISTICS, "--head", "otsu_vh")),
             ("frozen", (*DECODER, "--input_size", "64")),
         ):
+            divided = dataset == "kuro_siwo" and label == "otsu_vh"  # a threshold divides two classes
+            scheme = ("--train_scheme", "water") if divided else ()
             results = f"{dataset}-{label}"
-            two = ("--train_scheme", "water") if (dataset, label) == ("kuro_siwo", "otsu_vh") else ()  # a threshold's
-            flags = (*base, *FOLDERS, "--results_dir", results, *two, *more)
+            flags = (*base, *scheme, *FOLDERS, "--results_dir", results, *more)
             done = call("segment", "--dataset", dataset, "--data_path", root, *flags, cwd=tmp_path)
             assert done.code == 0, done.err
             (found[dataset, label],) = records(tmp_path / results)

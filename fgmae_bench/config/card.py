@@ -219,6 +219,7 @@ class Card:
     counts: Counts | None = None
     download: Download | None = None
     groups: Groups | None = None
+    strata: dict[str, Groups] = field(default_factory=dict)  # season, orbit: what scores of stress cards are given by
     label_sources: dict[str, LabelFile] = field(default_factory=dict)  # segmentation: label maps that the data holds
     label_schemes: tuple[str, ...] = ()  # segmentation: schemes that make sense here; `label_scheme` is the usual one
     schemes: dict[str, dict[str, tuple[str, ...]]] = field(

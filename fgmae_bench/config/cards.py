@@ -53,7 +53,7 @@ __all__ = [
     "load_card",
 ]
 REPOSITORY_CARDS = Path(__file__).resolve().parents[2] / "datasets"
-WORDS = ("title", "origin", "notes", "traps", "download", "texts", "path")  # no facts of the data
+WORDS = ("title", "origin", "notes", "traps", "download", "texts", "strata", "path")  # no facts of the data
 
 
 def card_names() -> list[str]:

@@ -289,4 +289,11 @@ def joined_schemes(card: Card, scored: Scheme) -> dict[str, dict[str, tuple[str,
 
 def card_map(card: Card, source: str | None = None, scheme: str | None = None) -> LabelMap:
     """The map from a source to a scheme of a card, by default the usual ones. Raises BenchError where there is none."""
-    return LabelMap(card_source(card, source), card_scheme(card, scheme))
+    held, wanted = card_source(card, source), card_scheme(card, scheme)
+    known = SOURCES.get(held.name)
+    if wanted.name in SCHEMES and known is not None and dict(held.codes) != dict(known.codes):
+        what = (
+            f"{card.path}: label_sources.{held.name}.codes are not those of {known.title}, which {wanted.name} is for"
+        )
+        raise BenchError(what, "leave the codes out, or give source and scheme names of their own")
+    return LabelMap(held, wanted)

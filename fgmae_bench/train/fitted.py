@@ -100,6 +100,7 @@ def fitting_of(
     resolved = Run(data=resolved_data(setup, *maps), model=setup.model, recipe=recipe, execution=run.execution)
     dataset = with_before(dataset, world) if head in TWO_DATES else dataset
     dataset = dataclasses.replace(dataset, facts=facts_of(dataset, setup.backbone) | before_facts(dataset))
+    setup.remember([dataset.facts])
     id = run_id(resolved, dataset.facts)
     return Fitting(
         run=resolved,

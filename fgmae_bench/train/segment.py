@@ -102,6 +102,7 @@ def prepare(
     dataset = _dated(dataset, resolved, world)
     facts = _facts(resolved, dataset, setup, plan, defects) | before_facts(dataset)
     dataset = dataclasses.replace(dataset, facts=facts)
+    setup.remember([facts])
     job = make_job(resolved, setup, dataset, maps, plan, world, device, defects)
     scored_classes, groups = eval_map.scheme.classes, dataset.groups("test")
     made = Made(run=resolved, setup=setup, job=job, plan=plan, notes=[*notes, *idle, *counted, *_defect_notes(defects)])
@@ -143,7 +144,6 @@ def prepare_pixels(
             strict=execution.strict,
         )
     )
-    setup.remember()
     plan = make_plan(recipe, len(dataset.parts.train), world.size)
     recipe, idle = without_idle_drop_path(recipe, setup.backbone.module, setup.backbone.name)
     recipe = resolved_recipe(recipe, plan, setup.amp)
@@ -151,6 +151,7 @@ def prepare_pixels(
     dataset = _dated(dataset, resolved, world)
     facts_of_run = _facts(resolved, dataset, setup, plan, NONE) | before_facts(dataset)
     dataset = dataclasses.replace(dataset, facts=facts_of_run)
+    setup.remember([facts_of_run])
     job = make_pixel_job(resolved, setup, dataset, targets_of(dataset, facts, target), plan, world, device)
     groups = dataset.groups("test")
     made = Made(run=resolved, setup=setup, job=job, plan=plan, notes=[*notes, *idle])

@@ -103,8 +103,9 @@ class SegmentationJob:
         if self.bank is not None and self.train_labels.source in self.label_banks:
             return self._from_bank(rows, epoch, self._banked(rows, self.train_labels))
         ids = [index.ids[row] for row in rows]
-        chips = [self.dataset.samples.take_chip(row) for row in rows]
-        masks = [self._mask(row, self.train_labels) for row in rows]
+        # decoded as the view asks for them: each is viewed while the caches hold it
+        chips = (self.dataset.samples.take_chip(row) for row in rows)
+        masks = (self._mask(row, self.train_labels) for row in rows)
         augmentation = None
         if recipe.augment and self.bank is None:
             augmentation = JointAugmentation(
