@@ -60,6 +60,7 @@ def check(card: Card) -> None:
             f"label_scheme '{card.label_scheme}'",
             "name it in label_schemes too",
         )
+    _check_schemes(card, require)
     if card.counts and card.counts.per_class:
         counts = card.counts.per_class
         require(
@@ -70,6 +71,20 @@ def check(card: Card) -> None:
             "counts.per_class does not add up to counts.total",
             "correct the numbers",
         )
+
+
+def _check_schemes(card: Card, require: _Requirement) -> None:
+    require(not card.schemes or card.task == "segmentation", f"[schemes] on a {card.task} card", "leave it out")
+    for name, joined in card.schemes.items():
+        where = f"schemes.{name}"
+        require(name in card.label_schemes, where, "name it in label_schemes too")
+        require(name != card.label_scheme, f"{where} has the name of the card's own scheme", "give it another")
+        require(len(joined) >= 2, f"{where} has {len(joined)} class", "give two or more")
+        held = [label for labels in joined.values() for label in labels]
+        for label in held:
+            require(label in card.classes, f"{where} joins '{label}'", closest(label, card.classes))
+            require(held.count(label) == 1, f"{where} joins '{label}' twice", "keep it in one class")
+        require(all(joined.values()), f"{where} has a class that joins none", "name classes of the card for each")
 
 
 def _check_texts(card: Card, held: Texts, require: _Requirement) -> None:

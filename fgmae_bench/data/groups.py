@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card, Groups, Split
-from fgmae_bench.data.index import Index
+from fgmae_bench.data.index import Index, ids_sha256
 from fgmae_bench.data.raster import open_tiff
 from fgmae_bench.data.spatial import block_cells, chip_centres
 from fgmae_bench.errors import BenchError, closest
@@ -92,6 +92,30 @@ def by_name(
             if len(set(names)) < len(names):
                 return kind, names
     return None
+
+
+def told_by_ids(card: Card, index: Index) -> bool:
+    """Whether the groups of an index follow from its sample ids and the card, so that these two fix them: what stands
+    in a table, a store, a pack or a georeference does not.
+    """
+    if index.groups is None or card.groups is not None:
+        return card.groups is None or bool(card.groups.pattern)
+    of_folder = all(os.path.dirname(name) == group for name, group in zip(index.ids, index.groups, strict=True))
+    return of_folder or any(
+        all(
+            (match := re.fullmatch(pattern, os.path.basename(name))) is not None and "_".join(match.groups()) == group
+            for name, group in zip(index.ids, index.groups, strict=True)
+        )
+        for _, pattern in (*PRODUCTS, *TILES)
+    )
+
+
+def groups_sha256(card: Card, index: Index, rows: Iterable[int]) -> str | None:
+    """SHA-256 of ids and groups of some samples, in the order of ids, for the run id; None where `told_by_ids`."""
+    if index.groups is None or told_by_ids(card, index):
+        return None
+    used = sorted({int(row) for row in rows}, key=lambda row: index.ids[row])
+    return ids_sha256([f"{index.ids[row]}\t{index.groups[row]}" for row in used])
 
 
 def block_groups(centres: NDArray[np.float64], block_km: float) -> tuple[str, tuple[str, ...]]:
