@@ -75,7 +75,9 @@ def test_genuine_scenes_are_decoded_and_passed_once_for_all_heads(realdata, tmp_
     pytest.importorskip("rslearn")
     windows, read = [], []
     forward, chip = FlatMaps.forward, Samples.take_chip
-    monkeypatch.setattr(FlatMaps, "forward", lambda self, x: (windows.append(x.shape[-1]), forward(self, x))[1])
+    monkeypatch.setattr(
+        FlatMaps, "forward", lambda self, x: (windows.extend(x.shape[-1:] * len(x)), forward(self, x))[1]
+    )
     monkeypatch.setattr(Samples, "take_chip", lambda self, row: (read.append(int(row)), chip(self, row))[1])
     flags = (
         "--dataset", "s1f_scenes", "--data_path", str(realdata / "sen1floods11_hand"), "--model", "galileo-nano",
