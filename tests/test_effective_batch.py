@@ -1,18 +1,29 @@
 """Recipes state the effective batch: how many processes there are changes neither it, the rate nor the updates."""
 
+import dataclasses
+import shlex
+
 import pytest
 import torch
+from test_bigearthnet_command import PUBLISHED as THIRD_FLAGS
+from test_finetune_command import FOURTH, SECOND
+from test_segment_command import FIFTH
 
+from fgmae_bench.command import IGNORED
 from fgmae_bench.config.cards import card_names, load_card
 from fgmae_bench.config.compose import compose, merged, named_recipe
+from fgmae_bench.config.flags import parse_run
 from fgmae_bench.config.run import EFFECTIVE
 from fgmae_bench.config.run_ids import run_hash
 from fgmae_bench.config.schedules import rate_of
 from fgmae_bench.errors import BenchError
 from fgmae_bench.runs.curve_notes import rate_notes
+from fgmae_bench.segment import IGNORED as OF_SEGMENT
 from fgmae_bench.system.device import resolve_amp
 from fgmae_bench.train.plan import make_plan
 
+FIRST = SECOND.replace("--lr 0.01", "--lr 0.1").replace(" --num_workers 10 --fine_tune", "")
+THIRD = f"{THIRD_FLAGS} --finetune B2_vits16_fgmae_ep99.pth"
 # (entry, dataset): the effective batch of the reference code, over 4 processes and its accumulation
 PUBLISHED = {
     ("linear", "eurosat"): 256,
@@ -21,6 +32,47 @@ PUBLISHED = {
     ("finetune", "bigearthnet"): 512,
     ("segment", "dfc2020"): 8,
 }
+
+
+# The command lines of the notes: entry, dataset, flags, and what they make of one process.
+LINES = {
+    1: ("linear", "eurosat", FIRST, {"lr": 0.1, "batch_size": 256, "weight_decay": 0.001, "epochs": 50}),
+    2: ("finetune", "eurosat", SECOND, {"lr": 0.01, "batch_size": 256, "weight_decay": 0.001, "epochs": 50}),
+    3: ("linear", "bigearthnet", THIRD, {"lr": 0.5, "batch_size": 64, "epochs": 50, "warmup_epochs": 0}),
+    4: ("finetune", "bigearthnet", FOURTH, {"blr": 1e-3, "batch_size": 256, "accum_iter": 2, "layer_decay": 0.75}),
+    5: ("segment", "dfc2020", FIFTH, {"blr": 1e-3, "batch_size": 128, "accum_iter": 2, "drop_path": 0.2}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+@pytest.mark.parametrize("number", LINES)
+def test_the_command_lines_of_the_notes_keep_what_they_say(number, processes):
+    """A batch that is typed is one process's, so that four see four times as many a step: that is noted."""
+    module, dataset, line, expected = LINES[number]
+    card = load_card(dataset)
+    given, config, _ = parse_run(
+        module, "", ["--dataset", dataset, *shlex.split(line)], IGNORED + (OF_SEGMENT if module == "segment" else ())
+    )
+    (run,) = compose(module, given, card, config, processes=processes)
+    assert {name: getattr(run.recipe, name) for name in expected} == expected
+    assert (run.model.weights, run.recipe.seed) == ("B2_vits16_fgmae_ep99.pth", 42)
+    effective = run.recipe.batch_size * run.recipe.accum_iter * processes
+    run = dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, lr=rate_of(run.recipe, effective)))
+    noted = "effective_batch" in [each["code"] for each in rate_notes(module, run, card, effective)]
+    # an explicit mixup makes it the corrected recipe, which states a batch of its own
+    stated = merged(*named_recipe(module, run.recipe.recipe, card, run.model.model))[EFFECTIVE]
+    assert noted == (effective != stated)
+
+
+@pytest.mark.parametrize(("module", "dataset"), [key for key in PUBLISHED if key[0] != "linear"])
+def test_one_process_and_four_make_as_many_updates_at_the_same_rates(module, dataset):
+    found = []
+    for processes in (1, 4):
+        recipe = composed(module, dataset, processes).recipe
+        plan = make_plan(recipe, 21_600, processes)
+        effective = recipe.batch_size * recipe.accum_iter * processes
+        found.append((effective, rate_of(recipe, effective), plan.total, plan.images_per_epoch))
+    assert found[0] == found[1]
 
 
 def composed(module, dataset, processes, **flags):

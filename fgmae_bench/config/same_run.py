@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from typing import Any
 
 from fgmae_bench.config.cards import Card
@@ -36,7 +37,7 @@ def same_run(run: Run, record: dict[str, Any], card: Card, processes: int, files
     recipe, departs = run.recipe, {*config.get("departs", ())}
     if "contract_mismatch" in _codes(record) and not (run.model.normalizer or run.model.mean):
         return False  # of a version that did not keep what departs
-    if not _same_weights(run, record, files) or not _same_batch(run, record, processes):
+    if not _same_weights(run, record, files) or not _same_texts(run, record) or not _same_batch(run, record, processes):
         return False
     wanted = _wanted(run, record, card)
     defaults = {f.name: f.default for part in (run.data, run.model, recipe) for f in dataclasses.fields(part)}
@@ -116,6 +117,12 @@ def _same_weights(run: Run, record: dict[str, Any], files: tuple[str, ...]) -> b
     """Weights of one name, or of a file that holds them. They do not tell apart models that load none."""
     source = record["model"]["weights"]["source"]
     return source in ("none", *files) or record["config"]["model"].get("weights") == run.model.weights
+
+
+def _same_texts(run: Run, record: dict[str, Any]) -> bool:
+    """Texts of classes from the file that the run names, where it names one."""
+    wanted, held = vars(run.execution).get("class_text"), record["config"].get("execution", {}).get("class_text")
+    return wanted is None or (held is not None and os.path.expanduser(held) == os.path.expanduser(wanted))
 
 
 def _same_batch(run: Run, record: dict[str, Any], processes: int) -> bool:

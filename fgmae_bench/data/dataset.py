@@ -20,7 +20,7 @@ from fgmae_bench.data.audit import audit, keep_audit
 from fgmae_bench.data.content import Hashes, part_sha256
 from fgmae_bench.data.few_labels import PURPOSE as FEW
 from fgmae_bench.data.few_labels import Subset, few_labels, subset_of
-from fgmae_bench.data.groups import torn, with_groups
+from fgmae_bench.data.groups import groups_sha256, torn, with_groups
 from fgmae_bench.data.index import Index, Miscount, Rows, check_counts, ids_sha256, require_data
 from fgmae_bench.data.packs.read import is_pack, open_index
 from fgmae_bench.data.samples import Samples, sample_facts
@@ -29,7 +29,6 @@ from fgmae_bench.data.splits import LEAVE_OUT, PARTS, Parts, left_out_split, lim
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.system.files import write_text
 from fgmae_bench.system.progress import Progress
-from fgmae_bench.system.stamps import remember
 
 log = logging.getLogger("fgmae_bench")
 
@@ -192,11 +191,7 @@ def only_usable(dataset: Dataset, run: Run, cache: Path, others: Sequence[Run] =
     whole = dataclasses.replace(
         dataset, index=index, samples=samples, parts=parts, notes=notes, content=facts["content"], pool=pool
     )
-    made = with_labels_of(whole, run)
-    if not card.per_pixel:  # there the label maps count as well
-        for each in (run, *others):
-            remember(cache, data_root(card, run), with_labels_of(whole, each).facts["content_sha256"])
-    return made
+    return with_labels_of(whole, run)
 
 
 def _require_content(index: Index, content: Hashes) -> None:
@@ -241,9 +236,10 @@ def with_labels_of(dataset: Dataset, run: Run) -> Dataset:
         "samples_sha256": {part: ids_sha256([index.ids[row] for row in rows[part]]) for part in PARTS},
         "content_sha256": {part: part_sha256(dataset.content, index.labels, rows[part]) for part in PARTS},
     }
-    if dataset.card.groups is not None and dataset.card.groups.file and index.groups is not None:
-        used = sorted({int(row) for each in rows.values() for row in each}, key=lambda row: index.ids[row])
-        identity["groups_sha256"] = ids_sha256([f"{index.ids[row]}\t{index.groups[row]}" for row in used])
+    # of the whole pool: which labels are drawn from it is chance
+    grouped = groups_sha256(dataset.card, index, np.concatenate([dataset.pool, parts.val, parts.test]))
+    if grouped is not None:
+        identity["groups_sha256"] = grouped
     if not subset.whole:
         identity[FEW] = {"pool": ids_sha256([index.ids[row] for row in dataset.pool])}
     others = [found for found in dataset.notes if found["code"] != FEW]

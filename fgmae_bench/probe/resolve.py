@@ -87,7 +87,6 @@ def resolve(
         for r in runs
     ]
     dataset = world.rank0_first(lambda: only_usable(setup.dataset, first, setup.cache, runs[1:]))
-    setup.remember()
     resolved: dict[str, Run] = {}
     datasets: dict[str, Dataset] = {}
     for run in whole:
@@ -97,6 +96,7 @@ def resolve(
         # only what is trained in steps depends on how many processes share a step
         id = run_id(run, facts, world.size if run.recipe.probe == "sgd" else 1)
         resolved[id], datasets[id] = run, dataclasses.replace(own, facts=facts)
+    setup.remember(each.facts for each in datasets.values())
     return Probe(
         runs=resolved,
         datasets=datasets,

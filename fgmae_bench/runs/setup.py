@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from torch import nn
 from fgmae_bench.checkpoints.registry import files_of, registered
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import FGMAE_CONTRACT, feed, parse_bands
+from fgmae_bench.config.data_files import data_files, held_by_data, held_by_model, model_files
 from fgmae_bench.config.encoders import EMBEDDINGS
 from fgmae_bench.config.run import NATIVE, Model, Run
 from fgmae_bench.data.dataset import Dataset, data_root, open_dataset
@@ -55,11 +57,19 @@ class Setup:
     extra: Extra = field(default_factory=dict)  # inputs besides pixels by name, a row a sample of the index
     files: tuple[Path, ...] = ()  # that the model comes from
     stamp: str = ""  # of these files before they were read
+    data_files: Path | tuple[Path, ...] = ()  # that decide what the data is
+    data_stamp: str = ""  # the same of them
 
-    def remember(self) -> None:
-        """Keep what the files of the model held, so that a suite sees without reading them whether they still do."""
-        if self.stamp and self.backbone.weights.sha256 is not None:
-            remember(self.cache, self.files, {"sha256": self.backbone.weights.sha256}, self.stamp)
+    def remember(self, facts: Iterable[Mapping[str, Any]]) -> None:
+        """Keep what the files of data and model held in runs of these facts, so that a suite sees without reading them
+        whether they still do. For rank 0, which has the stamps.
+        """
+        for found in facts:
+            if self.data_stamp:
+                remember(self.cache, self.data_files, held_by_data(found["content_sha256"], found), self.data_stamp)
+            model = held_by_model(self.backbone.weights.sha256, found)
+            if self.stamp and any(model.values()):
+                remember(self.cache, self.files, model, self.stamp)
 
 
 def set_up(
@@ -95,6 +105,7 @@ def set_up(
     world.raise_together(lambda: require_tracker(first.execution.tracker) if world.rank == 0 else None)
     if module is None:
         world.raise_together(lambda: require_present(card, first, cache))
+    data_at, data_stamp = world.raise_together(lambda: _data_stamp(card, first) if world.rank == 0 else ((), ""))
     dataset = world.raise_together(lambda: open_dataset(card, dataclasses.replace(first, data=data), cache))
     whole = card.per_pixel
     given = first.model.input_size not in (None, NATIVE) or first.model.model == "backscatter_stats"
@@ -113,7 +124,9 @@ def set_up(
             mean[place], std[place] = own_mean, own_std
         return tuple(mean), tuple(std)
 
-    files = files_of(first.model.model, first.model.weights, cache) if module is None and world.rank == 0 else ()
+    files: tuple[Path, ...] = ()
+    if module is None and world.rank == 0:
+        files = files_of(first.model.model, first.model.weights, cache) + model_files(first)
     stamp = stamp_of(files) if files and all(file.exists() for file in files) else ""
     backbone = world.raise_together(
         lambda: (
@@ -160,7 +173,16 @@ def set_up(
         extra=world.rank0_first(lambda: _extra(first.model, dataset, backbone, cache)),
         files=files,
         stamp=stamp,
+        data_files=data_at,
+        data_stamp=data_stamp,
     )
+
+
+def _data_stamp(card: Card, run: Run) -> tuple[Path | tuple[Path, ...], str]:
+    """The files that decide what the data is, and their stamp before any is read."""
+    root = data_root(card, run)
+    places = data_files(card, run, root)
+    return places, stamp_of(places) if root.exists() else ""
 
 
 def _departs(model: Model, backbone: Backbone, sized: Model | None) -> list[str]:

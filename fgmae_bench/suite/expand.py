@@ -170,6 +170,8 @@ def _key(module: str, card: Card, run: Run, place: str, processes: int) -> str:
     recipe = counted(run.recipe)
     recipe["effective_batch"] = recipe.pop("batch_size") * recipe.pop("accum_iter") * processes
     data = counted(run.data) | {"dataset": [card.name, card.version], "place": place}
+    if texts := vars(run.execution).get("class_text"):
+        data["class_text"] = texts
     return _sha(json.dumps([module, data, counted(run.model), recipe], sort_keys=True))
 
 

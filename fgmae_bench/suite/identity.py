@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fgmae_bench.config.data_files import Held, held_by_data, held_by_model
 from fgmae_bench.config.experiments import may_fill, same_card
 from fgmae_bench.config.names import FITTED_HEADS
 from fgmae_bench.config.same_run import effective_batch, same_run
 from fgmae_bench.config.schedules import rate_of
 from fgmae_bench.records import SCHEMA_VERSION, record_files
 from fgmae_bench.suite.command import Command, Point
-from fgmae_bench.system.stamps import Parts
 
 
 class Shelf:
@@ -24,8 +24,8 @@ class Shelf:
         self.by_facts: dict[Key, list[tuple[Path, dict[str, Any]]]] = {}
         self.broken: list[str] = []
         self.models: set[str] = set()
-        self.content: dict[Path, dict[str, str]] = {}  # of the parts that a record is of
-        self.weights: dict[Path, dict[str, str | None]] = {}  # of its model, as runs remember it
+        self.content: dict[Path, Held] = {}  # of the parts that a record is of
+        self.weights: dict[Path, Held] = {}  # of its model, as runs remember it
 
     def refresh(self) -> None:
         """Take in the records that have appeared since."""
@@ -38,13 +38,15 @@ class Shelf:
                 record = _slim(whole)
                 key = _facts(record)
                 hash((key, record["config"]["model"]["model"]))  # a list in place of a number is a TypeError
-                content = dict(whole["dataset"]["content_sha256"])
+                facts = whole["config"].get("facts", {})
+                content = held_by_data(whole["dataset"]["content_sha256"], facts)
+                weights = held_by_model(record["model"]["weights"]["sha256"], facts)
                 if whole["run_id"] != path.stem:  # a synchroniser's copy, or a file that was renamed
                     raise ValueError
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
                 self.broken.append(f"{path}: not a readable record of that name")
                 continue
-            self.content[path], self.weights[path] = content, {"sha256": record["model"]["weights"]["sha256"]}
+            self.content[path], self.weights[path] = content, weights
             self.models.add(str(record["config"]["model"]["model"]))
             self.by_facts.setdefault(key, []).append((path, record))
 
@@ -52,8 +54,8 @@ class Shelf:
         self,
         command: Command,
         point: Point,
-        contents: list[Parts] | None = None,
-        tensors: list[Parts] | None = None,
+        contents: list[Held] | None = None,
+        tensors: list[Held] | None = None,
     ) -> Path | None:
         """Path of the record of a planned run, None where there is none; of data with one of `contents` and of a model
         with one of `tensors` where given.
@@ -95,6 +97,7 @@ def _slim(record: dict[str, Any]) -> dict[str, Any]:
         "protocol": record["protocol"],
         "config": {part: config[part] for part in ("data", "model", "recipe")}
         | {"departs": config.get("departs", [])}
+        | {"execution": {"class_text": config.get("execution", {}).get("class_text")}}
         | {"facts": {name: facts[name] for name in ("defects", "batch_norm_samples", "stress") if name in facts}},
         "dataset": {name: record["dataset"].get(name) for name in ("name", "card_version", "card_sha256", "synthetic")},
         "model": {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fgmae_bench.checkpoints.registry import files_of
+from fgmae_bench.config.data_files import data_files, model_files
 from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.suite.command import Command, Point
 from fgmae_bench.suite.identity import Shelf
@@ -74,19 +75,16 @@ class Ledger:
 
     def known_data(self, command: Command) -> tuple[str | None, list[Parts]]:
         """(state of the files of a command's data, what they are known to hold); (None, []) where they are not here."""
-        return self._known(command, command.place)
+        return self._known(command, data_files(command.card, command.points[0].run, command.place))
 
     def known_model(self, command: Command) -> tuple[str | None, list[Parts]]:
         """The same of the files that its model comes from; (None, []) where it comes from none as well."""
-        run = command.points[0].run
-        files = files_of(run.model.model, run.model.weights, Path(run.execution.cache_dir))
+        files = _model_files(command)
         return self._known(command, files) if files else (None, [])
 
     def model_is_here(self, command: Command) -> bool:
         """Whether all files are here that a command's model comes from."""
-        run = command.points[0].run
-        places = files_of(run.model.model, run.model.weights, Path(run.execution.cache_dir))
-        return all(place.exists() for place in places)
+        return all(place.exists() for place in _model_files(command))
 
     def _known(self, command: Command, place: Path | tuple[Path, ...]) -> tuple[str | None, list[Parts]]:
         """Looked at once between two refreshes."""
@@ -215,6 +213,12 @@ class Ledgers:
     def __iter__(self) -> Iterator[Ledger]:
         """All ledgers."""
         return iter(self.by_folder.values())
+
+
+def _model_files(command: Command) -> tuple[Path, ...]:
+    """The files that a command's model comes from."""
+    run = command.points[0].run
+    return files_of(run.model.model, run.model.weights, Path(run.execution.cache_dir)) + model_files(run)
 
 
 def release(held: list[int]) -> None:

@@ -71,7 +71,7 @@ def _line(name: str, status: os.stat_result) -> bytes:
     return f"{name}\0{facts}\n".encode(errors="surrogateescape")
 
 
-Parts = dict[str, str]  # SHA-256 of what each part of a split holds
+Parts = dict[str, Any]  # what files hold, as hashes: of data those of each part of the split
 
 
 def remember(cache: Path, root: Path | Sequence[Path], parts: Parts, tree: str | None = None) -> None:

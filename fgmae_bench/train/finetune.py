@@ -57,7 +57,6 @@ def prepare(
     make_plan(recipe, len(setup.dataset.parts.train), world.size)  # refuses a batch before any image is read
     backbone = world.raise_together(lambda: trainable(setup.backbone))
     dataset = world.rank0_first(lambda: only_usable(setup.dataset, run, setup.cache))
-    setup.remember()
     plan = make_plan(recipe, len(dataset.parts.train), world.size)
     _require_statistics(recipe, plan)
     recipe, idle = without_idle_drop_path(recipe, backbone.module, backbone.name)
@@ -70,6 +69,7 @@ def prepare(
     if uses_batch_statistics(recipe):
         facts["batch_norm_samples"] = plan.batch * (world.size if recipe.sync_bn else 1)
     dataset = dataclasses.replace(dataset, facts=facts)
+    setup.remember([facts])
     id = run_id(resolved, facts, world.size)
     job = _job(resolved, setup, dataset, backbone, plan, world, device)
     return Prepared(

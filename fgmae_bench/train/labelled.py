@@ -12,7 +12,7 @@ import numpy as np
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.run import Run
 from fgmae_bench.data.content import Hashes, content_of
-from fgmae_bench.data.dataset import Dataset, data_root, only_usable
+from fgmae_bench.data.dataset import Dataset, only_usable
 from fgmae_bench.data.dfc.ready import label_content, with_labels
 from fgmae_bench.data.labels import LabelMap
 from fgmae_bench.data.schemes import card_map
@@ -20,7 +20,6 @@ from fgmae_bench.data.splits import PARTS
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.runs.setup import Setup
 from fgmae_bench.system.distributed import World
-from fgmae_bench.system.stamps import remember
 
 log = logging.getLogger("fgmae_bench")
 
@@ -49,9 +48,6 @@ def labelled_dataset(run: Run, setup: Setup, maps: tuple[LabelMap, LabelMap], wo
         )
 
     dataset = _with_permanent(world.rank0_first(read), run, setup)
-    setup.remember()
-    if world.rank == 0:
-        remember(setup.cache, data_root(dataset.card, run), dataset.facts["content_sha256"])
     for found in dataset.notes:
         if found["code"] == "overlapping_splits":
             log.warning(found["text"])

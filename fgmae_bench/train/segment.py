@@ -19,6 +19,7 @@ from fgmae_bench.config.run import Run
 from fgmae_bench.config.run_ids import run_id
 from fgmae_bench.data.dataset import Dataset, check_classes, only_usable
 from fgmae_bench.data.index import ids_sha256
+from fgmae_bench.data.schemes import joined_schemes
 from fgmae_bench.data.splits import PARTS
 from fgmae_bench.data.targets import with_targets
 from fgmae_bench.errors import BenchError, note
@@ -101,6 +102,7 @@ def prepare(
     dataset = _dated(dataset, resolved, world)
     facts = _facts(resolved, dataset, setup, plan, defects) | before_facts(dataset)
     dataset = dataclasses.replace(dataset, facts=facts)
+    setup.remember([facts])
     job = make_job(resolved, setup, dataset, maps, plan, world, device, defects)
     scored_classes, groups = eval_map.scheme.classes, dataset.groups("test")
     made = Made(run=resolved, setup=setup, job=job, plan=plan, notes=[*notes, *idle, *counted, *_defect_notes(defects)])
@@ -109,7 +111,9 @@ def prepare(
         classes=train_map.scheme.classes,
         schemes=(named(train_map), named(eval_map)),
         legacy=lambda scored: {"batch_size": plan.batch, **legacy_segmentation(scored.outputs, plan.batch)},
-        metrics=lambda outcome, test: segmentation_metrics(outcome, test, scored_classes, plan.batch, groups),
+        metrics=lambda outcome, test: segmentation_metrics(
+            outcome, test, scored_classes, plan.batch, groups, joined_schemes(card, eval_map.scheme)
+        ),
         write_predictions=lambda path, test: write_confusions(path, test, dataset, scored_classes),
         finish=lambda folder: draw_test_panels(job, folder, execution.panels),
     )
@@ -140,7 +144,6 @@ def prepare_pixels(
             strict=execution.strict,
         )
     )
-    setup.remember()
     plan = make_plan(recipe, len(dataset.parts.train), world.size)
     recipe, idle = without_idle_drop_path(recipe, setup.backbone.module, setup.backbone.name)
     recipe = resolved_recipe(recipe, plan, setup.amp)
@@ -148,6 +151,7 @@ def prepare_pixels(
     dataset = _dated(dataset, resolved, world)
     facts_of_run = _facts(resolved, dataset, setup, plan, NONE) | before_facts(dataset)
     dataset = dataclasses.replace(dataset, facts=facts_of_run)
+    setup.remember([facts_of_run])
     job = make_pixel_job(resolved, setup, dataset, targets_of(dataset, facts, target), plan, world, device)
     groups = dataset.groups("test")
     made = Made(run=resolved, setup=setup, job=job, plan=plan, notes=[*notes, *idle])

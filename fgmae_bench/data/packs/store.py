@@ -63,8 +63,10 @@ def require_whole(root: Path) -> None:
 
 def require_sound(root: Path, *, thorough: bool = False) -> None:
     """Raise BenchError naming the damage unless LMDB can read every page of the file safely. See `check_pages`."""
+    stamp = stamp_of(root)
     require_whole(root)
     check_pages(data_file(root), thorough=thorough)
+    _SOUND[root] = stamp
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,6 @@ def _open(root: Path, stamp: Stamp, outdated: _Open | None) -> lmdb.Environment:
         raise BenchError(f"{root} was replaced while it was in use", "run the command again")
     if _SOUND.get(root) != stamp:
         require_sound(root)
-        _SOUND[root] = stamp
     if outdated is not None:
         outdated.environment.close()
     try:

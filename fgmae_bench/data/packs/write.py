@@ -85,7 +85,8 @@ def write_pack(
     """
     bands = bands or card.signal.bands
     meta, keys = make_meta(card, index, view, bands), sample_keys(index)
-    encoder = Encoder(card=card, reader=index.reader, bands=bands, view=view, maps=index.maps)
+    size = None if view is not None else index.size or tuple(card.signal.size)
+    encoder = Encoder(card=card, reader=index.reader, bands=bands, view=view, maps=index.maps, size=size)
     with _lock_or_fail(out):
         if out.exists():
             _require_same(out, meta)
