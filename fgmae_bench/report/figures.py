@@ -50,16 +50,11 @@ def literal(text: str, width: int = 48) -> str:
 def save(figure: Any, path: Path) -> None:
     """Write the figure as `path` (PNG) and as SVG; neither holds a date, a version or a random name."""
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    frame: Any = "tight"
     with matplotlib.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
         for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             with replacing(path.with_suffix(f".{ending}")) as temporary:
-                figure.savefig(temporary, format=ending, bbox_inches=frame, metadata=metadata)
-            if figure.get_layout_engine() is None:  # the same frame again, without drawing once more to find it
-                tight = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
-                frame = tight.padded(matplotlib.rcParams["savefig.pad_inches"])
+                figure.savefig(temporary, format=ending, bbox_inches="tight", metadata=metadata)
 
 
 AXES = {name: metric.axis_label for name, metric in METRICS.items()}
