@@ -8,7 +8,7 @@ PYTEST := $(PY) -m pytest -n 2 --dist worksteal
 # the tests start many processes: what is compiled once is read by all of them
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: env demo test test-all lint bench gpu clean-demo
+.PHONY: env demo test test-all lint tables quick bench gpu clean-demo
 
 env: .venv/.ready
 
@@ -42,10 +42,16 @@ lint: env
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-test: lint
+tables: env
 	$(PY) -m fgmae_bench.report --check
 	$(PY) -m fgmae_bench.report --check --results_dir results/demo --experiments experiments/demo
+
+quick: env
 	$(PYTEST) -m "not slow"
+
+# at once: types and tables fill what one of the two test processes leaves idle
+test: env
+	@$(MAKE) --no-print-directory --jobs 3 quick lint tables
 
 test-all: test
 	$(PYTEST) -m slow
@@ -53,6 +59,7 @@ test-all: test
 bench: env
 	$(PY) experiments/speed/views.py
 	$(PY) experiments/speed/cached_probe.py
+	$(PY) experiments/speed/bare.py
 	$(PY) experiments/speed/stream_epoch.py
 	$(PY) experiments/speed/finetune_epoch.py
 	$(PY) experiments/speed/segment_bank.py

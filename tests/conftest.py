@@ -1,5 +1,8 @@
 """What several test files share: a small synthetic EuroSAT, the genuine samples next to the checkout, arrays of both."""
 
+import functools
+import gc
+import importlib.metadata
 import os
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 import rasterio
 
 from fgmae_bench.config.cards import load_card
+from fgmae_bench.data import layouts
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.worlds.eurosat import write_eurosat
 
@@ -29,8 +33,30 @@ pytest.register_assert_rewrite(
 
 
 def pytest_configure(config):
-    """Before torch is loaded: tensors of tests are so small that threads only wait for one another."""
+    """Before torch is loaded: tensors of tests are so small that threads only wait for one another.
+
+    And no file of a test has to outlast the loss of power: waiting for the disk took a run as long as its work.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.fsync = os.fstat
+    # nothing is installed while tests run in this process
+    found = functools.cache(importlib.metadata.entry_points)
+    importlib.metadata.entry_points = layouts.entry_points = found
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session):
+    """What is imported stays: no collection of garbage looks through it, then or later."""
+    gc.disable()
+    found = yield
+    gc.freeze()
+    gc.enable()
+    return found
+
+
+def pytest_unconfigure(config):
+    """Libraries would speak of leaks."""
+    gc.unfreeze()
 
 
 def pytest_make_parametrize_id(config, val, argname):

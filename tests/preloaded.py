@@ -286,6 +286,7 @@ def _end(work: Callable[[], object]) -> None:
 
 
 def _main() -> None:
+    os.fsync = os.fstat  # type: ignore[assignment]  # as in conftest
     for name in LIBRARIES.split():
         importlib.import_module(name)
     assert len(os.listdir("/proc/self/task")) == 1, "an import has started a thread: it would be missing in a fork"

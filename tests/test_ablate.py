@@ -232,7 +232,7 @@ def test_a_finished_grid_is_read_and_gives_the_same_bytes(done, tiles):
 
 @pytest.mark.slow
 def test_a_grid_that_is_stopped_goes_on_to_the_same_records(tiles, tmp_path):
-    flags = ("--max_steps", "40", "--eval_every", "20", "--checkpoint_seconds", "0")
+    flags = ("--max_steps", "8", "--eval_every", "4", "--checkpoint_seconds", "0")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
@@ -314,6 +314,7 @@ def test_help_does_not_wait_for_torch():
     )
 
 
+@pytest.mark.slow
 def test_where_a_val_split_selects_each_cell_is_trained_itself(tiles, tmp_path):
     lists = tmp_path / "lists"
     lists.mkdir()

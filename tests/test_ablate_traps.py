@@ -52,6 +52,7 @@ def test_each_repair_is_a_recorded_run_and_the_last_makes_no_mistake(repaired):
     assert (folder / "results/figures/ablate/traps-dfc2020.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_repairs_with_one_label_source_have_a_loss_that_means_nothing_and_no_divergence(tiles, tmp_path):
     result = call(
         "ablate",

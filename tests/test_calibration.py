@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import brier_score_loss, log_loss
-from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from fgmae_bench.metrics import calibration as cal
 from fgmae_bench.metrics.label_curves import area_on_log, label_multiplier, labels_to_reach
@@ -50,15 +49,25 @@ def test_bins_hold_their_upper_end_and_equal_confidences_stay_together():
     assert cal.equal_mass(np.array([0.5, 0.9, 0.5, 0.5, 0.7, 0.9]), 3).tolist() == [0, 2, 0, 0, 1, 2]
 
 
+@pytest.fixture(scope="module")
+def theirs():
+    """The functions of torchmetrics, whose import takes seconds: not at collection, which every worker does."""
+    return pytest.importorskip("torchmetrics.functional.classification")
+
+
 @pytest.mark.parametrize("bins", [5, 15])
-def test_the_error_is_that_of_torchmetrics(bins):
+def test_the_error_is_that_of_torchmetrics(bins, theirs):
     logits, targets = sample()
     p = cal.softmax(logits)
-    expected = multiclass_calibration_error(torch.from_numpy(p), torch.from_numpy(targets), 6, n_bins=bins, norm="l1")
+    expected = theirs.multiclass_calibration_error(
+        torch.from_numpy(p), torch.from_numpy(targets), 6, n_bins=bins, norm="l1"
+    )
     found = error(p.max(1), p.argmax(1) == targets, cal.equal_width(p.max(1), bins), bins)
     assert found == pytest.approx(expected.item(), abs=1e-6)
     q, y = p[:, 0], targets == 0
-    binary = binary_calibration_error(torch.from_numpy(q), torch.from_numpy(y.astype(int)), n_bins=bins, norm="l1")
+    binary = theirs.binary_calibration_error(
+        torch.from_numpy(q), torch.from_numpy(y.astype(int)), n_bins=bins, norm="l1"
+    )
     assert error(q, y, cal.equal_width(q, bins), bins) == pytest.approx(binary.item(), abs=1e-6)
 
 
@@ -100,14 +109,14 @@ def test_without_val_there_is_no_temperature():
     assert found["temperature"] is found["ece_scaled"] is found["nll_scaled"] is None
 
 
-def test_the_error_of_a_perfectly_calibrated_model_is_that_of_new_outcomes():
+def test_the_error_of_a_perfectly_calibrated_model_is_that_of_new_outcomes(theirs):
     """Outcomes are drawn here by another generator, and binned by torchmetrics."""
     rng = np.random.default_rng(5)
     p = rng.beta(4, 2, 400)
     place = cal.equal_width(p)
     found = cal.perfect_error(cal.binned(p, p > 0.5, place, 15), (p, place))
     outcomes = [torch.from_numpy((rng.random(400) < p).astype(int)) for _ in range(200)]
-    expected = [binary_calibration_error(torch.from_numpy(p), y, n_bins=15, norm="l1").item() for y in outcomes]
+    expected = [theirs.binary_calibration_error(torch.from_numpy(p), y, n_bins=15, norm="l1").item() for y in outcomes]
     assert found == pytest.approx(np.mean(expected), abs=4 * np.std(expected) / math.sqrt(100))
     from_sums = cal.perfect_error(cal.binned(p, p > 0.5, place, 15))
     assert from_sums == pytest.approx(np.mean(expected), abs=4 * np.std(expected) / math.sqrt(100))
@@ -124,17 +133,19 @@ def test_small_sets_have_an_error_even_when_calibration_is_perfect():
     assert [a / b for a, b in pairwise(found)] == pytest.approx([math.sqrt(10)] * 2, rel=0.15)
 
 
-def test_many_labels_are_calibrated_over_all_decisions():
+def test_many_labels_are_calibrated_over_all_decisions(theirs):
     rng = np.random.default_rng(2)
     logits = rng.normal(-1, 2, (500, 4))
     y = (rng.random((500, 4)) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
     found = cal.calibration("multi_label", logits, y)
     p = torch.from_numpy(1 / (1 + np.exp(-logits))).flatten()
-    expected = binary_calibration_error(p, torch.from_numpy(y.astype(int)).flatten(), n_bins=15, norm="l1").item()
+    expected = theirs.binary_calibration_error(
+        p, torch.from_numpy(y.astype(int)).flatten(), n_bins=15, norm="l1"
+    ).item()
     assert found["ece"] == pytest.approx(expected, abs=1e-6)
     assert found["brier"] == pytest.approx(brier_score_loss(y.ravel(), p.numpy()))
     each = [
-        binary_calibration_error(
+        theirs.binary_calibration_error(
             torch.from_numpy(1 / (1 + np.exp(-logits[:, k]))), torch.from_numpy(y[:, k].astype(int)), n_bins=15
         ).item()
         for k in range(4)

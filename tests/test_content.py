@@ -298,7 +298,7 @@ def test_one_changed_pixel_is_another_content_on_other_layouts(tmp_path, layout)
         write_dfc(root, tiles=24, size=32)
         flags["split"] = "community"
     else:
-        write_bigearthnet(root, patches=156)
+        write_bigearthnet(root, patches=60)
         flags["split"] = "official"
     before = first_content(root, layout, tmp_path, flags)
     assert first_content(root, layout, tmp_path, flags).facts["content_sha256"] == before.facts["content_sha256"]
@@ -314,7 +314,7 @@ def test_one_changed_pixel_is_another_content_on_other_layouts(tmp_path, layout)
 def test_permuted_labels_of_bigearthnet_are_another_content_of_the_same_samples(tmp_path):
     """The labels of two patches change places: files, names and pixels stay."""
     root, flags = tmp_path / "world", {"partial": True, "split": "official"}
-    write_bigearthnet(root, patches=156)
+    write_bigearthnet(root, patches=60)
     before = first_content(root, "bigearthnet", tmp_path, flags)
     labels = before.index.labels
     other = next(row for row in before.parts.train[1:] if (labels[row] != labels[before.parts.train[0]]).any())

@@ -126,10 +126,10 @@ def test_one_flood_protocol_on_genuine_scenes_and_on_linear_power(worlds, tmp_pa
             ("otsu_vh", (*STATISTICS, "--head", "otsu_vh")),
             ("frozen", (*DECODER, "--input_size", "64")),
         ):
-            if dataset == "kuro_siwo" and label == "otsu_vh":
-                continue  # three classes: the threshold is for two
+            divided = dataset == "kuro_siwo" and label == "otsu_vh"  # a threshold divides two classes
+            scheme = ("--train_scheme", "water") if divided else ()
             results = f"{dataset}-{label}"
-            flags = (*base, *FOLDERS, "--results_dir", results, *more)
+            flags = (*base, *scheme, *FOLDERS, "--results_dir", results, *more)
             done = call("segment", "--dataset", dataset, "--data_path", root, *flags, cwd=tmp_path)
             assert done.code == 0, done.err
             (found[dataset, label],) = records(tmp_path / results)
@@ -139,6 +139,8 @@ def test_one_flood_protocol_on_genuine_scenes_and_on_linear_power(worlds, tmp_pa
     scores = {"iou", "omission", "commission", "area_bias", "boundary_f1_1", "boundary_f1_2"}
     assert scores <= set(scene["metrics"]["per_class"]["Water"])
     assert scores | {"iou_outside_permanent"} <= set(flood["metrics"]["per_class"]["Flood"])
+    assert set(flood["metrics"]["schemes"]) == {"water", "flood"}
+    assert 0 < found["kuro_siwo", "otsu_vh"]["metrics"]["per_class"]["Water"]["iou"] < 1
     assert "no_permanent_water" in {note["code"] for note in scene["notes"]}
     assert set(scene["metrics"]["per_group"]) == {name.rpartition("_")[0].rpartition("_")[0] for name in usable[1::2]}
     assert 0 < found["sen1floods11", "otsu_vh"]["metrics"]["per_class"]["Water"]["iou"] < 1

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+import types
 
 import pytest
 import timm
@@ -68,7 +69,7 @@ def test_a_licence_that_forbids_a_use_is_said_when_fetched(tmp_path):
     network, _ = empty_network("vit_tiny_patch16_224", 32)
     weights = {f"sar_encoder.{name}": torch.zeros(tensor.shape) for name, tensor in network.state_dict().items()}
     torch.save(weights, tmp_path / "w.pth")
-    words = ("fetch", "sarmae", "--from", "w.pth", "--cache_dir", "cache")
+    words = ("fetch", "sarmae", "--model", "sarmae-vit-b16", "--from", "w.pth", "--cache_dir", "cache")
     result = call("weights.__main__", *words, cwd=tmp_path)
     assert result.code == 0, said(result)
     assert result.err.splitlines()[-1] == "licence: CC-BY-NC-4.0, gated: no commercial use"
@@ -154,10 +155,14 @@ def test_without_its_library_an_encoder_names_the_extra(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NOT_HERE)
-def test_an_encoder_of_a_later_python_says_so(name):
-    if sys.version_info >= (3, 12):
-        pytest.skip("this Python is late enough")
-    with pytest.raises(BenchError, match=rf"the model {name} needs terratorch and Python 3\.12 or later"):
+def test_an_encoder_of_terratorch_names_the_extra_or_the_release(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "terratorch.registry", None)
+    with pytest.raises(BenchError, match=rf"{name} needs terratorch.*pip install 'fgmae-bench\[terratorch\]'"):
+        make_adapter(name, 288)
+    older = types.SimpleNamespace(BACKBONE_REGISTRY=())
+    monkeypatch.setitem(sys.modules, "terratorch.registry", older)
+    monkeypatch.setitem(sys.modules, "thor_terratorch_ext", older)
+    with pytest.raises(BenchError, match=rf"{name} needs a terratorch with \w+, which this one lacks; install a later"):
         make_adapter(name, 288)
 
 

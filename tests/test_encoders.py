@@ -1,10 +1,14 @@
 """Encoders of the registry: genuine weights against their publishers' features, the library's own call for the rest."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from commands import call, said
 from installed_encoders import HERE, needs
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torchvision.models import swin_v2_b
 
 from fgmae_bench.checkpoints.registry import WEIGHTS
@@ -71,6 +75,50 @@ def test_converted_files_give_the_same_features(genuine, oracle, tmp_path, model
     result = call("weights.__main__", "convert", str(genuine[model]), str(out), cwd=tmp_path)
     assert result.code == 0, result.err
     np.testing.assert_allclose(features(model, out, patch, oracle["x_db"])[0], oracle[key], atol=1e-5)
+
+
+def test_verify_holds_features_against_the_publishers(genuine, realdata, tmp_path):
+    """As published and converted, by file and by name; another file of the same keys is found out."""
+    features = ("--features", str(realdata / "weights" / "oracle_features.npz"), "--cache_dir", "cache")
+    for model, path in genuine.items():
+        assert call("weights.__main__", "convert", str(path), f"{model}.safetensors", cwd=tmp_path).code == 0
+        for weights in (str(path), f"{model}.safetensors"):
+            result = call("weights.__main__", "verify", weights, "--model", model, *features, cwd=tmp_path)
+            assert (result.code, result.out.rstrip().endswith("fit")) == (0, True), said(result)
+            assert result.out.split("verdict")[0].split()[-2:] == ["features", "sha256"]
+    held = load_file(tmp_path / "presto.safetensors")
+    held["norm.bias"] += 1e-3
+    save_file(held, tmp_path / "changed.safetensors", {"fgmae_bench": metadata_of(tmp_path / "presto.safetensors")})
+    result = call("weights.__main__", "verify", "changed.safetensors", "--model", "presto", *features, cwd=tmp_path)
+    assert result.code == 1
+    assert "presto_map differs by up to 0.001 (at most 1e-05); presto_mean differs by up to 0.001" in result.out
+
+
+def metadata_of(path):
+    with safe_open(path, "pt") as opened:
+        return opened.metadata()["fgmae_bench"]
+
+
+BAD_FEATURES = {
+    "is no npz": (None, "holds no features"),
+    "no chips": ({"presto_map": np.ones((1, 2))}, r"holds no x_db of shape \(N, 2, H, W\)"),
+    "another model's": ({"x_db": np.ones((1, 2, 8, 8)), "a_map": np.ones(1)}, "holds no features of presto: a_map"),
+    "NaN": ({"x_db": np.full((1, 2, 8, 8), np.nan)}, "x_db holds NaN or infinity"),
+    "objects": ({"x_db": np.array([None])}, "holds no features"),
+    "another shape": ({"x_db": np.ones((1, 2, 8, 8)), "presto_map": np.ones((1, 3))}, r"is \(1, 3\), the model's"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FEATURES)
+def test_files_that_hold_no_features_of_a_model_are_refused(kind, genuine, tmp_path):
+    arrays, message = BAD_FEATURES[kind]
+    np.savez(tmp_path / "f.npz", **(arrays or {}))
+    if arrays is None:
+        (tmp_path / "f.npz").write_bytes(b"PK none")
+    words = (str(genuine["presto"]), "--model", "presto", "--features", "f.npz")
+    result = call("weights.__main__", "verify", *words, cwd=tmp_path)
+    assert result.code == (1 if kind == "another shape" else 2), said(result)
+    assert re.search(message, result.out + result.err), said(result)
 
 
 def test_fetched_by_name_and_verified(genuine, oracle, tmp_path):
@@ -252,7 +300,8 @@ def check_sensitivity(name, backbone, x):
 
 
 QUICK = ("galileo-nano", "presto", "olmoearth-v1-nano")
-BY_ORACLE = {name for name in ENCODERS if name.startswith(("terrafm", "dofa-v2"))}  # test_publishers_code.py
+OF_THEIR_CODE = ("terrafm", "dofa-v2", "anysat", "sar-jepa", "saratr")  # test_publishers_code.py and _more.py
+BY_ORACLE = {name for name in ENCODERS if name.startswith(OF_THEIR_CODE)}
 FITS = list(
     {e.model: n for n, e in ENCODERS.items() if n in HERE and n not in BY_ORACLE and e.params <= LARGE}.values()
 )

@@ -62,8 +62,14 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def patches(tmp_path_factory):
+    """Lists that leave just one batch of the published 256 to train on."""
     root = tmp_path_factory.mktemp("patches") / "bigearthnet"
-    write_bigearthnet(root, patches=620)
+    write_bigearthnet(root, patches=290)
+    lists = {part: root / "splits" / f"{part}.csv" for part in ("train", "val", "test")}
+    lines = [line for path in lists.values() for line in path.read_text().splitlines(keepends=True)]
+    for part, chosen in (("test", lines[:8]), ("val", lines[8:16]), ("train", lines[16:])):
+        lists[part].write_text("".join(chosen))
+    assert len(lines) >= 256 + 16
     return root
 
 
@@ -190,16 +196,16 @@ def test_a_val_split_selects_and_test_is_scored_once(tmp_path):
 
 
 def test_a_record_that_exists_is_said_and_not_repeated(tmp_path):
-    assert finetune(shared_world(12), cwd=tmp_path).code == 0
+    assert finetune(shared_world(5), cwd=tmp_path).code == 0
     before = listing(tmp_path)
-    again = finetune(shared_world(12), cwd=tmp_path)
+    again = finetune(shared_world(5), cwd=tmp_path)
     assert again.code == 0
     assert "is recorded already: nothing to do" in again.err
     assert listing(tmp_path) == before
 
 
 def test_a_grid_of_rates_is_one_run_each(tmp_path):
-    done = finetune(shared_world(12), "--lr", "0.01", "0.1", "--epochs", "1", cwd=tmp_path)
+    done = finetune(shared_world(5), "--lr", "0.01", "0.1", "--epochs", "1", cwd=tmp_path)
     assert done.code == 0, done.err
     assert sorted(record["config"]["recipe"]["lr"] for record in records(tmp_path / "results")) == [0.01, 0.1]
     assert len(list((tmp_path / "out").glob("*/record.json"))) == 2
@@ -207,13 +213,13 @@ def test_a_grid_of_rates_is_one_run_each(tmp_path):
 
 def test_twice_the_budget_is_another_run_of_twice_the_length(tmp_path):
     for budget in ("1", "2"):
-        assert finetune(shared_world(12), "--budget", budget, "--output_dir", f"out{budget}", cwd=tmp_path).code == 0
+        assert finetune(shared_world(5), "--budget", budget, "--output_dir", f"out{budget}", cwd=tmp_path).code == 0
     assert sorted(len(record["history"]) for record in records(tmp_path / "results")) == [3, 6]
 
 
 def test_the_corrected_recipe_averages_tokens_behind_a_norm_of_its_own(tmp_path):
     done = finetune(
-        shared_world(12),
+        shared_world(5),
         "--recipe",
         "corrected",
         "--split",
@@ -234,7 +240,7 @@ def test_the_corrected_recipe_averages_tokens_behind_a_norm_of_its_own(tmp_path)
 
 
 def test_an_absolute_rate_at_another_batch_leaves_a_note(tmp_path):
-    assert finetune(shared_world(12), "--epochs", "1", "--lr", "0.1", cwd=tmp_path).code == 0
+    assert finetune(shared_world(5), "--epochs", "1", "--lr", "0.1", cwd=tmp_path).code == 0
     assert "lr_off_rule" in codes(only_record(tmp_path / "results"))
 
 
@@ -272,7 +278,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, what, tmp_path):
 def ended(tmp_path_factory):
     """The folder of a run that has ended."""
     folder = tmp_path_factory.mktemp("ended")
-    assert finetune(shared_world(12), cwd=folder).code == 0
+    assert finetune(shared_world(5), cwd=folder).code == 0
     return folder
 
 
@@ -286,7 +292,7 @@ def ended(tmp_path_factory):
     ],
 )
 def test_resuming_another_run_is_refused(change, ended):
-    line = said(finetune(shared_world(12), *change, "--resume", "auto", cwd=ended))
+    line = said(finetune(shared_world(5), *change, "--resume", "auto", cwd=ended))
     assert "belongs to" in line
     assert "model, data, batch or recipe differ" in line
 
@@ -327,7 +333,7 @@ def test_an_image_without_a_number_is_left_out_and_counted(tmp_path):
 
 
 def test_a_loss_that_becomes_infinite_is_recorded_as_diverged(tmp_path):
-    done = finetune(shared_world(12), "--lr", "1e30", "--epochs", "3", cwd=tmp_path)
+    done = finetune(shared_world(5), "--lr", "1e30", "--epochs", "3", cwd=tmp_path)
     assert done.code == 1
     record = only_record(tmp_path / "results")
     assert f"error: {record['run_id']}: the loss became" in done.err
@@ -358,8 +364,8 @@ def test_out_of_memory_names_a_batch_of_the_same_effective_size(tmp_path, monkey
     "flags", [("--mixup", "0.8"), ("--recipe", "corrected", "--clip_grad", "0", "--warmup_epochs", "1")]
 )
 def test_config_toml_runs_the_same_run_again(flags, tmp_path):
-    assert finetune(shared_world(12), *flags, cwd=tmp_path).code == 0
-    again = finetune(shared_world(12), "--config", "out/config.toml", cwd=tmp_path, backbone=())
+    assert finetune(shared_world(5), *flags, cwd=tmp_path).code == 0
+    again = finetune(shared_world(5), "--config", "out/config.toml", cwd=tmp_path, backbone=())
     assert "is recorded already" in again.err
     assert len(records(tmp_path / "results")) == 1
 
@@ -379,7 +385,7 @@ def test_another_division_of_the_batch_is_another_run_where_it_matters(tmp_path)
                 "--output_dir",
                 f"{head}{batch}",
             )
-            assert finetune(shared_world(12), *flags, "--results_dir", head, cwd=tmp_path).code == 0
+            assert finetune(shared_world(5), *flags, "--results_dir", head, cwd=tmp_path).code == 0
         assert len(records(tmp_path / head)) == ids
 
 
@@ -422,16 +428,16 @@ def test_a_run_that_was_stopped_goes_on_in_another_folder_with_its_best_model(st
 
 
 def test_a_divergence_in_the_last_step_is_no_result(tmp_path):
-    done = finetune(shared_world(12), "--max_steps", "1", "--lr", "1e38", "--checkpoint_seconds", "0", cwd=tmp_path)
+    done = finetune(shared_world(5), "--max_steps", "1", "--lr", "1e38", "--checkpoint_seconds", "0", cwd=tmp_path)
     assert done.code == 1
     assert only_record(tmp_path / "results")["status"] == "diverged"
 
 
 def test_one_rate_of_a_grid_that_diverges_does_not_end_the_others(tmp_path):
-    done = finetune(shared_world(12), "--lr", "1e30", "0.01", cwd=tmp_path)
+    done = finetune(shared_world(5), "--lr", "1e30", "0.01", cwd=tmp_path)
     assert done.code == 1
     assert {record["status"] for record in records(tmp_path / "results")} == {"done", "diverged"}
-    again = finetune(shared_world(12), "--lr", "1e30", "0.01", cwd=tmp_path)
+    again = finetune(shared_world(5), "--lr", "1e30", "0.01", cwd=tmp_path)
     assert again.code == 0
     assert "is recorded already as diverged" in again.err
 
@@ -443,7 +449,7 @@ def test_steps_and_epochs_of_the_history_are_those_of_the_training(tmp_path):
 
 def test_stochastic_depth_that_a_backbone_does_not_have_is_not_recorded(tmp_path):
     flags = ("--model", "test_resnet", "--pool", "mean", "--layer_decay", "1", "--drop_path", "0.3", "--epochs", "1")
-    assert finetune(shared_world(12), *flags, cwd=tmp_path).code == 0
+    assert finetune(shared_world(5), *flags, cwd=tmp_path).code == 0
     record = only_record(tmp_path / "results")
     assert record["config"]["recipe"]["drop_path"] in (0.0, 0.3)
     assert ("drop_path" in codes(record)) == (record["config"]["recipe"]["drop_path"] == 0.0)
@@ -454,7 +460,7 @@ def test_recomputed_activations_and_deterministic_kernels_change_no_number(flag,
     try:
         for flags, place in (((), "plain"), ((flag,), "other")):
             tiny = ("--model", "test_vit", "--amp", "off", "--results_dir", place, "--output_dir", f"out-{place}")
-            assert finetune(shared_world(12), *tiny, *flags, cwd=tmp_path).code == 0
+            assert finetune(shared_world(5), *tiny, *flags, cwd=tmp_path).code == 0
     finally:
         torch.use_deterministic_algorithms(False)
     plain, other = (only_record(tmp_path / place) for place in ("plain", "other"))
@@ -467,7 +473,7 @@ def test_activations_cannot_be_recomputed_where_the_backbone_does_not_offer_it(t
     (tmp_path / "plain_model.py").write_text("import torch\ndef make():\n    return torch.nn.Conv2d(2, 8, 8, 8)\n")
     flags = ("--model", "plain_model:make", "--layer_decay", "1", "--grad_checkpointing")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", "PYTHONDONTWRITEBYTECODE": "1"}
-    arguments = ("--dataset", "eurosat", "--data_path", shared_world(12), *TINY, *FOLDERS, *flags)
+    arguments = ("--dataset", "eurosat", "--data_path", shared_world(5), *TINY, *FOLDERS, *flags)
     done = preloaded.run(["-m", "fgmae_bench.finetune", *arguments], cwd=tmp_path, env=environment)
     assert done.returncode == 2
     assert "--grad_checkpointing: plain_model:make does not offer it; leave it out" in done.stderr

@@ -8,6 +8,7 @@ import graphlib
 import subprocess
 import sys
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fgmae_bench"
@@ -71,9 +72,22 @@ def imports(source, module_level_only=False):
     return found
 
 
-SOURCES = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
-IMPORTS = {name: imports(source) for name, source in SOURCES.items()}
-OURS = {name: {other for other in found if other.startswith("fgmae_bench.")} for name, found in IMPORTS.items()}
+@cache
+def sources():
+    return {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
+
+
+@cache
+def all_imports():
+    return {name: imports(source) for name, source in sources().items()}
+
+
+@cache
+def ours():
+    """Of the imports of each module those of this package."""
+    return {
+        name: {other for other in found if other.startswith("fgmae_bench.")} for name, found in all_imports().items()
+    }
 
 
 def test_the_reader_of_imports_sees_what_it_must():
@@ -108,7 +122,7 @@ def test_every_room_has_a_floor_and_every_name_a_room():
 def test_no_module_imports_from_above():
     above = [
         f"{name} imports {other}"
-        for name, found in OURS.items()
+        for name, found in ours().items()
         for other in found
         if floor(other) > floor(name) or (other.endswith(".__main__") and other != name)
     ]
@@ -118,18 +132,18 @@ def test_no_module_imports_from_above():
 def test_facts_and_the_report_know_nothing_but_facts_and_no_torch():
     """`system` may name torch inside functions, where a process needs its device and its place among others."""
     for name in (name for name in MODULES if floor(name) == FACTS or room(name) == "report"):
-        assert {other for other in OURS[name] if floor(other) != FACTS and room(other) != room(name)} == set(), name
-        found = imports(SOURCES[name], module_level_only=True) if room(name) == "system" else IMPORTS[name]
+        assert {other for other in ours()[name] if floor(other) != FACTS and room(other) != room(name)} == set(), name
+        found = imports(sources()[name], module_level_only=True) if room(name) == "system" else all_imports()[name]
         assert {item for item in found if item.split(".")[0] in HEAVY} == set(), name
 
 
 def test_imports_have_no_circle_neither_of_modules_nor_of_rooms():
     """`prepare` raises CycleError with the circle."""
     rooms = defaultdict(set)
-    for name, found in OURS.items():
+    for name, found in ours().items():
         rooms[room(name)] |= {room(other) for other in found} - {room(name)}
     assert rooms["probe"] >= {"runs", "config"}  # control: arrows are seen
-    for graph in ({name: found & set(MODULES) for name, found in OURS.items()}, rooms):
+    for graph in ({name: found & set(MODULES) for name, found in ours().items()}, rooms):
         graphlib.TopologicalSorter(graph).prepare()
 
 

@@ -31,7 +31,7 @@ from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.classification import make_view
 
 FROZEN = (
-    "--model", "test_vit", "--weights", "random", "--input_size", "64", "--epochs", "2", "--warmup_epochs", "0", "--batch_size", "8", "--num_workers", "2",
+    "--model", "test_vit", "--weights", "random", "--input_size", "64", "--epochs", "2", "--warmup_epochs", "0", "--batch_size", "8", "--num_workers", "0",
     "--freeze_backbone", "--recipe", "corrected", "--features", "cached", "--panels", "0",
 )  # fmt: skip
 

@@ -38,7 +38,7 @@ def test_a_run_enters_few_top_level_places(entry, tmp_path, request):
         flags = ["--dataset", "eurosat", "--data_path", shared_world(5), "--model", "test_vit", "--weights", "random",
                  "--features", "cached", "--epochs", "1", "--batch_size", "16"]  # fmt: skip
     else:
-        flags = ["--dataset", "dfc2020", "--data_path", request.getfixturevalue("tiles"), *FROZEN]
+        flags = ["--dataset", "dfc2020", "--data_path", request.getfixturevalue("tiles"), *FROZEN, "--panels", "2"]
     words = ["-c", TRACED, REPOSITORY / "tests", f"fgmae_bench.{entry}", *flags, *FOLDERS]
     done = preloaded.run(words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
     assert done.returncode == 0, done.stderr

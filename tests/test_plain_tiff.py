@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 import rasterio
+from rasterio import Affine
+from rasterio.crs import CRS
 
 from fgmae_bench.data.raster import read_chip
-from fgmae_bench.data.tiff import read_plain
+from fgmae_bench.data.spatial import _place, _places
+from fgmae_bench.data.tiff import read_grid, read_plain
+from fgmae_bench.errors import BenchError
 
 
 def test_plain_files_are_read_as_gdal_reads_them(card, world, realdata, tmp_path):
@@ -49,3 +53,56 @@ def test_other_files_are_left_to_gdal_or_read_alike(card, world, profile, tmp_pa
     for length in (0, 3, 8, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         assert read_plain(path) is None
+
+
+def test_places_in_a_zone_are_those_that_gdal_gives_to_the_last_bit(world, realdata):
+    paths = [*sorted(world.rglob("*.tif"))[::10], *(realdata / "eurosat_layout_chips").rglob("*.tif")]
+    assert all(read_grid(path) is not None for path in paths)
+    others = [*(realdata / "s1f_chips").rglob("*.tif")][:5]  # degrees
+    assert all(read_grid(path) is None for path in others)
+    assert _places([*others, *paths]) == [_place(path) for path in [*others, *paths]]
+
+
+NORTH = Affine(10, 0, 384_000.5, 0, -10, 5_342_400)
+
+
+@pytest.mark.parametrize(
+    ("crs", "matrix", "tags", "plain"),
+    [
+        ("EPSG:32633", NORTH, {}, True),
+        ("EPSG:32733", Affine(9.895, 0, 384_000.1, 0, -9.787, 5_342_400), {}, True),
+        ("EPSG:32633", NORTH, {"AREA_OR_POINT": "Point"}, False),
+        ("EPSG:32633", Affine(10, 1, 384_000, 1, -10, 5_342_400), {}, False),
+        ("EPSG:32633", Affine(10, 0, 384_000, 0, 10, 5_342_400), {}, False),
+        ("EPSG:25833", NORTH, {}, False),
+        ("EPSG:3035", Affine(10, 0, 4_321_000, 0, -10, 3_210_000), {}, False),
+        ("EPSG:4326", Affine(1e-4, 0, 13, 0, -1e-4, 48), {}, False),
+        ("+proj=utm +zone=33 +ellps=bessel +towgs84=598,73,418 +units=m", NORTH, {}, False),
+        ("+proj=utm +zone=33 +datum=WGS84 +units=us-ft", NORTH, {}, False),
+    ],
+    ids=["utm", "south", "points", "turned", "upwards", "etrs89", "laea", "degrees", "bessel", "feet"],
+)
+def test_only_a_plain_grid_is_read_without_gdal(tmp_path, crs, matrix, tags, plain):
+    path = tmp_path / "a.tif"
+    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "width": 8, "height": 6}
+    with rasterio.open(path, "w", **profile, crs=CRS.from_string(crs), transform=matrix) as target:
+        target.write(np.ones((1, 6, 8), np.float32))
+        target.update_tags(**tags)
+    assert (read_grid(path) is not None) == plain
+    assert _places([path, path]) == [_place(path)] * 2
+
+
+def test_a_grid_that_is_nowhere_or_absent_is_said_as_before(tmp_path):
+    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "width": 8, "height": 6, "crs": "EPSG:32633"}
+    places = {"good": NORTH, "far": Affine(10, 0, 1e30, 0, -10, 1e30)}
+    for name, matrix in places.items():
+        with rasterio.open(tmp_path / f"{name}.tif", "w", **profile, transform=matrix) as target:
+            target.write(np.ones((1, 6, 8), np.float32))
+    good, far = tmp_path / "good.tif", tmp_path / "far.tif"
+    with pytest.raises(BenchError, match=r"far\.tif"):
+        _places([good, far])
+    assert read_grid(tmp_path / "absent.tif") is None
+    whole = good.read_bytes()
+    for length in (0, 3, 8, 100):
+        far.write_bytes(whole[:length])
+        assert read_grid(far) is None

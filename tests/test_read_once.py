@@ -90,7 +90,8 @@ def test_segmentation_decodes_images_and_label_maps_once(tmp_path, tiles, monkey
     """On frozen maps each once, else once more for each epoch after the first and the test; panels draw 2 again."""
     images, labels = Counter(monkeypatch, index_room, "read_chip"), Counter(monkeypatch, maps, "read_band")
     again = 20 * epochs + 4 * epochs + 2 * (1 + epochs) if epochs else 2
-    done(segment(tiles, *(("--features", "cached") if not epochs else ()), cwd=tmp_path, backbone=backbone))
+    flags = ("--panels", "2", *(("--features", "cached") if not epochs else ()))
+    done(segment(tiles, *flags, cwd=tmp_path, backbone=backbone))
     assert (images.since(), labels.since()) == (24 + again, 24 + again)
 
 

@@ -4,6 +4,7 @@ stated or not. What is not compared has its reason in a table.
 
 import copy
 import dataclasses
+import functools
 import typing
 
 import pytest
@@ -49,6 +50,7 @@ OTHER = {
 }
 
 
+@functools.cache
 def row(name):
     module, dataset, flags = ROWS[name]
     run = compose(module, {"dataset": dataset, **flags}, load_card(dataset), processes=1)[0]
@@ -61,9 +63,14 @@ def row(name):
 
 
 def left_by(name):
-    """A record as the engines leave it: what card, schedule and hardware decide is filled in."""
+    """A record as the engines leave it: what card, schedule and hardware decide is filled in. A copy, to be changed."""
+    return copy.deepcopy(_left_by(name))
+
+
+@functools.cache
+def _left_by(name):
     experiment, run = row(name)
-    card, record = load_card(run.data.dataset), copy.deepcopy(make_record(dataset=run.data.dataset, world_size=1))
+    card, record = load_card(run.data.dataset), make_record(dataset=run.data.dataset, world_size=1)
     config = to_plain(run)
     corrected, recipe = run.recipe.recipe == "corrected", config["recipe"]
     config["data"] |= {

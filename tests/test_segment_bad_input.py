@@ -47,6 +47,7 @@ def test_pixels_without_backscatter_are_neither_learnt_nor_scored(spoilt, tmp_pa
     assert "invalid_left_out" in codes(record)
 
 
+@pytest.mark.slow
 def test_packs_of_both_kinds_score_as_the_files(spoilt, tmp_path):
     rewrite(file(spoilt, "s1", 0, TESTED), lambda pixels: np.where(np.arange(SIDE) < 9, np.nan, pixels))
     found = []

@@ -73,7 +73,7 @@ def test_command_line_5_verbatim(tmp_path):
 
 
 def test_what_a_run_leaves(tiles, tmp_path):
-    done = segment(tiles, "--epochs", "3", cwd=tmp_path)
+    done = segment(tiles, "--epochs", "3", "--panels", "2", cwd=tmp_path)
     assert done.code == 0, done.err
     record = only_record(tmp_path / "results")
     assert problem_of(record) is None
@@ -163,9 +163,8 @@ def test_a_val_split_selects_and_test_is_scored_once(tiles, tmp_path):
 
 
 def test_a_grid_of_rates_is_one_run_each(tiles, tmp_path):
-    done = segment(
-        tiles, "--lr", "1e-3", "1e-2", "--epochs", "1", cwd=tmp_path, backbone=(*FROZEN, "--features", "cached")
-    )
+    flags = (*FROZEN, "--features", "cached", "--panels", "1")
+    done = segment(tiles, "--lr", "1e-3", "1e-2", "--epochs", "1", cwd=tmp_path, backbone=flags)
     assert done.code == 0, done.err
     assert sorted(record["config"]["recipe"]["lr"] for record in records(tmp_path / "results")) == [0.001, 0.01]
     assert len(list((tmp_path / "out").glob("*/panels.png"))) == 2
@@ -187,7 +186,7 @@ def test_every_tile_of_the_world_is_read(tiles):
 
 def test_labels_of_another_kind_in_training_are_matched_by_name(tiles, tmp_path):
     flags = ("--train_labels", "igbp", "--train_scheme", "dfc10", "--eval_labels", "dfc", "--eval_scheme", "dfc8")
-    done = segment(tiles, *flags, "--epochs", "1", cwd=tmp_path)
+    done = segment(tiles, *flags, "--epochs", "1", "--panels", "1", cwd=tmp_path)
     assert done.code == 0, done.err
     record = only_record(tmp_path / "results")
     assert problem_of(record) is None

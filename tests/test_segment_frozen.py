@@ -138,7 +138,13 @@ def test_one_process_trains_as_two(frozen, tiles, tmp_path):
     assert np.sum(together["metrics"]["confusion"]) == 4 * SIDE**2
 
 
-@pytest.mark.parametrize("model", ["croma_base", "dofa_base_patch16_224", "copernicusfm_base"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "croma_base",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dofa_base_patch16_224", "copernicusfm_base")),
+    ],
+)
 def test_torchgeo_models_take_a_decoder_under_our_contract(model, tiles, tmp_path):
     pytest.importorskip("torchgeo", reason="the extra torchgeo is not installed")
     flags = (

@@ -209,7 +209,7 @@ def test_validity_is_that_of_the_files(tmp_path, values):
         np.testing.assert_array_equal(ours.valid, theirs.valid)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_packing_goes_on_with_its_labels(worlds, tmp_path, monkeypatch, workers):
     card = load_card("dfc2020")
     source = build_index(card, worlds / "dfc2020")

@@ -60,6 +60,43 @@ def test_converted_on_reading_equals_converted_before_to_the_last_bit(tmp_path, 
     assert np.abs(read.db - decibels()).max() < 1e-5
 
 
+@pytest.mark.parametrize("units", UNITS)
+def test_scenes_of_many_blocks_are_converted_as_numbers_one_by_one(units):
+    """Odd sizes, bands chosen from others, a scale, and pixels without a logarithm: against numpy on whole arrays."""
+    side = 131  # 17,161 pixels: blocks end within rows, and in another band than they begin
+    stored = np.random.default_rng(1).gamma(4.4, 0.02, (3, side, side)).astype(np.float32)
+    stored[:, 40, 7], stored[:, 60, 9], stored[:, 80, 11] = 0, -1e-3, np.nan
+    facts = {"bands": ("VV", "VH"), "calibration": "", "size": (side, side), "dtype": "float32", "units": units}
+    for scale, offset in ((1.0, 0.0), (0.25, 0.001)):
+        signal = Signal(scale=scale, offset=offset, **facts)
+        db, valid = to_db(stored[[2, 0]], signal)
+        strided, _ = to_db(stored[::2][::-1], signal)
+        values = stored[[2, 0]].astype(np.float64) * scale + offset
+        with np.errstate(all="ignore"):
+            expected = (FACTOR[units] * np.log10(values)).astype(np.float32)
+        expected[values <= 0] = signal.floor
+        assert db.tobytes() == expected.tobytes() == strided.tobytes()
+        np.testing.assert_array_equal(valid, ~np.isnan(stored[[2, 0]]))
+
+
+def test_power_beyond_all_numbers_is_not_lifted_to_the_darkest():
+    stored = np.full((1, 8, 8), 0.1, np.float64)
+    stored[0, 4, 4], stored[0, 2, 2] = 1e300, 0
+    signal = Signal(bands=("VV",), units="linear_power", calibration="", size=(8, 8), dtype="float64", scale=1e30)
+    db, _ = to_db(stored, signal)
+    assert db[0, 4, 4] == np.inf
+    assert db[0, 2, 2] == signal.floor
+
+
+def test_a_band_is_constant_only_where_no_row_says_otherwise(tmp_path):
+    values = np.full((2, 64, 64), -12.0, np.float32)
+    values[1] = decibels()[1]
+    with pytest.raises(BenchError, match=r"band 1 is constant \(-12\)"):
+        read_chip(write(tmp_path / "a.tif", values), stated())
+    values[0, 50, 3] = -13
+    assert read_chip(write(tmp_path / "b.tif", values), stated()).valid is None
+
+
 @pytest.mark.parametrize("compress", [None, "deflate"])
 @pytest.mark.parametrize(
     ("facts", "store"),

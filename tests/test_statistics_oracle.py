@@ -355,6 +355,7 @@ def test_wilcoxon_ranks_and_holm_are_those_of_scipy_and_of_the_hand():
     assert np.sort(holm(p.tolist())) == pytest.approx(wanted)
 
 
+@pytest.mark.slow  # the import alone takes seconds; the adjustment by hand stands above
 def test_holm_is_statsmodels():
     from statsmodels.stats.multitest import multipletests
 

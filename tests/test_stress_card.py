@@ -17,7 +17,7 @@ from fgmae_bench.report import regions
 from fgmae_bench.report.columns import COLUMNS
 from fgmae_bench.report.pictures import available
 from fgmae_bench.report.row import Row, Table
-from fgmae_bench.report.stress_card import card_data, draw_card, markdown_card
+from fgmae_bench.report.stress_card import _apart, card_data, draw_card, markdown_card
 from fgmae_bench.stress.summary import p_of
 from fgmae_bench.suite.command import argv
 from fgmae_bench.suite.expand import expand
@@ -108,7 +108,13 @@ def test_the_picture_of_a_card_is_drawn(tmp_path):
     assert (tmp_path / "card.png").read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "card.svg").read_text()
     assert "offset: 1.25 dB" in text
+    assert "simulated, unvalidated" in text
     assert "synthetic" not in text
+
+
+def test_words_of_ticks_do_not_run_into_one_another():
+    assert _apart([0, 0.3, 0.5, 1, 2, 3], ["clean", "0.3", "0.5", "1", "2", "3"]) == ["clean", "", "0.5", "1", "2", "3"]
+    assert _apart([0, 1], ["clean", "1"]) == ["clean", "1"]
 
 
 def test_tables_have_columns_of_tolerances_and_pictures_of_cards():
@@ -241,6 +247,23 @@ def test_models_are_points_of_what_they_lose_elsewhere_and_keep_under_stress(tmp
         regions.main(["--stress", "ofset"])
     with pytest.raises(BenchError, match="no model has records"):
         regions.main(["--results_dir", str(tmp_path), "--reference", "official"])
+
+
+def test_areas_of_points_are_over_the_same_severities():
+    """Of two cards of a model the first by its file was taken, whatever the severities of the others' were."""
+    *plain, card = region_records()
+    other = resealed(plain[-1], "protocol", "knn")
+    second = resealed(card, "config", "recipe", other["config"]["recipe"])
+    longer = [
+        *levels("offset", (1, 2, 3, 4), (0.79, 0.7, 0.6, 0.5)),
+        *(i for i in card["stress"] if i["name"] != "offset"),
+    ]
+    wide = resealed(
+        resealed(card, "stress", longer), "metrics", "tolerance", {"offset": found(1.0, None, [1, 2, 3, 4], area=0.1)}
+    )
+    for order in ([wide, card, second], [card, second, wide]):
+        areas = {point.area for point in regions.points_of([*plain, *order], "leaky", "leave_out", "offset")}
+        assert areas == {0.9}
 
 
 def test_a_model_of_segmentation_is_a_point_by_its_mean_iou():

@@ -252,6 +252,8 @@ def test_borders_and_stripes_cover_what_they_say():
         low, all_valid = apply("border_low", db, None, severity, Scene(sample="a"))
         assert all_valid is None
         assert (low == -50).mean() == severity
+    _, tiny = apply("border", flat(side=8), None, 0.05, Scene(sample="a"))
+    assert (~tiny).mean() == 1 / 8  # a share of less than half a column was none: a rung without any effect
     _, valid = apply("stripes", db, None, 4.0, Scene(sample="a"))
     assert (~valid).all(2).sum(1).tolist() == [4, 4]
     _, fewer = apply("stripes", db, None, 2.0, Scene(sample="a"))

@@ -144,7 +144,7 @@ def test_a_hang_is_killed_with_everything_it_started(tmp_path, stubs, monkeypatc
     assert [record["config"]["recipe"]["seed"] for record in records(tmp_path / "results")] == [2]
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_a_signal_ends_the_children_and_starting_again_continues(tmp_path, name):
     path = experiment(tmp_path, SEEDS)
     (tmp_path / "STUB_SECONDS").write_text("3600")

@@ -42,10 +42,10 @@ class Tiny(nn.Module):
         return self.conv(images).tanh()
 
 
-def make_extractor(card, root, cache, module=None, workers=2, **model):
-    """An extractor over the files in `root` as the probe engine builds it."""
+def make_extractor(card, root, cache, module=None, workers=2, known=None, **model):
+    """An extractor over the files in `root` as the probe engine builds it; `known`: where these files are audited."""
     (run,) = compose("linear", {"dataset": "eurosat", "data_path": str(root)}, card)
-    dataset = open_dataset(card, run, cache)
+    dataset = open_dataset(card, run, known or cache)
     described = Model(**{"model": "tiny", "weights": "module", "input_size": SIZE, "normalizer": "fgmae"} | model)
     backbone = wrap_module(module, described) if module is not None else build_backbone(described, 0)
     if module is not None:
@@ -78,9 +78,15 @@ def module():
     return Tiny()
 
 
+@pytest.fixture(scope="session")
+def known(tmp_path_factory):
+    """A cache folder for what is known of the files of the shared world."""
+    return tmp_path_factory.mktemp("known")
+
+
 @pytest.fixture
-def extractor(card, world, cache, module):
-    return make_extractor(card, world, cache, module)
+def extractor(card, world, cache, module, known):
+    return make_extractor(card, world, cache, module, known=known)
 
 
 @pytest.fixture

@@ -1,13 +1,15 @@
 """What a GPU makes of the suite: first whether it computes the same, then how fast, in at most eight minutes.
 
-  python experiments/speed/gpu.py [--minutes 8] [--out gpu.json]
+  python experiments/speed/gpu.py [--minutes 8] [--memory GIB] [--parts correctness speed] [--out gpu.json]
   python experiments/speed/gpu.py --dry_run          the same on a CPU with tiny models, to try the script itself
-Needs no network and what the suite itself needs. Correctness: features, a probe, ten steps of fine-tuning and one of
-UPerNet on CPU and CUDA, in float32 and bf16; fp16 with its scaler; nccl with one process; --compile; the same run
-again.
-Speed: the measured peak of a matrix product, forward passes of a linear probe, steps of fine-tuning, a cached and a
-streamed epoch, with memory, share of the peak, waiting for data, and power where the driver reports energy. It prints a
-table and a JSON, which `table.py` takes; exit code 1 where a comparison fails, 2 without a GPU.
+Needs no network, and of packages what `pip install fgmae-bench` brings (torch, timm, numpy, safetensors, rasterio,
+opencv); `--compile` needs a C compiler as well. Correctness: features, a probe, ten steps of fine-tuning and one of
+UPerNet on CPU and CUDA, in float32 and bf16; fp16 with its scaler; nccl with one process; --compile; a run that was
+stopped and resumed; a card with too little memory. Speed: the measured peak of a matrix product, forward passes and
+steps of ViT-S, B and L, with compilation, channels-last, CUDA graphs and each kernel of attention, then whole commands:
+fine-tuning, UPerNet, a cached and a streamed probe, with memory, share of the peak, waiting for data, and power where
+the driver counts energy. It prints a table and a JSON, which `table.py` takes; exit code 1 where anything fails, 2
+without a GPU. The dry run leaves out fp16, --compile, memory and energy, which need the card.
 """
 
 from __future__ import annotations
@@ -16,144 +18,29 @@ import argparse
 import contextlib
 import json
 import math
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from measured import ROOT, keep
-from safetensors.numpy import load_file
+from gpu_checks import Bench, Checks, command, joules
+from measured import keep
 from torch.utils.flop_counter import FlopCounterMode
 
 from fgmae_bench.config.run import Model
 from fgmae_bench.models.build import build_backbone
+from fgmae_bench.models.pooling import write_out_attention
 from fgmae_bench.system.device import autocast
 from fgmae_bench.worlds.dfc import write_dfc
 from fgmae_bench.worlds.eurosat import write_eurosat
 
 GOAL = {"forward_share": 0.5, "data_wait": 0.02, "stream_over_forward": 1.1}
-BYTES_AN_IMAGE = {"vit_small_patch16": 40e6, "vit_base_patch16": 90e6, "vit_large_patch16": 240e6}  # of a training step
-
-
-@dataclass
-class Bench:
-    """What is measured, on which device, until when."""
-
-    device: torch.device
-    tiny: bool
-    deadline: float
-    scratch: Path
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def row(self, what: str, value: float, unit: str, passed: bool | None = None) -> None:
-        """Note a number, and print it; `passed` of a comparison."""
-        self.rows.append({"what": what, "value": float(f"{value:.4g}"), "unit": unit, "passed": passed})
-        mark = "" if passed is None else "  ok" if passed else "  FAILED"
-        print(f"{what:<58}{value:>12.4g} {unit}{mark}", flush=True)
-
-    @property
-    def left(self) -> float:
-        """Seconds left."""
-        return self.deadline - time.monotonic()
-
-
-# --- correctness
-
-
-def features(bench: Bench, name: str, device: torch.device, amp: str, images: torch.Tensor) -> np.ndarray:
-    """Features (N, D) of a random backbone, the same on every device."""
-    module = build_backbone(Model(model=name, weights="random", input_size=images.shape[-1]), 0).module.to(device)
-    with torch.inference_mode(), autocast(amp, device):
-        found: np.ndarray = module(images.to(device)).float().cpu().numpy()
-    return found
-
-
-def command(bench: Bench, entry: str, tag: str, *flags: str, processes: int = 0) -> dict[str, Any]:
-    """The record of one run, started as a user starts it."""
-    place = bench.scratch / tag
-    launcher = [sys.executable, "-m"]
-    if processes:
-        launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "-m"]
-    words = [*launcher, f"fgmae_bench.{entry}", *flags, "--results_dir", str(place / "results")]
-    words += ["--output_dir", str(place / "run"), "--cache_dir", str(bench.scratch / "cache"), "--weights", "random"]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=max(30, bench.left))
-    if done.returncode:
-        raise RuntimeError(f"{tag}: exit code {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
-    (record,) = (place / "results" / "records").rglob("*.json")
-    held: dict[str, Any] = json.loads(record.read_text())
-    return held
-
-
-def logits(bench: Bench, tag: str) -> np.ndarray:
-    """The logits of the test split that a run left."""
-    (path,) = (bench.scratch / tag / "results" / "predictions").glob("*.safetensors")
-    found: np.ndarray = load_file(path)["logits"]
-    return found
-
-
-def relative(a: np.ndarray, b: np.ndarray) -> float:
-    """|a - b| / |b|."""
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
-
-
-def correctness(bench: Bench) -> None:
-    """CPU against the device, command by command."""
-    name, size = ("vit_tiny_patch16_224", 32) if bench.tiny else ("vit_small_patch16", 224)
-    device, cpu = str(bench.device), torch.device("cpu")
-    images = torch.rand(16, 2, size, size, generator=torch.Generator().manual_seed(0))
-    exact = features(bench, name, cpu, "off", images)
-    for amp, most in (("off", 2e-3), ("bf16", 3e-2)):  # TF32 is off by default, bf16 has eight bits
-        far = relative(features(bench, name, bench.device, amp, images), exact)
-        bench.row(f"features, {amp}, against float32 on the CPU", far, "relative", far < most)
-    world, tiles = bench.scratch / "eurosat", bench.scratch / "dfc2020"
-    write_eurosat(world, per_class=8)
-    write_dfc(tiles, tiles=8, **({"size": 64} if bench.tiny else {}))
-    common = ["--dataset", "eurosat", "--data_path", str(world), "--model", name, "--input_size", str(size)]
-    probe = [*common, "--features", "cached", "--epochs", "5", "--batch_size", "16", "--amp", "off"]
-    command(bench, "linear", "probe-cpu", *probe, "--device", "cpu")
-    command(bench, "linear", "probe", *probe, "--device", device)
-    far = relative(logits(bench, "probe"), logits(bench, "probe-cpu"))
-    bench.row("probe of 5 epochs, logits", far, "relative", far < 5e-3)
-    tune = [*common, "--max_steps", "10", "--eval_every", "10", "--batch_size", "8", "--num_workers", "0"]
-    losses = {}
-    for tag, more in (
-        ("tune-cpu", ("--amp", "off", "--device", "cpu")),
-        ("tune", ("--amp", "off", "--device", device)),
-        ("tune-bf16", ("--amp", "bf16", "--device", device)),
-        *(() if bench.device.type == "cpu" else (("tune-fp16", ("--amp", "fp16", "--device", device)),)),
-        ("tune-compiled", ("--amp", "off", "--compile", "--device", device)),
-    ):
-        if tag == "tune-compiled" and bench.tiny:
-            continue
-        losses[tag] = float(command(bench, "finetune", tag, *tune, *more)["history"][-1]["train_loss"])
-    for tag, loss in losses.items():
-        most = 1e-3 if tag == "tune" else 5e-2
-        far = abs(loss - losses["tune-cpu"])
-        bench.row(f"{tag}: training loss after ten steps, difference to the CPU", far, "nats", far < most)
-    alone = command(bench, "finetune", "nccl", *tune, "--amp", "off", "--device", device, processes=1)
-    far = abs(alone["history"][-1]["train_loss"] - losses["tune"])
-    bench.row("torchrun with one process", far, "nats", far < 1e-4)
-    resumed = command(bench, "finetune", "resume", *tune, "--amp", "off", "--device", device)
-    again = command(bench, "finetune", "resume2", *tune, "--amp", "off", "--device", device)
-    far = abs(resumed["history"][-1]["train_loss"] - again["history"][-1]["train_loss"])
-    bench.row("the same run again", far, "nats", far < 1e-3)
-    seg = f"--dataset dfc2020 --data_path {tiles} --model {name} --max_steps 1 --warmup_steps 0 --batch_size 2".split()
-    seg += ["--fpn_dim", "16", "--panels", "0", "--amp", "off", "--num_workers", "0"]
-    seg += ["--input_size", "64" if bench.tiny else "224"]
-    both = [
-        command(bench, "segment", tag, *seg, "--device", where)["history"][-1]["train_loss"]
-        for tag, where in (("seg-cpu", "cpu"), ("seg", device))
-    ]
-    bench.row("one step of UPerNet, loss", abs(both[1] - both[0]), "nats", abs(both[1] - both[0]) < 1e-2)
-
-
-# --- speed
+BATCH = {"forward": 256, "training": 128}
+SPARE = 0.8  # of the free memory that a batch may take
 
 
 def seconds_of(bench: Bench, work: Callable[[], Any], least: float) -> float:
@@ -168,7 +55,7 @@ def seconds_of(bench: Bench, work: Callable[[], Any], least: float) -> float:
 
     once(), once()
     spent: list[float] = []
-    while sum(spent) < least and len(spent) < 200:
+    while sum(spent) < (0.1 if bench.tiny else least) and len(spent) < 200:
         spent.append(once())
     return min(spent)
 
@@ -182,133 +69,244 @@ def matrix_peak(bench: Bench) -> float:
     """Measured peak of a product of bf16 matrices, FLOP/s."""
     side = 512 if bench.tiny else 8192
     a, b = (torch.randn(side, side, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * side**3 / seconds_of(bench, lambda: a @ b, 0.2 if bench.tiny else 2)
+    return 2 * side**3 / seconds_of(bench, lambda: a @ b, 2)
 
 
-def flops(module: torch.nn.Module, images: torch.Tensor) -> int:
-    """Floating-point operations of a forward pass."""
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        module(images)
-    return int(counter.get_total_flops())
+def saved_bytes(step: Callable[[int], torch.Tensor], batch: int) -> int:
+    """Bytes that the forward pass of `step(batch)` keeps for its backward pass, each storage once."""
+    held: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        step(batch).sum()
+    return sum(held.values())
 
 
-def batch_that_fits(bench: Bench, name: str, wanted: int) -> int:
-    """The batch, or what of it fits into the card's free memory; says so where it is less."""
-    if bench.device.type != "cuda" or name not in BYTES_AN_IMAGE:
+def batch_that_fits(fixed: float, an_image: float, free: float, wanted: int) -> int:
+    """`wanted`, or the largest power of two that fits into the `free` bytes; 0 where none does."""
+    room = SPARE * free - fixed
+    if wanted * an_image <= room:
         return wanted
-    free, _ = torch.cuda.mem_get_info(bench.device)
-    fits = int(0.8 * free / BYTES_AN_IMAGE[name])
-    if fits >= wanted:
-        return wanted
-    batch = 2 ** int(math.log2(fits)) if fits >= 1 else 0
+    return 2 ** int(math.log2(room / an_image)) if room >= an_image > 0 else 0
+
+
+def fitting(bench: Bench, name: str, module: torch.nn.Module, size: int, memory: float | None) -> int:
+    """The batch of a training step; says so where it is less than wanted. Raises RuntimeError where none fits."""
+
+    def step(batch: int) -> torch.Tensor:
+        with autocast("bf16", bench.device):
+            found: torch.Tensor = module(torch.rand(batch, 2, size, size, device=bench.device))
+        return found.float()
+
+    wanted = 8 if bench.tiny else BATCH["training"]
+    two, four = saved_bytes(step, 2), saved_bytes(step, 4)
+    fixed = 16 * sum(parameter.numel() for parameter in module.parameters())  # weights, gradients, AdamW's two
+    free = float("inf") if memory is None else memory * 2**30
+    if bench.device.type == "cuda":
+        free = min(free, torch.cuda.mem_get_info(bench.device)[0])
+    batch = batch_that_fits(fixed, 1.5 * max(four - two, 1) / 2, free, wanted)
     if not batch:
-        raise SystemExit(f"error: {name} does not fit into {free / 2**30:.1f} GiB; free the card or take a larger one")
-    print(f"{name}: {free / 2**30:.1f} GiB are free, so the batch is {batch} in place of {wanted}")
+        raise RuntimeError(f"{name} does not fit into {free / 2**30:.3g} GiB; free the card or take a larger one")
+    if batch < wanted:
+        print(f"{name}: {free / 2**30:.3g} GiB are free, so the batch is {batch} in place of {wanted}", flush=True)
     return batch
 
 
-def speed(bench: Bench) -> None:
-    """Forward passes, steps of training, epochs."""
-    peak = matrix_peak(bench)
-    bench.row("measured peak of a bf16 matrix product", peak / 1e12, "TFLOP/s")
-    names = ["vit_tiny_patch16_224"] if bench.tiny else ["vit_small_patch16", "vit_base_patch16", "vit_large_patch16"]
-    size = 32 if bench.tiny else 224
-    for name in names:
-        if bench.left < 60:
-            print(f"no time left for {name}")
-            return
-        _forward(bench, name, size, peak)
-        _training(bench, name, size)
-    _epochs(bench, names[0], size)
+class Speed:
+    """Forward passes and training steps of one model, and whole commands."""
 
+    def __init__(self, bench: Bench, memory: float | None):
+        self.bench, self.memory, self.size = bench, memory, 32 if bench.tiny else 224
+        self.least = 1.5
+        self.forward_rate: dict[str, float] = {}
 
-def _forward(bench: Bench, name: str, size: int, peak: float) -> None:
-    batch = 8 if bench.tiny else 256
-    module = build_backbone(Model(model=name, weights="random", input_size=size), 0).module.to(bench.device)
-    images = torch.rand(batch, 2, size, size, device=bench.device)
-    work = flops(module, images)
+    def run(self) -> None:
+        """All, the most wanted first."""
+        bench, cuda = self.bench, self.bench.device.type == "cuda"
+        self.peak = matrix_peak(bench)
+        bench.row("measured peak of a bf16 matrix product", self.peak / 1e12, "TFLOP/s", name="gpu_peak")
+        names = (
+            ["vit_tiny_patch16_224"] if bench.tiny else [f"vit_{size}_patch16" for size in ("small", "large", "base")]
+        )
+        for name in names:
+            bench.attempt(f"{name}: forward", lambda name=name: self.forward(name))  # type: ignore[misc]
+            bench.attempt(f"{name}: training", lambda name=name: self.training(name))  # type: ignore[misc]
+        bench.attempt("streamed probe", lambda: self.epochs(names[0], "stream", 3), least=30)
+        bench.attempt("cached probe", lambda: self.epochs(names[0], "cached", 50), least=30)
+        bench.attempt("fine-tuning", lambda: self.finetune(names[0]), least=30)
+        bench.attempt("UPerNet", lambda: self.segment(names[0]), least=30)
+        for what, work in (
+            ("kernels of attention", self.kernels),
+            ("channels-last", self.channels_last),
+            *((("CUDA graph", self.graph),) if cuda else ()),
+            *((("compiled", self.compiled),) if cuda else ()),
+        ):
+            for name in names[:2]:
+                bench.attempt(f"{name}: {what}", lambda work=work, name=name: work(name), least=20)  # type: ignore[misc]
 
-    def run() -> None:
-        with torch.inference_mode(), autocast("bf16", bench.device):
-            module(images)
+    def _module(self, name: str) -> torch.nn.Module:
+        return build_backbone(Model(model=name, weights="random", input_size=self.size), 0).module
 
-    taken = seconds_of(bench, run, 0.2 if bench.tiny else 3)
-    bench.row(f"{name}: forward, bf16", batch / taken, "images/s")
-    share = work / taken / peak
-    large = "large" in name
-    bench.row(f"{name}: of the measured peak", share, "share", share >= GOAL["forward_share"] if large else None)
-    if not bench.tiny and bench.left > 90:
+    def _images(self, batch: int) -> torch.Tensor:
+        return torch.rand(batch, 2, self.size, self.size, device=self.bench.device)
+
+    def _rate(self, module: torch.nn.Module, images: torch.Tensor) -> float:
+        """Images a second of forward passes in bf16."""
+
+        def run() -> None:
+            with torch.inference_mode(), autocast("bf16", self.bench.device):
+                module(images)
+
+        return len(images) / seconds_of(self.bench, run, self.least)
+
+    def _compared(self, name: str, what: str, rate: float) -> None:
+        """A way of the forward pass beside the plain one."""
+        self.bench.row(f"{name}: forward, {what}", rate / self.forward_rate[name], "times the plain one")
+
+    def forward(self, name: str) -> None:
+        """Images a second, and the share of the measured peak."""
+        module = self._module(name)
+        fused = {part: part.fused_attn for part in module.modules() if hasattr(part, "fused_attn")}
+        write_out_attention(module)  # as products, which every version of torch counts
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            module(torch.rand(1, 2, self.size, self.size))
+        for part, kernel in fused.items():
+            part.fused_attn = kernel  # type: ignore[assignment]
+        batch = 8 if self.bench.tiny else BATCH["forward"]
+        rate = self.forward_rate[name] = self._rate(module.to(self.bench.device), self._images(batch))
+        share = counter.get_total_flops() * rate / self.peak
+        kind = name.split("_")[1]
+        self.bench.row(f"{name}: forward, bf16", rate, "images/s", name=f"gpu_forward_{kind}")
+        good = share >= GOAL["forward_share"] if kind == "large" else None
+        self.bench.row(f"{name}: of the measured peak", share, "share", good, name=f"gpu_share_{kind}")
+
+    def training(self, name: str) -> None:
+        """Images a second of a bare step: forward, backward, AdamW; its memory and power."""
+        bench, module = self.bench, self._module(name).to(self.bench.device).train().requires_grad_(True)
+        batch = fitting(bench, name, module, self.size, self.memory)
+        images, labels = self._images(batch), torch.randint(0, 10, (batch,), device=bench.device)
+        with torch.inference_mode():
+            dim = int(module(images[:2]).shape[1])
+        head = torch.nn.Linear(dim, 10).to(bench.device)
+        optimizer = torch.optim.AdamW([*module.parameters(), *head.parameters()], lr=1e-4)
+
+        def step() -> None:
+            with autocast("bf16", bench.device):
+                loss = torch.nn.functional.cross_entropy(head(module(images)), labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+        if bench.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        before, start = joules(), time.perf_counter()
+        rate = batch / seconds_of(bench, step, self.least)
+        bench.row(f"{name}: bare step, bf16, batch {batch}", rate, "images/s", name=f"gpu_step_{name.split('_')[1]}")
+        after = joules()
+        if before is not None and after is not None:
+            bench.row(f"{name}: power while training", (after - before) / (time.perf_counter() - start), "W")
+        if bench.device.type == "cuda":
+            bench.row(f"{name}: peak memory of a step", torch.cuda.max_memory_allocated() / 2**30, "GiB")
+
+    def kernels(self, name: str) -> None:
+        """Each kernel that torch's attention can take, and products in its place."""
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        module, images = self._module(name).to(self.bench.device), self._images(8 if self.bench.tiny else 64)
+        plain = self._rate(module, images)
+        for kernel in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH"):
+            try:
+                with sdpa_kernel(getattr(SDPBackend, kernel)):
+                    rate = self._rate(module, images)
+            except (RuntimeError, AttributeError):
+                continue  # this device or this torch does not have it
+            self.bench.row(f"{name}: attention by {kernel}", rate / plain, "times torch's choice")
+        write_out_attention(module)
+        self.bench.row(f"{name}: attention as products", self._rate(module, images) / plain, "times torch's choice")
+
+    def channels_last(self, name: str) -> None:
+        """Images and convolutions with channels last."""
+        module = self._module(name).to(self.bench.device, memory_format=torch.channels_last)
+        images = self._images(8 if self.bench.tiny else BATCH["forward"]).to(memory_format=torch.channels_last)
+        self._compared(name, "channels-last", self._rate(module, images))
+
+    def graph(self, name: str) -> None:
+        """A CUDA graph of a small batch, where launching kernels takes longest, against the same without."""
+        module, images = self._module(name).to(self.bench.device), self._images(8)
+        plain = self._rate(module, images)
+        with torch.inference_mode(), autocast("bf16", self.bench.device):
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    module(images)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                module(images)
+        rate = len(images) / seconds_of(self.bench, graph.replay, self.least)
+        self.bench.row(f"{name}: CUDA graph, batch 8", rate / plain, "times without")
+
+    def compiled(self, name: str) -> None:
+        """torch.compile."""
+        module, images = self._module(name).to(self.bench.device), self._images(BATCH["forward"])
         module.compile()
-        bench.row(f"{name}: forward, compiled", batch / seconds_of(bench, run, 2), "images/s")
+        self._compared(name, "compiled", self._rate(module, images))
 
-
-def _training(bench: Bench, name: str, size: int) -> None:
-    batch = 4 if bench.tiny else batch_that_fits(bench, name, 128)
-    module = build_backbone(Model(model=name, weights="random", input_size=size), 0).module.to(bench.device)
-    module.train().requires_grad_(True)
-    head = torch.nn.Linear(int(module(torch.rand(2, 2, size, size, device=bench.device)).shape[1]), 10).to(bench.device)
-    optimizer = torch.optim.AdamW([*module.parameters(), *head.parameters()], lr=1e-4)
-    images = torch.rand(batch, 2, size, size, device=bench.device)
-    labels = torch.randint(0, 10, (batch,), device=bench.device)
-
-    def step() -> None:
-        with autocast("bf16", bench.device):
-            loss = torch.nn.functional.cross_entropy(head(module(images)), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    if bench.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    before = _energy()
-    start = time.perf_counter()
-    taken = seconds_of(bench, step, 0.2 if bench.tiny else 3)
-    bench.row(f"{name}: bare step of fine-tuning, bf16, batch {batch}", batch / taken, "images/s")
-    after = _energy()
-    if before is not None and after is not None:
-        bench.row(f"{name}: power while training", (after - before) / (time.perf_counter() - start), "W")
-    if bench.device.type == "cuda":
-        bench.row(f"{name}: peak memory of a step", torch.cuda.max_memory_allocated() / 2**30, "GiB")
-
-
-def _energy() -> float | None:
-    """Joules that the card has used since it was started, where its driver says so."""
-    words = ["nvidia-smi", "--query-gpu=total_energy_consumption", "--format=csv,noheader,nounits", "--id=0"]
-    with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
-        told = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout
-        return float(told.strip()) / 1000  # the driver counts millijoules
-    return None
-
-
-def _epochs(bench: Bench, name: str, size: int) -> None:
-    """Whole commands on a synthetic EuroSAT: a cached probe, and streamed epochs against the bare forward passes."""
-    world, per_class = bench.scratch / "larger", 8 if bench.tiny else 300
-    write_eurosat(world, per_class=per_class)
-    device = str(bench.device)
-    batch, workers = (16, 2) if bench.tiny else (256, 14)
-    flags = f"--dataset eurosat --data_path {world} --model {name} --input_size {size} --amp bf16".split()
-    flags += f"--batch_size {batch} --num_workers {workers} --device {device}".split()
-    for kind, epochs in (("cached", 50), ("stream", 3)):
-        if bench.left < 30:
-            print(f"no time left for the {kind} epochs")
-            return
+    def epochs(self, name: str, kind: str, epochs: int) -> None:
+        """A probe of a synthetic EuroSAT as a command; streamed epochs against their bare forward passes."""
+        bench, per_class = self.bench, 8 if self.bench.tiny else 300
+        world = bench.scratch / "larger"
+        write_eurosat(world, per_class=per_class)
+        batch, workers = (16, 2) if bench.tiny else (256, 14)
+        flags = f"--dataset eurosat --data_path {world} --model {name} --input_size {self.size} --amp bf16".split()
+        flags += f"--batch_size {batch} --num_workers {workers} --device {bench.device}".split()
         record = command(bench, "linear", f"epochs-{kind}", *flags, "--features", kind, "--epochs", str(epochs))
         timing = record["timing"]
         bench.row(f"{kind} probe of {epochs} epochs, {10 * per_class} images", timing["total_seconds"], "s")
         bench.row(f"{kind}: images forwarded", timing["images_per_second"] or 0.0, "images/s")
         wait = timing["data_wait_fraction"] or 0.0
-        good = wait < GOAL["data_wait"] if kind == "stream" and not bench.tiny else None
-        bench.row(f"{kind}: waiting for data", wait, "share", good)
-        if kind == "stream":
-            bare = next(row["value"] for row in bench.rows if row["what"] == f"{name}: forward, bf16")
-            seconds = float(np.median([entry["seconds"] for entry in record["history"]]))
-            ratio = seconds / (8 * per_class / bare)
-            bench.row(
-                "streamed epoch against its bare forward passes",
-                ratio,
-                "times",
-                None if bench.tiny else ratio <= GOAL["stream_over_forward"],
-            )
+        streamed = kind == "stream" and not bench.tiny
+        good = wait < GOAL["data_wait"] if streamed else None
+        bench.row(f"{kind}: waiting for data", wait, "share", good, name=f"gpu_wait_{kind}")
+        if kind != "stream":
+            return
+        seconds = float(np.median([entry["seconds"] for entry in record["history"]]))
+        images = record["history"][-1]["images_per_second"] * record["history"][-1]["seconds"]
+        ratio = seconds / (images / self.forward_rate[name])
+        good = ratio <= GOAL["stream_over_forward"] if streamed else None
+        bench.row("streamed epoch against its bare forward passes", ratio, "times", good, name="gpu_stream")
+
+    def finetune(self, name: str) -> None:
+        """Fine-tuning as a command, against the bare step."""
+        bench, tiny = self.bench, self.bench.tiny
+        flags = f"--dataset eurosat --data_path {bench.scratch / 'larger'} --model {name} --amp bf16".split()
+        steps, batch, workers = (2, 8, 2) if tiny else (60, BATCH["training"], 14)
+        flags += f"--input_size {self.size} --max_steps {steps} --eval_every {steps} --batch_size {batch}".split()
+        flags += f"--num_workers {workers} --device {bench.device}".split()
+        self._trained("fine-tuning", command(bench, "finetune", "finetune", *flags))
+
+    def segment(self, name: str) -> None:
+        """UPerNet on a fine-tuned backbone as a command."""
+        bench, tiny = self.bench, self.bench.tiny
+        tiles = bench.scratch / "tiles"
+        write_dfc(tiles, tiles=8 if tiny else 48, **({"size": 64} if tiny else {}))
+        steps, batch, workers = (2, 2, 2) if tiny else (40, 16, 14)
+        flags = f"--dataset dfc2020 --data_path {tiles} --model {name} --amp bf16 --panels 0".split()
+        flags += f"--max_steps {steps} --eval_every {steps} --warmup_steps 0 --batch_size {batch}".split()
+        flags += f"--fpn_dim {16 if tiny else 256} --num_workers {workers} --device {bench.device}".split()
+        self._trained("UPerNet", command(bench, "segment", "upernet", *flags))
+
+    def _trained(self, what: str, record: dict[str, Any]) -> None:
+        timing, last = record["timing"], record["history"][-1]
+        self.bench.row(f"{what}, whole command: steps", last["images_per_second"], "images/s")
+        self.bench.row(f"{what}, whole command: waiting for data", timing["data_wait_fraction"] or 0.0, "share")
+        if timing["peak_device_memory_bytes"]:
+            self.bench.row(f"{what}, whole command: memory", timing["peak_device_memory_bytes"] / 2**30, "GiB")
 
 
 @contextlib.contextmanager
@@ -322,6 +320,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry_run", action="store_true", help="on the CPU, with tiny models")
     parser.add_argument("--minutes", type=float, default=8.0, help="time that may be taken (default: 8)")
+    parser.add_argument("--memory", type=float, help="GiB of the card that count as free (default: what is free)")
+    parser.add_argument("--parts", nargs="+", choices=("correctness", "speed"), default=["correctness", "speed"])
     parser.add_argument("--out", type=Path, help="a JSON of all rows")
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
@@ -329,25 +329,22 @@ def main() -> int:
         return 2
     device = torch.device("cpu" if options.dry_run else "cuda:0")
     name = "CPU, dry run" if options.dry_run else torch.cuda.get_device_name(device)
-    print(f"{name}, torch {torch.__version__}, timm and Python {sys.version.split()[0]}")
+    print(f"{name}, torch {torch.__version__}, Python {sys.version.split()[0]}", flush=True)
     with _scratch() as scratch:
         bench = Bench(device, options.dry_run, time.monotonic() + 60 * options.minutes, scratch)
-        failed = None
-        for part in (correctness, speed):
-            try:
-                part(bench)
-            except (RuntimeError, subprocess.TimeoutExpired) as error:
-                failed = f"{part.__name__}: {error}"
-                print(f"FAILED {failed}", file=sys.stderr)
-    said = {"machine": name, "torch": torch.__version__, "rows": bench.rows, "failed": failed}
+        if "correctness" in options.parts:
+            bench.attempt("correctness", lambda: Checks(bench).run())
+        if "speed" in options.parts:
+            bench.attempt("speed", lambda: Speed(bench, options.memory).run())
+    said = {"machine": name, "torch": torch.__version__, "rows": bench.rows, "failed": bench.failed}
     if options.out:
         options.out.write_text(json.dumps(said, indent=1) + "\n")
     print(json.dumps(said))
     if not options.dry_run:
-        values = {f"gpu: {row['what']}": row["value"] for row in bench.rows}
+        values = {row["name"] or f"gpu: {row['what']}": row["value"] for row in bench.rows}
         sys.argv = sys.argv[:1]  # flags of this script change no size
         keep(name, **values)
-    return 1 if failed or any(row["passed"] is False for row in bench.rows) else 0
+    return 1 if bench.failed or any(row["passed"] is False for row in bench.rows) else 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
   python experiments/speed/linear_power.py [--chips 400] [--rounds 7]
 Chips of 2x64x64 and scenes of 2x512x512 pixels are written as linear power and as dB made of it, uncompressed and
 deflated. Each is read as a run reads it, in one thread, the best of some rounds. Expected: content hashes are equal; a
-chip costs less than twice, where it is uncompressed.
+chip costs less than twice, where it is uncompressed. Measured on a busy machine of two cores: chips 1.46 and 1.01 times
+(uncompressed, deflated), scenes 2.52 and 1.13: what is left is a logarithm in double precision for each pixel.
 """
 
 from __future__ import annotations

@@ -49,6 +49,14 @@ def _both(*values: float) -> str:
     return "; ".join(_times(value) for value in values)
 
 
+def _rates(*values: float) -> str:
+    return "; ".join(f"{value:,.0f}" for value in values)
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"
+
+
 LINES = (
     Line(
         ("quantile view against per-sample `np.quantile`, one core", "分位数视图，对比逐样本 `np.quantile`，单核"),
@@ -59,12 +67,24 @@ LINES = (
         "views.py", ("view_invalid",), _times,
     ),
     Line(
-        ("cached probe of 50 epochs against the bare forward passes", "缓存特征的线性探测 50 轮，对比单纯的前向计算"),
-        "cached_probe.py", ("cached_ratio",), _times,
+        ("first cached probe of 50 epochs against the bare forward passes, 2,000 images; 500",
+         "首次缓存特征的线性探测 50 轮，对比单纯的前向计算，2,000 张；500 张"),
+        "cached_probe.py", ("cached_many", "cached_few"), _both,
     ),
     Line(
-        ("grid of 16 learning rates against one, bank cold", "16 个学习率的网格对比一个，特征库为空"),
+        ("the same of 500 images as whole processes, imports included, against a timm script",
+         "同上，500 张，整个进程（含导入），对比 timm 脚本"),
+        "cached_probe.py", ("cached_process",), _times,
+    ),
+    Line(
+        ("grid of 16 learning rates against one, 500 images, bank cold",
+         "16 个学习率的网格对比一个，500 张，特征库为空"),
         "cached_probe.py", ("grid_ratio",), _times,
+    ),
+    Line(
+        ("streamed epoch; fine-tuning; UPerNet from files, each against its bare passes",
+         "流式读取的一轮；微调；从文件训练 UPerNet，各自对比单纯的计算"),
+        "bare.py", ("bare_stream", "bare_finetune", "bare_segment"), _both,
     ),
     Line(
         ("streamed epoch against a naive loop, float32; bf16", "流式读取的一轮，对比朴素循环，float32；bf16"),
@@ -86,6 +106,11 @@ LINES = (
         ("frozen UPerNet from the bank against the decoder alone, an epoch",
          "特征库上的冻结 UPerNet 一轮，对比只跑解码器"),
         "segment_bank.py", ("segment_bank",), _times,
+    ),
+    Line(
+        ("each of the frozen decode heads from the bank against the head alone, CPU seconds: median; largest",
+         "每个冻结主干的解码头在特征库上，对比只跑该解码头，CPU 秒数：中位数；最大值"),
+        "heads.py", ("heads_median", "heads_largest"), _both,
     ),
     Line(
         ("label schemes mapped from the bank against a file and a look-up each",
@@ -119,13 +144,26 @@ LINES = (
         "peers.py", ("peers_ratio",), _times,
     ),
 )  # fmt: skip
+# Of machines with a GPU; a table without such a machine leaves them out.
+GPU_LINES = (
+    Line(("ViT-S; B; L forward in bf16, images/s", "ViT-S、B、L 前向计算（bf16），张/秒"),
+         "gpu.py", ("gpu_forward_small", "gpu_forward_base", "gpu_forward_large"), _rates),
+    Line(("share of the measured bf16 peak, ViT-L forward", "占实测 bf16 峰值的比例，ViT-L 前向计算"),
+         "gpu.py", ("gpu_share_large",), _share),
+    Line(("bare training step of ViT-S; B; L in bf16, images/s", "ViT-S、B、L 训练步（bf16），张/秒"),
+         "gpu.py", ("gpu_step_small", "gpu_step_base", "gpu_step_large"), _rates),
+    Line(("streamed epoch of ViT-S against its bare forward passes", "ViT-S 流式读取的一轮，对比单纯的前向计算"),
+         "gpu.py", ("gpu_stream",), _times),
+    Line(("waiting for data there", "其中等待数据的比例"), "gpu.py", ("gpu_wait_stream",), _share),
+)  # fmt: skip
 
 
 def table(language: int, held: list[dict[str, Any]]) -> str:
     """The table as Markdown, in one of the two languages."""
     what, command = HEADS[language]
     rows = [f"| {what} | {' | '.join(one['machine'] for one in held)} | {command} |", "|---" * (len(held) + 2) + "|"]
-    for line in LINES:
+    measured = {name for one in held for name in one["measured"]}
+    for line in (*LINES, *(line for line in GPU_LINES if measured.intersection(line.names))):
         cells = []
         for one in held:
             values = [one["measured"].get(name, {}).get("value") for name in line.names]

@@ -1,9 +1,10 @@
 """Tests of physics cards: what each model loses beyond backscatter statistics; one hypothesis, and Holm over the rest.
 
-  python experiments/statistics/card_tests.py --primary galileo:speckle:3.4 [--results_dir results]
+  python experiments/statistics/card_tests.py --primary galileo:speckle:3.4 [--results_dir results] [--experiment FILE]
 
-Every card of the dataset whose null stands beside it gives one test a stress, at the middle severity of its ladder. The
-primary hypothesis is tested as it is; all others are one family, whose p-values Holm's method adjusts together.
+With an experiment file the cards that fill its rows, without one every card of the dataset, give one test a stress
+where their null stands beside them, at the middle severity of its ladder. The primary hypothesis is tested as it is,
+all others are one family, whose p-values Holm's method adjusts together.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from fgmae_bench.config.experiments import load_experiment, matches
 from fgmae_bench.metrics.significance import holm
 from fgmae_bench.records import Record, all_records
 
@@ -53,10 +55,14 @@ def main() -> None:
     parser.add_argument("--results_dir", type=Path, default=Path("results"))
     parser.add_argument("--dataset", default="s1f_chips")
     parser.add_argument("--primary", default="galileo:speckle:3.4", help="WEIGHTS:STRESS:SEVERITY")
+    parser.add_argument("--experiment", type=Path, help="only the cards that fill rows of this file")
     options = parser.parse_args()
     weights, stress, severity = options.primary.split(":")
     found, _ = all_records(options.results_dir)
     cards = [record for _, record in found if record.get("stress") and record["dataset"]["name"] == options.dataset]
+    if options.experiment is not None:
+        planned = load_experiment(options.experiment)
+        cards = [card for card in cards if any(matches(planned, run, card) for run in planned.runs)]
     print("| model | stress | severity | change beyond statistics | 95 % | p | Holm |")
     print("|---|---|---|---|---|---|---|")
     for test in tests_of(cards, (weights, stress, float(severity))):

@@ -1,4 +1,6 @@
-"""Other projects' names of the layers that timm has: mmsegmentation's ResNet and ViT, Meta's ConvNeXt and DINOv3."""
+"""Other projects' names of the layers that we have: mmsegmentation's ResNet, ViT, MiT and Swin, Meta's ConvNeXt and
+DINOv3.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ def _qkv_bias(named: Named) -> Named:
     """DINOv3's bias of q, k and v: that of k is held at 0; where all are 0, timm's model has none."""
     found: Named = {}
     for name, tensor in named.items():
-        if not re.fullmatch(r"blocks\.\d+\.attn\.qkv\.bias", name):
+        stacked = tensor.dim() == 1 and len(tensor) % 3 == 0  # the loader refuses another shape by its name
+        if not (stacked and re.fullmatch(r"blocks\.\d+\.attn\.qkv\.bias", name)):
             found[name] = tensor
         elif not bool(tensor.any()):
             found[f"{UNUSED}zero.{name}"] = tensor
@@ -45,6 +48,41 @@ def _qkv_bias(named: Named) -> Named:
 def _flat_grn(named: Named) -> Named:
     """ConvNeXt V2's global response norm holds (1, 1, 1, D), timm's (D,)."""
     return {name: tensor.flatten() if ".grn." in name else tensor for name, tensor in named.items()}
+
+
+def _split_mit(named: Named) -> Named:
+    """mmsegmentation's MiT stacks q, k and v in one matrix, where SegFormer's own has q apart; and has convolutions of
+    1 x 1 for its linear layers.
+    """
+    found: Named = {}
+    for name, tensor in named.items():
+        start, stacked, kind = name.partition(".attn.attn.in_proj_")
+        if stacked and tensor.dim():
+            width = len(tensor) // 3
+            found |= {f"{start}.attn.q.{kind}": tensor[:width], f"{start}.attn.kv.{kind}": tensor[width:]}
+        elif tensor.dim() == 4 and re.search(r"\.ffn\.layers\.[04]\.weight$", name):
+            found[name] = tensor.flatten(1)
+        else:
+            found[name] = tensor
+    return found
+
+
+def _merged_by_columns(named: Named) -> Named:
+    """mmsegmentation's Swin merges 2 x 2 patches by `Unfold`, channel by channel, the places of a channel row by row
+    (c, row, column); Swin's own takes place by place, column by column (column, row, c).
+    """
+    found: Named = {}
+    for name, tensor in named.items():
+        if (
+            re.match(r"stages\.\d+\.downsample\.(norm|reduction)\.", name)
+            and tensor.dim()
+            and tensor.shape[-1] % 4 == 0
+        ):
+            places = tensor.unflatten(-1, (-1, 2, 2))  # (..., C, row, column)
+            found[name] = places.movedim((-1, -2), (-3, -2)).flatten(-3)
+        else:
+            found[name] = tensor
+    return found
 
 
 DIALECTS = (
@@ -67,6 +105,44 @@ DIALECTS = (
             (r"ln1\.", "norm."),
         ),
         first="patch_embed.proj.weight",
+    ),
+    Dialect(
+        words="mmsegmentation's MiT",
+        signs=("layers.0.0.projection.weight", "layers.0.1.0.attn.attn.in_proj_weight"),
+        rules=tuple(
+            (rf"layers\.{level}\.{theirs}", ours.format(level + 1))
+            for level in range(4)
+            for theirs, ours in (
+                (r"0\.projection\.", "patch_embed{}.proj."),
+                (r"0\.norm\.", "patch_embed{}.norm."),
+                (r"1\.(\d+)\.attn\.attn\.out_proj\.", r"block{}.\1.attn.proj."),
+                (r"1\.(\d+)\.ffn\.layers\.0\.", r"block{}.\1.mlp.fc1."),
+                (r"1\.(\d+)\.ffn\.layers\.1\.", r"block{}.\1.mlp.dwconv.dwconv."),
+                (r"1\.(\d+)\.ffn\.layers\.4\.", r"block{}.\1.mlp.fc2."),
+                (r"1\.", "block{}."),
+                (r"2\.", "norm{}."),
+            )
+        ),
+        first="patch_embed1.proj.weight",
+        values=_split_mit,
+    ),
+    Dialect(
+        words="mmsegmentation's Swin",
+        signs=("patch_embed.projection.weight", "stages.0.blocks.0.attn.w_msa.relative_position_bias_table"),
+        rules=(
+            (r"patch_embed\.projection\.", "patch_embed.proj."),
+            (r"(.*\.relative_position_index)", UNUSED + r"\1"),
+            (r"stages\.(\d+)\.blocks\.(\d+)\.attn\.w_msa\.", r"layers.\1.blocks.\2.attn."),
+            (r"stages\.(\d+)\.blocks\.(\d+)\.ffn\.layers\.0\.0\.", r"layers.\1.blocks.\2.mlp.fc1."),
+            (r"stages\.(\d+)\.blocks\.(\d+)\.ffn\.layers\.1\.", r"layers.\1.blocks.\2.mlp.fc2."),
+            # timm has what merges patches at the head of the next stage
+            *((rf"stages\.{level}\.downsample\.", f"layers.{level + 1}.downsample.") for level in range(3)),
+            (r"stages\.(\d+)\.", r"layers.\1."),
+            (r"norm3\.", "norm."),
+            (r"(norm[0-2]\.)", UNUSED + r"\1"),  # of maps that go to a decode head
+        ),
+        first="patch_embed.proj.weight",
+        values=_merged_by_columns,
     ),
     Dialect(
         words="Meta's DINOv3",

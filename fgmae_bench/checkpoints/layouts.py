@@ -73,6 +73,7 @@ ANCHORS = (
     "stem.0.weight",
     "downsample_layers.0.0.weight",
     "patch_embed1.proj.weight",
+    "layers.0.0.projection.weight",
 )
 OUTPUT = r"\.(?!norm\.).*"  # of a head: what maps features to classes; the norm before it belongs to the features
 # Rule -> keys that are left out, with or without the prefix.
@@ -83,7 +84,9 @@ DROP_RULES = {
     "queue": r"queue.*",
     "momentum_encoder": r"(momentum_encoder|encoder_k)\..*",
     "projector": r"(projector|projection_head|predictor)\..*",
-    "other_modality": r"(s2_encoder|s2_GAP_FFN|joint_encoder)\..*",
+    "other_modality": r"(s2_encoder|s2_GAP_FFN|joint_encoder|projector_(?!s1-asc\.)[\w-]+)\..*",
+    "series": r"projector_s1-asc\.(pad_parameter|patch_embed\.attention_heads\..*)",  # AnySat's attention in time
+    "gradients": r"(sarfeature\d+|encoder_pred)\..*",  # targets of SAR-JEPA and SARATR-X
     "text": r"(text_model|location_encoder)\..*",
     "optical": r"patch_embed\.(conv2d_s2_l(1c|2a)\..*|s2_l(1c|2a)_embed)",
     "training": r"(optim|optimizer|scaler|scheduler|lr_scheduler|args|config|cfg|hparams|hyper_parameters)"

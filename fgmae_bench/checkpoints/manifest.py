@@ -67,7 +67,7 @@ class Entry:
 
     `size` is in bytes and exact; `about_mb` is a size as a listing prints it; `torchgeo` is the enum member that names
     the same file, `same_as` another name under which it is fetched. `places`, `period` and `labels` are those of
-    pre-training, where published.
+    pre-training, where published. `by_hand` says where a file is to be had that no address can be asked for.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Entry:
     keys: dict[str, str] = field(default_factory=dict)  # beginnings of the file's keys -> those of the model's
     prefix: str = ""  # beginning of the backbone's keys, where no layout says it
     same_as: str = ""
+    by_hand: str = ""
     overlap: dict[str, str] = field(default_factory=dict)  # dataset's card -> what of it the pre-training has seen
     classes: Literal["", "alphabetical"] = ""  # order of the outputs of the head that the file holds
     places: str = ""

@@ -197,6 +197,9 @@ def fetch_weights(name: str, model: str, folder: Path, source: Path | None = Non
             f"weights {name} for {model} are a file of this machine: {entry.entry.file}", "use it as it is"
         )
     target, pins, size = place_of(name, entry, folder), folder / PINS, entry.entry.size
+    if source is None and entry.entry.by_hand:
+        what = f"weights {name} for {model} cannot be fetched: {entry.entry.by_hand}"
+        raise BenchError(what, f"get the file there, then name it: fetch {name} --model {model} --from FILE")
     if source is None:
         return fetch(entry.hub, target, sha256=entry.sha256, size=size, pins=pins, repin=repin)
     file = source if source.is_file() else source / entry.hub.file

@@ -218,8 +218,12 @@ class Card:
     counts: Counts | None = None
     download: Download | None = None
     groups: Groups | None = None
+    strata: dict[str, Groups] = field(default_factory=dict)  # season, orbit: what scores of stress cards are given by
     label_sources: dict[str, LabelFile] = field(default_factory=dict)  # segmentation: label maps that the data holds
     label_schemes: tuple[str, ...] = ()  # segmentation: schemes that make sense here; `label_scheme` is the usual one
+    schemes: dict[str, dict[str, tuple[str, ...]]] = field(
+        default_factory=dict
+    )  # segmentation: further schemes by name: class -> classes of the card that it joins; classes of none are ignored
     label_source: str = ""  # segmentation: the usual source
     before: Before | None = None  # of two dates: the earlier one
     permanent_water: PermanentWater | None = None  # segmentation: scores are also given without these pixels

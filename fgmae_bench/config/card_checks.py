@@ -40,8 +40,9 @@ def check(card: Card) -> None:
         )
     for name, split in card.splits.items():
         _check_split(split, f"splits.{name}", require)
-    if card.groups is not None:
-        _check_groups(card.groups, require)
+    stated = {"groups": card.groups} | {f"strata.{name}": ways for name, ways in card.strata.items()}
+    for name, ways in stated.items():
+        _check_groups(ways, require, name)
     _check_arrangement(card, card.arrangement, require)
     _check_tables(card.arrangement, require)
     for name in card.traps:
@@ -59,6 +60,7 @@ def check(card: Card) -> None:
             f"label_scheme '{card.label_scheme}'",
             "name it in label_schemes too",
         )
+    _check_schemes(card, require)
     if card.counts and card.counts.per_class:
         counts = card.counts.per_class
         require(
@@ -69,6 +71,20 @@ def check(card: Card) -> None:
             "counts.per_class does not add up to counts.total",
             "correct the numbers",
         )
+
+
+def _check_schemes(card: Card, require: _Requirement) -> None:
+    require(not card.schemes or card.task == "segmentation", f"[schemes] on a {card.task} card", "leave it out")
+    for name, joined in card.schemes.items():
+        where = f"schemes.{name}"
+        require(name in card.label_schemes, where, "name it in label_schemes too")
+        require(name != card.label_scheme, f"{where} has the name of the card's own scheme", "give it another")
+        require(len(joined) >= 2, f"{where} has {len(joined)} class", "give two or more")
+        held = [label for labels in joined.values() for label in labels]
+        for label in held:
+            require(label in card.classes, f"{where} joins '{label}'", closest(label, card.classes))
+            require(held.count(label) == 1, f"{where} joins '{label}' twice", "keep it in one class")
+        require(all(joined.values()), f"{where} has a class that joins none", "name classes of the card for each")
 
 
 def _check_texts(card: Card, held: Texts, require: _Requirement) -> None:
@@ -136,6 +152,8 @@ def _check_signal(signal: Signal, require: _Requirement) -> None:
     _check_places(signal, require)
     numbers = (signal.scale, signal.offset, signal.floor)
     require(signal.scale and all(map(math.isfinite, numbers)), "signal.scale, offset or floor", "give finite numbers")
+    looks = signal.looks
+    require(looks is None or 1 <= looks < math.inf, f"signal.looks is {looks}", "give equivalent looks, 1 or more")
     for item in signal.fill:
         ends = item if isinstance(item, tuple) else (item, item)
         require(len(ends) == 2 and ends[0] <= ends[1], f"signal.fill holds {item}", "give values, or [lowest, highest]")
@@ -156,19 +174,21 @@ def _check_places(signal: Signal, require: _Requirement) -> None:
     require(not signal.index or min(signal.index) >= 1, f"signal.index is {list(signal.index)}", "count bands from 1")
 
 
-def _check_groups(groups: Groups, require: _Requirement) -> None:
+def _check_groups(groups: Groups | None, require: _Requirement, where: str) -> None:
+    if groups is None:
+        return
     ways = [groups.pattern, groups.file, groups.block_km is not None]
-    require(sum(map(bool, ways)) == 1, "groups", "give one of pattern, file with column, and block_km")
+    require(sum(map(bool, ways)) == 1, where, "give one of pattern, file with column, and block_km")
     require(
-        not groups.pattern or re.search(r"\{\w+\}", groups.pattern), "groups.pattern", "name the group: {scene}_#_#"
+        not groups.pattern or re.search(r"\{\w+\}", groups.pattern), f"{where}.pattern", "name the group: {scene}_#_#"
     )
-    require(bool(groups.file) == bool(groups.column), "groups.file and groups.column", "give both")
+    require(bool(groups.file) == bool(groups.column), f"{where}.file and {where}.column", "give both")
     require(
         inside(groups.file),
-        "groups.file",
+        f"{where}.file",
         f"name a file {WITHIN}",
     )
-    require(groups.block_km is None or groups.block_km > 0, "groups.block_km", "give kilometres above 0")
+    require(groups.block_km is None or groups.block_km > 0, f"{where}.block_km", "give kilometres above 0")
 
 
 def _check_split(split: Split, where: str, require: _Requirement) -> None:
@@ -192,8 +212,7 @@ def _check_split(split: Split, where: str, require: _Requirement) -> None:
             "name train and test, val at will",
         )
     require(split.by is None or split.kind == "leave_out", f"{where}.by", 'give it with kind = "leave_out" alone')
-    if split.by is not None:
-        _check_groups(split.by, require)
+    _check_groups(split.by, require, f"{where}.by")
     if split.kind in ("groups", "leave_out", "everything", "stated"):
         return
     train = split.train or 0.0

@@ -53,7 +53,7 @@ __all__ = [
     "load_card",
 ]
 REPOSITORY_CARDS = Path(__file__).resolve().parents[2] / "datasets"
-WORDS = ("title", "origin", "notes", "traps", "download", "texts", "path")  # no facts of the data
+WORDS = ("title", "origin", "notes", "traps", "download", "texts", "strata", "path")  # no facts of the data
 
 
 def card_names() -> list[str]:
@@ -104,7 +104,7 @@ def _completed(card: Card) -> Card:
     if card.per_pixel and not card.label_source and len(card.label_sources) == 1:
         more["label_source"] = next(iter(card.label_sources))
     if card.task == "segmentation":
-        more["label_schemes"] = card.label_schemes or (scheme,)
+        more["label_schemes"] = card.label_schemes or (scheme, *card.schemes)
         stated = card.label_sources.get(more.get("label_source", card.label_source))
         if not card.classes and stated:
             more["classes"] = tuple(stated.codes[code] for code in sorted(stated.codes, key=_number))

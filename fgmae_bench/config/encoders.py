@@ -134,7 +134,9 @@ def _timm(
     )
 
 
-def _terratorch(model: str, weights: str, name: str, dim: int, patch: int, fixed: dict[str, str]) -> Encoder:
+def _terratorch(
+    model: str, weights: str, name: str, dim: int, patch: int, fixed: dict[str, str], params: int = 0
+) -> Encoder:
     return Encoder(
         model=model,
         weights=weights,
@@ -143,13 +145,32 @@ def _terratorch(model: str, weights: str, name: str, dim: int, patch: int, fixed
         code="fgmae_bench.models.encoders.terratorch_models:make",
         variant=name,
         dim=dim,
-        params=0,
+        params=params,
         patches=(patch,),
         maps="one map",
         pooling="CLS" if name == "clay_v15" else TOKENS,
         pooling_of_origin="CLS" if name == "clay_v15" else TOKENS,
         fixed=fixed,
-        statement="needs terratorch, which needs Python 3.12 or later; tried here up to its import",
+        statement="" if params else "unproven: its contract and its refusal alone were tried here",
+    )
+
+
+def _grey(model: str, weights: str, variant: str, dim: int, params: int, patch: int, **more: str) -> Encoder:
+    """An encoder of one polarisation: a timm model, where no `code` is given."""
+    return Encoder(
+        model=model,
+        weights=weights,
+        carrier=more.get("carrier", "timm"),
+        code=more.get("code", "fgmae_bench.models.encoders.one_band:make"),
+        variant=variant,
+        dim=dim,
+        params=params,
+        patches=(patch,),
+        maps="one map",
+        pooling=more["pooling"],
+        pooling_of_origin=more.get("origin", more["pooling"]),
+        one_band="VV",
+        statement=f"one polarisation alone, VV, as grey; {_ASSUMED}",
     )
 
 
@@ -291,6 +312,22 @@ ENCODERS: dict[str, Encoder] = {
         fixed={"channel ids": "VV -1, VH -2: of an unknown orbit"},
         statement="z-scores by the statistics of the data that is evaluated, as its publishers do",
     ),
+    "anysat": Encoder(
+        model="anysat",
+        weights="anysat",
+        carrier="this suite, with timm's blocks",
+        code="fgmae_bench.models.encoders.anysat:make",
+        variant="base",
+        dim=768,
+        params=94_854_752,
+        patches=(4, 1, 2, 3, 5, 6, 8, 10, 12, 16),
+        maps="one map",
+        pooling="tile token",
+        pooling_of_origin="tile token",
+        inputs={"day_of_year": "day 165 of 0 to 365 is assumed"},
+        fixed={"sensor": "s1-asc", "series": "one date", "resolution": "10 m"},
+        statement="z-scores by the statistics of the data that is evaluated, as its publishers do",
+    ),
     "satlas-swin-b": _torchgeo(
         "satlas-swin-b",
         "satlas-si",
@@ -320,12 +357,17 @@ ENCODERS: dict[str, Encoder] = {
             ("h", "vit_huge_patch14", 1280, 630_513_920, 14),
         )
     },
-    # extras that want another Python
+    # through terratorch
     **{
         f"terramind-v1-{size}": _terratorch(
-            f"terramind-v1-{size}", "terramind", f"terramind_v1_{size}", dim, 16, {"modality": "S1GRD"}
+            f"terramind-v1-{size}", "terramind", f"terramind_v1_{size}", dim, 16, {"modality": "S1GRD"}, params
         )
-        for size, dim in (("tiny", 192), ("small", 384), ("base", 768), ("large", 1024))
+        for size, dim, params in (
+            ("tiny", 192, 5_432_448),
+            ("small", 384, 21_481_728),
+            ("base", 768, 85_347_840),
+            ("large", 1024, 302_516_224),
+        )
     },
     "thor-v1-base": _terratorch(
         "thor-v1-base", "thor", "thor_v1_base", 768, 8, {"bands": "VV, VH", "ground cover": "pixels x 10 m"}
@@ -339,20 +381,54 @@ ENCODERS: dict[str, Encoder] = {
         {"wavelengths": "3500 and 4000 nm", "resolution": "10 m", "time and place": "zeros"},
     ),
     # one polarisation
-    "sarmae-vit-b16": Encoder(
-        model="sarmae-vit-b16",
-        weights="sarmae",
-        carrier="timm",
-        code="fgmae_bench.models.encoders.one_band:make",
-        variant="vit_base_patch16_224",
-        dim=768,
-        params=85_798_656,
-        patches=(16,),
-        maps="one map",
+    "sarmae-vit-b16": _grey(
+        "sarmae-vit-b16",
+        "sarmae",
+        "vit_base_patch16_224",
+        768,
+        85_798_656,
+        16,
         pooling="CLS",
-        pooling_of_origin="CLS or mean of tokens",
-        one_band="VV",
-        statement=_ASSUMED,
+        origin="CLS or mean of tokens",
+    ),
+    "sarmae-vit-l16": _grey(
+        "sarmae-vit-l16",
+        "sarmae",
+        "vit_large_patch16_224",
+        1024,
+        303_301_632,
+        16,
+        pooling="CLS",
+        origin="CLS or mean of tokens",
+    ),
+    **{
+        f"sar-hub-resnet{depth}": _grey(
+            f"sar-hub-resnet{depth}", "sar-hub", f"resnet{depth}", dim, params, 1, pooling="mean"
+        )
+        for depth, dim, params in ((18, 512, 11_176_512), (50, 2048, 23_508_032), (101, 2048, 42_500_160))
+    },
+    "sar-jepa-vit-b16": _grey(
+        "sar-jepa-vit-b16",
+        "sar-jepa",
+        "base",
+        768,
+        85_292_544,
+        16,
+        carrier="this suite",
+        code="fgmae_bench.models.encoders.sar_jepa:make",
+        pooling="CLS",
+    ),
+    "saratr-x-hivit-b": _grey(
+        "saratr-x-hivit-b",
+        "saratr-x",
+        "base",
+        512,
+        65_795_456,
+        16,
+        carrier="this suite, with timm's blocks",
+        code="fgmae_bench.models.encoders.saratr_x:make",
+        pooling="mean of tokens",
+        origin="mean of tokens, then a norm that its probes train",
     ),
     # natural-image controls
     "dinov3-vit-b16": _timm("vit_base_patch16_dinov3", "imagenet", 768, 85_444_608, 16, "cls", statement=_OPTICAL),

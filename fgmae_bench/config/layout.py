@@ -113,6 +113,7 @@ DERIVED = (
 # interval of its IoU over groups.
 CLASS_SCORES = {
     "iou": ("IoU", "Intersection over union of {}"),
+    "miou": ("mIoU", "Mean IoU with classes joined as the dataset's label scheme {} has them"),
     "accuracy": ("accuracy", "Share of {} that is found"),
     "precision": ("precision", "Share of what is predicted as {} that is right"),
     "omission": ("omission", "Share of {} that is missed"),

@@ -47,6 +47,17 @@ def extra_inputs(index: Index, names: Iterable[str], cache: Path) -> Extra:
 
 def _acquired(index: Index, row: int) -> datetime.date:
     """Day of a sample's acquisition; raises BenchError where neither its name nor its file says it."""
+    day = acquired(index, row)
+    if day is None:
+        what = f"--inputs: neither the name of {index.ids[row]} nor its file says when it was taken"
+        raise BenchError(what, "leave the month out")
+    return day
+
+
+def acquired(index: Index, row: int) -> datetime.date | None:
+    """Day of a sample's acquisition, None where neither its name nor its file says it. Raises BenchError for a date
+    that cannot be.
+    """
     path = index.path(row)
     for text in (index.ids[row], path.name):
         if (match := TIMED.search(text)) is not None:
@@ -56,13 +67,11 @@ def _acquired(index: Index, row: int) -> datetime.date:
             parts = re.match(r"(\d{4}):(\d{2}):(\d{2})\b", source.tags().get(TAG, ""))
         if parts is not None:
             return _date(parts.groups(), index.ids[row])
-    raise BenchError(
-        f"--inputs: neither the name of {index.ids[row]} nor its file says when it was taken", "leave the month out"
-    )
+    return None
 
 
 def _date(parts: Iterable[str], sample: str) -> datetime.date:
     try:
         return datetime.date(*map(int, parts))
     except ValueError as error:
-        raise BenchError(f"--inputs: the date of {sample} cannot be ({error})", "correct its name") from error
+        raise BenchError(f"the date of {sample} cannot be ({error})", "correct its name") from error

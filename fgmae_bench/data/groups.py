@@ -67,10 +67,17 @@ def units_of(card: Card, split: Split, index: Index, cache: Path) -> tuple[str, 
     Raises BenchError where no groups are known, or what the card states does not fit the samples.
     """
     if split.by is not None:
-        return _stated(card, split.by, dataclasses.replace(index, groups=None), cache)[1]
+        return values_of(card, split.by, index, cache, "by")
     if index.groups is None:
         raise BenchError(f"no groups are known of {card.title}", "state [groups] on the card, or a split of its own")
     return index.groups
+
+
+def values_of(card: Card, stated: Groups, index: Index, cache: Path, where: str) -> tuple[str, ...]:
+    """The value of each sample of what a card states under `where` in the way of groups; BenchError where it does not
+    fit the samples.
+    """
+    return _stated(card, stated, dataclasses.replace(index, groups=None), cache, where)[1]
 
 
 def by_name(
@@ -117,23 +124,25 @@ def block_groups(centres: NDArray[np.float64], block_km: float) -> tuple[str, tu
     return kind, tuple(f"{kind} {row} {column}" for row, column in block_cells(centres, block_km))
 
 
-def _stated(card: Card, stated: Groups, index: Index, cache: Path) -> tuple[str, tuple[str, ...]]:
-    """What a card states under [groups]."""
+def _stated(
+    card: Card, stated: Groups, index: Index, cache: Path, where: str = "groups"
+) -> tuple[str, tuple[str, ...]]:
+    """What a card states under [groups], or elsewhere in the same way."""
     if stated.block_km:
         held = _packed_blocks(index)
         if held and held[0] == f"{stated.block_km:g} km block":
             return held
         return block_groups(chip_centres(index, cache), stated.block_km)
     if stated.file:
-        return stated.unit or stated.column, _of_column(card, stated, index)
+        return stated.unit or stated.column, _of_column(card, stated, index, where)
     unit, expression = pattern_of(stated.pattern)
     whole = "/" in stated.pattern
     names = []
     for sample in index.ids:
         match = re.fullmatch(expression, sample if whole else os.path.basename(sample))
         if match is None:
-            what = f"{card.path}: groups.pattern '{stated.pattern}' does not fit the sample {sample}"
-            raise BenchError(what, "correct it; # stands for digits, * for anything, {scene} for the group's name")
+            what = f"{card.path}: {where}.pattern '{stated.pattern}' does not fit the sample {sample}"
+            raise BenchError(what, "correct it; # stands for digits, * for anything, {scene} for what is named")
         names.append("_".join(match.groups()))
     return stated.unit or unit, tuple(names)
 
@@ -146,7 +155,7 @@ def pattern_of(pattern: str) -> tuple[str, str]:
     return next((part[1:-1] for part in parts if part.startswith("{")), "group"), expression
 
 
-def _of_column(card: Card, stated: Groups, index: Index) -> tuple[str, ...]:
+def _of_column(card: Card, stated: Groups, index: Index, where: str) -> tuple[str, ...]:
     """Groups from a CSV of the data or beside the card, whose first column names the samples."""
     places = (index.root, index.root.parent, card.path.parent)
     path = next((place / stated.file for place in places if os.path.isfile(place / stated.file)), None)
@@ -154,7 +163,7 @@ def _of_column(card: Card, stated: Groups, index: Index) -> tuple[str, ...]:
         return index.groups
     if path is None:
         raise BenchError(
-            f"{card.path}: groups.file {stated.file} is neither with the data nor beside the card", "add it"
+            f"{card.path}: {where}.file {stated.file} is neither with the data nor beside the card", "add it"
         )
     try:
         text = read_bounded(path, MOST_BYTES).decode("utf-8-sig")

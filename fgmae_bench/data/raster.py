@@ -41,6 +41,7 @@ GDAL = {
 }
 os.environ["PROJ_NETWORK"] = "OFF"  # a projection may name a grid that PROJ would download
 WGS84_AXIS, WGS84_E2 = 6_378_137.0, 0.00669437999014
+SINGLE = ("float32", "int8", "uint8", "int16", "uint16")  # types whose numbers float32 holds exactly
 MEMORY_BYTES, MEMORY_TIMES = 64 << 20, 16  # what an image may take: the larger of this and so many times its file
 TODO = "replace the file, or verify the download"
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what GDAL has to say is in the error that is raised
@@ -196,7 +197,8 @@ def read_stored(
     places = list(range(source.count)) if places is None else places
     kind = np.float64 if signal.converted else np.float32
     bands = [place + 1 for place in places]
-    values = read_values(source, path, bands, kinds="fiu", dtype=kind, declared=declared)
+    exact = kind if source.dtypes[0] not in SINGLE else np.float32  # half the memory where nothing is lost by it
+    values = read_values(source, path, bands, kinds="fiu", dtype=exact, declared=declared)
     nodata = tuple(float(value) for value in source.nodatavals if value is not None)
     descriptions = tuple(source.descriptions[place] or "" for place in places)
     synthetic = SYNTHETIC_TAG in source.tags()

@@ -227,6 +227,8 @@ def repeated_fill(values: NDArray[np.float64]) -> tuple[float, int] | None:
     if len(values) < 4 * LEAST_REPEATS:
         return None
     found, counts = np.unique(values, return_counts=True)
+    if counts.max() < LEAST_REPEATS:  # nearly always: the rest takes as long again
+        return None
     for place in np.argsort(counts)[::-1][:3]:
         value, count = float(found[place]), int(counts[place])
         if count < LEAST_REPEATS or count == len(values):

@@ -263,10 +263,28 @@ def card_scheme(card: Card, name: str | None = None) -> Scheme:
     own = next((source for source, stated in card.label_sources.items() if stated.codes), None)
     if own is None:
         raise unknown("label scheme", name, SCHEMES)
+    if name in card.schemes:
+        return _joined(card_scheme(card, card.label_scheme), card.schemes[name], name)
     source, given = card_source(card, own), card.label_sources[own].colours
     value_of = {code: value for value, code in (source.raw or {code: code for code in source.codes}).items()}
     colours = {code: given.get(str(value_of[code])) or PALETTE[n % len(PALETTE)] for n, code in enumerate(source.codes)}
     return own_scheme(source, colours, name)
+
+
+def _joined(own: Scheme, joined: dict[str, tuple[str, ...]], name: str) -> Scheme:
+    """A scheme whose classes join classes of another, in the colours of the last of each; the others are ignored."""
+    number = {label: place for place, labels in enumerate(joined.values()) for label in labels}
+    ids = {
+        source: {code: IGNORE if id == IGNORE else number.get(own.classes[id], IGNORE) for code, id in held.items()}
+        for source, held in own.ids.items()
+    }
+    colours = tuple(own.colours[own.classes.index(labels[-1])] for labels in joined.values())
+    return Scheme(name=name, classes=tuple(joined), colours=colours, ids=ids)
+
+
+def joined_schemes(card: Card, scored: Scheme) -> dict[str, dict[str, tuple[str, ...]]]:
+    """The schemes of a card that join classes of the scheme which a run is scored by: it has their scores too."""
+    return card.schemes if scored.name == card.label_scheme else {}
 
 
 def card_map(card: Card, source: str | None = None, scheme: str | None = None) -> LabelMap:

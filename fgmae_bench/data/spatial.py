@@ -8,16 +8,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio import Affine
+from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 from rasterio.warp import transform
 
 from fgmae_bench.data.index import Index, Rows
 from fgmae_bench.data.raster import open_tiff
 from fgmae_bench.data.sample_cache import cached_arrays
+from fgmae_bench.data.tiff import Grid, read_grid
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.randomness import generator
 
 EARTH_RADIUS_M = 6_371_008.8
 PAIRS = 1 << 15  # of chips whose outlines are compared at a time
+CHUNK = 256  # files whose places are found together
+Place = list[tuple[float, float]]  # longitude and latitude of the centre and the four corners
 
 
 def chip_places(index: Index, cache: Path) -> NDArray[np.float64]:
@@ -33,8 +40,10 @@ def chip_places(index: Index, cache: Path) -> NDArray[np.float64]:
         if not index.path(0).is_file():
             what = f"{index.root} holds no georeferenced file a sample, which a spatial split reads"
             raise BenchError(what, "give the files with --data_path, or a folder of lists with --split DIR")
+        paths = [index.path(row) for row in range(len(index.files))]
+        chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
         with ThreadPoolExecutor(4) as pool:
-            return {"places": np.array(list(pool.map(_place, map(index.path, range(len(index.files))))))}
+            return {"places": np.array([place for places in pool.map(_places, chunks) for place in places])}
 
     return cached_arrays(cache, index, {"places": ""}, compute)["places"]
 
@@ -44,17 +53,46 @@ def chip_centres(index: Index, cache: Path) -> NDArray[np.float64]:
     return chip_places(index, cache)[:, 0]
 
 
-def _place(path: Path) -> list[tuple[float, float]]:
+def _places(paths: list[Path]) -> list[Place]:
+    """The place of each file: those in a UTM zone by their headers and one transformation a zone, as opening a file by
+    GDAL takes longer than decoding its pixels; all others by GDAL, which says what is wrong with them.
+    """
+    grids = [read_grid(path) for path in paths]
+    found: dict[int, Place] = {}
+    for epsg in {grid.epsg for grid in grids if grid is not None}:
+        of_zone = {row: grid for row, grid in enumerate(grids) if grid is not None and grid.epsg == epsg}
+        found |= dict(zip(of_zone, _of_zone(epsg, list(of_zone.values())), strict=False))
+    return [found[row] if row in found else _place(path) for row, path in enumerate(paths)]
+
+
+def _place(path: Path) -> Place:
     with open_tiff(path) as source:
         if source.crs is None or source.transform.is_identity:
             raise BenchError(f"{path} has no georeference", "a spatial split needs one; choose another split")
-        w, h = source.width, source.height
-        pixels = [(w / 2, h / 2), (0, 0), (w, 0), (w, h), (0, h)]
-        xs, ys = zip(*(source.transform @ pixel for pixel in pixels), strict=True)
+        xs, ys = _outline(source.transform, source.width, source.height)
         lon, lat = transform(source.crs, "EPSG:4326", xs, ys)
     if not np.isfinite((lon, lat)).all():
         raise BenchError(f"{path} has a georeference that is nowhere on Earth", "replace the file")
     return list(zip(lon, lat, strict=True))
+
+
+def _of_zone(epsg: int, grids: list[Grid]) -> list[Place]:
+    """Places of grids of one zone; none where any of them is nowhere on Earth."""
+    matrices = [(Affine(grid.across, 0, grid.left, 0, -grid.down, grid.top), grid.width, grid.height) for grid in grids]
+    xs, ys = (np.concatenate(values) for values in zip(*(_outline(*each) for each in matrices), strict=True))
+    try:
+        degrees = np.array(transform(CRS.from_epsg(epsg), "EPSG:4326", xs, ys))  # (2, 5n)
+    except (CRSError, CPLE_BaseError):
+        return []
+    if not np.isfinite(degrees).all():
+        return []
+    return [list(map(tuple, five)) for five in degrees.T.reshape(-1, 5, 2).tolist()]
+
+
+def _outline(matrix: Affine, w: int, h: int) -> tuple[list[float], list[float]]:
+    """Coordinates (x, y) of the centre and the four corners of an image."""
+    xs, ys = zip(*(matrix @ pixel for pixel in ((w / 2, h / 2), (0, 0), (w, 0), (w, h), (0, h))), strict=True)
+    return list(xs), list(ys)
 
 
 def spatial_parts(

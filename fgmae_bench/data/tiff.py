@@ -25,9 +25,14 @@ from fgmae_bench.errors import BenchError
 
 WIDTH, HEIGHT, BITS, COMPRESSION, ORIENTATION, SAMPLES, PLANAR, SAMPLE_FORMAT = 256, 257, 258, 259, 274, 277, 284, 339
 STRIPS, STRIP_BYTES, TILES, TILE_BYTES = 273, 279, 324, 325
-PIXEL_SCALE, TIE_POINT, GEO_KEYS = 33550, 33922, 34735
+PIXEL_SCALE, TIE_POINT, MATRIX, GEO_KEYS = 33550, 33922, 34264, 34735
 METADATA, NODATA = 42112, 42113
 PROJECTED_CRS = 3072  # the GeoTIFF key that holds an EPSG code
+# GeoTIFF keys of a projection by its EPSG code alone, as GDAL writes them, with the value that they must have: model
+# type, pixels that are areas, citations, degrees, the code, metres. Any other key may change what the code says.
+GEO_USUAL = {1024: 1, 1025: 1, 1026: None, 2049: None, 2054: 9102, PROJECTED_CRS: None, 3076: 9001}
+GEO_TEXT = 34737
+UTM = {*range(32601, 32661), *range(32701, 32761)}  # EPSG codes of the zones of WGS84, north and south
 # Tags that say nothing about how pixels are stored: photometric, description, rows a strip, resolution, software, date,
 # extra samples, GeoTIFF. A file with any other tag is not plain.
 HARMLESS = {262, 270, 278, 282, 283, 296, 305, 306, 338, 33550, 33922, 34264, 34735, 34736, 34737}
@@ -169,6 +174,40 @@ def read_place(path: Path) -> tuple[tuple[float, float, float, float], int] | No
         return (left, top, left + across * width, top - down * height), int(epsg)
     except (OSError, StopIteration, *BROKEN):
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Where the pixels of a file are: EPSG code, upper left corner and size of a pixel in metres, shape in pixels."""
+
+    epsg: int
+    left: float
+    top: float
+    across: float
+    down: float
+    height: int
+    width: int
+
+
+def read_grid(path: Path) -> Grid | None:
+    """The grid of a GeoTIFF in a UTM zone of WGS84, as GDAL reads it; None for all others, broken ones too."""
+    try:
+        with _directory(path) as held:
+            column, row, _, left, top, _ = held.values(TIE_POINT, DOUBLE)
+            across, down, _ = held.values(PIXEL_SCALE, DOUBLE)
+            keys = held.values(GEO_KEYS, SHORT)
+            width, height = (held.values(tag, SHORT, LONG)[0] for tag in (WIDTH, HEIGHT))
+            text = held.get(GEO_TEXT, (b"",), TEXT)[0]
+            turned = MATRIX in held.entries
+    except (OSError, *BROKEN):
+        return None
+    said = {keys[at]: keys[at + 3] for at in range(4, len(keys) - 3, 4)}
+    usual = all(key in GEO_USUAL and GEO_USUAL[key] in (None, value) for key, value in said.items())
+    epsg = said.get(PROJECTED_CRS, 0)
+    # a citation may hold a definition of its own, as in `ESRI PE String = ...`
+    if turned or not usual or epsg not in UTM or b"=" in text or (column, row) != (0, 0) or not (across > 0 < down):
+        return None
+    return Grid(epsg=int(epsg), left=left, top=top, across=across, down=down, height=height, width=width)
 
 
 @dataclass(frozen=True, kw_only=True)

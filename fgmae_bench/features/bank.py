@@ -16,7 +16,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
 
@@ -114,7 +113,7 @@ def bank_key(extractor: Extractor, augmentation: Augmentation | None) -> dict[st
         "compiled": extractor.compiled,
         "device": extractor.device.type,
         "torch": torch.__version__,
-        "timm": timm.__version__,
+        "timm": importlib.metadata.version("timm"),
         "opencv": cv2.__version__,
         # equal tensors under another patch, wavelength or month give other features
         **({"fed": extractor.backbone.inputs} if extractor.backbone.inputs else {}),

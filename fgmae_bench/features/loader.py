@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.index import Rows
+from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.classification import Augmentation, View
 
 T = TypeVar("T")
@@ -24,9 +25,15 @@ def read_view(
     """Views (B, 2, S, S) of some rows, and which images have few enough invalid pixels."""
     if not len(rows):
         return np.zeros((0, 0), np.uint8), np.zeros(0, bool)
-    chips = [dataset.samples.take_chip(row) for row in rows]
-    usable = np.array([chip.invalid_fraction <= dataset.card.signal.max_invalid_fraction for chip in chips])
-    return view.batch(chips, [dataset.index.ids[row] for row in rows], augmentation), usable
+    usable = np.empty(len(rows), bool)
+
+    def chips() -> Iterator[Chip]:  # decoded as the view asks for them: each is viewed while the caches hold it
+        for place, row in enumerate(rows):
+            chip = dataset.samples.take_chip(row)
+            usable[place] = chip.invalid_fraction <= dataset.card.signal.max_invalid_fraction
+            yield chip
+
+    return view.batch(chips(), [dataset.index.ids[row] for row in rows], augmentation), usable
 
 
 def ahead(work: Callable[[T], R], chunks: Iterable[T], workers: int) -> Generator[R, None, None]:

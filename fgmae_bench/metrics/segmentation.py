@@ -7,6 +7,7 @@ given a class which the evaluation scheme does not have: they can only be wrong.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,24 @@ def class_intervals(
         name: bounds[k].tolist() if np.isfinite(bounds[k]).all() and half[k] > 0 else None
         for k, name in enumerate(classes)
     }
+
+
+def joined_scores(
+    confusion: NDArray[Any], classes: tuple[str, ...], schemes: Mapping[str, Mapping[str, tuple[str, ...]]]
+) -> dict[str, dict[str, Any]]:
+    """Metrics and `per_class` by name of schemes (class -> classes that it joins) of a matrix (K, C) or a stack's sum.
+
+    Pixels of a reference class that a scheme does not name are left out, as they are in its own runs; predictions of
+    one are a class that the scheme does not have.
+    """
+    counts, found = total(confusion), {}
+    for name, joined in schemes.items():
+        places = [[classes.index(label) for label in labels] for labels in joined.values()]
+        rows = np.stack([counts[place].sum(axis=0) for place in places])  # (J, C)
+        named = np.stack([rows[:, place].sum(axis=1) for place in places], axis=1)  # (J, J)
+        matrix = np.concatenate([named, (rows.sum(axis=1) - named.sum(axis=1))[:, None]], axis=1)
+        found[name] = {**segmentation(matrix), "per_class": per_class(matrix, tuple(joined))}
+    return found
 
 
 def classes_scored(confusion: NDArray[Any], classes: tuple[str, ...]) -> list[str]:

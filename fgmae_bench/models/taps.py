@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
+from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.models.pooling import PooledMap, TokenPool
 
 LEVELS = 4
+Vit: TypeAlias = VisionTransformer | Eva | Beit  # EVA-02 and DINOv3 are built as Eva
 
 
 def even_blocks(depth: int, count: int = LEVELS) -> tuple[int, ...]:
@@ -39,7 +42,7 @@ class BlockMaps(nn.Module):
     before its norm (`fc_norm`) has none to apply.
     """
 
-    def __init__(self, vit: VisionTransformer, blocks: Sequence[int] | None = None):
+    def __init__(self, vit: Vit, blocks: Sequence[int] | None = None):
         """Raises BenchError on blocks that the ViT does not have or that are not in rising order."""
         super().__init__()
         depth = len(vit.blocks)
@@ -76,14 +79,21 @@ class BlockMaps(nn.Module):
 
 
 class PyramidMaps(nn.Module):
-    """The last four levels of a timm model with a feature pyramid, finest first: strides 4, 8, 16, 32 of a ResNet."""
+    """The last four levels of a timm model with a feature pyramid, finest first: strides 4, 8, 16, 32 of a ResNet.
+
+    Of a model whose levels are all of one stride, such as CaiT, those of four evenly spaced `blocks`.
+    """
 
     def __init__(self, inner: nn.Module):
-        """Raises BenchError on a model without a pyramid of four levels."""
+        """Raises BenchError on a model without four levels."""
         super().__init__()
-        levels = [(int(level["num_chs"]), int(level["reduction"])) for level in getattr(inner, "feature_info", [])][
-            -LEVELS:
-        ]
+        levels = [(int(level["num_chs"]), int(level["reduction"])) for level in getattr(inner, "feature_info", [])]
+        self.indices: int | list[int] = LEVELS
+        if len(levels) > LEVELS and len({stride for _, stride in levels}) == 1:
+            self.blocks = even_blocks(len(levels))
+            self.indices = list(self.blocks)
+            levels = [levels[index] for index in self.blocks]
+        levels = levels[-LEVELS:]
         if len(levels) < LEVELS or not hasattr(inner, "forward_intermediates"):
             raise BenchError(
                 f"{type(inner).__name__} has no pyramid of {LEVELS} feature maps",
@@ -94,7 +104,7 @@ class PyramidMaps(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, C, H, W) to maps (B, D_i, H/s_i, W/s_i)."""
-        maps: list[Tensor] = self.inner.forward_intermediates(images, indices=LEVELS, intermediates_only=True)  # type: ignore[operator]
+        maps: list[Tensor] = self.inner.forward_intermediates(images, indices=self.indices, intermediates_only=True)  # type: ignore[operator]
         return maps
 
 
@@ -133,7 +143,7 @@ def make_taps(module: nn.Module, size: int, blocks: Sequence[int] | None = None)
     Raises BenchError on a module that gives neither blocks, nor a pyramid, nor a map.
     """
     inner = module.vit if isinstance(module, TokenPool) else module.inner if isinstance(module, PooledMap) else module
-    if isinstance(inner, VisionTransformer):
+    if isinstance(inner, Vit):
         return BlockMaps(inner, blocks)
     if blocks is not None:
         raise BenchError(f"{type(inner).__name__} is not a ViT: it has no blocks to name", "leave the blocks out")

@@ -204,12 +204,12 @@ def _train(
 
         def on_epoch(g: int, entry: dict[str, Any]) -> None:
             progress.step()
-            memory.look()
             if folders:
                 folders[fit.ids[g]].epoch(entry)
 
         def after_epoch(epochs: int) -> None:
             nonlocal saved
+            memory.look()
             if folders and (
                 epochs == first.recipe.epochs or time.monotonic() - saved >= first.execution.checkpoint_seconds
             ):

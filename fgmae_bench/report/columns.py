@@ -213,6 +213,17 @@ def _class_score(score: str, label: str) -> Column:
     )
 
 
+def _joined_miou(scheme: str) -> Column:
+    """The mean IoU under a scheme that joins classes: of runs scored by that scheme their own."""
+
+    def read(record: Record) -> float | None:
+        if (record["dataset"]["label_scheme"]["eval"] or "").partition(" of ")[0] == scheme:
+            return record["metrics"]["test"].get("miou")
+        return (record["metrics"].get("schemes", {}).get(scheme) or {}).get("miou")
+
+    return Column(value=lambda row: summary(map(read, row.records)), digits=3, spread=True)
+
+
 def _class_iou_interval(label: str) -> Column:
     """Its interval, the means of the bounds of several seeds."""
     return Column(value=lambda row: _bounds(row, label, of="iou"), digits=3)
@@ -261,6 +272,8 @@ class Columns(dict[str, Column]):
         held = class_of(name)
         if held is None:
             raise KeyError(name)
+        if held.score == "miou":
+            return _joined_miou(held.label)
         return _class_iou_interval(held.label) if held.interval else _class_score(held.score, held.label)
 
 

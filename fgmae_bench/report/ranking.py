@@ -24,6 +24,7 @@ SCENES = {
     "terramesh_chips": "TerraMesh",
     "terramesh_masks": "TerraMesh",
     "s1f_chips": "Sen1Floods11",
+    "s1f_scenes": "Sen1Floods11",
     "sen1floods11": "Sen1Floods11",
 }
 

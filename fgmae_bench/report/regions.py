@@ -10,6 +10,7 @@ on, with the ceiling that halves of the units agree with one another.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from fgmae_bench.records import Record, all_records
 from fgmae_bench.report.chosen import main_metric
 from fgmae_bench.report.figures import COLOURS, literal, new_axes, save
 from fgmae_bench.report.stress_card import is_card
+
+Ladder = tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +81,14 @@ def parser() -> Parser:
 def points_of(records: list[Record], reference: str, split: str, stress: str) -> list[Point]:
     """A point for each model, with its weights, probe and seed, that has records of both splits."""
     by_model: dict[tuple[Any, ...], dict[str, Record]] = {}
-    cards: dict[tuple[Any, ...], Record] = {}
+    cards: dict[tuple[Any, ...], dict[Ladder, Record]] = {}
     for record in records:
         if is_card(record):
             if stress in record["metrics"]["tolerance"]:
-                cards.setdefault(_model(record), record)
+                cards.setdefault(_model(record), {}).setdefault(_ladder(record, stress), record)
         elif "intervals" in record["metrics"]:
             by_model.setdefault(_model(record), {})[record["dataset"]["split"]] = record
+    common = _commonest(cards)
     points = []
     for model, held in by_model.items():
         units = {name.partition("@")[2]: record for name, record in held.items() if name.startswith(f"{split}@")}
@@ -92,7 +96,7 @@ def points_of(records: list[Record], reference: str, split: str, stress: str) ->
         if metric is None or not units:
             continue
         scores = {unit: record["metrics"]["test"][metric] for unit, record in sorted(units.items())}
-        card = cards.get(model)
+        card = cards.get(model, {}).get(common)
         points.append(
             Point(
                 name=_name(held[reference]),
@@ -104,6 +108,17 @@ def points_of(records: list[Record], reference: str, split: str, stress: str) ->
             )
         )
     return points
+
+
+def _ladder(record: Record, stress: str) -> Ladder:
+    """The severities of a card's stress: areas over others are of another axis."""
+    return tuple(item["severity"] for item in record["stress"] if item["name"] == stress)
+
+
+def _commonest(cards: dict[tuple[Any, ...], dict[Ladder, Record]]) -> Ladder:
+    """The severities that most models have a card of, of several the longest."""
+    counts = Counter(ladder for held in cards.values() for ladder in held)
+    return max(counts, key=lambda ladder: (counts[ladder], len(ladder), ladder), default=())
 
 
 def _model(record: Record) -> tuple[Any, ...]:

@@ -10,7 +10,19 @@ from fgmae_bench.records import Record
 from fgmae_bench.report.figures import COLOURS, GRID, PNG_DPI, literal, save
 
 ACROSS = 4  # panels side by side
-SAID = ("unvalidated", "theta_assumed", "looks", "null", "no_null", "below_null", "train_stress", "stress_left_out")
+SAID = (
+    "unvalidated",
+    "theta_assumed",
+    "calibration_assumed",
+    "looks",
+    "null",
+    "no_null",
+    "below_null",
+    "train_stress",
+    "stress_left_out",
+    "one_stratum",
+    "no_strata",
+)
 
 
 def is_card(record: Record) -> bool:
@@ -37,6 +49,7 @@ def card_data(record: Record) -> dict[str, Any]:
         "null": first.get("null", {}).get("clean"),
         "validated": None,  # against a real pair of products; None: simulated only
         "stresses": [_stress(record, name, found) for name, found in tolerances.items()],
+        "strata": record["metrics"].get("strata", {}),
         "notes": [note["text"] for note in record["notes"] if note["code"] in SAID],
     }
 
@@ -80,7 +93,31 @@ def markdown_card(record: Record) -> str:
         "|" + "---|" * len(titles),
     ]
     lines += ["| " + " | ".join(_cells(each, beside)) + " |" for each in card["stresses"]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_strata(card)])
+
+
+def _strata(card: dict[str, Any]) -> list[str]:
+    """Clean scores by stratum as a table, differences on places that two values share below their scores."""
+    if not card["strata"]:
+        return []
+    lines = ["", f"| stratum | samples | units | clean {card['metric']} | 95 % |", "|---|---|---|---|---|"]
+    for name, found in card["strata"].items():
+        for value, score in found["values"].items():
+            units = f"{score['units']} {score['over']}"
+            cells = [f"{name}: {literal(value)}", str(score["samples"]), units, _number(score["value"]), _pair(score)]
+            lines.append("| " + " | ".join(cells) + " |")
+        for pair in found["pairs"]:
+            what = f"{name}: {literal(pair['a'])} less {literal(pair['b'])}, same places"
+            gap = "" if pair["difference"] is None else f"{pair['difference']:+.3f}"
+            lines.append("| " + " | ".join([what, "", f"{pair['places']} places", gap, _pair(pair)]) + " |")
+    return lines
+
+
+def _pair(found: dict[str, Any]) -> str:
+    """An interval, or why it is withheld."""
+    if found["interval"] is None:
+        return f"withheld: {found['withheld']}"
+    return " to ".join(f"{end:.3f}" for end in found["interval"])
 
 
 def _cells(each: dict[str, Any], beside: bool) -> list[str]:
@@ -137,8 +174,9 @@ def draw_card(record: Record, path: Path) -> None:
     mark = ", synthetic data" if card["synthetic"] else ""
     title = (
         f"{card['model']} ({card['weights']}) on {card['dataset']}{mark}: {card['metric']} {card['clean']:.3f} clean"
+        "; simulated, unvalidated"
     )
-    figure.suptitle(literal(title, 120), fontsize=10)
+    figure.suptitle(literal(title, 150), fontsize=10)
     save(figure, path)
 
 
@@ -162,11 +200,21 @@ def _panel(axes: Any, card: dict[str, Any], each: dict[str, Any]) -> None:
     at = _at_tolerance(each)
     if at is not None:
         axes.axvline(at, color=COLOURS[2], linewidth=0.9)
-    axes.set_xticks(x, ["clean", *(f"{level['severity']:g}" for level in levels)], fontsize=6)
+    axes.set_xticks(x, _apart(x, ["clean", *(f"{level['severity']:g}" for level in levels)]), fontsize=6)
     axes.tick_params(axis="y", labelsize=6)
     axes.grid(color=GRID, linewidth=0.5)
     axes.set_title(literal(f"{each['name']}: {tolerated(each)}", 44), fontsize=7)
     axes.set_xlabel(literal(each["unit"]), fontsize=6)
+
+
+def _apart(x: list[float], words: list[str]) -> list[str]:
+    """The words of ticks, none where it would run into the one before it."""
+    kept, last = [words[0]], x[0]
+    for at, word in zip(x[1:], words[1:], strict=True):
+        free = at - last >= (0.14 if last == x[0] else 0.07) * x[-1]  # `clean` is the longest
+        kept.append(word if free else "")
+        last = at if free else last
+    return kept
 
 
 def _band(clean: float, interval: list[float] | None) -> list[float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import POLARISATIONS
 from fgmae_bench.config.run import Run
@@ -12,12 +14,18 @@ from fgmae_bench.views.stress import LOOKS
 from fgmae_bench.views.stress_table import STRESSES, Stress, find_stress
 
 Note = dict[str, str]
+UNSTATED = "unstated"  # calibration of a card that knows none
 
 
 def require_possible(run: Run, card: Card, options: Options, entry: str) -> None:
     """Raise BenchError on what no data could repair, before any is opened."""
     if card.per_pixel and card.task == "regression":
         raise BenchError("stress of a regression of pixels", "take a dataset of classes, or of a number an image")
+    if card.signal.units == "grey":
+        raise BenchError(f"stress of {card.title}: image values, not backscatter", "take a dataset of backscatter")
+    named = dataclasses.replace(options, names=(*options.names, *(name for name, _ in options.train)))
+    if named.names:
+        allowed(named, card, ())  # what the card alone decides; groups are seen with the data
     probe = getattr(run.recipe, "probe", None)
     if options.train and probe not in FITTED:
         what = f"--probe {probe}" if probe else f"--entry {entry}"
@@ -48,8 +56,10 @@ def _obstacle(stress: Stress, card: Card, groups: tuple[str, ...] | None) -> str
     absent = [band for band in stress.needs if band in POLARISATIONS and band not in card.signal.bands]
     if absent:
         return f"{card.title} has {','.join(card.signal.bands)}, not {absent[0]}"
-    if "sigma0" in stress.needs and card.signal.calibration == "gamma0":
+    if "sigma0" in stress.needs and card.signal.calibration.startswith("gamma"):  # terrain-flattened or not
         return f"{card.title} is in gamma nought already"
+    if "sigma0" in stress.needs and card.signal.calibration not in ("sigma0", UNSTATED):
+        return f"{card.title} is in {card.signal.calibration}, not in sigma nought"
     if "speckle" in stress.needs and card.signal.filtered:
         return f"{card.title} is filtered or averaged: its speckle is not that of one acquisition"
     return None
@@ -61,6 +71,8 @@ def assumptions(options: Options, names: tuple[str, ...], card: Card) -> list[No
     if any("angle" in STRESSES[name].needs for name in names):
         how = "drawn from 30.5 to 45.5 degrees for each acquisition" if options.theta is None else f"{options.theta:g}"
         notes.append(note("theta_assumed", f"the incidence angle is not in the data: {how}"))
+    if any("sigma0" in STRESSES[name].needs for name in names) and card.signal.calibration == UNSTATED:
+        notes.append(note("calibration_assumed", "the card states no calibration: sigma nought is taken for granted"))
     if any("speckle" in STRESSES[name].needs for name in names):
         looks = card.signal.looks
         said = f"{LOOKS:g} looks, as of a GRDH product: the card states none" if looks is None else f"{looks:g} looks"

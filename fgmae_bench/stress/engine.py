@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fgmae_bench.config.cards import Card
@@ -18,6 +19,7 @@ from fgmae_bench.config.encoders import HANDMADE
 from fgmae_bench.config.names import FITTED_HEADS
 from fgmae_bench.config.run import Run
 from fgmae_bench.config.stress import as_plain, protocol_under
+from fgmae_bench.data.strata import Strata, strata_of
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.probe.resolve import Probe, resolve
 from fgmae_bench.records import Record, read_record, record_path, seal, store
@@ -28,6 +30,7 @@ from fgmae_bench.stress.allowed import allowed, assumptions, require_possible
 from fgmae_bench.stress.flags import Options, ladder
 from fgmae_bench.stress.probed import probed
 from fgmae_bench.stress.scorer import Scorer, Views
+from fgmae_bench.stress.strata import by_stratum
 from fgmae_bench.stress.subject import Subject
 from fgmae_bench.stress.summary import Summary, beside_null, summarised
 from fgmae_bench.stress.trained import ruled, trained
@@ -61,7 +64,8 @@ def stress_run(run: Run, card: Card, options: Options, notes: list[Note], entry:
         names, left_out = allowed(options, card, subject.groups)
         if options.train:
             allowed(dataclasses.replace(options, names=tuple(name for name, _ in options.train)), card, subject.groups)
-        id = f"{clean['run_id']}-stress-{_digest(clean, names, options, beside)}"
+        strata = strata_of(card, subject.dataset.index, subject.dataset.parts.test, Path(run.execution.cache_dir))
+        id = f"{clean['run_id']}-stress-{_digest(clean, names, options, beside, strata)}"
         parts = (card.name, protocol_under(clean["protocol"], options), id)
         results = Path(run.execution.results_dir)
         path = record_path(results, parts)
@@ -73,10 +77,13 @@ def stress_run(run: Run, card: Card, options: Options, notes: list[Note], entry:
                 return read_record(path)
             scorer = Scorer(subject.opened(options), options, id)
             said = [*left_out, *assumptions(options, names, card)]
-            return _carded(scorer, names, path, said, beside)
+            kept = np.flatnonzero(np.isin(subject.dataset.parts.test, scorer.subject.rows))
+            return _carded(scorer, names, path, said, beside, strata.of(kept))
 
 
-def _carded(scorer: Scorer, names: tuple[str, ...], path: Path, said: list[Note], beside: Record | None) -> Record:
+def _carded(
+    scorer: Scorer, names: tuple[str, ...], path: Path, said: list[Note], beside: Record | None, strata: Strata
+) -> Record:
     """Score every view, and store the record at `path`."""
     options, world = scorer.options, scorer.subject.world
     results, id, protocol = Path(scorer.subject.run.execution.results_dir), path.stem, path.parent.name
@@ -86,7 +93,8 @@ def _carded(scorer: Scorer, names: tuple[str, ...], path: Path, said: list[Note]
     record: Record | None = None
     if world.rank == 0:
         null.keep(results, id, found)
-        record = _record(id, protocol, scorer, found, said, beside, options)
+        scores, more = by_stratum(scorer.subject.reading, strata)
+        record = _record(id, protocol, scorer, found, [*said, *more], beside, options, scores)
         _leave(record, scorer.subject.folder)
         store(record, results)
         scorer.forget()
@@ -115,12 +123,14 @@ class _Lazy:
         self.probe: Probe | None = None
         if entry == "linear":
             self.probe = resolve([run], card, notes, world, device, None)
-            self.groups = self.probe.dataset.index.groups
+            self.dataset = self.probe.dataset
+            self.groups = self.dataset.index.groups
             return
         self.rule = entry == "segment" and run.recipe.head in FITTED_HEADS
         prepare = fitting_of if self.rule else finetune.prepare if entry == "finetune" else segment.prepare
         self.prepared: Any = prepare(run, card, notes, world, device, 1)
-        self.groups = self.prepared.dataset.index.groups
+        self.dataset = self.prepared.dataset
+        self.groups = self.dataset.index.groups
 
     def opened(self, options: Options) -> Subject:
         """The subject; with stressed views of the training split its head is fitted on them."""
@@ -133,7 +143,7 @@ class _Lazy:
         return probed(self.probe, self.clean, more)
 
 
-def _digest(clean: Record, names: tuple[str, ...], options: Options, beside: Record | None) -> str:
+def _digest(clean: Record, names: tuple[str, ...], options: Options, beside: Record | None, strata: Strata) -> str:
     """Ten digits that stand for the fitted run, the severities and the draws."""
     made_of = {
         "run": [clean["run_id"], clean["dataset"]["content_sha256"]],
@@ -143,6 +153,7 @@ def _digest(clean: Record, names: tuple[str, ...], options: Options, beside: Rec
         "theta": options.theta,
         **({"train": options.train} if options.train else {}),
         **({"null": beside["run_id"]} if beside else {}),
+        **({"strata": strata.sha256()} if strata.known else {}),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -155,8 +166,9 @@ def _record(
     said: list[Note],
     beside: Record | None,
     options: Options,
+    strata: dict[str, Any],
 ) -> Record:
-    """The clean run's record with its stresses and tolerances in place of its history."""
+    """The clean run's record with its stresses, tolerances and scores by stratum in place of its history."""
     subject = scorer.subject
     clean = subject.record
     if beside is not None:
@@ -172,7 +184,8 @@ def _record(
             "created": now(),
             "protocol": protocol,
             "config": {**clean["config"], "facts": {**clean["config"].get("facts", {}), **facts}},
-            "metrics": {**clean["metrics"], "tolerance": {each.name: each.tolerance for each in found}},
+            "metrics": {**clean["metrics"], "tolerance": {each.name: each.tolerance for each in found}}
+            | ({"strata": strata} if strata else {}),
             "stress": [item for each in found for item in each.items],
             "notes": [*clean["notes"], *subject.notes, *said, *fitted],
         }

@@ -61,6 +61,9 @@ def options_of(given: dict[str, Any]) -> Options:
         require_severity(names[0], severity)
         if severity == STRESSES[names[0]].clean:
             raise BenchError(f"--severities {severity:g} changes nothing", "clean data is scored anyway: leave it out")
+    made = (*names, *(name for name, _ in options.train))
+    if options.theta is not None and names and not any("angle" in STRESSES[name].needs for name in made):
+        raise BenchError(f"--theta {options.theta:g} with {', '.join(made)}", "leave it out: none needs an angle")
     for name, severity in options.train:
         require_severity(name, severity)
         if severity == STRESSES[name].clean:

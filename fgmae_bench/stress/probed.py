@@ -68,6 +68,7 @@ def probed(probe: Probe, record: Record, more: Sequence[View] = ()) -> Subject:
         folder=place[0],
         outputs=outputs,
         reading=of_samples(dataset.card.task, clean, materials.labels[rows], groups),
+        rows=rows,
         notes=notes,
     )
 

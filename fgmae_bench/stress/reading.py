@@ -18,6 +18,7 @@ from fgmae_bench.runs.tasks import TASKS
 
 Outputs = NDArray[Any]  # (N, W), a row a test sample: logits, or counts of pixels
 Groups = list[str] | None
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class Reading:
     units: Callable[[Outputs], Units]
     before: Callable[[Outputs], Outputs]
     flips: Callable[[Outputs], float | None]
+    part: Callable[[Rows, Groups], Reading]  # of some of the samples, in groups of their own where these are given
 
 
 def of_samples(task: str, clean: Outputs, targets: NDArray[Any], groups: Groups) -> Reading:
@@ -51,7 +53,12 @@ def of_samples(task: str, clean: Outputs, targets: NDArray[Any], groups: Groups)
         units=lambda logits: kind.units(logits, targets, groups),
         before=lambda logits: clean,
         flips=lambda logits: None if task == REGRESSION else flip_rate(task, clean, logits),
+        part=lambda rows, own: of_samples(task, clean[rows], targets[rows], own or _some(groups, rows)),
     )
+
+
+def _some(groups: Groups, rows: Rows) -> Groups:
+    return None if groups is None else [groups[row] for row in rows]
 
 
 def _largest(targets: NDArray[Any], shape: tuple[int, ...]) -> Outputs:
@@ -92,4 +99,5 @@ def of_pixels(clean: Outputs, classes: int, columns: int, groups: Groups) -> Rea
         units=lambda rows: segmentation_units(stressed(rows), groups),
         before=same_pixels,
         flips=lambda rows: float(rows[:, -2].sum() / rows[:, -1].sum()) if rows[:, -1].sum() else math.nan,
+        part=lambda rows, own: of_pixels(clean[rows], classes, columns, own or _some(groups, rows)),
     )

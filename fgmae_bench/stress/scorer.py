@@ -78,7 +78,7 @@ class Scorer:
 
     def _outputs(self, name: str, severity: float, draw: int, progress: Progress) -> Outputs:
         """Outputs (N, W) of one stressed view, from the folder where an interrupted run left them."""
-        path, world = self.folder / f"{name}@{severity:g}@{draw}.npy", self.subject.world
+        path, world = self.folder / f"{name}@{severity!r}@{draw}.npy", self.subject.world
         clean = self.subject.reading.clean
         kept = world.broadcast(read_outputs(path, clean.shape, clean.dtype) if world.rank == 0 else None)
         if kept is None:

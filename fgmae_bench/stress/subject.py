@@ -10,7 +10,7 @@ from pathlib import Path
 from fgmae_bench.config.run import Run
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.records import Record
-from fgmae_bench.stress.reading import Outputs, Reading
+from fgmae_bench.stress.reading import Outputs, Reading, Rows
 from fgmae_bench.system.distributed import World
 from fgmae_bench.views.classification import View
 
@@ -27,6 +27,7 @@ class Subject:
     folder: Path  # the run's own
     outputs: Callable[[View], Outputs]
     reading: Reading
+    rows: Rows  # of the index, those of the test split in the order of the outputs
     notes: tuple[dict[str, str], ...] = ()
 
 

@@ -37,6 +37,7 @@ def trained(prepared: Prepared, record: Record) -> Subject:
         "dataset": dataset,
         "world": prepared.world,
         "folder": prepared.place[0],
+        "rows": dataset.parts.test,
     }
     groups = dataset.groups("test")
     if isinstance(job, ClassificationJob):
@@ -82,6 +83,7 @@ def ruled(fitting: Fitting, record: Record) -> Subject:
         folder=fitting.place[0],
         outputs=outputs,
         reading=of_pixels(outputs(fitting.setup.view), len(classes), counts.columns, dataset.groups("test")),
+        rows=rows,
     )
 
 

@@ -36,6 +36,7 @@ SEEN = {
     "bigearthnet_v2": _BEN,
     "sen1floods11": "its images with their labels as texts",
     "s1f_chips": "images of Sen1Floods11 with their labels as texts",
+    "s1f_scenes": "images of Sen1Floods11 with their labels as texts",
 }
 
 

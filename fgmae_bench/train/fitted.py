@@ -19,6 +19,7 @@ from fgmae_bench.config.run_ids import run_id
 from fgmae_bench.data.dataset import Dataset, check_classes
 from fgmae_bench.data.index import Rows
 from fgmae_bench.data.labels import LabelMap
+from fgmae_bench.data.schemes import joined_schemes
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.metrics.segmentation import eval_columns, image_confusion, segmentation
 from fgmae_bench.records import Record
@@ -210,7 +211,9 @@ def _record(fitting: Fitting, outcome: Outcome, test: Scored, seconds: dict[str,
             fitting.setup.backbone,
             protocol=protocol,
             params=Params(0, 0),
-            metrics=segmentation_metrics(outcome, test, classes, 1, groups),
+            metrics=segmentation_metrics(
+                outcome, test, classes, 1, groups, joined_schemes(dataset.card, fitting.maps[1].scheme)
+            ),
             counts={part: len(getattr(dataset.parts, part)) for part in ("train", "val", "test")},
             history=outcome.history,
             predictions=predictions,

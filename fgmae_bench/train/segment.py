@@ -19,6 +19,7 @@ from fgmae_bench.config.run import Run
 from fgmae_bench.config.run_ids import run_id
 from fgmae_bench.data.dataset import Dataset, check_classes, only_usable
 from fgmae_bench.data.index import ids_sha256
+from fgmae_bench.data.schemes import joined_schemes
 from fgmae_bench.data.splits import PARTS
 from fgmae_bench.data.targets import with_targets
 from fgmae_bench.errors import BenchError, note
@@ -110,7 +111,9 @@ def prepare(
         classes=train_map.scheme.classes,
         schemes=(named(train_map), named(eval_map)),
         legacy=lambda scored: {"batch_size": plan.batch, **legacy_segmentation(scored.outputs, plan.batch)},
-        metrics=lambda outcome, test: segmentation_metrics(outcome, test, scored_classes, plan.batch, groups),
+        metrics=lambda outcome, test: segmentation_metrics(
+            outcome, test, scored_classes, plan.batch, groups, joined_schemes(card, eval_map.scheme)
+        ),
         write_predictions=lambda path, test: write_confusions(path, test, dataset, scored_classes),
         finish=lambda folder: draw_test_panels(job, folder, execution.panels),
     )

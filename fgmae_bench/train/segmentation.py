@@ -27,6 +27,7 @@ from fgmae_bench.metrics.segmentation import (
     class_intervals,
     classes_scored,
     image_confusion,
+    joined_scores,
     legacy_segmentation,
     per_group,
     segmentation,
@@ -102,8 +103,9 @@ class SegmentationJob:
         if self.bank is not None and self.train_labels.source in self.label_banks:
             return self._from_bank(rows, epoch, self._banked(rows, self.train_labels))
         ids = [index.ids[row] for row in rows]
-        chips = [self.dataset.samples.take_chip(row) for row in rows]
-        masks = [self._mask(row, self.train_labels) for row in rows]
+        # decoded as the view asks for them: each is viewed while the caches hold it
+        chips = (self.dataset.samples.take_chip(row) for row in rows)
+        masks = (self._mask(row, self.train_labels) for row in rows)
         augmentation = None
         if recipe.augment and self.bank is None:
             augmentation = JointAugmentation(
@@ -302,9 +304,15 @@ class SegmentationJob:
 
 
 def segmentation_metrics(
-    outcome: Outcome, test: Scored, classes: tuple[str, ...], batch: int, groups: list[str] | None
+    outcome: Outcome,
+    test: Scored,
+    classes: tuple[str, ...],
+    batch: int,
+    groups: list[str] | None,
+    schemes: Mapping[str, Mapping[str, tuple[str, ...]]],
 ) -> dict[str, Any]:
-    """The record's `metrics` of a segmentation run; `groups` are the tiles or scenes of the test split.
+    """The record's `metrics` of a segmentation run; `groups` are the tiles or scenes of the test split, `schemes` those
+    of the card that join its classes.
 
     With another scheme in evaluation the confusion's last column counts classes that it does not have.
     """
@@ -319,6 +327,7 @@ def segmentation_metrics(
         "test": outcome.test,
         "per_class": detailed(test.outputs, test.details, classes),
         **({"per_group": events} if events else {}),
+        **({"schemes": joined_scores(test.outputs, classes, schemes)} if schemes else {}),
         "confusion": summed.tolist(),
         "classes_scored": classes_scored(summed, classes),
         "legacy": values,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,17 +55,16 @@ class View:
     words: tuple[str, ...] = ()
     statistics: Mapping[str, tuple[Band, Band]] = field(default_factory=dict)
 
-    def batch(self, chips: list[Chip], ids: list[str], augmentation: Augmentation | None = None) -> NDArray[Any]:
+    def batch(self, chips: Iterable[Chip], ids: list[str], augmentation: Augmentation | None = None) -> NDArray[Any]:
         """Chips to (B, 2, S, S): the evaluation view, or a random view of each when `augmentation` is given."""
         if self.contract.geometry == "native" and (augmentation is None or not self.contract.size):
-            return self.before_geometry(chips)
+            return self.before_geometry(list(chips))
         size, views = self.contract.size, np.empty(0)
-        for i, (chip, id) in enumerate(
-            zip(chips, ids, strict=True)
-        ):  # one by one: an image and its view stay in the processor's cache
+        # one by one, decoding included: an image and its view stay in the processor's cache
+        for i, (chip, id) in enumerate(zip(chips, ids, strict=True)):
             image = self._of(id).before_geometry([chip])[0] if chip.ready is None else self._ready(chip)
             if i == 0:
-                views = np.empty((len(chips), len(image), size, size), image.dtype)
+                views = np.empty((len(ids), len(image), size, size), image.dtype)
             if augmentation is not None:
                 random_geometry(image, size, augmentation, id, views[i])
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,8 +80,8 @@ def training_pair(
 
 def segmentation_batch(
     view: View,
-    chips: Sequence[Chip],
-    masks: Sequence[Mask],
+    chips: Iterable[Chip],
+    masks: Iterable[Mask],
     ids: Sequence[str],
     augmentation: JointAugmentation | None = None,
     earlier: Sequence[Chip] | None = None,

@@ -310,8 +310,10 @@ def swapped(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
 
 
 def _strip(shape: tuple[int, ...], severity: float, scene: Scene) -> NDArray[np.bool_]:
-    """A straight strip (H, W) of a share `severity` of the columns, from the left or the right by the draw."""
-    columns = round(severity * shape[-1])
+    """A straight strip (H, W) of a share `severity` of the columns, one at the least, from the left or the right by the
+    draw.
+    """
+    columns = max(1, round(severity * shape[-1]))  # of 8 pixels 5 % would be none
     strip = np.zeros(shape[-2:], bool)
     strip[:, :columns] = True
     return strip[:, ::-1] if scene.random("border").random() < 0.5 else strip

@@ -144,7 +144,7 @@ STRESSES: dict[str, Stress] = {
     "stripes": Stress(function=stress.stripes, unit="lines", ladder=(1, 2, 4), low=0, high=64, draws=True, whole=True),
     "lost": Stress(function=stress.lost, unit="of the pixels", ladder=(0.05, 0.2, 0.5), low=0, high=0.9, draws=True),
     "contrast": Stress(function=stress.contrast, unit="of the scale", ladder=(0.05, 0.1, 0.25), low=0, high=2),
-    "quantised": Stress(function=stress.quantised, unit="dB a step", ladder=(0.1, 0.5, 1, 2), low=0, high=10),
+    "quantised": Stress(function=stress.quantised, unit="dB a step", ladder=(0.1, 0.5, 1, 2), low=0.001, high=10),
     "eight_bit": Stress(
         function=stress.eight_bit,
         unit="dB, the lowest of 256 levels",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,9 +38,9 @@ class StressedView(View):
     means: tuple[float, ...] = (-12.59, -20.26)
     looks: float = LOOKS
 
-    def batch(self, chips: list[Chip], ids: list[str], augmentation: Augmentation | None = None) -> NDArray[Any]:
+    def batch(self, chips: Iterable[Chip], ids: list[str], augmentation: Augmentation | None = None) -> NDArray[Any]:
         """Stressed chips to (B, C, S, S), as the view without a stress makes of clean ones."""
-        changed = [self.seen(chip, id) for chip, id in zip(chips, ids, strict=True)]
+        changed = (self.seen(chip, id) for chip, id in zip(chips, ids, strict=True))
         return super().batch(changed, ids, augmentation)
 
     def seen(self, chip: Chip, id: str) -> Chip:

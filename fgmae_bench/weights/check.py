@@ -89,7 +89,7 @@ def _item(parts: list[str], where: str) -> Required:
     return required(parts[0], facts.get("model"), facts.get("sha256"), where)
 
 
-CHECKS = ("exists", "size", "hash", "opens", "layout", "keys", "trained")
+CHECKS = ("exists", "size", "hash", "opens", "layout", "keys", "trained", "features")
 TOLERANCE = 0.02  # of sizes that a listing prints in MB
 NOT_REACHED, UNKNOWN, GOOD = "-", "unknown", "ok"
 
@@ -111,9 +111,9 @@ class Finding:
             self.problems.append(problem)
 
 
-def examine(item: Required, folder: Path) -> Finding:
-    """All checks on one checkpoint; `folder` holds fetched weights. What is wrong with a file is found, not
-    raised.
+def examine(item: Required, folder: Path, features: Path | None = None) -> Finding:
+    """All checks on one checkpoint; `folder` holds fetched weights, `features` what its publishers' code gave. What is
+    wrong with a checkpoint is found, not raised.
     """
     found = Finding(item=item)
     try:
@@ -136,9 +136,16 @@ def examine(item: Required, folder: Path) -> Finding:
     found.said("opens", None)
     _hash(found, folder)
     try:
-        _content(found, state)
+        model = _content(found, state)
     except BenchError as error:
         found.said("keys", error.what)
+        return found
+    if features is not None and model is not None:
+        from fgmae_bench.weights.features import differences  # here, because it builds a model
+
+        found.said("features", "; ".join(differences(features, model, found.path)) or None)
+    elif features is not None:
+        found.outcome["features"] = UNKNOWN
     return found
 
 
@@ -181,8 +188,8 @@ def _hash(found: Finding, folder: Path) -> None:
         found.outcome["hash"] = GOOD if verified else UNKNOWN
 
 
-def _content(found: Finding, state: State) -> None:
-    """Layout, keys, shapes, finite numbers, and whether they have learnt."""
+def _content(found: Finding, state: State) -> str | None:
+    """Layout, keys, shapes, finite numbers, and whether they have learnt; the model that it is for, None if unknown."""
     entry = found.item.entry or by_file(state.path, state.sha256, found.item.model)
     if entry is not None:
         state = of_entry(state, entry.entry)
@@ -206,3 +213,4 @@ def _content(found: Finding, state: State) -> None:
         if bad is not None:
             found.said("keys", f"{bad} holds NaN or infinity")
     found.said("trained", untrained(tensors))
+    return model

@@ -7,7 +7,7 @@ Without a name: every published checkpoint that is here. A list holds one checkp
 path, then model=NAME and sha256=HEX where they are known; # begins a comment. Checked: exists, size, SHA-256, opens
 without executing anything, layout, keys with shapes and finite numbers, and that it is not untrained (not every
 normalisation layer is as initialised, no matrix holds one number). `unknown` is not a failure: nothing is known to hold
-the file against.
+the file against. With --features FILE also: it gives the features of chips that its publishers' own code gave, to 1e-5.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="MODEL", help="the model that shall load it")
     parser.add_argument("--required", metavar="FILE", help="a list of checkpoints, one a line")
     parser.add_argument(
+        "--features",
+        metavar="FILE",
+        help="npz of chips x_db (N, 2, H, W), dB, and features such as galileo_p8_map (default: not compared)",
+    )
+    parser.add_argument(
         *spellings("cache_dir"),
         metavar="DIR",
         help="cache folder (default: $FGMAE_BENCH_CACHE or ~/.cache/fgmae_bench)",
@@ -43,7 +48,8 @@ def main(given: dict[str, Any]) -> None:
     items = _items(given, folder)
     from fgmae_bench.weights.check import examine  # here, so that --help does not wait for torch
 
-    findings = [examine(item, folder) for item in items]
+    features = Path(given["features"]) if "features" in given else None
+    findings = [examine(item, folder, features) for item in items]
     for line in _table(findings):
         print(line)
     failed = [finding for finding in findings if finding.problems]

@@ -1,18 +1,17 @@
-"""TerraMind, THOR and Clay through terratorch's registry of backbones, which needs a later Python than this suite."""
+"""TerraMind, THOR and Clay through terratorch's registry of backbones."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from fgmae_bench.config.encoders import Encoder
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models.encoders.adapter import NOTHING, Adapter, Given, carrier, require_patches
 from fgmae_bench.models.torchgeo_models import as_map
 
-PYTHON = (3, 12)
 RESOLUTION = 10  # metres a pixel
 CLAY_WAVES = [3500.0, 4000.0]  # nm, of VV and VH in Clay's configs/metadata.yaml
 
@@ -50,23 +49,24 @@ class Clay(Adapter):
 
 
 def make(entry: Encoder, size: int, patch: int) -> Adapter:
-    """The encoder with random weights. Raises BenchError under an older Python and without terratorch."""
+    """The encoder with random weights. Raises BenchError without terratorch, or where the installed one lacks it."""
     require_patches(entry.model, size, patch)
-    if sys.version_info < PYTHON:
-        found = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise BenchError(
-            f"the model {entry.model} needs terratorch and Python 3.12 or later; this is {found}",
-            "make an environment of a later Python and install 'fgmae-bench[terratorch]' there",
-        )
     registry: Any = carrier(entry, "terratorch.registry").BACKBONE_REGISTRY
-    network: nn.Module
-    if entry.weights == "clay":
-        network = registry.build(entry.variant, pretrained=False).encoder
-        network.mask_ratio, network.shuffle = 0.0, False  # type: ignore[assignment]
-        return Clay(network)
+    options: dict[str, Any] = {"pretrained": False}
     if entry.weights == "thor":
         carrier(entry, "thor_terratorch_ext")
-        options = {"ground_covers": [size * RESOLUTION], "flexivit_patch_size_seqs": [patch]}
-        network = registry.build(entry.variant, pretrained=False, model_bands=["VV", "VH"], input_params=options)
+        inputs = {"ground_covers": [size * RESOLUTION], "flexivit_patch_size_seqs": [patch]}
+        options |= {"model_bands": ["VV", "VH"], "input_params": inputs}
+    elif entry.weights == "terramind":
+        options["modalities"] = ["S1GRD"]
+    if entry.variant not in registry:
+        raise BenchError(
+            f"the model {entry.model} needs a terratorch with {entry.variant}, which this one lacks",
+            "install a later terratorch: 1.2.4 has TerraMind alone",
+        )
+    with torch.device("cpu"):  # it reads its rates of stochastic depth, which a meta tensor does not hold
+        network: Any = registry.build(entry.variant, **options)
+    if entry.weights != "clay":
         return Tokens(network)
-    return Tokens(registry.build(entry.variant, pretrained=False, modalities=["S1GRD"]))
+    network.encoder.mask_ratio, network.encoder.shuffle = 0.0, False
+    return Clay(network.encoder)

@@ -15,8 +15,28 @@ function stressCard(record) {
       found.withheld ? `withheld: ${found.withheld}` : `${found.value === null ? beyondLast(record, name) : found.value.toFixed(2)} ${found.unit}`,
       found.interval ? found.interval.map((end) => (end === null ? beyondLast(record, name) : end.toFixed(2))).join(" to ") : "–",
       found.area, found.budget ? `${found.budget[0]} (${found.budget[1]})` : "–"])),
-    host);
+    host, ...strataOf(record));
 }
+
+/** Clean scores by season, orbit and what else the data knows; places that two values share give a difference. */
+function strataOf(record) {
+  const rows = Object.entries(record.metrics.strata || {}).flatMap(([name, found]) => [
+    ...Object.entries(found.values).map(([value, score]) => [`${name}: ${value}`, score.samples, `${score.units} ${score.over}`, score.value, endsOf(score)]),
+    ...found.pairs.map((pair) => [`${name}: ${pair.a} less ${pair.b}, same places`, "–", `${pair.places} places`, pair.difference, endsOf(pair)])]);
+  return rows.length ? [grid(["stratum", "samples", "units", "clean score", "95 %"], rows)] : [];
+}
+
+/** Words of ticks, none where it would run into the one before it. */
+function apart(places, words) {
+  let last = places[0];
+  return words.map((word, i) => {
+    const free = i === 0 || places[i] - last >= 14 + 3 * word.length + (last === places[0] ? 8 : 0);
+    last = free ? places[i] : last;
+    return free ? word : "";
+  });
+}
+
+const endsOf = (found) => (found.interval ? found.interval.map((end) => end.toFixed(3)).join(" to ") : `withheld: ${found.withheld}`);
 
 const itemsOf = (record, name) => record.stress.filter((item) => item.name === name);
 const beyondLast = (record, name) => `> ${itemsOf(record, name).at(-1).severity}`;
@@ -41,6 +61,6 @@ function stressPlot(record, name) {
     none ? s("path", { d: path(none), class: "null" }) : null,
     s("path", { d: `M${CARD.left} ${y(found.chance)}H${CARD.width - CARD.right}`, class: "chance" }),
     [low, high].map((v) => s("text", { x: CARD.left - 6, y: y(v) + 4, "text-anchor": "end" }, v.toFixed(2))),
-    words.map((word, i) => s("text", { x: x(at[i]), y: CARD.height - CARD.bottom + 16, "text-anchor": "middle" }, word))),
+    apart(at.map(x), words).map((word, i) => s("text", { x: x(at[i]), y: CARD.height - CARD.bottom + 16, "text-anchor": "middle" }, word))),
   h("figcaption", { class: "muted" }, `${name}, ${found.unit}: ${called(found.metric)} with its paired 95 % band; dashed: backscatter statistics, dotted: chance`));
 }
