@@ -70,6 +70,37 @@ def test_heads_share_one_frozen_pass_and_each_is_a_record_with_its_cost(tiles, t
 
 
 @pytest.mark.slow
+def test_genuine_scenes_are_decoded_and_passed_once_for_all_heads(realdata, tmp_path, monkeypatch):
+    """13 scenes of Sen1Floods11 as published, 16 windows each: 11 are used, whatever the number of heads."""
+    pytest.importorskip("rslearn")
+    windows, read = [], []
+    forward, chip = FlatMaps.forward, Samples.take_chip
+    monkeypatch.setattr(
+        FlatMaps, "forward", lambda self, x: (windows.extend(x.shape[-1:] * len(x)), forward(self, x))[1]
+    )
+    monkeypatch.setattr(Samples, "take_chip", lambda self, row: (read.append(int(row)), chip(self, row))[1])
+    flags = (
+        "--dataset", "s1f_scenes", "--data_path", str(realdata / "sen1floods11_hand"), "--model", "galileo-nano",
+        "--weights", str(realdata / "weights" / "galileo_nano_encoder.pt"), "--patch_size", "8", "--input_size", "128",
+        "--stride", "128", "--batch_size", "6", "--eval_every", "2", "--heads", "linear", "fcn", "segmenter",
+    )  # fmt: skip
+    done = ablate(tmp_path, *flags, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert windows.count(512) == 11
+    assert len(read) == len(set(read))
+    found = records(tmp_path / "results")
+    assert len(found) == 3
+    for record in found:
+        assert (record["dataset"]["n_train"], record["dataset"]["n_test"]) == (6, 5)
+        assert record["dataset"]["groups"]["test"] == 5
+        low, high = record["metrics"]["intervals"]["test"]["miou"]
+        assert low <= record["metrics"]["test"]["miou"] <= high
+        texts = " ".join(note["text"] for note in record["notes"])
+        assert "Paraguay_34417" in texts
+        assert "Ghana_83483" in texts
+
+
+@pytest.mark.slow
 def test_rankings_of_two_encoders_are_compared_by_points(tiles, tmp_path):
     flags = ("--encoders", "test_vit=random", "test_resnet=random", "--heads", "linear", "fcn")
     done = ablate(tiles, *flags, "--input_size", "64", cwd=tmp_path)

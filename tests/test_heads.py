@@ -134,9 +134,13 @@ def test_parameters_of_parts_are_as_many_as_the_references():
         assert parameters(ocr) - parameters(ocr.coarse) == 4_728_328
         assert parameters(make_head("segformer", (768,) * 4, PYRAMID, 8, fpn_dim=768)) == 4_732_424
         assert parameters(semantic_fpn.FPNHead(256, 8, 128, "batch")) == 1_624_840
-        # the reference's 206,408 at 8 classes has a norm of 3 x 256 that its own states, and PointRend's, do not have
-        assert parameters(pointrend.PointHead(256, 8, 256)) == 206_408 - 3 * 256
+        # PointRend as published has no norm in its point head: 373,626 of 150 classes is without. 206,408 of 8 classes is
+        # the same head built with batch norm: three layers lose a bias of 256 and gain a weight and a bias of 256.
         assert parameters(pointrend.PointHead(256, 150, 256)) == 373_626
+        points = pointrend.PointHead(256, 8, 256)
+        assert parameters(points) == 205_640
+        assert [len(layer.conv.bias) for layer in points.fcs] == [256] * 3
+        assert parameters(points) - 3 * 256 + 3 * 2 * 256 == 206_408
         assert parameters(upernet.ScaleNeck((768,) * 4, "batch")) == 7_081_728
         assert parameters(necks.MultiLevelNeck((768,) * 4, 768)) == 23_599_104
         assert parameters(jpu.JPU((768,) * 3, 512, "batch")) == 13_837_312
