@@ -68,6 +68,41 @@ def with_predictions(record, folder, logits, targets, classes):
     return resealed(record, "metrics", "test", _scores(read_predictions(record, path)))
 
 
+def with_maps(record, folder, confusions, classes):
+    """The record of these confusion matrices (N, K, K), with the scores that they give, and its file below `folder`."""
+    return _with_file(record, folder, {"confusion": confusions}, {"ids": _ids(len(confusions)), "classes": classes})
+
+
+def with_sums(record, folder, rows, sums):
+    """The record of a regression of pixels, of one row of `sums` an image."""
+    made = {"origin": sums.origin, "levels": sums.levels, "bins": sums.bins}
+    return _with_file(record, folder, {"sums": rows}, {"ids": _ids(len(rows)), "classes": ["height"], "sums": made})
+
+
+def _ids(count):
+    return [f"s{i}" for i in range(count)]
+
+
+def _with_file(record, folder, tensors, lists):
+    from safetensors.numpy import save
+
+    from fgmae_bench.board.scores import _confusion, _scores
+    from fgmae_bench.report.predictions import read_predictions
+
+    path = folder / "predictions" / f"{record['run_id']}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(save(tensors, {name: json.dumps(value) for name, value in lists.items()}))
+    record = resealed(record, "dataset", "sample_ids_sha256", "test", sha("\n".join(lists["ids"])))
+    record = resealed(record, "dataset", "n_test", len(lists["ids"]))
+    record = resealed(record, "predictions", {"sha256": sha256_of(path), "file": f"predictions/{path.name}"})
+    held = read_predictions(record, path)
+    record = resealed(record, "metrics", "per_class", {})
+    if (matrix := _confusion(held)) is not None:
+        record = resealed(record, "metrics", "confusion", matrix.tolist())
+        record = resealed(record, "metrics", "per_class", {name: {} for name in lists["classes"]})
+    return resealed(record, "metrics", "test", _scores(held))
+
+
 def board(*words, cwd):
     """`python -m fgmae_bench.board …`."""
     return call("board.__main__", *words, cwd=cwd)

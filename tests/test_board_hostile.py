@@ -4,7 +4,11 @@ import hashlib
 import json
 import os
 import shutil
+import ssl
 import stat
+import subprocess
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -366,6 +370,53 @@ def test_large_files_of_a_hub_come_by_the_hub_and_elsewhere_are_said(store, tmp_
     assert stat.S_IMODE(held.stat().st_mode) == 0o444
     said = json.loads((tmp_path / "out" / "provenance" / f"{path.stem}.json").read_text())
     assert said["store"] == "hub:owner/store"
+
+
+@pytest.fixture
+def hub_of_git(tmp_path, monkeypatch):
+    """A hub on 127.0.0.1 that speaks https, as git demands, and serves a folder of repositories; the folder."""
+    key, certificate, root = tmp_path / "key.pem", tmp_path / "certificate.pem", tmp_path / "hub"
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*words, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    (root / "datasets" / "owner").mkdir(parents=True)
+    asked = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *given):
+            super().__init__(*given, directory=str(root))
+
+        def log_message(self, *parts):
+            asked.append(self.path)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", f"https://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("GIT_SSL_CAINFO", str(certificate))
+    yield root / "datasets" / "owner", asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_data_set_of_the_hub_is_a_store(store, tmp_path, hub_of_git):
+    place, asked = hub_of_git
+    commit(store)
+    git(tmp_path, "clone", "--quiet", "--bare", store, place / "store")
+    git(place / "store", "update-server-info")
+    done = board("pull", "hub:owner/store", "--out", "out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert ids_in(tmp_path / "out") == ids_in(store)
+    for path in (store / "predictions").iterdir():
+        assert (tmp_path / "out" / "predictions" / path.name).read_bytes() == path.read_bytes()
+    assert any(path.startswith("/datasets/owner/store/info/refs") for path in asked)
+    gone = board("pull", "hub:owner/other", "--out", "none", cwd=tmp_path)
+    assert (gone.code, gone.err.count("\n")) == (2, 1)
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_address_of_a_data_set_of_the_hub(monkeypatch):

@@ -154,6 +154,8 @@ def test_what_a_run_leaves(tmp_path):
     record = only_record(tmp_path / "results")
     assert problem_of(record) is None
     assert record == json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["cost"]["gflops"] > 0
+    assert record["cost"]["params"] == record["model"]["params_total"]
     lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(5))
     assert len({tuple(line) for line in lines}) == 1

@@ -107,6 +107,21 @@ def test_the_interquartile_mean_is_a_trimmed_mean_and_waits_for_four_datasets():
     assert league(scores[:3], runs[:3]).iqm is None
 
 
+def test_bounds_of_the_interquartile_mean_draw_runs_within_each_dataset():
+    """Against every draw of two runs on four datasets, each as likely as any other."""
+    runs = [[np.array(pair)] for pair in ([0.2, 0.8], [0.4, 0.5], [0.1, 0.9], [0.55, 0.6])]
+    every = [
+        stats.trim_mean(np.concatenate(drawn), 0.25)
+        for drawn in itertools.product(*([pair[[i, j]] for i in (0, 1) for j in (0, 1)] for (pair,) in runs))
+    ]
+    one = [np.array([0.5])] * 4  # a single run each: nothing shows its spread
+    found = league(some_scores(4, 2), [[*each, alone] for each, alone in zip(runs, one, strict=True)])
+    assert found.iqm_bounds[0] == pytest.approx(np.quantile(every, [0.025, 0.975]), abs=0.02)
+    assert found.iqm_bounds[0][0] < found.iqm[0] < found.iqm_bounds[0][1]
+    assert np.isnan(found.iqm_bounds[1]).all()
+    assert league(some_scores(3, 2), [[*each, np.ones(1)] for each in runs[:3]]).iqm_bounds is None
+
+
 @pytest.mark.parametrize("shape", [(1, 4), (4, 1)], ids=["one dataset", "one model"])
 def test_a_league_of_one_dataset_or_one_model_is_refused(shape):
     with pytest.raises(ValueError, match="datasets of"):

@@ -18,6 +18,22 @@ from fgmae_bench.records import problem_of
 pytest_plugins = ("linear_runs",)
 
 
+DIM, DEPTH, PATCH, SIDE, CLASSES = 192, 12, 16, 32, 10  # of TINY_VIT on EuroSAT
+TOKENS = (SIDE // PATCH) ** 2 + 1
+VIT = (
+    2 * (TOKENS - 1) * DIM * 2 * PATCH**2  # patches of two bands
+    + DEPTH * 2 * TOKENS * DIM * (3 * DIM + DIM + 4 * DIM + 4 * DIM)  # q, k and v, their join, the two layers
+    + DEPTH * 2 * 2 * TOKENS**2 * DIM  # scores of tokens, and their sums
+)
+
+
+def test_operations_of_a_vit_are_those_counted_by_hand(plain):
+    cost = plain.record["cost"]
+    assert cost["gflops"] * 1e9 == pytest.approx(VIT + 2 * DIM * CLASSES, rel=1e-12)
+    assert cost["params"] == plain.record["model"]["params_total"]
+    assert cost["energy_joules"] is None or "energy" in codes(plain.record)
+
+
 def test_few_labels_halve_the_training_split(plain, tmp_path):
     record = Run(tmp_path, "--train_frac", 0.5).record
     assert record["dataset"]["n_train"] == 50  # ceil(9.6 / 2) = 5 of each class

@@ -11,6 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from make_records import make_record, sha
 
+from fgmae_bench import records
 from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import body_sha256, fits, problem_of, schema
 
@@ -119,6 +120,33 @@ def test_every_metric_is_bounded_by_its_line_in_the_table():
             assert fits(record) == REFEREE.is_valid(record) == good, (name, value)
     record["history"][0]["val"] = {"of another version": 55.0}
     assert not fits(record)
+
+
+@pytest.mark.parametrize("entries", [1, 2, 3])
+def test_histories_of_several_epochs_are_judged_as_jsonschema_does(entries):
+    """They are looked at by column where all entries have the same names: a fault in any of them is seen."""
+    judged = set()
+    for path in [path for path in PLACES if path[0] == "history"]:
+        record = full()
+        record["history"] = [copy.deepcopy(record["history"][0]) for _ in range(entries)]
+        for value in changes(record, ("history", entries - 1, *path[2:])):
+            wanted = REFEREE.is_valid(record)
+            assert fits(record) == wanted, (path, value)
+            judged.add(wanted)
+    assert judged == {True, False}
+
+
+def test_a_history_that_holds_to_its_bounds_is_taken_by_column(monkeypatch):
+    record = full()
+    seen = []
+    real = records._validator()
+    monkeypatch.setattr(records, "_validator", lambda: lambda given: seen.append(given["history"]) or real(given))
+    assert fits(record)
+    record["history"][0]["val"] = {"oa": 1.5}
+    assert not fits(record)
+    record["history"][0]["val"] = {"oa": None, "loss": float("nan")}
+    assert fits(record)
+    assert [len(history) for history in seen] == [0, 1, 0]
 
 
 def test_neither_help_nor_the_import_compiles_the_schema():

@@ -448,7 +448,16 @@ def test_a_lock_that_cannot_be_made_is_told_in_one_line(tmp_path, lock):
     ],
 )
 @pytest.mark.parametrize(
-    "around", ["[{}]", '{{"a":{}}}', '{{"a": {} , "b": 1}}', '{{"a":[1,{}\n]}}', "{}", "[1e2,{},2]"]
+    "around",
+    [
+        "[{}]",
+        '{{"a":{}}}',
+        '{{"a": {} , "b": 1}}',
+        '{{"a":[1,{}\n]}}',
+        "{}",
+        "[1e2,{},2]",
+        "[0.00012345678901234567,{}]",  # more digits than a large number has, of a fraction
+    ],
 )
 def test_no_way_of_writing_a_large_number_goes_unseen(text, around):
     content = around.format(text).encode()
@@ -459,7 +468,17 @@ def test_no_way_of_writing_a_large_number_goes_unseen(text, around):
 
 
 @pytest.mark.parametrize(
-    "text", ["1e9", "1e-300", "999999999999999999", "0.1234567890123456789", '"1e300 x"', "1e16", "1e99"]
+    "text",
+    [
+        "1e9",
+        "1e-300",
+        "999999999999999999",
+        "0.1234567890123456789",
+        '"1e300 x"',
+        "1e16",
+        "1e99",
+        "12.12345678901234567890e9",
+    ],
 )
 def test_numbers_within_the_bounds_are_what_json_reads(text):
     assert _parsed(f'{{"a":[{text}]}}'.encode()) == {"a": [json.loads(text)]}

@@ -64,10 +64,10 @@ def test_lines_of_gpus_stand_where_one_has_run():
 
 @pytest.mark.parametrize(
     ("free", "batch"),
-    [(200.0, 16), (199.0, 8), (120.0, 8), (110.0, 4), (52.5, 1), (51.0, 0), (10.0, 0)],
+    [(200.0, 16), (199.0, 8), (120.0, 8), (110.0, 4), (52.5, 1), (49.0, 0), (10.0, 0)],
 )
 def test_the_batch_of_a_card_with_too_little_memory_is_a_power_of_two_that_fits(free, batch):
-    # 40 bytes of weights and optimiser, 7.5 an image, of four fifths of what is free
+    # 32 bytes of weights and optimiser, 8 an image, of four fifths of what is free
     assert gpu.batch_that_fits(32.0, 8.0, free, 16) == batch
 
 

@@ -36,7 +36,7 @@ def levels(name, severities, scores, unit="dB"):
                 "oa": score,
                 "change": score - 0.8,
                 "change_interval": [score - 0.82, score - 0.78],
-                "flip_rate": 0.1,
+                "flip_rate": 0.05 if severity == severities[0] else 0.1,
                 "beyond_null": 0.05,
                 "beyond_null_interval": [-0.01, 0.11],
             },

@@ -182,6 +182,8 @@ def test_whole_shifts_are_exact_and_parts_of_a_pixel_keep_speckle():
     half = to_power(apply("shift", wave, None, 0.5, Scene(sample="a"))[0])[0, 0, 8:-8]
     wanted = np.cos((np.arange(64) - 0.5) * 2 * np.pi * 3 / 64) * 0.01 + 0.05
     np.testing.assert_allclose(half, wanted[8:-8], atol=4e-4)
+    quarter, power = power_after("resampling", db, 0.25), to_power(db)
+    np.testing.assert_allclose(quarter[..., 1:], 0.75 * power[..., 1:] + 0.25 * power[..., :-1], rtol=1e-5)
     white = flat(side=256)
     assert enl(power_after("shift", white, 0.5)) == pytest.approx(enl(to_power(white)), rel=0.1)
     assert enl(power_after("resampling", white, 0.5)) == pytest.approx(2 * LOOKS, rel=0.05)  # (1-d)^2 + d^2 = 1/2
@@ -223,6 +225,14 @@ def test_invalid_pixels_stay_out_of_filters():
         np.testing.assert_array_equal(one, other, err_msg=name)
 
 
+def test_pixels_that_an_invalid_one_is_mixed_into_are_invalid():
+    db, valid = flat(side=16), np.ones((2, 16, 16), bool)
+    valid[:, :, 5] = False
+    for name, severity, columns in (("shift", 0.5, [5, 6]), ("shift", 2.0, [7]), ("resampling", 0.25, [5, 6])):
+        _, kept = apply(name, db, valid, severity, Scene(sample="a"))
+        assert np.flatnonzero(~kept[0, 0]).tolist() == columns, name
+
+
 def test_an_image_without_any_valid_pixel_stays_empty():
     db, valid = np.full((2, 16, 16), np.nan, np.float32), np.zeros((2, 16, 16), bool)
     for name in STRESSES:
@@ -239,6 +249,8 @@ def test_coarsened_values():
     np.testing.assert_allclose(apply("floor", db, None, -25.0, scene)[0], [[[-12.34, -25], [-25, 3]]], rtol=1e-6)
     eight = apply("eight_bit", db, None, -25.0, scene)[0]
     assert eight[0, 1, 0] == -25
+    ends = np.array([[[-25.0, 5.0, 9.0]]], np.float32)
+    np.testing.assert_allclose(apply("eight_bit", ends, None, -25.0, scene)[0], [[[-25, 5, 5]]], atol=1e-5)
     assert np.abs(eight - db)[0, 0, 0] <= 30 / 255 / 2 + 1e-5
     error = apply("eight_bit", flat(side=128), None, -45.0, Scene(sample="a"))[0] - flat(side=128)
     assert np.sqrt(np.square(error).mean()) == pytest.approx(0.0566, rel=0.05)  # q / sqrt(12)
@@ -308,7 +320,9 @@ def test_looks_of_the_card_are_those_that_thinning_and_noise_begin_with():
         after = power_after("speckle_white", db, 10 * math.log10(looks / target), looks=looks)
         assert enl(after) == pytest.approx(target, rel=0.03)
         assert after.mean() == pytest.approx(10**-1.2, rel=0.01)
-        assert enl(power_after("noise", db, -12.0, looks=looks)) == pytest.approx(looks, rel=0.04)
+        noisy = power_after("noise", db, -12.0, looks=looks)
+        assert enl(noisy) == pytest.approx(looks, rel=0.04)
+        assert noisy.mean() == pytest.approx(2 * 10**-1.2, rel=0.01)
 
 
 def test_tables_are_looked_up_as_numpy_interpolates():

@@ -39,9 +39,19 @@ columns = ["dataset", "run", "model", "recipe", "lr", "weight_decay", "oa", "aa"
 curves = ["loss", "oa", "aa"]
 [[runs]]
 label = "{model}"
-flags = {{ model = "{model}" }}
+flags = {{ model = "{model}", batch_size = 16, lr = {lrs}, weight_decay = {decays} }}
 nproc_per_node = 2
 """
+
+
+def write_experiments(count: int, folder: Path) -> None:
+    """A file a model, whose grid holds every record."""
+    folder.mkdir()
+    settings = -(-count // (SEEDS * len(MODELS)))
+    decays = [1e-4 * (1 + k) for k in range(-(-settings // len(LRS)))]
+    for model in MODELS:
+        text = EXPERIMENT.format(model=model, lrs=list(LRS[:settings]), decays=decays)
+        (folder / f"{model}.toml").write_text(text)
 
 
 def write_records(count: int, results: Path) -> None:
@@ -63,14 +73,19 @@ def write_records(count: int, results: Path) -> None:
         path.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
+def require_rows(count: int, results: Path) -> None:
+    """Raise where records fill no row of the experiments: the report would be quick by leaving them out."""
+    held = [len((results / "tables" / f"{model}.csv").read_text().splitlines()) - 1 for model in MODELS]
+    if sum(held) < count / SEEDS:
+        raise SystemExit(f"error: {sum(held)} rows of {count} records; the experiments do not match them")
+
+
 def measure(count: int) -> tuple[float, float, float]:
     """(seconds, processor seconds, MiB at the peak) of one report."""
     with tempfile.TemporaryDirectory() as folder:
         results, experiments = Path(folder) / "results", Path(folder) / "experiments"
         write_records(count, results)
-        experiments.mkdir()
-        for model in MODELS:
-            (experiments / f"{model}.toml").write_text(EXPERIMENT.format(model=model))
+        write_experiments(count, experiments)
         command = [
             sys.executable,
             "-m",
@@ -82,6 +97,7 @@ def measure(count: int) -> tuple[float, float, float]:
         ]
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
+        require_rows(count, results)
         seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
         return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, after.ru_maxrss / 1024
 

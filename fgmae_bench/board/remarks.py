@@ -42,6 +42,7 @@ HARMLESS = frozenset(
         "shared_pass",
         "shared_training",
         "compiled",
+        "energy",
         "ignored_flag",
         "fitted_clean",
         "unvalidated",

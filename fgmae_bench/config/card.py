@@ -150,6 +150,7 @@ class Arrangement:
     label: str = ""  # column of classes; without it one column of 0 and 1 a class
     separator: str = ""  # multi-label: what stands between the classes in `label`
     target: str = ""  # regression: column of numbers
+    decimal: Literal[".", ","] = "."  # of the numbers in the table
     group: str = ""  # column of the scene or site
     split: str = ""  # column of train, val, test
     place: tuple[str, ...] = ()  # columns of longitude and latitude, or one of geometries (GeoParquet)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from fgmae_bench.config.encoders import INPUTS
@@ -182,6 +183,7 @@ def sections(module: str) -> dict[str, type]:
     return SECTIONS[module]
 
 
+@cache
 def field_sections(module: str) -> dict[str, str]:
     """Field name -> section, for all flags of a module."""
     return {f.name: part for part, kind in sections(module).items() for f in dataclasses.fields(kind)}

@@ -27,6 +27,7 @@ TIFF = (".tif", ".tiff")
 IMAGES = (*TIFF, ".png", ".npy")
 SIDECARS = (".aux.xml", ".ovr", ".xml", "thumbs.db", "desktop.ini")
 MOST_ARRAY_BYTES = 1 << 30
+DEEPEST = 4  # folders below those of images and of label maps
 MOST_WRAPPERS = 256  # folders of one depth that are looked into for what an archive wraps
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -86,6 +87,15 @@ def hidden(name: str) -> bool:
 def folders_in(root: Path) -> list[str]:
     """Names of the folders in a folder, sorted."""
     return sorted(entry.name for entry in os.scandir(root) if not hidden(entry.name) and is_kind(entry, folder=True))
+
+
+def folders_below(root: Path) -> list[str]:
+    """Folders below a folder, relative to it and with a `/` at the end, sorted within each depth."""
+    found, level = [], [""]
+    for _ in range(DEEPEST):
+        level = [f"{folder}{inner}/" for folder in level for inner in folders_in(root / folder)]
+        found += level
+    return found
 
 
 def part_folders(root: Path, taken: tuple[str, ...] = ()) -> dict[str, str]:

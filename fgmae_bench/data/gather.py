@@ -22,6 +22,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 
 SINGLE = re.compile(rf"^(?P<stem>.*?)_?(?P<band>{'|'.join(POLARISATIONS)})$", re.IGNORECASE)
+WITHIN = re.compile(rf"(?<![^_\-. ])(?P<band>{'|'.join(POLARISATIONS)})(?![^_\-. ])", re.IGNORECASE)
 MOST_LISTED = 20_000  # entries of a folder that are looked at for their kind
 MOST_CODES = 64  # different whole numbers that a label map may hold
 # Ending of a file or folder that is not read -> (what it is, what to do).
@@ -95,12 +96,22 @@ def find_images(root: Path) -> tuple[list[Found], list[str]]:
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGES and p.is_file() and not hidden(p.name))
     images: list[Found] = []
     pairs: dict[tuple[Path, str], dict[str, Path]] = {}
+    inner: dict[tuple[Path, str], dict[str, Path]] = {}  # with the band in the middle of the name
     for path in files:
-        match = SINGLE.match(path.stem)
+        match, within = SINGLE.match(path.stem), WITHIN.findall(path.stem)
         if match:
             pairs.setdefault((path.parent, match["stem"]), {})[match["band"].upper()] = path
+        elif len(within) == 1:
+            rest = WITHIN.sub("", path.stem).replace("__", "_").strip("_-. ")
+            inner.setdefault((path.parent, rest), {})[within[0].upper()] = path
         else:
             images.append(Found(path.relative_to(root).as_posix(), path.parent.name, (path,)))
+    together = any(len(held) > 1 for held in inner.values())
+    for key, held in inner.items():
+        if together:
+            pairs[key] = held
+        else:  # a word of the name of an image that is whole
+            images += [Found(path.relative_to(root).as_posix(), path.parent.name, (path,)) for path in held.values()]
     usual = _usual(frozenset(held) for held in pairs.values())
     stems = Counter(folder for folder, _ in pairs)
     skipped: list[str] = []

@@ -15,6 +15,7 @@ from fgmae_bench.data.files import (
     TIFF,
     Pattern,
     Stat,
+    folders_below,
     hidden,
     holding,
     keyed_files,
@@ -34,7 +35,8 @@ def paired_folders(card: Card, root: Path) -> Index:
     """Index of `<folder of images>/<name>.tif` with label maps `<folder of labels>/<name>.tif`, folders as on the card.
 
     The card's `layout.images` and `layout.masks` are file names with one `*`, which matches the same text in both.
-    Where folders `train`, `val` and `test` hold the folders, or are in them, or stand for `{part}` in their names, they
+    Files may be in folders below these, of the same names for images and label maps: a scene a folder. Where folders
+    `train`, `val` and `test` hold the folders, or are in them, or stand for `{part}` in their names, they
     are the parts of a stated split. Folders that an archive wraps around them are stepped over. Ids and groups are the
     names. A label source that is not the card's usual one may be wholly absent. Raises BenchError naming an image
     without its label map, or without its other date, and what was looked for.
@@ -136,9 +138,18 @@ def _listed(card: Card, root: Path, folder: str, part: str, named: str) -> Files
     place = next((p for p in (f"{part}/{inside}", f"{inside}/{part}") if (root / p).is_dir()), inside).strip("/")
     if not (root / place).is_dir():
         return {}
-    found = _by_stem(root / place) if not named else keyed_files(root / place, pattern, card.signal.bands)
     start, lead = f"{place}/" if place else "", f"{part}/" if part else ""
-    return {lead + key: [(start + file, stat) for file, stat in files] for key, files in found.items()}
+    found: Files = {}
+    for below in ["", *(folders_below(root / place) if inside else ())]:
+        here = root / place / below
+        files = _by_stem(here) if not named else keyed_files(here, pattern, card.signal.bands)
+        found |= {
+            f"{lead}{below}{key}": [(f"{start}{below}{file}", stat) for file, stat in held]
+            for key, held in files.items()
+        }
+        if found and not below:  # a folder with files of its own is looked at alone
+            break
+    return found
 
 
 def _by_stem(folder: Path) -> Files:

@@ -75,10 +75,13 @@ def strata_of(card: Card, index: Index, rows: Rows, cache: Path) -> Strata:
 
 
 def _seasons(index: Index) -> Stratum | None:
-    """The quarter of the year of each sample, None where one has no date."""
+    """The quarter of the year of each sample, None where one has no date, or one that cannot be (0000:00:00)."""
     values = []
     for row in range(len(index.files)):
-        day = acquired(index, row)
+        try:
+            day = acquired(index, row)
+        except BenchError:
+            return None
         if day is None:
             return None
         values.append(QUARTERS[day.month % 12 // 3])

@@ -8,6 +8,7 @@ import io
 import logging
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from fgmae_bench.system.files import read_bounded
 PARQUET = (".parquet", ".geoparquet")
 MOST_BYTES, MOST_ROWS = 256 << 20, 2_000_000  # of a table
 NOTHING = ("", "na", "n/a", "nan", "null", "none")  # what stands for no value
+COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")  # a number with a decimal comma
 TODO = "correct the table"
 log = logging.getLogger("fgmae_bench")
 Found = tuple[str, str, list[Stat]]  # id, file relative to the data, stats of its files
@@ -142,7 +144,7 @@ def _places(card: Card, rows: list[Row]) -> Places | None:
     if not held:
         return None
     where = [f"{row.table}, line {row.number}" for row in rows]
-    return places_of_columns(where, *([row.values[name] for row in rows] for name in held))
+    return places_of_columns(where, *([number_text(card, row.values[name]) for row in rows] for name in held))
 
 
 def columns_of(card: Card) -> list[str]:
@@ -227,7 +229,7 @@ def _label(card: Card, row: Row) -> Any:
     if text.lower() in NOTHING:
         return None
     if card.task == "regression":
-        return _target(where, held.target, text)
+        return _target(where, held.target, number_text(card, text))
     if card.task == "single_label":
         return _class(card, where, text)
     names = [name.strip() for name in text.split(held.separator or ",")]
@@ -248,11 +250,18 @@ def _flag(where: str, name: str, text: str) -> int:
     return known[text.lower()]
 
 
+def number_text(card: Card, text: str) -> str:
+    """A number of a table as Python writes it, where the card says that it has a decimal comma."""
+    comma = card.arrangement.decimal == "," and COMMA.fullmatch(text)
+    return text.replace(",", ".") if comma else text
+
+
 def _target(where: str, name: str, text: str) -> float | None:
     try:
         value = float(text)
     except ValueError as error:
-        raise BenchError(f"{where}: '{text[:80]}' in column '{name}' is not a number", TODO) from error
+        todo = 'say decimal = "," under [layout]' if COMMA.fullmatch(text) else TODO
+        raise BenchError(f"{where}: '{text[:80]}' in column '{name}' is not a number", todo) from error
     if math.isnan(value):
         return None
     if not abs(value) < 1e30:
@@ -273,6 +282,8 @@ def _find(card: Card, root: Path, row: Row) -> Found:
     """(id, file, stats of its files) of a row's image, which may be named without its ending."""
     held, name = card.arrangement, row.values[card.arrangement.path]
     where, pattern = f"{row.table}, line {row.number}", Pattern(held.images)
+    if "\\" in name and not os.path.exists(root / name):
+        name = name.replace("\\", "/")  # as Windows writes paths
     if not name or not inside(name) or name.endswith("/"):
         raise BenchError(f"{where}: '{name[:80]}' in column '{held.path}' is not a file of the data", TODO)
     if held.images:

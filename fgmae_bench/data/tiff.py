@@ -203,11 +203,11 @@ def read_grid(path: Path) -> Grid | None:
         return None
     said = {keys[at]: keys[at + 3] for at in range(4, len(keys) - 3, 4)}
     usual = all(key in GEO_USUAL and GEO_USUAL[key] in (None, value) for key, value in said.items())
-    epsg = said.get(PROJECTED_CRS, 0)
+    epsg = int(said.get(PROJECTED_CRS, 0))
     # a citation may hold a definition of its own, as in `ESRI PE String = ...`
     if turned or not usual or epsg not in UTM or b"=" in text or (column, row) != (0, 0) or not (across > 0 < down):
         return None
-    return Grid(epsg=int(epsg), left=left, top=top, across=across, down=down, height=height, width=width)
+    return Grid(epsg=epsg, left=left, top=top, across=across, down=down, height=height, width=width)
 
 
 @dataclass(frozen=True, kw_only=True)

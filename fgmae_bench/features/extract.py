@@ -18,6 +18,7 @@ from fgmae_bench.errors import RunFailed
 from fgmae_bench.features.loader import ahead, read_view
 from fgmae_bench.models.backbone import images_a_pass
 from fgmae_bench.models.build import Backbone
+from fgmae_bench.models.cost import cost_of_probe
 from fgmae_bench.system.device import Precision, autocast
 from fgmae_bench.system.distributed import World
 from fgmae_bench.views.classification import Augmentation, View
@@ -85,6 +86,20 @@ def extract(
             bad = extractor.dataset.index.ids[chunk[usable & ~finite][0]]
             raise RunFailed(f"the backbone's features of {bad} are not finite; try --amp off, or verify the weights")
         yield chunk, features, usable
+
+
+def cost_of_features(extractor: Extractor, row: int) -> dict[str, Any] | None:
+    """The record's `cost` of the backbone on one image of the data; None of a compiled one, which is not counted."""
+    if extractor.compiled:
+        return None
+    rows = np.array([row])
+
+    def image() -> torch.Tensor:
+        batch = torch.from_numpy(read_view(extractor.dataset, extractor.view, rows, None)[0]).to(extractor.device)
+        return batch.float().div_(255) if batch.dtype == torch.uint8 else batch
+
+    given = {name: torch.from_numpy(values[rows]).to(extractor.device) for name, values in extractor.extra.items()}
+    return cost_of_probe(extractor.backbone, image, given)
 
 
 def _forward(extractor: Extractor, batch: NDArray[Any], rows: Rows) -> Features:

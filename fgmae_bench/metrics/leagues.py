@@ -111,8 +111,9 @@ def elo(scores: Values) -> Values:
 
 @dataclass(frozen=True, kw_only=True)
 class League:
-    """M models over N datasets: `rank` averages, `elo` points, `iqm`; each with 95 % bounds (M, 2) over draws of the
-    datasets, None where datasets are too few; `top` is the share of draws in which a model is first.
+    """M models over N datasets: `rank` averages and `elo` points with 95 % bounds (M, 2) over draws of the datasets,
+    None where datasets are too few; `top` is the share of draws in which a model is first. The bounds of `iqm` are over
+    draws of runs, NaN of a model that has a single run on some dataset.
     """
 
     rank: Values
@@ -120,6 +121,7 @@ class League:
     elo: Values | None
     elo_bounds: Values | None
     iqm: Values | None
+    iqm_bounds: Values | None
     top: Values | None
     friedman: Friedman | None
 
@@ -134,11 +136,21 @@ def league(scores: Values, runs: list[list[Values]] | None = None, seed: int = 0
     if n < 2 or models < 2:
         raise ValueError(f"{n} datasets of {models} models")
     each = ranks(x)
-    iqm = None
+    iqm = iqm_bounds = None
     if runs is not None and n >= LEAST_FOR_IQM:
         iqm = np.array([interquartile_mean(np.concatenate([line[m] for line in runs])) for m in range(models)])
+        iqm_bounds = np.array([_iqm_bounds([line[m] for line in runs], seed) for m in range(models)])
     if n < ENOUGH:
-        return League(rank=each.mean(0), rank_bounds=None, elo=None, elo_bounds=None, iqm=iqm, top=None, friedman=None)
+        return League(
+            rank=each.mean(0),
+            rank_bounds=None,
+            elo=None,
+            elo_bounds=None,
+            iqm=iqm,
+            iqm_bounds=iqm_bounds,
+            top=None,
+            friedman=None,
+        )
     drawn = generator(seed, "datasets", n).integers(0, n, (DRAWS, n))
     won = (x[:, :, None] > x[:, None]) + 0.5 * ((x[:, :, None] == x[:, None]) & ~np.eye(models, dtype=bool))
     points = BASE + SCALE * np.log(strengths(won[drawn].sum(1), tolerance=1e-6))
@@ -150,9 +162,23 @@ def league(scores: Values, runs: list[list[Values]] | None = None, seed: int = 0
         elo=elo(x),
         elo_bounds=_bounds(points),
         iqm=iqm,
+        iqm_bounds=iqm_bounds,
         top=(first / first.sum(1, keepdims=True)).mean(0),
         friedman=friedman(x) if models > 2 and (each != each[:, :1]).any() else None,
     )
+
+
+def _iqm_bounds(runs: list[Values], seed: int) -> Values:
+    """95 % bounds (2,) of the interquartile mean, runs drawn again within each dataset: the stratified bootstrap of
+    Agarwal et al. 2021. Datasets are as they are; NaN where one has a single run, whose spread nothing shows.
+    """
+    if min(len(each) for each in runs) < 2:
+        return np.full(2, np.nan)
+    chance = generator(seed, "runs", *(len(each) for each in runs))
+    drawn = np.concatenate([each[chance.integers(0, len(each), (DRAWS, len(each)))] for each in runs], axis=1)
+    cut = drawn.shape[1] // 4
+    means = np.sort(drawn, axis=1)[:, cut : drawn.shape[1] - cut].mean(1)
+    return np.asarray(np.quantile(means, [0.025, 0.975]), np.float64)
 
 
 def _bounds(drawn: Values) -> Values:

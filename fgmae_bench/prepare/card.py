@@ -226,7 +226,7 @@ class Draft:
             ]
             sections.append(("layout", lines))
         elif "layout" in plan.remarks:
-            top += [f"# {text}" for text in plan.remarks.pop("layout")]
+            top += [f"# {text}" for text in plan.remarks["layout"]]
         sections.append(("signal", self._signal()))
         sections += self._labels()
         for name, (facts, remark) in splits.items():

@@ -13,8 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.data.files import IMAGES, TIFF, Pattern, folders_in, hidden, load_array, part_folders, stem_of
-from fgmae_bench.data.gather import MOST_CODES, Found, LooksLikeLabels, find_images, foreign_kinds, look
+from fgmae_bench.data.files import (
+    IMAGES,
+    TIFF,
+    Pattern,
+    folders_below,
+    folders_in,
+    hidden,
+    load_array,
+    part_folders,
+    stem_of,
+)
+from fgmae_bench.data.gather import MOST_CODES, WITHIN, Found, LooksLikeLabels, find_images, foreign_kinds, look
 from fgmae_bench.data.raster import open_tiff, read_values
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.files import is_kind
@@ -25,6 +35,7 @@ MOST_BANDS = 4  # of a Sentinel-1 image
 MOST_MAPS = 200  # label maps whose codes are counted
 KNOWN_MASKS = {"_LabelHand": {"0": "Land", "1": "Water"}}  # Sen1Floods11
 UNLABELLED = 255
+DATED = re.compile(r"(?<!\d)(19|20)\d{2}[-_.]?(0[1-9]|1[0-2])([-_.]?([0-2]\d|3[01]))?(?!\d)")
 TWO = "give the folder of one of them, or name the label maps with --masks"
 
 
@@ -69,7 +80,10 @@ def plan_of(root: Path, masks: Path | None) -> Plan:
     parts = part_folders(root)
     inner = root / sorted(parts)[0] if parts else root
     held = {name: kind for name in folders_in(inner) if (kind := _kind_of(inner / name))}
-    here = _kind_of(inner) if _image_files(inner) else ""
+    deep = not held and not _image_files(inner)
+    if deep:
+        held = {name: kind for name in folders_in(inner) if (kind := _kind_of(inner / name, below=True))}
+    here = _kind_of(inner, every=True) if _image_files(inner) else ""
     maps = [name for name, kind in held.items() if kind == "maps"]
     images = [name for name, kind in held.items() if kind == "images"]
     _refuse_two(root, here, images, maps)
@@ -77,6 +91,10 @@ def plan_of(root: Path, masks: Path | None) -> Plan:
         return _paired(root, "", "")
     if maps:
         return _paired(root, _the_images(inner, images), maps[0])
+    if deep and images:
+        first = _files_below(inner / images[0])[0].relative_to(root)
+        what = f"{root}: images are deeper than a folder for each class, such as {first}"
+        raise BenchError(what, "give the folder of the class folders, or name a table with --labels FILE")
     if len(images) >= 2 and not here:
         return _class_folders(root, inner, parts)
     if here == "images" or images:
@@ -130,26 +148,35 @@ def _the_images(inner: Path, images: list[str]) -> str:
     return named[0]
 
 
-def _image_files(folder: Path) -> list[Path]:
-    """Image files right in a folder, sorted: the TIFF files, where there is none those of any kind."""
+def _image_files(folder: Path, *, every: bool = False) -> list[Path]:
+    """Image files right in a folder, sorted: the TIFF files, where there is none those of any kind, or `every` one."""
     found = [
         Path(entry.path)
         for entry in os.scandir(folder)
         if not hidden(entry.name) and entry.name.lower().endswith(IMAGES) and is_kind(entry)
     ]
     tiffs = [path for path in found if path.suffix.lower() in TIFF]
-    return sorted(tiffs or found)
+    return sorted(found if every else tiffs or found)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Image files right in a folder, where there is none those in the folders below it."""
+    below = (folder / name for name in ["", *folders_below(folder)])
+    files = _image_files(folder)
+    return files or [path for place in below for path in _image_files(place)]
 
 
 def _some(files: list[Path], most: int) -> list[Path]:
     """Some files, in keyed order."""
-    by_name = {path.name: path for path in files}
+    by_name = {str(path): path for path in files}
+    short = {path.name: path for path in files}
+    by_name = short if len(short) == len(by_name) else by_name
     return [by_name[name] for name in keyed_order(0, "card", sorted(by_name))[:most]]
 
 
-def _kind_of(folder: Path) -> str:
+def _kind_of(folder: Path, *, every: bool = False, below: bool = False) -> str:
     """images, maps, both, or empty where a folder holds no image. Raises BenchError naming a file that is broken."""
-    files, kinds = _image_files(folder), set()
+    files, kinds = _files_below(folder) if below else _image_files(folder, every=every), set()
     for path in _some(files, LOOKED_AT if len(files) < 8 else 4 * LOOKED_AT):
         kinds.add(_kind_of_file(path))
     kinds.discard("")
@@ -170,7 +197,7 @@ def _kind_of_file(path: Path) -> str:
 
 
 def _bands_of(folder: Path) -> int:
-    path = _image_files(folder)[0]
+    path = _files_below(folder)[0]
     if path.suffix == ".npy":
         return min(load_array(path).shape)
     with open_tiff(path) as source:
@@ -192,6 +219,8 @@ def _class_folders(root: Path, inner: Path, parts: dict[str, str]) -> Plan:
     if parts:
         plan.stated = True
         plan.remark("layout", f"divided already: {', '.join(sorted(parts))}")
+    if all(DATED.search(name) for name in classes):
+        plan.remark("layout", f"GUESSED: folders are classes, though their names hold dates, as {classes[0]} does")
     return plan
 
 
@@ -201,9 +230,27 @@ def named_options(images: list[Found], first: str) -> dict[str, str]:
     if pair is not None:
         name, band = pair.files[0].name, pair.bands[0]
         stem, ending = os.path.splitext(name)
+        if not stem.upper().endswith(band):
+            return {"images": _around_bands([image.files[0].name for image in images if image.bands])}
         return {"images": f"*{stem[: -len(band)][-1:] if stem[: -len(band)].endswith('_') else ''}{{band}}{ending}"}
     ending = os.path.splitext(first)[1]
     return {} if ending.lower() in TIFF else {"images": f"*{ending}"}
+
+
+def _around_bands(names: list[str]) -> str:
+    """The pattern of names with a band in their middle, such as `Sigma0_{band}_*.tif`. Raises BenchError where what is
+    before and what is behind the band both differ.
+    """
+    parts = [WITHIN.split(name, maxsplit=1) for name in names]  # before, band, behind
+    before, behind = ({each[place] for each in parts} for place in (0, 2))
+    if len(behind) == 1:
+        mark = next(iter(before))[-1:]
+        return f"*{mark if mark in '_-. ' else ''}{{band}}{behind.pop()}"
+    if len(before) == 1:
+        start = _shared_start(sorted(behind))[:1]
+        return f"{before.pop()}{{band}}{start}*{os.path.splitext(names[0])[1]}"
+    what = f"{names[0]}: names differ before and behind the polarisation"
+    raise BenchError(what, "end them with it, such as scene_1_VV.tif and scene_1_VH.tif")
 
 
 # --- images and label maps
@@ -216,7 +263,8 @@ def _common(root: Path, masks: Path) -> tuple[Path, str, str]:
             raise BenchError(f"{folder} is not a folder", "give the folders of images and of label maps")
     root, masks = root.resolve(), masks.resolve()
     if masks.is_relative_to(root):
-        inside = [name for name in folders_in(root) if not (root / name).samefile(masks) and _image_files(root / name)]
+        others = [name for name in folders_in(root) if not (root / name).samefile(masks)]
+        inside = [name for name in others if _files_below(root / name)]
         if _image_files(root):
             return root, "", masks.relative_to(root).as_posix()
         return root, _the_images(root, inside), masks.relative_to(root).as_posix()
@@ -233,9 +281,12 @@ def _paired(root: Path, folder: str, maps: str) -> Plan:
         image_files = _image_files(inner / folder / sorted(parts)[0])
         map_files = _image_files(inner / maps / sorted(parts)[0])
     else:
-        image_files, map_files = _image_files(inner / folder), _image_files(inner / maps)
+        image_files, map_files = _files_below(inner / folder), _files_below(inner / maps)
     if folder == maps:
-        image_files, map_files = _told_apart(image_files)
+        image_files, map_files = _told_apart(_image_files(inner / folder, every=True))
+    for named, files in ((folder, image_files), (maps, map_files)):
+        if not files:
+            raise BenchError(f"{inner / named} holds no image that is read", "give a folder of TIFF, PNG or .npy files")
     plan = Plan(root=root, task="segmentation", kind="paired_folders", images=[], folder=folder, label_folder=maps)
     plan.stated = bool(parts)
     options = match_names([path.name for path in image_files], [path.name for path in map_files], folder == maps)
@@ -243,16 +294,35 @@ def _paired(root: Path, folder: str, maps: str) -> Plan:
         what = f"{image_files[0]} and {map_files[0]}: names of images and label maps do not match"
         raise BenchError(what, 'state [layout] images = "*_S1.tif", masks = "*_mask.tif" on a card of your own')
     plan.options = options
+    _refuse_other_folders(inner, (folder, image_files), (maps, map_files))
     place = image_files[0].parent
     pattern = Pattern(options["images"]) if options else None
     kept = [p for p in image_files if pattern is None or pattern.key(p.name) is not None]
-    plan.images = [Found(_key(p, pattern), place.name, (p,)) for p in kept]
+    names = [f"{_below(inner / folder, p)}{_key(p, pattern)}" for p in kept]
+    plan.images = [Found(name, place.name, (p,)) for name, p in zip(names, kept, strict=True)]
     plan.groups = [image.name for image in plan.images]
     chosen = _some(map_files, MOST_MAPS)
     if len(map_files) > len(chosen):
         plan.remark("label_sources", f"codes of {len(chosen)} of {len(map_files)} label maps were counted")
     count_codes(plan, map(_map_values, chosen), options.get("masks", ""))
     return plan
+
+
+def _below(place: Path, path: Path) -> str:
+    """The folders between a place and a file below it, with a `/` at the end; empty without any."""
+    inside = path.parent.relative_to(place).as_posix() if path.is_relative_to(place) else "."
+    return "" if inside == "." else f"{inside}/"
+
+
+def _refuse_other_folders(inner: Path, images: tuple[str, list[Path]], maps: tuple[str, list[Path]]) -> None:
+    """Raise BenchError where label maps are in other folders below theirs than the images below their own."""
+    held = [{_below(inner / folder, path): path for path in reversed(files)} for folder, files in (images, maps)]
+    alone = sorted(held[0].keys() - held[1].keys())
+    if alone:
+        what = (
+            f"{held[0][alone[0]]}: label maps are in other folders than images, such as {next(iter(held[1].values()))}"
+        )
+        raise BenchError(what, "give folders below which both are alike, such as prepare card DIR/2019 --masks MASKS")
 
 
 def _key(path: Path, pattern: Pattern | None) -> str:
@@ -344,7 +414,11 @@ def count_codes(plan: Plan, maps: Iterable[NDArray[Any]], masks: str, names: Map
         plan.remark("target", "maps of real numbers: guessed to be what is predicted; give it its name and unit")
         return
     codes = [int(code) for code in sorted(counts)]
-    ignore = [code for code in codes if code < 0 or code == UNLABELLED]
+    binary = sum(0 <= code != UNLABELLED for code in codes) == 1 and UNLABELLED in codes  # 0 and 255 are two classes
+    ignore = [code for code in codes if code < 0 or (code == UNLABELLED and not binary)]
+    if len(codes) - len(ignore) < 2:
+        shown = ", ".join(map(str, codes)) or "nothing"
+        raise BenchError(f"{plan.root / plan.label_folder}: label maps hold {shown}", "two classes or more are needed")
     known = names or next((named for ending, named in KNOWN_MASKS.items() if ending in masks), {})
     kept = [code for code in codes if code not in ignore]
     plan.codes = {str(code): known.get(str(code), f"Class{code}") for code in kept}
@@ -356,6 +430,8 @@ def count_codes(plan: Plan, maps: Iterable[NDArray[Any]], masks: str, names: Map
         plan.remark("label_sources", "GUESSED: names of the codes; give them theirs")
     if ignore:
         plan.remark("label_sources", "GUESSED: negative codes and 255 are no class")
+    if binary:
+        plan.remark("label_sources", "GUESSED: 255 is a class here, since one other code is all there is")
 
 
 def _map_values(path: Path) -> NDArray[Any]:

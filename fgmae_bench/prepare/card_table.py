@@ -125,7 +125,7 @@ def _read(table: Path) -> Columns:
 
 
 def _stem(value: str) -> str:
-    return stem_of(os.path.basename(value))
+    return stem_of(os.path.basename(value.replace("\\", "/")))
 
 
 def _path_column(table: Path, held: Columns, images: list[Found]) -> tuple[str, dict[str, Found]]:
@@ -143,7 +143,7 @@ def _path_column(table: Path, held: Columns, images: list[Found]) -> tuple[str, 
 def _where(root: Path, values: list[str], stems: dict[str, Found]) -> dict[str, str]:
     """`images` of [layout] where the table's values are not paths of files as they stand."""
     known = [(value, stems[_stem(value)]) for value in values if _stem(value) in stems]
-    if all(not image.bands and os.path.isfile(root / value) for value, image in known):
+    if all(not image.bands and os.path.isfile(root / value.replace("\\", "/")) for value, image in known):
         return {}
     folders = {image.files[0].parent.relative_to(root).as_posix() for _, image in known}
     if len(folders) != 1:
@@ -183,9 +183,12 @@ def _label(plan: Plan, held: Columns, table: Path) -> None:
         plan.remark("layout", f"GUESSED: '{chosen}' is what is predicted; it could also be {', '.join(others[:8])}")
     values = [value for value in held[chosen] if value.lower() not in NOTHING]
     if kinds[chosen] == "number":
+        if any("," in value for value in values):
+            plan.options["decimal"] = ","
+            plan.remark("layout", f"GUESSED: a comma is the decimal point, as in {next(v for v in values if ',' in v)}")
         plan.task, plan.target, plan.options["target"] = "regression", chosen, chosen
-        numbers = sorted(map(float, values))
-        plan.remark("target", f"{len(numbers)} values from {numbers[0]:g} to {numbers[-1]:g}; give it its unit")
+        numbers = sorted(_numbers(set(values)) or ())
+        plan.remark("target", f"{len(values)} values from {numbers[0]:g} to {numbers[-1]:g}; give it its unit")
         return
     plan.options["label"] = chosen
     if kinds[chosen] == "many":
@@ -212,14 +215,17 @@ def _kind(values: list[str]) -> str:
         whole = all(number == round(number) for number in numbers)
         return "one" if whole and len(different) <= 20 and len(known) >= 4 * len(different) else "number"
     for mark in SEPARATORS:
-        parts = {part.strip() for value in different for part in value.split(mark)}
-        if sum(mark in value for value in known) >= 0.1 * len(known) and len(parts) <= MOST_CLASSES:
+        parts = [part.strip() for value in known for part in value.split(mark)]
+        several = sum(mark in value for value in known) >= 0.1 * len(known)
+        if several and 2 * len(set(parts)) <= len(parts) and len(set(parts)) <= MOST_CLASSES:  # classes occur again
             return "many"
     return "one" if len(different) <= min(MOST_CLASSES, max(2, len(known) // 2)) else ""
 
 
 def _numbers(values: set[str]) -> list[float] | None:
+    """Values as numbers, with decimal commas too where none has a point; None where one is no number."""
+    commas = any("," in value for value in values) and not any("." in value for value in values)
     try:
-        return [float(value) for value in values]
+        return [float(value.replace(",", ".", 1) if commas else value) for value in values]
     except ValueError:
         return None

@@ -29,6 +29,7 @@ from fgmae_bench.runs.grid import Share, require_same_run, resume_path, use_thre
 from fgmae_bench.runs.tasks import TASKS, Outcome, Scale, legacy_of
 from fgmae_bench.runs.tensors import LAST
 from fgmae_bench.runs.trackers import tracking_of
+from fgmae_bench.system.device import gpu_id
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.environment import MemoryPeak
 from fgmae_bench.system.files import require_writable
@@ -116,7 +117,7 @@ def _folder(probe: Probe, id: str) -> RunFolder:
 
 def _compute(probe: Probe, start: float) -> dict[str, Record]:
     """Fit and record the runs of a probe, which began at `start`; their records by id, on every process."""
-    world, memory, spent = probe.extractor.world, MemoryPeak(), Spent()
+    world, memory, spent = probe.extractor.world, MemoryPeak(gpu_id(probe.extractor.device)), Spent()
     first = next(iter(probe.runs.values()))
     folders = {id: _folder(probe, id) for id in probe.runs} if world.rank == 0 else {}
     world.raise_together(lambda: _require_places(probe) if world.rank == 0 else None)
@@ -132,6 +133,9 @@ def _compute(probe: Probe, start: float) -> dict[str, Record]:
         fitted = time.perf_counter()
         records: dict[str, Record] | None = None
         if world.rank == 0:
+            memory.look()
+            if states:  # what was used before the interruption is not known
+                memory.energy.forget()
             seconds = {"total": fitted - start, "features": fitting - featuring, "fitting": fitted - fitting}
             shared = shared_by(probe, spent, memory, seconds)
             records = {

@@ -10,11 +10,13 @@ import torch
 
 from fgmae_bench.config.recipes import protocol_of
 from fgmae_bench.errors import note
-from fgmae_bench.features.extract import Spent
+from fgmae_bench.features.extract import Spent, cost_of_features
+from fgmae_bench.models.cost import with_linear_head
 from fgmae_bench.probe.checkpoint import save_fitted
 from fgmae_bench.probe.resolve import Materials, Probe
 from fgmae_bench.records import Record
 from fgmae_bench.runs.assemble import Params, assemble, sample_metrics
+from fgmae_bench.runs.consumed import energy_notes, with_energy
 from fgmae_bench.runs.curve_notes import head_not_trained, rate_notes
 from fgmae_bench.runs.folder import RunFolder, store_run, write_predictions
 from fgmae_bench.runs.tasks import Outcome
@@ -29,15 +31,17 @@ class Shared:
     environment: dict[str, Any]
     timing: dict[str, Any]
     notes: list[dict[str, str]]
+    cost: dict[str, Any] | None  # of the backbone
 
 
 def shared_by(probe: Probe, spent: Spent, memory: MemoryPeak, seconds: dict[str, float]) -> Shared:
     """What the records of a pass share; `seconds` are those of everything (`total`), of `features` and of `fitting`."""
-    device = probe.extractor.device
+    device, world = probe.extractor.device, probe.extractor.world
     return Shared(
         environment=describe(device.type, device_name(device), probe.extractor.world.size),
         timing=_timing(spent, memory, seconds),
-        notes=probe.notes + _pass_notes(probe),
+        notes=probe.notes + _pass_notes(probe) + energy_notes(memory, world),
+        cost=with_energy(cost_of_features(probe.extractor, int(probe.dataset.parts.test[0])), memory, world),
     )
 
 
@@ -86,6 +90,9 @@ def record_run(
             notes=[*outcome.notes, *rates, *shared.notes],
             diverged=outcome.diverged,
             selection=outcome.selection,
+            cost=with_linear_head(shared.cost, backbone.feature_dim, len(classes))
+            if trainable and shared.cost is not None
+            else shared.cost,
         )
 
     return store_run(

@@ -22,6 +22,7 @@ HEAD = (
     ("Elo", "elo"),
     ("95 % of Elo", "elo_low,elo_high"),
     ("IQM", "iqm"),
+    ("95 % over runs", "iqm_low,iqm_high"),
     ("first in draws", "first"),
     ("beats the next", "beats_next"),
     (f"equal within {MARGIN:g}", "equal_to"),
@@ -83,6 +84,8 @@ def sentences(found: Ranking) -> list[str]:
         )
     if count < LEAST_FOR_IQM:
         lines.append(f"The interquartile mean is shown from {LEAST_FOR_IQM} datasets on.")
+    elif any(model.iqm_bounds for model in found.models):
+        lines.append("Intervals of the interquartile mean draw the runs of each dataset again; datasets stay.")
     return lines
 
 
@@ -104,6 +107,7 @@ def _row(model: Ranked) -> tuple[Entry, ...]:
         number(model.elo, ".0f"),
         pair(model.elo_bounds, ".0f"),
         number(model.iqm, ".3f"),
+        pair(model.iqm_bounds, ".3f"),
         number(model.top, ".0%"),
         number(model.better_than_next, ".2f"),
         Entry(text=equal or EMPTY, plain=(equal,), number=False),

@@ -41,6 +41,7 @@ class Ranked:
     elo: float | None
     elo_bounds: tuple[float, float] | None
     iqm: float | None
+    iqm_bounds: tuple[float, float] | None
     top: float | None
     possible: tuple[int, int] | None
     better_than_next: float | None
@@ -174,7 +175,7 @@ def _ranked(
         return None if values is None else float(values[m])
 
     def bounds(values: NDArray[np.float64] | None) -> tuple[float, float] | None:
-        return None if values is None else (float(values[m][0]), float(values[m][1]))
+        return None if values is None or np.isnan(values[m]).any() else (float(values[m][0]), float(values[m][1]))
 
     place = order.index(m)
     following = order[place + 1] if place + 1 < len(order) else None
@@ -189,6 +190,7 @@ def _ranked(
         elo=at(table.elo),
         elo_bounds=bounds(table.elo_bounds),
         iqm=at(table.iqm),
+        iqm_bounds=bounds(table.iqm_bounds),
         top=at(table.top),
         possible=None if tests is None else tests.rank_sets()[m],
         better_than_next=beats,

@@ -162,10 +162,8 @@ def draw(points: list[Point], stress: str, path: Path) -> None:
     figure, axes = new_axes(7, 4.5)
     for i, point in enumerate(point for point in points if point.area is not None):
         colour = COLOURS[i % len(COLOURS)]
-        axes.scatter([point.area], [point.drop], color=colour, s=28)
-        axes.annotate(
-            literal(point.name, 40), (point.area, point.drop), fontsize=6, xytext=(4, 3), textcoords="offset points"
-        )
+        axes.scatter([point.area], [point.drop], color=colour, s=28, label=literal(point.name, 40))
+    axes.legend(fontsize=7)
     axes.set_xlabel(f"area kept under {stress}")
     axes.set_ylabel(f"{points[0].metric} lost in regions left out")
     axes.set_title("synthetic data" if any(point.synthetic for point in points) else "", fontsize=9)

@@ -76,6 +76,16 @@ def device_name(device: torch.device) -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def gpu_id(device: torch.device) -> str:
+    """The UUID of a GPU as its driver knows it, `GPU-…`; empty for a CPU, or where this torch does not say it."""
+    if device.type != "cuda":
+        return ""
+    import torch
+
+    uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
+    return uuid if not uuid or uuid.startswith("GPU-") else f"GPU-{uuid}"
+
+
 def autocast(amp: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """The autocast context of a precision; nothing for `off`."""
     if amp == "off":

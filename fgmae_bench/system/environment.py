@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fgmae_bench.errors import printable
+from fgmae_bench.system.energy import Energy, counters
 
 SOURCE = Path(__file__).resolve().parents[2]
 
@@ -105,13 +106,15 @@ def anonymous_memory() -> int | None:
 
 
 class MemoryPeak:
-    """The largest anonymous memory seen at the moments it was asked to look."""
+    """The largest anonymous memory seen at the moments it was asked to look, and the energy between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: str = "") -> None:
         self.bytes = anonymous_memory()
+        self.energy = Energy(counters(gpu))
 
     def look(self) -> None:
         """Look now."""
+        self.energy.look()
         current = anonymous_memory()
         if current is not None and (self.bytes is None or current > self.bytes):
             self.bytes = current

@@ -118,6 +118,11 @@ class ClassificationJob:
         metrics = self.task.evaluate(logits, targets)
         return Scored(metrics=metrics, outputs=logits, targets=targets, finite=metrics["loss"] is not None)
 
+    def image(self) -> Tensor:
+        """The first test image as the model is given it (1, C, S, S)."""
+        batch = read_view(self.dataset, self.view, self.dataset.parts.test[:1], None)[0]
+        return as_input(torch.from_numpy(batch), self.device, torch.float32)
+
     def _forward(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         if not len(batch):
             return np.zeros((0, len(self.dataset.card.outputs)), np.float32)

@@ -16,6 +16,7 @@ from fgmae_bench.config.run_ids import run_id
 from fgmae_bench.data.dataset import Dataset, only_usable
 from fgmae_bench.errors import BenchError, note
 from fgmae_bench.models.build import Backbone
+from fgmae_bench.models.cost import cost_of_classifier
 from fgmae_bench.models.norms import SyncBatchNorm
 from fgmae_bench.models.pooling import TokenPool
 from fgmae_bench.runs.assemble import sample_metrics
@@ -70,13 +71,14 @@ def prepare(
     dataset = dataclasses.replace(dataset, facts=facts)
     setup.remember([facts])
     id = run_id(resolved, facts, world.size)
+    job = _job(resolved, setup, dataset, backbone, plan, world, device)
     return Prepared(
         run=resolved,
         id=id,
         protocol=protocol_of("finetune", recipe),
         dataset=dataset,
         backbone=backbone,
-        job=_job(resolved, setup, dataset, backbone, plan, world, device),
+        job=job,
         plan=plan,
         world=world,
         device=device,
@@ -91,6 +93,7 @@ def prepare(
             *rate_notes("finetune", resolved, card, plan.effective),
             *_notes(resolved, plan),
         ],
+        cost=lambda: None if execution.compile else cost_of_classifier(job.model, job.image()),
         **_scoring(dataset, recipe.batch_size),
     )
 

@@ -10,6 +10,7 @@ import torch
 
 from fgmae_bench.records import Record
 from fgmae_bench.runs.assemble import Params, assemble
+from fgmae_bench.runs.consumed import energy_notes, with_energy
 from fgmae_bench.runs.curve_notes import head_not_trained, still_improving
 from fgmae_bench.runs.folder import RunFolder, store_run
 from fgmae_bench.runs.tasks import Outcome
@@ -62,10 +63,11 @@ def record_run(
                 *still_improving(outcome.history, job.selection),
                 *head_not_trained(outcome.history, dataset.card.task, len(prepared.classes)),
                 *prepared.notes,
+                *energy_notes(memory, prepared.world),
             ],
             diverged=outcome.diverged,
             schemes=prepared.schemes,
-            cost=prepared.cost(),
+            cost=with_energy(prepared.cost(), memory, prepared.world),
         )
 
     return store_run(

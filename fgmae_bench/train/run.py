@@ -23,6 +23,7 @@ from fgmae_bench.runs.grid import Share, require_same_run, resume_path, use_thre
 from fgmae_bench.runs.tasks import Outcome, rank, seen_by_reference
 from fgmae_bench.runs.tensors import BEST, LAST, load_tensors
 from fgmae_bench.runs.trackers import tracking_of
+from fgmae_bench.system.device import gpu_id
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.environment import MemoryPeak
 from fgmae_bench.system.files import lock_or_fail
@@ -47,10 +48,13 @@ class Training:
     last: Scored | None = None  # of the newest evaluation
     best_val: Scored | None = None  # of the best one on val, None after an interruption until there is a better one
     best_model: Tensors = field(default_factory=dict)  # rank 0 only: what is tested where a val split selects
-    memory: MemoryPeak = field(default_factory=MemoryPeak)
+    memory: MemoryPeak = field(init=False)
     spent: SpentTime = field(default_factory=SpentTime)
     started: float = field(default_factory=time.perf_counter)
     saved: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.memory = MemoryPeak(gpu_id(self.prepared.device))
 
     @property
     def selects(self) -> bool:
@@ -111,6 +115,7 @@ class Training:
         world.raise_together(lambda: loop.restore(state.tensors, state.step, state.period))
         self.outcome.best, self.outcome.history, self.outcome.legacy_curve = state.best, state.history, state.legacy
         self.spent = SpentTime(**state.spent)
+        self.memory.energy.forget()  # what was used before the interruption is not known
         log.info("%s goes on after step %d of %d", prepared.id, state.step, prepared.plan.total)
         if self.folder is not None:
             self.folder.go_on(state.history)
@@ -225,6 +230,7 @@ class Training:
         if self.folder is None:
             return None
         self.spent.total = self._total()
+        self.memory.look()
         return record_run(self.prepared, self.outcome, test, self.folder, results, self.spent, self.memory)
 
 
