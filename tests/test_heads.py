@@ -198,6 +198,22 @@ def test_pointrend_draws_the_same_points_for_every_image_and_refines_where_it_is
     torch.testing.assert_close(refined.flatten(2), everywhere)  # 1024 places: all are among the 8196 least certain
 
 
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n != "pointrend" else n for n in sorted(set(HEADS) - set(SLOW))]
+)
+def test_one_class_and_images_of_ignore_alone_train_in_half_precision(name):
+    """5x3 patches of 14 px, one image: the loss and every gradient are finite."""
+    for classes, label in ((1, 0), (1, 255), (3, 255)):
+        torch.manual_seed(0)
+        head = make_head(name, (DIM,) * 4, (14,) * 4, classes, fpn_dim=WIDTH).train()
+        targets = torch.full((1, 70, 42), label, dtype=torch.uint8)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(head(maps((5, 3), batch=1), (70, 42)), targets, World())
+        loss.backward()
+        assert loss.isfinite()
+        assert all(p.grad.isfinite().all() for p in head.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize("name", ["fcn", "uper", "knet_fcn"])
 def test_the_auxiliary_head_and_dropout_are_there_when_asked_for(name):
     plain, both = made(name), made(name, auxiliary=True, dropout=0.5)

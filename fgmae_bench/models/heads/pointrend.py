@@ -16,7 +16,9 @@ REFINED, DOUBLINGS = 8196, 2  # points a doubling in evaluation
 
 
 def uncertainty(logits: Tensor) -> Tensor:
-    """(B, K, N) to (B, N): minus the gap between the two best classes."""
+    """(B, K, N) to (B, N): minus the gap between the two best classes; of one class, minus its distance from 0."""
+    if logits.shape[1] == 1:
+        return -logits[:, 0].abs()
     best = logits.topk(2, dim=1).values
     return best[:, 1] - best[:, 0]
 
