@@ -207,12 +207,16 @@ def _attempt(method: str, url: str, headers: dict[str, str], with_token: bool) -
         request = client.build_request(method, url, headers=sent, timeout=TIMEOUT_S)
         get = method == "GET"
         return _within(ANSWER_S, lambda: client.send(request, stream=True, follow_redirects=get), urlsplit(url).netloc)
+    except ImportError as error:  # the client's own, as it is made
+        what = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names a SOCKS proxy, and the package socksio is not here"
+        raise Unreachable(what, "install it: pip install socksio") from error
     except OfflineModeIsEnabled as error:
         raise Unreachable(
             "HF_HUB_OFFLINE is set, nothing may be downloaded", "unset it, or take the files from a folder"
         ) from error
     except (httpx2.InvalidURL, ValueError) as error:
-        raise BenchError(f"{url} is or leads to a malformed address ({error})", "correct HF_ENDPOINT") from error
+        todo = "correct HF_ENDPOINT, or the proxy that HTTPS_PROXY or ALL_PROXY names"
+        raise BenchError(f"{url} is or leads to a malformed address ({error})", todo) from error
     except httpx2.RequestError as error:
         todo = "check the network and HF_ENDPOINT, then run the same command again"
         raise Unreachable(f"{urlsplit(url).netloc} cannot be reached ({_reason(error)})", todo) from error
