@@ -53,6 +53,12 @@ def test_a_proxy_of_an_unknown_kind_is_one_line(hub, target, monkeypatch):
     assert "or the proxy that HTTPS_PROXY or ALL_PROXY names" in line
 
 
+@pytest.mark.parametrize("address", ["http://h:90200", "http://[::1", "hub.example", "http://"])
+def test_a_mirror_that_cannot_be_is_one_line(target, monkeypatch, address):
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    assert f"HF_ENDPOINT is '{address.rstrip('/')}', " in error_of(lambda: fetch(FILE, target))
+
+
 # --- an answer that is not the file
 
 

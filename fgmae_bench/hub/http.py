@@ -83,9 +83,9 @@ def ask(source: HubFile) -> Remote:
 
     Redirects are followed up to the answer that carries `X-Linked-Etag`: the next one would lead to a storage host.
     """
-    from huggingface_hub import hf_hub_url
+    endpoint = _endpoint()
+    from huggingface_hub import hf_hub_url  # it reads HF_ENDPOINT as it is imported, and breaks on a bad one
 
-    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     url = start = hf_hub_url(
         source.repo, source.file, repo_type=source.repo_type, revision=source.revision, endpoint=endpoint
     )
@@ -103,6 +103,18 @@ def ask(source: HubFile) -> Remote:
         except ValueError as error:
             raise BenchError(f"the hub redirects {source} to a malformed address ({error})", NOT_A_FILE) from error
     raise BenchError(f"the hub redirects {source} in circles", "check the repository's name")
+
+
+def _endpoint() -> str | None:
+    """The mirror that HF_ENDPOINT names, None where it names none."""
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+    try:
+        named = urlsplit(endpoint).port is not None or urlsplit(endpoint).hostname
+    except ValueError as error:
+        raise BenchError(f"HF_ENDPOINT is {endpoint!r}, a malformed address ({error})", "correct it") from error
+    if endpoint and not named:
+        raise BenchError(f"HF_ENDPOINT is {endpoint!r}, which names no host", "begin it with https://")
+    return endpoint or None
 
 
 @contextlib.contextmanager
