@@ -83,9 +83,9 @@ def ask(source: HubFile) -> Remote:
 
     Redirects are followed up to the answer that carries `X-Linked-Etag`: the next one would lead to a storage host.
     """
-    from huggingface_hub import hf_hub_url
+    endpoint = _endpoint()
+    from huggingface_hub import hf_hub_url  # it reads HF_ENDPOINT as it is imported, and breaks on a bad one
 
-    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     url = start = hf_hub_url(
         source.repo, source.file, repo_type=source.repo_type, revision=source.revision, endpoint=endpoint
     )
@@ -103,6 +103,18 @@ def ask(source: HubFile) -> Remote:
         except ValueError as error:
             raise BenchError(f"the hub redirects {source} to a malformed address ({error})", NOT_A_FILE) from error
     raise BenchError(f"the hub redirects {source} in circles", "check the repository's name")
+
+
+def _endpoint() -> str | None:
+    """The mirror that HF_ENDPOINT names, None where it names none."""
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+    try:
+        named = urlsplit(endpoint).port is not None or urlsplit(endpoint).hostname
+    except ValueError as error:
+        raise BenchError(f"HF_ENDPOINT is {endpoint!r}, a malformed address ({error})", "correct it") from error
+    if endpoint and not named:
+        raise BenchError(f"HF_ENDPOINT is {endpoint!r}, which names no host", "begin it with https://")
+    return endpoint or None
 
 
 @contextlib.contextmanager
@@ -207,12 +219,16 @@ def _attempt(method: str, url: str, headers: dict[str, str], with_token: bool) -
         request = client.build_request(method, url, headers=sent, timeout=TIMEOUT_S)
         get = method == "GET"
         return _within(ANSWER_S, lambda: client.send(request, stream=True, follow_redirects=get), urlsplit(url).netloc)
+    except ImportError as error:  # the client's own, as it is made
+        what = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names a SOCKS proxy, and the package socksio is not here"
+        raise Unreachable(what, "install it: pip install socksio") from error
     except OfflineModeIsEnabled as error:
         raise Unreachable(
             "HF_HUB_OFFLINE is set, nothing may be downloaded", "unset it, or take the files from a folder"
         ) from error
     except (httpx2.InvalidURL, ValueError) as error:
-        raise BenchError(f"{url} is or leads to a malformed address ({error})", "correct HF_ENDPOINT") from error
+        todo = "correct HF_ENDPOINT, or the proxy that HTTPS_PROXY or ALL_PROXY names"
+        raise BenchError(f"{url} is or leads to a malformed address ({error})", todo) from error
     except httpx2.RequestError as error:
         todo = "check the network and HF_ENDPOINT, then run the same command again"
         raise Unreachable(f"{urlsplit(url).netloc} cannot be reached ({_reason(error)})", todo) from error
