@@ -94,7 +94,7 @@ def ranking(pivot: Pivot, known: Known) -> Ranking:
     if why:
         return Ranking(protocol=pivot.protocol, units=tuple(units), why=why, left_out=tuple(left_out))
     means = [[statistics.fmean(_mean(pivot, i, c) for c in places) for i in lines] for places in units.values()]
-    scores = np.round(np.array(means, np.float64), DIGITS)
+    scores = np.asarray(np.array(means, np.float64).round(DIGITS), np.float64)
     runs = [[np.concatenate([_runs(pivot, i, c) for c in places]) for i in lines] for places in units.values()]
     table = league(scores, runs)
     pairs = _pairs(pivot, lines, list(units.values()), known)
