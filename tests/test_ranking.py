@@ -23,6 +23,7 @@ from fgmae_bench.report.pivot import mean_of, shas
 from fgmae_bench.report.pivots import pivots
 from fgmae_bench.report.rank_sheets import draw_critical, of_agreement, of_ranking
 from fgmae_bench.report.ranking import SCENES, ranking, require
+from fgmae_bench.report.table import groups
 
 EIGHT = {name: [0.5 + i / 10 + d % (i + 2) / 40 for d in range(8)] for i, name in enumerate("abc")}
 
@@ -252,3 +253,17 @@ def test_what_is_written_is_what_is_read(tmp_path):
     tested.write(json.dumps(made), tmp_path)
     assert tested.read(tmp_path / tested.FILE) == {("oa", ("x",), ("y",)): Estimate(value=0.1, error=0.2, degrees=3.5)}
     assert tested.read(tmp_path / "none.json") == {}
+
+
+@pytest.mark.parametrize(("part", "name"), [("recipe", "epochs"), ("data", "train_frac"), ("recipe", "batch_size")])
+def test_a_grid_of_any_number_stands_in_numeric_order(part, name):
+    made = record("a")["config"][part]
+    values = [100, 5, 20] if part == "recipe" else [1.0, 0.05, 0.5]
+    each = [resealed(record("a"), "config", part, {**made, name: value}) for value in values]
+    assert [group[0]["config"][part][name] for group in groups(each)] == sorted(values)
+
+
+def test_records_that_hold_other_settings_have_an_order_too():
+    data = record("a")["config"]["data"]
+    other = resealed(record("a"), "config", "data", {**data, "a_number_of_another_version": 3})
+    assert len(groups([other, record("a")])) == 2

@@ -178,7 +178,8 @@ def settings(record: Record) -> dict[str, Any]:
 
 
 def groups(records: list[Record]) -> list[tuple[Record, ...]]:
-    """Records that differ by seed, or draw of labels, only, together; in order of shots, lr, weight decay and run ids.
+    """Records that differ by seed, or draw of labels, only, together; in order of shots, lr, weight decay, then every
+    other number of their settings, and run ids.
 
     Where a seed and draw come twice, something unseen differs too: each of those records stands alone.
     """
@@ -198,9 +199,12 @@ def _chance(record: Record) -> tuple[int, int]:
 
 
 def _order(group: tuple[Record, ...]) -> tuple[Any, ...]:
-    recipe = group[0]["config"]["recipe"]
-    numbers = [group[0]["config"]["data"].get("shots"), *(recipe.get(name) for name in ("lr", "weight_decay"))]
-    return (*[(value is None, value or 0.0) for value in numbers], [record["run_id"] for record in group])
+    config = group[0]["config"]
+    flat = {**config["data"], **config["model"], **config["recipe"]}
+    first = ("shots", "lr", "weight_decay")
+    rest = [name for name in sorted(flat) if name not in (*first, "seed", "draw") and type(flat[name]) in (int, float)]
+    numbers = [flat.get(name) for name in (*first, *rest)]
+    return ([(value is None, value or 0.0) for value in numbers], [record["run_id"] for record in group])
 
 
 def _labelled(label: str, records: list[Record]) -> list[tuple[str, tuple[Record, ...]]]:
