@@ -3,6 +3,7 @@
 import functools
 import gc
 import importlib.metadata
+import logging
 import os
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def pytest_unconfigure(config):
 def pytest_make_parametrize_id(config, val, argname):
     """Bytes are no name: those of an archive hold the time they were made, and every worker collects for itself."""
     return f"{argname}_{len(val)}_bytes" if isinstance(val, bytes) and not val.isascii() else None
+
+
+@pytest.fixture(autouse=True)
+def level_of_the_log():
+    """An entry that runs in this process sets for good how much is logged: as rank 1, only errors."""
+    log = logging.getLogger("fgmae_bench")
+    before = log.level
+    yield
+    log.setLevel(before)
 
 
 def _shared(*parts):

@@ -23,6 +23,7 @@ from fgmae_bench.models.cost import cost_of
 from fgmae_bench.models.segmenter import FlatMaps
 from fgmae_bench.models.sliding import Windows, sliding_window
 from fgmae_bench.records import problem_of
+from fgmae_bench.system.randomness import generator
 
 pytest_plugins = ("segment_world",)
 commands.MAIN.setdefault("ablate", "fgmae_bench.ablate.__main__")
@@ -161,6 +162,22 @@ def test_taus_are_scipys_and_intervals_come_with_eight_encoders():
     assert all(each.interval is None for each in agreements({head: c[:, :1] for head, c in held.items()}))
     same = agreements({"a": held["a"], "b": held["a"]})[0]
     assert (same.tau, same.interval) == (1.0, (1.0, 1.0))
+
+
+def test_an_interval_of_a_tau_holds_the_middle_95_percent_of_drawn_scenes():
+    """By scipy's tau of each draw; the mean IoU written out, 2.5 % cut off at each end."""
+    random = np.random.default_rng(2)
+    held = {head: random.integers(1, 50, (8, 5, 2, 2)).astype(float) for head in ("a", "b")}
+    taus = []
+    for rows in generator(0, "heads", 5).integers(0, 5, (1000, 5)):
+        scores = []
+        for each in held.values():
+            table = each[:, rows].sum(1)  # (8, 2, 2)
+            right = np.einsum("mii->mi", table)
+            scores.append((right / (table.sum(1) + table.sum(2) - right)).mean(1))
+        taus.append(scipy.stats.kendalltau(*scores).statistic)
+    (found,) = agreements(held)
+    assert found.interval == pytest.approx(np.percentile(taus, [2.5, 97.5]))
 
 
 def test_images_are_summed_by_scene():

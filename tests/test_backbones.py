@@ -14,7 +14,14 @@ from torch import nn
 from fgmae_bench.config.contract import FGMAE_CONTRACT, RAW_CONTRACT
 from fgmae_bench.config.run import Model
 from fgmae_bench.errors import BenchError
-from fgmae_bench.models.build import FGMAE_ARCHITECTURES, BackscatterStats, TokenPool, build_backbone, wrap_module
+from fgmae_bench.models.build import (
+    FGMAE_ARCHITECTURES,
+    BackscatterStats,
+    TokenPool,
+    build_backbone,
+    patch_side,
+    wrap_module,
+)
 
 TINY = "test_vit"  # timm's own: 64 wide, CLS token, patch 16
 AVERAGED = "test_vit2"  # 64 wide, one register, no CLS token, fc_norm after the mean instead of norm
@@ -226,15 +233,21 @@ def test_vit_without_cls_token_says_so():
 
 
 @pytest.mark.parametrize(
-    ("model", "size", "good"), [(TINY, 33, 32), (TINY, 250, 240), ("vit_huge_patch14", 256, 252), (TINY, 8, 16)]
-)
-def test_size_that_the_patches_do_not_divide_is_refused_with_the_good_one(model, size, good):
-    """At 256 px timm silently ignores the last 4 pixels of patch 14."""
+    ("model", "size", "good"),
+    [
+        (TINY, 33, 32), (TINY, 250, 240), ("vit_huge_patch14", 256, 252), (TINY, 8, 16), ("beit_base_patch16_224", 65, 64),
+        ("vit_small_patch16_dinov3", 65, 64), ("eva02_tiny_patch14_224", 65, 56),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("pool", [None, "mean"])
+def test_size_that_the_patches_do_not_divide_is_refused_with_the_good_one(model, size, good, pool):
+    """At 256 px timm silently ignores the last 4 pixels of patch 14; data of that size is seen at the good one."""
     with (
         torch.device("meta"),
         pytest.raises(BenchError, match=rf"{size} is not divisible by the patch of \d+ px; use --input_size {good}$"),
     ):
-        build(model, size=size)
+        build(model, size=size, pool=pool)
+    assert max(size // patch_side(model), 1) * patch_side(model) == good
 
 
 def test_unknown_model_offers_the_closest():

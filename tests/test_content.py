@@ -65,6 +65,8 @@ def test_the_hash_of_a_label_map_follows_its_codes_and_source():
     values = np.array([[1, 2], [3, 4]], np.uint8)
     assert codes_of(Codes(values=values, source=DFC)) == codes_of(Codes(values=values.copy(), source=DFC))
     assert codes_of(Codes(values=values[::-1].copy(), source=DFC)) != codes_of(Codes(values=values, source=DFC))
+    other = dataclasses.replace(DFC, name="another")
+    assert codes_of(Codes(values=values, source=other)) != codes_of(Codes(values=values, source=DFC))
 
 
 def test_a_file_that_is_written_into_and_has_its_times_set_back_is_noticed(tmp_path):
@@ -161,6 +163,25 @@ def test_links_in_a_circle_and_to_nowhere_end_and_where_a_link_leads_counts(tmp_
         (root / "third").symlink_to(tmp_path / "store" / target)
         stamps.add(tree_stamp(root))
     assert len(stamps) == 2
+
+
+def test_a_folder_that_links_lead_into_again_is_listed_once(tmp_path, monkeypatch):
+    """Two links back to the top, which lead on from one another for ever: the top by itself and by one link, `a` in
+    both.
+    """
+    (tmp_path / "top" / "a").mkdir(parents=True)
+    for name in ("up", "up_again"):
+        (tmp_path / "top" / "a" / name).symlink_to(tmp_path / "top", target_is_directory=True)
+    listed, scandir = [], os.scandir
+
+    def counted(place):
+        listed.append(str(place))
+        assert len(listed) < 100
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    tree_stamp(tmp_path / "top")
+    assert [os.path.relpath(place, tmp_path) for place in listed] == ["top", "top/a", "top/a/up", "top/a/up/a"]
 
 
 def test_a_copy_elsewhere_is_the_same_run(tmp_path, world):

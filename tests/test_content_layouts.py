@@ -120,7 +120,18 @@ def test_the_same_holds_for_every_dataset_that_ships(name, world, tmp_path):
     before = opened(card, root, cache, **OWN[name])
     assert facts(card, copied(root, tmp_path / "copy"), cache, **OWN[name]) == before.facts
     if not OWN[name]:
-        assert facts(card, packed(card, root, tmp_path / "p.lmdb"), cache) == before.facts
+        pack, split = packed(card, root, tmp_path / "p.lmdb"), card.splits[card.default_split]
+        if split.kind == "spatial":  # which a pack cannot be divided by
+            with pytest.raises(BenchError, match="holds no georeferenced file a sample"):
+                facts(card, pack, cache)
+        elif split.kind == "lists":  # they stand beside the files, and a pack has none
+            for part in ("train", "val", "test"):
+                (tmp_path / f"{part}.txt").write_text("".join(f"{id}\n" for id in before.ids(part)))
+            held = facts(card, pack, cache, split=str(tmp_path))
+            same = ("content_sha256", "samples_sha256")
+            assert {key: held[key] for key in same} == {key: before.facts[key] for key in same}
+        else:
+            assert facts(card, pack, cache) == before.facts
     place = before.index.path(int(before.parts.train[0]))
     nudge_tiff(place if place.is_file() else next(root.rglob(f"{place.name}_VV.tif")))
     only_train_differs(before.facts, facts(card, root, cache, **OWN[name]))

@@ -271,9 +271,27 @@ def test_a_card_whose_facts_changed_under_its_version_is_refused(desk):
     assert "nodata" in text
     card.write_text(text.replace("leaky = true", "leaky = false", 1))
     line = said(call("linear", *flags, cwd=desk))
-    assert "its facts have changed since version 1 was first used; raise its version" in line
+    assert "its facts have changed since version 1 was first used; write version = 2 in it, or another name" in line
     card.write_text(text.replace("leaky = true", "leaky = false", 1).replace("version = 1", "version = 2", 1))
     assert call("linear", *flags, cwd=desk).code == 0
+
+
+def test_cards_of_one_name_in_two_folders_are_two_and_the_version_that_is_free_is_named(desk):
+    changes = ("leaky = true", "leaky = false"), ("max_invalid_fraction = 0.5", "max_invalid_fraction = 0.51")
+    flags = (*SHORT[2:], "--data_path", shared_world(5), "--model", "backscatter_stats")
+    text = edited_card(desk / "a.toml", ("version = 1", "version = 1")).read_text()
+    assert all(old in text for old, _ in changes)
+    for folder, change in (("a", ()), ("b", changes[0])):
+        (desk / folder).mkdir()
+        (desk / folder / "card.toml").write_text(text.replace(*change, 1) if change else text)
+        done = call("linear", "--dataset", f"{folder}/card.toml", *flags, cwd=desk)
+        assert done.code == 0, done.err
+    first = (desk / "a" / "card.toml").read_text().replace("version = 1", "version = 2", 1)
+    (desk / "a" / "card.toml").write_text(first.replace(*changes[0], 1))
+    assert call("linear", "--dataset", "a/card.toml", *flags, cwd=desk).code == 0
+    (desk / "a" / "card.toml").write_text(text.replace(*changes[1], 1))  # drafted again, of other data
+    line = said(call("linear", "--dataset", "a/card.toml", *flags, cwd=desk))
+    assert "a/card.toml: its facts have changed since version 1 was first used; write version = 3 in it" in line
 
 
 @pytest.mark.parametrize("name", ["backscatter_stats", "place_and_month"])

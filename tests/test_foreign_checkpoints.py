@@ -93,8 +93,14 @@ def metas_dinov3(state, dim=48, depth=2):
 
 def said(*words, cwd):
     done = call("weights", *words, cwd=cwd)
-    assert done.code == 0, done.err
+    assert done.code == 0, done.out + done.err
     return done.out
+
+
+def verified(path, *words, cwd):
+    """Outcomes of `weights verify` by the check, of a file that it finds fit."""
+    head, row = said("verify", path, *words, "--cache_dir", "none", cwd=cwd).splitlines()[:2]
+    return dict(zip(head.split(), row.split(), strict=False))
 
 
 def test_a_detectron2_pickle_of_convnext_is_inspected_converted_and_loaded(tmp_path):
@@ -105,6 +111,7 @@ def test_a_detectron2_pickle_of_convnext_is_inspected_converted_and_loaded(tmp_p
     path = tmp_path / "convnext_tiny.pkl"
     path.write_bytes(pickle.dumps({"model": arrays, "__author__": "convnext", "matching_heuristics": True}))
     assert "names of Meta's ConvNeXt, as Detectron2 has it" in said("inspect", path, cwd=tmp_path)
+    assert verified(path, cwd=tmp_path).items() >= {("opens", "ok"), ("trained", "ok")}
     assert f"{len(state) - 4} tensors" in said("convert", path, "out.pth", "--repair", cwd=tmp_path)
     for file in (path, tmp_path / "out.pth"):
         model = convnext()
@@ -145,8 +152,14 @@ def test_dinov3_by_metas_keys_is_what_timms_own_reader_makes_of_it(tmp_path, bia
             state[f"blocks.{block}.attn.qkv.bias"] = torch.cat([torch.rand(48), torch.zeros(48), torch.rand(48)])
     path = tmp_path / "dinov3_vits16_pretrain.pth"
     torch.save(state, path)
-    model = timm.create_model(name, **more).eval()
+    assert "names of Meta's DINOv3" in said("inspect", path, cwd=tmp_path)
+    assert verified(path, cwd=tmp_path).items() >= {("opens", "ok"), ("trained", "ok")}
+    said("convert", path, "out.safetensors", cwd=tmp_path)
+    converted, model = (timm.create_model(name, **more).eval() for _ in range(2))
+    held = load_backbone(converted, tmp_path / "out.safetensors")
     report = load_backbone(model, path)
+    assert (held.used, held.dropped, held.missing) == (report.used, {}, 0)
+    assert all(tensor.equal(converted.state_dict()[name]) for name, tensor in model.state_dict().items())
     theirs = eva_filter(dict(state), model)
     own = {k: v for k, v in model.state_dict().items() if k in theirs}
     assert own.keys() == theirs.keys()
@@ -236,6 +249,7 @@ def test_an_mmsegmentation_checkpoint_gives_its_backbone_and_drops_its_heads(tmp
     shown = said("inspect", path, cwd=tmp_path)
     assert "HistoryBuffer" in shown
     assert "names of mmsegmentation's" in shown
+    assert verified(path, cwd=tmp_path).items() >= {("opens", "ok"), ("trained", "ok")}
     said("convert", path, "out.safetensors", cwd=tmp_path)
     for file, dropped in ((path, {"head": 2}), (tmp_path / "out.safetensors", {})):
         report = load_backbone(model, file)
@@ -253,6 +267,8 @@ def test_mit_b2_loads_by_name_and_is_a_pyramid(tmp_path):
     state = dict(source.state_dict())
     state["patch_embed1.proj.weight"] = torch.rand(32, 3, 7, 7)
     torch.save(state | {"head.weight": torch.rand(10, 256), "head.bias": torch.rand(10)}, tmp_path / "mit_b0.pth")
+    outcomes = verified("mit_b0.pth", "--model", "mit_b0", cwd=tmp_path)
+    assert outcomes.items() >= {("opens", "ok"), ("keys", "ok"), ("trained", "ok")}
     backbone = build_backbone(Model(model="mit_b0", weights=str(tmp_path / "mit_b0.pth"), input_size=64), seed=0)
     assert (backbone.weights.used, backbone.weights.dropped, backbone.weights.missing) == (len(state), 2, 0)
     assert any("adapted from 3 channels" in note["text"] for note in backbone.notes)
@@ -284,6 +300,26 @@ def test_mit_b2_loads_by_name_and_is_a_pyramid(tmp_path):
     assert (
         sum(p.numel() for p in b2.parameters()) == 24_761_686 - 565_398 - 64 * 49
     )  # of mmsegmentation, less its head and a band
+
+
+@pytest.mark.slow
+def test_mit_b2_is_inspected_verified_converted_and_loaded(tmp_path):
+    """Whole, with its 24.8 million parameters in half precision, under the keys of NVIDIA's file."""
+    pytest.importorskip("segmentation_models_pytorch")
+    from fgmae_bench.models.encoders import mit
+
+    source = drawn(mit.make("mit_b2").network).half()
+    state = dict(source.state_dict())
+    torch.save(state | {"head.weight": torch.rand(10, 512), "head.bias": torch.rand(10)}, tmp_path / "mit_b2.pth")
+    assert "mit_b2.pth" in said("inspect", "mit_b2.pth", "--model", "mit_b2", cwd=tmp_path)
+    outcomes = verified("mit_b2.pth", "--model", "mit_b2", cwd=tmp_path)
+    assert outcomes.items() >= {("opens", "ok"), ("keys", "ok"), ("trained", "ok")}
+    said("convert", "mit_b2.pth", "out.safetensors", "--repair", cwd=tmp_path)
+    for name, dropped in (("mit_b2.pth", {"head": 2}), ("out.safetensors", {})):
+        model = mit.make("mit_b2").network
+        report = load_backbone(model, tmp_path / name)
+        assert (report.used, report.dropped, report.missing) == (len(state), dropped, 0)
+        assert all(tensor.equal(state[key].float()) for key, tensor in model.state_dict().items())
 
 
 def test_a_file_of_ours_is_in_no_dialect(tmp_path):

@@ -1,12 +1,14 @@
 """What heads learn from: each kind of loss against numpy or the library whose loss it is, and batches without classes."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.models.heads import masks
+from fgmae_bench.models.heads import masks, outputs
 from fgmae_bench.models.heads.outputs import MASKS, PIXELS, POINT_MASKS, POINTS, PRESENCE, Extra, Learnt
 from fgmae_bench.system.distributed import World
 from fgmae_bench.train import head_losses
@@ -149,4 +151,47 @@ def test_a_head_of_masks_wants_groups_of_32():
 
 
 def test_every_kind_has_a_loss():
-    assert set(head_losses.KINDS) == {PIXELS, POINTS, PRESENCE, MASKS, POINT_MASKS}
+    assert set(head_losses.KINDS) == {*outputs.KINDS} == {PIXELS, POINTS, PRESENCE, MASKS, POINT_MASKS}
+
+
+def dice(p, wanted):
+    return 1 - (2 * (p * wanted).sum() + 1) / (p.sum() + wanted.sum() + 1)
+
+
+def focal(p, wanted):
+    """Lin et al. 2017, equation 5 with alpha 0.25 and gamma 2, pixel by pixel."""
+    right, share = np.where(wanted == 1, p, 1 - p), np.where(wanted == 1, 0.25, 0.75)
+    return -(share * (1 - right) ** 2 * np.log(right)).mean()
+
+
+def test_mask_classification_is_maskformers_loss_by_hand():
+    """In float64, the match by trying every one; the sizes of masks are those of labels, so that nothing is resized."""
+    classes, mask_logits = (tensor(2, 4, *rest) for rest in ((CLASSES + 1,), (3, 4)))
+    targets = labels(2, 3, 4)
+    targets[0, 2], targets[1, 2] = torch.tensor([0, 0, 1, 3]), 2
+    p = np.exp(classes.detach().double().numpy())
+    p /= p.sum(-1, keepdims=True)
+    m = 1 / (1 + np.exp(-mask_logits.detach().double().numpy()))
+    of_classes, weight, of_masks, count = 0.0, 0.0, 0.0, 0
+    for image in range(2):
+        target = targets[image].numpy()
+        present = sorted(set(target[target != 255]))
+        pairs = [(label, (target == label).astype(float)) for label in present]
+
+        def cost(queries, image=image, pairs=pairs):
+            return sum(
+                20 * focal(m[image, q], wanted) + dice(m[image, q], wanted) - p[image, q, label]
+                for q, (label, wanted) in zip(queries, pairs, strict=True)
+            )
+
+        best = min(itertools.permutations(range(4), len(pairs)), key=cost)
+        of = dict(zip(best, pairs, strict=True))
+        for q in range(4):
+            share = 1.0 if q in of else 0.1  # of a query that stands for nothing
+            of_classes -= share * np.log(p[image, q, of[q][0] if q in of else CLASSES])
+            weight += share
+        of_masks += sum(20 * focal(m[image, q], wanted) + dice(m[image, q], wanted) for q, (_, wanted) in of.items())
+        count += len(pairs)
+    found = loss(MASKS, (classes, mask_logits), targets).item()
+    assert count == 4
+    assert found == pytest.approx(of_classes / weight + of_masks / count, rel=1e-5)

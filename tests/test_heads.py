@@ -9,10 +9,14 @@ import torch
 from torch import nn
 
 from fgmae_bench.config.names import HEADS, HEADS_OF_CLASSES
+from fgmae_bench.config.recipes import SegmentRecipe
+from fgmae_bench.config.run import Model
 from fgmae_bench.errors import BenchError
+from fgmae_bench.models.build import wrap_module
 from fgmae_bench.models.heads import attention, jpu, library, make_head, necks, pointrend, semantic_fpn, setr, upernet
 from fgmae_bench.models.heads.layers import Decoder, sampled
-from fgmae_bench.models.heads.outputs import Learnt
+from fgmae_bench.models.heads.outputs import PIXELS, Extra, Learnt
+from fgmae_bench.models.segmenter import build_segmenter
 from fgmae_bench.system.distributed import World
 from fgmae_bench.train.head_losses import loss_of
 
@@ -312,3 +316,89 @@ def test_a_package_adds_heads_by_an_entry_point(tmp_path):
         "the head fcn is defined twice; rename the entry point",
         "the head broken cannot be imported (AttributeError: module 'their_package' has no attribute 'Gone'); repair or uninstall its package",
     ]
+
+
+class Theirs(nn.Module):
+    """A head of another package; subclasses go wrong."""
+
+    def __init__(self, dims, strides, num_classes, *, fpn_dim, norm):
+        super().__init__()
+        self.classify = nn.Conv2d(dims[-1], num_classes, 1)
+
+    def forward(self, maps, size):
+        return self.learnt(self.classify(maps[-1])) if self.training else self.decoded(self.classify(maps[-1]), size)
+
+    def learnt(self, logits):
+        return Learnt(logits, (Extra(PIXELS, 0.4, (logits,)),))
+
+    def decoded(self, logits, size):
+        return nn.functional.interpolate(logits, size)
+
+
+class NotBuilt(Theirs):
+    def __init__(self, *given, **more):
+        raise KeyError("dims")
+
+
+class Raises(Theirs):
+    def decoded(self, logits, size):
+        raise ZeroDivisionError("by\nzero")
+
+
+class RaisesInTraining(Theirs):
+    def learnt(self, logits):
+        raise SystemExit(0)
+
+
+class Small(Theirs):
+    def decoded(self, logits, size):
+        return logits
+
+
+class Nothing(Theirs):
+    def learnt(self, logits):
+        return None
+
+
+class OneClassLess(Theirs):
+    def learnt(self, logits):
+        return logits[:, 1:]
+
+
+class AnotherLoss(Theirs):
+    def learnt(self, logits):
+        return Learnt(None, (Extra("points ", 1.0, (logits,)),))
+
+
+def of_a_package(kind, monkeypatch):
+    """A segmentation model on four maps of 24 channels with such a head."""
+    monkeypatch.setitem(HEADS, "theirs", f"{__name__}:{kind.__name__}")
+    backbone = wrap_module(nn.Conv2d(2, DIM, 4, 4), Model(model="conv", weights="module", input_size=32))
+    return build_segmenter(backbone, SegmentRecipe(head="theirs", fpn_dim=WIDTH), CLASSES)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        (NotBuilt, "cannot be built (KeyError: 'dims')"),
+        (Raises, "cannot be used (ZeroDivisionError: by zero)"),
+        (RaisesInTraining, "cannot be used (SystemExit: 0)"),
+        (Small, "gives (2, 5, 8, 8), not (2, 5, 32, 32)"),
+        (Nothing, "gives NoneType, not logits (B, K, H, W)"),
+        (OneClassLess, "gives (2, 4, 8, 8), not (2, 5, 32, 32)"),
+        (AnotherLoss, "gives the loss 'points ', not one of pixels, points, presence, masks, point_masks"),
+    ],
+)
+def test_a_head_of_a_package_that_goes_wrong_is_one_line_before_anything_is_trained(kind, line, monkeypatch):
+    with pytest.raises(BenchError) as caught:
+        of_a_package(kind, monkeypatch)
+    assert str(caught.value).startswith(f"the head theirs {line}")
+    assert str(caught.value).endswith("; repair or uninstall its package")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_head_of_a_package_is_not_changed_by_the_trial(monkeypatch):
+    model = of_a_package(Theirs, monkeypatch)
+    assert model.head.training
+    assert all(parameter.grad is None for parameter in model.head.parameters())
+    assert model.eval()(torch.zeros(1, 2, 32, 32)).shape == (1, CLASSES, 32, 32)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 import zipfile
@@ -27,6 +28,35 @@ from fgmae_bench.weights import fetch as fetch_command
 
 pytest_plugins = ("hub_server",)
 PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
+
+
+# --- a proxy
+
+
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "HTTP_PROXY"])
+def test_a_socks_proxy_without_its_package_is_one_line(hub, target, monkeypatch, variable):
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv(variable, "socks5://127.0.0.1:9")
+    assert error_of(lambda: fetch(FILE, target)) == (
+        "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names a SOCKS proxy, and the package socksio is not here; "
+        "install it: pip install socksio"
+    )
+    assert (names(target), hub.asked) == ([], [])
+
+
+def test_a_proxy_of_an_unknown_kind_is_one_line(hub, target, monkeypatch):
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("ALL_PROXY", "socks4a://127.0.0.1:9")
+    line = error_of(lambda: fetch(FILE, target))
+    assert "socks4a" in line
+    assert "or the proxy that HTTPS_PROXY or ALL_PROXY names" in line
+
+
+@pytest.mark.parametrize("address", ["http://h:90200", "http://[::1", "hub.example", "http://"])
+def test_a_mirror_that_cannot_be_is_one_line(target, monkeypatch, address):
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    assert f"HF_ENDPOINT is '{address.rstrip('/')}', " in error_of(lambda: fetch(FILE, target))
 
 
 # --- an answer that is not the file

@@ -137,3 +137,10 @@ def test_bars_join_what_the_critical_difference_does_not_separate():
     assert unseparated(np.array([1.0, 1.5, 2.9, 4.0]), 1.0) == [(0, 1)]
     assert unseparated(np.array([3.0, 1.0, 2.0]), 1.5) == [(0, 1), (1, 2)]
     assert unseparated(np.array([1.0, 3.0]), 1.0) == []
+
+
+def test_a_model_that_wins_three_of_four_datasets_is_190_points_above_the_other():
+    """Elo's own scale: a tenfold chance is 400 points, so that 3 to 1 is 400 log10(3)."""
+    points = elo(np.array([[0.9, 0.8], [0.7, 0.6], [0.5, 0.4], [0.3, 0.35]]))
+    assert points[0] - points[1] == pytest.approx(400 * np.log10(3))
+    assert points[0] - points[1] == pytest.approx(190.85, abs=0.01)

@@ -20,6 +20,11 @@ def test_more_samples_than_stated_are_refused_even_so(tmp_path):
     assert "world/River holds 5 images where SYNTHETIC.json says 4; remove what does not belong there" in line
 
 
+def test_fewer_samples_are_not_what_trust_data_is_for(tmp_path):
+    sorted((world(tmp_path) / "Forest").glob("*.tif"))[0].unlink()
+    assert "or pass --partial" in said(call("linear", *SHORT, "--trust_data", cwd=tmp_path))
+
+
 def test_pixels_are_still_held_against_the_card(tmp_path):
     root = world(tmp_path)
     sorted((root / "Forest").glob("*.tif"))[0].unlink()

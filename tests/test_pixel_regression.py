@@ -1,5 +1,6 @@
 """Whole runs on a card of one's own: targets of pixels, baselines that are fitted at once, trials on a few samples."""
 
+import csv
 import json
 
 import numpy as np
@@ -148,6 +149,7 @@ def test_baselines_stand_beside_models_in_a_table(tmp_path, scenes):
     again = segment(folder, "--head", "otsu_vv", *NOTHING)
     assert "recorded" in again.out + again.err
     segment(folder, "--head", "otsu_vv", *NOTHING, "--limit", "2", "--output_dir", "few")
+    rows.append('[[runs]]\nlabel = "trial"\nprotocol = "otsu_vv"\nflags = { head = "otsu_vv", limit = 2 }\n')
     records = [json.loads(path.read_text()) for path in sorted((folder / "results" / "records").rglob("*.json"))]
     assert sorted(record["protocol"] for record in records) == ["otsu_vh", "otsu_vv", "otsu_vv"]
     (few,) = [r for r in records if any(note["code"] == "limited" for note in r["notes"])]
@@ -160,7 +162,10 @@ def test_baselines_stand_beside_models_in_a_table(tmp_path, scenes):
     done = call("report", "--formats", "csv", "--out", "out", cwd=folder)
     assert done.code == 0, done.err
     lines = (folder / "out" / "tables" / "floods.csv").read_text().splitlines()
-    assert len(lines) == 3  # the trial is in none
+    assert len(lines) == 4
+    shown = list(csv.DictReader(lines))
+    assert ["2" in row["n_test"] for row in shown] == [False, False, True]  # a trial is in the row that asks for it
+    assert ["limited" in ";".join(map(str, row.values())) for row in shown] == [False, False, True]
     whole = [record for record in records if record is not few]
     for record in whole:
         water = record["metrics"]["per_class"]["Water"]

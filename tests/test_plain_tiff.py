@@ -1,5 +1,7 @@
 """Plain TIFF files read without GDAL: the same values as GDAL's, and every other file is left to it."""
 
+import struct
+
 import numpy as np
 import pytest
 import rasterio
@@ -106,3 +108,41 @@ def test_a_grid_that_is_nowhere_or_absent_is_said_as_before(tmp_path):
     for length in (0, 3, 8, 100):
         far.write_bytes(whole[:length])
         assert read_grid(far) is None
+
+
+def key(number, value):
+    """A GeoTIFF key that holds its value, as it stands in the file."""
+    return struct.pack("<4H", number, 0, 1, value)
+
+
+def entry(tag, kind):
+    """How an entry of the directory begins."""
+    return struct.pack("<2H", tag, kind)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (key(2054, 9102), key(2054, 9101)),  # angles in radian
+        (key(2054, 9102), key(3075, 1)),  # a projection defined by its parameters
+        (key(3076, 9001), key(3076, 9003)),  # feet of the US survey
+        (key(1024, 1), key(1024, 2)),  # geographic
+        (key(1025, 1), key(1025, 2)),  # pixels are points
+        (struct.pack("<3d", 10, 10, 0), struct.pack("<3d", 10, -10, 0)),
+        (struct.pack("<3d", 10, 10, 0), struct.pack("<3d", -10, 10, 0)),
+        (struct.pack("<3d", 10, 10, 0), struct.pack("<3d", 0, 10, 0)),
+        (entry(42113, 2), entry(34264, 12)),  # a matrix beside corner and scale
+    ],
+    ids=["radian", "parameters", "feet", "geographic", "points", "upwards", "leftwards", "no width", "matrix"],
+)
+def test_one_unusual_number_leaves_the_grid_to_gdal(tmp_path, old, new):
+    """Each is changed in the bytes of a file whose grid is read, so that nothing else is unusual in it."""
+    path = tmp_path / "a.tif"
+    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "width": 8, "height": 6, "nodata": -99.0}
+    with rasterio.open(path, "w", **profile, crs="EPSG:32633", transform=NORTH) as target:
+        target.write(np.ones((1, 6, 8), np.float32))
+    whole, found = path.read_bytes(), read_grid(path)
+    assert (found.epsg, found.left, found.top, found.across, found.down) == (32633, 384_000.5, 5_342_400, 10, 10)
+    assert whole.count(old) == 1
+    path.write_bytes(whole.replace(old, new))
+    assert read_grid(path) is None

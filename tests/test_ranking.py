@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ from boards import league, record, row, table
 from make_records import resealed
 from scipy import stats
 
+from fgmae_bench.config.cards import card_names
 from fgmae_bench.errors import BenchError
 from fgmae_bench.metrics.jackknife import Estimate
 from fgmae_bench.report import __main__ as report
@@ -20,7 +22,7 @@ from fgmae_bench.report.formats.sheets import SHEETS
 from fgmae_bench.report.pivot import mean_of, shas
 from fgmae_bench.report.pivots import pivots
 from fgmae_bench.report.rank_sheets import draw_critical, of_agreement, of_ranking
-from fgmae_bench.report.ranking import ranking, require
+from fgmae_bench.report.ranking import SCENES, ranking, require
 
 EIGHT = {name: [0.5 + i / 10 + d % (i + 2) / 40 for d in range(8)] for i, name in enumerate("abc")}
 
@@ -57,12 +59,32 @@ def test_average_ranks_are_those_of_scipy_and_elo_waits_for_eight_datasets():
 
 def test_datasets_cut_from_the_same_scenes_count_as_one():
     rows = [row(m, record(m, d)) for d in ("bigearthnet", "bigearthnet_v2", "eurosat") for m in "ab"]
-    assert ranked(table(*rows)).units == ("BigEarthNet", "eurosat")
+    assert ranked(table(*rows)).units == ("BigEarthNet", "EuroSAT-SAR")
     alone = ranked(table(*rows[:4]))
     assert "over one dataset (BigEarthNet)" in alone.why
     seven = league({name: values[:7] for name, values in EIGHT.items()}).rows
     more = [row(m, record(m, d)) for d in ("bigearthnet", "bigearthnet_v2") for m in "abc"]
     assert len(ranked(table(*seven, *more)).units) == 8
+
+
+def test_cards_of_one_source_count_as_one():
+    """A card says that it is cut from another's scenes by its name; each of those is listed, and no card is unknown."""
+    stems = ("bigearthnet", "eurosat", "dfc2020", "sen12ms", "terramesh", "s1f_")
+    for stem in stems:
+        of_it = [name for name in card_names() if stem in name]
+        assert len({SCENES[name] for name in of_it}) == 1, of_it
+    assert SCENES["copernicus_flood"] == SCENES["kuro_siwo"]
+    assert SCENES["s1f_chips"] == SCENES["sen1floods11"]
+    assert set(SCENES) <= set(card_names())
+    both = [row(m, record(m, d)) for d in ("eurosat", "copernicus_eurosat") for m in "ab"]
+    assert "over one dataset (EuroSAT-SAR)" in ranked(table(*both)).why
+
+
+def test_means_that_differ_in_the_last_bits_of_their_sums_are_ties():
+    seeds = {"a": (0.6, 0.7, 0.8), "b": (0.7, 0.7, 0.7)}
+    assert statistics.fmean(seeds["a"]) != statistics.fmean(seeds["b"])
+    rows = [row(m, *(record(m, d, oa=oa, seed=s) for s, oa in enumerate(seeds[m]))) for d in ("d0", "d1") for m in "ab"]
+    assert [model.rank for model in ranked(table(*rows)).models] == [1.5, 1.5]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +145,20 @@ def test_protocols_agree_as_scipy_says():
     assert "| protocols | linear_probe | knn | 4 | d0 (reference), d1 (reference) |" in SHEETS["md"](
         of_agreement([found])
     )
+
+
+def test_datasets_of_the_same_scenes_give_agreement_no_interval():
+    """Two cuts of the same scenes are one draw: an interval over them would be over nothing new."""
+    scores = {"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.8}
+    one = [row(m, record(m, d, oa=oa), title=d) for d in ("EuroSAT-SAR", "EuroSAT-S1") for m, oa in scores.items()]
+    again = [
+        resealed(record(r.label, r.dataset, oa=1 - r.records[0]["metrics"]["test"]["oa"]), "protocol", "knn")
+        for r in one
+    ]
+    other = [row(each["model"]["name"], each, title=each["dataset"]["name"]) for each in again]
+    (found,) = compared(pivots([table(*one), table(*other, name="u")]), [])
+    assert (found.found.tau, len(found.units)) == (-1, 2)
+    assert np.isnan(found.found.low)
 
 
 def test_few_labels_leaky_splits_and_stress_are_conditions():

@@ -209,6 +209,19 @@ def test_a_grid_of_neighbours_is_filled_by_what_few_labels_make_of_it():
         assert matches(experiment, planned, record) is expected
 
 
+def test_a_fitted_head_means_its_name_its_seed_and_its_recipe_and_nothing_else_of_the_recipe():
+    """Nothing of it is trained, so that rates, batches and losses say nothing of it."""
+    (_, run), card = row("threshold"), load_card("dfc2020")
+    for field, value in {"head": "otsu_vh", "seed": 7, "recipe": "corrected", "freeze_backbone": False}.items():
+        record = left_by("threshold")
+        assert record["config"]["recipe"][field] != value
+        record["config"]["recipe"][field] = value
+        assert not same_run(run, record, card, 1), field
+    record = left_by("threshold")
+    record["config"]["recipe"] |= {"lr": 9.0, "epochs": 77, "weight_decay": 0.9, "fpn_dim": 8}
+    assert same_run(run, record, card, 1)
+
+
 def test_a_hostile_value_of_what_a_row_leaves_open_is_no_error():
     experiment, _ = row("probe")
     record = left_by("probe")

@@ -14,6 +14,7 @@ from fgmae_bench.config.cards import load_card
 from fgmae_bench.models.pooling import BackscatterStats
 from fgmae_bench.probe.closed import fit_logistic
 from fgmae_bench.probe.fitted import Part
+from fgmae_bench.stress.reading import of_pixels, pixel_row
 from fgmae_bench.views.segmentation import mask_invalid
 from fgmae_bench.views.stress import Scene
 from fgmae_bench.views.stress_table import apply
@@ -88,6 +89,16 @@ def test_segmentation_is_scored_as_by_hand_on_images_three_decibels_up(segmented
     assert item["metrics"]["change"] == pytest.approx(wanted - before, abs=1e-9)
     share = np.bincount(labels[kept]).max() / kept.sum() / len(held)
     assert records["offset"]["metrics"]["tolerance"]["offset"]["chance"] == pytest.approx(share)
+
+
+def test_the_share_of_changed_decisions_is_of_scored_pixels():
+    """Three of eight pixels are unlabelled; of the others two changed, and of a second image none of four."""
+    masks = np.array([[0, 1, 255, 255], [1, 0, 0, 255]], np.uint8), np.array([[0, 1], [1, 1]], np.uint8)
+    tables = [np.bincount(mask[mask < 2], minlength=2) for mask in masks]
+    rows = np.stack(
+        [pixel_row(mask, np.diag(t), np.diag(t), n) for mask, t, n in zip(masks, tables, (2, 0), strict=True)]
+    )
+    assert of_pixels(rows, 2, 2, None).flips(rows) == pytest.approx(2 / 9)
 
 
 def test_pixels_without_measurement_are_left_out_on_both_sides(segmented):

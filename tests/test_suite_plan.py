@@ -45,6 +45,22 @@ def test_lists_multiply_into_commands_and_rates_stay_together(tmp_path):
     assert words[words.index("--seed") + 1] == "1"
 
 
+def test_a_card_by_its_path_is_that_of_the_working_directory(tmp_path, monkeypatch):
+    found = []
+    for folder, version in (("a", 1), ("b", 2)):
+        (tmp_path / folder).mkdir()
+        edited_card(tmp_path / folder / "card.toml", ("version = 1", f"version = {version}"))
+        path = experiment(tmp_path / folder, STATISTICS)
+        text = path.read_text()
+        kept = [line for line in text.splitlines() if not line.startswith("data_path")]
+        path.write_text("\n".join(kept).replace('"eurosat"', '"card.toml"'))
+        monkeypatch.chdir(tmp_path / folder)
+        (command,) = commands(path)
+        found.append((command.card.version, command.place, command.points[0].key))
+    assert [each[:2] for each in found] == [(1, tmp_path / "a" / "data"), (2, tmp_path / "b" / "data")]
+    assert found[0][2] != found[1][2]
+
+
 def test_several_processes_start_by_torchrun(tmp_path):
     path = experiment(tmp_path, STATISTICS)
     path.write_text(path.read_text().replace('label = "run 0"', 'label = "run 0"\nnproc_per_node = 2'))

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 def make():
-    torch.manual_seed({seed:5d})  # as long as any other seed's: the compiled file goes by size and second
+    torch.manual_seed({seed:5d})
     return nn.Sequential(nn.Conv2d(2, 4, 8, 8), nn.GELU())
 """
 
@@ -35,7 +35,9 @@ def code(tmp_path, monkeypatch):
     name = f"own_{tmp_path.name.replace('-', '_')}"
 
     def write(seed):
-        (tmp_path / f"{name}.py").write_text(FACTORY.format(seed=seed))
+        path = tmp_path / f"{name}.py"
+        path.write_text(FACTORY.format(seed=seed))
+        os.utime(path, (seed, seed))  # Python takes compiled code for that of a file of equal size and second
 
     write(1)
     return name, write

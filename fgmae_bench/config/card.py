@@ -187,14 +187,30 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """The archive on the hub that holds the data; `sha256` may be empty, the hub states its own."""
+    """What holds the data: an archive on the hub (`repo`, `file`), one at an address (`url`), or the files below an
+    address that the lists of the splits name (`url`, `each`).
 
-    repo: str
-    file: str
+    `sha256` of an archive may be empty: a hub states its own, else what comes first is pinned.
+    """
+
+    repo: str = ""
+    file: str = ""
     revision: str = "main"
     sha256: str = ""
     md5: str = ""  # as its publishers or readers state it: checked besides
     repo_type: Literal["model", "dataset"] = "dataset"
+    url: str = ""
+    size: int = 0  # of the archive in bytes, where it is stated
+    each: tuple[str, ...] = ()  # names of the files of a sample; {id} is its name in the lists without their suffix
+    lists: tuple[ListAddress, ...] = ()  # lists that are not in the archive; they are put beside the data
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListAddress:
+    """Where a published list is, and its MD5."""
+
+    url: str
+    md5: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
-from fgmae_bench.config.card import Arrangement, Card, Groups, PermanentWater, Signal, Split, Texts
+from fgmae_bench.config.card import Arrangement, Card, Download, Groups, PermanentWater, Signal, Split, Texts
 from fgmae_bench.config.contract import POLARISATIONS
 from fgmae_bench.errors import BenchError, closest
 
@@ -45,6 +46,7 @@ def check(card: Card) -> None:
         _check_groups(ways, require, name)
     _check_arrangement(card, card.arrangement, require)
     _check_tables(card.arrangement, require)
+    _check_download(card, card.download, require)
     for name in card.traps:
         require(name in TRAPS, f"traps names '{name}'", closest(name, TRAPS))
     if card.per_pixel:
@@ -225,6 +227,37 @@ def _check_split(split: Split, where: str, require: _Requirement) -> None:
         require(split.block_km and split.buffer_m is not None, f"{where}: block_km or buffer_m is missing", "add both")
     if split.kind == "tile":
         require(split.buffer_patches is not None, f"{where}: buffer_patches is missing", "add it")
+
+
+def _check_download(card: Card, held: Download | None, require: _Requirement) -> None:
+    if held is None:
+        return
+    hub, listed = bool(held.repo and held.file), any(split.kind == "lists" for split in card.splits.values())
+    require(hub != bool(held.url), "download names no source, or two", "give repo and file, or url")
+    require(not (held.repo or held.file) or hub, "download has one of repo and file", "give both")
+    for url in (held.url, *(each.url for each in held.lists)):
+        require(
+            not url or _is_address(url), f"download: '{url}' is no address", "give https://host/path, without a user"
+        )
+    for md5 in (held.md5, *(each.md5 for each in held.lists)):
+        require(not md5 or re.fullmatch("[0-9a-f]{32}", md5), f"download: md5 '{md5}'", "give 32 lower-case hex digits")
+    require(held.size >= 0, f"download.size is {held.size}", "give the bytes of the archive, or leave it out")
+    if held.each:
+        require(held.url and listed, "download.each without url or a split by lists", "give both")
+        stated = held.md5 or held.sha256 or held.size or held.lists
+        require(not stated, "download.each beside what is said of one archive", "leave out md5, sha256, size and lists")
+    for name in held.each:
+        require(inside(name) and "{id}" in name, f"download.each: '{name}'", f"name a file {WITHIN}, with {{id}}")
+
+
+def _is_address(url: str) -> bool:
+    """Whether `url` is of https, or of http on this very machine, and names a host, no user, and a path."""
+    try:
+        parts = urlsplit(url)
+        safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost"))
+        return safe and bool(parts.hostname) and parts.username is None and len(parts.path) > 1 and url.isprintable()
+    except ValueError:
+        return False
 
 
 def inside(name: str) -> bool:

@@ -50,6 +50,7 @@ __all__ = [
     "facts",
     "facts_sha256",
     "find_card",
+    "is_shipped",
     "load_card",
 ]
 REPOSITORY_CARDS = Path(__file__).resolve().parents[2] / "datasets"
@@ -85,6 +86,11 @@ def load_card(dataset: str) -> Card:
     check(card)
     _refuse_shipped_name(card)
     return card
+
+
+def is_shipped(card: Card) -> bool:
+    """Whether a card comes with the suite, in its repository or its wheel."""
+    return card.path.is_relative_to(REPOSITORY_CARDS) or card.path.is_relative_to(WHEEL_CARDS)
 
 
 def _read(path: Path) -> Card:
@@ -148,9 +154,7 @@ def _refuse_shipped_name(card: Card) -> None:
 
     Its records would otherwise stand in the published tables of that name.
     """
-    if card.path.is_relative_to(REPOSITORY_CARDS) or card.path.is_relative_to(WHEEL_CARDS):
-        return
-    if card.name not in card_names():
+    if is_shipped(card) or card.name not in card_names():
         return
     shipped, own = facts(_read(find_card(card.name))), facts(card)
     other = [name for name in own if own[name] != shipped[name]]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.config.cards import Card, facts_sha256
+from fgmae_bench.config.cards import Card, facts_sha256, is_shipped
 from fgmae_bench.config.contract import parse_bands
 from fgmae_bench.config.run import Run
 from fgmae_bench.data.audit import audit, keep_audit
@@ -75,17 +77,29 @@ class Dataset:
 
 
 def require_same_facts(card: Card, cache: Path) -> None:
-    """Raise BenchError where a card says something else than when its version was first used with this cache folder."""
-    path = _facts_file(card, cache)
-    held = path.read_text(encoding="utf-8").strip() if path.is_file() else None
-    if held not in (None, facts_sha256(card)):
-        what = f"{card.path}: its facts have changed since version {card.version} was first used"
-        raise BenchError(what, "raise its version, or give another dataset's card a name of its own")
+    """Raise BenchError where a card says something else than when its version was first used with this cache folder.
+
+    A version is of a card where it is: another card of the same name elsewhere is another dataset's, which records
+    tell by facts and content. A shipped card is one wherever the suite is.
+    """
+    own = facts_sha256(card)
+    if _first_facts(card, cache, card.version) in (None, own):
+        return
+    free = next(n for n in itertools.count(card.version + 1) if _first_facts(card, cache, n) in (None, own))
+    what = f"{card.path}: its facts have changed since version {card.version} was first used"
+    raise BenchError(what, f"write version = {free} in it, or another name where it is now another dataset's")
 
 
-def _facts_file(card: Card, cache: Path) -> Path:
+def _first_facts(card: Card, cache: Path, version: int) -> str | None:
+    """The facts under which a card's version was first used, None where it has not been."""
+    path = _facts_file(card, cache, version)
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
+def _facts_file(card: Card, cache: Path, version: int) -> Path:
     """Where the facts of a card's version are kept, once data has passed under them."""
-    return cache / "cards" / f"{card.name}-{card.version}.sha256"
+    place = "" if is_shipped(card) else f"-{hashlib.sha256(os.fsencode(card.path.resolve())).hexdigest()[:16]}"
+    return cache / "cards" / f"{card.name}{place}-{version}.sha256"
 
 
 def data_root(card: Card, run: Run) -> Path:
@@ -184,8 +198,8 @@ def only_usable(dataset: Dataset, run: Run, cache: Path, others: Sequence[Run] =
     if index.source_content is not None and not index.eight_bits and run.data.band_order is None:
         _require_content(index, facts["content"])
     keep_audit(samples, cache)
-    if not _facts_file(card, cache).is_file():
-        write_text(_facts_file(card, cache), f"{facts_sha256(card)}\n")
+    if _first_facts(card, cache, card.version) is None:
+        write_text(_facts_file(card, cache, card.version), f"{facts_sha256(card)}\n")
     parts = dataclasses.replace(dataset.parts, train=pool, val=kept["val"], test=kept["test"])
     samples = dataclasses.replace(samples, index=index)  # with the images that are held
     whole = dataclasses.replace(

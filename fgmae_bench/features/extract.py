@@ -15,7 +15,7 @@ from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.extra_inputs import Extra
 from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import RunFailed
-from fgmae_bench.features.loader import ahead, read_view
+from fgmae_bench.features.loader import ahead, blank_view, read_view
 from fgmae_bench.models.backbone import images_a_pass
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.models.cost import cost_of_probe
@@ -89,13 +89,13 @@ def extract(
 
 
 def cost_of_features(extractor: Extractor, row: int) -> dict[str, Any] | None:
-    """The record's `cost` of the backbone on one image of the data; None of a compiled one, which is not counted."""
+    """The record's `cost` of the backbone on an image of the data's size; None of a compiled one: it is not counted."""
     if extractor.compiled:
         return None
     rows = np.array([row])
 
     def image() -> torch.Tensor:
-        batch = torch.from_numpy(read_view(extractor.dataset, extractor.view, rows, None)[0]).to(extractor.device)
+        batch = torch.from_numpy(blank_view(extractor.dataset, extractor.view, row)).to(extractor.device)
         return batch.float().div_(255) if batch.dtype == torch.uint8 else batch
 
     given = {name: torch.from_numpy(values[rows]).to(extractor.device) for name, values in extractor.extra.items()}

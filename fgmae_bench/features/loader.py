@@ -36,6 +36,18 @@ def read_view(
     return view.batch(chips(), [dataset.index.ids[row] for row in rows], augmentation), usable
 
 
+def blank_view(dataset: Dataset, view: View, row: int) -> NDArray[Any]:
+    """(1, C, S, S): what the view makes of an image of the size that the card states; no file is read.
+
+    Its values are a ramp of backscatter, so that no normaliser meets a band of one value.
+    """
+    signal = dataset.card.signal
+    height, width = signal.size
+    ramp = np.linspace(-25, -5, height * width, dtype=np.float32).reshape(height, width)
+    chip = Chip(db=np.repeat(ramp[None], len(signal.bands), axis=0), valid=None, synthetic=dataset.synthetic)
+    return view.batch([chip], [dataset.index.ids[row]], None)
+
+
 def ahead(work: Callable[[T], R], chunks: Iterable[T], workers: int) -> Generator[R, None, None]:
     """Results of `work` over chunks in order, computed by threads a few chunks ahead."""
     if workers == 0:

@@ -104,10 +104,11 @@ def _require_proportion(zip_path: Path, total: int) -> None:
 
 def _fault(entry: zipfile.ZipInfo) -> str | None:
     """Why an entry must not be unpacked; None for a plain file or folder."""
-    return _name_fault(entry.orig_filename) or _name_fault(entry.filename) or _kind_fault(entry) or _size_fault(entry)
+    return name_fault(entry.orig_filename) or name_fault(entry.filename) or _kind_fault(entry) or _size_fault(entry)
 
 
-def _name_fault(name: str) -> str | None:
+def name_fault(name: str) -> str | None:
+    """Why an entry of an archive must not have this name; None for a plain one."""
     if name.count("/") > MAX_FOLDERS:
         return f"is nested more than {MAX_FOLDERS} folders deep"
     path = PurePosixPath(name)
@@ -158,7 +159,7 @@ def _write(zip_path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, pat
     wider = copy.copy(entry)
     wider.file_size += 1  # zipfile stops at the declared size; with one byte more allowed, a longer stream shows
     length = 0
-    with archive.open(wider) as packed, _writing(path) as stream:
+    with archive.open(wider) as packed, writing(path) as stream:
         while (piece := packed.read(COPY_BYTES)) and length <= entry.file_size:
             length += len(piece)
             stream.write(piece)
@@ -182,7 +183,8 @@ def _reading(zip_path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[BinaryIO]:
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file, in folders that are made for it; raises BenchError where that fails, as on a full disk."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "xb") as stream:

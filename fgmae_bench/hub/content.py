@@ -73,6 +73,10 @@ def _tiff(path: Path, head: bytes, size: int) -> bool:
     return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
+def _gzip(path: Path, head: bytes, size: int) -> bool:
+    return head[:3] == b"\x1f\x8b\x08"
+
+
 def _parquet(path: Path, head: bytes, size: int) -> bool:
     if size < 12 or head[:4] != b"PAR1":
         return False
@@ -100,6 +104,7 @@ FORMATS: dict[str, tuple[str, Judge]] = {
     **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin"), ("a whole file of torch", _torch)),
     **dict.fromkeys((".zip", ".npz"), ("a whole zip archive", _zip)),
     **dict.fromkeys((".tif", ".tiff"), ("a TIFF", _tiff)),
+    **dict.fromkeys((".gz", ".tgz"), ("gzip data", _gzip)),
     ".parquet": ("a whole Parquet file", _parquet),
     ".json": ("JSON", _json),
     **dict.fromkeys((".csv", ".txt", ".toml", ".md"), ("text", _text)),

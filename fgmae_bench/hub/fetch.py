@@ -1,5 +1,5 @@
-"""Files from the hub, whole and verified or not at all: downloads that go on after a kill, held against a SHA-256 of
-our own.
+"""Files from the hub or an address, whole and verified or not at all: downloads that go on after a kill, held against
+a SHA-256 of our own.
 
 While a target is fetched there are `<target>.partial` (the bytes so far) and `<target>.partial.json` (what they are
 of), afterwards `<target>.sha256` (what was verified, so that the next fetch reads and transfers nothing).
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
 import os
 import shutil
@@ -18,13 +19,25 @@ from io import FileIO
 from pathlib import Path
 
 from fgmae_bench.errors import BenchError, os_error
-from fgmae_bench.hub.checksums import PINS, name_hash, noted, read_pins, sha256_of, write_note, write_pin
+from fgmae_bench.hub.checksums import PINS, name_hash, note_path, noted, read_pins, sha256_of, write_note, write_pin
 from fgmae_bench.hub.content import content_fault
-from fgmae_bench.hub.http import AGAIN, NOT_A_FILE, HubFile, Remote, Unreachable, ask, chunks, opened, whole_number
+from fgmae_bench.hub.http import (
+    AGAIN,
+    NOT_A_FILE,
+    HubFile,
+    Remote,
+    Source,
+    Unreachable,
+    WebFile,
+    ask,
+    chunks,
+    opened,
+    whole_number,
+)
 from fgmae_bench.system.files import read_small_json, still_at, sync_folder, wait_for_lock, write_json
 from fgmae_bench.system.progress import Progress
 
-__all__ = ["Fetched", "HubFile", "Unreachable", "adopt", "fetch"]
+__all__ = ["Fetched", "HubFile", "Unreachable", "WebFile", "adopt", "fetch"]
 
 MB = 1_000_000
 COPY_BYTES = 1 << 20
@@ -46,25 +59,29 @@ class Fetched:
 
 
 def fetch(
-    source: HubFile,
+    source: Source,
     target: Path,
     *,
     sha256: str | None = None,
+    md5: str | None = None,
     size: int | None = None,
     pins: Path | None = None,
     repin: bool = False,
+    quiet: bool = False,
 ) -> Fetched:
     """Bring `source` to `target` and verify it; an interrupted fetch goes on where it stopped, a finished one transfers
     nothing.
 
-    The content must have the SHA-256 and the `size` in bytes that are given, pinned in `pins` (default: a file in the
-    target's folder) and stated by the hub, and begin as a torch-hub style name says. Where no SHA-256 is known the
-    content must be what the file's ending says; it is pinned, and where nothing vouches that is said. `repin` fetches
-    anew and replaces the pin. Raises BenchError on a refusal, wrong content, no network or a full disk.
+    The content must have the SHA-256, the MD5 and the `size` in bytes that are given, pinned in `pins` (default: a file
+    in the target's folder) and stated by the hub, and begin as a torch-hub style name says. Where no SHA-256 is known
+    the content must be what the file's ending says; it is pinned, and where nothing vouches that is said, unless
+    `quiet`. `repin` fetches anew and replaces the pin. Raises BenchError on a refusal, wrong content, no network or a
+    full disk.
     """
     pins = pins or target.parent / PINS
     claims = _claims(source, sha256, pins, repin)
     if not repin and (here := _noted(source, target, claims)):
+        _require_md5(target, target, md5)
         return here
     remote = ask(source)
     if size is not None and remote.size not in (None, size):
@@ -73,14 +90,16 @@ def fetch(
     expected = _agreed(source, {**claims, "stated by the hub": remote.sha256})
     with _locked_partial(target) as stream:
         if target.exists() and not repin:
-            return Fetched(path=target, sha256=_verified_in_place(source, target, expected), commit=remote.commit)
+            digest = _verified_in_place(source, target, expected)
+            _require_md5(target, target, md5)
+            return Fetched(path=target, sha256=digest, commit=remote.commit)
         received = _receive(source, remote, target, stream)
-        digest = _settle(source, target, stream, expected, pins, repin)
+        digest = _settle(source, target, stream, expected, pins, repin, md5=md5, quiet=quiet)
     return Fetched(path=target, sha256=digest, transferred=received, commit=remote.commit)
 
 
 def adopt(
-    source: HubFile,
+    source: Source,
     file: Path,
     target: Path,
     *,
@@ -122,14 +141,14 @@ def adopt(
     return Fetched(path=target, sha256=digest)
 
 
-def _claims(source: HubFile, sha256: str | None, pins: Path, repin: bool) -> dict[str, str | None]:
+def _claims(source: Source, sha256: str | None, pins: Path, repin: bool) -> dict[str, str | None]:
     """Who says which SHA-256, before the hub is asked; a pin that is to be replaced has no say."""
     if repin and sha256 is not None:
         raise BenchError(f"{source} is not pinned: its SHA-256 {sha256} is stated with it", "fetch it without --repin")
     return {"expected": sha256, f"pinned in {pins}": None if repin else read_pins(pins).get(str(source))}
 
 
-def _noted(source: HubFile, target: Path, claims: dict[str, str | None]) -> Fetched | None:
+def _noted(source: Source, target: Path, claims: dict[str, str | None]) -> Fetched | None:
     """The file if it was verified before and nothing known here contradicts it."""
     digest = noted(target, str(source))
     if digest is None:
@@ -138,7 +157,7 @@ def _noted(source: HubFile, target: Path, claims: dict[str, str | None]) -> Fetc
     return Fetched(path=target, sha256=digest)
 
 
-def _agreed(source: HubFile, claims: dict[str, str | None]) -> str | None:
+def _agreed(source: Source, claims: dict[str, str | None]) -> str | None:
     """The SHA-256 on which all claims agree, None without any; raises BenchError when they do not."""
     known = {who: sha256 for who, sha256 in claims.items() if sha256}
     if len(set(known.values())) > 1:
@@ -158,7 +177,7 @@ def _agreed(source: HubFile, claims: dict[str, str | None]) -> str | None:
     return agreed
 
 
-def _verified_in_place(source: HubFile, target: Path, expected: str | None) -> str:
+def _verified_in_place(source: Source, target: Path, expected: str | None) -> str:
     """SHA-256 of a target that is already there: finished by another process meanwhile, or put there by hand."""
     if digest := noted(target, str(source)):
         return digest
@@ -200,7 +219,7 @@ def _discard(target: Path) -> None:
         raise os_error(error, _partial(target)) from error
 
 
-def _receive(source: HubFile, remote: Remote, target: Path, stream: FileIO) -> int:
+def _receive(source: Source, remote: Remote, target: Path, stream: FileIO) -> int:
     """Complete the partial file; returns the bytes transferred. What has come stays for the next call, whatever
     happens.
     """
@@ -273,8 +292,33 @@ def _write_all(stream: FileIO, piece: bytes, target: Path) -> None:
         raise os_error(error, _partial(target)) from error
 
 
+def _require_md5(path: Path, target: Path, md5: str | None) -> None:
+    """Raise BenchError, and remove what has come, unless the content at `path` has this MD5; None asks for nothing."""
+    if not md5:
+        return
+    try:
+        with open(path, "rb") as stream:
+            found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        raise os_error(error, path) from error
+    if found != md5:
+        _discard(target)
+        for wrong in (target, note_path(target)):
+            wrong.unlink(missing_ok=True)
+        todo = "run the command again; where it stays so, the publishers have another file now"
+        raise BenchError(f"{target.name} has the MD5 {found}, its card states {md5}", todo)
+
+
 def _settle(
-    source: HubFile, target: Path, stream: FileIO, expected: str | None, pins: Path, repin: bool = False
+    source: Source,
+    target: Path,
+    stream: FileIO,
+    expected: str | None,
+    pins: Path,
+    repin: bool = False,
+    *,
+    md5: str | None = None,
+    quiet: bool = False,
 ) -> str:
     """Verify the complete partial file and give it its final name; wrong bytes are removed."""
     digest, begins = sha256_of(_partial(target)), name_hash(source.file)
@@ -288,8 +332,9 @@ def _settle(
     if expected is None and fault:  # nobody but the content itself can vouch for it
         _discard(target)
         raise BenchError(f"{target.name}: what came is not that file: {fault}; nothing was kept or pinned", NOT_A_FILE)
+    _require_md5(_partial(target), target, md5)
     if expected is None or repin:
-        _pin(source, digest, vouched=expected is not None, pins=pins)
+        _pin(source, digest, vouched=expected is not None, pins=pins, quiet=quiet or md5 is not None)
     try:
         os.fsync(stream.fileno())
         os.replace(_partial(target), target)
@@ -301,8 +346,10 @@ def _settle(
     return digest
 
 
-def _pin(source: HubFile, digest: str, vouched: bool, pins: Path) -> None:
-    """Pin a digest and say so; where the hub vouches for it only an earlier pin is replaced."""
+def _pin(source: Source, digest: str, vouched: bool, pins: Path, quiet: bool) -> None:
+    """Pin a digest and say so, unless it is new and `quiet`; where the hub vouches for it only an earlier pin is
+    replaced.
+    """
     before = read_pins(pins).get(str(source))
     if before is not None and before != digest:
         log.warning("%s: its pin in %s was SHA-256 %s and is now %s", source, pins, before, digest)
@@ -310,7 +357,7 @@ def _pin(source: HubFile, digest: str, vouched: bool, pins: Path) -> None:
         log.info("%s: its pin in %s stays, the content is the same: SHA-256 %s", source, pins, digest)
     elif not vouched and name_hash(source.file):
         log.info("%s: 8 digits in its name vouch for it; its SHA-256 %s is now pinned in %s", source, digest, pins)
-    elif not vouched:
+    elif not vouched and not quiet:
         log.warning("nothing vouches for %s: its SHA-256 %s is now pinned in %s", source, digest, pins)
     if not vouched or before is not None:
         write_pin(pins, str(source), digest)

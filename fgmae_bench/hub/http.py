@@ -1,4 +1,4 @@
-"""The hub's side of a download: what it says of a file, the bytes it sends, and every refusal as one line.
+"""The server's side of a download: what it says of a file, the bytes it sends, and every refusal as one line.
 
 Addresses, token, proxies and offline mode are huggingface_hub's. Its `get_hf_file_metadata` is not used: version 2.4
 asks `/api/agent-harnesses` before the first request of a process, waits as long as a Retry-After says, and breaks on an
@@ -17,8 +17,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from fgmae_bench.errors import BenchError
 from fgmae_bench.hub.checksums import is_sha256
@@ -34,7 +35,7 @@ PAUSES_S = (1.0, 3.0, 9.0)  # before each new try after 429 or 5xx, where the hu
 MAX_WAIT_S = 60.0  # a hub that asks for more is not waited for
 MAX_REDIRECTS = 10
 AGAIN = "run the same command again: it goes on where it stopped"
-NOT_A_FILE = "check HF_ENDPOINT and the network: a proxy or a login page may have answered in the hub's place"
+NOT_A_FILE = "check the address or HF_ENDPOINT, and the network: a proxy or a login page may have answered in its place"
 SIZE_DIGITS = 15  # the most that a stated size may have: 1 PB
 T = TypeVar("T")
 
@@ -56,57 +57,116 @@ class HubFile:
         prefix = "datasets/" if self.repo_type == "dataset" else ""
         return f"{prefix}{self.repo}@{self.revision}/{self.file}"
 
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return f"{self.file} of {self.repo} at revision {self.revision}"
+
+    @property
+    def server(self) -> str:
+        """What messages call its server."""
+        return "the hub"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebFile:
+    """One file at an address of its own, which nobody vouches for and to which no token is sent."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def file(self) -> str:
+        """The last part of the address."""
+        return PurePosixPath(unquote(urlsplit(self.url).path)).name
+
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return self.url
+
+    @property
+    def server(self) -> str:
+        """What messages call its server."""
+        return urlsplit(self.url).netloc
+
+
+Source = HubFile | WebFile
+
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
-    """What the hub says of a file. `etag` names its content, `size` is in bytes, `commit` is what the revision stands
-    for.
+    """What a server says of a file. `etag` names its content, `size` is in bytes, `commit` is what a hub's revision
+    stands for; `of_hub` where the server's word on the content counts.
     """
 
     url: str
     etag: str | None
     size: int | None
     commit: str | None
+    of_hub: bool = True
 
     @property
     def sha256(self) -> str | None:
         """The SHA-256 of the content: the etag of a large (LFS) file; other etags are git's and say nothing of it."""
-        return self.etag if is_sha256(self.etag) else None
+        return self.etag if self.of_hub and is_sha256(self.etag) else None
 
 
 class Unreachable(BenchError):
     """Nobody answered, or the connection ended."""
 
 
-def ask(source: HubFile) -> Remote:
-    """What the hub says of `source`; raises BenchError when it has no such file, refuses or cannot be reached.
+def ask(source: Source) -> Remote:
+    """What its server says of `source`; raises BenchError when it has no such file, refuses or cannot be reached.
 
-    Redirects are followed up to the answer that carries `X-Linked-Etag`: the next one would lead to a storage host.
+    A hub's redirects are followed up to the answer that carries `X-Linked-Etag`: the next one would lead to a storage
+    host. Elsewhere that header means nothing, and all are followed.
     """
-    from huggingface_hub import hf_hub_url
-
-    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
-    url = start = hf_hub_url(
-        source.repo, source.file, repo_type=source.repo_type, revision=source.revision, endpoint=endpoint
-    )
+    of_hub = isinstance(source, HubFile)
+    url = start = _address(source)
     for _ in range(MAX_REDIRECTS):
         response = _send(source, "HEAD", url, start)
         response.close()
-        headers = response.headers
-        if "x-linked-etag" in headers or not response.has_redirect_location:
-            _require_file(source, response, {200} if not response.has_redirect_location else {response.status_code})
-            length = None if response.has_redirect_location else headers.get("content-length")
-            size = whole_number(headers.get("x-linked-size") or length)
-            return Remote(url=start, etag=_etag(headers), size=size, commit=_commit(headers))
+        headers, moved = response.headers, response.has_redirect_location
+        if not moved or (of_hub and "x-linked-etag" in headers):
+            _require_file(source, response, {response.status_code} if moved else {200})
+            linked, length = headers.get("x-linked-size"), headers.get("content-length")
+            size = whole_number((linked if of_hub else None) or (None if moved else length))
+            commit = _commit(headers) if of_hub else None
+            return Remote(url=start, etag=_etag(headers, of_hub), size=size, commit=commit, of_hub=of_hub)
         try:
             url = urljoin(url, headers["location"])
         except ValueError as error:
-            raise BenchError(f"the hub redirects {source} to a malformed address ({error})", NOT_A_FILE) from error
-    raise BenchError(f"the hub redirects {source} in circles", "check the repository's name")
+            what = f"{source.server} redirects {source} to a malformed address ({error})"
+            raise BenchError(what, NOT_A_FILE) from error
+    raise BenchError(f"{source.server} redirects {source} in circles", "check the repository's name or the address")
+
+
+def _address(source: Source) -> str:
+    if isinstance(source, WebFile):
+        return source.url
+    endpoint = _endpoint()
+    from huggingface_hub import hf_hub_url  # it reads HF_ENDPOINT as it is imported, and breaks on a bad one
+
+    return hf_hub_url(source.repo, source.file, repo_type=source.repo_type, revision=source.revision, endpoint=endpoint)
+
+
+def _endpoint() -> str | None:
+    """The mirror that HF_ENDPOINT names, None where it names none."""
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+    try:
+        named = urlsplit(endpoint).port is not None or urlsplit(endpoint).hostname
+    except ValueError as error:
+        raise BenchError(f"HF_ENDPOINT is {endpoint!r}, a malformed address ({error})", "correct it") from error
+    if endpoint and not named:
+        raise BenchError(f"HF_ENDPOINT is {endpoint!r}, which names no host", "begin it with https://")
+    return endpoint or None
 
 
 @contextlib.contextmanager
-def opened(source: HubFile, url: str, offset: int) -> Iterator[tuple[Response, int]]:
+def opened(source: Source, url: str, offset: int) -> Iterator[tuple[Response, int]]:
     """Yield (response, first byte that it sends): `offset` where the server can, 0 where it sends the whole file."""
     response = _send(source, "GET", url, url, offset)
     try:
@@ -170,11 +230,14 @@ def _within(seconds: float, work: Callable[[], T], host: str) -> T:
     return result
 
 
-def _send(source: HubFile, method: str, url: str, start: str, offset: int = 0) -> Response:
-    """An open response below 400, or 416. Retries 429 and 5xx; the token goes to the host of `start` alone."""
+def _send(source: Source, method: str, url: str, start: str, offset: int = 0) -> Response:
+    """An open response below 400, or 416. Retries 429 and 5xx; the token goes to a hub alone, and to the host of
+    `start`.
+    """
     headers = {"accept-encoding": "identity", **({"range": f"bytes={offset}-"} if offset else {})}
     for pause_s in (*PAUSES_S, None):
-        response = _attempt(method, url, headers, with_token=urlsplit(url)[:2] == urlsplit(start)[:2])
+        with_token = isinstance(source, HubFile) and urlsplit(url)[:2] == urlsplit(start)[:2]
+        response = _attempt(method, url, headers, with_token=with_token)
         status = response.status_code
         if status < 400 or status == 416:
             return response
@@ -182,7 +245,7 @@ def _send(source: HubFile, method: str, url: str, start: str, offset: int = 0) -
         wait_s = retry_after_s(response, pause_s)
         if (status != 429 and status < 500) or pause_s is None or wait_s > MAX_WAIT_S:
             break
-        log.info("the hub answers %d for %s; again in %.0f s", status, source.file, wait_s)
+        log.info("%s answers %d for %s; again in %.0f s", source.server, status, source.file, wait_s)
         time.sleep(wait_s)
     raise _refusal(source, response)
 
@@ -207,31 +270,38 @@ def _attempt(method: str, url: str, headers: dict[str, str], with_token: bool) -
         request = client.build_request(method, url, headers=sent, timeout=TIMEOUT_S)
         get = method == "GET"
         return _within(ANSWER_S, lambda: client.send(request, stream=True, follow_redirects=get), urlsplit(url).netloc)
+    except ImportError as error:  # the client's own, as it is made
+        what = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names a SOCKS proxy, and the package socksio is not here"
+        raise Unreachable(what, "install it: pip install socksio") from error
     except OfflineModeIsEnabled as error:
         raise Unreachable(
             "HF_HUB_OFFLINE is set, nothing may be downloaded", "unset it, or take the files from a folder"
         ) from error
     except (httpx2.InvalidURL, ValueError) as error:
-        raise BenchError(f"{url} is or leads to a malformed address ({error})", "correct HF_ENDPOINT") from error
+        todo = "correct it, HF_ENDPOINT, or the proxy that HTTPS_PROXY or ALL_PROXY names"
+        raise BenchError(f"{url} is or leads to a malformed address ({error})", todo) from error
     except httpx2.RequestError as error:
         todo = "check the network and HF_ENDPOINT, then run the same command again"
         raise Unreachable(f"{urlsplit(url).netloc} cannot be reached ({_reason(error)})", todo) from error
 
 
-def _refusal(source: HubFile, response: Response) -> BenchError:
-    status, where = response.status_code, f"{source.file} of {source.repo} at revision {source.revision}"
+def _refusal(source: Source, response: Response) -> BenchError:
+    status, server, where = response.status_code, source.server, source.called
+    check = "check repository, file and revision"
+    if isinstance(source, WebFile):
+        check = "see where its publishers keep the file now, and correct the address on the card"
     if status == 404:
-        return BenchError(f"the hub has no {where} (404)", "check repository, file and revision")
+        return BenchError(f"{server} has no {where} (404)", check)
     if status in (401, 403):
         todo = "it is private, gated or does not exist: check its name, or log in with: hf auth login"
-        return BenchError(f"the hub refuses {where} ({status})", todo)
+        return BenchError(f"{server} refuses {where} ({status})", todo if isinstance(source, HubFile) else check)
     if status == 429 or status >= 500:
         wait_s = retry_after_s(response, None)
         return BenchError(
-            f"the hub answers {status} for {where}",
+            f"{server} answers {status} for {where}",
             f"run the same command again {f'in {wait_s:.0f} s' if wait_s else 'later'}",
         )
-    return BenchError(f"the hub answers {status} for {where}", "check repository, file and revision")
+    return BenchError(f"{server} answers {status} for {where}", check)
 
 
 def retry_after_s(response: Response, pause_s: float | None) -> float:
@@ -245,7 +315,7 @@ def retry_after_s(response: Response, pause_s: float | None) -> float:
     return pause_s or 0.0
 
 
-def _require_file(source: HubFile, response: Response, statuses: set[int]) -> None:
+def _require_file(source: Source, response: Response, statuses: set[int]) -> None:
     """Raise BenchError unless the answer has one of these statuses and is not a web page."""
     kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
     where = f"{urlsplit(str(response.url)).netloc} answers for {source.file}"
@@ -266,8 +336,8 @@ def _commit(headers: Any) -> str | None:
     return text if re.fullmatch("[0-9a-f]{40}", text) else None
 
 
-def _etag(headers: Any) -> str | None:
-    text = headers.get("x-linked-etag") or headers.get("etag")
+def _etag(headers: Any, of_hub: bool) -> str | None:
+    text = (headers.get("x-linked-etag") if of_hub else None) or headers.get("etag")
     return text.removeprefix("W/").strip('"')[:256] if text else None
 
 

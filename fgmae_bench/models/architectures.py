@@ -15,8 +15,6 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models.beit import Beit
-from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -31,6 +29,7 @@ from fgmae_bench.models.embeddings import read_embeddings
 from fgmae_bench.models.encoders import mit
 from fgmae_bench.models.encoders.adapter import Adapter, OwnPool, require_patches
 from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
+from fgmae_bench.models.taps import Vit
 from fgmae_bench.models.unet import UNet
 
 # FGMAE's names -> timm's: pre-norm, LayerNorm eps 1e-6, qkv bias, MLP ratio 4 (arXiv 2310.18653 and its code).
@@ -113,7 +112,7 @@ def _own_patch(name: str) -> int:
     """The patch of a ViT of timm, 1 for its other models. Remembered: building one takes a quarter of a second."""
     with torch.device("meta"):
         built = timm.model_entrypoint(name)()
-    return int(built.patch_embed.patch_size[0]) if isinstance(built, VisionTransformer) else 1
+    return int(built.patch_embed.patch_size[0]) if isinstance(built, Vit) else 1
 
 
 def make_module(
@@ -151,18 +150,13 @@ def make_module(
         module = OwnPool(make_adapter(model.model, contract.size, model.patch_size))
         return module, "mean", measured_dim(module, contract)
     inner = from_timm(model.model, contract.size, drop_path, published)
+    if isinstance(inner, Vit):
+        require_patches(model.model, contract.size, inner.patch_embed.patch_size[0])
     averaged = model.pool != "cls" and not isinstance(inner, VisionTransformer)  # as timm itself pools them
-    if averaged or not isinstance(inner, VisionTransformer | Eva | Beit):  # EVA-02 and DINOv3 are built as Eva
+    if averaged or not isinstance(inner, Vit):
         _require_mean(model)
         module = PooledMap(inner)
         return module, "mean", measured_dim(module, contract)
-    patch = inner.patch_embed.patch_size[0]
-    if contract.size % patch:
-        good = contract.size // patch * patch
-        raise BenchError(
-            f"--input_size {contract.size} is not divisible by the patch of {patch} px",
-            f"use --input_size {good or patch}",
-        )
     pool: Pool = model.pool or "cls"
     if pool == "cls" and inner.cls_token is None:
         raise BenchError(f"{model.model} has no CLS token", "use --pool mean")

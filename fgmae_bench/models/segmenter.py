@@ -12,7 +12,7 @@ from fgmae_bench.checkpoints.reader import read_state
 from fgmae_bench.config.recipes import SegmentRecipe
 from fgmae_bench.errors import note
 from fgmae_bench.models.backbone import Backbone
-from fgmae_bench.models.heads import make_head
+from fgmae_bench.models.heads import make_head, require_usable
 from fgmae_bench.models.heads.loading import load_head
 from fgmae_bench.models.sliding import Windows
 from fgmae_bench.models.taps import LEVELS, OneMap, Taps, make_taps
@@ -105,11 +105,12 @@ def build_segmenter(backbone: Backbone, recipe: SegmentRecipe, classes: int) -> 
     """(a model on the backbone with a head of `classes` outputs, drawn from the recipe's seed; its taps)."""
     size = backbone.contract.size
     taps = make_taps(backbone.module, size, recipe.blocks or None)
+    dims = joined_dims(taps.dims, recipe.dates)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(key(recipe.seed, "decoder") % 2**63)
         head = make_head(
             recipe.head,
-            joined_dims(taps.dims, recipe.dates),
+            dims,
             taps.strides,
             classes,
             fpn_dim=recipe.fpn_dim,
@@ -118,6 +119,7 @@ def build_segmenter(backbone: Backbone, recipe: SegmentRecipe, classes: int) -> 
             auxiliary=recipe.auxiliary,
             dropout=recipe.head_dropout,
         )
+        require_usable(recipe.head, head, dims, taps.strides, classes, (size, size))
     seen: nn.Module = FrozenTaps(taps) if recipe.freeze_backbone else taps.requires_grad_(True)
     model = SegmentationModel(joined(seen, recipe.dates), head, (size, size))
     if recipe.head_weights is not None:

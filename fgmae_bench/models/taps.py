@@ -144,4 +144,8 @@ def make_taps(module: nn.Module, size: int, blocks: Sequence[int] | None = None)
         raise BenchError(f"{type(inner).__name__} is not a ViT: it has no blocks to name", "leave the blocks out")
     if hasattr(inner, "feature_info") and hasattr(inner, "forward_intermediates"):
         return PyramidMaps(inner)
+    if not getattr(inner, "has_map", True):
+        raise BenchError(
+            f"{type(inner).__name__} gives one vector an image and no map for segmentation", "take another encoder"
+        )
     return OneMap(inner, size)

@@ -11,7 +11,7 @@ from fgmae_bench.errors import run_entry
 
 # Command -> what it does; each is a module of this package with `add_flags(parser)` and `main(given)`.
 COMMANDS = {
-    "download": "get a dataset from the hub: resumable, verified, unpacked safely",
+    "download": "get a dataset from the hub or its publishers' address: resumable, verified, unpacked safely",
     "synth": "write a synthetic world in a dataset's true on-disk layout",
     "index": "one row a sample: file, group, label, part of each split; of BigEarthNet also time, place, flags, links",
     "labels": "scene labels of SEN12MS: the share of each class in each tile, from its own land-cover maps",

@@ -1,25 +1,37 @@
-"""Fetch a dataset from the hub, verify and unpack it; after a kill at any moment the same command goes on.
+"""Fetch a dataset from the hub or its publishers' address and verify it; after a kill the same command goes on.
 
 python -m fgmae_bench.prepare download eurosat
+python -m fgmae_bench.prepare download sen1floods11
+
+An archive is unpacked. Single files are gathered in `<folder>.download`, which becomes the folder when all are there;
+what nobody states a checksum of is pinned beside the folder, and held against the pins when it is fetched again.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import logging
+import os
+import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fgmae_bench.config.cards import Card, Download, load_card
 from fgmae_bench.config.flags import spellings
 from fgmae_bench.data.index import check_counts
 from fgmae_bench.data.layouts import build_index
-from fgmae_bench.errors import BenchError
+from fgmae_bench.data.list_splits import ENDINGS, read_lines
+from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.hub.archive import unpack
-from fgmae_bench.hub.checksums import note_path
-from fgmae_bench.hub.fetch import fetch
-from fgmae_bench.hub.http import HubFile
-from fgmae_bench.system.files import lock_and_clean_up
+from fgmae_bench.hub.checksums import PINS, note_path
+from fgmae_bench.hub.fetch import HubFile, WebFile, fetch
+from fgmae_bench.hub.tarball import unpack_tar
+from fgmae_bench.prepare.index import LAYOUTS as INDEXED
+from fgmae_bench.system.files import lock_and_clean_up, remove_empty, sync_folder
+from fgmae_bench.system.progress import Progress
+
+log = logging.getLogger("fgmae_bench")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -41,33 +53,77 @@ def main(given: dict[str, Any]) -> None:
     data = Path(given.get("data_path") or card.data_path)
     _require_new(card, data)
     place = data.resolve()
-    archive = place.parent / Path(card.download.file).name
     with lock_and_clean_up(place.with_name(f"{place.name}.download.partial")):
-        if not _holds_anything(data):  # else another process has done it while this one waited
-            fetched = fetch(_hub_file(card.download), archive, sha256=card.download.sha256 or None)
-            print(f"{archive.name}: {fetched.transferred} bytes transferred, sha256 {fetched.sha256}")
-            _require_md5(card.download, archive)
-            unpack(archive, place)
-        line = _contents(card, data)
-        if not given.get("keep_archive"):
-            archive.unlink(missing_ok=True)
-            note_path(archive).unlink(missing_ok=True)
-    print(f"{line}; next: python -m fgmae_bench.prepare inspect {given['dataset']} --data_path {data}")
+        there = _holds_anything(data)  # another process has done it while this one waited
+        if card.download.each:
+            if not there:
+                _get_files(card, place)
+            line = _contents(card, data)
+        else:
+            line = _get_archive(card, data, place, there, keep=bool(given.get("keep_archive")))
+    command = "index" if card.layout in INDEXED else "inspect"
+    print(f"{line}; next: python -m fgmae_bench.prepare {command} {given['dataset']} --data_path {data}")
 
 
-def _require_md5(download: Download, archive: Path) -> None:
-    """Raise BenchError, and remove the archive, unless it has the MD5 that its card states."""
-    if not download.md5:
-        return
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(archive, "rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    if digest.hexdigest() != download.md5:
-        for path in (archive, note_path(archive)):
-            path.unlink(missing_ok=True)
-        what = f"{archive.name} has the MD5 {digest.hexdigest()}, its card states {download.md5}"
-        raise BenchError(what, "run the command again; where it stays so, the publishers have another file now")
+def _get_archive(card: Card, data: Path, place: Path, there: bool, keep: bool) -> str:
+    """Fetch, verify and unpack the card's archive, its lists first; returns what there is then."""
+    held = card.download
+    assert held is not None
+    source = WebFile(url=held.url) if held.url else _hub_file(held)
+    archive = place.parent / Path(source.file).name
+    if not there:
+        for each in held.lists:
+            listed = WebFile(url=each.url)
+            fetch(listed, place.parent / listed.file, md5=each.md5)
+        fetched = fetch(source, archive, sha256=held.sha256 or None, md5=held.md5 or None, size=held.size or None)
+        print(f"{archive.name}: {fetched.transferred} bytes transferred, sha256 {fetched.sha256}")
+        (unpack_tar if archive.name.endswith((".tar.gz", ".tgz")) else unpack)(archive, place)
+    line = _contents(card, data)
+    if not keep:
+        archive.unlink(missing_ok=True)
+        note_path(archive).unlink(missing_ok=True)
+    return line
+
+
+def _get_files(card: Card, place: Path) -> None:
+    """Fetch every file of every listed sample; the folder appears when all are there."""
+    held, folder, transferred = card.download, place.with_name(f"{place.name}.download"), 0
+    assert held is not None
+    wanted = [name.replace("{id}", sample) for sample in _listed(card) for name in held.each]
+    try:
+        with Progress(f"downloading {card.title}", len(wanted), "files") as progress:
+            for name in wanted:
+                source = WebFile(url=f"{held.url.rstrip('/')}/{quote(name)}")
+                transferred += fetch(source, folder / name, pins=place.parent / PINS, quiet=True).transferred
+                progress.step()
+        for name in wanted:
+            note_path(folder / name).unlink()
+        folder.replace(place)
+        sync_folder(place.parent)
+    except OSError as error:
+        raise os_error(error, place) from error
+    finally:
+        remove_empty([*{(folder / name).parent: None for name in wanted}, folder])
+    print(f"{len(wanted)} files: {transferred} bytes transferred")
+    log.warning("nothing vouches for these files: their SHA-256 are pinned in %s", place.parent / PINS)
+
+
+def _listed(card: Card) -> list[str]:
+    """Names of all samples in the lists beside the card, each once, without the ending and suffix of the split."""
+    names: dict[str, None] = {}
+    for split in card.splits.values():
+        for file in split.files.values() if split.kind == "lists" else ():
+            for number, line in read_lines(card.path.parent / file):
+                first = line.split(",")[0]
+                stem, ending = os.path.splitext(first)
+                name = (stem if ending.lower() in ENDINGS else first).removesuffix(split.suffix)
+                if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+                    what = (
+                        f"{card.path.parent / file}: line {number} begins with {first[:200]!r}, which is no plain name"
+                    )
+                    raise BenchError(what, "correct the list")
+                names[name] = None
+    return list(names)
 
 
 def _hub_file(download: Download) -> HubFile:

@@ -1,7 +1,7 @@
 """Do two conditions rank the same models alike: protocols, few and all labels, leaky and clean splits, stressed views.
 
-Kendall's tau-b over the models that both have, with its interval over datasets and the ceiling that halves of one
-condition reach.
+Kendall's tau-b over the models that both have, with its interval over datasets (those cut from the same scenes counting
+as one) and the ceiling that halves of one condition reach.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from fgmae_bench.records import Record
 from fgmae_bench.report.columns import leaks
 from fgmae_bench.report.pictures import model_name
 from fgmae_bench.report.pivot import STRESSED, Pivot, Place, mean_of
+from fgmae_bench.report.published import card_titled
+from fgmae_bench.report.ranking import DIGITS, SCENES
 
 LEAST_MODELS = 3  # of two, a rank correlation is a coin
 Condition = dict[str, dict[str, float]]  # dataset -> model -> score
@@ -60,14 +62,20 @@ def _agreement(kind: str, names: tuple[str, str], a: Condition, b: Condition, sy
     if len(models) < LEAST_MODELS:  # datasets of other models: the one that has the most
         unit = max(shared, key=lambda each: len(shared[each]))
         shared, models = {unit: shared[unit]}, sorted(shared[unit])
-    one, other = (np.array([[each[unit][model] for model in models] for unit in shared]) for each in (a, b))
+    scenes: dict[str, list[str]] = {}
+    for unit in shared:
+        scenes.setdefault(_scenes(unit), []).append(unit)
+    one, other = (
+        np.array([[np.mean([each[unit][model] for unit in cuts]) for model in models] for cuts in scenes.values()])
+        for each in (a, b)
+    )
     return Compared(
         kind=kind,
         a=names[0],
         b=names[1],
         units=tuple(shared),
         models=len(models),
-        found=agreement(one, other),
+        found=agreement(one.round(DIGITS), other.round(DIGITS)),
         synthetic=synthetic,
     )
 
@@ -112,6 +120,13 @@ def _within(pivots: list[Pivot], synthetic: bool) -> list[tuple[str, str, str, C
 def _unit(place: Place, without: tuple[str, ...] = ()) -> str:
     """A dataset with all that can tell it from others of its title, but for what is named."""
     return json.dumps([place.title, {name: value for name, value in place.every if name not in without}])
+
+
+def _scenes(unit: str) -> str:
+    """What scenes a dataset is cut from, whatever its split: further cuts of them are no further datasets."""
+    title = json.loads(unit)[0] if unit.startswith("[") else unit
+    card = card_titled(title)
+    return SCENES.get(title if card is None else card.name, title)
 
 
 def _labels(place: Place) -> str:

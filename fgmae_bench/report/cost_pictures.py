@@ -14,7 +14,8 @@ from fgmae_bench.report.figures import COLOURS, GRID, MARKERS, PNG_DPI, literal,
 from fgmae_bench.report.pivot import Pivot, mean_of
 from fgmae_bench.report.row import Row
 
-MOST_NAMED = 12
+MOST_NAMED, MOST_PLACES = 12, 8
+PANEL = (4.0, 3.4)  # inches of a dataset's panel
 Read = Callable[[Record], float | None]
 
 
@@ -46,11 +47,11 @@ def of_row(row: Row, axis: str) -> float | None:
 
 
 def points(pivot: Pivot, place: int, axis: str) -> list[Point]:
-    """The models of a column with a known cost."""
+    """The models of a column with a known cost; one that costs nothing has no place on an axis of ratios."""
     found = []
     for i, cell in pivot.column(place):
         cost = of_row(cell.row, axis)
-        if cost is not None:
+        if cost is not None and cost > 0:
             found.append((pivot.lines[i].label, cost, mean_of(cell.value)))
     return found
 
@@ -70,47 +71,73 @@ def available(pivot: Pivot) -> dict[str, str]:
     return {"score against cost": f"{pivot.name}-cost.png"} if _panels(pivot) else {}
 
 
-def _panels(pivot: Pivot) -> list[str]:
-    """The costs of which the first column knows two different ones."""
-    if not pivot.places:
-        return []
-    return [axis for axis in AXES if len({cost for _, cost, _ in points(pivot, 0, axis)}) > 1]
+def _panels(pivot: Pivot) -> dict[int, list[str]]:
+    """Column -> the costs of which it knows two different ones, for the columns that know any."""
+    found = {
+        c: [axis for axis in AXES if len({cost for _, cost, _ in points(pivot, c, axis)}) > 1]
+        for c in range(len(pivot.places))
+    }
+    return {c: known for c, known in found.items() if known}
 
 
 def draw(pivot: Pivot, path: Path) -> None:
-    """The first column's scores against each known cost, and the front of models that none beats in both.
+    """Scores against each known cost, a row of panels a dataset, each with the front of models that none beats in both.
 
     All models have a mark of their own where they are few, else those of the fronts.
     """
     from matplotlib.figure import Figure
 
-    panels, place = _panels(pivot), pivot.places[0]
-    figure = Figure(figsize=(4.2 * len(panels), 4.4), dpi=PNG_DPI, layout="constrained")
-    every = {axis: points(pivot, 0, axis) for axis in panels}
-    fronts = {axis: front(every[axis], less=AXES[axis].less) for axis in panels}
-    names = list(dict.fromkeys(label for axis in panels for label, _, _ in every[axis]))
-    if len(names) > MOST_NAMED:
-        names = list(dict.fromkeys(every[axis][i][0] for axis in panels for i in fronts[axis]))[:MOST_NAMED]
-    for n, axis in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), n + 1)
-        _, costs, scores = zip(*every[axis], strict=True)
-        axes.scatter(costs, scores, s=14, color="#bbbbbb", zorder=1)
-        best = fronts[axis]
-        axes.plot([costs[i] for i in best], [scores[i] for i in best], color="#999999", linewidth=1, zorder=2)
-        for label, cost, score in every[axis]:
-            if label in names:
-                axes.plot([cost], [score], linestyle="", zorder=3, **_mark(names.index(label)))
-        axes.set_xscale("log")
-        axes.grid(color=GRID, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.set_xlabel(AXES[axis].label + ("" if AXES[axis].less else " (more is better)"))
-        axes.set_ylabel(METRICS[place.metric].axis_label if n == 0 else "")
+    every = _panels(pivot)
+    shown = list(every)[:MOST_PLACES]
+    held = {(c, axis): points(pivot, c, axis) for c in shown for axis in every[c]}
+    fronts = {(c, axis): front(found, less=AXES[axis].less) for (c, axis), found in held.items()}
+    costs = [axis for axis in AXES if any(axis in every[c] for c in shown)]
+    names = _named(held, fronts)
+    wide, tall = PANEL[0] * len(costs), PANEL[1] * len(shown)
+    figure = Figure(figsize=(wide, tall), dpi=PNG_DPI)
+    figure.subplots_adjust(
+        left=0.7 / wide, right=1 - 0.2 / wide, bottom=0.6 / tall, top=1 - 0.8 / tall, wspace=0.3, hspace=0.55
+    )
+    for row, c in enumerate(shown):
+        for axis in every[c]:
+            axes = figure.add_subplot(len(shown), len(costs), row * len(costs) + costs.index(axis) + 1)
+            _panel(axes, held[c, axis], fronts[c, axis], names, axis)
+            first = axis == every[c][0]
+            axes.set_ylabel(METRICS[pivot.places[c].metric].axis_label if first else "")
+            axes.set_title(literal(pivot.places[c].heading, 44) if first else "", fontsize=8, loc="left")
     for i, label in enumerate(names):
         figure.axes[0].plot([], [], linestyle="", label=literal(label, 40), **_mark(i))
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    protocol = pivot.protocol.replace("_", " ")
-    figure.suptitle(literal(f"{place.heading}, {protocol}: score against cost", 90), fontsize=10)
+    figure.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, frameon=False)
+    left = f", {len(every) - len(shown)} of {len(every)} datasets left out" if len(every) > len(shown) else ""
+    figure.suptitle(literal(f"{pivot.protocol.replace('_', ' ')}: score against cost{left}", 90), fontsize=10)
     save(figure, path)
+
+
+def _named(held: dict[tuple[int, str], list[Point]], fronts: dict[tuple[int, str], list[int]]) -> list[str]:
+    """The models that have a mark of their own: all where they are few, else those of the fronts."""
+    names = list(dict.fromkeys(label for found in held.values() for label, _, _ in found))
+    if len(names) <= MOST_NAMED:
+        return names
+    return list(dict.fromkeys(held[key][i][0] for key, best in fronts.items() for i in best))[:MOST_NAMED]
+
+
+def _panel(axes: Any, found: list[Point], best: list[int], names: list[str], axis: str) -> None:
+    from matplotlib.ticker import MaxNLocator, NullLocator
+
+    _, costs, scores = zip(*found, strict=True)
+    axes.scatter(costs, scores, s=14, color="#bbbbbb", zorder=1)
+    axes.plot([costs[i] for i in best], [scores[i] for i in best], color="#999999", linewidth=1, zorder=2)
+    for label, cost, score in found:
+        if label in names:
+            axes.plot([cost], [score], linestyle="", zorder=3, **_mark(names.index(label)))
+    axes.set_xscale("log")
+    if max(costs) < 10 * min(costs):  # matplotlib would write every tenth of a decade, one over the other
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(AXES[axis].label + ("" if AXES[axis].less else " (more is better)"))
 
 
 def _mark(i: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections import Counter
@@ -54,7 +55,31 @@ def save(figure: Any, path: Path) -> None:
     with matplotlib.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
         for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             with replacing(path.with_suffix(f".{ending}")) as temporary:
-                figure.savefig(temporary, format=ending, bbox_inches="tight", metadata=metadata)
+                figure.savefig(temporary, format=ending, bbox_inches=_frame(figure, ending), metadata=metadata)
+
+
+SVG_DPI = 72  # what matplotlib sets text of an SVG at
+
+
+def _frame(figure: Any, ending: str) -> Any:
+    """The frame that `tight` finds for a format, in inches, without the drawing of everything that `tight` begins with;
+    a layout engine needs that drawing.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.backends.backend_svg import RendererSVG
+
+    if figure.get_layout_engine() is not None:
+        return "tight"
+    dpi, (width, height) = figure.dpi, figure.get_size_inches()
+    if ending == "svg":
+        figure.dpi = SVG_DPI
+        renderer: Any = RendererSVG(width * SVG_DPI, height * SVG_DPI, io.StringIO(), image_dpi=dpi)
+    else:
+        renderer = RendererAgg(width * dpi, height * dpi, dpi)
+    frame = figure.get_tightbbox(renderer).padded(matplotlib.rcParams["savefig.pad_inches"])
+    figure.dpi = dpi
+    return frame
 
 
 AXES = {name: metric.axis_label for name, metric in METRICS.items()}

@@ -4,6 +4,7 @@ what paired tests say of the order.
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +22,23 @@ from fgmae_bench.report.tested import Known, between
 SCENES = {
     "bigearthnet": "BigEarthNet",
     "bigearthnet_v2": "BigEarthNet",
+    "copernicus_bigearthnet": "BigEarthNet",
+    "eurosat": "EuroSAT-SAR",
+    "copernicus_eurosat": "EuroSAT-SAR",
+    "dfc2020": "DFC2020",
+    "copernicus_dfc2020": "DFC2020",
+    "kuro_siwo": "Kuro Siwo",
+    "copernicus_flood": "Kuro Siwo",
+    "sen12ms": "SEN12MS",
+    "sen12ms_scenes": "SEN12MS",
+    "sen12ms_multilabel": "SEN12MS",
     "terramesh_chips": "TerraMesh",
     "terramesh_masks": "TerraMesh",
     "s1f_chips": "Sen1Floods11",
     "s1f_scenes": "Sen1Floods11",
     "sen1floods11": "Sen1Floods11",
 }
+DIGITS = 12  # decimals of a mean score: means that differ in the last bits of their sums alone are ties
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +93,8 @@ def ranking(pivot: Pivot, known: Known) -> Ranking:
     synthetic = bool(chosen) and pivot.places[chosen[0]].synthetic
     if why:
         return Ranking(protocol=pivot.protocol, units=tuple(units), why=why, left_out=tuple(left_out))
-    scores = np.array([[np.mean([_mean(pivot, i, c) for c in places]) for i in lines] for places in units.values()])
+    means = [[statistics.fmean(_mean(pivot, i, c) for c in places) for i in lines] for places in units.values()]
+    scores = np.asarray(np.array(means, np.float64).round(DIGITS), np.float64)
     runs = [[np.concatenate([_runs(pivot, i, c) for c in places]) for i in lines] for places in units.values()]
     table = league(scores, runs)
     pairs = _pairs(pivot, lines, list(units.values()), known)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fgmae_bench.checkpoints.registry import WEIGHTS
-from fgmae_bench.config.cards import Card, load_card
+from fgmae_bench.config.cards import Card, find_card, load_card
 from fgmae_bench.config.compose import check, compose
 from fgmae_bench.config.encoders import HANDMADE
 from fgmae_bench.config.experiments import (
@@ -140,7 +140,6 @@ def _composed_once(module: str, flags: str, card: str, processes: int) -> list[R
     return compose(module, json.loads(flags), _card(card), processes=processes)
 
 
-@cache
 def data_place(dataset: str, given: str | None) -> str:
     """Absolute path of a dataset's data."""
     return os.path.abspath(given or _card(dataset).data_path)
@@ -185,9 +184,14 @@ def _bank(card: Card, run: Run, place: str) -> str:
     )
 
 
-@cache
 def _card(dataset: str) -> Card:
-    return load_card(dataset)
+    """The card of a name or a path, which may be relative to another folder at the next call."""
+    return _read_once(str(find_card(dataset)))
+
+
+@cache
+def _read_once(path: str) -> Card:
+    return load_card(path)
 
 
 @cache

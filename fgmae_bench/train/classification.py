@@ -18,7 +18,7 @@ from fgmae_bench.config.recipes import FinetuneRecipe
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import BenchError
-from fgmae_bench.features.loader import ahead, read_view
+from fgmae_bench.features.loader import ahead, blank_view, read_view
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.models.pooling import TokenPool
 from fgmae_bench.runs.tasks import TASKS, Scale
@@ -119,8 +119,8 @@ class ClassificationJob:
         return Scored(metrics=metrics, outputs=logits, targets=targets, finite=metrics["loss"] is not None)
 
     def image(self) -> Tensor:
-        """The first test image as the model is given it (1, C, S, S)."""
-        batch = read_view(self.dataset, self.view, self.dataset.parts.test[:1], None)[0]
+        """An image of the data's size as the model is given it (1, C, S, S)."""
+        batch = blank_view(self.dataset, self.view, int(self.dataset.parts.test[0]))
         return as_input(torch.from_numpy(batch), self.device, torch.float32)
 
     def _forward(self, batch: NDArray[Any]) -> NDArray[np.float32]:

@@ -175,14 +175,14 @@ class Encoder:
     def __call__(self, path: Path, row: int) -> Encoded:
         """The sample of a row. Raises BenchError naming a file that cannot be read, or is of another size."""
         chip = self.reader(path, self.card)
-        if self.size is not None and chip.db.shape[1:] != self.size:
-            held, stated = ("x".join(map(str, each)) for each in (chip.db.shape[1:], self.size))
-            what = f"{path} is {held} pixels, {self.card.title} states {stated}: no run could read the pack"
-            raise BenchError(what, "use the data as it is, or correct the card's size")
         if chip.ready is not None:
             raise BenchError(
                 f"{path.parent} is a uint8 pack, its backscatter is gone", "pack from the files, or from a float32 pack"
             )
+        if self.size is not None and chip.db.shape[1:] != self.size:
+            held, stated = ("x".join(map(str, each)) for each in (chip.db.shape[1:], self.size))
+            what = f"{path} is {held} pixels, {self.card.title} states {stated}: no run could read the pack"
+            raise BenchError(what, "use the data as it is, or correct the card's size")
         if self.view is None:
             tensors = {band: np.ascontiguousarray(plane) for band, plane in zip(self.bands, chip.db, strict=True)}
             implied = valid_mask(chip.db, self.card.signal)

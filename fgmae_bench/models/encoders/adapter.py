@@ -24,6 +24,7 @@ class Adapter(nn.Module):
     """An encoder, images (B, 2, H, W) in its contract's range to a map; `network` is what its checkpoint fills."""
 
     optional = ""  # pattern of the keys that its files may lack
+    has_map = True  # False where an image is one vector, which no decoder can take
 
     def __init__(self, network: nn.Module):
         super().__init__()

@@ -23,6 +23,8 @@ class OpenClipImages(Adapter):
     deviations of colours.
     """
 
+    has_map = False
+
     def __init__(self, network: Any, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__(network)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)

@@ -9,15 +9,20 @@ may give `fgmae_bench.models.heads.outputs.Learnt` in their place.
 from __future__ import annotations
 
 import importlib.metadata
+import math
 from collections.abc import Sequence
+from copy import deepcopy
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from fgmae_bench.config.names import HEADS, HEADS_GROUP, NECKS, SHIPPED_HEADS, code_of
+from fgmae_bench.config.plugins import guarded
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.models.heads.fcn import AUXILIARY_WEIGHT, Auxiliary
 from fgmae_bench.models.heads.necks import SCALES, MultiLevelNeck, Necked
-from fgmae_bench.models.heads.outputs import PIXELS, Extra, Learnt, with_extra
+from fgmae_bench.models.heads.outputs import KINDS, PIXELS, Extra, Learnt, with_extra
 
 
 def make_head(
@@ -53,7 +58,12 @@ def make_head(
             [fpn_dim] * len(dims),
             [max(1, int(stride / scale)) for stride, scale in zip(strides, SCALES, strict=True)],
         )
-    head: nn.Module = kind(*seen, num_classes, fpn_dim=fpn_dim, norm=norm)
+    head: nn.Module
+    if name in SHIPPED_HEADS:
+        head = kind(*seen, num_classes, fpn_dim=fpn_dim, norm=norm)
+    else:
+        problem = f"the head {name} cannot be built"
+        head = guarded(problem, lambda: kind(*seen, num_classes, fpn_dim=fpn_dim, norm=norm))
     if between is not None:
         head = Necked(between, head)
     if auxiliary:
@@ -62,6 +72,43 @@ def make_head(
         if isinstance(layer, nn.Dropout | nn.Dropout2d):
             layer.p = dropout
     return head
+
+
+def require_usable(
+    name: str, head: nn.Module, dims: Sequence[int], strides: Sequence[int], num_classes: int, size: tuple[int, int]
+) -> None:
+    """Raise BenchError where a head of another package raises on maps of zeros, of an image of `size`, or gives other
+    logits than (B, K, *size). A copy is asked, in training and in evaluation.
+    """
+    if name in SHIPPED_HEADS:
+        return
+    grids = [[math.ceil(side / stride) for side in size] for stride in strides]
+    maps = [torch.zeros(2, dim, *grid) for dim, grid in zip(dims, grids, strict=True)]
+    for training in (True, False):
+        asked = deepcopy(head).train(training)
+        with torch.no_grad():
+            out = guarded(f"the head {name} cannot be used", partial(asked, maps, size))
+        fault = _fault_of(out, (2, num_classes, *size), training)
+        if fault:
+            raise BenchError(f"the head {name} gives {fault}", "repair or uninstall its package")
+
+
+def _fault_of(out: object, wanted: tuple[int, ...], training: bool) -> str | None:
+    """What is wrong with an output; in training it may be `Learnt`, and logits of another size, which are resized."""
+    logits: object = out
+    if training and isinstance(out, Learnt):
+        strange = [extra.kind for extra in out.extra if extra.kind not in KINDS]
+        if strange:
+            return f"the loss '{strange[0]}', not one of {', '.join(KINDS)}"
+        if out.logits is None and out.extra:
+            return None
+        logits = out.logits
+    if not isinstance(logits, Tensor):
+        return f"{type(logits).__name__}, not logits (B, K, H, W)"
+    compared = 2 if training else len(wanted)
+    if logits.dim() != len(wanted) or tuple(logits.shape[:compared]) != wanted[:compared]:
+        return f"{tuple(logits.shape)}, not {wanted}"
+    return None
 
 
 class WithAuxiliary(nn.Module):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 PIXELS, POINTS, PRESENCE, MASKS, POINT_MASKS = "pixels", "points", "presence", "masks", "point_masks"
+KINDS = (PIXELS, POINTS, PRESENCE, MASKS, POINT_MASKS)
 
 
 @dataclass(frozen=True)
