@@ -12,6 +12,7 @@ from torch import nn
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.compose import compose
 from fgmae_bench.config.contract import BANDS, InputContract
+from fgmae_bench.config.plugins import foreign
 from fgmae_bench.config.recipes import PROTOCOLS
 from fgmae_bench.config.run import OWN_WEIGHTS
 from fgmae_bench.errors import BenchError, unknown
@@ -130,12 +131,9 @@ def _stated(
 
 def _copy(model: nn.Module) -> nn.Module:
     """What may be trained in place of the user's module."""
-    try:
+    todo = (
+        "detach the tensors it keeps, use torch.nn.utils.parametrizations, or give --model module:factory on the "
+        "command line"
+    )
+    with foreign(f"{type(model).__name__} cannot be copied", todo, type(model).__module__):
         return deepcopy(model)
-    except (RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        todo = (
-            "detach the tensors it keeps, use torch.nn.utils.parametrizations, or give --model module:factory on "
-            "the command line"
-        )
-        raise BenchError(f"{type(model).__name__} cannot be copied ({reason})", todo) from error

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fgmae_bench.config.cards import Card
+from fgmae_bench.config.contract import require_read
 from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, INPUTS, Encoder, adapter_of, encoders
-from fgmae_bench.config.names import AFTER, FITTED_HEADS
+from fgmae_bench.config.names import AFTER, FITTED_HEADS, READS
 from fgmae_bench.config.recipes import (
     ANY,
     EITHER,
@@ -106,10 +107,20 @@ def compose(
     for run in runs:
         check(run)
         _refuse_files_of_others(run)
+        _require_band(run, card)
     if len({(run.data, run.recipe) for run in runs}) != len(runs):
         twice = "--lr and --weight_decay" if len({run.data for run in runs}) == 1 else "--shots and --draw"
         raise BenchError(f"the grid of {twice} holds a value twice", "name each value once")
     return runs
+
+
+def _require_band(run: Run, card: Card) -> None:
+    """Raise BenchError where the one band that the run's model, or its fitted head, reads has no place in the data."""
+    data, entry, head = run.data, adapter_of(run.model.model), getattr(run.recipe, "head", "")
+    readers = {run.model.model: entry.one_band if entry else "", f"--head {head}": READS.get(head, "")}
+    for reader, band in readers.items():
+        if band:
+            require_read(reader, band, card.signal.bands, data.missing_band, data.bands_as)
 
 
 def _implied(module: str, flat: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def feed(
         if order[place] >= 0:
             continue
         if missing_band == "offset":
-            shift[place] = COPOL_ABOVE_CROSSPOL_DB * (1 if band == BANDS[0] else -1)
+            shift[place] = _away(band)
             order[place] = order[there]
             words.append(f"{band} is missing: fed as {contract.bands[there]} {shift[place]:+.1f} dB")
         else:
@@ -87,6 +87,31 @@ def feed(
             rule = "masked by the encoder" if masked else "fed as its mean after the normaliser"
             words.append(f"{band} is missing: {rule}")
     return Feed(order=tuple(order), shift=tuple(shift), words=tuple(words))
+
+
+def _away(band: str) -> float:
+    """What is added to the other band, dB, for it to stand for `band`."""
+    return COPOL_ABOVE_CROSSPOL_DB * (1 if band == BANDS[0] else -1)
+
+
+def require_read(
+    reader: str, band: str, held: tuple[str, ...], missing_band: str | None = None, bands_as: str | None = None
+) -> None:
+    """Raise BenchError where `band`, all that `reader` looks at, has no place in data with the bands `held`.
+
+    Every image would be the same constant to it. `missing_band` and `bands_as` as of `feed`.
+    """
+    place = BANDS.index(band)
+    if feed(held, FGMAE_CONTRACT, missing_band, bands_as).order[place] >= 0:
+        return
+    alike, other = ("HH", "HV")[place], BANDS[1 - place]
+    todo = (
+        f"add {alike}={band} to --bands_as"
+        if alike in held
+        else f"pass --missing_band offset to feed {other} {_away(band):+.1f} dB in its place, which is noted"
+    )
+    what = f"{reader} reads {band} alone, for which data with {' and '.join(held)} has nothing"
+    raise BenchError(what, f"{todo}, or choose one that reads {other}")
 
 
 def _renamed(held: tuple[str, ...], contract: InputContract, bands_as: str | None) -> tuple[tuple[str, ...], list[str]]:

@@ -122,6 +122,7 @@ FITTED_HEADS = {
     "random_forest": Choice("fgmae_bench.train.rules:random_forest", "a random forest on boxcar VV, VH, VV-VH"),
 }
 TWO_DATES = ("log_ratio_vv", "log_ratio_vh")  # of them, those that look at an earlier image too
+READS = {name: name[-2:].upper() for name in FITTED_HEADS if name.endswith(("_vv", "_vh"))}  # the band of those of one
 # What a decode head sees of two dates, besides the features of the later one alone.
 AFTER = "after"
 DATES = {

@@ -1,11 +1,17 @@
-"""Code of other packages, which entry points name: called under one guard, since it may raise anything."""
+"""Code of others, which entry points and `module:factory` name: run under one guard, since it may raise anything."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from fgmae_bench.errors import BenchError
+from fgmae_bench.errors import BenchError, RunFailed
 
 
 def loaded(kind: str, name: str, load: Callable[[], Any]) -> Any:
@@ -20,3 +26,43 @@ def guarded(problem: str, call: Callable[[], Any]) -> Any:
     except (Exception, SystemExit) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise BenchError(f"{problem} ({reason})", "repair or uninstall its package") from error
+
+
+@contextmanager
+def foreign(what: str, todo: str, package: str = "") -> Iterator[None]:
+    """Turn whatever code of others raises inside into one line: `what`, the error, and where `package` raised it."""
+    try:
+        yield
+    except (BenchError, RunFailed):
+        raise
+    except (Exception, SystemExit) as error:
+        raise BenchError(f"{what} ({described(error, package)})", todo) from error
+
+
+def described(error: BaseException, package: str = "") -> str:
+    """`KeyError: 'x', models.py:12`: an error with the last line of `package` that led to it, else of whatever code is
+    not ours, torch's or importlib's; without a line where there is none.
+    """
+    ours = [_home(sys.modules.get(name)) for name in ("fgmae_bench", "torch", "importlib")]
+    lines = [(Path(frame.f_code.co_filename), line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    others = [
+        (path, line)
+        for path, line in lines
+        if not path.name.startswith("<") and not any(home is not None and path.is_relative_to(home) for home in ours)
+    ]
+    home = _home(sys.modules.get(package.partition(".")[0]))
+    own = [(path, line) for path, line in others if home is not None and path.is_relative_to(home)]
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(": ")
+    return text + "".join(f", {_shown(path)}:{line}" for path, line in (own or others)[-1:])
+
+
+def _home(module: ModuleType | None) -> Path | None:
+    """The folder of a package, the file of a module."""
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return None
+    return Path(file).parent if Path(file).name == "__init__.py" else Path(file)
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

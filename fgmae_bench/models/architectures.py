@@ -21,7 +21,7 @@ from torch import nn
 from fgmae_bench.config.contract import InputContract
 from fgmae_bench.config.encoders import EMBEDDINGS, ENCODERS, HANDMADE, Encoder, adapter_of, encoders
 from fgmae_bench.config.names import imported
-from fgmae_bench.config.plugins import loaded
+from fgmae_bench.config.plugins import foreign, loaded
 from fgmae_bench.config.run import IMAGENET, MODEL_ALIASES, Model
 from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.models import place
@@ -57,7 +57,14 @@ def architecture(model_name: str) -> Callable[..., nn.Module] | None:
     entry = adapter_of(model_name)
     if entry is not None:
         return _code_of(entry)
-    if not timm.is_model(timm_name(model_name)):
+    require_known(model_name)
+    return timm.model_entrypoint(timm_name(model_name))
+
+
+def require_known(model_name: str) -> None:
+    """Raise BenchError with the closest name of the registry and of timm where `--model NAME` means nothing."""
+    known = model_name in (*HANDMADE, EMBEDDINGS, "unet", *mit.NAMES) or adapter_of(model_name) is not None
+    if not known and not timm.is_model(timm_name(model_name)):
         named = [*FGMAE_ARCHITECTURES, *encoders(), *HANDMADE, EMBEDDINGS, "unet", *mit.NAMES]
         hint = closest(model_name, [*named, *timm.list_models()]).split("?")[0]
         hint = f"{hint}? " if hint.startswith("did") else ""
@@ -65,7 +72,6 @@ def architecture(model_name: str) -> Callable[..., nn.Module] | None:
             f"unknown model '{model_name}'",
             f"{hint}choose from {', '.join(dict.fromkeys(named))}, any timm name, or module:factory",
         )
-    return timm.model_entrypoint(timm_name(model_name))
 
 
 def timm_name(model_name: str) -> str:
@@ -164,7 +170,12 @@ def make_adapter(name: str, size: int, patch_size: int | None = None) -> Adapter
     """
     entry = adapter_of(name)
     assert entry is not None, name
-    made: Adapter = _code_of(entry)(entry, size, patch_side(name, patch_size))
+    code, patch = _code_of(entry), patch_side(name, patch_size)
+    with foreign(f"the encoder {name} cannot be built", "correct or uninstall its package", entry.code):
+        made = code(entry, size, patch)
+    if not isinstance(made, Adapter):
+        what = f"the encoder {name}: {entry.code} made {type(made).__name__}"
+        raise BenchError(what, "let it return a fgmae_bench.models.encoders.adapter.Adapter")
     return made
 
 
@@ -208,38 +219,59 @@ def _first_line(error: Exception) -> str:
 
 
 def _from_factory(spec: str) -> nn.Module:
-    """The module that `package.module:factory` returns when called without arguments."""
+    """The module that `package.module:factory` returns when called without arguments.
+
+    Raises BenchError in one line on whatever its code raises, with the file and line.
+    """
     module_name, _, factory_name = spec.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), factory_name]):
         raise BenchError(f"--model {spec} is not module:factory", "give names of Python, as in package.module:factory")
-    try:
+    absent = "give module:factory, importable from the working directory"
+    with foreign(f"--model {spec}: {module_name} cannot be imported", "correct the module", module_name):
         if importlib.util.find_spec(module_name.partition(".")[0]) is None:
-            raise ModuleNotFoundError(f"No module named '{module_name}'")
+            raise BenchError(f"--model {spec}: No module named '{module_name}'", absent)
         log.info("--model %s: importing %s, which runs its code", spec, module_name)
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError) as error:
-        raise BenchError(
-            f"--model {spec}: {error}", "give module:factory, importable from the working directory"
-        ) from error
-    made = factory if isinstance(factory, nn.Module) or not callable(factory) else factory()
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if not f"{module_name}.".startswith(f"{error.name}."):  # one that the module itself lacks
+                raise
+            raise BenchError(f"--model {spec}: {error}", absent) from error
+        try:
+            factory = getattr(module, factory_name)
+        except AttributeError as error:
+            raise BenchError(f"--model {spec}: {error}", absent) from error
+    made = factory if isinstance(factory, nn.Module) or not callable(factory) else _called(spec, factory)
     if not isinstance(made, nn.Module):
-        source = inspect.getsourcefile(factory) if callable(factory) else spec
         raise BenchError(
-            f"--model {spec} made {type(made).__name__}, not an nn.Module", f"correct the factory in {source}"
+            f"--model {spec} made {type(made).__name__}, not an nn.Module",
+            f"correct the factory in {getattr(module, '__file__', None) or module_name}",
         )
     return made
+
+
+def _called(spec: str, factory: Callable[..., Any]) -> Any:
+    """What a factory returns; raises BenchError where it wants arguments, or raises anything."""
+    try:
+        inspect.signature(factory).bind()
+    except ValueError:  # of C code without a signature
+        pass
+    except TypeError as error:
+        what = f"--model {spec} cannot be called without arguments ({error})"
+        raise BenchError(what, "give each of them a default, or name a function that takes none") from error
+    with foreign(f"--model {spec} failed", "correct the factory", spec.partition(":")[0]):
+        return factory()
 
 
 def measured_dim(module: nn.Module, contract: InputContract) -> int:
     """Feature dimension, measured on zeros; raises BenchError where the module does not take the contract's input."""
     was_training = module.training
     module.eval()
-    try:
-        with torch.inference_mode():
-            out = module(torch.zeros(2, len(contract.bands), contract.size, contract.size))
-    except (RuntimeError, AssertionError) as error:
-        raise BenchError(
-            f"the backbone does not take (B, 2, {contract.size}, {contract.size}) ({error})", "take two channels"
-        ) from error
+    size, owner = contract.size, type(getattr(module, "inner", module)).__module__
+    with (
+        foreign(f"the backbone does not take (B, 2, {size}, {size})", "take two channels of that size", owner),
+        torch.inference_mode(),
+    ):
+        out = module(torch.zeros(2, len(contract.bands), size, size))
     module.train(was_training)
     return int(out.shape[1])

@@ -38,11 +38,8 @@ class PooledMap(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 2, S, S) to (B, D)."""
-        out = self.inner(images)
-        if not isinstance(out, Tensor) or out.dim() not in (2, 4):
-            raise BenchError(
-                f"{type(self.inner).__name__} returned {_shape(out)}", "return (B, D) features or a (B, D, h, w) map"
-            )
+        todo = "return (B, D) features or a (B, D, h, w) map"
+        out = checked(self.inner(images), images, type(self.inner).__name__, (2, 4), todo)
         return out.mean((2, 3)) if out.dim() == 4 else out
 
 
@@ -72,6 +69,20 @@ def write_out_attention(module: nn.Module) -> None:
     for part in module.modules():
         if hasattr(part, "fused_attn"):
             part.fused_attn = False  # type: ignore[assignment]
+
+
+def checked(out: object, images: Tensor, name: str, dims: tuple[int, ...], todo: str) -> Tensor:
+    """What the module `name` made of images, as it is. Raises BenchError where that is no tensor of floating-point
+    numbers of as many `dims`, none of them empty, with one row an image.
+    """
+    if not isinstance(out, Tensor) or out.dim() not in dims or 0 in out.shape[1:]:
+        raise BenchError(f"{name} returned {_shape(out)}", todo)
+    if len(out) != len(images):
+        what = f"{name} returned {_shape(out)} for {len(images)} images"
+        raise BenchError(what, f"{todo}, one row an image")
+    if not out.is_floating_point():
+        raise BenchError(f"{name} returned numbers of type {out.dtype}", "return floating-point numbers")
+    return out
 
 
 def _shape(out: object) -> str:

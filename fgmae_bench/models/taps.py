@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.models.pooling import PooledMap, TokenPool
+from fgmae_bench.models.pooling import PooledMap, TokenPool, checked
 
 LEVELS = 4
 Vit: TypeAlias = VisionTransformer | Eva | Beit  # EVA-02 and DINOv3 are built as Eva
@@ -125,13 +125,8 @@ class OneMap(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, C, H, W) to the same map (B, D, h, w) at every level."""
-        out = self.inner(images)
-        if not isinstance(out, Tensor) or out.dim() != 4:
-            found = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
-            raise BenchError(
-                f"{type(self.inner).__name__} returned {found}", "return a (B, D, h, w) map for segmentation"
-            )
-        return [out] * LEVELS
+        todo = "return a (B, D, h, w) map for segmentation"
+        return [checked(self.inner(images), images, type(self.inner).__name__, (4,), todo)] * LEVELS
 
 
 Taps: TypeAlias = BlockMaps | PyramidMaps | OneMap

@@ -14,9 +14,10 @@ from fgmae_bench.checkpoints.names import of_entry, require_one_backbone, under_
 from fgmae_bench.checkpoints.reader import State
 from fgmae_bench.checkpoints.registry import entry_of, locate, registered
 from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, adapter_of
+from fgmae_bench.config.plugins import foreign
 from fgmae_bench.config.run import IMAGENET, OWN_WEIGHTS, Model
 from fgmae_bench.errors import BenchError, note, unknown
-from fgmae_bench.models.architectures import architecture, from_timm, make_adapter
+from fgmae_bench.models.architectures import architecture, from_timm, make_adapter, require_known
 from fgmae_bench.models.backbone import WeightsReport
 from fgmae_bench.models.contracts import resolve_contract
 from fgmae_bench.models.encoders import mit
@@ -34,6 +35,8 @@ def find_weights_file(model: Model, cache: Path) -> Path | None:
 
     Raises BenchError for a file that is not there and for a name that does not fit the model, whatever the model is.
     """
+    if ":" not in model.model:
+        require_known(model.model)  # before its weights, of which a misspelt model has none
     if model.weights in ("random", OWN_WEIGHTS) or model.model in (*HANDMADE, EMBEDDINGS):
         return None
     if model.weights == IMAGENET:
@@ -103,7 +106,8 @@ def draw_again(module: nn.Module, name: str, seed: int) -> None:
         for part in parts:
             draw = _drawing(part)
             assert draw is not None
-            draw()
+            with foreign(f"--weights random: {name} cannot be drawn again", "correct it", type(part).__module__):
+                draw()
     # some frameworks load their pre-trained file again in init_weights: such a draw changes nothing
     same = [key for key, tensor in inner.named_parameters() if key in before and torch.equal(tensor, before[key])]
     if same:

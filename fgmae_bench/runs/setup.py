@@ -27,6 +27,7 @@ from fgmae_bench.data.samples import sample_facts
 from fgmae_bench.data.splits import PARTS
 from fgmae_bench.data.statistics import Band, by_runs, mean_and_deviation
 from fgmae_bench.errors import BenchError, note
+from fgmae_bench.models.architectures import require_known
 from fgmae_bench.models.build import Backbone, build_backbone, find_weights_file, patch_side, wrap_module
 from fgmae_bench.models.contracts import departures
 from fgmae_bench.models.embeddings import ROW, Embeddings
@@ -250,6 +251,8 @@ def _resolved_model(run: Run, backbone: Backbone) -> Model:
 
 def require_present(card: Card, run: Run, cache: Path) -> None:
     """Raise one BenchError that names everything that is not here, data and weights, with the commands that get it."""
+    if ":" not in run.model.model:
+        require_known(run.model.model)
     problems = []
     root = data_root(card, run)
     for look in (

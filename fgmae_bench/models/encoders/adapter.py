@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fgmae_bench.config.encoders import Encoder
 from fgmae_bench.errors import BenchError
-from fgmae_bench.models.pooling import PooledMap
+from fgmae_bench.models.pooling import PooledMap, checked
 
 Given = Mapping[str, Tensor]  # extra inputs of a batch by name: month (B,), day_of_year (B,), location (B, 2) lon, lat
 NOTHING: Given = {}
@@ -47,7 +47,8 @@ class OwnPool(PooledMap):
 
     def forward(self, images: Tensor, given: Given = NOTHING) -> Tensor:
         """(B, 2, H, W) to (B, D)."""
-        return self.inner.pooled(images, given)
+        features = self.inner.pooled(images, given)
+        return checked(features, images, type(self.inner).__name__, (2,), "return (B, D) features")
 
 
 def require_patches(name: str, size: int, patch: int) -> None:
