@@ -240,7 +240,10 @@ def test_foreign_file_for_an_index_is_refused_not_overwritten(raw_root, ben, run
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--data_path", "/nowhere"), r"--data_path /nowhere is not a folder; get the data: python -m fgmae_bench.prepare download bigearthnet"),
+        (
+            ("--data_path", "/nowhere"),
+            r"--data_path /nowhere is not a folder; get the data: python -m fgmae_bench.prepare download bigearthnet",
+        ),
         (("--out", "a.txt"), r"unknown format 'txt'; choose from csv, parquet"),
         (("--out", "a.csv", "--format", "parquet"), r"--out a\.csv does not end in \.parquet"),
         (("--workers", "0"), r"--workers is 0"),
