@@ -275,6 +275,31 @@ def test_a_regression_table_is_three_commands_to_a_table_row(tmp_path):
     row_of("linear_probe", tmp_path)
 
 
+def test_files_that_hold_their_bands_in_two_orders_are_read_by_description(tmp_path):
+    for number in range(6):
+        for name, turn in (("Ice", 1), ("Water", -1)):
+            write(tmp_path / "d" / name / f"{name}_{number}.tif", backscatter(number)[::turn], ("VV", "VH")[::turn])
+    made, _ = drafted("d", cwd=tmp_path)
+    assert made.signal.described == made.signal.bands
+    index = build_index(made, tmp_path / "d")
+    for place in range(len(index.ids)):
+        number = int(index.ids[place].rpartition("_")[2])
+        expected = backscatter(number)[[("VV", "VH").index(band) for band in made.signal.bands]]
+        np.testing.assert_array_equal(index.read(place, made).db, expected)
+
+
+def test_a_table_beside_its_folder_may_name_images_from_that_folder(tmp_path):
+    rows = []
+    for number in range(12):
+        name = f"{'ab'[number % 2]}/{number}.tif"
+        write(tmp_path / "d" / "chips" / name, backscatter(number))
+        rows.append([name, ("Ice", "Water")[number // 2 % 2]])
+    table(tmp_path / "d" / "l.csv", ["file", "cover"], rows)
+    made, _ = drafted("d/chips", "--labels", "d/l.csv", cwd=tmp_path)
+    assert (made.task, made.arrangement.images) == ("single_label", "chips/*.tif")
+    assert len(build_index(made, tmp_path / "d").ids) == 12
+
+
 def test_a_table_of_flags_beside_its_folder(tmp_path):
     for number in range(10):
         write(tmp_path / "d" / "chips" / f"{number}.tif", backscatter(number))

@@ -125,6 +125,9 @@ def signal_of(seen: list[Seen]) -> SignalDraft:
     alike = [each for each in seen if len(each.chip.db) == count]
     bands = Counter(each.bands for each in alike).most_common(1)[0][0]
     named = len(bands) == count
+    orders = {each.descriptions for each in alike}
+    swapped = any(each.bands not in ((), bands) for each in alike)
+    alike = [each for each in alike if each.bands == bands]
     statistics = measure([each.chip for each in alike], bands if named else BANDS[:count])
     finding = recognise_units(statistics)
     if not named:
@@ -133,7 +136,9 @@ def signal_of(seen: list[Seen]) -> SignalDraft:
             bands = bands[::-1]
     first = alike[0]
     draft.lines["bands"] = _bands_line(bands, named, first, statistics.first_minus_second)
-    if len(first.descriptions) > count:
+    if named and any(first.descriptions) and swapped:
+        draft.lines["described"] = _described_line(first, orders)
+    elif len(first.descriptions) > count:
         others = [
             text or f"band {place + 1}" for place, text in enumerate(first.descriptions) if place not in first.places
         ]
@@ -178,6 +183,14 @@ def _bands_line(bands: tuple[str, ...], named: bool, first: Seen, gap: float) ->
     if len(bands) == 1:
         return written, "GUESSED: nothing names the band"
     return written, f"GUESSED: the first is the {'darker' if gap < 0 else 'brighter'} one, and VV is brighter than VH"
+
+
+def _described_line(first: Seen, orders: set[tuple[str, ...]]) -> tuple[str, str]:
+    """`described`, for files that do not all describe their bands alike: by position some would be swapped."""
+    texts = [first.descriptions[place] for place in first.places]
+    if all(set(texts) <= set(order) for order in orders):
+        return json.dumps(texts), "the order of bands differs between files"
+    return json.dumps(texts), f"EDIT: files describe their bands in {len(orders)} ways; a run refuses the others"
 
 
 def _unit_lines(finding: Finding) -> dict[str, tuple[str, str]]:

@@ -35,7 +35,7 @@ Columns = dict[str, list[str]]
 
 def plan_of_table(root: Path, table: Path) -> Plan:
     """What a folder with a table of its samples is. Raises BenchError where no column names images, or none labels."""
-    root, table = _common(root, table)
+    folder, (root, table) = root.resolve(), _common(root, table)
     held = _read(table)
     images, _ = find_images(root)
     if not images:
@@ -47,7 +47,7 @@ def plan_of_table(root: Path, table: Path) -> Plan:
     if store is not None:
         plan.kind, plan.options = "zarr", store_options(root, store) | plan.options
     else:
-        plan.options |= _where(root, held[path], stems)
+        plan.options |= _where(root, folder, held[path], stems)
     plan.images = [stems[stem] for value in held[path] if (stem := _stem(value)) in stems]
     absent = sum(_stem(value) not in stems for value in held[path])
     if absent:
@@ -140,11 +140,14 @@ def _path_column(table: Path, held: Columns, images: list[Found]) -> tuple[str, 
     return best, stems
 
 
-def _where(root: Path, values: list[str], stems: dict[str, Found]) -> dict[str, str]:
-    """`images` of [layout] where the table's values are not paths of files as they stand."""
+def _where(root: Path, given: Path, values: list[str], stems: dict[str, Found]) -> dict[str, str]:
+    """`images` of [layout] where the table's values are not paths of files as they stand, but perhaps below `given`."""
     known = [(value, stems[_stem(value)]) for value in values if _stem(value) in stems]
-    if all(not image.bands and os.path.isfile(root / value.replace("\\", "/")) for value, image in known):
+    if _are_files(root, known):
         return {}
+    endings = {image.files[0].suffix for _, image in known}
+    if given != root and len(endings) == 1 and _are_files(given, known):
+        return {"images": f"{given.relative_to(root).as_posix()}/*{endings.pop()}"}
     folders = {image.files[0].parent.relative_to(root).as_posix() for _, image in known}
     if len(folders) != 1:
         raise BenchError(f"{root}: images are in {len(folders)} folders, which the table does not name",
@@ -154,6 +157,11 @@ def _where(root: Path, values: list[str], stems: dict[str, Found]) -> dict[str, 
     first = known[0][1]
     named = named_options([first], first.files[0].name).get("images", f"*{first.files[0].suffix}")
     return {"images": lead + named}
+
+
+def _are_files(folder: Path, known: list[tuple[str, Found]]) -> bool:
+    """Whether values are, as they stand, paths of files below `folder` that hold all bands."""
+    return all(not image.bands and os.path.isfile(folder / value.replace("\\", "/")) for value, image in known)
 
 
 def _named(held: Columns, names: tuple[str, ...], fits: Callable[[list[str]], bool]) -> str:
