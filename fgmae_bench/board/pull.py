@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from fgmae_bench.board.files import ROOMS, predictions_path
 from fgmae_bench.board.git import Objects, Reader, fetched, require_address
@@ -26,6 +25,7 @@ from fgmae_bench.hub.fetch import fetch
 from fgmae_bench.hub.http import HubFile
 from fgmae_bench.records import Record, read_record
 from fgmae_bench.report.provenance import FOLDER
+from fgmae_bench.system.endpoint import hub_endpoint, without_password
 from fgmae_bench.system.environment import now
 from fgmae_bench.system.files import read_small_json, write_bytes, write_json
 
@@ -141,8 +141,7 @@ def _public(source: str) -> str:
     """An address without a password; a folder by its full path."""
     if "://" not in source:
         return source if source.startswith(HUB) or ":" in source else str(Path(source).expanduser().resolve())
-    parts = urlsplit(source)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return without_password(source)
 
 
 def _name(source: str) -> str:
@@ -156,9 +155,10 @@ def _hub_address(source: str) -> str:
     name = source.removeprefix(HUB)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", name):
         raise BenchError(f"{source} is not a data set of the hub", "give hub:OWNER/NAME")
+    endpoint = hub_endpoint()
     from huggingface_hub import constants
 
-    return f"{os.environ.get('HF_ENDPOINT', '').rstrip('/') or constants.ENDPOINT}/datasets/{name}"
+    return f"{endpoint or constants.ENDPOINT}/datasets/{name}"
 
 
 def _large(source: str, commit: str, scratch: Path) -> Callable[[Record, bytes], bytes]:
