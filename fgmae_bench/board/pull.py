@@ -20,7 +20,7 @@ from fgmae_bench.board.files import ROOMS, predictions_path
 from fgmae_bench.board.git import Objects, Reader, fetched, require_address
 from fgmae_bench.board.judge import MAX_PREDICTIONS, Served, Verdict, judged
 from fgmae_bench.config.flags import spellings
-from fgmae_bench.errors import EXIT_FAILED, BenchError, printable
+from fgmae_bench.errors import EXIT_FAILED, BenchError, one_line
 from fgmae_bench.hub.fetch import fetch
 from fgmae_bench.hub.http import HubFile
 from fgmae_bench.records import Record, read_record
@@ -63,7 +63,7 @@ def main(given: dict[str, Any]) -> None:
             confirmed = _confirmed(verdict, Path(scratch)) if given.get("ask_authors") else {}
             lines = _merge(verdict, objects, reader, large, confirmed, out, _public(source))
     for line in [*verdict.left_out, *lines]:
-        print(printable(f"left out: {line}"), file=sys.stderr)
+        print(one_line(f"left out: {line}"), file=sys.stderr)
     print(f"{len(verdict.served) - len(lines)} records of {_public(source)} at {objects.commit[:10]} are in {out}")
     if verdict.left_out or lines:
         sys.exit(EXIT_FAILED)
