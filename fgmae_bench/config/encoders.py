@@ -29,8 +29,8 @@ class Encoder:
 
     `code` is `module:function` of what builds it under our interface, "" for a timm model. `patches` are the sides in
     pixels that it takes, the default first; `params` is the number of parameters of what runs. `inputs` says what the
-    encoder gets where an extra input is not given, `fixed` what it gets with every Sentinel-1 image. A row of an encoder
-    with a `statement` must carry it.
+    encoder gets where an extra input is not given, `fixed` what it gets with every Sentinel-1 image. A row of an
+    encoder with a `statement` must carry it.
     """
 
     model: str

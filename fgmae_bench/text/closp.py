@@ -108,7 +108,7 @@ def _filled(model: Any, state: State, held: dict[str, torch.Tensor]) -> Any:
 
 
 def _tokenizer_sha256(folder: Path) -> str:
-    """SHA-256 of the folder's files that decide on tokens and layers. Raises BenchError where it is not such a folder."""
+    """SHA-256 of the folder's files that decide on tokens and layers. Raises BenchError for any other folder."""
     present = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not (folder / "config.json").is_file() or len(present) < 2:
         raise BenchError(
