@@ -87,6 +87,11 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """`printable` text whose line ends are escapes too: a name with one in it cannot begin a line of its own."""
+    return printable(text).replace("\n", "\\n")
+
+
 class _Plain(logging.Formatter):
     """A log line as plain text."""
 

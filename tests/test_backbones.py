@@ -235,10 +235,15 @@ def test_vit_without_cls_token_says_so():
 @pytest.mark.parametrize(
     ("model", "size", "good"),
     [
-        (TINY, 33, 32), (TINY, 250, 240), ("vit_huge_patch14", 256, 252), (TINY, 8, 16), ("beit_base_patch16_224", 65, 64),
-        ("vit_small_patch16_dinov3", 65, 64), ("eva02_tiny_patch14_224", 65, 56),
+        (TINY, 33, 32),
+        (TINY, 250, 240),
+        ("vit_huge_patch14", 256, 252),
+        (TINY, 8, 16),
+        ("beit_base_patch16_224", 65, 64),
+        ("vit_small_patch16_dinov3", 65, 64),
+        ("eva02_tiny_patch14_224", 65, 56),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("pool", [None, "mean"])
 def test_size_that_the_patches_do_not_divide_is_refused_with_the_good_one(model, size, good, pool):
     """At 256 px timm silently ignores the last 4 pixels of patch 14; data of that size is seen at the good one."""

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.layouts import build_index
-from fgmae_bench.prepare.card import _dealt
+from fgmae_bench.prepare.card_splits import dealt
 
 SIDE = 32
 SMALL = (*STATISTICS, "--batch_size", "4", "--cache_dir", "c")
@@ -88,7 +88,7 @@ def test_scenes_that_names_tell_stay_together_unless_the_data_is_divided(tmp_pat
 
 @pytest.mark.parametrize(("scenes", "test", "val"), [(4, 1, 0), (6, 1, 1), (8, 5, 1), (11, 5, 1), (30, 6, 6)])
 def test_the_test_part_has_five_scenes_where_there_are_eight(scenes, test, val):
-    parts = _dealt([f"S{number}" for number in range(scenes) for _ in range(3)], [])
+    parts = dealt([f"S{number}" for number in range(scenes) for _ in range(3)], [])
     assert (len(parts["test"]), len(parts.get("val", []))) == (test, val)
     assert sorted(scene for part in parts.values() for scene in part) == sorted(
         f"S{number}" for number in range(scenes)
@@ -97,7 +97,7 @@ def test_the_test_part_has_five_scenes_where_there_are_eight(scenes, test, val):
 
 def test_scenes_that_cannot_be_used_are_not_counted_on_for_the_test():
     groups = [f"S{number}" for number in range(9)]
-    parts = _dealt(groups, ["S7"])
+    parts = dealt(groups, ["S7"])
     assert "S7" in parts["train"]
     assert len(parts["test"]) == 5
 

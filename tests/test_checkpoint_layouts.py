@@ -21,12 +21,13 @@ from tiny_checkpoints import (
     nested,
     pickled,
     renamed,
+    state_of,
     tiny_vit,
 )
 
 from fgmae_bench.checkpoints import synth as synth_layouts
 from fgmae_bench.checkpoints.load import account, load_backbone, resize_pos_embed
-from fgmae_bench.checkpoints.reader import State, read_state
+from fgmae_bench.checkpoints.reader import read_state
 from fgmae_bench.checkpoints.shapes import ARCHITECTURES, encoder_shapes, full_shapes
 from fgmae_bench.checkpoints.synth import random_weights, sincos_positions, write_synthetic
 from fgmae_bench.errors import BenchError
@@ -61,22 +62,9 @@ def test_key_accounts_of_the_larger_models(tmp_path, name, used):
     import timm
 
     tensors = {key: torch.zeros(1).expand(shape) for key, shape in full_shapes(ARCHITECTURES[name], hog=True).items()}
-    state = State(
-        path=tmp_path,
-        format="",
-        bytes=0,
-        sha256="",
-        wrapper="",
-        prefix="",
-        tensors=tensors,
-        outside={},
-        plain={},
-        others={},
-        notes=(),
-    )
     with torch.device("meta"):
         vit = timm.create_model(FGMAE_ARCHITECTURES[name], in_chans=2, num_classes=0)
-    _, report = account(vit, state)
+    _, report = account(vit, state_of(tmp_path, tensors))
     assert (report.used, sum(report.dropped.values()), report.missing, report.interpolated) == (used, 107, 0, False)
 
 

@@ -138,8 +138,8 @@ def damaged(tmp_path, change):
         (lambda s, t: s["wording"].update(classes=["Water", "River"]), "were changed after it was made"),
         (lambda s, t: s["wording"].update(more=1), "unknown key"),
         (lambda s, t: s.update(format=2), "it has the form 2"),
-        (lambda s, t: s.pop("encoder"), "no whole file of class texts"),
-        (lambda s, t: t.pop("text"), "no whole file of class texts"),
+        (lambda s, t: s.pop("encoder"), "not a whole file of class texts"),
+        (lambda s, t: t.pop("text"), "not a whole file of class texts"),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line(tmp_path, change, message):
@@ -150,7 +150,7 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path, change, message):
 @pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"{}", (2**40).to_bytes(8, "little") + b"{}"])
 def test_what_is_no_such_file_is_refused_in_one_line(tmp_path, content):
     (tmp_path / "t").write_bytes(content)
-    with pytest.raises(BenchError, match="no whole file of class texts"):
+    with pytest.raises(BenchError, match="not a whole file of class texts"):
         read_class_texts(tmp_path / "t")
 
 
@@ -162,21 +162,9 @@ def test_closp_embeds_by_the_first_token_without_projection(tmp_path):
     from text_models import WORDS
 
     _, _, text = write_closp(tmp_path / "closp.pth", tmp_path / "minilm")
-    result = call(
-        "text.__main__",
-        "classes",
-        "--dataset",
-        "eurosat",
-        "--encoder",
-        "closp",
-        "--weights",
-        "closp.pth",
-        "--tokenizer",
-        "minilm",
-        "--out",
-        "t.safetensors",
-        cwd=tmp_path,
-    )
+    data = ("--dataset", "eurosat", "--encoder", "closp", "--weights", "closp.pth")
+    command = ("text.__main__", "classes", *data, "--tokenizer", "minilm", "--out", "t.safetensors")
+    result = call(*command, cwd=tmp_path)
     assert (result.code, "10 classes, 10 sentences, vectors of 32" in result.out) == (0, True), result.err
     assert "not among the texts that closp learnt: annual crop, forest" in result.out
     held = read_class_texts(tmp_path / "t.safetensors")
@@ -190,21 +178,7 @@ def test_closp_embeds_by_the_first_token_without_projection(tmp_path):
                 0, 0
             ]
         np.testing.assert_allclose(held.vectors[k, 0], (first / first.norm()).numpy(), atol=1e-6)
-    again = call(
-        "text.__main__",
-        "classes",
-        "--dataset",
-        "eurosat",
-        "--encoder",
-        "closp",
-        "--weights",
-        "closp.pth",
-        "--tokenizer",
-        "minilm",
-        "--out",
-        "t.safetensors",
-        cwd=tmp_path,
-    )
+    again = call(*command, cwd=tmp_path)
     assert (again.code, "nothing to do" in again.out) == (0, True), again.err
 
 

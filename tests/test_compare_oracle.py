@@ -69,9 +69,14 @@ def test_a_pair_is_impossible_from_the_bound_and_a_rounding_on(beyond, possible)
     counts = list(card.counts.per_class.values())
     bound = sum(max(0.0, count / sum(counts) - 1 / len(counts)) for count in counts)  # all its weight on large classes
     published = Published(
-        table="eurosat_linear", source="s", dataset=card.title, protocol="linear_probe",
-        metrics=(("oa", 0.5 + bound + beyond), ("aa", 0.5)), definition="whole", remark="",
-    )  # fmt: skip
+        table="eurosat_linear",
+        source="s",
+        dataset=card.title,
+        protocol="linear_probe",
+        metrics=(("oa", 0.5 + bound + beyond), ("aa", 0.5)),
+        definition="whole",
+        remark="",
+    )
     found = impossible_pair(published)
     assert found is None if possible else found == pytest.approx(bound)
 

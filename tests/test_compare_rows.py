@@ -81,7 +81,7 @@ def test_models_of_one_seed_or_on_other_samples_are_said_and_not_starred(tmp_pat
         said(tmp_path, "--models", *MODELS, "--datasets", "bigearthnet")
     with pytest.raises(BenchError, match="no run of resnet50 on eurosat with predictions"):
         said(tmp_path, "--models", MODELS[0], "resnet50", "--datasets", "eurosat")
-    with pytest.raises(BenchError, match="--models beside runs"):
+    with pytest.raises(BenchError, match="--models together with runs"):
         said(tmp_path, "some_run", "--models", *MODELS)
     other = make_record(model=MODELS[0], seed=1, batch_size=256, lr=0.3)
     put(tmp_path, other, {"logits": logits(0.9, 0), "targets": TARGETS}, IDS, GROUPS)

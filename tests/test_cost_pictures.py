@@ -46,8 +46,11 @@ def test_every_dataset_and_every_known_cost_has_a_panel(drawn, tmp_path):
 
 
 def test_a_cost_that_only_a_later_dataset_knows_is_drawn(drawn, tmp_path):
-    rows = [costly(model, dataset, oa, gflops=size if dataset == "d1" else None)
-            for dataset in ("d0", "d1") for model, oa, size in (("a", 0.6, 1.0), ("b", 0.7, 2.0))]  # fmt: skip
+    rows = [
+        costly(model, dataset, oa, gflops=size if dataset == "d1" else None)
+        for dataset in ("d0", "d1")
+        for model, oa, size in (("a", 0.6, 1.0), ("b", 0.7, 2.0))
+    ]
     made = pivot_of(*rows)
     assert cost_pictures.available(made) == {"score against cost": "pivot-linear_probe-cost.png"}
     cost_pictures.draw(made, tmp_path / "x.png")

@@ -61,17 +61,26 @@ def test_polygons_are_drawn_where_pixel_centres_are_inside_and_not_in_holes(tile
     assert not drawn(outlines(tmp_path), tile, (10, 10)).any()
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("{", "is not a GeoJSON of polygons"),
-    ('{"features": [{"geometry": {"type": "Point", "coordinates": [1, 2]}}]}', "a geometry is a Point"),
-    ('{"features": [{"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [0, 0]]]}}]}', "fewer than four points"),
-    ('{"features": [{"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, NaN], [1, 0], [0, 0]]]}}]}', "not finite"),
-    ('{"features": [{"geometry": {"type": "Polygon", "coordinates": 5}}]}', "is not a GeoJSON of polygons"),
-    ('{"features": 1}', "is not a GeoJSON of polygons"),
-    ('{"features": [], "crs": {"properties": {"name": 3}}}', "a reference system that is not a name"),
-    ('{"features": [], "crs": {"properties": {"name": "EPSG:999999"}}}', "a reference system that is not known"),
-    ('{"features": [], "crs": {"properties": {"name": "EPSG:4326"}}}', "is in EPSG:4326, its image in EPSG:32631"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not a GeoJSON of polygons"),
+        ('{"features": [{"geometry": {"type": "Point", "coordinates": [1, 2]}}]}', "a geometry is a Point"),
+        (
+            '{"features": [{"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [0, 0]]]}}]}',
+            "fewer than four points",
+        ),
+        (
+            '{"features": [{"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, NaN], [1, 0], [0, 0]]]}}]}',
+            "not finite",
+        ),
+        ('{"features": [{"geometry": {"type": "Polygon", "coordinates": 5}}]}', "is not a GeoJSON of polygons"),
+        ('{"features": 1}', "is not a GeoJSON of polygons"),
+        ('{"features": [], "crs": {"properties": {"name": 3}}}', "a reference system that is not a name"),
+        ('{"features": [], "crs": {"properties": {"name": "EPSG:999999"}}}', "a reference system that is not known"),
+        ('{"features": [], "crs": {"properties": {"name": "EPSG:4326"}}}', "is in EPSG:4326, its image in EPSG:32631"),
+    ],
+)
 def test_broken_outlines_are_named(text, message, tile, tmp_path):
     path = tmp_path / "b.geojson"
     path.write_text(text)

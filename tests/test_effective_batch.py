@@ -41,7 +41,7 @@ LINES = {
     3: ("linear", "bigearthnet", THIRD, {"lr": 0.5, "batch_size": 64, "epochs": 50, "warmup_epochs": 0}),
     4: ("finetune", "bigearthnet", FOURTH, {"blr": 1e-3, "batch_size": 256, "accum_iter": 2, "layer_decay": 0.75}),
     5: ("segment", "dfc2020", FIFTH, {"blr": 1e-3, "batch_size": 128, "accum_iter": 2, "drop_path": 0.2}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("processes", [1, 4])

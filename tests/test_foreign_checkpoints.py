@@ -14,10 +14,11 @@ import torch
 from commands import call
 from timm.models.convnext import checkpoint_filter_fn as convnext_filter
 from timm.models.eva import checkpoint_filter_fn as eva_filter
+from tiny_checkpoints import state_of
 
 from fgmae_bench.checkpoints.dialects import translated
 from fgmae_bench.checkpoints.load import account, load_backbone
-from fgmae_bench.checkpoints.reader import State, read_state
+from fgmae_bench.checkpoints.reader import read_state
 from fgmae_bench.config.run import Model
 from fgmae_bench.models.build import build_backbone
 from fgmae_bench.models.taps import PyramidMaps, make_taps
@@ -178,21 +179,7 @@ def test_dinov3_vit_l16_satellite_is_accounted_for_key_by_key(tmp_path):
     zeros = {k: torch.zeros(1).expand(v.shape) for k, v in model.state_dict().items()}
     zeros["patch_embed.proj.weight"] = torch.zeros(1).expand(1024, 3, 16, 16)
     tensors, dialect = translated(metas_dinov3(zeros, dim=1024, depth=24))
-    state = State(
-        path=tmp_path,
-        format="",
-        bytes=0,
-        sha256="",
-        wrapper="",
-        prefix="",
-        tensors=tensors,
-        outside={},
-        plain={},
-        others={},
-        notes=(),
-        optical=dialect.first,
-    )
-    _, report = account(model, state)
+    _, report = account(model, state_of(tmp_path, tensors, optical=dialect.first))
     assert (report.used, report.dropped, report.missing) == (len(zeros), {"computed": 50}, 0)
 
 
@@ -282,20 +269,8 @@ def test_mit_b2_loads_by_name_and_is_a_pyramid(tmp_path):
         (256, 2, 2),
     ]
     b2 = mit.make("mit_b2").network
-    state = State(
-        path=tmp_path,
-        format="",
-        bytes=0,
-        sha256="",
-        wrapper="",
-        prefix="",
-        outside={},
-        plain={},
-        others={},
-        notes=(),
-        tensors={k: torch.zeros(1).expand(v.shape) for k, v in b2.state_dict().items()},
-    )
-    _, report = account(b2, state)
+    zeros = {k: torch.zeros(1).expand(v.shape) for k, v in b2.state_dict().items()}
+    _, report = account(b2, state_of(tmp_path, zeros))
     assert (report.used, report.missing) == (len(b2.state_dict()), 0)
     assert (
         sum(p.numel() for p in b2.parameters()) == 24_761_686 - 565_398 - 64 * 49

@@ -210,8 +210,18 @@ def a_list(entry, size, patch):
     ],
 )
 def test_an_encoder_of_a_package_is_held_to_the_same(code, message, monkeypatch):
-    entry = Encoder(model="mine-1", weights="random", carrier="mine", dim=4, params=4, patches=(1,), maps="one map",
-                    pooling="mean", pooling_of_origin="mean", code=f"test_foreign_modules:{code}")  # fmt: skip
+    entry = Encoder(
+        model="mine-1",
+        weights="random",
+        carrier="mine",
+        dim=4,
+        params=4,
+        patches=(1,),
+        maps="one map",
+        pooling="mean",
+        pooling_of_origin="mean",
+        code=f"test_foreign_modules:{code}",
+    )
     monkeypatch.setitem(ENCODERS, "mine-1", entry)
     encoders.cache_clear()
     try:

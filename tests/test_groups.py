@@ -32,9 +32,13 @@ from fgmae_bench.errors import BenchError
 def made(ids, tmp_path, groups=None):
     """An index of names without files."""
     return Index(
-        root=tmp_path, files=tuple(f"{name}.tif" for name in ids), labels=np.zeros(len(ids), np.int64),
-        stamps=np.zeros(len(ids), np.uint64), synthetic=None, groups=groups,
-    )  # fmt: skip
+        root=tmp_path,
+        files=tuple(f"{name}.tif" for name in ids),
+        labels=np.zeros(len(ids), np.int64),
+        stamps=np.zeros(len(ids), np.uint64),
+        synthetic=None,
+        groups=groups,
+    )
 
 
 def stating(**stated):
@@ -75,8 +79,10 @@ def test_a_cards_pattern_names_groups_and_what_does_not_fit_is_named(tmp_path):
     found = with_groups(stating(pattern="{place}_#_#"), index, tmp_path)
     assert (found.group_kind, found.groups) == ("place", ("Ghana_5", "Ghana_5", "Spain_6"))
     assert with_groups(stating(pattern="{a}/*_{b}_#_#", unit="site"), index, tmp_path).groups == (
-        "Land_5", "Land_5", "Water_6",
-    )  # fmt: skip
+        "Land_5",
+        "Land_5",
+        "Water_6",
+    )
     assert pattern_of("x.{scene}_#")[1] == r"x\.(.+)_[0-9]+"
     with pytest.raises(BenchError, match=r"groups.pattern 's_#_\{scene\}' does not fit the sample Land/Ghana_5_1_2"):
         with_groups(stating(pattern="s_#_{scene}"), index, tmp_path)
@@ -162,8 +168,10 @@ def test_a_split_by_groups_fits_any_layout_and_puts_no_group_into_two_parts(tmp_
     index = with_groups(stating(pattern="{scene}_#_#"), index, tmp_path)
     split = Split(kind="groups", groups={"train": ("Ghana_*",), "test": ("*/Spain_*",)})
     assert {part: rows.tolist() for part, rows in group_parts(index, split).items()} == {
-        "train": [0, 1], "val": [], "test": [2],
-    }  # fmt: skip
+        "train": [0, 1],
+        "val": [],
+        "test": [2],
+    }
     tearing = Split(kind="groups", groups={"train": ("Land/*",), "test": ("Water/*",)})
     with pytest.raises(BenchError, match="put samples of the scene Ghana_5 into two parts"):
         group_parts(index, tearing)

@@ -35,15 +35,24 @@ def placed(folder, shift=0.0):
 
 def run(tmp_path, **more):
     words = [word for key, value in more.items() for word in (f"--{key}", value)]
-    done = call("linear", "--dataset", tmp_path / "card.toml", *MODEL, *FOLDERS, "--data_path", "data", *words,
-                cwd=tmp_path)  # fmt: skip
+    done = call(
+        "linear", "--dataset", tmp_path / "card.toml", *MODEL, *FOLDERS, "--data_path", "data", *words, cwd=tmp_path
+    )
     assert done.code == 0, done.err
     return done.err
 
 
 def plan(tmp_path):
-    common = {"dataset": str(tmp_path / "card.toml"), "data_path": "data", "model": "backscatter_stats",
-              "weights": "random", "probe": "knn", "knn_k": 3, "results_dir": "results", "cache_dir": "cache"}  # fmt: skip
+    common = {
+        "dataset": str(tmp_path / "card.toml"),
+        "data_path": "data",
+        "model": "backscatter_stats",
+        "weights": "random",
+        "probe": "knn",
+        "knn_k": 3,
+        "results_dir": "results",
+        "cache_dir": "cache",
+    }
     lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in common.items())
     (tmp_path / "mine.toml").write_text(
         f'title = "T"\nmodule = "linear"\nprotocol = "knn"\n[layout]\ncolumns = ["run"]\n[common]\n{lines}'
@@ -117,9 +126,13 @@ def test_groups_that_sample_ids_tell_add_nothing_to_a_run(name, worlds, tmp_path
 
 def index_with(ids, groups, tmp_path):
     return Index(
-        root=tmp_path, files=tuple(f"{name}.tif" for name in ids), labels=np.zeros(len(ids), np.int64),
-        stamps=np.zeros(len(ids), np.uint64), synthetic=None, groups=groups,
-    )  # fmt: skip
+        root=tmp_path,
+        files=tuple(f"{name}.tif" for name in ids),
+        labels=np.zeros(len(ids), np.int64),
+        stamps=np.zeros(len(ids), np.uint64),
+        synthetic=None,
+        groups=groups,
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,8 +202,10 @@ def test_which_files_decide_what_a_run_is(tmp_path):
     held = {"groups_sha256": "g", "before_sha256": "b", "permanent_water_sha256": "p", "inputs_sha256": {"month": "m"}}
     assert held_by_data({"test": "t"}, held | {"other": 1}) == {"test": "t", **held}
     assert held_by_model("w", {"head_weights": "h", "class_text": "c"}) == {
-        "sha256": "w", "head_weights": "h", "class_text": "c",
-    }  # fmt: skip
+        "sha256": "w",
+        "head_weights": "h",
+        "class_text": "c",
+    }
 
 
 def test_two_files_of_class_texts_are_two_runs_of_a_suite(tmp_path):

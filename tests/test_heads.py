@@ -380,9 +380,9 @@ def of_a_package(kind, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "line"),
     [
-        (NotBuilt, "cannot be built (KeyError: 'dims')"),
-        (Raises, "cannot be used (ZeroDivisionError: by zero)"),
-        (RaisesInTraining, "cannot be used (SystemExit: 0)"),
+        (NotBuilt, "cannot be built (KeyError: 'dims', tests/test_heads.py:"),
+        (Raises, "cannot be used (ZeroDivisionError: by zero, tests/test_heads.py:"),
+        (RaisesInTraining, "cannot be used (SystemExit: 0, tests/test_heads.py:"),
         (Small, "gives (2, 5, 8, 8), not (2, 5, 32, 32)"),
         (Nothing, "gives NoneType, not logits (B, K, H, W)"),
         (OneClassLess, "gives (2, 4, 8, 8), not (2, 5, 32, 32)"),

@@ -146,9 +146,18 @@ def test_blocks_a_little_larger_than_the_image_are_read(tmp_path):
     path = tmp_path / "a.tif"
     pixels = np.random.default_rng(0).normal(-12, 3, (2, 64, 64)).astype(np.float32)
     with rasterio.open(
-        path, "w", driver="GTiff", dtype="float32", count=2, height=64, width=64, tiled=True, blockxsize=512,
-        blockysize=512, compress="deflate",
-    ) as target:  # fmt: skip
+        path,
+        "w",
+        driver="GTiff",
+        dtype="float32",
+        count=2,
+        height=64,
+        width=64,
+        tiled=True,
+        blockxsize=512,
+        blockysize=512,
+        compress="deflate",
+    ) as target:
         target.write(pixels)
     assert np.array_equal(read_chip(path, load_card("eurosat")).db, pixels)
 

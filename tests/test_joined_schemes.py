@@ -81,9 +81,12 @@ def test_the_field_changes_no_hash_of_cards_without_it():
 
 @pytest.mark.parametrize(
     ("name", "scheme", "head", "classes"),
-    [("kuro_siwo", "water", "otsu_vh", {"No water", "Water"}), ("copernicus_flood", "flood", "log_ratio_vv", {"No flood", "Flood"})],
+    [
+        ("kuro_siwo", "water", "otsu_vh", {"No water", "Water"}),
+        ("copernicus_flood", "flood", "log_ratio_vv", {"No flood", "Flood"}),
+    ],
     ids=["water", "flood"],
-)  # fmt: skip
+)
 def test_rules_of_two_classes_stand_in_tables_of_three(name, scheme, head, classes, worlds, tmp_path):
     flags = (*STATISTICS, "--head", head, "--train_scheme", scheme, *FOLDERS)
     done = call("segment", "--dataset", name, "--data_path", worlds(name), *flags, cwd=tmp_path)

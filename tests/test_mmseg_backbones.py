@@ -117,9 +117,15 @@ def swin_maps(state, images):
 def small_swin():
     torch.manual_seed(1)
     return timm.create_model(
-        "swin_tiny_patch4_window7_224", in_chans=2, num_classes=0, img_size=128, window_size=WINDOW, embed_dim=DIM,
-        depths=(1,) * STAGES, num_heads=(2,) * STAGES,
-    ).eval()  # fmt: skip
+        "swin_tiny_patch4_window7_224",
+        in_chans=2,
+        num_classes=0,
+        img_size=128,
+        window_size=WINDOW,
+        embed_dim=DIM,
+        depths=(1,) * STAGES,
+        num_heads=(2,) * STAGES,
+    ).eval()
 
 
 def test_mmsegmentations_swin_gives_the_maps_of_its_definition(tmp_path):

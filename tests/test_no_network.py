@@ -145,8 +145,10 @@ def test_no_command_on_a_card_asks(beacon, tmp_path):
     shutil.copytree(EUROSAT_CARD.parent, tmp_path / "card")
     card = tmp_path / "card" / "card.toml"
     text = card.read_text().replace('name = "eurosat"', 'name = "mine"', 1)
-    lines = [line if not line.startswith(("title", "get ", "source", "paper")) else f'{line.split("=")[0]}= "{address}"'
-             for line in text.splitlines()]  # fmt: skip
+    lines = [
+        line if not line.startswith(("title", "get ", "source", "paper")) else f'{line.split("=")[0]}= "{address}"'
+        for line in text.splitlines()
+    ]
     card.write_text("\n".join(lines))
     assert address in card.read_text()
     small_world(tmp_path)

@@ -102,7 +102,7 @@ def cross(tmp_path_factory):
         ("features.__main__", ("--out", "x.parquet")),
     ],
     ids=["linear", "finetune", "stress", "export"],
-)  # fmt: skip
+)
 def test_every_entry_refuses_it_in_one_line(entry, more, cross, tmp_path):
     data, card = cross
     head = ("export",) if entry.startswith("features") else ()

@@ -104,11 +104,14 @@ def test_a_band_is_constant_only_where_no_row_says_otherwise(tmp_path):
         ({"scale": 0.01}, lambda db: np.round(db * 100).astype(np.int16)),
         ({"scale": 0.25, "offset": -50.0}, lambda db: np.round((db + 50) * 4).astype(np.uint8)),
         # openEO-GFMap: DN = 10^((dB + 83) / 20)
-        ({"units": "amplitude", "scale": 10 ** (-83 / 20)}, lambda db: np.round(10 ** ((db + 83) / 20)).astype(np.uint16)),
+        (
+            {"units": "amplitude", "scale": 10 ** (-83 / 20)},
+            lambda db: np.round(10 ** ((db + 83) / 20)).astype(np.uint16),
+        ),
         ({"offset": 1.5}, lambda db: db - np.float32(1.5)),
     ],
     ids=["hundredths", "eight_bit", "gfmap", "offset"],
-)  # fmt: skip
+)
 def test_scale_and_offset_of_the_card(tmp_path, facts, store, compress):
     stored = store(decibels())
     chip = read_chip(write(tmp_path / "a.tif", stored, compress=compress), stated(**facts))
@@ -218,8 +221,17 @@ def test_three_bands_and_a_card_that_names_two_that_are_not_there(tmp_path, fact
 )
 def test_ground_resolution_is_metres_on_the_ground(tmp_path, crs, transform, across, down):
     path = tmp_path / "a.tif"
-    with rasterio.open(path, "w", driver="GTiff", count=1, height=64, width=64, dtype="float32", crs=crs,
-                       transform=rasterio.Affine(*transform)):  # fmt: skip
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=1,
+        height=64,
+        width=64,
+        dtype="float32",
+        crs=crs,
+        transform=rasterio.Affine(*transform),
+    ):
         pass
     with open_tiff(path) as source:
         found = ground_resolution(source)

@@ -72,10 +72,15 @@ def test_a_pack_of_power_holds_db_and_gives_the_same_run(tmp_path):
     [
         ('["VV"]', slice(0, 1), (), "VH is missing: fed as its mean after the normaliser"),
         ('["VH"]', slice(1, 2), ("--missing_band", "offset"), "VV is missing: fed as VH +7.7 dB"),
-        ('["HH", "HV"]', slice(0, 2), ("--bands_as", "HH=VV,HV=VH"), "HH stands for VV, as asked; HV stands for VH, as asked"),
+        (
+            '["HH", "HV"]',
+            slice(0, 2),
+            ("--bands_as", "HH=VV,HV=VH"),
+            "HH stands for VV, as asked; HV stands for VH, as asked",
+        ),
     ],
     ids=["one", "offset", "quad"],
-)  # fmt: skip
+)
 def test_what_stands_for_a_band_is_in_the_record(tmp_path, bands, keep, flags, rule):
     data = world(tmp_path, "w", lambda db: db[keep])
     stated = own(tmp_path, "own", ('bands = ["VV", "VH"]', f"bands = {bands}"))

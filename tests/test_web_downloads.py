@@ -201,9 +201,9 @@ def test_a_list_that_names_no_plain_file_is_refused_before_anything_is_asked(hub
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (("https://", "http://"), "is no address"),
-        (("https://", "https://me:secret@"), "is no address"),
-        (("https://", "file:///"), "is no address"),
+        (("https://", "http://"), "is not an address"),
+        (("https://", "https://me:secret@"), "is not an address"),
+        (("https://", "file:///"), "is not an address"),
         (('each = ["S1Hand', 'md5 = "00"\neach = ["S1Hand'), "md5 '00'"),
         (('each = ["S1Hand', f'md5 = "{"0" * 32}"\neach = ["S1Hand'), "beside what is said of one archive"),
         (('each = ["S1Hand/', 'each = ["../'), "download.each: '../"),

@@ -11,9 +11,10 @@ import timm
 import torch
 from commands import FOLDERS, call, codes, only_record, records, said, shared_world
 from safetensors.torch import save_file
+from tiny_checkpoints import state_of
 
 from fgmae_bench.checkpoints.load import account, load_backbone
-from fgmae_bench.checkpoints.reader import State, read_state
+from fgmae_bench.checkpoints.reader import read_state
 from fgmae_bench.checkpoints.registry import WEIGHTS
 from fgmae_bench.config.contract import FGMAE_CONTRACT, InputContract
 from fgmae_bench.config.encoders import encoders
@@ -27,22 +28,6 @@ from fgmae_bench.views.normalizers import normalize
 needs_torchgeo = pytest.mark.skipif(not importlib.util.find_spec("torchgeo"), reason="torchgeo is not installed")
 
 
-def state_of(path, tensors, outside=None):
-    return State(
-        path=path,
-        format="",
-        bytes=0,
-        sha256="0",
-        wrapper="",
-        prefix="",
-        tensors=tensors,
-        outside=outside or {},
-        plain={},
-        others={},
-        notes=(),
-    )
-
-
 def zeros_like(module):
     """A state of the module's keys and shapes without memory."""
     return {
@@ -53,7 +38,7 @@ def zeros_like(module):
 @pytest.mark.parametrize("extra", ["fc.weight", "encoder_k.conv1.weight", "queue"])
 def test_key_rules_of_a_resnet(tmp_path, extra):
     network, _ = empty_network("resnet50", 224)
-    _, report = account(network, state_of(tmp_path, zeros_like(network), {extra: torch.zeros(1)}))
+    _, report = account(network, state_of(tmp_path, zeros_like(network), outside={extra: torch.zeros(1)}))
     assert (report.used, sum(report.dropped.values()), report.missing) == (318, 1, 0)
 
 

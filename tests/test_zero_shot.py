@@ -171,9 +171,26 @@ def test_every_mismatch_is_refused_before_any_work(closp, tmp_path):
         (zero_shot(folder, tmp_path, weights=tmp_path / "encoder.pth"), "hold no map from images to texts"),
         (zero_shot(folder, tmp_path, dataset="templates.toml"), "is of other templates than the card's [texts]"),
         (zero_shot(folder, tmp_path, dataset="words.toml"), "is of other words for 'Forest'"),
-        (call("linear", "--dataset", "eurosat", "--data_path", shared_world(5), "--model", "test_vit", "--weights",
-              str(folder / "closp.pth"), *INPUT, "--probe", "zero_shot", *FOLDERS, cwd=tmp_path), "without --class_text"),
-    ]  # fmt: skip
+        (
+            call(
+                "linear",
+                "--dataset",
+                "eurosat",
+                "--data_path",
+                shared_world(5),
+                "--model",
+                "test_vit",
+                "--weights",
+                str(folder / "closp.pth"),
+                *INPUT,
+                "--probe",
+                "zero_shot",
+                *FOLDERS,
+                cwd=tmp_path,
+            ),
+            "without --class_text",
+        ),
+    ]
     for result, message in cases:
         assert message in said(result)
     assert not list((tmp_path / "results").rglob("*.json"))

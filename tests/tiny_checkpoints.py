@@ -13,6 +13,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from fgmae_bench.checkpoints.load import load_backbone
+from fgmae_bench.checkpoints.reader import State
 from fgmae_bench.checkpoints.shapes import VitShape, encoder_shapes, full_shapes
 from fgmae_bench.errors import BenchError
 
@@ -123,3 +124,9 @@ licence = "none"
 data = "noise"
 {more}
 """
+
+
+def state_of(path, tensors, **more):
+    """The state dict of a file that holds `tensors` and nothing else."""
+    facts = {"format": "", "bytes": 0, "sha256": "", "wrapper": "", "prefix": "", "outside": {}, "plain": {}}
+    return State(path=path, tensors=tensors, **{**facts, "others": {}, "notes": (), **more})

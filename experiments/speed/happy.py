@@ -54,8 +54,14 @@ def run(code: str, tree: Path, folder: Path) -> str:
     """What a Python process prints that imports from `tree`."""
     places = f"{tree}:{tree / 'tests'}"
     environment = os.environ | {"PYTHONPATH": places, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, env=environment,
-                          stdout=subprocess.PIPE, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     return done.stdout
 
 

@@ -154,12 +154,16 @@ def main() -> None:
     print(
         f"script: features {passes:.1f} s, kNN and logistic regression {fitting:.1f} s; peak {memory:.0f} MiB of both"
     )
-    print(f"ours: kNN with the bank {seconds['knn']:.1f} s, logistic regression {seconds['lbfgs']:.1f} s, "
-          f"probe of {EPOCHS} epochs {seconds['sgd']:.1f} s; peak {memory_ours:.0f} MiB")  # fmt: skip
+    print(
+        f"ours: kNN with the bank {seconds['knn']:.1f} s, logistic regression {seconds['lbfgs']:.1f} s, "
+        f"probe of {EPOCHS} epochs {seconds['sgd']:.1f} s; peak {memory_ours:.0f} MiB"
+    )
     for name, got in (("knn", got_knn), ("lbfgs", got_lbfgs)):
         same, right = (got == theirs[name]).mean(), labels[test]
-        print(f"{name}: OA ours {(got == right).mean():.4f}, script {(theirs[name] == right).mean():.4f}, "
-              f"the same prediction for {same:.2%} of {len(test)} test images")  # fmt: skip
+        print(
+            f"{name}: OA ours {(got == right).mean():.4f}, script {(theirs[name] == right).mean():.4f}, "
+            f"the same prediction for {same:.2%} of {len(test)} test images"
+        )
     ratio = (passes + fitting) / (seconds["knn"] + seconds["lbfgs"])
     loop = EPOCHS * epoch / (seconds["knn"] + seconds["sgd"])
     print(f"script / ours, both scores: {ratio:.2f}x; the published loop of {EPOCHS} epochs / ours: {loop:.0f}x")

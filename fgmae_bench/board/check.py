@@ -12,7 +12,7 @@ from typing import Any
 
 from fgmae_bench.board.files import Folder, require_store
 from fgmae_bench.board.judge import judged
-from fgmae_bench.errors import EXIT_FAILED, printable
+from fgmae_bench.errors import EXIT_FAILED, one_line
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +25,9 @@ def main(given: dict[str, Any]) -> None:
     folder = Folder(require_store(given["store"]))
     verdict = judged(folder.entries(), folder)
     for line in verdict.left_out:
-        print(printable(f"left out: {line}"), file=sys.stderr)
+        print(one_line(f"left out: {line}"), file=sys.stderr)
     for line in verdict.remarks:
-        print(printable(f"remark: {line}"), file=sys.stderr)
+        print(one_line(f"remark: {line}"), file=sys.stderr)
     print(
         f"{len(verdict.served)} records are good, the scores of {verdict.rescored} computed again from predictions; "
         f"{len(verdict.left_out)} left out, {len(verdict.remarks)} remarks"

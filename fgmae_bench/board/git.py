@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from fgmae_bench.errors import BenchError
+from fgmae_bench.system.endpoint import without_password
 
 MAX_FILES = 500_000
 KEPT = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_ASKPASS", "GIT_CONFIG_GLOBAL")
@@ -167,7 +168,7 @@ def fetched(address: str, branch: str | None, folder: Path) -> Objects:
     _git(folder, "init", "--quiet", "--bare", "--template=", ".")
     ref = f"refs/heads/{branch}" if branch else "HEAD"
     words = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
-    _git(folder, *words, "--", address, f"+{ref}:refs/heads/store", of=address)
+    _git(folder, *words, "--", address, f"+{ref}:refs/heads/store", of=without_password(address))
     return Objects(folder, _git(folder, "rev-parse", "--verify", "refs/heads/store").decode("ascii").strip())
 
 

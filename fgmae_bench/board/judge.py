@@ -175,7 +175,7 @@ def _require_one_content(record: Record) -> None:
 
 
 def _said_twice(record: Record) -> Iterator[tuple[str, object, object]]:
-    """(name, what a record says, what its run id was made of), for what tables read beside the configuration."""
+    """(name, what a record says, what its run id was made of), for what tables read besides the configuration."""
     config, dataset, model = record["config"], record["dataset"], record["model"]
     facts, weights, contract = config["facts"], model["weights"], model["contract"]
     yield "recipe", record["recipe"], config["recipe"]["recipe"]

@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from fgmae_bench.board.files import ROOMS, predictions_path
 from fgmae_bench.board.git import Objects, Reader, fetched, require_address
 from fgmae_bench.board.judge import MAX_PREDICTIONS, Served, Verdict, judged
 from fgmae_bench.config.flags import spellings
-from fgmae_bench.errors import EXIT_FAILED, BenchError, printable
+from fgmae_bench.errors import EXIT_FAILED, BenchError, one_line
 from fgmae_bench.hub.fetch import fetch
 from fgmae_bench.hub.http import HubFile
 from fgmae_bench.records import Record, read_record
 from fgmae_bench.report.provenance import FOLDER
+from fgmae_bench.system.endpoint import hub_endpoint, without_password
 from fgmae_bench.system.environment import now
 from fgmae_bench.system.files import read_small_json, write_bytes, write_json
 
@@ -63,7 +63,7 @@ def main(given: dict[str, Any]) -> None:
             confirmed = _confirmed(verdict, Path(scratch)) if given.get("ask_authors") else {}
             lines = _merge(verdict, objects, reader, large, confirmed, out, _public(source))
     for line in [*verdict.left_out, *lines]:
-        print(printable(f"left out: {line}"), file=sys.stderr)
+        print(one_line(f"left out: {line}"), file=sys.stderr)
     print(f"{len(verdict.served) - len(lines)} records of {_public(source)} at {objects.commit[:10]} are in {out}")
     if verdict.left_out or lines:
         sys.exit(EXIT_FAILED)
@@ -141,8 +141,7 @@ def _public(source: str) -> str:
     """An address without a password; a folder by its full path."""
     if "://" not in source:
         return source if source.startswith(HUB) or ":" in source else str(Path(source).expanduser().resolve())
-    parts = urlsplit(source)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return without_password(source)
 
 
 def _name(source: str) -> str:
@@ -156,9 +155,10 @@ def _hub_address(source: str) -> str:
     name = source.removeprefix(HUB)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", name):
         raise BenchError(f"{source} is not a data set of the hub", "give hub:OWNER/NAME")
+    endpoint = hub_endpoint()
     from huggingface_hub import constants
 
-    return f"{os.environ.get('HF_ENDPOINT', '').rstrip('/') or constants.ENDPOINT}/datasets/{name}"
+    return f"{endpoint or constants.ENDPOINT}/datasets/{name}"
 
 
 def _large(source: str, commit: str, scratch: Path) -> Callable[[Record, bytes], bytes]:

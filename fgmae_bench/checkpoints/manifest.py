@@ -18,6 +18,7 @@ from fgmae_bench.config.contract import BANDS, InputContract
 from fgmae_bench.config.strict import from_plain, load_toml
 from fgmae_bench.errors import BenchError, closest, unknown
 from fgmae_bench.hub.checksums import is_sha256
+from fgmae_bench.system.endpoint import hub_endpoint
 from fgmae_bench.views.normalizers import NORMALIZERS
 
 SHIPPED = Path(__file__).with_name("manifest.toml")
@@ -150,6 +151,7 @@ def require_models(path: Path, entries: Collection[Entry], known: Collection[str
     for place, entry in enumerate(entries):
         if entry.model in known:
             continue
+        hub_endpoint()
         import timm  # here, because the manifest shall not wait for torch
 
         if not timm.is_model(entry.model):

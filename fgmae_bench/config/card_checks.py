@@ -237,7 +237,9 @@ def _check_download(card: Card, held: Download | None, require: _Requirement) ->
     require(not (held.repo or held.file) or hub, "download has one of repo and file", "give both")
     for url in (held.url, *(each.url for each in held.lists)):
         require(
-            not url or _is_address(url), f"download: '{url}' is no address", "give https://host/path, without a user"
+            not url or _is_address(url),
+            f"download: '{url}' is not an address",
+            "give https://host/path, without a user",
         )
     for md5 in (held.md5, *(each.md5 for each in held.lists)):
         require(not md5 or re.fullmatch("[0-9a-f]{32}", md5), f"download: md5 '{md5}'", "give 32 lower-case hex digits")

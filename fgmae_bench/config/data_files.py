@@ -10,7 +10,7 @@ from typing import Any
 from fgmae_bench.config.cards import Card
 from fgmae_bench.config.run import Run
 
-# Facts of a run beside `content_sha256` that its data decides, and beside the hash of its weights its other files.
+# Facts of a run that its data decides, besides `content_sha256`; those of a model's other files than its weights.
 OF_DATA = ("groups_sha256", "before_sha256", "permanent_water_sha256", "inputs_sha256")
 OF_MODEL = ("head_weights", "class_text")
 Held = dict[str, Any]  # what files hold, as hashes
@@ -35,7 +35,7 @@ def data_files(card: Card, run: Run, root: Path) -> Path | tuple[Path, ...]:
 
 
 def model_files(run: Run) -> tuple[Path, ...]:
-    """Files of a model beside its weights: those of a head, and texts of classes."""
+    """Files of a model besides its weights: those of a head, and texts of classes."""
     named = (vars(run.recipe).get("head_weights"), vars(run.execution).get("class_text"))
     return tuple(Path(name) for name in named if name)
 

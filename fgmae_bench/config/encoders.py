@@ -29,8 +29,8 @@ class Encoder:
 
     `code` is `module:function` of what builds it under our interface, "" for a timm model. `patches` are the sides in
     pixels that it takes, the default first; `params` is the number of parameters of what runs. `inputs` says what the
-    encoder is told where an extra input is not given, `fixed` what every Sentinel-1 image is told. A row of an encoder
-    with a `statement` must carry it.
+    encoder gets where an extra input is not given, `fixed` what it gets with every Sentinel-1 image. A row of an
+    encoder with a `statement` must carry it.
     """
 
     model: str
@@ -224,26 +224,13 @@ ENCODERS: dict[str, Encoder] = {
     # with a statement
     "croma_base": _torchgeo("croma_base", "croma", 768, 47_337_984, 8, "GAP_FFN of the mean token"),
     "croma_large": _torchgeo("croma_large", "croma", 1024, 159_647_744, 8, "GAP_FFN of the mean token"),
-    "dofa_base_patch16_224": _torchgeo(
-        "dofa_base_patch16_224",
-        "dofa",
-        768,
-        111_312_128,
-        16,
-        "fc_norm of the mean token",
-        fixed=_DOFA,
-        statement=_ALIKE,
-    ),
-    "dofa_large_patch16_224": _torchgeo(
-        "dofa_large_patch16_224",
-        "dofa",
-        1024,
-        337_105_408,
-        16,
-        "fc_norm of the mean token",
-        fixed=_DOFA,
-        statement=_ALIKE,
-    ),
+    **{
+        name: _torchgeo(name, "dofa", dim, params, 16, "fc_norm of the mean token", fixed=_DOFA, statement=_ALIKE)
+        for name, dim, params in (
+            ("dofa_base_patch16_224", 768, 111_312_128),
+            ("dofa_large_patch16_224", 1024, 337_105_408),
+        )
+    },
     "dofa_base_patch16_224_c_band": _torchgeo(
         "dofa_base_patch16_224_c_band",
         "dofa-readme",
@@ -381,26 +368,13 @@ ENCODERS: dict[str, Encoder] = {
         {"wavelengths": "3500 and 4000 nm", "resolution": "10 m", "time and place": "zeros"},
     ),
     # one polarisation
-    "sarmae-vit-b16": _grey(
-        "sarmae-vit-b16",
-        "sarmae",
-        "vit_base_patch16_224",
-        768,
-        85_798_656,
-        16,
-        pooling="CLS",
-        origin="CLS or mean of tokens",
-    ),
-    "sarmae-vit-l16": _grey(
-        "sarmae-vit-l16",
-        "sarmae",
-        "vit_large_patch16_224",
-        1024,
-        303_301_632,
-        16,
-        pooling="CLS",
-        origin="CLS or mean of tokens",
-    ),
+    **{
+        name: _grey(name, "sarmae", variant, dim, params, 16, pooling="CLS", origin="CLS or mean of tokens")
+        for name, variant, dim, params in (
+            ("sarmae-vit-b16", "vit_base_patch16_224", 768, 85_798_656),
+            ("sarmae-vit-l16", "vit_large_patch16_224", 1024, 303_301_632),
+        )
+    },
     **{
         f"sar-hub-resnet{depth}": _grey(
             f"sar-hub-resnet{depth}", "sar-hub", f"resnet{depth}", dim, params, 1, pooling="mean"

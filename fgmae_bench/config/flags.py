@@ -17,6 +17,7 @@ from fgmae_bench.config.compose import read_config
 from fgmae_bench.config.run import sections
 from fgmae_bench.config.strict import plain_path
 from fgmae_bench.errors import BenchError, closest
+from fgmae_bench.system.endpoint import hub_endpoint
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,10 +77,14 @@ def dispatch(
         return
     if name not in commands:
         raise BenchError(f"unknown command '{name}'", closest(name, commands))
-    command = importlib.import_module(f"{package}.{name}")
-    parser = Parser(f"{package} {name}", command.__doc__, argument_default=argparse.SUPPRESS)
-    command.add_flags(parser)
-    command.main(parser.parse(argv[1:]))
+    try:
+        command = importlib.import_module(f"{package}.{name}")
+        parser = Parser(f"{package} {name}", command.__doc__, argument_default=argparse.SUPPRESS)
+        command.add_flags(parser)
+        command.main(parser.parse(argv[1:]))
+    except ValueError:
+        hub_endpoint()  # a malformed one ends timm's imports so
+        raise
 
 
 def spellings(name: str) -> list[str]:

@@ -138,7 +138,7 @@ CLASS_HEADS = {
     ),
     "linear": ClassHead("torch.nn:Identity", False, "none"),
 }
-# Experiment trackers beside TensorBoard: see `fgmae_bench.runs.trackers`.
+# Experiment trackers besides TensorBoard: see `fgmae_bench.runs.trackers`.
 TRACKERS = {
     "wandb": Tracker("pip install 'fgmae-bench[wandb]'", "Weights & Biases"),
     "mlflow": Tracker("pip install 'fgmae-bench[mlflow]'", "MLflow"),

@@ -184,8 +184,12 @@ def _missing_zeros(db: NDArray[Any], valid: NDArray[np.bool_], signal: Signal) -
     if signal.zeros == "measured" or not run.any():
         return np.zeros_like(run)
     if signal.zeros == "auto":
-        for values, zeros, kept in zip(db.reshape(-1, *db.shape[-2:]), run.reshape(-1, *run.shape[-2:]),
-                                       valid.reshape(-1, *valid.shape[-2:]), strict=True):  # fmt: skip
+        for values, zeros, kept in zip(
+            db.reshape(-1, *db.shape[-2:]),
+            run.reshape(-1, *run.shape[-2:]),
+            valid.reshape(-1, *valid.shape[-2:]),
+            strict=True,
+        ):
             if _is_clipped(values, zeros, kept):
                 zeros[:] = False
     return run

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import logging
-import os
 import queue
 import re
 import threading
@@ -23,6 +22,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from fgmae_bench.errors import BenchError
 from fgmae_bench.hub.checksums import is_sha256
+from fgmae_bench.system.endpoint import hub_endpoint, without_password
 
 if TYPE_CHECKING:
     from httpx2 import Response
@@ -147,22 +147,10 @@ def ask(source: Source) -> Remote:
 def _address(source: Source) -> str:
     if isinstance(source, WebFile):
         return source.url
-    endpoint = _endpoint()
+    endpoint = hub_endpoint()
     from huggingface_hub import hf_hub_url  # it reads HF_ENDPOINT as it is imported, and breaks on a bad one
 
     return hf_hub_url(source.repo, source.file, repo_type=source.repo_type, revision=source.revision, endpoint=endpoint)
-
-
-def _endpoint() -> str | None:
-    """The mirror that HF_ENDPOINT names, None where it names none."""
-    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
-    try:
-        named = urlsplit(endpoint).port is not None or urlsplit(endpoint).hostname
-    except ValueError as error:
-        raise BenchError(f"HF_ENDPOINT is {endpoint!r}, a malformed address ({error})", "correct it") from error
-    if endpoint and not named:
-        raise BenchError(f"HF_ENDPOINT is {endpoint!r}, which names no host", "begin it with https://")
-    return endpoint or None
 
 
 @contextlib.contextmanager
@@ -269,7 +257,11 @@ def _attempt(method: str, url: str, headers: dict[str, str], with_token: bool) -
         client = get_session()
         request = client.build_request(method, url, headers=sent, timeout=TIMEOUT_S)
         get = method == "GET"
-        return _within(ANSWER_S, lambda: client.send(request, stream=True, follow_redirects=get), urlsplit(url).netloc)
+        return _within(
+            ANSWER_S,
+            lambda: client.send(request, stream=True, follow_redirects=get),
+            without_password(urlsplit(url).netloc),
+        )
     except ImportError as error:  # the client's own, as it is made
         what = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names a SOCKS proxy, and the package socksio is not here"
         raise Unreachable(what, "install it: pip install socksio") from error
@@ -279,10 +271,12 @@ def _attempt(method: str, url: str, headers: dict[str, str], with_token: bool) -
         ) from error
     except (httpx2.InvalidURL, ValueError) as error:
         todo = "correct it, HF_ENDPOINT, or the proxy that HTTPS_PROXY or ALL_PROXY names"
-        raise BenchError(f"{url} is or leads to a malformed address ({error})", todo) from error
+        raise BenchError(f"{without_password(url)} is or leads to a malformed address ({error})", todo) from error
     except httpx2.RequestError as error:
         todo = "check the network and HF_ENDPOINT, then run the same command again"
-        raise Unreachable(f"{urlsplit(url).netloc} cannot be reached ({_reason(error)})", todo) from error
+        raise Unreachable(
+            f"{without_password(urlsplit(url).netloc)} cannot be reached ({_reason(error)})", todo
+        ) from error
 
 
 def _refusal(source: Source, response: Response) -> BenchError:
@@ -318,7 +312,7 @@ def retry_after_s(response: Response, pause_s: float | None) -> float:
 def _require_file(source: Source, response: Response, statuses: set[int]) -> None:
     """Raise BenchError unless the answer has one of these statuses and is not a web page."""
     kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
-    where = f"{urlsplit(str(response.url)).netloc} answers for {source.file}"
+    where = f"{without_password(urlsplit(str(response.url)).netloc)} answers for {source.file}"
     if response.status_code not in statuses:
         raise BenchError(f"{where} with status {response.status_code} and no file", NOT_A_FILE)
     if kind in ("text/html", "application/xhtml+xml") and not response.has_redirect_location:

@@ -117,13 +117,13 @@ class League:
     """
 
     rank: Values
-    rank_bounds: Values | None
-    elo: Values | None
-    elo_bounds: Values | None
-    iqm: Values | None
-    iqm_bounds: Values | None
-    top: Values | None
-    friedman: Friedman | None
+    rank_bounds: Values | None = None
+    elo: Values | None = None
+    elo_bounds: Values | None = None
+    iqm: Values | None = None
+    iqm_bounds: Values | None = None
+    top: Values | None = None
+    friedman: Friedman | None = None
 
 
 def league(scores: Values, runs: list[list[Values]] | None = None, seed: int = 0) -> League:
@@ -141,16 +141,7 @@ def league(scores: Values, runs: list[list[Values]] | None = None, seed: int = 0
         iqm = np.array([interquartile_mean(np.concatenate([line[m] for line in runs])) for m in range(models)])
         iqm_bounds = np.array([_iqm_bounds([line[m] for line in runs], seed) for m in range(models)])
     if n < ENOUGH:
-        return League(
-            rank=each.mean(0),
-            rank_bounds=None,
-            elo=None,
-            elo_bounds=None,
-            iqm=iqm,
-            iqm_bounds=iqm_bounds,
-            top=None,
-            friedman=None,
-        )
+        return League(rank=each.mean(0), iqm=iqm, iqm_bounds=iqm_bounds)
     drawn = generator(seed, "datasets", n).integers(0, n, (DRAWS, n))
     won = (x[:, :, None] > x[:, None]) + 0.5 * ((x[:, :, None] == x[:, None]) & ~np.eye(models, dtype=bool))
     points = BASE + SCALE * np.log(strengths(won[drawn].sum(1), tolerance=1e-6))

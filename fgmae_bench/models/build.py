@@ -193,4 +193,4 @@ __all__ = [
     "patch_side",
     "resolve_contract",
     "wrap_module",
-]  # fmt: skip
+]

@@ -163,7 +163,7 @@ def read_class_texts(path: Path) -> ClassTexts:
         key = said["key"]
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise BenchError(
-            f"{path}: it is no whole file of class texts ({printable(str(error))[:100]})", AGAIN
+            f"{path}: it is not a whole file of class texts ({printable(str(error))[:100]})", AGAIN
         ) from error
     if len(wording.candidates) != len(wording.classes) or not wording.classes:
         raise BenchError(f"{path}: its classes and candidates are not equally many", AGAIN)

@@ -65,7 +65,7 @@ class Conditioned(Adapter):
 
 
 class Panopticon(Adapter):
-    """Panopticon, told that the two channels are VV and VH: its patch tokens as a map, its CLS token as features."""
+    """Panopticon, given the two channels as VV and VH: its patch tokens as a map, its CLS token as features."""
 
     def forward(self, images: Tensor, given: Given = NOTHING) -> Tensor:
         """(B, 2, S, S) to (B, 768, S/14, S/14)."""

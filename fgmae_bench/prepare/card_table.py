@@ -150,8 +150,10 @@ def _where(root: Path, given: Path, values: list[str], stems: dict[str, Found]) 
         return {"images": f"{given.relative_to(root).as_posix()}/*{endings.pop()}"}
     folders = {image.files[0].parent.relative_to(root).as_posix() for _, image in known}
     if len(folders) != 1:
-        raise BenchError(f"{root}: images are in {len(folders)} folders, which the table does not name",
-                         "write paths relative to the folder into the table")  # fmt: skip
+        raise BenchError(
+            f"{root}: images are in {len(folders)} folders, which the table does not name",
+            "write paths relative to the folder into the table",
+        )
     folder = folders.pop()
     lead = "" if folder == "." else f"{folder}/"
     first = known[0][1]

@@ -179,8 +179,10 @@ def _facts_of(seen: list[Seen], looked: Looked) -> list[str]:
         lines.append(f"bands    described as {', '.join(text or '?' for text in first.descriptions)}")
     if len(first.descriptions) > len(first.places):
         places = " and ".join(str(place + 1) for place in first.places)
-        lines.append(f"bands    {len(first.descriptions)} in a file; looked at {places}: on a card, index = "
-                     f"{[place + 1 for place in first.places]} under [signal]")  # fmt: skip
+        lines.append(
+            f"bands    {len(first.descriptions)} in a file; looked at {places}: on a card, index = "
+            f"{[place + 1 for place in first.places]} under [signal]"
+        )
     if looked.assumed:
         lines.append(f"bands    nothing names them: {', '.join(looked.bands)} are assumed")
     metres = [each.metres for each in seen if each.metres]
@@ -275,8 +277,10 @@ def _print_found(looked: Looked, root: Path) -> None:
     if not looked.chips:
         instead = foreign_kinds(root) if root.is_dir() else ""
         todo = "give a folder of TIFFs, or of VV and VH files in pairs"
-        raise BenchError(f"{root}: no readable image{'; ' * bool(instead)}{instead.partition('; ')[0]}",
-                         instead.partition("; ")[2] or todo)  # fmt: skip
+        raise BenchError(
+            f"{root}: no readable image{'; ' * bool(instead)}{instead.partition('; ')[0]}",
+            instead.partition("; ")[2] or todo,
+        )
 
 
 def _few(lines: list[str], most: int = 5) -> Iterable[str]:

@@ -83,7 +83,7 @@ def main(argv: list[str]) -> str:
     results_dir: Path = options["results_dir"]
     if options["models"]:
         if options["runs"] or options["table"]:
-            raise BenchError("--models beside runs or --table", "compare one or the other")
+            raise BenchError("--models together with runs or --table", "compare one or the other")
         return over_models(options["models"], options["datasets"], options["protocol"], options["metric"], results_dir)
     chosen = [find_run(name, results_dir) for name in options["runs"]]
     if options["table"]:

@@ -65,7 +65,7 @@ def main(given: dict[str, Any]) -> None:
     usual = CLOSP_TEMPLATES if name == "closp" else CLIP_TEMPLATES
     wording = wording_of(card, tuple(given.get("templates", usual)), rule)
     if "templates" in given and wording.templates != tuple(given["templates"]):
-        raise BenchError("--templates beside templates on the card", "leave them out, or change the card's [texts]")
+        raise BenchError("--templates, and other templates on the card", "leave them out, or change the card's [texts]")
     if bad := next((text for text in wording.templates if text.count("{}") != 1), None):
         raise BenchError(f"--templates '{bad}'", "give sentences with one {} each")
     encoder, embed = _encoder(name, given, cache)

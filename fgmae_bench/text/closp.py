@@ -67,7 +67,7 @@ def closp(weights: Path, tokenizer: Path) -> tuple[TextEncoder, Embed]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:120]
         raise BenchError(
-            f"{tokenizer} is no folder of a BERT with its tokenizer ({reason})", "give MiniLM's"
+            f"{tokenizer} is not a folder of a BERT with its tokenizer ({reason})", "give MiniLM's"
         ) from error
     model = _filled(model, state, held).eval()
 
@@ -108,7 +108,7 @@ def _filled(model: Any, state: State, held: dict[str, torch.Tensor]) -> Any:
 
 
 def _tokenizer_sha256(folder: Path) -> str:
-    """SHA-256 of the folder's files that decide on tokens and layers. Raises BenchError where it is no such folder."""
+    """SHA-256 of the folder's files that decide on tokens and layers. Raises BenchError for any other folder."""
     present = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not (folder / "config.json").is_file() or len(present) < 2:
         raise BenchError(

@@ -94,9 +94,17 @@ def fitting_of(
     dataset = labelled_dataset(run, setup, maps, world)
     # what belongs to training by epochs is set aside, so that it cannot tell runs apart
     recipe = SegmentRecipe(
-        recipe=run.recipe.recipe, head=head, freeze_backbone=True, features="cached", augment=False, batch_size=1,
-        epochs=1, weight_decay=0.0, seed=run.recipe.seed, amp="off",
-    )  # fmt: skip
+        recipe=run.recipe.recipe,
+        head=head,
+        freeze_backbone=True,
+        features="cached",
+        augment=False,
+        batch_size=1,
+        epochs=1,
+        weight_decay=0.0,
+        seed=run.recipe.seed,
+        amp="off",
+    )
     resolved = Run(data=resolved_data(setup, *maps), model=setup.model, recipe=recipe, execution=run.execution)
     dataset = with_before(dataset, world) if head in TWO_DATES else dataset
     dataset = dataclasses.replace(dataset, facts=facts_of(dataset, setup.backbone) | before_facts(dataset))

@@ -277,7 +277,7 @@ NORMALIZERS: dict[str, Callable[[Images, Valid, InputContract], NDArray[np.uint8
     "flood_s1": flood_s1,
     "flood_s1_corrected": flood_s1_corrected,
     "sen1floods11": sen1floods11,
-}  # fmt: skip
+}
 
 
 # Normalisers whose means and deviations are those of the training data; the others' are part of their definition.

@@ -93,4 +93,4 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], object]] = {
     "BINGET": lambda machine, number: machine.stack.append(machine.memo[number]),
     "LONG_BINGET": lambda machine, number: machine.stack.append(machine.memo[number]),
     "STOP": lambda machine, _: None,
-}  # fmt: skip
+}

@@ -175,7 +175,7 @@ class Network(nn.Module):
 
 
 class AnySat(Adapter):
-    """AnySat, told the day of the year: its patch tokens as a map, its tile token as features."""
+    """AnySat, given the day of the year: its patch tokens as a map, its tile token as features."""
 
     def __init__(self, network: nn.Module, patch: int):
         super().__init__(network)

@@ -25,7 +25,7 @@ class Tokens(Adapter):
 
 
 class Clay(Adapter):
-    """Clay's encoder, told the wavelengths and the resolution; time and place are zeros."""
+    """Clay's encoder, given the wavelengths and the resolution; time and place are zeros."""
 
     def forward(self, images: Tensor, given: Given = NOTHING) -> Tensor:
         """(B, 2, S, S) to (B, D, S/8, S/8)."""

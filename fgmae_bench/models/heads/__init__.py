@@ -12,13 +12,12 @@ import importlib.metadata
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from fgmae_bench.config.names import HEADS, HEADS_GROUP, NECKS, SHIPPED_HEADS, code_of
-from fgmae_bench.config.plugins import guarded
+from fgmae_bench.config.plugins import REPAIR, foreign
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.models.heads.fcn import AUXILIARY_WEIGHT, Auxiliary
 from fgmae_bench.models.heads.necks import SCALES, MultiLevelNeck, Necked
@@ -62,8 +61,8 @@ def make_head(
     if name in SHIPPED_HEADS:
         head = kind(*seen, num_classes, fpn_dim=fpn_dim, norm=norm)
     else:
-        problem = f"the head {name} cannot be built"
-        head = guarded(problem, lambda: kind(*seen, num_classes, fpn_dim=fpn_dim, norm=norm))
+        with foreign(f"the head {name} cannot be built", REPAIR, kind.__module__):
+            head = kind(*seen, num_classes, fpn_dim=fpn_dim, norm=norm)
     if between is not None:
         head = Necked(between, head)
     if auxiliary:
@@ -86,11 +85,11 @@ def require_usable(
     maps = [torch.zeros(2, dim, *grid) for dim, grid in zip(dims, grids, strict=True)]
     for training in (True, False):
         asked = deepcopy(head).train(training)
-        with torch.no_grad():
-            out = guarded(f"the head {name} cannot be used", partial(asked, maps, size))
+        with torch.no_grad(), foreign(f"the head {name} cannot be used", REPAIR, type(head).__module__):
+            out = asked(maps, size)
         fault = _fault_of(out, (2, num_classes, *size), training)
         if fault:
-            raise BenchError(f"the head {name} gives {fault}", "repair or uninstall its package")
+            raise BenchError(f"the head {name} gives {fault}", REPAIR)
 
 
 def _fault_of(out: object, wanted: tuple[int, ...], training: bool) -> str | None:

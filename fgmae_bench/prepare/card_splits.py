@@ -1,0 +1,126 @@
+"""Splits of a card that is drafted: those that its data allows, each tried on it."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from fgmae_bench.config.cards import load_card
+from fgmae_bench.config.run import Data
+from fgmae_bench.errors import BenchError
+from fgmae_bench.prepare.card_text import Draft
+
+FRACTIONS = (0.6, 0.2)
+MOST_PATTERNS = 400
+TEST_GROUPS = 5  # below which no interval is shown
+
+
+def splits_of(draft: Draft) -> dict[str, tuple[dict[str, Any], str]]:
+    """Splits that can be made of this data, each with its facts and a remark, the recommended last.
+
+    Every one is tried on the data itself, with the card that it would be on. Raises BenchError where none can be made.
+    """
+    wanted = dict(_suggested(draft))
+    usable: dict[str, tuple[dict[str, Any], str]] = {}
+    problem: BenchError | None = None
+    for name, split in wanted.items():
+        try:
+            draft.train = _try(draft, name, split)
+        except BenchError as error:
+            draft.plan.remark("splits", f"a split '{name}' cannot be made: {error.what}")
+            problem = error
+            continue
+        usable[name] = split
+    if not usable:
+        raise problem or BenchError(f"{draft.plan.root} cannot be divided", "give more images")
+    return usable
+
+
+def _suggested(draft: Draft) -> list[tuple[str, tuple[dict[str, Any], str]]]:
+    """(name, (facts, remark)) of splits that may be made, the best last."""
+    from fgmae_bench.data.files import stem_of
+    from fgmae_bench.data.groups import by_name
+    from fgmae_bench.prepare.card_folders import places_of
+
+    plan = draft.plan
+    train, val = FRACTIONS
+    seen = by_name(stem_of(image.name) for image in plan.images) if plan.kind == "class_folders" else None
+    found: list[tuple[str, tuple[dict[str, Any], str]]] = []
+    kind = "stratified" if plan.task == "single_label" else "random"
+    random = {"kind": kind, "train": train, "val": val, "leaky": True}
+    found.append(("random", (random, "images at random: neighbours are torn apart")))
+    if len(plan.images) < 5:
+        found.append(
+            ("fit", ({"kind": "everything", "leaky": True}, "trained on and scored by all: measures the fit alone"))
+        )
+    groups = list(seen[1]) if seen else plan.groups
+    if plan.kind == "paired_folders":
+        groups = [f"{place}*" for place in places_of(plan.groups) if place]
+        groups = groups if len(groups) == len(plan.groups) else []
+    elif groups:
+        groups = [re.sub(r"([*?\[])", r"[\1]", group) for group in groups]
+    if groups and 3 <= len(set(groups)) <= MOST_PATTERNS:
+        parts = dealt(groups, [groups[place] for place in plan.unusable])
+        words = f"whole {seen[0]}s, by names" if seen else "whole groups"
+        if plan.kind == "paired_folders":
+            words = "by what names begin with, guessed to be the place"
+        found.append(("groups", ({"kind": "groups", "groups": parts}, words)))
+    if (draft.signal.georeferenced or "place" in plan.options) and not groups:
+        spatial = {"kind": "spatial", "train": train, "val": val, "block_km": 20.0, "buffer_m": 1000.0}
+        found.append(("spatial", (spatial, "blocks on the ground, with a buffer between the parts")))
+    if plan.stated:
+        found.append(("stated", ({"kind": "stated"}, "as the data itself is divided")))
+    return found
+
+
+def dealt(groups: list[str], unusable: list[str]) -> dict[str, list[str]]:
+    """Groups by part; val only where there are five groups or more, five groups of test where there are eight or more.
+
+    Groups that are all `unusable` count for nothing, and go to train.
+    """
+    counts = Counter(groups)
+    counts.subtract(unusable)
+    whole = Counter({group: count for group, count in counts.items() if count > 0})
+    test = 0.2 if len(whole) >= 5 else 0.3
+    while True:
+        val = 0.2 if len(whole) >= 5 and test < 0.4 else 0.1 if len(whole) >= 5 else 0.0
+        parts = _dealt_by({"train": 1 - test - val, **({"val": val} if val else {}), "test": test}, whole)
+        if len(parts["test"]) >= TEST_GROUPS or len(whole) < TEST_GROUPS + 3 or test > 0.6:
+            return parts | {"train": sorted([*parts["train"], *(counts.keys() - whole.keys())])}
+        test += 0.05
+
+
+def _dealt_by(shares: dict[str, float], counts: Counter[str]) -> dict[str, list[str]]:
+    """Groups by part, the largest first, each where most is lacking of the part's share."""
+    parts: dict[str, list[str]] = {name: [] for name in shares}
+    lacking = {name: share * counts.total() for name, share in shares.items()}
+    for group, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
+        empty = [name for name in parts if not parts[name]]
+        left = len(counts) - sum(map(len, parts.values()))
+        name = max(empty if left <= len(empty) else parts, key=lambda part: lacking[part])
+        parts[name].append(group)
+        lacking[name] -= count
+    return {name: sorted(members) for name, members in parts.items()}
+
+
+def _try(draft: Draft, name: str, split: tuple[dict[str, Any], str]) -> int:
+    """Images for training. Raises BenchError where the data cannot be read and divided by a card with this split."""
+    from fgmae_bench.data.groups import with_groups
+    from fgmae_bench.data.layouts import build_index
+    from fgmae_bench.data.splits import make_split
+
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "card.toml"
+        path.write_text(draft.text({name: split}), encoding="utf-8")
+        card = load_card(str(path))
+        try:
+            index = build_index(card, draft.plan.root)
+            index.read(0, card)
+            known = with_groups(card, index, Path(place), read=False)
+            parts = make_split(card, known, Data(dataset=card.name, split=name), Path(place), index.groups)
+            return len(parts.train)
+        except BenchError as error:
+            raise BenchError(error.what.replace(str(path), "the draft"), error.todo) from error
