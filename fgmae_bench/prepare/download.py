@@ -118,9 +118,9 @@ def _listed(card: Card) -> list[str]:
                 stem, ending = os.path.splitext(first)
                 name = (stem if ending.lower() in ENDINGS else first).removesuffix(split.suffix)
                 if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-                    line = f"{card.path.parent / file}: line {number}"
+                    where = f"{card.path.parent / file}: line {number}"
                     raise BenchError(
-                        f"{line} begins with {first[:200]!r}, which is not a plain name", "correct the list"
+                        f"{where} begins with {first[:200]!r}, which is not a plain name", "correct the list"
                     )
                 names[name] = None
     return list(names)
