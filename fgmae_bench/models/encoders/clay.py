@@ -1,7 +1,7 @@
-"""Clay v1.5's encoder: kernels made from wavelengths, positions that know the resolution, a ViT, by its code's definition.
+"""Clay v1.5's encoder: kernels made from wavelengths, positions that know the resolution, a ViT, as its code has them.
 
 Source: Clay-foundation/model @ a5790ce, claymodel/model.py, factory.py, backbone.py and utils.py; wavelengths in
-micrometres and the resolution of `sentinel-1-rtc` in configs/metadata.yaml. Nothing is masked; time and place are zeros.
+micrometres and the resolution of `sentinel-1-rtc` in configs/metadata.yaml. Nothing is masked; time and place: zeros.
 """
 
 from __future__ import annotations
