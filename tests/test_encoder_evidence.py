@@ -88,10 +88,3 @@ def test_the_experiments_have_every_encoder(file, without):
     names = [name for name in ENCODERS if not name.startswith(without)]
     sets = ("EuroSAT: ", "BigEarthNet: ") if file == "encoders" else ("",)
     assert [name for name in names for of in sets if not re.search(rf"{of}{re.escape(name)}[ ,]", labels)] == []
-
-
-def test_georeferenced_tables_hold_a_classifier_of_place_alone():
-    for file in ("encoders", "genuine"):
-        runs = load_experiment(EXPERIMENTS / f"{file}.toml").runs
-        assert any(run.flags.get("model") == "place_and_month" for run in runs), file
-        assert any(run.flags.get("inputs") and run.flags["model"] != "place_and_month" for run in runs), file
