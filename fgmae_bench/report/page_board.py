@@ -32,7 +32,7 @@ def board_data(
     """Everything of the board; `names` are the names of runs on the page by their body hash."""
     agreement = rank_sheets.of_agreement(list(made.compared))
     return {
-        "costs": {name: [axis.label, axis.less] for name, axis in cost_pictures.AXES.items()},
+        "costs": {name: [axis.label, axis.less, axis.of_machine] for name, axis in cost_pictures.AXES.items()},
         "pivots": [
             pivot_data(pivot, ranking, names) for pivot, ranking in zip(made.pivots, made.rankings, strict=True)
         ],
@@ -87,7 +87,7 @@ def _tests(pivot: Pivot, column: int) -> dict[str, list[list[int]]] | None:
 
 
 def _cell(cell: Cell, metric: str, names: dict[str, str]) -> list[Any]:
-    """[text, number, interval, distance to the null, may be best, runs, costs in the order of the axes]."""
+    """[text, number, interval, distance to the null, may be best, runs, costs in the order of the axes, machine]."""
     costs = [cost_pictures.of_row(cell.row, axis) for axis in cost_pictures.AXES]
     return [
         readable(COLUMNS[metric], cell.value),
@@ -97,6 +97,7 @@ def _cell(cell: Cell, metric: str, names: dict[str, str]) -> list[Any]:
         cell.best,
         [names[record["sha256"]] for record in cell.row.records],
         [short(cost) for cost in costs],
+        cost_pictures.machine_of(cell.row),
     ]
 
 
