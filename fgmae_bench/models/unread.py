@@ -27,7 +27,7 @@ def watched(module: nn.Module, size: int) -> Iterator[list[float]]:
             kernel, stride, padding = (
                 _along(getattr(layer, name), axis) for name in ("kernel_size", "stride", "padding")
             )
-            rest = inputs[0].shape[axis] + padding - (out.shape[axis] - 1) * stride - kernel
+            rest = inputs[0].shape[axis] - (out.shape[axis] - 1) * stride - kernel
             # a kernel below its stride, as of a ResNet's shortcut, passes over pixels wherever it is
             if kernel >= stride > 1 and padding == 0 and rest > 0:
                 found.append(rest * size / inputs[0].shape[axis])

@@ -4,6 +4,7 @@ physics cards and label curves.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -127,13 +128,20 @@ def card_data(records: Iterable[Record], names: dict[str, str]) -> list[dict[str
                 "model": model_name(record),
                 "dataset": title_of(record["dataset"]["name"]),
                 "protocol": record["protocol"].removeprefix(STRESSED),
+                "split": record["dataset"]["split"],
                 "synthetic": record["dataset"]["synthetic"],
                 "metric": metric,
                 "clean": short(tolerances[next(iter(tolerances))]["clean"]),
                 "stresses": {name: _tolerated(record, name) for name in tolerances},
             }
         )
-    return found
+    alike = Counter(_heading(card) for card in found)
+    return [{**card, "of": card["run"] if alike[_heading(card)] > 1 else ""} for card in found]
+
+
+def _heading(card: dict[str, Any]) -> tuple[str, ...]:
+    """What a card is headed by; cards that share it are told apart by their runs."""
+    return tuple(card[name] for name in ("model", "dataset", "split", "protocol"))
 
 
 def _tolerated(record: Record, name: str) -> list[Any]:

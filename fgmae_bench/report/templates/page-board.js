@@ -135,6 +135,9 @@ function pivotSection(pivot, board, page) {
     rankPart(pivot, restOn), costPart(pivot, board, page));
 }
 
+/** Width of a picture's own units: fewer on a phone, where the same letters would be too small to read. */
+const pictureWidth = () => (window.matchMedia("(max-width: 560px)").matches ? 360 : 720);
+
 const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3);
 
 function rankPart(pivot, restOn) {
@@ -169,7 +172,7 @@ function costPart(pivot, board, page) {
   const plot = h("div", { class: "scatter" });
 
   function draw() {
-    const points = known(axis, place), others = every(axis.n, place).length - points.length, width = 720, tall = 320, m = { l: 64, r: 20, t: 12, b: 44 };
+    const points = known(axis, place), others = every(axis.n, place).length - points.length, width = pictureWidth(), tall = 320, m = { l: 64, r: 20, t: 12, b: 44 };
     if (new Set(points.map((p) => p.x)).size < 2) return plot.replaceChildren(h("p", { class: "empty" }, "Fewer than two models of this dataset have a known cost here."));
     const xs = points.map((p) => Math.log(p.x)), low = Math.min(...xs), span = Math.max(...xs) - low, y = valueScale(points.map((p) => p.y), false);
     const left = (v) => m.l + ((Math.log(v) - low) / span) * (width - m.l - m.r), top = (v) => tall - m.b - y.of(v) * (tall - m.t - m.b);
@@ -207,7 +210,7 @@ function cardSection(cards, page) {
     h("p", { class: "muted about" }, "The severity at which 5 % of (clean − chance) are lost; > X: never lost up to X. Read it next to the clean score: a model that ignores the signal tolerates everything. Stresses are simulated."),
     cards.map((card) => h("article", { class: "card" },
       h("h3", {}, h("button", { type: "button", class: "link", on: { click: () => page.open(card.run, [card.run]) } }, card.model), card.synthetic ? badge("synthetic") : null,
-        h("span", { class: "muted" }, ` ${card.dataset}, ${card.protocol}: ${readable(card.clean)} on clean data`)),
+        h("span", { class: "muted" }, ` ${card.dataset}, split ${card.split}, ${card.protocol}: ${card.clean === null ? "–" : card.clean.toFixed(3)} on clean data${card.of ? `; ${card.of}` : ""}`)),
       h("dl", { class: "facts" }, names.filter((name) => card.stresses[name]).map((name) => {
         const [value, unit, scores] = card.stresses[name];
         return h("div", {}, h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, value === "withheld" ? h("span", { "data-tip": unit, tabindex: "0" }, "withheld") : `${value} ${unit}`, spark(scores, card.clean, `${name}: ${scores.map(([at, score]) => `${at}: ${readable(score)}`).join(", ")}`)));
@@ -225,7 +228,7 @@ function spark(scores, clean, told) {
 
 /** Scores over the number of labels, with bands. */
 function labelSection(labels) {
-  const host = h("div", { class: "scatter" }), width = 720, tall = 320, m = { l: 64, r: 20, t: 12, b: 44 };
+  const host = h("div", { class: "scatter" }), width = pictureWidth(), tall = 320, m = { l: 64, r: 20, t: 12, b: 44 };
   const every = labels.lines.flatMap(([, points]) => points), xs = every.map((p) => Math.log(p[0]));
   const low = Math.min(...xs), span = Math.max(...xs) - low || 1, y = valueScale(every.flatMap(([, mean, half]) => [mean - half, mean + half]), false);
   const left = (v) => m.l + ((Math.log(v) - low) / span) * (width - m.l - m.r), top = (v) => tall - m.b - y.of(v) * (tall - m.t - m.b);
