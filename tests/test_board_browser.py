@@ -164,6 +164,28 @@ def test_costs_cards_and_label_curves_are_drawn(browser, site):  # noqa: F811
     browser.press("Escape", 27)
 
 
+def test_letters_of_pictures_can_be_read_on_a_phone(browser, site):  # noqa: F811
+    browser.size(390, 844, phone=True)
+    try:
+        browser.open(site)
+        heights = browser.run(
+            "[...document.querySelectorAll('.scatter text')].map((e) => e.getBoundingClientRect().height)"
+        )
+    finally:
+        browser.call("Emulation.clearDeviceMetricsOverride")
+    assert heights
+    assert min(heights) > 10
+
+
+def test_cards_that_share_a_heading_say_of_which_run_they_are():
+    from fgmae_bench.report.page_board import card_data
+
+    one, other = stress_record("alpha", 0.8), stress_record("beta", 0.8)
+    again = resealed(one, "run_id", "again-0123456789")
+    cards = card_data([one, other, again], {each["sha256"]: each["run_id"] for each in (one, other, again)})
+    assert [card["of"] for card in cards] == [one["run_id"], "", "again-0123456789"]
+
+
 def test_costs_of_two_machines_have_an_axis_each(browser, tmp_path):  # noqa: F811
     rows = []
     for i, machine in enumerate(("EPYC", "EPYC", "H200", "H200")):

@@ -121,6 +121,15 @@ def test_a_mean_over_two_machines_stands_on_no_axis_of_a_machine():
     assert [label for label, _, _ in cost_pictures.points(made, 0, "gflops")] == ["a", "b"]
 
 
+def test_a_cost_of_seeds_is_their_mean_and_unknown_where_one_is():
+    def seeds(*joules):
+        made = [costly("a", "d0", 0.6, energy_joules=each).records[0] for each in joules]
+        return cost_pictures.of_row(row("a", *made), "energy_joules")
+
+    assert seeds(3.0, 5.0) == 4
+    assert seeds(3.0, None) is None
+
+
 def test_the_front_holds_what_no_other_beats_in_both():
     found = [("a", 4.0, 0.8), ("b", 2.0, 0.7), ("c", 3.0, 0.7), ("d", 4.0, 0.9), ("e", 8.0, 0.9)]
     assert [found[i][0] for i in cost_pictures.front(found)] == ["b", "d"]

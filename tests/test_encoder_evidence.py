@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from make_records import make_record, resealed
 
 from fgmae_bench.checkpoints.registry import WEIGHTS
 from fgmae_bench.config.encoders import ENCODERS
-from fgmae_bench.config.experiments import load_experiment
+from fgmae_bench.config.experiments import load_experiment, may_fill
 
 TESTS = Path(__file__).parent
 EXPERIMENTS = TESTS.parent / "experiments"
@@ -88,3 +89,23 @@ def test_the_experiments_have_every_encoder(file, without):
     names = [name for name in ENCODERS if not name.startswith(without)]
     sets = ("EuroSAT: ", "BigEarthNet: ") if file == "encoders" else ("",)
     assert [name for name in names for of in sets if not re.search(rf"{of}{re.escape(name)}[ ,]", labels)] == []
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "fills"),
+    [
+        ("terrafm-base", "terrafm", True),
+        ("sar-hub-resnet18", "sar-hub", True),
+        ("sarmae-vit-b16", "sarmae", True),
+        ("sar-hub-resnet18", "random", True),
+        ("sar-hub-resnet18", "mine.pth", False),
+        ("resnet50", "mine.pth", False),
+        ("resnet50", "random", False),
+        ("mine:factory", "random", False),
+    ],
+)
+def test_an_assumed_contract_fills_a_row_where_the_registry_assumes_it(model, weights, fills):
+    """Encoders whose publishers state no input stand in tables with their statement; weights of nobody do not."""
+    record = resealed(make_record(model=model), "model", "contract", {"normalizer": "zscore", "assumed": True})
+    record = resealed(record, "config", "model", "weights", weights)
+    assert may_fill(record) == fills

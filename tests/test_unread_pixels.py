@@ -8,6 +8,8 @@ from torch import nn
 
 from fgmae_bench.config.run import Model
 from fgmae_bench.models.build import build_backbone, wrap_module
+from fgmae_bench.models.pooling import PooledMap
+from fgmae_bench.models.unread import unread_notes
 
 SMALL = {"swin_tiny_patch4_window7_224": {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}}
 
@@ -49,6 +51,14 @@ def test_by_gradients_the_pixels_said_are_those_that_no_feature_sees(name, size)
     model.eval()(images).square().sum().backward()
     seen = images.grad[0].abs().amax((0, 1)).numpy() > 0
     assert int(np.flatnonzero(seen).max()) + 1 == size - size % 4
+
+
+def test_a_size_of_whole_strides_is_not_offered_as_its_own_cure():
+    """Inception's strides leave pixels out of any size, 224 among them."""
+    module = PooledMap(nn.Identity())
+    module.inner.feature_info, module.unread = [{"reduction": 32}], 19.0
+    assert unread_notes("x", module, 224)[0]["text"].endswith("in whole or in part")
+    assert unread_notes("x", module, 225)[0]["text"].endswith("; 224 px are read whole")
 
 
 def test_of_a_module_of_the_user_it_is_said_without_a_size():
