@@ -164,6 +164,59 @@ def test_costs_cards_and_label_curves_are_drawn(browser, site):  # noqa: F811
     browser.press("Escape", 27)
 
 
+def test_letters_of_pictures_can_be_read_on_a_phone(browser, site):  # noqa: F811
+    browser.size(390, 844, phone=True)
+    try:
+        browser.open(site)
+        heights = browser.run(
+            "[...document.querySelectorAll('.scatter text')].map((e) => e.getBoundingClientRect().height)"
+        )
+    finally:
+        browser.call("Emulation.clearDeviceMetricsOverride")
+    assert heights
+    assert min(heights) > 10
+
+
+def test_cards_that_share_a_heading_say_of_which_run_they_are():
+    from fgmae_bench.report.page_board import card_data
+
+    one, other = stress_record("alpha", 0.8), stress_record("beta", 0.8)
+    again = resealed(one, "run_id", "again-0123456789")
+    cards = card_data([one, other, again], {each["sha256"]: each["run_id"] for each in (one, other, again)})
+    assert [card["of"] for card in cards] == [one["run_id"], "", "again-0123456789"]
+
+
+def test_costs_of_two_machines_have_an_axis_each(browser, tmp_path):  # noqa: F811
+    rows = []
+    for i, machine in enumerate(("EPYC", "EPYC", "H200", "H200")):
+        made = record("abcd"[i], "d0", oa=0.5 + i / 10)
+        environment = {**made["environment"], "device": "cuda", "device_name": machine, "world_size": 1}
+        made = resealed(resealed(made, "environment", environment), "model", "params_total", 10 + i)
+        rows.append(row("abcd"[i], resealed(made, "timing", "images_per_second", 100.0 * (i + 1))))
+    main = table(*rows)
+    page.write([main], main.records, tmp_path, board([main], main.records, all_pairs(main)))
+    browser.open(tmp_path / "index.html")
+    figure = f"{BOARD}.querySelector('figure')"
+    names = browser.run(f"[...{figure}.querySelectorAll('.segments')][0].innerText.split('\\n')")
+    assert [name for name in names if name.startswith("images/s")] == ["images/s, EPYC", "images/s, H200"]
+    click(browser, "#board-pivot-linear_probe figure .segments button", "images/s, H200")
+    assert browser.run(f"{figure}.querySelectorAll('circle.point').length") == 2
+    assert browser.run(f"{figure}.querySelector('text.axis').textContent") == "images/s, H200 (more is better)"
+    assert "Left out: 2 of other machines." in browser.run(f"{figure}.innerText")
+    click(browser, "#board-pivot-linear_probe figure .segments button", "parameters")
+    assert browser.run(f"{figure}.querySelectorAll('circle.point').length") == 4
+    assert "Left out" not in browser.run(f"{figure}.innerText")
+    tick(browser, "a")
+    tick(browser, "c")
+    beside = browser.run(f"{BOARD}.querySelector('.beside').innerText")
+    assert "parameters × 0.833" in beside
+    assert "images/s" not in beside
+    tick(browser, "c")
+    tick(browser, "b")
+    assert "images/s × 0.5" in browser.run(f"{BOARD}.querySelector('.beside').innerText")
+    assert browser.errors == []
+
+
 def test_the_keyboard_reaches_the_board(browser, site):  # noqa: F811
     browser.open(site)
     browser.run(f"{BOARD}.querySelectorAll('thead button')[1].focus()")

@@ -8,7 +8,10 @@ import torch
 from commands import STATISTICS, codes, linear, only_record, shared_world
 from torch import nn
 
-from fgmae_bench.models.cost import cost_of_classifier, gflops_of
+from fgmae_bench.models.cost import cost_of, cost_of_classifier, gflops_of, with_linear_head
+from fgmae_bench.models.segmenter import SegmentationModel
+from fgmae_bench.models.taps import OneMap
+from fgmae_bench.models.two_dates import TwoDates
 from fgmae_bench.system import energy
 from fgmae_bench.system.energy import Counter, Energy, packages
 
@@ -21,6 +24,34 @@ def test_fine_tuning_costs_backbone_and_head(tmp_path):
     assert cost["params"] == 54 + 6 + 245
     assert [module.training for module in model] == [True, False, True, True]  # as they were
     assert gflops_of(nn.ReLU(), lambda: torch.relu(torch.zeros(3))) is None
+
+
+def test_a_linear_head_costs_its_products_and_its_parameters():
+    """1,000 operations of a backbone of 7 parameters, and a layer of 4 x 3 with its bias."""
+    cost = with_linear_head({"params": 7, "gflops": 1000 / 1e9, "energy_joules": None}, 4, 3)
+    assert cost == {"params": 7 + 12 + 3, "gflops": pytest.approx(1024 / 1e9), "energy_joules": None}
+    assert with_linear_head({"params": 0, "gflops": None, "energy_joules": None}, 4, 3)["gflops"] is None
+
+
+def test_operations_are_counted_in_evaluation_mode():
+    seen = []
+    model = nn.Linear(2, 2)
+    model.register_forward_hook(lambda module, *_: seen.append(module.training))
+    assert gflops_of(model.train(), lambda: model(torch.zeros(1, 2))) * 1e9 == 8
+    assert (seen, model.training) == ([False], True)
+
+
+def test_of_two_dates_both_pass_the_backbone():
+    """A patch embedding of 2 x 8 x 8 to 4 on 16 cells of each date, and a head of one product a cell."""
+    taps = OneMap(nn.Conv2d(2, 4, 8, 8, bias=False), 32)
+
+    class Head(nn.Module):
+        def forward(self, maps, size):
+            assert maps[0].shape == (1, 12, 4, 4)  # both and their difference
+            return maps[0]
+
+    cost = cost_of(SegmentationModel(TwoDates(taps, "both"), Head(), (32, 32)))
+    assert cost["gflops"] * 1e9 == 2 * (2 * 16 * 4 * 2 * 64)
 
 
 @pytest.fixture

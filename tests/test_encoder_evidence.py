@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from make_records import make_record, resealed
 
+from fgmae_bench.checkpoints.registry import WEIGHTS
 from fgmae_bench.config.encoders import ENCODERS
-from fgmae_bench.config.experiments import load_experiment
+from fgmae_bench.config.experiments import load_experiment, may_fill
 
 TESTS = Path(__file__).parent
 EXPERIMENTS = TESTS.parent / "experiments"
@@ -34,11 +36,7 @@ EVIDENCE = {
         "test_terramind_gives_what_terratorchs_own_call_gives",
         "the call of terratorch, where it is installed",
     ),
-    r"thor-.*|clay-.*": (
-        "test_encoder_inputs",
-        "test_three_pixels_are_normalised_as_by_hand",
-        "by hand from the publishers' numbers: the network itself is unproven, as its statement says",
-    ),
+    r"clay-.*": ("test_publishers_more", "test_clay_gives_what_its_own_code_gives", "its publishers' code"),
     r"croma.*|dofa_.*|copernicusfm_base|panopticon|satlas-swin-b": (
         "test_encoders",
         "test_encoders_give_what_their_libraries_own_call_gives",
@@ -70,9 +68,12 @@ def test_no_name_is_without_evidence_and_no_row_without_its_test():
         assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, (file, test)
 
 
-def test_what_is_unproven_says_so():
-    unproven = {name for name in ENCODERS if "unproven" in row_of(name)[2]}
-    assert unproven == {name for name, entry in ENCODERS.items() if entry.statement.startswith("unproven")}
+@pytest.mark.parametrize("name", ["radiance", "oceansar", "thor"])
+def test_what_is_unproven_is_not_listed_and_the_documents_say_so(name):
+    listed = [*ENCODERS, *WEIGHTS, *(model for models in WEIGHTS.values() for model in models)]
+    assert [each for each in listed if name in each.lower()] == []
+    (said,) = re.findall(r"Unproven and so not listed: .*?\n", (TESTS.parent / "docs" / "weights.md").read_text())
+    assert name in said.lower()
 
 
 @pytest.mark.parametrize(
@@ -90,8 +91,21 @@ def test_the_experiments_have_every_encoder(file, without):
     assert [name for name in names for of in sets if not re.search(rf"{of}{re.escape(name)}[ ,]", labels)] == []
 
 
-def test_georeferenced_tables_hold_a_classifier_of_place_alone():
-    for file in ("encoders", "genuine"):
-        runs = load_experiment(EXPERIMENTS / f"{file}.toml").runs
-        assert any(run.flags.get("model") == "place_and_month" for run in runs), file
-        assert any(run.flags.get("inputs") and run.flags["model"] != "place_and_month" for run in runs), file
+@pytest.mark.parametrize(
+    ("model", "weights", "fills"),
+    [
+        ("terrafm-base", "terrafm", True),
+        ("sar-hub-resnet18", "sar-hub", True),
+        ("sarmae-vit-b16", "sarmae", True),
+        ("sar-hub-resnet18", "random", True),
+        ("sar-hub-resnet18", "mine.pth", False),
+        ("resnet50", "mine.pth", False),
+        ("resnet50", "random", False),
+        ("mine:factory", "random", False),
+    ],
+)
+def test_an_assumed_contract_fills_a_row_where_the_registry_assumes_it(model, weights, fills):
+    """Encoders whose publishers state no input stand in tables with their statement; weights of nobody do not."""
+    record = resealed(make_record(model=model), "model", "contract", {"normalizer": "zscore", "assumed": True})
+    record = resealed(record, "config", "model", "weights", weights)
+    assert may_fill(record) == fills

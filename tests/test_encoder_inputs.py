@@ -42,7 +42,6 @@ BY_HAND = {
     "sar_hub": lambda x, m, s: (x - m) / s,
     "sar_targets": lambda x, m, s: np.clip((x - (m - 2 * s)) / (4 * s), 0, 1),
     "terramind": lambda x, m, s: (x - m) / s,
-    "thor": lambda x, m, s: (x - m) / s,
     "clay": lambda x, m, s: (x - m) / s,
     "satlas": lambda x, m, s: np.clip(x / 255, 0, 1),
     "closp": lambda x, m, s: x,
@@ -69,7 +68,6 @@ PUBLISHED = {
     "sar_hub": SSL4EO,
     "sar_targets": SSL4EO,
     "terramind": ((-12.599, -20.293), (5.195, 5.890)),
-    "thor": ((-12.9850, -20.6958), (5.0062, 5.8688)),
     "clay": ((-12.113, -18.673), (8.314, 8.017)),
 }
 

@@ -161,8 +161,7 @@ def test_an_encoder_of_terratorch_names_the_extra_or_the_release(name, monkeypat
         make_adapter(name, 288)
     older = types.SimpleNamespace(BACKBONE_REGISTRY=())
     monkeypatch.setitem(sys.modules, "terratorch.registry", older)
-    monkeypatch.setitem(sys.modules, "thor_terratorch_ext", older)
-    with pytest.raises(BenchError, match=rf"{name} needs a terratorch with \w+, which this one lacks; install a later"):
+    with pytest.raises(BenchError, match=rf"{name} needs a terratorch with \w+, which this one lacks; install terra"):
         make_adapter(name, 288)
 
 

@@ -46,7 +46,7 @@ def test_registry_is_complete_and_pinned():
         assert all(re.fullmatch(r"[0-9a-f]{40}|main", entry.hub.revision) for entry in models.values())
     # no page states a revision of these, or a person fetches them by hand: their content is pinned on first use
     floating = {name for name, models in WEIGHTS.items() for entry in models.values() if entry.hub.revision == "main"}
-    by_page = {"reben", "olmoearth", "terramind", "thor", "clay", "open-clip", "dofa-v2", "anysat", "sarmae"}
+    by_page = {"reben", "olmoearth", "terramind", "clay", "open-clip", "dofa-v2", "anysat", "sarmae"}
     assert floating == by_page | {"sar-hub", "sar-hub-ben", "sar-hub-osu", "sar-jepa", "saratr-x"}
     # one file under two names is one encoder under two contracts, or fed by other wavelengths
     held = [(entry.hub, entry.contract, model) for models in WEIGHTS.values() for model, entry in models.items()]

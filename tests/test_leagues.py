@@ -122,6 +122,17 @@ def test_bounds_of_the_interquartile_mean_draw_runs_within_each_dataset():
     assert league(some_scores(3, 2), [[*each, np.ones(1)] for each in runs[:3]]).iqm_bounds is None
 
 
+def test_a_quarter_is_left_out_on_either_side_of_each_draw():
+    """Of eight datasets of equal runs two are far below and two above: none of them moves a bound."""
+    runs = [[np.full(2, value)] * 2 for value in (0.1, 0.2, 0.5, 0.5, 0.5, 0.5, 0.6, 0.9)]
+    assert league(some_scores(8, 2), runs).iqm_bounds[0] == pytest.approx([0.5, 0.5])
+
+
+def test_one_dataset_of_a_single_run_leaves_no_bounds():
+    runs = [[np.array([0.4, 0.5])] * 2] * 3 + [[np.array([0.5])] * 2]
+    assert np.isnan(league(some_scores(4, 2), runs).iqm_bounds).all()
+
+
 @pytest.mark.parametrize("shape", [(1, 4), (4, 1)], ids=["one dataset", "one model"])
 def test_a_league_of_one_dataset_or_one_model_is_refused(shape):
     with pytest.raises(ValueError, match="datasets of"):

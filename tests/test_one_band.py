@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -144,6 +145,49 @@ def test_vh_in_the_place_of_vv_runs_where_it_is_asked_for(cross, tmp_path, monke
     inputs = record["dataset"]["contract_inputs"]
     assert inputs["VV"] == {"band": "VH", "shift_db": 7.7}
     assert (inputs["one_band"], inputs["rule"]) == ("VV", "VV is missing: fed as VH +7.7 dB")
+
+
+SUITE = """
+title = "One polarisation"
+module = "linear"
+protocol = "knn"
+[common]
+dataset = "card.toml"
+data_path = "{data}"
+probe = "knn"
+model = "sar-hub-resnet18"
+weights = "random"
+input_size = 32
+device = "cpu"
+[layout]
+columns = ["run", "oa"]
+[[runs]]
+label = "grey"
+flags = {{ {flags} }}
+"""
+
+
+@pytest.mark.slow
+def test_a_plan_of_readers_of_one_band_refuses_or_knows_what_is_recorded(cross, tmp_path, monkeypatch):
+    data, _ = cross
+    monkeypatch.chdir(tmp_path)
+    card_of(tmp_path, ("VH",))
+
+    def plan(flags, *more):
+        (tmp_path / "mine.toml").write_text(SUITE.format(data=data, flags=flags))
+        return call("suite.__main__", "plan", *more, "mine.toml", cwd=tmp_path)
+
+    refused = plan("")
+    assert (refused.code, refused.err) == (2, f"error: mine.toml: runs[0].flags: {LINE}\n")
+    offset = 'missing_band = "offset"'
+    assert plan(offset).out.startswith("to do     mine: grey\n")
+    (line,) = plan(offset, "--commands").out.splitlines()
+    words = shlex.split(line)
+    assert words[1:3] == ["-m", "fgmae_bench.linear"]
+    done = call("linear", *words[3:], cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert plan(offset).out.startswith("recorded  mine: grey\n")
+    assert plan(f"{offset}, knn_k = 3").out.startswith("to do ")
 
 
 def test_an_encoder_of_both_bands_takes_one_and_says_so(cross, tmp_path):

@@ -1,6 +1,6 @@
-"""AnySat, SAR-JEPA, SARATR-X and SAR-HUB against the outputs of their publishers' own code.
+"""AnySat, Clay, SAR-JEPA, SARATR-X and SAR-HUB against the outputs of their publishers' own code.
 
-`oracles/publishers_more.npz` holds what that code gave (gastruc/AnySat @ e03e72e, hubconf.py; waterdisappear/SAR-JEPA @
+`oracles/publishers_more.npz` holds what that code gave (gastruc/AnySat @ e03e72e, hubconf.py; Clay-foundation/model @ a5790ce, claymodel/model.py; waterdisappear/SAR-JEPA @
 1f17f90, Pretraining/models_vit_rp.py; waterdisappear/SARATR-X @ e71184d, classification/model/hivit.py; XAI4SAR/SAR-HUB
 @ 26788b2, Pre-training/models/network.py) of small networks with the weights and images of `closed_form.py`.
 """
@@ -18,7 +18,7 @@ from fgmae_bench.config.encoders import ENCODERS
 from fgmae_bench.config.run import Model
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models.build import build_backbone
-from fgmae_bench.models.encoders import anysat, one_band, relative, sar_jepa, saratr_x
+from fgmae_bench.models.encoders import anysat, clay, one_band, relative, sar_jepa, saratr_x
 from fgmae_bench.models.sensitivity import blind_to_polarisation, sensitivity
 
 ORACLES = np.load(Path(__file__).parent / "oracles" / "publishers_more.npz")
@@ -53,6 +53,15 @@ def test_anysat_in_parts_is_anysat_at_once(monkeypatch):
         monkeypatch.setattr(anysat, "PIXELS", 24)
         monkeypatch.setattr(anysat, "PATCHES", 5)
         torch.testing.assert_close(made.pooled(image(2, 8)), whole)
+
+
+@pytest.mark.parametrize(("side", "shape"), [(32, (40, 2, 4, 8, 2)), (24, (24, 1, 2, 16, 4))])
+def test_clay_gives_what_its_own_code_gives(side, shape):
+    """Its Encoder with nothing masked, fed 3.5 and 4.0 micrometres, 10 m, and zeros for time and place."""
+    made = clay.Clay(filled(clay.Network(*shape)))
+    with torch.inference_mode():
+        equals(made.pooled(image(2, side)), f"clay_{side}_cls", 1e-5)
+        equals(made(image(2, side)).flatten(2).transpose(1, 2)[:, ::3], f"clay_{side}_tokens", 1e-5)
 
 
 def test_sar_jepa_gives_what_its_own_code_gives():
@@ -106,6 +115,11 @@ def published_file(name, tmp_path, monkeypatch):
         more = {"projector_s1-asc.pad_parameter": small, "projector_s1-asc.patch_embed.attention_heads.Q": small}
         more |= {"projector_s2.patch_embed.inconv.0.weight": small, "projector_aerial-flair.mlp.0.weight": small}
         held = {"state_dict": own | more}
+    elif name == "clay-v1.5-l":
+        monkeypatch.setitem(clay.SHAPES, "large", (24, 1, 2, 16, 2))
+        own = filled(clay.Network(24, 1, 2, 16, 2)).state_dict()
+        more = {"model.decoder.mask_patch": small, "model.teacher.blocks.0.norm1.weight": small}
+        held = {"state_dict": {f"model.encoder.{key}": tensor for key, tensor in own.items()} | more, "epoch": 76}
     else:
         module = {"saratr-x-hivit-b": saratr_x, "sar-jepa-vit-b16": sar_jepa}[name]
         shape = (32, (1, 1, 1), 2) if module is saratr_x else (32, 1, 2)
@@ -114,11 +128,12 @@ def published_file(name, tmp_path, monkeypatch):
         more = {"decoder_norm.weight": small, "mask_token": small, "sarfeature1.weight_x1": small}
         more |= {"decoder_blocks.0.norm1.weight": small, "encoder_pred.weight": small}
         held = {"model": {f"module.{key}": tensor for key, tensor in (own | more).items()}, "epoch": 200}
-    torch.save(held, tmp_path / "w.pth")
-    return str(tmp_path / "w.pth"), own, more
+    path = tmp_path / ("clay-v1.5.ckpt" if name.startswith("clay") else "w.pth")  # whose name says the prefix
+    torch.save(held, path)
+    return str(path), own, more
 
 
-@pytest.mark.parametrize("name", ["anysat", "saratr-x-hivit-b", "sar-jepa-vit-b16"])
+@pytest.mark.parametrize("name", ["anysat", "clay-v1.5-l", "saratr-x-hivit-b", "sar-jepa-vit-b16"])
 def test_a_file_loads_and_the_rest_of_its_keys_is_accounted_for(name, tmp_path, monkeypatch):
     weights, own, more = published_file(name, tmp_path, monkeypatch)
     backbone = build_backbone(Model(model=name, weights=weights, normalizer="zscore"), 0, data_size=(16, 16))
@@ -163,6 +178,7 @@ def test_the_whole_encoders_run_and_answer_changes_of_their_input(name, realdata
         ({"model": "anysat", "patch_size": 7}, "--patch_size 7: anysat does not take it; choose from 1, 2, 3"),
         ({"model": "anysat", "input_size": 30}, "--input_size 30 is not divisible by the patch of 4 px"),
         ({"model": "anysat", "input_size": 132}, "132 px in patches of 4 px are more than 1024 patches.*--patch_size"),
+        ({"model": "clay-v1.5-l", "input_size": 100}, "--input_size 100 is not divisible by the patch of 8 px"),
         ({"model": "saratr-x-hivit-b", "input_size": 256}, "--input_size 256: saratr-x-hivit-b takes 224 px"),
         ({"model": "sar-jepa-vit-b16", "input_size": 100}, "--input_size 100 is not divisible by the patch of 16"),
     ],

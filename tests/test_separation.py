@@ -130,3 +130,16 @@ def test_simulated_models_of_known_gaps():
     quiet, power, _ = script.simulate(60)
     assert quiet >= 0.93  # two of 60 worlds are within the simulation error of 95 %
     assert power >= 0.84
+
+
+def test_claims_of_equality_are_corrected_together():
+    """Three pairs, each equal within the margin at 3 % alone: after Holm none is; one at 1 % is."""
+    from scipy.stats import norm
+
+    def alike(p):
+        return Estimate(value=0.0, error=0.01 / float(norm.isf(p)), degrees=1e9)
+
+    pairs = {(0, 1): alike(0.03), (0, 2): alike(0.03), (1, 2): alike(0.03)}
+    assert [equality_p(each, 0.01) for each in pairs.values()] == pytest.approx([0.03] * 3, rel=1e-4)
+    assert not apart(3, pairs, 0.01).equal.any()
+    assert apart(3, {**pairs, (0, 1): alike(0.01)}, 0.01).equal.sum() == 2

@@ -135,7 +135,7 @@ def _timm(
 
 
 def _terratorch(
-    model: str, weights: str, name: str, dim: int, patch: int, fixed: dict[str, str], params: int = 0
+    model: str, weights: str, name: str, dim: int, patch: int, fixed: dict[str, str], params: int
 ) -> Encoder:
     return Encoder(
         model=model,
@@ -148,10 +148,9 @@ def _terratorch(
         params=params,
         patches=(patch,),
         maps="one map",
-        pooling="CLS" if name == "clay_v15" else TOKENS,
-        pooling_of_origin="CLS" if name == "clay_v15" else TOKENS,
+        pooling=TOKENS,
+        pooling_of_origin=TOKENS,
         fixed=fixed,
-        statement="" if params else "unproven: its contract and its refusal alone were tried here",
     )
 
 
@@ -315,6 +314,21 @@ ENCODERS: dict[str, Encoder] = {
         fixed={"sensor": "s1-asc", "series": "one date", "resolution": "10 m"},
         statement="z-scores by the statistics of the data that is evaluated, as its publishers do",
     ),
+    "clay-v1.5-l": Encoder(
+        model="clay-v1.5-l",
+        weights="clay",
+        carrier="this suite",
+        code="fgmae_bench.models.encoders.clay:make",
+        variant="large",
+        dim=1024,
+        params=311_442_944,
+        patches=(8,),
+        maps="one map",
+        pooling="CLS",
+        pooling_of_origin="CLS",
+        fixed={"wavelengths": "3.5 and 4.0 micrometres", "resolution": "10 m", "time and place": "zeros"},
+        statement="its Sentinel-1 images were terrain-corrected gamma0",
+    ),
     "satlas-swin-b": _torchgeo(
         "satlas-swin-b",
         "satlas-si",
@@ -356,17 +370,6 @@ ENCODERS: dict[str, Encoder] = {
             ("large", 1024, 302_516_224),
         )
     },
-    "thor-v1-base": _terratorch(
-        "thor-v1-base", "thor", "thor_v1_base", 768, 8, {"bands": "VV, VH", "ground cover": "pixels x 10 m"}
-    ),
-    "clay-v1.5-l": _terratorch(
-        "clay-v1.5-l",
-        "clay",
-        "clay_v15",
-        1024,
-        8,
-        {"wavelengths": "3500 and 4000 nm", "resolution": "10 m", "time and place": "zeros"},
-    ),
     # one polarisation
     **{
         name: _grey(name, "sarmae", variant, dim, params, 16, pooling="CLS", origin="CLS or mean of tokens")

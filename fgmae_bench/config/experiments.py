@@ -278,10 +278,21 @@ def may_fill(record: dict[str, Any]) -> bool:
     """Whether a record may fill a row at all: not those that an ablation made wrong on purpose, those of weights whose
     input contract nobody stated, and those of a card that only shares its name with one of the suite.
     """
-    if record["config"].get("facts", {}).get("defects") or record["model"].get("contract", {}).get("assumed"):
+    if record["config"].get("facts", {}).get("defects"):
+        return False
+    if record["model"].get("contract", {}).get("assumed") and not _assumed_by_registry(record):
         return False
     name = record["dataset"]["name"]
     return name not in _names() or not _of_another_card(record["dataset"], _shipped(name))
+
+
+def _assumed_by_registry(record: dict[str, Any]) -> bool:
+    """Whether a record is of an encoder whose publishers state no input for Sentinel-1, by its own weights or random
+    ones: what is assumed is the registry's choice, which its notes say.
+    """
+    model = record["config"]["model"]
+    held = [entry for entry in encoders().values() if entry.model == model["model"] and entry.code]
+    return any(model.get("weights") in (entry.weights, "random") for entry in held)
 
 
 def _point_of(module: str, flags: dict[str, Any], run: PlannedRun, record: dict[str, Any]) -> dict[str, Any] | None:

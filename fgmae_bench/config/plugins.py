@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,12 +14,18 @@ from typing import Any
 from fgmae_bench.errors import BenchError, RunFailed
 
 REPAIR = "repair or uninstall its package"
+Guard = Callable[[str], AbstractContextManager[None]]  # around code that may be of others, given what it works on
 
 
 def loaded(kind: str, name: str, load: Callable[[], Any]) -> Any:
     """What `load` imports; raises BenchError in one line, naming the `kind` and `name`, on whatever it raises."""
     with foreign(f"the {kind} {name} cannot be imported", REPAIR):
         return load()
+
+
+def unguarded(what: str) -> AbstractContextManager[None]:
+    """The guard of the suite's own code: none."""
+    return nullcontext()
 
 
 @contextmanager

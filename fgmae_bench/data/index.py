@@ -68,6 +68,7 @@ class Index:
     aliases: tuple[str, ...] | None = None  # another name of each sample, such as its S2 partner's, that lists may use
     parts: tuple[str, ...] | None = None  # train, val or test, where the data itself says so of each sample
     reader: Reader = read_file  # how the pixels of one sample are read
+    image: Callable[[Path], Path] = Path  # the file of a sample, by its path, that a georeference is read from
     source_content: NDArray[np.uint64] | None = None  # (N, 1 + S) hashes of the images and maps that a pack was made of
     source_maps: tuple[str, ...] = ()  # the label sources of its columns behind the first
     eight_bits: bool = False  # a pack that holds what a contract made of the samples, not the samples

@@ -37,10 +37,10 @@ def chip_places(index: Index, cache: Path) -> NDArray[np.float64]:
         return index.places
 
     def compute(missing: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
-        if not index.path(0).is_file():
+        paths = [index.image(index.path(row)) for row in range(len(index.files))]
+        if not paths[0].is_file():
             what = f"{index.root} holds no georeferenced file a sample, which a spatial split reads"
             raise BenchError(what, "give the files with --data_path, or a folder of lists with --split DIR")
-        paths = [index.path(row) for row in range(len(index.files))]
         chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
         with ThreadPoolExecutor(4) as pool:
             return {"places": np.array([place for places in pool.map(_places, chunks) for place in places])}

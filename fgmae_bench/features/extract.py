@@ -70,12 +70,12 @@ def extract(
     prepared = ahead(
         lambda part: read_view(extractor.dataset, extractor.view, part, augmentation), mine, extractor.workers
     )
-    for chunk in chunks:
+    for number, chunk in enumerate(chunks, 1):
         start = time.perf_counter()
         batch, usable = world.raise_together(lambda: next(prepared))
         waited = time.perf_counter()
-        # every process gets all rows, in their order
-        features = world.interleaved(_forward(extractor, batch, chunk[world.rank :: world.size]), len(chunk))
+        own = _guarded_forward(extractor, batch, chunk[world.rank :: world.size], f"{number} of {len(chunks)}")
+        features = world.interleaved(own, len(chunk))  # every process gets all rows, in their order
         usable = world.interleaved(usable[:, None], len(chunk))[:, 0]
         spent.images += len(chunk)
         spent.wait_seconds += waited - start
@@ -99,7 +99,22 @@ def cost_of_features(extractor: Extractor, row: int) -> dict[str, Any] | None:
         return batch.float().div_(255) if batch.dtype == torch.uint8 else batch
 
     given = {name: torch.from_numpy(values[rows]).to(extractor.device) for name, values in extractor.extra.items()}
-    return cost_of_probe(extractor.backbone, image, given)
+    with extractor.backbone.guarded("one image alone"):
+        return cost_of_probe(extractor.backbone, image, given)
+
+
+def _guarded_forward(extractor: Extractor, batch: NDArray[Any], rows: Rows, place: str) -> Features:
+    """The same as `_forward`; what a module of the user raises on a process is one line on all that names the batch."""
+    backbone, ids = extractor.backbone, extractor.dataset.index.ids
+    if not backbone.custom:
+        return _forward(extractor, batch, rows)
+
+    def guarded() -> Features:
+        images = f" ({ids[rows[0]]} to {ids[rows[-1]]})" if len(rows) else ""
+        with backbone.guarded(f"batch {place}{images}"):
+            return _forward(extractor, batch, rows)
+
+    return extractor.world.raise_together(guarded)
 
 
 def _forward(extractor: Extractor, batch: NDArray[Any], rows: Rows) -> Features:

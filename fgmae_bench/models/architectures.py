@@ -28,9 +28,10 @@ from fgmae_bench.models import place
 from fgmae_bench.models.embeddings import read_embeddings
 from fgmae_bench.models.encoders import mit
 from fgmae_bench.models.encoders.adapter import Adapter, OwnPool, require_patches
-from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
+from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool, device_of
 from fgmae_bench.models.taps import Vit
 from fgmae_bench.models.unet import UNet
+from fgmae_bench.models.unread import watched
 
 # FGMAE's names -> timm's: pre-norm, LayerNorm eps 1e-6, qkv bias, MLP ratio 4 (arXiv 2310.18653 and its code).
 # SoftCon's are timm's own vit_{small,base}_patch14_dinov2 (layer scale, no registers), those of MoCo, DeCUR and CLOSP
@@ -132,8 +133,8 @@ def make_module(
         return held, None, int(held.vectors.shape[1])
     patch_side(model.model, model.patch_size)  # an unknown name and a patch that it does not take end here
     if ":" in model.model:
-        module: nn.Module = PooledMap(_from_factory(model.model))
-        return module, None, measured_dim(module, contract)
+        made_by = PooledMap(_from_factory(model.model))
+        return made_by, None, measured_dim(made_by, contract)
     if model.model == "unet":
         _require_mean(model)
         if contract.size % UNet.patch:
@@ -143,20 +144,20 @@ def make_module(
     if model.model in mit.NAMES:
         _require_mean(model)
         require_patches(model.model, contract.size, mit.MixTransformer.reductions[-1])
-        module = OwnPool(mit.make(model.model, drop_path))
-        return module, "mean", measured_dim(module, contract)
+        mixed = OwnPool(mit.make(model.model, drop_path))
+        return mixed, "mean", measured_dim(mixed, contract)
     if adapter_of(model.model) is not None:
         _require_mean(model)
-        module = OwnPool(make_adapter(model.model, contract.size, model.patch_size))
-        return module, "mean", measured_dim(module, contract)
+        encoder = OwnPool(make_adapter(model.model, contract.size, model.patch_size))
+        return encoder, "mean", measured_dim(encoder, contract)
     inner = from_timm(model.model, contract.size, drop_path, published)
     if isinstance(inner, Vit):
         require_patches(model.model, contract.size, inner.patch_embed.patch_size[0])
     averaged = model.pool != "cls" and not isinstance(inner, VisionTransformer)  # as timm itself pools them
     if averaged or not isinstance(inner, Vit):
         _require_mean(model)
-        module = PooledMap(inner)
-        return module, "mean", measured_dim(module, contract)
+        averaging = PooledMap(inner)
+        return averaging, "mean", measured_dim(averaging, contract)
     pool: Pool = model.pool or "cls"
     if pool == "cls" and inner.cls_token is None:
         raise BenchError(f"{model.model} has no CLS token", "use --pool mean")
@@ -263,15 +264,19 @@ def _called(spec: str, factory: Callable[..., Any]) -> Any:
         return factory()
 
 
-def measured_dim(module: nn.Module, contract: InputContract) -> int:
-    """Feature dimension, measured on zeros; raises BenchError where the module does not take the contract's input."""
+def measured_dim(module: PooledMap, contract: InputContract) -> int:
+    """Feature dimension, measured on zeros, and `unread` of the module; raises BenchError where it does not take the
+    contract's input.
+    """
     was_training = module.training
     module.eval()
     size, owner = contract.size, type(getattr(module, "inner", module)).__module__
     with (
         foreign(f"the backbone does not take (B, 2, {size}, {size})", "take two channels of that size", owner),
         torch.inference_mode(),
+        watched(module, size) as unread,
     ):
-        out = module(torch.zeros(2, len(contract.bands), size, size))
+        out = module(torch.zeros(2, len(contract.bands), size, size, device=device_of(module)))
     module.train(was_training)
+    module.unread = max(unread, default=0)
     return int(out.shape[1])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +13,15 @@ from torch import nn
 
 from fgmae_bench.checkpoints.names import Head
 from fgmae_bench.config.contract import InputContract
-from fgmae_bench.models.pooling import Pool
+from fgmae_bench.config.plugins import foreign
+from fgmae_bench.models.pooling import Pool, device_of
 
 SHOWN = 64  # features of a fixed image that are kept as they are; the others by their hash
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of a device or of the machine."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def images_a_pass(size: int) -> int:
@@ -70,14 +78,27 @@ class Backbone:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
+    @contextmanager
+    def guarded(self, what: str) -> Iterator[None]:
+        """Turn what a module of the user raises into one line that names it and `what` it was given; nothing where it
+        is one of the suite, or where memory ran out: whoever runs it knows what helps.
+        """
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            if not self.custom or out_of_memory(error):
+                raise
+            with foreign(f"{self.name} failed on {what}", "correct the module"):
+                raise
+
     def behaviour(self) -> list[str] | None:
         """Rounded features of a fixed image, for a module of the user: its code may change where its tensors do not."""
         if not self.custom:
             return None
         size = self.contract.size
-        with torch.inference_mode():
+        with self.guarded("an image of its own"), torch.inference_mode():
             ramp = torch.linspace(0, 1, 2 * size * size).view(1, 2, size, size)
-            features = self.module(ramp.to(next(self.module.parameters(), ramp).device))
+            features = self.module(ramp.to(device_of(self.module)))
         # As text, so that NaN is equal to itself: it is refused later, with the name of the image.
         texts = [f"{value:.2e}" for value in features[0].float().cpu().flatten().tolist()]
         rest = [hashlib.sha256(" ".join(texts[SHOWN:]).encode()).hexdigest()] if len(texts) > SHOWN else []

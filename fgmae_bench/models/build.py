@@ -33,6 +33,7 @@ from fgmae_bench.models.embeddings import Embeddings
 from fgmae_bench.models.place import NAME as PLACE
 from fgmae_bench.models.pooling import BackscatterStats, Pool, PooledMap, TokenPool
 from fgmae_bench.models.timm_weights import account_published, published_file
+from fgmae_bench.models.unread import unread_notes
 from fgmae_bench.models.weights import (
     TORCHGEO,
     draw_again,
@@ -98,6 +99,7 @@ def build_backbone(
         weights, remarks = load_weights(module, model, state)
         notes += remarks
     module.eval().requires_grad_(False)
+    notes += unread_notes(model.model, module, contract.size)
     backbone = Backbone(
         module=module,
         name=model.model,
@@ -165,7 +167,7 @@ def wrap_module(
             contract=contract,
             weights=weights,
             custom=True,
-            notes=mismatch_notes(model, contract, None),
+            notes=(*mismatch_notes(model, contract, None), *unread_notes(model.model, pooled, contract.size)),
             usual=usual_contract(model, None, statistics),
         )
     )

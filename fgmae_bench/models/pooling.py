@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch
@@ -32,6 +33,8 @@ class TokenPool(nn.Module):
 class PooledMap(nn.Module):
     """A module of any kind whose feature map (B, D, h, w) is averaged; (B, D) passes through."""
 
+    unread: float = 0  # pixels of each side that strides leave out, as measured
+
     def __init__(self, inner: nn.Module):
         super().__init__()
         self.inner = inner
@@ -58,6 +61,12 @@ class BackscatterStats(nn.Module):
         levels = torch.tensor(self.levels, dtype=channels.dtype, device=channels.device)
         quantiles = channels.nanquantile(levels, dim=-1).permute(1, 2, 0)  # (B, 3, Q)
         return torch.cat([mean[..., None], deviation[..., None], quantiles], dim=-1).flatten(1).float()
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's first parameter or buffer is; the CPU where it has neither."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def write_out_attention(module: nn.Module) -> None:

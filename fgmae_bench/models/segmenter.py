@@ -14,6 +14,7 @@ from fgmae_bench.errors import note
 from fgmae_bench.models.backbone import Backbone
 from fgmae_bench.models.heads import make_head, require_usable
 from fgmae_bench.models.heads.loading import load_head
+from fgmae_bench.models.pooling import device_of
 from fgmae_bench.models.sliding import Windows
 from fgmae_bench.models.taps import LEVELS, OneMap, Taps, make_taps
 from fgmae_bench.models.two_dates import TwoDates, joined, joined_dims
@@ -131,7 +132,7 @@ def map_shapes(taps: nn.Module, size: int) -> list[tuple[int, int, int]]:
     """Shapes (D, h, w) of the maps of one image that the bank keeps."""
     with torch.inference_mode():
         parameter = next(taps.parameters(), torch.zeros(0))
-        maps = taps(torch.zeros(1, 2, size, size, device=parameter.device, dtype=parameter.dtype))
+        maps = taps(torch.zeros(1, 2, size, size, device=device_of(taps), dtype=parameter.dtype))
     return [(int(m.shape[1]), int(m.shape[2]), int(m.shape[3])) for m in kept_of(taps, maps)]
 
 

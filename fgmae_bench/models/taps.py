@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fgmae_bench.errors import BenchError
-from fgmae_bench.models.pooling import PooledMap, TokenPool, checked
+from fgmae_bench.models.pooling import PooledMap, TokenPool, checked, device_of
 
 LEVELS = 4
 Vit: TypeAlias = VisionTransformer | Eva | Beit  # EVA-02 and DINOv3 are built as Eva
@@ -117,9 +117,8 @@ class OneMap(nn.Module):
         self.inner = inner
         was_training = inner.training
         inner.eval()
-        parameter = next(inner.parameters(), torch.zeros(0))
         with torch.no_grad():
-            shape = self(torch.zeros(1, channels, size, size, device=parameter.device))[0].shape
+            shape = self(torch.zeros(1, channels, size, size, device=device_of(inner)))[0].shape
         inner.train(was_training)
         self.dims, self.strides = (int(shape[1]),) * LEVELS, (max(1, size // int(shape[2])),) * LEVELS
 

@@ -4,6 +4,7 @@ physics cards and label curves.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,7 +33,7 @@ def board_data(
     """Everything of the board; `names` are the names of runs on the page by their body hash."""
     agreement = rank_sheets.of_agreement(list(made.compared))
     return {
-        "costs": {name: [axis.label, axis.less] for name, axis in cost_pictures.AXES.items()},
+        "costs": {name: [axis.label, axis.less, axis.of_machine] for name, axis in cost_pictures.AXES.items()},
         "pivots": [
             pivot_data(pivot, ranking, names) for pivot, ranking in zip(made.pivots, made.rankings, strict=True)
         ],
@@ -87,7 +88,7 @@ def _tests(pivot: Pivot, column: int) -> dict[str, list[list[int]]] | None:
 
 
 def _cell(cell: Cell, metric: str, names: dict[str, str]) -> list[Any]:
-    """[text, number, interval, distance to the null, may be best, runs, costs in the order of the axes]."""
+    """[text, number, interval, distance to the null, may be best, runs, costs in the order of the axes, machine]."""
     costs = [cost_pictures.of_row(cell.row, axis) for axis in cost_pictures.AXES]
     return [
         readable(COLUMNS[metric], cell.value),
@@ -97,6 +98,7 @@ def _cell(cell: Cell, metric: str, names: dict[str, str]) -> list[Any]:
         cell.best,
         [names[record["sha256"]] for record in cell.row.records],
         [short(cost) for cost in costs],
+        cost_pictures.machine_of(cell.row),
     ]
 
 
@@ -126,13 +128,20 @@ def card_data(records: Iterable[Record], names: dict[str, str]) -> list[dict[str
                 "model": model_name(record),
                 "dataset": title_of(record["dataset"]["name"]),
                 "protocol": record["protocol"].removeprefix(STRESSED),
+                "split": record["dataset"]["split"],
                 "synthetic": record["dataset"]["synthetic"],
                 "metric": metric,
                 "clean": short(tolerances[next(iter(tolerances))]["clean"]),
                 "stresses": {name: _tolerated(record, name) for name in tolerances},
             }
         )
-    return found
+    alike = Counter(_heading(card) for card in found)
+    return [{**card, "of": card["run"] if alike[_heading(card)] > 1 else ""} for card in found]
+
+
+def _heading(card: dict[str, Any]) -> tuple[str, ...]:
+    """What a card is headed by; cards that share it are told apart by their runs."""
+    return tuple(card[name] for name in ("model", "dataset", "split", "protocol"))
 
 
 def _tolerated(record: Record, name: str) -> list[Any]:

@@ -14,6 +14,7 @@ from timm.data import Mixup
 from torch import Tensor, nn
 
 from fgmae_bench.config.names import CLASS_HEADS, imported
+from fgmae_bench.config.plugins import Guard, unguarded
 from fgmae_bench.config.recipes import FinetuneRecipe
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.index import Rows
@@ -66,6 +67,7 @@ class ClassificationJob:
     workers: int
     batch_size: int  # of evaluation
     unused_parameters: bool = False
+    guard: Guard = unguarded  # of a module of the user
 
     def __post_init__(self) -> None:
         self.train, self.kept = self.dataset.parts.train, self.model
@@ -111,8 +113,10 @@ class ClassificationJob:
         batches = ahead(lambda some: read_view(self.dataset, self.view, some, None)[0], mine, self.workers)
         parts = []
         # Chunk by chunk each process scores every size-th image; gathered, they are in the order of the split.
-        for chunk, batch in zip(chunks, batches, strict=True):
-            parts.append(self.world.interleaved(self._forward(batch), len(chunk)))
+        for number, (chunk, batch) in enumerate(zip(chunks, batches, strict=True), 1):
+            with self.guard(f"batch {number} of {len(chunks)} of {part}"):
+                outputs = self._forward(batch)
+            parts.append(self.world.interleaved(outputs, len(chunk)))
             between()
         logits, targets = self.scale.up(np.concatenate(parts)), self.dataset.index.labels[rows]
         metrics = self.task.evaluate(logits, targets)

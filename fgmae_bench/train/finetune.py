@@ -121,6 +121,7 @@ def _job(
         workers=run.execution.num_workers,
         batch_size=chunk or 256,
         unused_parameters=not isinstance(backbone.module, TokenPool),
+        guard=backbone.guarded,
     )
 
 

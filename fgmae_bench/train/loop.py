@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fgmae_bench.config.plugins import Guard, unguarded
 from fgmae_bench.config.recipes import TrainRecipe
 from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import BenchError, RunFailed
@@ -60,6 +61,7 @@ class Loop:
     workers: int
     stop: Callable[[], bool]
     on_steps: Callable[[int], object] = lambda steps: None
+    guard: Guard = unguarded  # of a module of the user
     step: int = 0
     period: Period = field(default_factory=Period)
 
@@ -134,7 +136,9 @@ class Loop:
     def warm_up_ddp(self) -> None:
         """One backward pass, thrown away: DDP orders its buckets by the first, and sums in the order of its buckets."""
         if self.world.size > 1:
-            self._loss(*self._read(0, self.plan.micro_steps(0, self.world.rank)[0]), 0).backward()
+            first = self._read(0, self.plan.micro_steps(0, self.world.rank)[0])
+            with self.guard("the first batch"):
+                self._loss(*first, 0).backward()
             self.optimizer.zero_grad(set_to_none=True)
 
     def _run_period(self, save: Callable[[], None], due: Callable[[], bool]) -> None:
@@ -210,7 +214,10 @@ class Loop:
             waiting = time.perf_counter()
             images, targets = next(batches)
             self.period.waited += time.perf_counter() - waiting
-            with self._sync(last=micro + 1 == count):
+            with (
+                self._sync(last=micro + 1 == count),
+                self.guard(f"batch {micro + 1} of {count} in step {self.step + 1}"),
+            ):
                 loss = self._loss(images, targets, micro)
                 # gradients add up: each micro-batch counts with its share of the step
                 self.scaler.scale(loss / count).backward()

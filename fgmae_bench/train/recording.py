@@ -29,6 +29,11 @@ class SpentTime:
     total: float = 0.0
 
 
+def _cost(prepared: Prepared) -> dict[str, Any] | None:
+    with prepared.backbone.guarded("one image alone"):
+        return prepared.cost()
+
+
 def record_run(
     prepared: Prepared,
     outcome: Outcome,
@@ -67,7 +72,7 @@ def record_run(
             ],
             diverged=outcome.diverged,
             schemes=prepared.schemes,
-            cost=with_energy(prepared.cost(), memory, prepared.world),
+            cost=with_energy(_cost(prepared), memory, prepared.world),
         )
 
     return store_run(

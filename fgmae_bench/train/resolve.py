@@ -15,7 +15,7 @@ from fgmae_bench.config.names import CLASS_HEADS
 from fgmae_bench.config.recipes import FinetuneRecipe, TrainRecipe
 from fgmae_bench.config.schedules import base_lr, rate_of, require_falling
 from fgmae_bench.errors import BenchError, RunFailed, note
-from fgmae_bench.models.backbone import images_a_pass
+from fgmae_bench.models.backbone import images_a_pass, out_of_memory
 from fgmae_bench.system.device import Precision
 from fgmae_bench.train.plan import Plan
 
@@ -93,7 +93,7 @@ def uses_batch_statistics(recipe: TrainRecipe) -> bool:
 
 def memory_error(error: BaseException, recipe: TrainRecipe) -> RunFailed | None:
     """The error for a run that ran out of memory, with what keeps the effective batch; None for another error."""
-    if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+    if not out_of_memory(error):
         return None
     mixed = bool(getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0))
     smallest = 2 if mixed or uses_batch_statistics(recipe) else 1

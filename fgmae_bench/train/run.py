@@ -76,6 +76,7 @@ class Training:
                 amp=prepared.amp,
                 workers=prepared.run.execution.num_workers,
                 stop=lambda: bool(stop),
+                guard=prepared.backbone.guarded,
             )
             self._go_on(loop)
             with Progress(

@@ -93,6 +93,7 @@ def make_pixel_job(
         bank=bank,
         windows=windows,
         unused_parameters=not recipe.freeze_backbone,
+        guard=setup.backbone.guarded,
         targets=targets,
     )
 
@@ -148,6 +149,7 @@ def make_job(
         windows=windows,
         label_banks=codes,
         unused_parameters=not recipe.freeze_backbone,
+        guard=setup.backbone.guarded,
     )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fgmae_bench.config.names import AFTER
+from fgmae_bench.config.plugins import Guard, unguarded
 from fgmae_bench.config.recipes import SegmentRecipe
 from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.data.index import Rows
@@ -92,6 +93,7 @@ class SegmentationJob:
     windows: Windows | None = None
     label_banks: Mapping[str, LabelBank] = field(default_factory=dict)
     unused_parameters: bool = False
+    guard: Guard = unguarded  # of a module of the user
     selection: str = selection_of(SEGMENTATION)
 
     def __post_init__(self) -> None:
@@ -172,8 +174,11 @@ class SegmentationJob:
         chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
         mine = [chunk[self.world.rank :: self.world.size] for chunk in chunks]
         parts = []
-        for chunk, held, prepared in zip(chunks, mine, ahead(self._prepare, mine, self.workers), strict=True):
-            parts.append(self.world.interleaved(self._count(*prepared, held, details), len(chunk)))
+        batches = ahead(self._prepare, mine, self.workers)
+        for number, (chunk, held, prepared) in enumerate(zip(chunks, mine, batches, strict=True), 1):
+            with self.guard(f"batch {number} of {len(chunks)} of {part}"):
+                counted = self._count(*prepared, held, details)
+            parts.append(self.world.interleaved(counted, len(chunk)))
             between()
         return np.concatenate(parts)
 

@@ -24,6 +24,20 @@ def band_file(folder: Path, band: str) -> Path:
     return folder / f"{folder.name}_{band}.tif"
 
 
+def image_of(folder: Path) -> Path:
+    """The file of a patch that its georeference is read from."""
+    return band_file(folder, "VV")
+
+
+def image_of_v2(path: Path) -> Path:
+    """The same of v2, see `read_patch_v2`."""
+    return image_of(_folder_v2(path))
+
+
+def _folder_v2(path: Path) -> Path:
+    return path.parent / parse_s1(path.name).scene / path.name
+
+
 def read_patch(folder: Path, card: Card) -> Chip:
     """Chip (2, H, W) dB of `<S1>/<S1>_VV.tif` and `<S1>/<S1>_VH.tif`, in the card's order of bands.
 
@@ -38,7 +52,7 @@ def read_patch_v2(path: Path, card: Card) -> Chip:
     """The same of v2, where patches are in the folder of their scene: `path` is `<root>/<S1>`, the files
     `<root>/<scene>/<S1>/…`.
     """
-    return read_patch(path.parent / parse_s1(path.name).scene / path.name, card)
+    return read_patch(_folder_v2(path), card)
 
 
 def _read_faultless(folder: Path, card: Card) -> Chip | None:

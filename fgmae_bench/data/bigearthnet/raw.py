@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.bigearthnet.labels import CLASSES, order_of, reorder
 from fgmae_bench.data.bigearthnet.metadata import find_metadata, joined, read_metadata
-from fgmae_bench.data.bigearthnet.patch import read_patch, read_patch_v2
+from fgmae_bench.data.bigearthnet.patch import image_of, image_of_v2, read_patch, read_patch_v2
 from fgmae_bench.data.bigearthnet.scan import list_patches, patch_root, problems, scan, scene_root
 from fgmae_bench.data.bigearthnet.table import INDEX_FILE, read_table
 from fgmae_bench.data.index import Index
@@ -49,6 +49,7 @@ def bigearthnet_v1(card: Card, root: Path) -> Index:
         synthetic=marker["fingerprint"] if marker else card.synthetic,
         groups=tuple(whole["tile"].to_pylist()),
         reader=read_patch,
+        image=image_of,
         left_out=len(table) - len(whole),
         aliases=tuple(whole["s2_name"].to_pylist()),
     )
@@ -116,6 +117,7 @@ def bigearthnet_v2(card: Card, root: Path) -> Index:
         synthetic=marker["fingerprint"] if marker else card.synthetic,
         groups=tuple(whole["tile"].to_pylist()),
         reader=read_patch_v2,
+        image=image_of_v2,
         left_out=len(table) - len(whole),
         aliases=tuple(whole["s2_name"].to_pylist()),
         parts=tuple(whole["split"].to_pylist()),

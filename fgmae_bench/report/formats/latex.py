@@ -88,6 +88,7 @@ def latex(table: Table) -> str:
         "% Made from the records; not to be edited. Needs booktabs, graphicx and textcomp.",
         r"\begin{table*}",
         r"\centering",
+        r"\setlength{\belowcaptionskip}{6pt}",
         rf"\caption{{{tex_escaped(' '.join(said))}}}",
         rf"\label{{tab:{''.join(c if c.isalnum() and c.isascii() else '-' for c in table.name)}}}",
         FITTED,

@@ -1,6 +1,6 @@
 // The board: models by datasets with what tests say, two models side by side, ranks, scores against cost, physics cards, label curves.
 
-const [TEXT, NUMBER, INTERVAL, DELTA, BEST, RUNS, COSTS] = [0, 1, 2, 3, 4, 5, 6];
+const [TEXT, NUMBER, INTERVAL, DELTA, BEST, RUNS, COSTS, MACHINE] = [0, 1, 2, 3, 4, 5, 6, 7];
 const SAID = { above: "separated", equal: "equal within the margin", none: "not separated", untested: "not tested" };
 
 function boardSections(board, page) {
@@ -98,7 +98,7 @@ function pivotSection(pivot, board, page) {
     const [i, j] = state.pick, [a, b] = [pivot.lines[i], pivot.lines[j]];
     const rows = pivot.places.map((place, c) => {
       const [x, y] = [a.cells[c], b.cells[c]], both = x && y;
-      const costs = both ? Object.entries(board.costs).map(([, [name]], n) => (x[COSTS][n] && y[COSTS][n] ? `${name} × ${readable(x[COSTS][n] / y[COSTS][n])}` : "")).filter(Boolean) : [];
+      const costs = both ? Object.entries(board.costs).map(([, [name, , machine]], n) => (x[COSTS][n] && y[COSTS][n] && (!machine || (x[MACHINE] && x[MACHINE] === y[MACHINE])) ? `${name} × ${readable(x[COSTS][n] / y[COSTS][n])}` : "")).filter(Boolean) : [];
       return h("tr", {}, h("th", { scope: "row", class: "run" }, place.heading), ...[x, y].map((found, n) => h("td", { class: "number", "data-label": [a, b][n].label }, found ? found[TEXT] : "–")),
         h("td", { class: "number", "data-label": "A − B" }, both ? signed(x[NUMBER] - y[NUMBER]) : "–"), h("td", { "data-label": "tests" }, both ? verdict(c, i, j) : "–"), h("td", { "data-label": "cost, A / B" }, costs.join(", ") || "–"));
     });
@@ -135,6 +135,9 @@ function pivotSection(pivot, board, page) {
     rankPart(pivot, restOn), costPart(pivot, board, page));
 }
 
+/** Width of a picture's own units: fewer on a phone, where the same letters would be too small to read. */
+const pictureWidth = () => (window.matchMedia("(max-width: 560px)").matches ? 360 : 720);
+
 const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3);
 
 function rankPart(pivot, restOn) {
@@ -156,16 +159,20 @@ function sheetSection(sheet) {
   return h("section", { id: `board-${sheet.name}` }, h("h2", {}, sheet.title), sheet.sentences.map((text) => h("p", { class: "muted about" }, text)), sheetTable(sheet));
 }
 
-/** Points of score against a cost, with the front of models that none beats in both. */
+/** Points of score against a cost, with the front of models that none beats in both; of a cost that depends on the machine those of one. */
 function costPart(pivot, board, page) {
-  const known = (axis, c) => pivot.lines.map((line, i) => ({ i, line, x: line.cells[c] && line.cells[c][COSTS][axis], y: line.cells[c] && line.cells[c][NUMBER] })).filter((p) => p.x > 0 && p.y !== null);
-  const axes = Object.values(board.costs).map(([label, less], n) => ({ label, less, n })).filter(({ n }) => pivot.places.some((_, c) => new Set(known(n, c).map((p) => p.x)).size > 1));
+  const every = (axis, c) => pivot.lines.map((line, i) => ({ i, line, found: line.cells[c], x: line.cells[c] && line.cells[c][COSTS][axis], y: line.cells[c] && line.cells[c][NUMBER] })).filter((p) => p.x > 0 && p.y !== null);
+  const known = (axis, c) => every(axis.n, c).filter((p) => !axis.machine || p.found[MACHINE] === axis.machine);
+  const machines = [...new Set(pivot.lines.flatMap((line) => line.cells).map((cell) => cell && cell[MACHINE]).filter(Boolean))];
+  const axes = Object.values(board.costs)
+    .flatMap(([label, less, bound], n) => (bound ? machines.map((machine) => ({ label: `${label}, ${machine}`, name: machines.length > 1 ? `${label}, ${machine}` : label, less, n, machine })) : [{ label, name: label, less, n, machine: "" }]))
+    .filter((axis) => pivot.places.some((_, c) => new Set(known(axis, c).map((p) => p.x)).size > 1));
   if (!axes.length) return null;
   let axis = axes[0], place = 0;
   const plot = h("div", { class: "scatter" });
 
   function draw() {
-    const points = known(axis.n, place), width = 720, tall = 320, m = { l: 64, r: 20, t: 12, b: 44 };
+    const points = known(axis, place), others = every(axis.n, place).length - points.length, width = pictureWidth(), tall = 320, m = { l: 64, r: 20, t: 12, b: 44 };
     if (new Set(points.map((p) => p.x)).size < 2) return plot.replaceChildren(h("p", { class: "empty" }, "Fewer than two models of this dataset have a known cost here."));
     const xs = points.map((p) => Math.log(p.x)), low = Math.min(...xs), span = Math.max(...xs) - low, y = valueScale(points.map((p) => p.y), false);
     const left = (v) => m.l + ((Math.log(v) - low) / span) * (width - m.l - m.r), top = (v) => tall - m.b - y.of(v) * (tall - m.t - m.b);
@@ -182,12 +189,12 @@ function costPart(pivot, board, page) {
         return s("circle", { class: front.includes(p) ? "point on" : "point", cx: left(p.x), cy: top(p.y), r: 5, tabindex: "0", role: "button", "aria-label": `${p.line.label}: ${found[TEXT]}, ${axis.label} ${readable(p.x)}`, "data-tip": `${p.line.label}: ${found[TEXT]}, ${axis.label} ${readable(p.x)}`,
           on: { click: () => page.open(found[RUNS][0], found[RUNS]), keydown: (event) => event.key === "Enter" && page.open(found[RUNS][0], found[RUNS]) } });
       }));
-    plot.replaceChildren(picture, h("p", { class: "muted about" }, `Front: ${front.map((p) => p.line.label).join(", ")}.`));
+    plot.replaceChildren(picture, h("p", { class: "muted about" }, `Front: ${front.map((p) => p.line.label).join(", ")}.${others ? ` Left out: ${others} of other machines.` : ""}`));
   }
   draw();
   return h("figure", {}, h("h3", {}, "Score against cost"), h("div", { class: "tools" },
-    choice("Cost", axes.map((each) => [each.n, each.label]), axis.n, (n) => {
-      axis = axes.find((each) => each.n === n);
+    choice("Cost", axes.map((each, i) => [i, each.name]), 0, (i) => {
+      axis = axes[i];
       draw();
     }),
     pivot.places.length > 1 ? choice("Dataset", pivot.places.map((each, c) => [c, each.heading]), 0, (c) => {
@@ -203,7 +210,7 @@ function cardSection(cards, page) {
     h("p", { class: "muted about" }, "The severity at which 5 % of (clean − chance) are lost; > X: never lost up to X. Read it next to the clean score: a model that ignores the signal tolerates everything. Stresses are simulated."),
     cards.map((card) => h("article", { class: "card" },
       h("h3", {}, h("button", { type: "button", class: "link", on: { click: () => page.open(card.run, [card.run]) } }, card.model), card.synthetic ? badge("synthetic") : null,
-        h("span", { class: "muted" }, ` ${card.dataset}, ${card.protocol}: ${readable(card.clean)} on clean data`)),
+        h("span", { class: "muted" }, ` ${card.dataset}, split ${card.split}, ${card.protocol}: ${card.clean === null ? "–" : card.clean.toFixed(3)} on clean data${card.of ? `; ${card.of}` : ""}`)),
       h("dl", { class: "facts" }, names.filter((name) => card.stresses[name]).map((name) => {
         const [value, unit, scores] = card.stresses[name];
         return h("div", {}, h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, value === "withheld" ? h("span", { "data-tip": unit, tabindex: "0" }, "withheld") : `${value} ${unit}`, spark(scores, card.clean, `${name}: ${scores.map(([at, score]) => `${at}: ${readable(score)}`).join(", ")}`)));
@@ -221,7 +228,7 @@ function spark(scores, clean, told) {
 
 /** Scores over the number of labels, with bands. */
 function labelSection(labels) {
-  const host = h("div", { class: "scatter" }), width = 720, tall = 320, m = { l: 64, r: 20, t: 12, b: 44 };
+  const host = h("div", { class: "scatter" }), width = pictureWidth(), tall = 320, m = { l: 64, r: 20, t: 12, b: 44 };
   const every = labels.lines.flatMap(([, points]) => points), xs = every.map((p) => Math.log(p[0]));
   const low = Math.min(...xs), span = Math.max(...xs) - low || 1, y = valueScale(every.flatMap(([, mean, half]) => [mean - half, mean + half]), false);
   const left = (v) => m.l + ((Math.log(v) - low) / span) * (width - m.l - m.r), top = (v) => tall - m.b - y.of(v) * (tall - m.t - m.b);
