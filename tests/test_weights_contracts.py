@@ -109,7 +109,8 @@ def test_every_registered_model_takes_two_channels(name, model):
         with pytest.raises(BenchError, match="needs terratorch"):
             empty_network(model, WEIGHTS[name][model].contract.size)
         return
-    network, _ = empty_network(model, WEIGHTS[name][model].contract.size)
+    # torchgeo's CROMA draws its attention bias in any case, for each pair of patches
+    network, _ = empty_network(model, 24 if model.startswith("croma") else WEIGHTS[name][model].contract.size)
     weights = network.state_dict()
     first = weights.get("patch_embed.proj.weight", weights.get("conv1.weight"))
     own = entry is not None and entry.code  # an adapter feeds two bands in a way of its own, see test_encoders.py
@@ -179,11 +180,13 @@ def of_torchgeo(model, network, images):
 
 @pytest.mark.slow
 @needs_torchgeo
+@pytest.mark.usefixtures("quick_draws")
 @pytest.mark.parametrize("model", TORCHGEO)
 def test_features_are_those_of_torchgeos_own_forward_with_the_same_weights(tmp_path, model):
     import torchgeo.models
 
-    more = {"modalities": ["sar"]} if model.startswith("croma") else {"num_classes": 0}
+    side = 64 if model.startswith("croma") else None  # of 120 its bias alone takes ten seconds, twice
+    more = {"modalities": ["sar"], "image_size": side} if side else {"num_classes": 0}
     with torch.random.fork_rng():
         torch.manual_seed(5)
         theirs = getattr(torchgeo.models, model)(**more).eval()
@@ -192,7 +195,7 @@ def test_features_are_those_of_torchgeos_own_forward_with_the_same_weights(tmp_p
     )
     weights.pop("attn_bias", None)
     torch.save(weights, tmp_path / "w.pth")
-    backbone = build_backbone(Model(model=model, weights=str(tmp_path / "w.pth")), 0)
+    backbone = build_backbone(Model(model=model, weights=str(tmp_path / "w.pth"), input_size=side), 0)
     size = backbone.contract.size
     images = torch.rand(2, 2, size, size)
     with torch.inference_mode():
@@ -205,8 +208,10 @@ def test_features_are_those_of_torchgeos_own_forward_with_the_same_weights(tmp_p
 
 @pytest.mark.slow
 @needs_torchgeo
+@pytest.mark.usefixtures("quick_draws")
 def test_torchgeos_models_run_through_linear_under_our_contract(tmp_path):
-    flags = ("--weights", "random", "--features", "cached", "--epochs", "1", "--batch_size", "16", *FOLDERS)
+    short = ("--train_frac", "0.25", "--epochs", "1", "--batch_size", "8")  # 20 images in all
+    flags = ("--weights", "random", "--features", "cached", *short, *FOLDERS)
     for model, size, normalizer in (
         ("croma_base", "32", "zscore"),
         ("copernicusfm_base", "32", "zscore"),
@@ -329,7 +334,7 @@ def test_load_backbone_takes_any_module(tmp_path):
         pytest.param("beit_base_patch16_224", 64, 1, marks=pytest.mark.slow),
     ],
 )
-def test_eva_dinov3_and_beit_have_a_cls_token(tmp_path, model, size, prefix):
+def test_eva_dinov3_and_beit_have_a_cls_token(tmp_path, model, size, prefix, quick_draws):
     """The feature is timm's first token behind its norms; the default stays timm's own pooling."""
     backbone = build_backbone(Model(model=model, weights="random", input_size=size, pool="cls"), 0)
     vit = backbone.module.vit
