@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.machinery
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fgmae_bench.checkpoints.factory_files import factory_files
 from fgmae_bench.checkpoints.manifest import (
     SHIPPED,
     Entry,
@@ -165,15 +165,13 @@ def locate(name: str, model: str, cache: Path) -> Path:
 
 
 def files_of(model: str, weights: str, cache: Path) -> tuple[Path, ...]:
-    """The places that a model with its weights comes from, read or not: a file of weights, the package of a factory.
+    """The places that a model with its weights comes from, read or not: a file of weights, the code of a factory.
 
-    Nothing is imported, opened or verified; () where weights are random, none, or a hub's.
+    Nothing is imported or verified; () where weights are random, none, or a hub's.
     """
     found: list[Path] = []
     if ":" in model:
-        spec = importlib.machinery.PathFinder.find_spec(model.partition(":")[0].partition(".")[0])
-        places = list(spec.submodule_search_locations or [spec.origin or ""]) if spec is not None else []
-        found += [Path(place) for place in places if place]
+        found += factory_files(model.partition(":")[0])
     known = registered()
     if weights in known and model in known[weights]:
         entry = known[weights][model]
