@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from fgmae_bench.checkpoints.factory_files import factory_files
@@ -158,7 +159,7 @@ def locate(name: str, model: str, cache: Path) -> Path:
         return own
     path = find_weights(name, model, weights_folder(cache))
     if path is None:
-        elsewhere = "" if cache.expanduser() == default_cache() else f" --cache_dir {cache}"
+        elsewhere = "" if cache.expanduser() == default_cache() else f" --cache_dir {quote(str(cache))}"
         get = f"python -m fgmae_bench.weights fetch {name} --model {model}{elsewhere}"
         raise BenchError(f"weights {name} for {model} are not here", f"get them with: {get}")
     return path
