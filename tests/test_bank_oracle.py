@@ -125,11 +125,38 @@ def test_views_of_two_epochs_have_two_banks():
 
 
 def test_labels_of_other_codes_or_files_have_another_bank():
-    card, index = load_card("dfc2020"), SimpleNamespace(signature="abc")
+    card, index = load_card("dfc2020"), SimpleNamespace(signature="abc", maps=None)
     source = Source(name="s", title="some", codes={1: "Wood"}, unlabelled=(0,))
     others = [
         label_key(card, index, dataclasses.replace(source, **change))
         for change in ({"codes": {1: "Wood", 2: "Water"}}, {"unlabelled": (0, 9)}, {"name": "t"})
     ]
-    keys = [label_key(card, index, source), *others, label_key(card, SimpleNamespace(signature="abd"), source)]
+    keys = [
+        label_key(card, index, source),
+        *others,
+        label_key(card, SimpleNamespace(signature="abd", maps=None), source),
+    ]
     assert len(set(keys)) == 5
+
+
+def test_whatever_makes_pixels_invalid_or_names_other_maps_gives_labels_another_bank():
+    card, source = load_card("dfc2020"), Source(name="dfc", title="some", codes={1: "Wood"}, unlabelled=(0,))
+
+    def index(files=("a.tif",), **change):
+        stated = dataclasses.replace(card.label_sources["dfc"], **change)
+        return SimpleNamespace(
+            signature="abc", maps=SimpleNamespace(stated={"dfc": stated}, files={stated.folder: files})
+        )
+
+    signals = [
+        {"fill": ((-99.0, -50.0),)},
+        {"zeros": "measured"},
+        {"units": "amplitude"},
+        {"nodata": (-1.0,)},
+        {"scale": 2.0},
+    ]
+    changed = [dataclasses.replace(card, signal=dataclasses.replace(card.signal, **change)) for change in signals]
+    changed += [dataclasses.replace(card, arrangement=dataclasses.replace(card.arrangement, valid="M_*.tif"))]
+    keys = [label_key(each, index(), source) for each in (card, *changed)]
+    keys += [label_key(card, each, source) for each in (index(files=("b.tif",)), index(band=2), index(ignore=(7.0,)))]
+    assert len(set(keys)) == len(keys) == 10

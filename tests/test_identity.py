@@ -10,15 +10,19 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 from commands import FOLDERS, call, edited_card, genuine, records, shared_world
 from pack_files import changed
 from safetensors.numpy import load, save
+from torch import nn
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.compose import compose
+from fgmae_bench.config.run import Model
 from fgmae_bench.data.content import hash_of
 from fgmae_bench.data.packs.format import LABELS
 from fgmae_bench.data.packs.store import get, stamp_of
+from fgmae_bench.models.build import wrap_module
 
 DATA = ("--dataset", "eurosat", "--split", "random_60_20_20", "--device", "cpu")
 FITTED = (*DATA, "--probe", "lbfgs", "--recipe", "corrected")
@@ -111,6 +115,59 @@ def test_code_that_changes_late_features_alone_is_another_model(desk):
         for compiled in desk.glob("__pycache__/*"):
             compiled.unlink()
         assert len(ids(*flags)) == number
+
+
+class Own(nn.Module):
+    """A convolution between two functions that no tensor and no `repr` shows."""
+
+    def __init__(self, before, after):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 8, 8, 8)
+        self.before, self.after = before, after
+
+    def forward(self, images):
+        return self.after(self.conv(self.before(images)))
+
+
+def same(x):
+    return x
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (lambda x: x.clamp(-1.2, 1.2), same),
+        (lambda x: x.clamp(min=-25), same),
+        (lambda x: torch.where(x > 200, 0.0, x), same),
+        (lambda x: x.clamp(-2.9, 2.9), same),
+        (lambda x: x.abs(), same),
+        (same, lambda x: x.flip(-1)),
+        (same, lambda x: x.transpose(2, 3)),
+        (same, lambda x: x.mean((2, 3))),
+        (same, lambda x: x.clamp(max=4)),
+    ],
+    ids=["z-scores", "dB", "eight bits", "tails", "sign", "mirrored", "transposed", "averaged", "features"],
+)
+def test_code_that_differs_in_a_range_of_inputs_or_in_places_of_a_map_is_another_model(before, after):
+    def known(*functions):
+        torch.manual_seed(0)
+        made = wrap_module(Own(*functions), Model(model="mine", input_size=32, normalizer="fgmae"))
+        return made.weights.sha256, made.behaviour()
+
+    usual, other = known(same, same), known(before, after)
+    assert usual == known(lambda x: x + 0, same)
+    assert usual[0] != other[0]
+    assert usual[1] != other[1]
+
+
+def test_a_module_that_refuses_some_inputs_is_known_by_the_others():
+    def picky(x):
+        if x.max() > 100:
+            raise ValueError("too large")
+        return x
+
+    torch.manual_seed(0)
+    assert len(wrap_module(Own(picky, same), Model(model="mine", input_size=32, normalizer="fgmae")).behaviour()) == 9
 
 
 def vectors(path, order=None, nudge=0.0):

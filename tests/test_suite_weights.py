@@ -16,6 +16,7 @@ from fgmae_bench.checkpoints.registry import files_of
 from fgmae_bench.config.experiments import load_experiment
 from fgmae_bench.suite.expand import expand
 from fgmae_bench.suite.ledger import Ledgers
+from fgmae_bench.system.stamps import stamp_of
 
 MAIN.setdefault("suite", "fgmae_bench.suite.__main__")
 FACTORY = """
@@ -130,6 +131,26 @@ def test_changed_code_of_a_factory_is_another_run(tmp_path, code):
     importlib.invalidate_caches()
     assert by_hand(tmp_path, "--model", f"{name}:make") != first
     assert counts(tmp_path, path) == (1, 0)
+
+
+def test_changed_code_that_a_factory_imports_is_another_run(tmp_path, code):
+    name, _ = code
+    (tmp_path / f"{name}.py").write_text(f"import torch\nfrom {name}_parts.deep import make\n")
+    parts = tmp_path / f"{name}_parts"
+    parts.mkdir()
+    (parts / "deep.py").write_text(f"def make():\n    import {name}_more as more\n    return more.made()\n")
+    more = tmp_path / f"{name}_more.py"
+    more.write_text("from torch import nn\nmade = lambda: nn.Identity()\n")
+    before = files_of(f"{name}:make", "module", tmp_path)
+    assert before == (tmp_path / f"{name}.py", more, parts)
+    stamp = stamp_of(before)
+    replaced = more.stat()
+    more.write_text("from torch import nn\nmade = lambda: nn.Sequentia()\n")
+    os.utime(more, ns=(replaced.st_atime_ns, replaced.st_mtime_ns))
+    assert stamp_of(files_of(f"{name}:make", "module", tmp_path)) != stamp
+    (parts / "deep.py").write_text("no Python (")
+    assert files_of(f"{name}:make", "module", tmp_path) == (tmp_path / f"{name}.py", parts)
+    assert len(files_of("torch.nn:Identity", "module", tmp_path)) == 1  # what is installed is not looked into
 
 
 def test_what_a_model_comes_from_is_found_without_opening_it(tmp_path, code):

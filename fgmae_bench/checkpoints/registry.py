@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.machinery
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
+from fgmae_bench.checkpoints.factory_files import factory_files
 from fgmae_bench.checkpoints.manifest import (
     SHIPPED,
     Entry,
@@ -158,22 +159,20 @@ def locate(name: str, model: str, cache: Path) -> Path:
         return own
     path = find_weights(name, model, weights_folder(cache))
     if path is None:
-        elsewhere = "" if cache.expanduser() == default_cache() else f" --cache_dir {cache}"
+        elsewhere = "" if cache.expanduser() == default_cache() else f" --cache_dir {quote(str(cache))}"
         get = f"python -m fgmae_bench.weights fetch {name} --model {model}{elsewhere}"
         raise BenchError(f"weights {name} for {model} are not here", f"get them with: {get}")
     return path
 
 
 def files_of(model: str, weights: str, cache: Path) -> tuple[Path, ...]:
-    """The places that a model with its weights comes from, read or not: a file of weights, the package of a factory.
+    """The places that a model with its weights comes from, read or not: a file of weights, the code of a factory.
 
-    Nothing is imported, opened or verified; () where weights are random, none, or a hub's.
+    Nothing is imported or verified; () where weights are random, none, or a hub's.
     """
     found: list[Path] = []
     if ":" in model:
-        spec = importlib.machinery.PathFinder.find_spec(model.partition(":")[0].partition(".")[0])
-        places = list(spec.submodule_search_locations or [spec.origin or ""]) if spec is not None else []
-        found += [Path(place) for place in places if place]
+        found += factory_files(model.partition(":")[0])
     known = registered()
     if weights in known and model in known[weights]:
         entry = known[weights][model]

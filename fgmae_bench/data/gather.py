@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from fgmae_bench.data.zarr_store import digest_of, is_store, open_store
 from fgmae_bench.errors import BenchError
 from fgmae_bench.views.chip import Chip
 
-SINGLE = re.compile(rf"^(?P<stem>.*?)_?(?P<band>{'|'.join(POLARISATIONS)})$", re.IGNORECASE)
+SINGLE = re.compile(rf"^(?P<stem>.*?)[_\-. ]?(?P<band>{'|'.join(POLARISATIONS)})$", re.IGNORECASE)
 WITHIN = re.compile(rf"(?<![^_\-. ])(?P<band>{'|'.join(POLARISATIONS)})(?![^_\-. ])", re.IGNORECASE)
 MOST_LISTED = 20_000  # entries of a folder that are looked at for their kind
 MOST_CODES = 64  # different whole numbers that a label map may hold
@@ -225,6 +226,8 @@ def _look(path: Path) -> Seen:
         places = band_places_of(descriptions)
         stored = read_stored(source, path, _plain(source.shape), list(places))
         dtype, metres = source.dtypes[places[0]], ground_resolution(source)
+        if source.count in (3, 4) and dtype == "uint8":
+            _refuse_coloured_map(path, source.read((1, 2, 3)))
     _refuse_label_map(path, dtype, stored.values)
     valid = valid_mask(stored.values, _plain(stored.values.shape[1:]), stored.nodata)
     return Seen(
@@ -260,11 +263,32 @@ def _look_at_array(path: Path) -> Seen:
     return Seen(chip=chip, bands=(), places=places, descriptions=texts, dtype=str(held.dtype), nodata=(), metres=None)
 
 
-def _refuse_label_map(path: Path, dtype: str, values: NDArray[np.generic]) -> None:
-    if len(values) == 1 and np.dtype(dtype).kind in "iub" and len(np.unique(values)) <= MOST_CODES:
+def _refuse_label_map(path: Path, dtype: str, values: NDArray[Any]) -> None:
+    """Raise LooksLikeLabels on one band of few whole numbers; of real type they have at most one negative among them,
+    since whole dB have many.
+    """
+    if len(values) != 1:
+        return
+    kind = np.dtype(dtype).kind
+    found = np.unique(values[np.isfinite(values)]) if kind == "f" else np.unique(values)
+    whole = 2 <= len(found) <= MOST_CODES and (found == np.round(found)).all() and (found < 0).sum() <= 1
+    if (kind in "iub" and len(found) <= MOST_CODES) or (kind == "f" and whole):
         raise LooksLikeLabels(
             f"{path} looks like a label map: {dtype} with few values", "give the folder of the images"
         )
+
+
+def _refuse_coloured_map(path: Path, values: NDArray[np.uint8]) -> None:
+    """Raise LooksLikeLabels on bands (3, H, W) of few colours."""
+    if 2 <= len(np.unique(colours_of(values))) <= MOST_CODES:
+        raise LooksLikeLabels(f"{path} looks like a label map: few colours", "give the folder of the images")
+
+
+def colours_of(values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Red, green and blue (3, H, W) as one number a pixel, red x 65536 + green x 256 + blue."""
+    red, green, blue = values.astype(np.int64)
+    found: NDArray[np.int64] = (red << 16) + (green << 8) + blue
+    return found
 
 
 def _plain(size: tuple[int, ...]) -> Signal:

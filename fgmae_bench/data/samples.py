@@ -163,4 +163,5 @@ def sample_facts(
 def pixels_key(samples: Samples) -> str:
     """What facts about pixels depend on but for the files: what the card states, and the order of bands of a pack."""
     order, stored = (getattr(samples.index.reader, name, None) for name in ("order", "stored"))
-    return f"{samples.card.signal!r} {order} {stored}"
+    valid = f" {samples.card.arrangement.valid}" if samples.card.arrangement.valid else ""
+    return f"{samples.card.signal!r} {order} {stored}{valid}"

@@ -33,6 +33,7 @@ MOST_BYTES, MOST_ROWS = 256 << 20, 2_000_000  # of a table
 NOTHING = ("", "na", "n/a", "nan", "null", "none")  # what stands for no value
 COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")  # a number with a decimal comma
 TODO = "correct the table"
+MOST_SHOWN = 400  # letters of the names of columns in a line
 log = logging.getLogger("fgmae_bench")
 Found = tuple[str, str, list[Stat]]  # id, file relative to the data, stats of its files
 
@@ -202,7 +203,7 @@ def _csv_rows(path: Path, text: str, columns: list[str]) -> list[Row]:
     for name in columns:
         if header.count(name) != 1:
             what = "no" if name not in header else "more than one"
-            raise BenchError(f"{path} has {what} column '{name}'", closest(name, header or ["none"]))
+            raise BenchError(f"{path} has {what} column '{name[:80]}'", _columns_shown(name, header))
     places = {name: header.index(name) for name in columns}
     rows: list[Row] = []
     for line in reader:
@@ -215,6 +216,14 @@ def _csv_rows(path: Path, text: str, columns: list[str]) -> list[Row]:
             raise BenchError(f"{path} has more than {MOST_ROWS} rows", "divide it")
         rows.append(Row(reader.line_num, {name: line[at].strip() for name, at in places.items()}))
     return rows
+
+
+def _columns_shown(name: str, header: list[str]) -> str:
+    """The closest column, then the first of all of them."""
+    hint, _, every = closest(name, header or ["none"]).partition("choose from ")
+    if len(every) <= MOST_SHOWN:
+        return f"{hint}choose from {every}"
+    return f"{hint}choose from its {len(header)} columns: {', '.join(header)[:MOST_SHOWN]}, …"
 
 
 def _label(card: Card, row: Row) -> Any:

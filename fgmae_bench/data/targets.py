@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fgmae_bench.data.content import hash_of, part_sha256
 from fgmae_bench.data.dataset import Dataset
-from fgmae_bench.data.dfc.ready import find_overlaps, overlap_notes
+from fgmae_bench.data.dfc.ready import find_overlaps, maps_key, overlap_notes
 from fgmae_bench.data.sample_cache import cached_arrays
 from fgmae_bench.data.samples import sample_facts
 from fgmae_bench.data.splits import PARTS
@@ -50,7 +50,7 @@ def target_facts(dataset: Dataset, source: str, cache: Path, workers: int) -> di
         return {kind: found[kind] for kind in missing}
 
     kinds = ("target_sums", "target_quantiles", "target_content")
-    return cached_arrays(cache, index, dict.fromkeys(kinds, f"{source} {stated!r}"), compute)
+    return cached_arrays(cache, index, dict.fromkeys(kinds, f"{source} {stated!r} {maps_key(index, source)}"), compute)
 
 
 def with_targets(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fgmae_bench.config.cards import Card
 from fgmae_bench.data.dataset import Dataset
+from fgmae_bench.data.dfc.ready import maps_key
 from fgmae_bench.data.index import Index, Rows
 from fgmae_bench.data.labels import Codes, Source
 from fgmae_bench.data.sample_cache import BROKEN_ARRAY
@@ -51,16 +52,18 @@ class SeveralSizes(Exception):
 
 
 def label_key(card: Card, index: Index, source: Source) -> str:
-    """What a bank is made of: the files, what makes a pixel of theirs invalid, and the codes that the source allows."""
-    signal = card.signal
+    """What a bank is made of: the files, all that the card says of reading images, which makes pixels invalid, and of
+    the label maps, and the codes that the source allows.
+    """
     facts = {
-        "format": 1,
+        "format": 2,
         "card": card.name,
         "version": card.version,
         "files": index.signature,
-        "nodata": list(signal.nodata),
-        "bands": list(signal.bands),
+        "signal": repr(card.signal),
+        "arrangement": repr(card.arrangement),
         "source": source.name,
+        "maps": maps_key(index, source.name),
         "codes": sorted({*source.codes, *source.unlabelled}),
         **({"raw": source.facts} if source.raw else {}),
     }

@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fgmae_bench.checkpoints.names import Head
 from fgmae_bench.config.contract import InputContract
 from fgmae_bench.config.plugins import foreign
-from fgmae_bench.models.pooling import Pool, device_of
+from fgmae_bench.errors import BenchError
+from fgmae_bench.models.pooling import Pool, PooledMap, device_of
 
 SHOWN = 64  # features of a fixed image that are kept as they are; the others by their hash
+INPUT_RANGES = ((-8.0, 8.0), (-50.0, 15.0), (0.0, 255.0))  # of z-scores, dB and eight bits; 0 to 1 is the first image
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -92,14 +94,46 @@ class Backbone:
                 raise
 
     def behaviour(self) -> list[str] | None:
-        """Rounded features of a fixed image, for a module of the user: its code may change where its tensors do not."""
+        """Rounded features of fixed images, for a module of the user: its code may change where its tensors do not.
+
+        Of the first image the features as they are; of every image, over the ranges that normalisers give, a sketch of
+        what the module returns before its map is averaged.
+        """
         if not self.custom:
             return None
-        size = self.contract.size
+        raw = self.module.inner if isinstance(self.module, PooledMap) else self.module
+        images = _fixed_images(self.contract.size).to(device_of(self.module))
         with self.guarded("an image of its own"), torch.inference_mode():
-            ramp = torch.linspace(0, 1, 2 * size * size).view(1, 2, size, size)
-            features = self.module(ramp.to(device_of(self.module)))
+            features = self.module(images[:1])
+            sketches = [text for image in images for text in _sketch(raw, image[None])]
         # As text, so that NaN is equal to itself: it is refused later, with the name of the image.
         texts = [f"{value:.2e}" for value in features[0].float().cpu().flatten().tolist()]
-        rest = [hashlib.sha256(" ".join(texts[SHOWN:]).encode()).hexdigest()] if len(texts) > SHOWN else []
+        rest = [hashlib.sha256(" ".join([*texts[SHOWN:], *sketches]).encode()).hexdigest()]
         return texts[:SHOWN] + rest
+
+
+def _fixed_images(size: int) -> Tensor:
+    """Images (N, 2, size, size): ramps over the ranges of inputs, and noise without structure as speckle is."""
+    count = 2 * size * size
+    ramp = torch.linspace(0, 1, count)
+    # a multiplicative hash: the same numbers on every machine and in every version of torch
+    noise = (torch.arange(count) * 2654435761 % 2**32).double().div(2**32).float()
+    values = [ramp, *(low + (high - low) * ramp for low, high in INPUT_RANGES), 6 * noise - 3]
+    return torch.stack(values).view(-1, 2, size, size)
+
+
+def _sketch(module: nn.Module, images: Tensor) -> list[str]:
+    """Length of what a module makes of images and where it points: its shares along four directions, rounded beyond
+    what machines differ by; the error where it takes no such values.
+
+    The directions differ from place to place, so that the same values elsewhere in a map are another sketch.
+    """
+    try:
+        with foreign("", ""):
+            values = module(images).detach().double().cpu().flatten()
+    except BenchError as error:
+        return [error.what.partition(":")[0]]
+    length = values.norm()
+    places = torch.arange(1, len(values) + 1, dtype=torch.float64)
+    shares = [(values * torch.cos(places * root**0.5)).sum() / length.clamp_min(1e-30) for root in (2, 3, 5, 7)]
+    return [f"{float(length):.2e}", *(f"{float(share):.3f}".replace("-0.000", "0.000") for share in shares)]

@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from fgmae_bench.config.cards import Card, card_names, load_card
@@ -107,5 +108,6 @@ def _print(card: Card, draft: Draft, out: Path, data: str) -> None:
     rest = " --freeze_backbone --recipe corrected" if entry == "segment" else " --features cached"
     if draft.train < 2 * USUAL_BATCH:
         rest += f" --batch_size {1 << max(0, (draft.train // 2).bit_length() - 1)}"
-    print(f"next: python -m fgmae_bench.prepare inspect {out} --data_path {root}")
-    print(f"then: python -m fgmae_bench.{entry} --dataset {out} --data_path {root} --weights random{rest}")
+    written, data = quote(str(out)), quote(str(root))
+    print(f"next: python -m fgmae_bench.prepare inspect {written} --data_path {data}")
+    print(f"then: python -m fgmae_bench.{entry} --dataset {written} --data_path {data} --weights random{rest}")

@@ -24,7 +24,16 @@ from fgmae_bench.data.files import (
     part_folders,
     stem_of,
 )
-from fgmae_bench.data.gather import MOST_CODES, WITHIN, Found, LooksLikeLabels, find_images, foreign_kinds, look
+from fgmae_bench.data.gather import (
+    MOST_CODES,
+    WITHIN,
+    Found,
+    LooksLikeLabels,
+    colours_of,
+    find_images,
+    foreign_kinds,
+    look,
+)
 from fgmae_bench.data.raster import open_tiff, read_values
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.files import is_kind
@@ -35,7 +44,11 @@ MOST_BANDS = 4  # of a Sentinel-1 image
 MOST_MAPS = 200  # label maps whose codes are counted
 KNOWN_MASKS = {"_LabelHand": {"0": "Land", "1": "Water"}}  # Sen1Floods11
 UNLABELLED = 255
+MARKS = ("_", "-", ".", " ")  # that divide the words of a name
 DATED = re.compile(r"(?<!\d)(19|20)\d{2}[-_.]?(0[1-9]|1[0-2])([-_.]?([0-2]\d|3[01]))?(?!\d)")
+# Names of folders of two dates.
+EARLIER = re.compile(r"(^|[_\-. ])(pre|before|earlier)($|[_\-. ]|event|flood)", re.IGNORECASE)
+LATER = re.compile(r"(^|[_\-. ])(post|after|later|during)($|[_\-. ]|event|flood)", re.IGNORECASE)
 TWO = "give the folder of one of them, or name the label maps with --masks"
 
 
@@ -54,6 +67,8 @@ class Plan:
     label_folder: str = ""
     codes: dict[str, str] = field(default_factory=dict)
     ignore: list[float] = field(default_factory=list)
+    label_facts: dict[str, Any] = field(default_factory=dict)  # what else is said of the label maps
+    before: dict[str, str] = field(default_factory=dict)  # folder and names of the earlier date
     target: str = ""
     groups: list[str] = field(default_factory=list)  # one a sample, where they can be seen and the layout knows them
     unusable: list[int] = field(default_factory=list)  # places of images that cannot be used
@@ -120,7 +135,8 @@ def _refuse_two(root: Path, here: str, images: list[str], maps: list[str]) -> No
     found = []
     if here:
         found.append("images in itself")
-    if maps and len(images) > 1 and not any(map(_is_sensor, images)):
+    told = any(map(_is_sensor, images)) or bool(_later_of_two(images))
+    if maps and len(images) > 1 and not told:
         found.append(f"class folders ({', '.join(images[:3])})")
     elif images and here:
         found.append(f"folders of images ({', '.join(images[:3])})")
@@ -128,7 +144,7 @@ def _refuse_two(root: Path, here: str, images: list[str], maps: list[str]) -> No
         found.append(f"label maps ({', '.join(maps[:3])})")
     if len(maps) > 1:
         raise BenchError(f"{root} holds several folders of label maps: {', '.join(maps[:5])}", "name one with --masks")
-    if len(found) > 1 and (here or len(images) != 1) and not (maps and images and any(map(_is_sensor, images))):
+    if len(found) > 1 and (here or len(images) != 1) and not (maps and images and told):
         raise BenchError(f"{root} holds two layouts: {' and '.join(found)}", TWO)
 
 
@@ -141,11 +157,17 @@ def _is_sensor(name: str) -> bool:
 def _the_images(inner: Path, images: list[str]) -> str:
     """The folder of Sentinel-1 images beside label maps. Raises BenchError where it cannot be told."""
     few = [name for name in images if _bands_of(inner / name) <= MOST_BANDS]
-    named = [name for name in few if _is_sensor(name)] or few
+    named = _later_of_two(few) or [name for name in few if _is_sensor(name)] or few
     if len(named) != 1:
         found = f"{', '.join(named)} could each be the images" if named else "no folder of images is beside them"
         raise BenchError(f"{inner}: {found}", "give the folder of the images, and that of the label maps with --masks")
     return named[0]
+
+
+def _later_of_two(names: list[str]) -> list[str]:
+    """The folder of the later date, where one name says so and another says that it is of an earlier one."""
+    later = [name for name in names if LATER.search(name)]
+    return later if len(later) == 1 and any(EARLIER.search(name) for name in names) else []
 
 
 def _image_files(folder: Path, *, every: bool = False) -> list[Path]:
@@ -196,8 +218,9 @@ def _kind_of_file(path: Path) -> str:
     return "images"
 
 
-def _bands_of(folder: Path) -> int:
-    path = _files_below(folder)[0]
+def _bands_of(place: Path) -> int:
+    """Bands of a file, or of the first in a folder."""
+    path = _files_below(place)[0] if place.is_dir() else place
     if path.suffix == ".npy":
         return min(load_array(path).shape)
     with open_tiff(path) as source:
@@ -210,6 +233,7 @@ def _bands_of(folder: Path) -> int:
 def _class_folders(root: Path, inner: Path, parts: dict[str, str]) -> Plan:
     places = [root / part for part in sorted(parts)] or [root]
     classes = sorted({name for place in places for name in folders_in(place) if _image_files(place / name)})
+    _refuse_other_bands(inner, [name for name in classes if _image_files(inner / name)])
     first = _image_files(inner / classes[0]) if _image_files(inner / classes[0]) else []
     images, _ = find_images(root)
     plan = Plan(root=root, task="single_label", kind="class_folders", images=images, classes=classes)
@@ -224,6 +248,18 @@ def _class_folders(root: Path, inner: Path, parts: dict[str, str]) -> Plan:
     return plan
 
 
+def _refuse_other_bands(inner: Path, classes: list[str]) -> None:
+    """Raise BenchError where files of one folder have other bands than those of another, as images and maps have."""
+    bands = {name: _bands_of(inner / name) for name in classes}
+    first = classes[0]
+    other = next((name for name in classes if bands[name] != bands[first]), None)
+    if other:
+        what = f"{inner}: files in {first} have {bands[first]} band(s), those in {other} {bands[other]}"
+        raise BenchError(
+            what, "name a folder of label maps, or of maps of a number, with --masks, or replace the files"
+        )
+
+
 def named_options(images: list[Found], first: str) -> dict[str, str]:
     """`images` of [layout] for a file a band, or for other files than TIFF; empty where nothing has to be said."""
     pair = next((image for image in images if image.bands), None)
@@ -232,7 +268,8 @@ def named_options(images: list[Found], first: str) -> dict[str, str]:
         stem, ending = os.path.splitext(name)
         if not stem.upper().endswith(band):
             return {"images": _around_bands([image.files[0].name for image in images if image.bands])}
-        return {"images": f"*{stem[: -len(band)][-1:] if stem[: -len(band)].endswith('_') else ''}{{band}}{ending}"}
+        mark = stem[: -len(band)][-1:]
+        return {"images": f"*{mark if mark in MARKS else ''}{{band}}{ending}"}
     ending = os.path.splitext(first)[1]
     return {} if ending.lower() in TIFF else {"images": f"*{ending}"}
 
@@ -245,7 +282,7 @@ def _around_bands(names: list[str]) -> str:
     before, behind = ({each[place] for each in parts} for place in (0, 2))
     if len(behind) == 1:
         mark = next(iter(before))[-1:]
-        return f"*{mark if mark in '_-. ' else ''}{{band}}{behind.pop()}"
+        return f"*{mark if mark in MARKS else ''}{{band}}{behind.pop()}"
     if len(before) == 1:
         start = _shared_start(sorted(behind))[:1]
         return f"{before.pop()}{{band}}{start}*{os.path.splitext(names[0])[1]}"
@@ -304,8 +341,43 @@ def _paired(root: Path, folder: str, maps: str) -> Plan:
     chosen = _some(map_files, MOST_MAPS)
     if len(map_files) > len(chosen):
         plan.remark("label_sources", f"codes of {len(chosen)} of {len(map_files)} label maps were counted")
-    count_codes(plan, map(_map_values, chosen), options.get("masks", ""))
+    bands = _bands_of(chosen[0])
+    if bands in (3, 4):  # colours
+        plan.label_facts = {"bands": bands, "rgb": True}
+    count_codes(plan, (_map_values(path, bands) for path in chosen), options.get("masks", ""))
+    if plan.task == "segmentation":
+        _refuse_real_codes(chosen[0])
+    plan.before = _earlier(inner, folder, [path.name for path in kept], options.get("images", ""))
+    if plan.before:
+        plan.remark("before", "GUESSED by its name: the same places before the event")
     return plan
+
+
+def _refuse_real_codes(path: Path) -> None:
+    """Raise BenchError where codes of classes are stored as real numbers, which a run refuses."""
+    if path.suffix.lower() == ".npy":
+        dtype = str(load_array(path).dtype)
+    else:
+        with open_tiff(path) as source:
+            dtype = source.dtypes[0]
+    if np.dtype(dtype).kind == "f":
+        what = f"{path} holds codes of classes as {dtype}; label maps hold whole numbers"
+        raise BenchError(
+            what, "write them as integers, such as uint8; where they are a number to predict, see docs/data.md"
+        )
+
+
+def _earlier(inner: Path, folder: str, images: list[str], pattern: str) -> dict[str, str]:
+    """`folder` and `images` of [before], where a folder beside that of the images is named as an earlier date and holds
+    the same names; empty without one.
+    """
+    named = [name for name in folders_in(inner) if EARLIER.search(name) and name != folder]
+    if not LATER.search(folder) or len(named) != 1:
+        return {}
+    matched = match_names(images, [path.name for path in _files_below(inner / named[0])])
+    if matched is None or matched.get("images", "") != pattern:
+        return {}
+    return {"folder": named[0], **({"images": matched["masks"]} if matched else {})}
 
 
 def _below(place: Path, path: Path) -> str:
@@ -416,17 +488,22 @@ def count_codes(plan: Plan, maps: Iterable[NDArray[Any]], masks: str, names: Map
     codes = [int(code) for code in sorted(counts)]
     binary = sum(0 <= code != UNLABELLED for code in codes) == 1 and UNLABELLED in codes  # 0 and 255 are two classes
     ignore = [code for code in codes if code < 0 or (code == UNLABELLED and not binary)]
+    if plan.label_facts.get("rgb"):  # 255 is blue
+        ignore, binary = [], False
     if len(codes) - len(ignore) < 2:
         shown = ", ".join(map(str, codes)) or "nothing"
         raise BenchError(f"{plan.root / plan.label_folder}: label maps hold {shown}", "two classes or more are needed")
     known = names or next((named for ending, named in KNOWN_MASKS.items() if ending in masks), {})
     kept = [code for code in codes if code not in ignore]
+    if plan.label_facts.get("rgb"):
+        known = {str(code): f"#{code:06x}" for code in kept}
+        plan.label_facts["colours"] = known
     plan.codes = {str(code): known.get(str(code), f"Class{code}") for code in kept}
     plan.ignore, plan.classes = [float(code) for code in ignore], list(plan.codes.values())
     total = sum(counts.values())
     shares = ", ".join(f"{code}: {counts[code] / total:.1%}" for code in codes)
     plan.remark("label_sources", f"pixels of each code: {shares}")
-    if not known:
+    if not known or plan.label_facts:
         plan.remark("label_sources", "GUESSED: names of the codes; give them theirs")
     if ignore:
         plan.remark("label_sources", "GUESSED: negative codes and 255 are no class")
@@ -434,12 +511,15 @@ def count_codes(plan: Plan, maps: Iterable[NDArray[Any]], masks: str, names: Map
         plan.remark("label_sources", "GUESSED: 255 is a class here, since one other code is all there is")
 
 
-def _map_values(path: Path) -> NDArray[Any]:
+def _map_values(path: Path, bands: int) -> NDArray[Any]:
+    """Codes of a label map, which has one band, or colours as one number."""
     if path.suffix.lower() == ".npy":
         return np.asarray(load_array(path))
     with open_tiff(path) as source:
-        if source.count != 1:
-            raise BenchError(f"{path} has {source.count} bands", "a label map has one")
+        if source.count != bands or bands not in (1, 3, 4):
+            raise BenchError(f"{path} has {source.count} bands", "a label map has one, or three of colours")
+        if bands > 1:
+            return colours_of(read_values(source, path, [1, 2, 3], kinds="u"))
         return read_values(source, path, 1, kinds="fiu")
 
 

@@ -75,7 +75,11 @@ def signal_of(seen: list[Seen]) -> SignalDraft:
         if count == 2 and statistics.first_minus_second < 0:
             bands = bands[::-1]
     first = alike[0]
-    draft.lines["bands"] = _bands_line(bands, named, first, statistics.first_minus_second)
+    written, how = _bands_line(bands, named, first, statistics.first_minus_second)
+    odd = sum(len(each.chip.db) != count for each in seen)
+    if odd:
+        how = f"EDIT: {odd} of {len(seen)} images looked at have another number of bands, which a run refuses"
+    draft.lines["bands"] = (written, how)
     if named and any(first.descriptions) and swapped:
         draft.lines["described"] = _described_line(first, orders)
     elif len(first.descriptions) > count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 from collections import Counter
@@ -13,6 +14,7 @@ from fgmae_bench.config.run import Data
 from fgmae_bench.errors import BenchError
 from fgmae_bench.prepare.card_text import Draft
 
+log = logging.getLogger("fgmae_bench")
 FRACTIONS = (0.6, 0.2)
 MOST_PATTERNS = 400
 TEST_GROUPS = 5  # below which no interval is shown
@@ -47,7 +49,8 @@ def _suggested(draft: Draft) -> list[tuple[str, tuple[dict[str, Any], str]]]:
 
     plan = draft.plan
     train, val = FRACTIONS
-    seen = by_name(stem_of(image.name) for image in plan.images) if plan.kind == "class_folders" else None
+    by_names = plan.kind != "paired_folders" and not plan.groups
+    seen = by_name(stem_of(image.name) for image in plan.images) if by_names else None
     found: list[tuple[str, tuple[dict[str, Any], str]]] = []
     kind = "stratified" if plan.task == "single_label" else "random"
     random = {"kind": kind, "train": train, "val": val, "leaky": True}
@@ -116,6 +119,8 @@ def _try(draft: Draft, name: str, split: tuple[dict[str, Any], str]) -> int:
         path = Path(place) / "card.toml"
         path.write_text(draft.text({name: split}), encoding="utf-8")
         card = load_card(str(path))
+        level = log.level
+        log.setLevel(logging.ERROR)  # what is left out stands on the draft, once
         try:
             index = build_index(card, draft.plan.root)
             index.read(0, card)
@@ -124,3 +129,5 @@ def _try(draft: Draft, name: str, split: tuple[dict[str, Any], str]) -> int:
             return len(parts.train)
         except BenchError as error:
             raise BenchError(error.what.replace(str(path), "the draft"), error.todo) from error
+        finally:
+            log.setLevel(level)

@@ -27,6 +27,16 @@ GROUPS = ("group", "site", "scene", "tile", "location", "region", "event", "aoi"
 SPLITS = ("split", "part", "subset", "set", "partition", "fold")
 LABELS = ("label", "labels", "class", "classes", "category", "land_cover", "landcover", "target", "y")
 SEPARATORS = (";", "|", ",")
+# What tables of other kinds are, and how they become one that is read.
+GEO = (".geojson", ".json", ".gpkg", ".shp", ".kml")
+OTHER_TABLES = {
+    **dict.fromkeys((".geojson", ".json"), "GeoJSON, or other JSON"),
+    **dict.fromkeys((".gpkg", ".shp", ".kml"), "a layer of geometries"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "a spreadsheet"),
+    **dict.fromkeys((".feather", ".arrow", ".jsonl", ".h5", ".mat", ".pkl", ".npy"), "no CSV or Parquet file"),
+}
+OTHER_TODO = dict.fromkeys(GEO, "write it as GeoParquet: geopandas.read_file(FILE).to_parquet('labels.parquet')")
+SPREADSHEET_TODO = "write it as CSV or Parquet, one row an image"
 PLACES = ((("lon", "longitude", "long", "lng"), 180.0), (("lat", "latitude"), 90.0))
 MOST_CLASSES = 200
 FLAGS = {"0", "1", "0.0", "1.0", "true", "false"}
@@ -96,6 +106,9 @@ def _common(root: Path, table: Path) -> tuple[Path, Path]:
         raise BenchError(f"{root} is not a folder", "give the folder of the images")
     if not table.is_file():
         raise BenchError(f"{table} is not a file", "give a CSV or Parquet file with --labels")
+    kind = table.suffix.lower()
+    if kind in OTHER_TABLES:
+        raise BenchError(f"{table} is {OTHER_TABLES[kind]}", OTHER_TODO.get(kind, SPREADSHEET_TODO))
     root, table = root.resolve(), table.resolve()
     if table.is_relative_to(root):
         return root, table
@@ -192,6 +205,8 @@ def _label(plan: Plan, held: Columns, table: Path) -> None:
     if others:
         plan.remark("layout", f"GUESSED: '{chosen}' is what is predicted; it could also be {', '.join(others[:8])}")
     values = [value for value in held[chosen] if value.lower() not in NOTHING]
+    if len(values) < len(held[chosen]):
+        plan.remark("layout", f"{len(held[chosen]) - len(values)} rows without a value are left out and counted")
     if kinds[chosen] == "number":
         if any("," in value for value in values):
             plan.options["decimal"] = ","
@@ -207,9 +222,6 @@ def _label(plan: Plan, held: Columns, table: Path) -> None:
         values = [name.strip() for value in values for name in value.split(mark) if name.strip()]
     counts = Counter(values)
     plan.classes, plan.per_class = sorted(counts), dict(sorted(counts.items()))
-    missing = len(held[chosen]) - sum(value.lower() not in NOTHING for value in held[chosen])
-    if missing:
-        plan.remark("layout", f"{missing} rows without a label are left out and counted")
 
 
 def _kind(values: list[str]) -> str:

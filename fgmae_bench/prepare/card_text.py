@@ -86,7 +86,10 @@ class Draft:
                 lines.append(f"codes = {_value(plan.codes)}")
             if plan.ignore:
                 lines.append(f"ignore = {[int(value) if value == round(value) else value for value in plan.ignore]}")
+            lines += [f"{key} = {_value(value)}" for key, value in plan.label_facts.items()]
             found.append((f"label_sources.{_key(plan.label_folder or 'masks')}", lines))
+        if plan.before:
+            found.append(("before", [f"{key} = {_value(value)}" for key, value in plan.before.items()]))
         if plan.task == "regression":
             found.append(("target", [f"name = {_quoted(plan.target)}", 'unit = ""']))
         counted = len(plan.images)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.system.files import replacing
+from fgmae_bench.system.fonts import letters_of_all_scripts
 from fgmae_bench.views.chip import Chip
 
 PER_CLASS = 3
@@ -25,6 +26,7 @@ def composite(db: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.nan_to_num(np.stack(planes, axis=-1))
 
 
+@letters_of_all_scripts()
 def write_contact_sheet(
     path: Path, title: str, groups: dict[str, list[Chip]], in_db: bool, bands: tuple[str, ...] = ("VV", "VH")
 ) -> None:

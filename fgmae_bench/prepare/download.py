@@ -13,6 +13,7 @@ import argparse
 import logging
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -62,7 +63,9 @@ def main(given: dict[str, Any]) -> None:
         else:
             line = _get_archive(card, data, place, there, keep=bool(given.get("keep_archive")))
     command = "index" if card.layout in INDEXED else "inspect"
-    print(f"{line}; next: python -m fgmae_bench.prepare {command} {given['dataset']} --data_path {data}")
+    shown = shlex.quote(str(data))
+    following = f"python -m fgmae_bench.prepare {command} {shlex.quote(given['dataset'])} --data_path {shown}"
+    print(f"{line}; next: {following}")
 
 
 def _get_archive(card: Card, data: Path, place: Path, there: bool, keep: bool) -> str:
@@ -135,10 +138,8 @@ def _require_new(card: Card, data: Path) -> None:
     if data.exists() and not data.is_dir():
         raise BenchError(f"{data} is not a folder", "choose another folder with --data_path")
     if _holds_anything(data):
-        todo = (
-            f"look at it with: python -m fgmae_bench.prepare inspect {card.name} --data_path {data}, or choose "
-            "another folder"
-        )
+        command = f"python -m fgmae_bench.prepare inspect {card.name} --data_path {shlex.quote(str(data))}"
+        todo = f"look at it with: {command}, or choose another folder"
         raise BenchError(f"{data} is not empty, nothing was downloaded", todo)
 
 

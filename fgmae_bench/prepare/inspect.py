@@ -375,7 +375,8 @@ def _print_verdict(card: Card | None, verdict: Verdict | None, looked: Looked) -
     if s.images < MIN_IMAGES:
         few = f" ({s.images} images: too few for a verdict, at least {MIN_IMAGES} are needed)"
     print(f"units    {finding.words}{few}: {', '.join(finding.cues)}")
-    for line in _remarks(s, finding, few, looked.assumed):
+    stated = card.signal.units if card else ""
+    for line in _remarks(s, finding, few, looked.assumed, stated):
         print(line)
     if card is None or verdict is None:
         return
@@ -388,9 +389,9 @@ def _print_verdict(card: Card | None, verdict: Verdict | None, looked: Looked) -
     print(f"note     {calibration_note(card)}")
 
 
-def _remarks(s: Statistics, finding: Finding, few: str, assumed: bool) -> Iterable[str]:
-    """Lines on bands, fill and what to state on a card."""
-    if finding.units != "dB":
+def _remarks(s: Statistics, finding: Finding, few: str, assumed: bool, stated: str = "") -> Iterable[str]:
+    """Lines on bands, fill and what to state on a card, which does not say it already by its `stated` units."""
+    if finding.units not in ("dB", stated):
         yield f"advice   {finding.todo}"
     if len(s.bands) > 1:
         gap = gap_db(s, finding.units)

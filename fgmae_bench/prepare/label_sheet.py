@@ -15,6 +15,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.metrics.segmentation import IGNORE
 from fgmae_bench.prepare.contact_sheet import composite
 from fgmae_bench.system.files import replacing
+from fgmae_bench.system.fonts import letters_of_all_scripts
 from fgmae_bench.system.randomness import keyed_order
 
 SHOWN = 6
@@ -29,6 +30,7 @@ def coloured(ids: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint8]:
     return palette[ids]
 
 
+@letters_of_all_scripts()
 def write_label_sheet(path: Path, card: Card, index: Index, title: str) -> bool:
     """Write a PNG: a row an image with its composite and each source under the usual scheme; False without any.
 

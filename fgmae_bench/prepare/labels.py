@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from fgmae_bench.config.cards import load_card
@@ -43,5 +44,5 @@ def main(given: dict[str, Any]) -> None:
     with Progress("counting classes", card.counts.total if card.counts else 0, "tiles") as progress:
         text = make_table(card, root, progress.step)
     write_text(out, text)
-    following = f"python -m fgmae_bench.prepare inspect {card.name} --data_path {root}"
+    following = f"python -m fgmae_bench.prepare inspect {card.name} --data_path {quote(str(root))}"
     print(f"{text.count(chr(10)) - 1} tiles in {out}; next: {following}")

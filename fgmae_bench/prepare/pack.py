@@ -9,6 +9,7 @@ import argparse
 import os
 import time
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from fgmae_bench.config.cards import load_card
@@ -78,7 +79,8 @@ def main(given: dict[str, Any]) -> None:
     print(f"{written.count} samples as {kind} in {out}, {written.size / 2**20:.1f} MiB ({done})")
     if index.synthetic:
         print("synthetic data: made by fgmae_bench, no real scene")
-    print(f"next: python -m fgmae_bench.prepare verify {out} --dataset {given['dataset']} --data_path {root}")
+    pack, dataset, data = (quote(str(text)) for text in (out, given["dataset"], root))
+    print(f"next: python -m fgmae_bench.prepare verify {pack} --dataset {dataset} --data_path {data}")
 
 
 def make_order(text: str | None) -> tuple[str, ...] | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,10 +110,8 @@ def main(given: dict[str, Any]) -> None:
             write_text(folder / f"{name}.txt", "".join(f"{universe.names[row].name}\n" for row in chosen))
         write_json(folder / "split.json", facts)
     print("\n".join(_said(card, facts, universe, part)))
-    print(
-        f"written to {given['out']}; next: python -m fgmae_bench.linear --dataset {given['dataset']} --split "
-        f"{given['out']}"
-    )
+    dataset, out = quote(given["dataset"]), quote(given["out"])
+    print(f"written to {given['out']}; next: python -m fgmae_bench.linear --dataset {dataset} --split {out}")
 
 
 def _check(card: Card, given: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from fgmae_bench.config.flags import spellings
@@ -83,7 +84,7 @@ def main(given: dict[str, Any]) -> None:
     marker = world.write(*asked, **({"size": given["size"]} if "size" in given else {}))
     images = sum(marker["counts"].values())
     state = "are already in" if before == marker["fingerprint"] else "written to"
-    following = f"python -m fgmae_bench.{world.following.format(name=name, data_path=data_path)}"
+    following = f"python -m fgmae_bench.{world.following.format(name=name, data_path=quote(str(data_path)))}"
     print(f"{images} synthetic images (no real data) {state} {data_path}; next: {following}")
 
 

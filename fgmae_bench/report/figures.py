@@ -18,6 +18,7 @@ from fgmae_bench.report.chosen import few_labels
 from fgmae_bench.report.row import Table
 from fgmae_bench.report.table import distinct
 from fgmae_bench.system.files import replacing
+from fgmae_bench.system.fonts import letters_of_all_scripts
 
 # Okabe & Ito 2008, without the yellow that vanishes on white; beyond these, markers distinguish curves.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -52,7 +53,7 @@ def save(figure: Any, path: Path) -> None:
     """Write the figure as `path` (PNG) and as SVG; neither holds a date, a version or a random name."""
     import matplotlib
 
-    with matplotlib.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
+    with letters_of_all_scripts(), matplotlib.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
         for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             with replacing(path.with_suffix(f".{ending}")) as temporary:
                 figure.savefig(temporary, format=ending, bbox_inches=_frame(figure, ending), metadata=metadata)

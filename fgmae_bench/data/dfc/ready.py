@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -79,9 +80,17 @@ def _label_facts(
         return {kind: both[kind] for kind in missing}
 
     facts = getattr(maps, "known", {}).get(source)  # how values of the files became codes, where that is not one to one
-    return cached_arrays(
-        cache, index, dict.fromkeys(("labels", "label_content"), facts.facts if facts else source), compute
-    )
+    key = f"{facts.facts if facts else source} {maps_key(index, source)}"
+    return cached_arrays(cache, index, dict.fromkeys(("labels", "label_content"), key), compute)
+
+
+def maps_key(index: Index, source: str) -> str:
+    """Which files hold the label maps of a source, and which band of theirs: an archive may give equal size and time to
+    the files of two sources, by which alone the index knows them.
+    """
+    stated = getattr(index.maps, "stated", {}).get(source)
+    files = getattr(index.maps, "files", {}).get(stated.folder, ()) if stated else ()
+    return hashlib.sha256(f"{stated!r} {files!r}".encode(errors="surrogateescape")).hexdigest()
 
 
 def labelled(histograms: Histograms, label_map: LabelMap) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +118,7 @@ def _table(card: Card, root: Path) -> Path:
         root, name, 1
     )
     if place is None:
-        todo = f"make it with: python -m fgmae_bench.prepare labels {card.name} --data_path {root}"
+        todo = f"make it with: python -m fgmae_bench.prepare labels {card.name} --data_path {quote(str(root))}"
         raise BenchError(f"{root} holds no {name}, the share of each class in each tile", todo)
     return place / name
 
