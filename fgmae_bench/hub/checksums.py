@@ -110,29 +110,29 @@ def read_pins(pins: Path) -> dict[str, str]:
     except OSError as error:
         raise os_error(error, pins) from error
     more = TABLE + content[len(before) :] if before and content.startswith(before) else content
-    found, whole = _parsed(pins, more)
+    found = _parsed(pins, more)
     if more is not content and held.keys() & found.keys():  # not TOML as a whole: a key stands there twice
-        found, whole = _parsed(pins, content)
+        found = _parsed(pins, content)
     elif more is not content:
         found = {**held, **found}
     # lines can follow where the table of pins is the only one
-    if whole and content.endswith(b"\n") and len(re.findall(rb"^\s*\[", more, re.MULTILINE)) == 1:
+    if content.endswith(b"\n") and len(re.findall(rb"^\s*\[", more, re.MULTILINE)) == 1:
         _seen[pins] = content, found
     return dict(found)
 
 
-def _parsed(pins: Path, content: bytes) -> tuple[dict[str, str], bool]:
-    """(pins, whether all of `content` was read): without its last line where that one was cut off."""
+def _parsed(pins: Path, content: bytes) -> dict[str, str]:
+    """The pins in `content`, without its last line where that one was cut off."""
     whole = content[: content.rfind(b"\n") + 1]
     try:
-        table, complete = parse_toml(content, pins).get("sha256", {}), True
+        table = parse_toml(content, pins).get("sha256", {})
     except BenchError:
         if whole == content or TABLE not in whole:
             raise
-        table, complete = parse_toml(whole, pins).get("sha256", {}), False
+        table = parse_toml(whole, pins).get("sha256", {})
     if not isinstance(table, dict) or not all(isinstance(value, str) and is_sha256(value) for value in table.values()):
         raise BenchError(f"{pins} is damaged: not a table of SHA-256 values", "correct or remove it")
-    return table, complete
+    return table
 
 
 def write_pin(pins: Path, source: str, sha256: str) -> None:
