@@ -416,6 +416,12 @@ def test_the_command_replaces_a_pin(hub, tmp_path, monkeypatch, caplog):
     hub.lfs, given = False, {"name": "mine", "cache_dir": str(tmp_path / "cache")}
     fetch_command.main(given)
     hub.files["owner/name/weights.pth"] = CONTENT[:-1] + b"x"
+    for path in (tmp_path / "cache").rglob("weights.pth"):
+        path.unlink()
+    line = error_of(lambda: fetch_command.main(given))
+    assert line.endswith(
+        "; python -m fgmae_bench.weights fetch mine --model vit_small_patch16 --repin trusts that in place of what is pinned"
+    )
     with caplog.at_level(logging.WARNING):
         fetch_command.main({**given, "repin": True})
     assert "and is now" in caplog.text

@@ -13,7 +13,7 @@ from fgmae_bench.config.experiments import Experiment, Layout, PlannedRun, Publi
 from fgmae_bench.records import seal
 from fgmae_bench.report import published
 from fgmae_bench.report.columns import COLUMNS
-from fgmae_bench.report.deltas import differences
+from fgmae_bench.report.deltas import _other_decoder, differences
 from fgmae_bench.report.formats.latex import latex
 from fgmae_bench.report.formats.markdown import markdown
 from fgmae_bench.report.formats.spreadsheet import comma_separated
@@ -134,6 +134,41 @@ def table_of(record):
     layout = Layout(columns=columns)
     experiment = Experiment(title="T", module="linear", protocol="linear_probe", layout=layout, runs=(run,))
     return build(experiment, [record], [[stated()]])
+
+
+AS_PUBLISHED = {
+    "fpn_dim": 512,
+    "head_dropout": 0.1,
+    "auxiliary": True,
+    "augment": True,
+    "crop_scale": 1.0,
+    "vflip": True,
+    "rotate": 90.0,
+    "rotate_fill": "zero",
+}
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({}, []),
+        ({"auxiliary": False}, ["decoder"]),
+        ({"rotate": 0.0}, ["augmentation"]),
+        ({"rotate_fill": "ignore", "fpn_dim": 256}, ["decoder", "augmentation"]),
+    ],
+    ids=lambda value: "+".join(value) or "as published",
+)
+def test_of_copernicus_benchs_decoders_what_a_recipe_has_is_no_obstacle(other, named):
+    """Optimiser and last map are ours whatever a recipe says; a record older than a field means its default."""
+    found = _other_decoder({"config": {"recipe": {**AS_PUBLISHED, **other}}})
+    assert [each.split(" (")[0] for each in found] == [*named, "optimiser", "last map"]
+    older = {"config": {"recipe": {"fpn_dim": 512, "crop_scale": 1.0, "vflip": True}}}
+    assert [each.split(" (")[0] for each in _other_decoder(older)] == [
+        "decoder",
+        "augmentation",
+        "optimiser",
+        "last map",
+    ]
 
 
 def test_the_reason_stands_in_tables_csv_and_page_where_the_difference_would():

@@ -3,9 +3,11 @@
 The server is that of `hub_server`, asked by address as any other server would be.
 """
 
+import argparse
 import hashlib
 import io
 import os
+import shlex
 import tarfile
 
 import pytest
@@ -17,7 +19,7 @@ from fgmae_bench.config.run import Data
 from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.splits import PARTS, make_split
 from fgmae_bench.hub.checksums import read_pins
-from fgmae_bench.hub.fetch import WebFile, fetch
+from fgmae_bench.hub.fetch import HubFile, WebFile, fetch
 from fgmae_bench.prepare import download
 from fgmae_bench.worlds.bigearthnet import write_bigearthnet
 
@@ -176,8 +178,60 @@ def test_a_listed_file_that_is_another_than_at_first_is_refused(hub, floods, tmp
     (tmp_path / "data").rename(tmp_path / "old")
     name = f"owner/name/LabelHand/{parts['train'][0]}_LabelHand.tif"
     hub.files[name] = hub.files[name][:-1] + b"x"
-    assert "wrong bytes came" in error_of(lambda: get(path, tmp_path / "data"))
+    line = error_of(lambda: get(path, tmp_path / "data"))
+    assert "wrong bytes came" in line
+    command = f"python -m fgmae_bench.prepare download {path} --data_path {tmp_path / 'data'} --repin"
+    assert line.endswith(
+        f"where it stays so, the source holds other content; {command} trusts that in place of what is pinned"
+    )
+    assert "weights" not in line.partition(";")[2]
     assert not (tmp_path / "data").exists()
+
+
+def test_the_command_that_is_named_replaces_the_pin_alone_that_changed_and_goes_on(hub, floods, tmp_path, caplog):
+    """What is here as it is pinned is not fetched again; both digests of what has changed are said."""
+    path, parts = floods
+    get(path, tmp_path / "data")
+    (tmp_path / "data").rename(tmp_path / "old")
+    pins = tmp_path / "sha256.lock.toml"
+    name, before = f"owner/name/LabelHand/{parts['test'][0]}_LabelHand.tif", read_pins(pins)
+    hub.files[name] = hub.files[name][:-1] + bytes([hub.files[name][-1] ^ 1])
+    arguments = shlex.split(error_of(lambda: get(path, tmp_path / "data")).rpartition("; ")[2].partition(" trusts")[0])
+    parser = argparse.ArgumentParser()
+    download.add_flags(parser)
+    hub.asked.clear()
+    caplog.clear()
+    download.main(vars(parser.parse_args(arguments[arguments.index("download") + 1 :])))
+    after = read_pins(pins)
+    (changed,) = (source for source in before if before[source] != after[source])
+    assert changed.endswith(name.removeprefix("owner/name/"))
+    assert after.keys() == before.keys()
+    assert f"was SHA-256 {before[changed]} and is now {after[changed]}" in caplog.text
+    assert 0 < len(hub.gets()) < len(before)
+    assert (tmp_path / "data" / "LabelHand" / name.rpartition("/")[2]).read_bytes() == hub.files[name]
+
+
+def test_a_page_and_a_stated_md5_replace_no_pin(hub, floods, bigearthnet, tmp_path):
+    path, parts = floods
+    data = tmp_path / "a" / "data"
+    get(path, data)
+    data.rename(tmp_path / "a" / "old")
+    held = read_pins(tmp_path / "a" / "sha256.lock.toml")
+    hub.files[f"owner/name/S1Hand/{parts['train'][0]}_S1Hand.tif"] = PAGE
+    again = {"dataset": str(path), "data_path": str(data), "repin": True}
+    assert "it is a web page; nothing was kept or pinned" in error_of(lambda: download.main(again))
+    assert read_pins(tmp_path / "a" / "sha256.lock.toml") == held
+    hub.files["owner/name/patches.tar.gz"] += b"x"
+    again = {"dataset": str(bigearthnet), "data_path": str(tmp_path / "b" / "raw"), "repin": True}
+    assert "has the MD5" in error_of(lambda: download.main(again))
+
+
+def test_where_no_pin_is_in_doubt_no_command_that_replaces_one_is_named(hub, target):
+    hub.lfs = True
+    source = HubFile(repo="owner/name", file="weights.pth", revision="0" * 40)
+    line = error_of(lambda: fetch(source, target, sha256="0" * 64, repin_with="python -m x --repin"))
+    assert "the SHA-256 is in doubt" in line
+    assert "repin" not in line
 
 
 def test_without_a_network_nothing_is_left(floods, tmp_path):

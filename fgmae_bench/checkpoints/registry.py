@@ -199,10 +199,11 @@ def fetch_weights(name: str, model: str, folder: Path, source: Path | None = Non
     if source is None and entry.entry.by_hand:
         what = f"weights {name} for {model} cannot be fetched: {entry.entry.by_hand}"
         raise BenchError(what, f"get the file there, then name it: fetch {name} --model {model} --from FILE")
+    replaces = f"python -m fgmae_bench.weights fetch {name} --model {model} --repin"
     if source is None:
-        return fetch(entry.hub, target, sha256=entry.sha256, size=size, pins=pins, repin=repin)
+        return fetch(entry.hub, target, sha256=entry.sha256, size=size, pins=pins, repin=repin, repin_with=replaces)
     file = source if source.is_file() else source / entry.hub.file
-    return adopt(entry.hub, file, target, sha256=entry.sha256, size=size, pins=pins, repin=repin)
+    return adopt(entry.hub, file, target, sha256=entry.sha256, size=size, pins=pins, repin=repin, repin_with=replaces)
 
 
 def place_of(name: str, entry: Published, folder: Path) -> Path:

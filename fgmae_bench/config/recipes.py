@@ -142,6 +142,12 @@ class SegmentRecipe(TrainRecipe):
         shown="stream, or cached on a CPU with recipe corrected",
     )
     augment: bool = option("random views of the training images", True)
+    rotate: float = option("largest angle of random rotations of training images, degrees, half of the time", 0.0)
+    rotate_fill: Literal["ignore", "zero"] = option(
+        "what stands where a rotation leads outside: ignore, each band's mean and no label; zero, 0 in images and "
+        "labels, as Copernicus-Bench pads: there the first class is learnt",
+        "ignore",
+    )
     fpn_dim: int = option("channels of the decoder", 256)
     norm: NormName = option(f"{listed(NORMS.values())}, in the decoder", "batch")
     auxiliary: bool = option("a convolution and a classifier on the third map too, their loss times 0.4", False)
@@ -356,6 +362,7 @@ RANGES: dict[str, Range] = {
     "num_workers": AMOUNT,
     "momentum": BELOW_ONE,
     "drop_path": BELOW_ONE,
+    "rotate": ((lambda value: 0 <= value <= 180), "give degrees from 0 to 180"),
     "head_dropout": BELOW_ONE,
     "smoothing": BELOW_ONE,
 }

@@ -162,7 +162,7 @@ DRAWS = 5  # of few labels, where a probe is asked for shots and no draw is name
 # Fields younger than ids and records in use: one at its default does not count, a record without it means that.
 YOUNGER = (
     "shots", "draw", "missing_band", "bands_as", "limit", "patch_size", "inputs", "auxiliary", "head_dropout", "neck",
-    "head_weights", "dates",
+    "head_weights", "dates", "rotate", "rotate_fill",
 )  # fmt: skip
 # These may be paths; the facts name what they stand for: card, samples of each part, content of the weights.
 NOT_HASHED = {"data": ("dataset", "split"), "model": ("weights",), "recipe": ("head_weights",)}

@@ -27,6 +27,11 @@ def load_toml(path: Path) -> dict[str, Any]:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})", "check the path") from error
+    return parse_toml(content, path)
+
+
+def parse_toml(content: bytes, path: Path) -> dict[str, Any]:
+    """What the text of a TOML file holds; raises BenchError naming the file when it is malformed or too large."""
     if len(content) > MAX_BYTES:
         raise BenchError(f"{path}: more than {MAX_BYTES} bytes, which is too large for settings", "give a smaller file")
     if LONG_KEY.search(content):  # tomllib takes minutes for a key of 50,000 parts

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+from io import FileIO
 from pathlib import Path
 
 import tomli_w
 
-from fgmae_bench.config.strict import load_toml
+from fgmae_bench.config.strict import parse_toml
 from fgmae_bench.errors import BenchError, os_error
-from fgmae_bench.system.files import lock_and_clean_up, read_small, write_text
+from fgmae_bench.system.files import lock_and_clean_up, open_regular, read_small, write_text
 
 PINS = "sha256.lock.toml"
+PINS_HEAD = (
+    "# Content trusted on first use; weights fetch NAME --repin or prepare download NAME --repin replaces a line.\n"
+)
+TABLE = b"[sha256]\n"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -84,21 +90,81 @@ def _read_note(path: Path) -> tuple[dict[str, object], str]:
     return (facts, line.split(" ")[0]) if isinstance(facts, dict) else ({}, "")
 
 
+# Files of pins that may be continued, as they were last read: content, which ends with a whole line, and pins.
+_seen: dict[Path, tuple[bytes, dict[str, str]]] = {}
+
+
 def read_pins(pins: Path) -> dict[str, str]:
-    """SHA-256 by source, of the sources that were trusted on first use; empty where the file is absent."""
+    """SHA-256 by source, of the sources that were trusted on first use; empty where the file is absent.
+
+    A last line that was cut off as it was written is left out: its file was not kept either. Of a file that has grown
+    since this process read it, the new lines alone are parsed. Raises BenchError on anything else than pins.
+    """
+    before, held = _seen.pop(pins, (b"", {}))
     if not pins.exists():
         return {}
     if not pins.is_file():
         raise BenchError(f"{pins} is not a regular file", "remove it")
-    found = load_toml(pins).get("sha256", {})
-    if not isinstance(found, dict) or not all(isinstance(value, str) and is_sha256(value) for value in found.values()):
+    try:
+        content = pins.read_bytes()
+    except OSError as error:
+        raise os_error(error, pins) from error
+    more = TABLE + content[len(before) :] if before and content.startswith(before) else content
+    found = _parsed(pins, more)
+    if more is not content and held.keys() & found.keys():  # not TOML as a whole: a key stands there twice
+        found = _parsed(pins, content)
+    elif more is not content:
+        found = {**held, **found}
+    # lines can follow where the table of pins is the only one
+    if content.endswith(b"\n") and len(re.findall(rb"^\s*\[", more, re.MULTILINE)) == 1:
+        _seen[pins] = content, found
+    return dict(found)
+
+
+def _parsed(pins: Path, content: bytes) -> dict[str, str]:
+    """The pins in `content`, without its last line where that one was cut off."""
+    whole = content[: content.rfind(b"\n") + 1]
+    try:
+        table = parse_toml(content, pins).get("sha256", {})
+    except BenchError:
+        if whole == content or TABLE not in whole:
+            raise
+        table = parse_toml(whole, pins).get("sha256", {})
+    if not isinstance(table, dict) or not all(isinstance(value, str) and is_sha256(value) for value in table.values()):
         raise BenchError(f"{pins} is damaged: not a table of SHA-256 values", "correct or remove it")
-    return found
+    return table
 
 
 def write_pin(pins: Path, source: str, sha256: str) -> None:
-    """Add or replace a pin; several processes may do so at once."""
+    """Add or replace a pin; several processes may do so at once.
+
+    A new one is a line at the end of the file; to replace one, the file is written anew.
+    """
     with lock_and_clean_up(pins.with_name(f".{pins.name}.partial")):
-        held = {"sha256": {**read_pins(pins), source: sha256}}
-        head = "# Content trusted on first use; python -m fgmae_bench.weights fetch --repin replaces a line.\n"
-        write_text(pins, head + tomli_w.dumps(held))
+        held = read_pins(pins)
+        if held.get(source) == sha256:
+            return
+        line = tomli_w.dumps({source: sha256})
+        if pins in _seen and source not in held and _appended(pins, line.encode()):
+            return
+        write_text(pins, PINS_HEAD + tomli_w.dumps({"sha256": {**held, source: sha256}}))
+
+
+def _appended(pins: Path, line: bytes) -> bool:
+    """Add a line to a file, on the disk when it returns; False where the file is a link or may not be written."""
+    try:
+        handle = open_regular(pins, os.O_WRONLY | os.O_APPEND)
+    except (PermissionError, BenchError):
+        return False
+    except OSError as error:
+        raise os_error(error, pins) from error
+    with FileIO(handle, "a") as stream:
+        before = os.fstat(handle).st_size
+        try:
+            while line:
+                line = line[stream.write(line) :]
+            os.fsync(handle)
+        except OSError as error:
+            os.ftruncate(handle, before)
+            raise os_error(error, pins) from error
+    return True

@@ -67,6 +67,7 @@ def fetch(
     size: int | None = None,
     pins: Path | None = None,
     repin: bool = False,
+    repin_with: str = "",
     quiet: bool = False,
 ) -> Fetched:
     """Bring `source` to `target` and verify it; an interrupted fetch goes on where it stopped, a finished one transfers
@@ -75,26 +76,26 @@ def fetch(
     The content must have the SHA-256, the MD5 and the `size` in bytes that are given, pinned in `pins` (default: a file
     in the target's folder) and stated by the hub, and begin as a torch-hub style name says. Where no SHA-256 is known
     the content must be what the file's ending says; it is pinned, and where nothing vouches that is said, unless
-    `quiet`. `repin` fetches anew and replaces the pin. Raises BenchError on a refusal, wrong content, no network or a
-    full disk.
+    `quiet`. `repin` fetches anew and replaces the pin, which messages say the command `repin_with` does. Raises
+    BenchError on a refusal, wrong content, no network or a full disk.
     """
     pins = pins or target.parent / PINS
-    claims = _claims(source, sha256, pins, repin)
-    if not repin and (here := _noted(source, target, claims)):
+    claims, trusted = _claims(source, sha256, pins, repin), _Pinned(path=pins, repin=repin, repin_with=repin_with)
+    if not repin and (here := _noted(source, target, claims, trusted)):
         _require_md5(target, target, md5)
         return here
     remote = ask(source)
     if size is not None and remote.size not in (None, size):
         raise BenchError(f"{source} has {remote.size} bytes, {size} are expected", NOT_A_FILE)
     remote = dataclasses.replace(remote, size=remote.size if size is None else size)
-    expected = _agreed(source, {**claims, "stated by the hub": remote.sha256})
+    expected = _agreed(source, {**claims, "stated by the hub": remote.sha256}, trusted)
     with _locked_partial(target) as stream:
         if target.exists() and not repin:
             digest = _verified_in_place(source, target, expected)
             _require_md5(target, target, md5)
             return Fetched(path=target, sha256=digest, commit=remote.commit)
         received = _receive(source, remote, target, stream)
-        digest = _settle(source, target, stream, expected, pins, repin, md5=md5, quiet=quiet)
+        digest = _settle(source, target, stream, expected, trusted, md5=md5, quiet=quiet)
     return Fetched(path=target, sha256=digest, transferred=received, commit=remote.commit)
 
 
@@ -107,6 +108,7 @@ def adopt(
     size: int | None = None,
     pins: Path | None = None,
     repin: bool = False,
+    repin_with: str = "",
 ) -> Fetched:
     """Copy `file` to `target` as if it had been fetched, verified the same way.
 
@@ -114,8 +116,8 @@ def adopt(
     and said so.
     """
     pins = pins or target.parent / PINS
-    claims = _claims(source, sha256, pins, repin)
-    if not repin and (here := _noted(source, target, claims)):
+    claims, trusted = _claims(source, sha256, pins, repin), _Pinned(path=pins, repin=repin, repin_with=repin_with)
+    if not repin and (here := _noted(source, target, claims, trusted)):
         return here
     if not file.is_file():
         raise BenchError(
@@ -129,7 +131,7 @@ def adopt(
             claims["stated by the hub"] = ask(source).sha256
         except Unreachable as error:
             log.warning("%s: the hub was not asked for its SHA-256", error.what)
-    expected = _agreed(source, claims)
+    expected = _agreed(source, claims, trusted)
     with _locked_partial(target) as stream:
         if target.exists() and not repin:
             return Fetched(path=target, sha256=_verified_in_place(source, target, expected))
@@ -137,7 +139,7 @@ def adopt(
         stream.truncate(0)
         with open(file, "rb") as original:
             _pour(iter(lambda: original.read(COPY_BYTES), b""), stream, target, 0, found)
-        digest = _settle(source, target, stream, expected, pins, repin)
+        digest = _settle(source, target, stream, expected, trusted)
     return Fetched(path=target, sha256=digest)
 
 
@@ -148,32 +150,40 @@ def _claims(source: Source, sha256: str | None, pins: Path, repin: bool) -> dict
     return {"expected": sha256, f"pinned in {pins}": None if repin else read_pins(pins).get(str(source))}
 
 
-def _noted(source: Source, target: Path, claims: dict[str, str | None]) -> Fetched | None:
+@dataclass(frozen=True, kw_only=True)
+class _Pinned:
+    """The file of pins, whether a pin is to be replaced, and the command that replaces one."""
+
+    path: Path
+    repin: bool
+    repin_with: str
+
+    def todo(self, source: Source, otherwise: str, does: str) -> str:
+        """`otherwise`, and where `source` is pinned what the command that replaces the pin `does`."""
+        pinned = self.repin_with and not self.repin and str(source) in read_pins(self.path)
+        return f"{otherwise}; {self.repin_with} {does}" if pinned else otherwise
+
+
+def _noted(source: Source, target: Path, claims: dict[str, str | None], pinned: _Pinned) -> Fetched | None:
     """The file if it was verified before and nothing known here contradicts it."""
     digest = noted(target, str(source))
     if digest is None:
         return None
-    _agreed(source, {**claims, f"that of {target}": digest})
+    _agreed(source, {**claims, f"that of {target}": digest}, pinned)
     return Fetched(path=target, sha256=digest)
 
 
-def _agreed(source: Source, claims: dict[str, str | None]) -> str | None:
+def _agreed(source: Source, claims: dict[str, str | None], pinned: _Pinned) -> str | None:
     """The SHA-256 on which all claims agree, None without any; raises BenchError when they do not."""
     known = {who: sha256 for who, sha256 in claims.items() if sha256}
+    agreed, begins, said = next(iter(known.values()), None), name_hash(source.file), ""
     if len(set(known.values())) > 1:
         said = ", ".join(f"{sha256} is {who}" for who, sha256 in known.items())
-        raise BenchError(
-            f"{source}: the SHA-256 is in doubt: {said}",
-            "find out which is right; weights fetch --repin fetches anew and replaces the pin",
-        )
-    agreed = next(iter(known.values()), None)
-    begins = name_hash(source.file)
-    if agreed and begins and not agreed.startswith(begins):
+    elif agreed and begins and not agreed.startswith(begins):
         said = f"{agreed} is {next(iter(known))}, its name says {begins}..."
-        raise BenchError(
-            f"{source}: the SHA-256 is in doubt: {said}",
-            "find out which is right; weights fetch --repin fetches anew and replaces the pin",
-        )
+    if said:
+        todo = pinned.todo(source, "find out which is right", "fetches anew and replaces the pin")
+        raise BenchError(f"{source}: the SHA-256 is in doubt: {said}", todo)
     return agreed
 
 
@@ -314,8 +324,7 @@ def _settle(
     target: Path,
     stream: FileIO,
     expected: str | None,
-    pins: Path,
-    repin: bool = False,
+    pinned: _Pinned,
     *,
     md5: str | None = None,
     quiet: bool = False,
@@ -325,7 +334,11 @@ def _settle(
     fault = content_fault(_partial(target), source.file)
     if not digest.startswith(expected or begins or ""):
         _discard(target)
-        todo = "run the same command again; where it stays so, the source holds other content"
+        todo = pinned.todo(
+            source,
+            "run the same command again; where it stays so, the source holds other content",
+            "trusts that in place of what is pinned",
+        )
         wanted = expected or f"{begins}... as its name says"
         reason = f" ({fault})" if fault else ""
         raise BenchError(f"{target.name}: wrong bytes came{reason}, SHA-256 {digest} instead of {wanted}", todo)
@@ -333,8 +346,8 @@ def _settle(
         _discard(target)
         raise BenchError(f"{target.name}: what came is not that file: {fault}; nothing was kept or pinned", NOT_A_FILE)
     _require_md5(_partial(target), target, md5)
-    if expected is None or repin:
-        _pin(source, digest, vouched=expected is not None, pins=pins, quiet=quiet or md5 is not None)
+    if expected is None or pinned.repin:
+        _pin(source, digest, vouched=expected is not None, pins=pinned.path, quiet=quiet or md5 is not None)
     try:
         os.fsync(stream.fileno())
         os.replace(_partial(target), target)

@@ -5,6 +5,7 @@ python -m fgmae_bench.prepare download sen1floods11
 
 An archive is unpacked. Single files are gathered in `<folder>.download`, which becomes the folder when all are there;
 what nobody states a checksum of is pinned beside the folder, and held against the pins when it is fetched again.
+--repin trusts what comes where it is not what was pinned.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import os
 import re
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,8 +27,9 @@ from fgmae_bench.data.layouts import build_index
 from fgmae_bench.data.list_splits import ENDINGS, read_lines
 from fgmae_bench.errors import BenchError, os_error
 from fgmae_bench.hub.archive import unpack
-from fgmae_bench.hub.checksums import PINS, note_path
-from fgmae_bench.hub.fetch import HubFile, WebFile, fetch
+from fgmae_bench.hub.checksums import PINS, note_path, noted, read_pins
+from fgmae_bench.hub.fetch import Fetched, HubFile, WebFile, fetch
+from fgmae_bench.hub.http import Source
 from fgmae_bench.hub.tarball import unpack_tar
 from fgmae_bench.prepare.index import LAYOUTS as INDEXED
 from fgmae_bench.system.files import lock_and_clean_up, remove_empty, sync_folder
@@ -42,6 +45,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         *spellings("data_path"), metavar="DIR", help="new folder of the data (default: data beside the card)"
     )
     parser.add_argument(*spellings("keep_archive"), action="store_true", help="keep the archive, next to the folder")
+    text = (
+        "trust what comes in place of what was pinned on first use, and say both SHA-256; "
+        "files that are here as they are pinned stay (default: off)"
+    )
+    parser.add_argument("--repin", action="store_true", help=text)
 
 
 def main(given: dict[str, Any]) -> None:
@@ -54,31 +62,54 @@ def main(given: dict[str, Any]) -> None:
     data = Path(given.get("data_path") or card.data_path)
     _require_new(card, data)
     place = data.resolve()
+    get = _Getter(repin=bool(given.get("repin")), command=_command(given))
     with lock_and_clean_up(place.with_name(f"{place.name}.download.partial")):
         there = _holds_anything(data)  # another process has done it while this one waited
         if card.download.each:
             if not there:
-                _get_files(card, place)
+                _get_files(card, place, get)
             line = _contents(card, data)
         else:
-            line = _get_archive(card, data, place, there, keep=bool(given.get("keep_archive")))
+            line = _get_archive(card, data, place, get, there=there, keep=bool(given.get("keep_archive")))
     command = "index" if card.layout in INDEXED else "inspect"
     shown = shlex.quote(str(data))
     following = f"python -m fgmae_bench.prepare {command} {shlex.quote(given['dataset'])} --data_path {shown}"
     print(f"{line}; next: {following}")
 
 
-def _get_archive(card: Card, data: Path, place: Path, there: bool, keep: bool) -> str:
+@dataclass(frozen=True, kw_only=True)
+class _Getter:
+    """How files are fetched: whether pins are replaced, and the command that does so."""
+
+    repin: bool
+    command: str
+
+    def __call__(self, source: Source, target: Path, pins: Path, **how: Any) -> Fetched:
+        """The file, verified. One that is here as it is pinned is not fetched again to be pinned anew."""
+        repin = self.repin
+        if repin and (here := noted(target, str(source))):
+            repin = read_pins(pins).get(str(source)) != here
+        return fetch(source, target, pins=pins, repin=repin, repin_with=self.command, **how)
+
+
+def _command(given: dict[str, Any]) -> str:
+    """The command of these flags that replaces pins."""
+    more = ["--data_path", str(given["data_path"])] if given.get("data_path") else []
+    more += ["--keep_archive"] if given.get("keep_archive") else []
+    return shlex.join(["python", "-m", "fgmae_bench.prepare", "download", given["dataset"], *more, "--repin"])
+
+
+def _get_archive(card: Card, data: Path, place: Path, get: _Getter, *, there: bool, keep: bool) -> str:
     """Fetch, verify and unpack the card's archive, its lists first; returns what there is then."""
     held = card.download
     assert held is not None
     source = WebFile(url=held.url) if held.url else _hub_file(held)
-    archive = place.parent / Path(source.file).name
+    archive, pins = place.parent / Path(source.file).name, place.parent / PINS
     if not there:
         for each in held.lists:
             listed = WebFile(url=each.url)
-            fetch(listed, place.parent / listed.file, md5=each.md5)
-        fetched = fetch(source, archive, sha256=held.sha256 or None, md5=held.md5 or None, size=held.size or None)
+            get(listed, place.parent / listed.file, pins, md5=each.md5)
+        fetched = get(source, archive, pins, sha256=held.sha256 or None, md5=held.md5 or None, size=held.size or None)
         print(f"{archive.name}: {fetched.transferred} bytes transferred, sha256 {fetched.sha256}")
         (unpack_tar if archive.name.endswith((".tar.gz", ".tgz")) else unpack)(archive, place)
     line = _contents(card, data)
@@ -88,7 +119,7 @@ def _get_archive(card: Card, data: Path, place: Path, there: bool, keep: bool) -
     return line
 
 
-def _get_files(card: Card, place: Path) -> None:
+def _get_files(card: Card, place: Path, get: _Getter) -> None:
     """Fetch every file of every listed sample; the folder appears when all are there."""
     held, folder, transferred = card.download, place.with_name(f"{place.name}.download"), 0
     assert held is not None
@@ -97,7 +128,7 @@ def _get_files(card: Card, place: Path) -> None:
         with Progress(f"downloading {card.title}", len(wanted), "files") as progress:
             for name in wanted:
                 source = WebFile(url=f"{held.url.rstrip('/')}/{quote(name)}")
-                transferred += fetch(source, folder / name, pins=place.parent / PINS, quiet=True).transferred
+                transferred += get(source, folder / name, place.parent / PINS, quiet=True).transferred
                 progress.step()
         for name in wanted:
             note_path(folder / name).unlink()

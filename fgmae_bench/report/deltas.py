@@ -35,9 +35,27 @@ COPERNICUS_VIEWS = (
     "flips (horizontal, published: both ways)",
     "geometry (random crops, then a centre crop; published: the whole image resized)",
 )
-# Its decoders (src/foundation_models/vit_wrapper.py), and what ours are not.
+# Its decoders (src/foundation_models/vit_wrapper.py and lightning_task.py, src/datasets/cobench_floods1_wrapper.py):
+# values of a recipe that stand for them, and what ours are not whatever the recipe says.
 COPERNICUS_DECODERS = ("dfc2020_s1_frozen", "flood_s1_frozen")
-COPERNICUS_DECODER = ("decoder (published: with an auxiliary head)", "augmentation (published: rotations and flips)")
+COPERNICUS_DECODER: dict[str, dict[str, Any]] = {
+    "decoder (published: 512 channels, dropout .1, an auxiliary head)": {
+        "fpn_dim": 512,
+        "head_dropout": 0.1,
+        "auxiliary": True,
+    },
+    "augmentation (published: whole images, rotations padded with 0, flips both ways)": {
+        "augment": True,
+        "crop_scale": 1.0,
+        "vflip": True,
+        "rotate": 90.0,
+        "rotate_fill": "zero",
+    },
+}
+COPERNICUS_ELSE = (
+    "optimiser (published: beta1 of AdamW from .85 to .95, biases and norms decayed too)",
+    "last map (published: without the encoder's final norm for ViTs)",
+)
 # What the CSV calls a pre-training -> names of the registry. A name that is not here stands for itself.
 PRETRAINING = {
     "FGMAE": ("fgmae", "fgmae-full"),
@@ -133,12 +151,20 @@ def _other_run(record: Record, published: Published, weights_files: tuple[str, .
         *_other_recipe(record, published),
         *_other_backbone(record, published, weights_files),
         *(COPERNICUS_VIEWS if published.table in COPERNICUS else ()),
-        *(COPERNICUS_DECODER if published.table in COPERNICUS_DECODERS else ()),
+        *(_other_decoder(record) if published.table in COPERNICUS_DECODERS else ()),
     ]
     if not found:
         return None
     short = "other " + ", ".join(dict.fromkeys(each.split(" (")[0] for each in found))
     return Obstacle(code="other_run", short=short, text=f"No difference shown: other {', '.join(found)}.")
+
+
+def _other_decoder(record: Record) -> list[str]:
+    """What of a decoder and its training is not Copernicus-Bench's; a record without a field means its default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(RECIPES["segment"])}
+    held = defaults | record["config"]["recipe"]
+    found = [words for words, wanted in COPERNICUS_DECODER.items() if any(held[k] != v for k, v in wanted.items())]
+    return [*found, *COPERNICUS_ELSE]
 
 
 def _other_recipe(record: Record, published: Published) -> list[str]:

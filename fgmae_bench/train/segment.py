@@ -209,8 +209,12 @@ def _require_possible(run: Run, card: Card) -> None:
     if run.model.model in (*HANDMADE, EMBEDDINGS):
         raise BenchError(f"{run.model.model} gives no feature map", "take a ViT, a ResNet or another model with maps")
     if card.task == "regression" and (run.recipe.auxiliary or run.recipe.head in HEADS_OF_CLASSES):
-        what = "--auxiliary" if run.recipe.auxiliary else f"--head {run.recipe.head}"
-        raise BenchError(f"{what} learns classes, {card.title} is a regression", "take --head upernet")
+        what, todo = (
+            ("--auxiliary", "leave it out")
+            if run.recipe.auxiliary
+            else (f"--head {run.recipe.head}", "take --head upernet")
+        )
+        raise BenchError(f"{what} learns classes, {card.title} is a regression", todo)
     if run.recipe.head_weights is not None and not Path(run.recipe.head_weights).is_file():
         raise BenchError(f"--head_weights {run.recipe.head_weights}: no such file", "give a checkpoint")
     if run.execution.panels > MAX_PANELS:

@@ -116,6 +116,8 @@ class SegmentationJob:
                 crop_scale=recipe.crop_scale,
                 vflip=recipe.vflip,
                 crop="plain" if recipe.stride else "resized",
+                rotate=recipe.rotate,
+                rotate_fill=recipe.rotate_fill,
             )
         earlier = self._earlier(rows) if self.bank is None else None
         images, labels = segmentation_batch(self.view, chips, masks, ids, augmentation, earlier)

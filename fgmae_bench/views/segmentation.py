@@ -9,6 +9,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from fgmae_bench.errors import BenchError
 from fgmae_bench.metrics.segmentation import IGNORE
@@ -29,8 +30,8 @@ class JointAugmentation:
     """A keyed random view of image and mask.
 
     `crop` resized: a crop of at least `crop_scale` of the area, aspect 3/4 to 4/3, resized to the input; plain: a crop
-    of the input's size at the image's own resolution, padded where the image is smaller. Then flips, each half of the
-    time.
+    of the input's size at the image's own resolution, padded where the image is smaller. Then half of the time a
+    rotation by up to `rotate` degrees either way, then flips, each half of the time.
     """
 
     seed: int
@@ -39,6 +40,8 @@ class JointAugmentation:
     crop_scale: float = 0.5
     hflip: bool = True
     vflip: bool = False
+    rotate: float = 0.0
+    rotate_fill: Literal["ignore", "zero"] = "ignore"
 
 
 def mask_invalid(mask: Mask, valid: NDArray[np.bool_] | None) -> Mask:
@@ -71,6 +74,9 @@ def training_pair(
         image, mask = _resized(image, size, cv2.INTER_LINEAR), _resized(mask[None], size, cv2.INTER_NEAREST_EXACT)[0]
     # both are drawn whether or not they are used: switching one off changes no other draw
     horizontal, vertical = draw.random(2) < 0.5
+    turned, angle = draw.random(2)
+    if turned < 0.5 and augmentation.rotate:
+        image, mask = _rotated(image, mask, augmentation.rotate * (2 * angle - 1), augmentation.rotate_fill)
     if horizontal and augmentation.hflip:
         image, mask = image[:, :, ::-1], mask[:, ::-1]
     if vertical and augmentation.vflip:
@@ -124,6 +130,26 @@ def _resized(image: NDArray[Any], size: int, interpolation: int) -> NDArray[Any]
     return np.stack(
         [cv2.resize(np.ascontiguousarray(band), (size, size), interpolation=interpolation) for band in image]
     )
+
+
+def _rotated(image: NDArray[Any], mask: Mask, degrees: float, fill: str) -> tuple[NDArray[Any], Mask]:
+    """Image (C, S, S) and mask (S, S) turned about their centre: bilinear, nearest for labels.
+
+    Outside is 0 for both with `fill` zero, as kornia's RandomRotation has it; else each band's mean, and no label.
+    """
+    cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    matrix, centre = np.array([[cosine, -sine], [sine, cosine]]), (np.array(mask.shape) - 1) / 2
+    # pixel centres are whole numbers; with "grid-constant" pixels at the edge mix with what is outside
+    how: dict[str, Any] = {"matrix": matrix, "offset": centre - matrix @ centre, "mode": "grid-constant"}
+    zero, whole = fill == "zero", image.dtype.kind in "iu"
+    outside = np.zeros(len(image)) if zero else image.mean(axis=(1, 2), dtype=np.float64)
+    bands = [
+        ndimage.affine_transform(band, order=1, cval=value, output=np.float32, **how)
+        for band, value in zip(image, outside, strict=True)
+    ]
+    turned = np.stack(bands)
+    labels = ndimage.affine_transform(mask, order=0, cval=0 if zero else nothing(mask), **how)
+    return (np.rint(turned) if whole else turned).astype(image.dtype), labels
 
 
 def _padded(image: NDArray[Any], mask: Mask, size: int) -> tuple[NDArray[Any], Mask]:
