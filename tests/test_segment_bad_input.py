@@ -137,6 +137,11 @@ BAD = [
     (untouched, ("--max_steps", "4", "--eval_every", "5"), ("--eval_every 5 with --max_steps 4; give 4 or less",)),
     (untouched, ("--head", "maskformer", "--fpn_dim", "40"), ("--fpn_dim 40: maskformer takes multiples of 32",)),
     (untouched, ("--head", "fcn", "--head_dropout", "1"), ("--head_dropout is 1.0; give a number in [0, 1)",)),
+    (
+        untouched,
+        ("--head", "psa", "--model", "unet", "--input_size", "128", "--layer_decay", "1", "--drop_path", "0"),
+        ("PSA on a map of 128x128 places",),
+    ),
     (untouched, ("--fpn_dim", "4"), ("--fpn_dim 4",)),
     (untouched, ("--blocks", "1", "2", "3", "9"), ("give rising indices from 0 to 5",)),
     (untouched, ("--stride", "100", "--input_size", "32"), ("--stride 100",)),

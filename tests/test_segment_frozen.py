@@ -165,3 +165,11 @@ def test_torchgeo_models_take_a_decoder_under_our_contract(model, tiles, tmp_pat
     done = segment(tiles, *flags, "--batch_size", "2", "--panels", "0", backbone=(), cwd=tmp_path)
     assert done.code == 0, done.err
     assert only_record(tmp_path / "results")["protocol"] == "frozen_upernet"
+
+
+def test_a_head_that_cannot_take_the_maps_is_refused_before_they_are_computed(tiles, tmp_path):
+    more = ("--model", "unet", "--input_size", "128", "--head", "psa", "--features", "cached")
+    done = segment(tiles, *more, cwd=tmp_path, backbone=FROZEN)
+    assert done.code == 2
+    assert "PSA on a map of 128x128 places; its attention reaches 97 at most" in done.err
+    assert not list(tmp_path.rglob("features.f32"))

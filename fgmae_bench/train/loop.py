@@ -155,6 +155,7 @@ class Loop:
         # Loader threads read ahead of the steps; a look at losses and signals waits for the device: rare on a GPU.
         read = ahead(lambda place: self._read(place[0], place[2]), places, self.workers)
         look = max(1, MICRO_BATCHES_BETWEEN_LOOKS[self.device.type] // self.plan.accum)
+        self.parallel.train()  # the last evaluation left it otherwise
         with contextlib.ExitStack() as stack:
             stack.callback(read.close)
             losses: list[Tensor] = []
@@ -209,7 +210,6 @@ class Loop:
             group["lr"] = rate * group["lr_scale"]
         # float64: the mean of many micro-batches must not depend on how they are divided
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.parallel.train()
         for micro in range(count):
             waiting = time.perf_counter()
             images, targets = next(batches)

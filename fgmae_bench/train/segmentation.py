@@ -127,7 +127,7 @@ class SegmentationJob:
         """Rows of maps (B, F) and their masks; of scenes in windows one window of each, drawn anew each epoch."""
         assert self.bank is not None
         if self.windows is None:
-            return np.array(self.bank.features[rows]), masks
+            return np.asarray(self.bank.features[rows]), masks  # picked by an array of rows: a copy already
         places, side, ids = self.windows.places, self.windows.window, self.dataset.index.ids
         chosen = [int(generator(self.recipe.seed, "window", epoch, ids[row]).integers(len(places))) for row in rows]
         features = np.stack([self.bank.piece(row, k, len(places)) for row, k in zip(rows, chosen, strict=True)])

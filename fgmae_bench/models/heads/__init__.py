@@ -22,6 +22,7 @@ from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.models.heads.fcn import AUXILIARY_WEIGHT, Auxiliary
 from fgmae_bench.models.heads.necks import SCALES, MultiLevelNeck, Necked
 from fgmae_bench.models.heads.outputs import KINDS, PIXELS, Extra, Learnt, with_extra
+from fgmae_bench.models.heads.psa import PSA
 
 
 def make_head(
@@ -76,12 +77,16 @@ def make_head(
 def require_usable(
     name: str, head: nn.Module, dims: Sequence[int], strides: Sequence[int], num_classes: int, size: tuple[int, int]
 ) -> None:
-    """Raise BenchError where a head of another package raises on maps of zeros, of an image of `size`, or gives other
-    logits than (B, K, *size). A copy is asked, in training and in evaluation.
+    """Raise BenchError where a head does not take the maps of an image of `size`: before they are computed of all.
+
+    A copy of one of another package is asked, in training and in evaluation, with zeros: it must give (B, K, *size).
     """
-    if name in SHIPPED_HEADS:
-        return
     grids = [[math.ceil(side / stride) for side in size] for stride in strides]
+    if name in SHIPPED_HEADS:
+        for part in head.modules():
+            if isinstance(part, PSA):
+                part.require_grid(grids[-1])
+        return
     maps = [torch.zeros(2, dim, *grid) for dim, grid in zip(dims, grids, strict=True)]
     for training in (True, False):
         asked = deepcopy(head).train(training)

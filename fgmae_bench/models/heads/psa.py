@@ -43,15 +43,19 @@ class PSA(Decoder):
         self.proj = ConvNorm(2 * fpn_dim, dim, norm=norm, padding=1)  # 1x1 with a border of zeros, as in the reference
         self.bottleneck = ConvNorm(2 * dim, fpn_dim, 3, norm=norm)
 
+    def require_grid(self, grid: Sequence[int]) -> None:
+        """Raise BenchError on a last map of more places to a side than the attention reaches."""
+        if max(-(-side // 2) for side in grid) > (self.side + 1) // 2:
+            raise BenchError(
+                f"PSA on a map of {grid[0]}x{grid[1]} places",
+                f"its attention reaches {self.side} at most; take a smaller --input_size",
+            )
+
     def features(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps, of which the last is used, to (B, fpn_dim, h, w). Raises BenchError on maps of more than 97 places."""
         x = maps[-1]
+        self.require_grid(x.shape[-2:])
         half = tuple(-(-side // 2) for side in x.shape[-2:])
-        if max(half) > (self.side + 1) // 2:
-            raise BenchError(
-                f"PSA on a map of {x.shape[-2]}x{x.shape[-1]} places",
-                f"its attention reaches {self.side} at most; take a smaller --input_size",
-            )
         collected, distributed = (resized(reduce(x), half) for reduce in (self.reduce, self.reduce_p))
         offsets = offsets_of(half[0], half[1], self.side, x.device)
         # (B, from, to): what each place takes in, and what each place gives away
