@@ -130,3 +130,10 @@ def test_simulated_models_of_known_gaps():
     quiet, power, _ = script.simulate(60)
     assert quiet >= 0.93  # two of 60 worlds are within the simulation error of 95 %
     assert power >= 0.84
+
+
+def test_what_rounding_leaves_separates_no_models():
+    estimate = Estimate(value=1e-13, error=1e-17, degrees=20.0)
+    found = apart(2, {(0, 1): estimate})
+    assert not found.above.any()
+    assert found.equal[0, 1]
