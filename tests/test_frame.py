@@ -227,14 +227,15 @@ def test_the_frame_needs_no_torch():
 @pytest.mark.parametrize("name", ["runs.csv", "runs", "runs.PARQUET"])
 def test_an_export_that_could_not_be_read_back_is_refused(stored, name, tmp_path):
     with pytest.raises(BenchError, match=r"give a name that ends in \.parquet"):
-        fgmae_bench.fgmae_bench.results(stored).export(tmp_path / name)
+        fgmae_bench.results(stored).export(tmp_path / name)
     assert not (tmp_path / name).exists()
 
 
 def test_one_pulled_folder_may_be_a_text_and_none_is_passed_over(stored, tmp_path):
     (tmp_path / "own" / "records").mkdir(parents=True)
-    assert len(fgmae_bench.results(tmp_path / "own", pulled=str(stored))) == len(fgmae_bench.results(stored))
-    assert len(fgmae_bench.results(tmp_path / "own", pulled=stored)) == len(fgmae_bench.results(stored))
+    wanted = fgmae_bench.results(tmp_path / "own", pulled=[stored])
+    for one in (stored, str(stored)):
+        pd.testing.assert_frame_equal(fgmae_bench.results(tmp_path / "own", pulled=one), wanted)
     path = fgmae_bench.results(stored).export(tmp_path / "runs.parquet")
     with pytest.raises(BenchError, match="is a file beside pulled folders"):
         fgmae_bench.results(path, pulled=[stored])
