@@ -129,14 +129,18 @@ class Results(pd.DataFrame):
     def export(self, path: str | Path) -> Path:
         """Write the rows as parquet, by rename, stamped with the version of the columns; `results(path)` reads it.
 
-        Raises BenchError on a name that does not end in `.parquet`.
+        Raises BenchError on a name that does not end in `.parquet`, and on columns of the user's that it cannot hold.
         """
         if Path(path).suffix != ".parquet":
             raise BenchError(f"export writes parquet, {path} has another ending", "give a name that ends in .parquet")
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pa.Table.from_pandas(pd.DataFrame(self), preserve_index=False)
+        try:
+            table = pa.Table.from_pandas(pd.DataFrame(self), preserve_index=False)
+        except (pa.ArrowException, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise BenchError(f"{path}: columns that parquet cannot hold ({reason})", "leave them out") from error
         stamped = table.replace_schema_metadata({**(table.schema.metadata or {}), STAMP: str(FRAME_VERSION).encode()})
         with replacing(Path(path)) as temporary:
             pq.write_table(stamped, temporary)
@@ -154,24 +158,34 @@ class Results(pd.DataFrame):
             yield Path(path).parents[3], record
 
 
-def results(folder: str | Path = "results", *, pulled: Sequence[str | Path] = (), **filters: Any) -> Results:
+def results(
+    folder: str | Path = "results", *, pulled: str | Path | Sequence[str | Path] = (), **filters: Any
+) -> Results:
     """The records below `folder` as a frame, one row a run in path order, or the frame that `export` wrote.
 
     Args:
         folder: a results folder, or a parquet file of `Results.export`.
-        pulled: folders of others' records (`board pull`); a run that `folder` holds too is taken from there.
-        filters: `column=value` or `column=[values]`; rows that have none of them are left out.
+        pulled: folder or folders of others' records (`board pull`); a run that `folder` holds too is taken from there.
+        filters: `column=value` or `column=[values]`; rows that have none of them are left out, None is a missing value.
 
     A file that is not a valid record is said and left out. Flags that a run does not have, and values of another type
-    than the flag's, are <NA>. Raises BenchError on a folder that is not there, a parquet file of something else or of
-    another version, and an unknown column.
+    than the flag's, are <NA>. Raises BenchError on a folder that is not there, a parquet file of something else, of
+    another version or beside pulled folders, and an unknown column.
 
     """
-    found = _imported(Path(folder)) if Path(folder).suffix == ".parquet" else _read([Path(folder), *map(Path, pulled)])
+    others = [Path(pulled)] if isinstance(pulled, str | Path) else list(map(Path, pulled))
+    if Path(folder).suffix == ".parquet":
+        if others:
+            raise BenchError(f"{folder} is a file beside pulled folders", "give the results folder, or the file alone")
+        found = _imported(Path(folder))
+    else:
+        found = _read([Path(folder), *others])
     for name, wanted in filters.items():
         if name not in found.columns:
             raise unknown("column", name, found.columns)
-        found = found[found[name].isin(wanted if is_list_like(wanted) else [wanted])]
+        values = list(wanted) if is_list_like(wanted) else [wanted]
+        missing = found[name].isna() & any(value is None or value is pd.NA for value in values)
+        found = found[found[name].isin(values) | missing]
     return Results(found.reset_index(drop=True))
 
 

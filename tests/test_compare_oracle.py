@@ -9,6 +9,7 @@ from test_report_compare import IDS, TARGETS, K, N, put
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.report import __main__ as entry
+from fgmae_bench.report import compare
 from fgmae_bench.report.columns import COLUMNS
 from fgmae_bench.report.predictions import Predictions
 from fgmae_bench.report.published import Published, impossible_pair
@@ -48,6 +49,28 @@ def test_stars_of_mcnemars_test_are_given_at_5_1_and_a_tenth_of_a_percent(
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(names[1]))
     assert line.split().count(p) == 2  # as it is and, of one cell, after Holm
     assert [word for word in line.split() if set(word) == {"*"}] == [stars][: bool(stars)]
+
+
+def compared(root, places, count=N):
+    """OA of two runs on the first `count` samples, wrong at places of each."""
+    records = [
+        put(root, make_record(seed=i), {"logits": wrong_at(each)[:count], "targets": TARGETS[:count]}, IDS[:count])
+        for i, each in enumerate(places)
+    ]
+    cells, _, _ = compare.compare([compare.find_run(record["run_id"], root) for record in records], ["oa"])
+    return cells[0]
+
+
+def test_fewer_than_five_samples_have_no_test(tmp_path):
+    cell = compared(tmp_path, ([], np.arange(4)), 4)
+    assert (cell.difference.p, cell.difference.low) == (None, None)
+    assert cell.test == "withheld: fewer than 5 groups or samples"
+
+
+def test_mcnemar_needs_no_spread(tmp_path):
+    cell = compared(tmp_path, ([], np.arange(8)), 8)  # all right against all wrong: 2 / 2^8 less half of it twice
+    assert (cell.test, cell.difference.low) == (compare.MCNEMAR, None)
+    assert cell.difference.p == pytest.approx(2 * 0.5**8 - 0.5**8)
 
 
 def test_predictions_in_another_order_take_everything_along():

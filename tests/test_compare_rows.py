@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from make_records import make_record
+from make_records import make_record, resealed
+from scipy.special import stdtrit
 from test_report_compare import K, put, said
 
 from fgmae_bench.errors import BenchError
 from fgmae_bench.metrics.intervals import single_label_units
 from fgmae_bench.metrics.rows import row_differences
 from fgmae_bench.metrics.variance import over_datasets
-from fgmae_bench.report import compare
+from fgmae_bench.report import compare, tested
+from fgmae_bench.report.row import Row
 
 N = 600
 IDS = [f"s{i}" for i in range(N)]
@@ -121,7 +125,7 @@ def test_seeds_that_differ_are_not_taken_in_pairs(tmp_path):
         for seed in seeds:
             put_seed(tmp_path, model, seed, 0.8)
     text = said(tmp_path, "--models", *MODELS, "--datasets", "eurosat")
-    assert "3 and 2 seeds" in text
+    assert "3 seeds and 2 seeds" in text
     assert "same seeds" not in text
     assert "SE over seeds" in text
 
@@ -148,3 +152,71 @@ def test_a_models_grid_without_val_is_not_chosen_from(tmp_path):
         put(tmp_path, record, {"logits": logits(0.8, 1), "targets": TARGETS}, IDS, GROUPS)
     with pytest.raises(BenchError, match=r"2 rows of vit_small_patch16 on eurosat, such as .*; narrow it"):
         said(tmp_path, "--models", *MODELS, "--datasets", "eurosat")
+
+
+def few(model, draw, seed=1, dataset="eurosat"):
+    """A run of five labels a class, of one seed and a draw; the run id is any."""
+    made = make_record(model=model, seed=1000 * seed + draw, batch_size=256, dataset=dataset, content="pixels")
+    made = resealed(made, "config", "recipe", "seed", seed)
+    return resealed(resealed(made, "config", "data", "shots", 5), "config", "data", "draw", draw)
+
+
+def put_draws(root, model, draws, accuracy):
+    """Store draws of one seed: how good a draw is, is the same for every model; returns the units by draw."""
+    found = {}
+    for draw in draws:
+        luck = np.random.default_rng(draw).normal(0, 0.1)
+        scores = logits(np.clip(accuracy + luck, 0, 1), hash_of(model, draw))
+        put(root, few(model, draw), {"logits": scores, "targets": TARGETS}, IDS, GROUPS)
+        found[draw] = single_label_units(scores, TARGETS, GROUPS)
+    return found
+
+
+def test_draws_of_labels_are_pairs_by_their_number(tmp_path):
+    a, b = (put_draws(tmp_path, model, range(5), 0.7) for model in MODELS)
+    text = said(tmp_path, "--models", *MODELS, "--datasets", "eurosat")
+    assert "5 draws each" in text
+    assert "draws x groups, same draws, SE over draws" in text
+    wanted = row_differences([a[i] for i in range(5)], [b[i] for i in range(5)], paired=True)["oa"]
+    assert "{:+.3f} to {:+.3f}".format(*wanted.interval()) in text
+
+
+def test_other_draws_of_the_same_seed_are_no_pairs(tmp_path):
+    a, b = (put_draws(tmp_path, model, draws, 0.7) for model, draws in zip(MODELS, ((0, 1, 2), (3, 4, 5)), strict=True))
+    text = said(tmp_path, "--models", *MODELS, "--datasets", "eurosat")
+    assert "same draws" not in text
+    wanted = row_differences(list(a.values()), list(b.values()), paired=False)["oa"]
+    assert "{:+.3f} to {:+.3f}".format(*wanted.interval()) in text
+
+
+def test_other_draws_are_no_pairs_of_a_column_either(tmp_path):
+    rows = []
+    for model, draws in zip(MODELS, ((0, 1, 2), (3, 4, 5)), strict=True):
+        units = list(put_draws(tmp_path, model, draws, 0.7).values())
+        of_model = [record for record in stored(tmp_path) if record["model"]["name"] == model]
+        held = sorted(of_model, key=lambda record: record["config"]["data"]["draw"])
+        rows.append((Row(label=model, dataset="EuroSAT-SAR", records=tuple(held)), units))
+    place = SimpleNamespace(metric="oa")
+    found, problems = tested._column(place, [row for row, _ in rows], tmp_path)
+    assert not problems
+    wanted = row_differences(rows[0][1], rows[1][1], paired=False)["oa"]
+    np.testing.assert_allclose(found["pairs"][0][2:], [wanted.value, wanted.error, wanted.degrees], rtol=1e-6)
+
+
+def test_datasets_of_the_same_scenes_make_an_error_no_smaller(tmp_path):
+    each = {}
+    for dataset in ("eurosat", "copernicus_eurosat"):
+        for model, accuracy in zip(MODELS, (0.85, 0.75), strict=True):
+            for seed in (1, 2, 3):
+                put_seed(tmp_path, model, seed, accuracy, dataset)
+        rows = [
+            [single_label_units(logits(a, hash_of(m, s, dataset)), TARGETS, GROUPS) for s in (1, 2, 3)]
+            for m, a in zip(MODELS, (0.85, 0.75), strict=True)
+        ]
+        each[dataset] = row_differences(*rows, paired=True)["oa"]
+    text = said(tmp_path, "--models", *MODELS, "--datasets", *each)
+    overall = next(line for line in text.splitlines() if line.startswith(compare.OVERALL))
+    value = np.mean([one.value for one in each.values()])
+    half = np.mean([one.error for one in each.values()]) * stdtrit(min(one.degrees for one in each.values()), 0.975)
+    assert f"{value - half:+.3f} to {value + half:+.3f}" in overall
+    assert "2 datasets, as they are, of 1 different scenes" in overall

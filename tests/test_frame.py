@@ -229,3 +229,29 @@ def test_an_export_that_could_not_be_read_back_is_refused(stored, name, tmp_path
     with pytest.raises(BenchError, match=r"give a name that ends in \.parquet"):
         fgmae_bench.results(stored).export(tmp_path / name)
     assert not (tmp_path / name).exists()
+
+
+def test_one_pulled_folder_may_be_a_text_and_none_is_passed_over(stored, tmp_path):
+    (tmp_path / "own" / "records").mkdir(parents=True)
+    wanted = fgmae_bench.results(tmp_path / "own", pulled=[stored])
+    for one in (stored, str(stored)):
+        pd.testing.assert_frame_equal(fgmae_bench.results(tmp_path / "own", pulled=one), wanted)
+    path = fgmae_bench.results(stored).export(tmp_path / "runs.parquet")
+    with pytest.raises(BenchError, match="is a file beside pulled folders"):
+        fgmae_bench.results(path, pulled=[stored])
+
+
+def test_none_is_a_filter_for_missing_values(stored):
+    every = fgmae_bench.results(stored)
+    column = next(name for name in every if 0 < every[name].isna().sum() < len(every))
+    assert len(fgmae_bench.results(stored, **{column: None})) == every[column].isna().sum()
+    known = every[column].dropna().iloc[0]
+    both = fgmae_bench.results(stored, **{column: [None, known]})
+    assert len(both) == every[column].isna().sum() + (every[column] == known).sum()
+
+
+def test_columns_that_parquet_cannot_hold_are_one_line(stored, tmp_path):
+    every = fgmae_bench.results(stored)
+    with pytest.raises(BenchError, match="columns that parquet cannot hold"):
+        every.assign(mine=[object()] * len(every)).export(tmp_path / "x.parquet")
+    assert not list(tmp_path.glob("*.parquet"))

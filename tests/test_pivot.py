@@ -115,9 +115,9 @@ def test_splits_and_few_labels_are_columns_of_their_own():
     few = resealed(record("a"), "config", "data", "shots", 5)
     (pivot,) = pivots([table(row("a", record("a")), row("a", few), row("a", record("a", split="spatial")))])
     assert [place.facts for place in pivot.places] == [
-        ("split reference", "shots None"),
+        ("split reference", "all labels"),
         ("split reference", "shots 5"),
-        ("split spatial", "shots None"),
+        ("split spatial", "all labels"),
     ]
     assert len(pivot.lines) == 1
 

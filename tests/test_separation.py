@@ -143,3 +143,10 @@ def test_claims_of_equality_are_corrected_together():
     assert [equality_p(each, 0.01) for each in pairs.values()] == pytest.approx([0.03] * 3, rel=1e-4)
     assert not apart(3, pairs, 0.01).equal.any()
     assert apart(3, {**pairs, (0, 1): alike(0.01)}, 0.01).equal.sum() == 2
+
+
+def test_what_rounding_leaves_separates_no_models():
+    estimate = Estimate(value=1e-13, error=1e-17, degrees=20.0)
+    found = apart(2, {(0, 1): estimate})
+    assert not found.above.any()
+    assert found.equal[0, 1]

@@ -35,9 +35,11 @@ class Fault(Exception):
 
 
 class Breaking(Fake):
+    raised: type[BaseException] = Fault
+
     def log(self, values, step):
         super().log(values, step)
-        raise Fault("no\nanswer")
+        raise self.raised("no\nanswer")
 
 
 FAKES = []
@@ -51,7 +53,7 @@ def fake(monkeypatch):
         FAKES.clear()
         monkeypatch.setattr(trackers, "find_spec", lambda name: True)
         monkeypatch.setattr(trackers, "import_module", lambda name: None)
-        monkeypatch.setitem(KINDS, "wandb", Kind(start=sink, faults=lambda: (Fault,), ready=ready))
+        monkeypatch.setitem(KINDS, "wandb", Kind(start=sink, ready=ready))
         return FAKES
 
     return put
@@ -87,11 +89,14 @@ def test_a_tracker_gets_what_tensorboard_gets_and_the_record_is_the_same(fake, t
         assert (scores["test/oa"], failed) == (record["metrics"]["test"]["oa"], False)
 
 
-def test_a_tracker_that_fails_costs_no_run(fake, tmp_path):
+@pytest.mark.parametrize("raised", [Fault, AttributeError, SystemExit])
+def test_a_tracker_that_fails_costs_no_run(raised, fake, tmp_path, monkeypatch):
+    monkeypatch.setattr(Breaking, "raised", raised)
     fakes = fake(Breaking)
     done = linear(shared_world(5), "--partial", "--tracker", "wandb", cwd=tmp_path)
     assert done.code == 0, done.err
-    assert done.err.count("wandb does not answer (no answer): the run goes on without it") == 1
+    assert done.err.count(f"wandb does not answer ({raised.__name__}: no answer, ") == 1
+    assert done.err.count("the run goes on without it") == 1
     assert (len(fakes), len(fakes[0].values), fakes[0].end) == (1, 1, None)
     assert only_record(tmp_path / "results")["status"] == "done"
 
@@ -116,13 +121,20 @@ def test_a_tracker_that_is_not_installed_or_has_no_key_is_one_line(fake, tmp_pat
     assert "--tracker wandb: no key: wandb login, or WANDB_MODE=offline" in line
     assert not (tmp_path / "out").exists()
 
+    def broken():
+        raise AttributeError("module has no attribute 'login'")
+
+    fake(Fake, ready=broken)
+    line = said(linear(shared_world(5), "--partial", "--tracker", "wandb", cwd=tmp_path))
+    assert "--tracker wandb: its package failed (AttributeError: module has no attribute 'login'" in line
+
 
 def test_a_package_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "mlflow.py").write_text("import a_package_that_nobody_has\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mlflow", raising=False)
     line = said(linear(shared_world(5), "--partial", "--tracker", "mlflow", cwd=tmp_path))
-    assert "cannot be imported (No module named 'a_package_that_nobody_has')" in line
+    assert "cannot be imported (ModuleNotFoundError: No module named 'a_package_that_nobody_has', mlflow.py:1)" in line
     assert "fgmae-bench[mlflow]" in line
 
 
@@ -177,6 +189,15 @@ def test_mlflow_in_a_folder(tmp_path):
     assert float(score.read_text().split()[1]) == record["metrics"]["test"]["oa"]
     (rate,) = (tmp_path / "mlruns").glob("*/*/params/recipe.lr")
     assert float(rate.read_text()) == record["config"]["recipe"]["lr"]
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_costs_an_mlflow_run_no_minutes(tmp_path):
+    pytest.importorskip("mlflow")
+    done = tracked("mlflow", tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    assert "mlflow does not answer" in done.stderr
+    assert only_record(tmp_path / "results")["status"] == "done"
 
 
 @pytest.mark.slow

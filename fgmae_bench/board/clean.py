@@ -45,6 +45,12 @@ def stripped(record: Record, names: Iterable[str]) -> Record:
 
     Raises BenchError where one stays in what the run id is made of, which cannot be changed.
     """
+    try:
+        recorded_id(record)
+        data, weights = record["config"]["data"], record["config"]["model"]["weights"]
+        _is_path(data["dataset"] + (data["split"] or "") + (weights or ""))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BenchError(f"{record['run_id']}: its configuration is not whole ({error})", "run it again") from error
     body = copy.deepcopy({key: value for key, value in record.items() if key != "sha256"})
     config, dataset = body["config"], body["dataset"]
     config["execution"] |= {name: None for name in EXECUTION if name in config["execution"]}

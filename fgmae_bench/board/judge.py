@@ -224,6 +224,17 @@ def _require_scores(each: Served, files: Files, large: Callable[[Record, bytes],
     return True
 
 
+def _explained(entry: Entry, files: Files, found: Verdict) -> dict[str, str]:
+    """The explanations of a file; a remark, and none, where it holds none that can be read."""
+    try:
+        if entry.kind != "file" or entry.size > MAX_TEXT:
+            raise BenchError(f"{entry.path}: a {entry.kind} of {entry.size} bytes, not explanations", "remove it")
+        return explained_in(files.read(entry), entry.path)
+    except BenchError as error:
+        found.remarks.append(error.what)
+        return {}
+
+
 def _remarks(found: Verdict, entries: list[Entry], files: Files) -> None:
     """What a check finds besides: notes without an explanation, files that belong to nothing."""
     wanted = {predictions_path(each.record["run_id"]) for each in found.served}
@@ -231,7 +242,7 @@ def _remarks(found: Verdict, entries: list[Entry], files: Files) -> None:
     for each in found.served:
         run_id = each.record["run_id"]
         entry = known.get(f"{EXPLANATIONS}/{run_id}.toml")
-        said = explained_in(files.read(entry), entry.path) if entry and entry.size < MAX_TEXT else {}
+        said = _explained(entry, files, found) if entry else {}
         found.remarks += [f"{run_id}: {code} is not explained" for code in unexplained(each.record) if code not in said]
         if each.record["predictions"] is not None and each.predictions is None:
             found.remarks.append(

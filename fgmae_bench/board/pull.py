@@ -21,6 +21,7 @@ from fgmae_bench.board.git import Objects, Reader, fetched, require_address
 from fgmae_bench.board.judge import MAX_PREDICTIONS, Served, Verdict, judged
 from fgmae_bench.config.flags import spellings
 from fgmae_bench.errors import EXIT_FAILED, BenchError, one_line
+from fgmae_bench.hub.checksums import sha256_of
 from fgmae_bench.hub.fetch import fetch
 from fgmae_bench.hub.http import HubFile
 from fgmae_bench.records import Record, read_record
@@ -54,6 +55,7 @@ def main(given: dict[str, Any]) -> None:
     out = given.get("out") or Path("pulled") / _name(source)
     if (out / STORE).exists() and _of(out) != _public(source):
         raise BenchError(f"{out} holds the records of another store ({_of(out)})", "give another --out")
+    _require_own(out)
     with tempfile.TemporaryDirectory() as scratch:
         objects = fetched(address, given.get("branch"), Path(scratch) / "store.git")
         entries = [entry for entry in objects.entries() if entry.path.split("/")[0] in ROOMS]
@@ -69,6 +71,14 @@ def main(given: dict[str, Any]) -> None:
         sys.exit(EXIT_FAILED)
 
 
+def _require_own(out: Path) -> None:
+    """Raise BenchError where a folder holds files that no pull put there: all in it is made read-only."""
+    if out.exists() and not out.is_dir():
+        raise BenchError(f"{out} is a file", "give a new folder with --out")
+    if out.is_dir() and not (out / STORE).is_file() and any(out.iterdir()):
+        raise BenchError(f"{out} holds files that no pull put there", "give a new folder with --out")
+
+
 def _merge(
     verdict: Verdict,
     objects: Objects,
@@ -78,13 +88,16 @@ def _merge(
     out: Path,
     store: str,
 ) -> list[str]:
-    """Write what is new; a line for each record that an earlier pull brought with other content, which stays."""
+    """Write what is new or was damaged; a line for each record that an earlier pull brought with other content, which
+    stays.
+    """
     lines, authors = [], objects.authors()
     with _writable(out):
         write_json(out / STORE, {"store": store, "commit": objects.commit, "pulled_at": now()})
         for each in verdict.served:
             record, place = each.record, out / each.entry.path
-            if place.exists() and (before := read_record(place)["sha256"]) != record["sha256"]:
+            before = _held(place)
+            if before is not None and before != record["sha256"]:
                 what = f"two contents under one id: {record['sha256'][:10]} in the store, {before[:10]} pulled before"
                 lines.append(f"{record['run_id']}: {what}")
                 continue
@@ -96,20 +109,31 @@ def _merge(
                 said["confirmed_by"] = confirmed[record["run_id"]]
             _put(each, reader, large, out)
             write_json(out / FOLDER / f"{record['run_id']}.json", said)
-            if not place.exists():
+            if before is None:
                 write_bytes(place, reader.read(each.entry))  # last: a record that is there is whole
     return lines
 
 
+def _held(place: Path) -> str | None:
+    """The hash of a record that an earlier pull brought; None where there is none that can be read."""
+    try:
+        return str(read_record(place)["sha256"])
+    except BenchError:
+        return None
+
+
 def _put(each: Served, reader: Reader, large: Callable[[Record, bytes], bytes] | None, out: Path) -> None:
     """Bring the predictions of a record, where the store has them."""
-    if each.predictions is None or (out / each.predictions.path).exists():
+    if each.predictions is None:
+        return
+    place, wanted = out / each.predictions.path, each.record["predictions"]["sha256"]
+    if place.is_file() and wanted in (None, sha256_of(place)):
         return
     content = reader.read(each.predictions)
     pointer = POINTER.fullmatch(content)
     if pointer and large is None:
         return
-    write_bytes(out / each.predictions.path, large(each.record, content) if pointer and large else content)
+    write_bytes(place, large(each.record, content) if pointer and large else content)
 
 
 @contextmanager

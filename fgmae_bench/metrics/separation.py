@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fgmae_bench.metrics.intervals import Units, no_difference, obstacles
+from fgmae_bench.metrics.intervals import NO_SPREAD, Units, no_difference, obstacles
 from fgmae_bench.metrics.jackknife import Estimate
 from fgmae_bench.metrics.rows import MeasuredRow, difference, measured_row
 from fgmae_bench.metrics.significance import holm
@@ -99,7 +99,9 @@ def _p(estimate: Estimate) -> float:
     """Two-sided p; 1 for models that are the same throughout."""
     from scipy.special import stdtr
 
-    return float(2 * stdtr(estimate.degrees, -abs(estimate.value / estimate.error))) if estimate.error > 0 else 1.0
+    if estimate.error <= NO_SPREAD:
+        return 1.0
+    return float(2 * stdtr(estimate.degrees, -abs(estimate.value / estimate.error)))
 
 
 def equality_p(estimate: Estimate, margin: float) -> float:
@@ -112,7 +114,7 @@ def equality_p(estimate: Estimate, margin: float) -> float:
 
     if not margin > 0 or not math.isfinite(margin):
         raise ValueError(f"a margin of {margin}")
-    if estimate.error <= 0:
+    if estimate.error <= NO_SPREAD:
         return 0.0
     low, high = ((estimate.value + sign * margin) / estimate.error for sign in (1, -1))
     return float(max(stdtr(estimate.degrees, -low), stdtr(estimate.degrees, high)))

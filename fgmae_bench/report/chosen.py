@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fgmae_bench.metrics.label_curves import area_on_log
@@ -31,6 +31,24 @@ def few_labels(record: Record) -> bool:
     """Whether a run saw some of the labels, drawn by its seed and draw."""
     data = record["config"]["data"]
     return data.get("shots") is not None or ("draw" in data and float(data.get("train_frac", 1.0)) < 1)
+
+
+def chance(record: Record) -> tuple[int, int]:
+    """(seed, draw of labels) of a run."""
+    return int(record["config"]["recipe"].get("seed") or 0), int(record["config"]["data"].get("draw") or 0)
+
+
+def spread_words(records: Sequence[Record]) -> str:
+    """What the runs of a row differ by: `3 seeds`, `5 draws`, `2 seeds x 5 draws`."""
+    counts = [len(set(numbers)) for numbers in zip(*map(chance, records), strict=True)]
+    parts = [f"{count} {name}" for count, name in zip(counts, ("seeds", "draws"), strict=True) if count > 1]
+    return " x ".join(parts) or f"{len(records)} runs"
+
+
+def spread_word(records: Sequence[Record]) -> str:
+    """What the runs of rows differ by, in one word: seeds; draws, where they are of one seed and labels are drawn."""
+    seeds, draws = (len(set(numbers)) for numbers in zip(*map(chance, records), strict=True))
+    return "draws" if draws > 1 and seeds == 1 else "seeds"
 
 
 def labels_used(record: Record) -> int:
@@ -131,14 +149,10 @@ def _noted(row: Row, budgets: list[int]) -> Row:
     return dataclasses.replace(row, notes=unique([*row.notes, Note(code="unequal_budgets", text=text)]))
 
 
-def _draw(record: Record) -> tuple[int, int]:
-    return int(record["config"]["recipe"].get("seed") or 0), int(record["config"]["data"].get("draw") or 0)
-
-
 def _area(rows: list[Row]) -> float | Spread | None:
     """Area of each draw that every row holds, as a mean and spread; None for a single point, or scores undefined."""
     metric = main_metric(rows[0].records[0])
-    points = [{_draw(record): record for record in row.records} for row in rows]
+    points = [{chance(record): record for record in row.records} for row in rows]
     areas = []
     for draw in (draw for draw in points[0] if all(draw in each for each in points)):
         curve = sorted((labels_used(each[draw]), each[draw]["metrics"]["test"].get(metric)) for each in points)

@@ -27,14 +27,14 @@ from fgmae_bench.errors import BenchError, closest
 from fgmae_bench.metrics.intervals import LEVEL, Difference, obstacles
 from fgmae_bench.metrics.jackknife import Estimate
 from fgmae_bench.metrics.rows import row_estimates
+from fgmae_bench.metrics.separation import together
 from fgmae_bench.metrics.significance import holm, t_quantile, wilcoxon_p
 from fgmae_bench.metrics.table import METRICS, selection
 from fgmae_bench.metrics.variance import over_datasets
 from fgmae_bench.records import Record, all_records, read_record
-from fgmae_bench.report.chosen import selected_on_val
+from fgmae_bench.report.chosen import selected_on_val, spread_word, spread_words
 from fgmae_bench.report.pairs import (
     BOOTSTRAP,
-    BOTH,
     JACKKNIFE,
     MCNEMAR,
     Candidate,
@@ -45,10 +45,11 @@ from fgmae_bench.report.pairs import (
     unit_words,
 )
 from fgmae_bench.report.predictions import Predictions, find_predictions
+from fgmae_bench.report.ranking import SCENES
 from fgmae_bench.report.row import Row, out_of_ranks
 from fgmae_bench.report.table import build, current, groups, settings
 
-__all__ = ["BOOTSTRAP", "BOTH", "JACKKNIFE", "MCNEMAR", "compare", "find_run", "main"]
+__all__ = ["BOOTSTRAP", "JACKKNIFE", "MCNEMAR", "compare", "find_run", "main"]
 
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 OVERALL = "mean of all"
@@ -138,7 +139,7 @@ def _near(name: str, every: list[str]) -> str:
 
 def candidate(records: tuple[Record, ...], results_dir: Path, *, row: bool) -> Candidate:
     """The seeds of a row, or one run, with their predictions."""
-    name = records[0]["run_id"] + (f" ({len(records)} seeds)" if len(records) > 1 else "")
+    name = records[0]["run_id"] + (f" ({spread_words(records)})" if len(records) > 1 else "")
     paths = tuple(find_predictions(record, results_dir) for record in records)
     return Candidate(name=name, records=records, predictions=paths, row=row)
 
@@ -241,16 +242,27 @@ def over_models(
 
 
 def _overall(cells: list[Pair]) -> list[Pair]:
-    """The mean difference over datasets, where there are several and each has an error."""
+    """The mean difference over datasets, where there are several and each has an error. Those cut from the same scenes
+    count as one, and make its error no smaller.
+    """
     known = [cell for cell in cells if cell.difference.low is not None]
     if len(known) < 2:
         return []
-    mean = over_datasets([_estimate(cell) for cell in known])
+    cuts: dict[str, list[Pair]] = {}
+    for cell in known:
+        cuts.setdefault(SCENES.get(cell.b, cell.b), []).append(cell)
+    each = [together([_estimate(cell) for cell in cut]) for cut in cuts.values()]
+    mean = over_datasets(each)
     low, high = mean.interval()
-    a, b = (float(np.mean([getattr(cell.difference, name) for cell in known])) for name in "ab")
+    a, b = (
+        float(np.mean([np.mean([getattr(cell.difference, name) for cell in cut]) for cut in cuts.values()]))
+        for name in "ab"
+    )
     test = f"{len(known)} datasets, as they are"
-    if len(known) >= ENOUGH:
-        test += f"; signed ranks {wilcoxon_p([cell.difference.a - cell.difference.b for cell in known]):.4f}"
+    if len(cuts) < len(known):
+        test += f", of {len(cuts)} different scenes"
+    if len(cuts) >= ENOUGH:
+        test += f"; signed ranks {wilcoxon_p([estimate.value for estimate in each]):.4f}"
     difference = Difference(a=a, b=b, low=low, high=high, p=mean.p())
     starred = all(cell.starred for cell in known)
     return [Pair(a=known[0].a, b=OVERALL, metric="", difference=difference, test=test, starred=starred)]
@@ -287,19 +299,16 @@ def _row_lines(run: Candidate, metrics: list[str]) -> list[str]:
         if metric in withheld or not np.isfinite((estimate.value, estimate.error)).all():
             continue
         low, high = np.clip(estimate.interval(LEVEL), *(METRICS[metric].bounds or (None, None)))
-        parts = [("seeds", estimate.over_seeds), ("groups" if units[0].grouped else "samples", estimate.over_groups)]
+        spread = spread_word(run.records)
+        parts = [(spread, estimate.over_seeds), ("groups" if units[0].grouped else "samples", estimate.over_groups)]
         apart = ", ".join(f"{error:.3f} over {name}" for name, error in parts if error is not None)
         lines.append(f"{run.name}: {metric} {estimate.value:.3f}, {low:.3f} to {high:.3f} over both (SE {apart})")
     return lines
 
 
 def _seeds(pair: list[Candidate]) -> str:
-    counts = [len(each.records) for each in pair]
-    return (
-        f"{counts[0]} and {counts[1]} seeds"
-        if counts[0] != counts[1]
-        else f"{counts[0]} seed{'s'[: counts[0] - 1]} each"
-    )
+    counts = [spread_words(each.records) if len(each.records) > 1 else "1 seed" for each in pair]
+    return f"{counts[0]} each" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]}"
 
 
 def _warnings(runs: list[Candidate], cells: list[Pair]) -> list[str]:
@@ -346,7 +355,7 @@ def _line(cell: Pair, width: int) -> str:
     stars = next((mark for bound, mark in STARS if known is not None and known < bound), "")
     gap = _shown(d.a - d.b, "+.3f")
     values = f"{_shown(d.a, '.3f'):>6} {_shown(d.b, '.3f'):>6} {gap:>7}  {bounds:<16}"
-    errors = [(cell.over_seeds, "seeds"), (cell.over_groups, "groups")]
+    errors = [(cell.over_seeds, cell.spread), (cell.over_groups, "groups")]
     apart = "".join(f", SE over {name} {error:.3f}" for error, name in errors if error is not None)
     return f"{cell.b:<{width}}  {cell.metric:<10} {values} {_p(d.p):>7} {_p(adjusted):>8} {stars:<4} {cell.test}{apart}"
 

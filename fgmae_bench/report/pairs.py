@@ -24,12 +24,12 @@ from fgmae_bench.metrics.rows import row_differences
 from fgmae_bench.metrics.significance import mcnemar_mid_p
 from fgmae_bench.metrics.variance import Combined
 from fgmae_bench.records import Record
+from fgmae_bench.report.chosen import chance, spread_word
 from fgmae_bench.report.predictions import Predictions, read_predictions, same_test
 
 BOOTSTRAP, MCNEMAR, JACKKNIFE = "paired bootstrap", "McNemar mid-p", "jackknife t"
-BOTH = "seeds x groups"
 WITHHELD = {
-    "few_groups": f"withheld: fewer than {LEAST} groups",
+    "few_groups": f"withheld: fewer than {LEAST} groups or samples",
     "rare_class": "withheld: a class in too few groups or samples",
     "no_spread": "withheld: all units differ alike",
     "undefined": "undefined",
@@ -56,16 +56,17 @@ class Candidate:
         return self.records[0]
 
     @property
-    def seeds(self) -> tuple[int | None, ...]:
-        """The seeds, in the order of the records."""
-        return tuple(record["config"]["recipe"].get("seed") for record in self.records)
+    def chances(self) -> tuple[tuple[int, int], ...]:
+        """(seed, draw of labels) of each record, in their order: runs of two rows are pairs where both are the same."""
+        return tuple(chance(record) for record in self.records)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """One cell: a metric of two runs or rows, the test that was made, and its p-value after Holm.
 
-    `over_seeds` and `over_groups` are the standard errors of the two sources alone; `starred`: stars may be given.
+    `over_seeds` and `over_groups` are the standard errors of the two sources alone, `spread` names the first: seeds, or
+    draws of labels; `starred`: stars may be given.
     """
 
     a: str
@@ -76,6 +77,7 @@ class Pair:
     adjusted: float | None = None
     over_seeds: float | None = None
     over_groups: float | None = None
+    spread: str = "seeds"
     starred: bool = True
     combined: Combined | None = None
 
@@ -124,13 +126,14 @@ def _alone(a: Side, b: Side) -> dict[str, Pair]:
     cells = {}
     for metric, found in paired_differences(first.units(), second.units()).items():
         difference, test = found, JACKKNIFE if first.groups is not None or first.kind == MULTI else BOOTSTRAP
-        if metric == "oa" and first.kind == "single_label" and first.groups is None and first.targets is not None:
-            right = [each.scores.argmax(1) == first.targets for each in (first, second)]
-            p = mcnemar_mid_p(int(np.sum(right[0] & ~right[1])), int(np.sum(right[1] & ~right[0])))
-            difference, test = dataclasses.replace(found, p=p), MCNEMAR
         if difference.flips is not None:
             test += f", sign flips {difference.flips:.4f}"
         test = WITHHELD.get(difference.reason or "", test)
+        counted = metric == "oa" and first.kind == "single_label" and first.groups is None
+        if counted and first.targets is not None and found.reason != "few_groups":
+            right = [each.scores.argmax(1) == first.targets for each in (first, second)]
+            p = mcnemar_mid_p(int(np.sum(right[0] & ~right[1])), int(np.sum(right[1] & ~right[0])))
+            difference, test = dataclasses.replace(found, p=p), MCNEMAR
         cells[metric] = Pair(a=a.candidate.name, b=b.candidate.name, metric=metric, difference=difference, test=test)
     return cells
 
@@ -138,10 +141,12 @@ def _alone(a: Side, b: Side) -> dict[str, Pair]:
 def _rows(a: Side, b: Side) -> dict[str, Pair]:
     """Cells of two rows of several seeds: over seeds and groups. The same seeds on both sides are taken in pairs."""
     units_a, units_b = a.units(), b.units()
-    paired = sorted(map(str, a.candidate.seeds)) == sorted(map(str, b.candidate.seeds))
+    chances = a.candidate.chances, b.candidate.chances
+    paired = sorted(chances[0]) == sorted(chances[1])
     if paired:  # in the same order
-        order = np.argsort([str(seed) for seed in a.candidate.seeds]), np.argsort(list(map(str, b.candidate.seeds)))
+        order = [sorted(range(len(each)), key=each.__getitem__) for each in chances]
         units_a, units_b = [units_a[i] for i in order[0]], [units_b[i] for i in order[1]]
+    spread = spread_word([*a.candidate.records, *b.candidate.records])
     withheld = obstacles(units_a[0]) | obstacles(units_b[0])
     cells = {}
     means = [_means(units) for units in (units_a, units_b)]
@@ -160,9 +165,10 @@ def _rows(a: Side, b: Side) -> dict[str, Pair]:
                 p=None if reason else found.p(),
                 reason=reason,
             ),
-            test=WITHHELD.get(reason or "", f"{BOTH}{', same seeds' if paired else ''}"),
+            test=WITHHELD.get(reason or "", f"{spread} x groups{f', same {spread}' if paired else ''}"),
             over_seeds=found.over_seeds,
             over_groups=found.over_groups,
+            spread=spread,
             combined=None if reason else found,
         )
     return cells

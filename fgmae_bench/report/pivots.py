@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fgmae_bench.records import Record
-from fgmae_bench.report.chosen import GRID, alike, few_labels, main_metric
+from fgmae_bench.report.chosen import GRID, alike, few_labels, main_metric, spread_words
 from fgmae_bench.report.columns import COLUMNS
 from fgmae_bench.report.pivot import STRESSED, Cell, Line, Pivot, Place, mean_of, score_of, shas
 from fgmae_bench.report.row import Bounds, Row, Table, out_of_ranks
@@ -109,9 +109,7 @@ def _place(several: list[Row], rows: list[Row]) -> Place:
     differing = [name for name, value in own.items() if any(other[name] != value for other in others)]
     if own["shots"] is not None and "shots" not in differing:
         differing.append("shots")
-    facts = tuple(
-        f"{name} {own[name]:g}" if isinstance(own[name], float) else f"{name} {own[name]}" for name in differing
-    )
+    facts = tuple(_fact(name, own[name]) for name in differing)
     return Place(
         dataset=record["dataset"]["name"],
         title=first.dataset,
@@ -122,6 +120,13 @@ def _place(several: list[Row], rows: list[Row]) -> Place:
         groups=groups_of(record),
         null=_null(several),
     )
+
+
+def _fact(name: str, value: Any) -> str:
+    """A fact of a column in words."""
+    if value is None:
+        return "all labels" if name == "shots" else f"no {name}"
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
 def groups_of(record: Record) -> str:
@@ -223,15 +228,10 @@ def spread_over(rows: list[Row]) -> str:
     """What ± is over: `3 seeds`, `2 seeds x 5 draws`, `one seed`, or that a fit of given weights has no seed."""
     seen: dict[str, None] = {}
     for row in rows:
-        seeds = {record["config"]["recipe"].get("seed") or 0 for record in row.records}
-        draws = {record["config"]["data"].get("draw") or 0 for record in row.records}
-        record = row.records[0]
         if len(row.records) == 1:
-            over = "no seed" if without_seed(record) else "one seed"
+            over = "no seed" if without_seed(row.records[0]) else "one seed"
         else:
-            parts = [f"{len(seeds)} seeds"] if len(seeds) > 1 else []
-            parts += [f"{len(draws)} draws"] if len(draws) > 1 else []
-            over = " x ".join(parts) or f"{len(row.records)} runs"
+            over = spread_words(row.records)
         seen[over] = None
     return ", ".join(seen)
 

@@ -122,7 +122,7 @@ def predictions_of(record: Record, content: bytes, path: object) -> Predictions:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         lists = {name: _texts(json.loads(text)) for name, text in header["__metadata__"].items() if name in LISTS}
         found = _pixel_sums(tensors, lists, header) if "sums" in tensors else _predictions(tensors, lists)
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         reason = " ".join(str(error).split())[:100]
         raise BenchError(f"{path}: no predictions that can be read ({reason})", REPEAT) from error
     wanted = record["dataset"]["sample_ids_sha256"]["test"]

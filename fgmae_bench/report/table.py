@@ -10,7 +10,7 @@ from typing import Any
 from fgmae_bench.config.experiments import YOUNGER_DEFAULTS, Experiment, PlannedRun, batches, matches
 from fgmae_bench.config.same_run import as_json, effective_batch
 from fgmae_bench.records import Record
-from fgmae_bench.report.chosen import few_labels, with_areas, with_budgets, with_selected
+from fgmae_bench.report.chosen import chance, few_labels, with_areas, with_budgets, with_selected
 from fgmae_bench.report.deltas import differences, statement
 from fgmae_bench.report.published import Published, title_of
 from fgmae_bench.report.row import Note, Row, Table, unique, verdicts
@@ -183,18 +183,13 @@ def groups(records: list[Record]) -> list[tuple[Record, ...]]:
     Where a seed and draw come twice, something unseen differs too: each of those records stands alone.
     """
     by_key: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda each: (*_chance(each), each["run_id"])):
+    for record in sorted(records, key=lambda each: (*chance(each), each["run_id"])):
         by_key.setdefault(json.dumps(settings(record), sort_keys=True), []).append(record)
     found: list[tuple[Record, ...]] = []
     for together in by_key.values():
-        seeds = {_chance(record) for record in together}
+        seeds = {chance(record) for record in together}
         found += [tuple(together)] if len(seeds) == len(together) else [(record,) for record in together]
     return sorted(found, key=_order)
-
-
-def _chance(record: Record) -> tuple[int, int]:
-    """(seed, draw of labels)."""
-    return record["config"]["recipe"].get("seed") or 0, record["config"]["data"].get("draw") or 0
 
 
 def _order(group: tuple[Record, ...]) -> tuple[Any, ...]:

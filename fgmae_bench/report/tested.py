@@ -58,7 +58,7 @@ def _column(place: Place, rows: list[Row], results_dir: Path) -> tuple[dict[str,
             problems.append(error.what)
     if len(kept) < 2:
         return None, problems
-    seeds = [list(map(str, each.candidate.seeds)) for each in sides]
+    seeds = [list(map(str, each.candidate.chances)) for each in sides]
     pairs = pair_estimates([each.units() for each in sides], seeds, place.metric)
     if not pairs:
         problems.append("no pair has a test: too few groups, or a class in too few of them")

@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fgmae_bench.config.names import TRACKERS
+from fgmae_bench.config.plugins import foreign
 from fgmae_bench.config.run import Run
 from fgmae_bench.config.run_ids import to_plain
 from fgmae_bench.errors import BenchError, unknown
 
 PROJECT = "fgmae_bench"
 log = logging.getLogger("fgmae_bench")
-Faults = tuple[type[Exception], ...]
 
 
 class Sink(Protocol):
-    """One run in one tracker. Every method may raise what `Kind.faults` names."""
+    """One run in one tracker. Every method may raise anything: it is code of others."""
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Add one value for each tag at `step`."""
@@ -37,10 +37,9 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """`start` begins a run (id, configuration, folder), `ready` says why none could begin, `faults` are its errors."""
+    """`start` begins a run (id, configuration, folder), `ready` says why none could begin."""
 
     start: Callable[[str, dict[str, Any], Path], Sink]
-    faults: Callable[[], Faults]
     ready: Callable[[], str | None] = lambda: None
 
 
@@ -68,12 +67,6 @@ class _Wandb:
         self.run.finish(exit_code=int(failed))
 
 
-def _wandb_faults() -> Faults:
-    import wandb
-
-    return (wandb.Error, OSError)
-
-
 def _wandb_ready() -> str | None:
     """Why no run could begin: no key, unless runs stay on this machine."""
     if os.environ.get("WANDB_MODE", "online").lower() in ("offline", "dryrun", "disabled"):
@@ -83,14 +76,20 @@ def _wandb_ready() -> str | None:
     try:
         known = wandb.login(prompt=False)
     except wandb.Error as error:
-        return f"its key is refused ({_line(error)}): wandb login, or WANDB_MODE=offline"
+        return f"no login ({_line(error)}): wandb login, or WANDB_MODE=offline"
     return None if known else "no key: wandb login, or WANDB_MODE=offline"
 
 
 class _Mlflow:
-    """MLflow where MLFLOW_TRACKING_URI says, else where MLflow itself keeps runs."""
+    """MLflow where MLFLOW_TRACKING_URI says, else where MLflow itself keeps runs.
+
+    A server that is away is asked twice, where the user's own variables say nothing else: by default MLflow asks for
+    minutes, in which the run would stand still.
+    """
 
     def __init__(self, run_id: str, config: dict[str, Any], folder: Path):
+        for name, value in (("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"), ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")):
+            os.environ.setdefault(name, value)
         from mlflow.tracking import MlflowClient
 
         self.client = MlflowClient()
@@ -112,12 +111,6 @@ class _Mlflow:
         self.client.set_terminated(self.run, "FAILED" if failed else "FINISHED")
 
 
-def _mlflow_faults() -> Faults:
-    from mlflow.exceptions import MlflowException
-
-    return (MlflowException, OSError)
-
-
 class _Trackio:
     """trackio, in a folder of this machine unless its own variables name a space or a server."""
 
@@ -136,9 +129,9 @@ class _Trackio:
 
 
 KINDS: dict[str, Kind] = {
-    "wandb": Kind(start=_Wandb, faults=_wandb_faults, ready=_wandb_ready),
-    "mlflow": Kind(start=_Mlflow, faults=_mlflow_faults),
-    "trackio": Kind(start=_Trackio, faults=lambda: (OSError, ValueError, RuntimeError)),
+    "wandb": Kind(start=_Wandb, ready=_wandb_ready),
+    "mlflow": Kind(start=_Mlflow),
+    "trackio": Kind(start=_Trackio),
 }
 
 
@@ -151,11 +144,11 @@ def require_tracker(name: str | None) -> None:
     todo = TRACKERS[name].install
     if find_spec(name) is None:
         raise BenchError(f"--tracker {name}: its package is not installed", todo)
-    try:
+    with foreign(f"--tracker {name}: its package cannot be imported", todo):
         import_module(name)
-    except ImportError as error:
-        raise BenchError(f"--tracker {name}: its package cannot be imported ({error})", todo) from error
-    if reason := KINDS[name].ready():
+    with foreign(f"--tracker {name}: its package failed", todo):
+        reason = KINDS[name].ready()
+    if reason:
         raise BenchError(f"--tracker {name}: {reason}", "or leave --tracker out: TensorBoard events are always written")
 
 
@@ -183,12 +176,13 @@ class Tracking:
         if self.over:
             return
         try:
-            if self.sink is None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self.sink = KINDS[self.name].start(self.run_id, self.config, self.folder)
-            what(self.sink)
-        except KINDS[self.name].faults() as error:
-            log.warning("%s does not answer (%s): the run goes on without it", self.name, _line(error))
+            with foreign(f"{self.name} does not answer", "leave --tracker out"):
+                if self.sink is None:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    self.sink = KINDS[self.name].start(self.run_id, self.config, self.folder)
+                what(self.sink)
+        except BenchError as error:
+            log.warning("%s: the run goes on without it", error.what)
             self.over = True
 
 
