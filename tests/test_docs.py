@@ -39,7 +39,7 @@ DOCUMENTS = [*OWN, *sorted((REPOSITORY / "datasets").glob("*/README.md"))]
 TASKS = {
     "linear": ("single_label", "multi_label"),
     "finetune": ("single_label", "multi_label"),
-    "segment": ("segmentation",),
+    "segment": ("segmentation", "regression"),
 }
 PACKAGES = ("prepare", "text", "weights", "suite", "ablate", "board")
 TOOLS = ("curl", "tar", "pip")  # commands of others that a document may name
