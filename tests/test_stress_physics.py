@@ -365,3 +365,11 @@ def test_lost_pixels_and_contrast_are_what_they_say():
 
 def test_the_names_that_tables_and_files_may_use_are_those_of_the_registry():
     assert tuple(STRESSES) == STRESS_NAMES
+
+
+def test_a_pixel_without_power_is_invalid_afterwards():
+    db = flat(side=8)
+    db[0, 2, 3] = -np.inf
+    changed, valid = apply("speckle", db, None, 1, Scene(sample="a"))
+    assert np.argwhere(~valid).tolist() == [[0, 2, 3]]
+    assert np.isnan(changed[0, 2, 3])
