@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score, r2_score
 
 from fgmae_bench.metrics.tolerance import random_order
-from fgmae_bench.stress.reading import of_samples
+from fgmae_bench.stress.reading import of_pixels, of_samples
 from fgmae_bench.stress.summary import Curve, summarised, tolerance
 from fgmae_bench.views.stress_table import STRESSES
 
@@ -114,3 +114,12 @@ def test_a_mean_over_draws_of_which_one_is_undefined_is_undefined():
     whole, broken = targets + 0.1, np.full((240, 1), np.nan)
     found = summarised(curve_of([[whole, whole], [whole, broken]]), of_samples("regression", targets, targets, GROUPS))
     assert [item["metrics"]["r2"] is None for item in found.items] == [False, True]
+
+
+def test_the_largest_class_of_maps_is_that_of_the_labels_everywhere():
+    """Two images by (label, decision): 6 and 2 pixels of two classes, then 3 and 4."""
+    tables = np.array([[[5, 1], [2, 0]], [[0, 3], [4, 0]]])
+    rows = np.concatenate([tables.reshape(2, -1)] * 2 + [np.array([[0, 8], [0, 7]])], axis=1)
+    reading = of_pixels(rows, 2, 2, None)
+    assert reading.guess[:, :4].reshape(2, 2, 2).tolist() == [[[6, 0], [2, 0]], [[3, 0], [4, 0]]]
+    assert reading.chance == pytest.approx(9 / 15 / 2)
