@@ -17,6 +17,7 @@ def test_a_curve_by_hand():
     assert area_kept(AT, CURVE, 0.0)[0] == pytest.approx(0.745 / 0.9, abs=1e-6)
     assert crossing(AT, CURVE, 0.0, lost=0.05 / 0.9)[0] == pytest.approx(1.0625)  # 5 points of .9
     assert crossing(AT, CURVE, 0.0, lost=0.1)[0] == pytest.approx(1.3125)
+    assert crossing(AT, CURVE, 0.0, lost=0.0)[0] == 0
     # chance .5: 5 % of .4 is .02, half of the way to .86
     assert crossing(AT, CURVE, 0.5)[0] == pytest.approx(0.5)
     assert area_kept(AT, CURVE, 0.5)[0] == pytest.approx(np.mean([(1 + 0.9) / 2, (0.9 + 0.5) / 2, (0.5 - 0.125) / 2]))
@@ -67,6 +68,6 @@ def test_chance_by_task():
 
 
 def test_flips_are_counted_without_labels():
-    clean, stressed = np.eye(4), np.eye(4)[[0, 1, 3, 2]]
-    assert flip_rate("single_label", clean, stressed) == 0.5
-    assert flip_rate("multi_label", clean - 0.5, stressed - 0.5) == 0.25
+    clean, stressed = np.eye(4), np.eye(4)[[0, 1, 2, 2]]
+    assert flip_rate("single_label", clean, stressed) == 0.25
+    assert flip_rate("multi_label", clean - 0.5, stressed - 0.5) == 0.125

@@ -48,6 +48,7 @@ HARMLESS = frozenset(
         "unvalidated",
         "train_stress",
         "looks",
+        "despeckler",
         "stress_left_out",
         "theta_assumed",
         "mixed",

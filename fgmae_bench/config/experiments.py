@@ -154,6 +154,9 @@ def check_gates(run: PlannedRun, where: str) -> None:
 def stress_of(experiment: Experiment, run: PlannedRun, where: str = "") -> StressOptions | None:
     """What the card of a planned run is asked for; None for other runs."""
     given = {**experiment.stress, **run.stress}
+    if "despeckler" in given:
+        what = f"{where}: stress.despeckler is a file of one machine"
+        raise BenchError(what, "leave it out, and make that card by the command: stress --despeckler FILE")
     return stress_options(given, f"{where}: stress") if given else None
 
 

@@ -14,7 +14,7 @@ STRESS_NAMES = (
     "offset_acquisition", "offset", "offset_down", "imbalance", "imbalance_reverse", "slope", "gamma0", "speckle",
     "speckle_white", "noise", "noise_denoised", "resolution", "shift", "resampling", "missing_vv", "missing_vh",
     "swapped", "border", "border_low", "stripes", "lost", "contrast", "quantised", "eight_bit", "floor", "boxcar",
-    "lee",
+    "lee", "sar2sar",
 )  # fmt: skip
 PREFIX, AUGMENTED = (
     "stress_",
@@ -29,6 +29,7 @@ class StressOptions:
     `theta` is the incidence angle in degrees; None draws one for each acquisition. `severities` replaces the ladder of
     the one stress that is named, `rungs` keeps the first so many of each. `train` are stresses, with severities, of
     views that the head is fitted on as well. With `null` the card of backscatter statistics is made too.
+    `despeckler` is a file of SAR2SAR's weights.
     """
 
     names: tuple[str, ...] = ()
@@ -39,6 +40,7 @@ class StressOptions:
     theta: float | None = None
     train: tuple[tuple[str, float], ...] = ()
     null: bool = True
+    despeckler: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class _Table:
     theta: float | None = None
     train_stress: tuple[str, ...] = ()
     null: bool = True
+    despeckler: str | None = None
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(_Table))
@@ -88,6 +91,7 @@ def stress_options(given: dict[str, Any], where: str = "flags") -> StressOptions
         theta=table.theta,
         train=train,
         null=table.null,
+        despeckler=table.despeckler,
     )
 
 
@@ -103,8 +107,9 @@ def training_view(text: str) -> tuple[str, float]:
 
 
 def as_plain(options: StressOptions) -> dict[str, Any]:
-    """The options as JSON holds them."""
+    """The options as JSON holds them, without the path of a file."""
     found = dataclasses.asdict(options)
+    del found["despeckler"]
     found["train"] = [list(each) for each in options.train]
     return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 

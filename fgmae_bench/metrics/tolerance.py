@@ -54,7 +54,7 @@ def crossing(positions: Sequence[float], scores: Values, chance: float, lost: fl
         if not len(below):
             continue
         k = int(below[0])
-        if k == 0:  # pooled with what comes after it: lost from the first severity on
+        if k == 0:  # where nothing may be lost, clean data is at the level already
             found[i] = at[0]
             continue
         above, under = curve[k - 1], curve[k]

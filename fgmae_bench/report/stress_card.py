@@ -15,6 +15,7 @@ SAID = (
     "theta_assumed",
     "calibration_assumed",
     "looks",
+    "despeckler",
     "null",
     "no_null",
     "below_null",

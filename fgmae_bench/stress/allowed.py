@@ -8,6 +8,7 @@ from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import POLARISATIONS
 from fgmae_bench.config.run import Run
 from fgmae_bench.errors import BenchError, note
+from fgmae_bench.models.sar2sar import Despeckler
 from fgmae_bench.stress.flags import Options
 from fgmae_bench.stress.probed import FITTED
 from fgmae_bench.views.stress import LOOKS
@@ -37,7 +38,12 @@ def allowed(options: Options, card: Card, groups: tuple[str, ...] | None) -> tup
     asked = options.names or tuple(STRESSES)
     kept, notes = [], []
     for name in asked:
-        reason = _obstacle(find_stress(name), card, groups)
+        stress = find_stress(name)
+        if "despeckler" in stress.needs and options.despeckler is None:  # an extra: without a word where nobody asked
+            if options.names:
+                raise BenchError(f"{name} needs its weights", "name them: --despeckler FILE")
+            continue
+        reason = _obstacle(stress, card, groups)
         if reason is None:
             kept.append(name)
         elif options.names:
@@ -65,7 +71,9 @@ def _obstacle(stress: Stress, card: Card, groups: tuple[str, ...] | None) -> str
     return None
 
 
-def assumptions(options: Options, names: tuple[str, ...], card: Card) -> list[Note]:
+def assumptions(
+    options: Options, names: tuple[str, ...], card: Card, despeckler: Despeckler | None = None
+) -> list[Note]:
     """What the stresses take for granted."""
     notes = [note("unvalidated", "stresses are simulated; none was held against a real pair of products of one place")]
     if any("angle" in STRESSES[name].needs for name in names):
@@ -77,4 +85,8 @@ def assumptions(options: Options, names: tuple[str, ...], card: Card) -> list[No
         looks = card.signal.looks
         said = f"{LOOKS:g} looks, as of a GRDH product: the card states none" if looks is None else f"{looks:g} looks"
         notes.append(note("looks", f"speckle and noise begin with {said}{'' if looks is None else ', by the card'}"))
+    if despeckler is not None and "sar2sar" in names:
+        which = "its published weights" if despeckler.published else f"weights of its shape, {despeckler.sha256[:16]}"
+        scale = "backscatter is taken for sigma nought of an SLC at 38 degrees"
+        notes.append(note("despeckler", f"SAR2SAR by {which}, trained on images of one look; {scale}"))
     return notes

@@ -21,6 +21,7 @@ from fgmae_bench.config.run import Run
 from fgmae_bench.config.stress import as_plain, protocol_under
 from fgmae_bench.data.strata import Strata, strata_of
 from fgmae_bench.errors import BenchError, note
+from fgmae_bench.models.sar2sar import Despeckler, read_despeckler
 from fgmae_bench.probe.resolve import Probe, resolve
 from fgmae_bench.records import Record, read_record, record_path, seal, store
 from fgmae_bench.report.stress_card import card_data, draw_card, markdown_card
@@ -55,6 +56,7 @@ def stress_run(run: Run, card: Card, options: Options, notes: list[Note], entry:
     another run.
     """
     require_possible(run, card, options, entry)
+    despeckler = None if options.despeckler is None else read_despeckler(Path(options.despeckler))
     (clean,) = run_grid(entry, [run], card, notes)
     if clean["status"] != "done":
         raise BenchError(f"{clean['run_id']} diverged", "choose another learning rate")
@@ -65,7 +67,7 @@ def stress_run(run: Run, card: Card, options: Options, notes: list[Note], entry:
         if options.train:
             allowed(dataclasses.replace(options, names=tuple(name for name, _ in options.train)), card, subject.groups)
         strata = strata_of(card, subject.dataset.index, subject.dataset.parts.test, Path(run.execution.cache_dir))
-        id = f"{clean['run_id']}-stress-{_digest(clean, names, options, beside, strata)}"
+        id = f"{clean['run_id']}-stress-{_digest(clean, names, options, beside, strata, despeckler)}"
         parts = (card.name, protocol_under(clean["protocol"], options), id)
         results = Path(run.execution.results_dir)
         path = record_path(results, parts)
@@ -75,8 +77,8 @@ def stress_run(run: Run, card: Card, options: Options, notes: list[Note], entry:
             if world.broadcast(path.exists() if world.rank == 0 else None):
                 log.info("%s is recorded already: nothing to do (%s)", id, path)
                 return read_record(path)
-            scorer = Scorer(subject.opened(options), options, id)
-            said = [*left_out, *assumptions(options, names, card)]
+            scorer = Scorer(subject.opened(options, despeckler), options, id, despeckler)
+            said = [*left_out, *assumptions(options, names, card, despeckler)]
             kept = np.flatnonzero(np.isin(subject.dataset.parts.test, scorer.subject.rows))
             return _carded(scorer, names, path, said, beside, strata.of(kept))
 
@@ -132,18 +134,26 @@ class _Lazy:
         self.dataset = self.prepared.dataset
         self.groups = self.dataset.index.groups
 
-    def opened(self, options: Options) -> Subject:
+    def opened(self, options: Options, despeckler: Despeckler | None = None) -> Subject:
         """The subject; with stressed views of the training split its head is fitted on them."""
         if self.probe is None:
             return (ruled if self.rule else trained)(self.prepared, self.clean)
         more = []
         if options.train:
-            maker = Views(self.probe.dataset, self.probe.extractor.view, next(iter(self.probe.runs.values())), options)
+            (run,) = self.probe.runs.values()
+            maker = Views(self.probe.dataset, self.probe.extractor.view, run, options, despeckler)
             more = [maker.view(name, severity, TRAINING_DRAW + i) for i, (name, severity) in enumerate(options.train)]
         return probed(self.probe, self.clean, more)
 
 
-def _digest(clean: Record, names: tuple[str, ...], options: Options, beside: Record | None, strata: Strata) -> str:
+def _digest(
+    clean: Record,
+    names: tuple[str, ...],
+    options: Options,
+    beside: Record | None,
+    strata: Strata,
+    despeckler: Despeckler | None,
+) -> str:
     """Ten digits that stand for the fitted run, the severities and the draws."""
     made_of = {
         "run": [clean["run_id"], clean["dataset"]["content_sha256"]],
@@ -154,6 +164,7 @@ def _digest(clean: Record, names: tuple[str, ...], options: Options, beside: Rec
         **({"train": options.train} if options.train else {}),
         **({"null": beside["run_id"]} if beside else {}),
         **({"strata": strata.sha256()} if strata.known else {}),
+        **({"despeckler": despeckler.sha256} if despeckler else {}),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -176,7 +187,8 @@ def _record(
     fitted = [] if options.train else [note("fitted_clean", f"the model is that of {clean['run_id']}")]
     # where nothing can stand beside a model, a card with the null and one without are the same
     asked = options if _has_null(subject.run, subject.dataset.card) else dataclasses.replace(options, null=True)
-    facts = {"stress": as_plain(asked)}
+    weights = {} if scorer.despeckler is None else {"despeckler": scorer.despeckler.sha256}
+    facts = {"stress": as_plain(asked) | weights}
     return seal(
         {
             **{key: value for key, value in clean.items() if key != "sha256"},

@@ -45,6 +45,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         dest="null",
         help="leave out the card of backscatter statistics (default: made)",
     )
+    group.add_argument("--despeckler", metavar="FILE", help="weights of SAR2SAR, for sar2sar (default: none)")
     group.add_argument("--rungs", type=int, help="severities of each ladder, from the mildest (default: all)")
     group.add_argument("--draws", type=int, help="draws of stresses with chance in them, averaged (default: 3)")
     group.add_argument("--stress_seed", type=int, help="seed of the draws (default: 0)")
@@ -64,6 +65,8 @@ def options_of(given: dict[str, Any]) -> Options:
     made = (*names, *(name for name, _ in options.train))
     if options.theta is not None and names and not any("angle" in STRESSES[name].needs for name in made):
         raise BenchError(f"--theta {options.theta:g} with {', '.join(made)}", "leave it out: none needs an angle")
+    if options.despeckler is not None and names and "sar2sar" not in made:
+        raise BenchError(f"--despeckler with {', '.join(made)}", "leave it out: only sar2sar needs it")
     for name, severity in options.train:
         require_severity(name, severity)
         if severity == STRESSES[name].clean:

@@ -15,6 +15,7 @@ from fgmae_bench.data.sample_cache import BROKEN_ARRAY
 from fgmae_bench.data.samples import sample_facts
 from fgmae_bench.data.statistics import mean_and_deviation
 from fgmae_bench.errors import BenchError
+from fgmae_bench.models.sar2sar import Despeckler
 from fgmae_bench.records import Record
 from fgmae_bench.stress.flags import Options, ladder
 from fgmae_bench.stress.reading import Outputs, Subject
@@ -30,7 +31,8 @@ from fgmae_bench.views.stressed import StressedView
 class Views:
     """Stressed views of a dataset in place of its clean one."""
 
-    def __init__(self, dataset: Any, view: View, run: Run, options: Options):
+    def __init__(self, dataset: Any, view: View, run: Run, options: Options, despeckler: Despeckler | None = None):
+        self.despeckler = despeckler
         index, card = dataset.index, dataset.card
         self.clean, self.options = (
             {field.name: getattr(view, field.name) for field in dataclasses.fields(view)},
@@ -56,16 +58,17 @@ class Views:
             bands=self.bands,
             means=self.means,
             looks=self.looks,
+            despeckle=self.despeckler,
         )
 
 
 class Scorer:
     """Outputs of one fitted model on the test split under stresses; each view's are kept until the record stands."""
 
-    def __init__(self, subject: Subject, options: Options, id: str):
-        self.subject, self.options = subject, options
+    def __init__(self, subject: Subject, options: Options, id: str, despeckler: Despeckler | None = None):
+        self.subject, self.options, self.despeckler = subject, options, despeckler
         self.folder = subject.folder / "stress" / id[-10:]
-        self.views = Views(subject.dataset, subject.view, subject.run, options)
+        self.views = Views(subject.dataset, subject.view, subject.run, options, despeckler)
         _require_same_scores(subject.reading.evaluate(subject.reading.clean), subject.record)
 
     def curve(self, name: str, progress: Progress) -> Curve:

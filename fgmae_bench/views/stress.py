@@ -8,6 +8,7 @@ of one realisation. Definitions and sources: docs/stress.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeVar
@@ -17,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, special
 
+from fgmae_bench.errors import BenchError
 from fgmae_bench.system.randomness import generator
 
 Db = NDArray[np.float32]  # (C, H, W) backscatter in dB
 Valid = NDArray[np.bool_]  # (C, H, W)
 Stressed = tuple[Db, Valid]
+Despeckle = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # power (C, H, W) to power
 Number = TypeVar("Number", bound=np.generic)
 LOOKS = 4.4  # equivalent looks of Sentinel-1 IW GRDH (CLS 2016)
 BLUR = 0.7  # pixels: Gaussian that gives neighbours of a GRDH product their correlation of about .6
@@ -41,6 +44,7 @@ class Scene:
     bands: tuple[str, ...] = ("VV", "VH")
     means: tuple[float, ...] = (-12.59, -20.26)  # dB by band, of the training split
     looks: float = LOOKS  # equivalent looks that the data has
+    despeckle: Despeckle | None = None  # a learned filter, where its weights are named
 
     def random(self, axis: str, *, by: Literal["sample", "group"] = "sample") -> np.random.Generator:
         """The generator of one axis for this chip, or for all chips of its acquisition."""
@@ -239,6 +243,14 @@ def lee(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
     spread = variance / np.square(mean)
     weight = np.maximum(0.0, 1 - np.divide(1 / scene.looks, spread, out=np.full_like(spread, np.inf), where=spread > 0))
     return to_db(np.where(valid, mean + weight * (power - mean), 1.0)), valid
+
+
+def sar2sar(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:
+    """A share `severity` of the power that SAR2SAR leaves, the rest as it was. Raises BenchError without weights."""
+    if scene.despeckle is None:
+        raise BenchError("sar2sar needs its weights", "name them: --despeckler FILE")
+    power = _without_holes(to_power(db), valid)
+    return to_db((1 - severity) * power + severity * scene.despeckle(power)), valid
 
 
 def resolution(db: Db, valid: Valid, severity: float, scene: Scene) -> Stressed:

@@ -15,7 +15,7 @@ from fgmae_bench.views import stress
 from fgmae_bench.views.stress import Db, Scene, Stressed, Valid
 
 Function = Callable[[Db, Valid, float, Scene], Stressed]
-Needs = Literal["angle", "groups", "two bands", "VV", "VH", "sigma0", "speckle"]
+Needs = Literal["angle", "groups", "two bands", "VV", "VH", "sigma0", "speckle", "despeckler"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +169,14 @@ STRESSES: dict[str, Stress] = {
     ),
     "lee": Stress(
         function=stress.lee, unit="pixels a side", ladder=(3, 5, 7), low=1, high=31, clean=1, needs=SPECKLE, whole=True
+    ),
+    "sar2sar": Stress(
+        function=stress.sar2sar,
+        unit="of the filter",
+        ladder=(0.25, 0.5, 1),
+        low=0,
+        high=1,
+        needs=(*SPECKLE, "despeckler"),
     ),
 }
 

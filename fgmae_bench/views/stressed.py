@@ -13,7 +13,7 @@ from fgmae_bench.errors import BenchError
 from fgmae_bench.system.randomness import generator
 from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.classification import Augmentation, View
-from fgmae_bench.views.stress import LOOKS, Scene
+from fgmae_bench.views.stress import LOOKS, Despeckle, Scene
 from fgmae_bench.views.stress_table import apply
 
 SWATH = (30.5, 45.5)  # degrees of incidence over which angles are drawn where none is stated
@@ -25,7 +25,7 @@ class StressedView(View):
 
     `groups` maps sample ids to acquisitions; `theta` is the incidence angle in degrees, None for one drawn for each
     acquisition, or sample where none is known. `bands` and `means` (dB) are in the order of the files; `looks` are
-    those that the data has.
+    those that the data has; `despeckle` is a learned filter.
     """
 
     stress: str
@@ -37,6 +37,7 @@ class StressedView(View):
     bands: tuple[str, ...] = ("VV", "VH")
     means: tuple[float, ...] = (-12.59, -20.26)
     looks: float = LOOKS
+    despeckle: Despeckle | None = None
 
     def batch(self, chips: Iterable[Chip], ids: list[str], augmentation: Augmentation | None = None) -> NDArray[Any]:
         """Stressed chips to (B, C, S, S), as the view without a stress makes of clean ones."""
@@ -80,4 +81,5 @@ class StressedView(View):
             bands=self.bands,
             means=self.means,
             looks=self.looks,
+            despeckle=self.despeckle,
         )
