@@ -53,8 +53,9 @@ quick: env
 test: env
 	@$(MAKE) --no-print-directory --jobs 3 quick lint tables
 
+# of the files that hold such tests alone: reading all of them takes longer
 test-all: test
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow $$(grep --files-with-matches mark.slow tests/test_*.py)
 
 bench: env
 	$(PY) experiments/speed/views.py

@@ -12,8 +12,8 @@ import torch
 from commands import FOLDERS, call, records, said
 from segment_world import SIDE, TILES, opened
 
+from fgmae_bench.ablate.head_tables import agreements, by_group, miou
 from fgmae_bench.ablate.heads import _heads, _models
-from fgmae_bench.ablate.rankings import agreements, by_group, miou
 from fgmae_bench.config.names import HEADS
 from fgmae_bench.config.run import Model
 from fgmae_bench.data.samples import Samples

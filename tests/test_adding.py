@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import preloaded
 import pytest
 from commands import REPOSITORY
 from test_docs import commands, module_of, text_of
@@ -98,11 +99,11 @@ def steps() -> list[Step]:
 
 
 def copy_of_the_repository(root: Path, taken: list[Step]) -> Path:
-    """What an addition touches of the repository, with these steps of the page taken."""
+    """What an addition touches of the repository, with these steps of the page taken; files keep their times, so that
+    what was compiled of them stays good.
+    """
     rubbish = shutil.ignore_patterns("__pycache__", "_cards", "data")
-    shutil.copytree(
-        REPOSITORY / "fgmae_bench", root / "fgmae_bench", ignore=shutil.ignore_patterns("__pycache__", "_cards")
-    )
+    shutil.copytree(REPOSITORY / "fgmae_bench", root / "fgmae_bench", ignore=shutil.ignore_patterns("_cards"))
     shutil.copytree(REPOSITORY / "datasets", root / "datasets", ignore=rubbish)
     shutil.copytree(REPOSITORY / "results" / "published", root / "results" / "published")
     shutil.copy(REPOSITORY / "pyproject.toml", root)
@@ -138,10 +139,9 @@ def in_the_copy(root: Path, code: str) -> None:
     """Run code in a process whose package is the copy's."""
     environment = {key: value for key, value in os.environ.items() if key != "FGMAE_BENCH_CACHE"} | {
         "PYTHONPATH": os.pathsep.join([str(root), str(Path(__file__).parent)]),
-        "PYTHONDONTWRITEBYTECODE": "1",
         "HOME": str(root),
     }
-    ran = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+    ran = preloaded.run(["-c", code], cwd=root, env=environment)
     assert ran.returncode == 0, ran.stderr
 
 

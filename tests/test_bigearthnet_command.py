@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from commands import FOLDERS, REPOSITORY, only_record
-from preloaded import HANG, run_ranks
+from commands import FOLDERS, only_record
+from preloaded import run_ranks
 from safetensors import safe_open
 from sklearn.metrics import average_precision_score, f1_score
 
@@ -52,18 +49,8 @@ def world(tmp_path_factory) -> Path:
     return root
 
 
-def torchrun(processes: int, *flags: object, cwd: Path) -> dict:
-    """`torchrun --nproc_per_node=N -m fgmae_bench.linear` with the folders of the run; its record."""
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "fgmae_bench.linear"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", *launcher, *map(str, flags), *FOLDERS]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=HANG)
-    assert done.returncode == 0, done.stderr
-    return only_record(cwd / "results")
-
-
 def ranks(processes: int, *flags: object, cwd: Path) -> dict:
-    """The same by processes that begin with torch loaded."""
+    """`torchrun --nproc_per_node=N -m fgmae_bench.linear` with the folders of the run; its record."""
     done = run_ranks(processes, ["-m", "fgmae_bench.linear", *flags, *FOLDERS], cwd=cwd)
     assert [rank.returncode for rank in done] == [0] * processes, done
     return only_record(cwd / "results")
@@ -88,7 +75,7 @@ def test_the_published_command_line_runs_as_it_stands(world, tmp_path):
     flags = ["--dataset", "bigearthnet", *PUBLISHED.split(), "--finetune", checkpoint, "--data_path", world]
     # 50 passes of a ViT-S on a CPU would take an hour, and images of 224 pixels most of the rest
     small = ("--features", "cached", "--input_size", "32")
-    record = torchrun(2, *flags, *small, cwd=tmp_path)
+    record = ranks(2, *flags, *small, cwd=tmp_path)
     assert record["model"]["params_trainable"] == 7315
     assert (record["model"]["name"], record["model"]["feature_dim"]) == ("vit_small_patch16", 384)
     assert record["recipe"] == "published"

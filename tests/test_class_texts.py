@@ -12,7 +12,6 @@ from text_models import write_clip, write_closp
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.errors import BenchError
-from fgmae_bench.metrics.retrieval import retrieval
 from fgmae_bench.models.class_texts import (
     TextEncoder,
     Wording,
@@ -21,6 +20,7 @@ from fgmae_bench.models.class_texts import (
     words_of,
     write_class_texts,
 )
+from fgmae_bench.probe.zero_shot import retrieval
 from fgmae_bench.text.classes import class_texts
 
 # Names of ADE20K's list, some with the synonyms that it gives them, as a lab writes them.

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from test_multilabel_splits import FRACTIONS, rows_of
 
+from fgmae_bench.data.bigearthnet import official as lists_of
+from fgmae_bench.data.bigearthnet import universe
 from fgmae_bench.data.bigearthnet.official import read_exclusions, read_parts
 from fgmae_bench.data.bigearthnet.universe import from_lists
 from fgmae_bench.data.multilabel_splits import (
@@ -25,12 +27,22 @@ def lists(realdata):
 
 
 @pytest.fixture(scope="module")
-def official(lists):
-    return from_lists(read_parts(lists), read_exclusions(lists))
+def parts(lists):
+    return read_parts(lists)
 
 
-def test_official_counts(official, lists):
-    assert [len(names) for names in read_parts(lists).values()] == [269_695, 123_723, 125_866]
+@pytest.fixture(scope="module")
+def left_out(lists):
+    return read_exclusions(lists)
+
+
+@pytest.fixture(scope="module")
+def official(parts, left_out):
+    return from_lists(parts, left_out)
+
+
+def test_official_counts(official, parts):
+    assert [len(names) for names in parts.values()] == [269_695, 123_723, 125_866]
     assert official.excluded() == {"seasonal snow": 61_707, "cloud or shadow": 9_280, "none of the 19 classes": 55}
     assert (len(official.names), len(official.usable)) == (590_326, 519_284)
 
@@ -54,12 +66,20 @@ def test_random_leaks_like_the_official_split_and_blocks_with_a_buffer_do_not(of
     assert 0.05 < adjacency(chosen.grid, without[0], without[2]).share < 0.2
 
 
-def test_command_prints_official_facts_from_names_alone(lists, tmp_path, capsys):
+def test_command_prints_official_facts_from_names_alone(
+    lists, parts, left_out, official, tmp_path, capsys, monkeypatch
+):
+    # what the command reads of the folder is read above
+    monkeypatch.setattr(lists_of, "read_parts", {lists: parts}.__getitem__)
+    monkeypatch.setattr(lists_of, "read_exclusions", {lists: left_out}.__getitem__)
+    monkeypatch.setattr(
+        universe, "from_lists", lambda *given: {(id(parts), id(left_out)): official}[tuple(map(id, given))]
+    )
     split.main({"dataset": "bigearthnet", "kind": "official", "lists": str(lists), "out": str(tmp_path / "s")})
     out = capsys.readouterr().out
     for part, count in (("train", "269,695"), ("val", "123,723"), ("test", "125,866"), ("excluded", "71,042")):
         assert re.search(rf"{part} +{count} \(card: {count}\)", out)
     assert "61,707 seasonal snow, 9,280 cloud or shadow, 55 none of the 19 classes" in out
     assert "125,358 of 125,866 test patches (99.6%) touch a training patch; 4.37 training neighbours on average" in out
-    assert (tmp_path / "s" / "val.txt").read_text().splitlines() == [named.s2 for named in read_parts(lists)["val"]]
+    assert (tmp_path / "s" / "val.txt").read_text().splitlines() == [named.s2 for named in parts["val"]]
     assert json.loads((tmp_path / "s" / "split.json").read_text())["leaky"] is True

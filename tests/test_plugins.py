@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import preloaded
 import pytest
 from commands import EUROSAT_CARD, FOLDERS, REPOSITORY, only_record, shared_world
 from segment_world import FROZEN
@@ -30,7 +31,7 @@ def installed(tmp_path_factory):
 def run(installed, *words, cwd):
     """`python -m fgmae_bench…` where the packages are installed."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), str(REPOSITORY)])}
-    done = subprocess.run([sys.executable, "-m", *map(str, words)], capture_output=True, text=True, cwd=cwd, env=env)
+    done = preloaded.run(["-m", *words], cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

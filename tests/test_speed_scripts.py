@@ -1,6 +1,5 @@
 """Scripts of `experiments/speed` that a machine without a GPU and without measurements can be held to."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -112,8 +111,8 @@ def test_a_document_without_the_marks_is_refused():
 
 @pytest.mark.slow
 def test_the_script_for_gpus_runs_dry_on_a_cpu(tmp_path):
-    words = [sys.executable, SPEED / "gpu.py", "--dry_run", "--minutes", "60", "--out", str(tmp_path / "gpu.json")]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=REPOSITORY)
+    words = [SPEED / "gpu.py", "--dry_run", "--minutes", "60", "--out", str(tmp_path / "gpu.json")]
+    done = preloaded.run(words, cwd=REPOSITORY)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAILED" not in done.stdout
     assert (tmp_path / "gpu.json").is_file()

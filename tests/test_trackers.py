@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import preloaded
 import pytest
 from commands import FOLDERS, REPOSITORY, STATISTICS, linear, metrics, only_record, said, shared_world
 
@@ -138,14 +139,7 @@ def tracked(name, folder, **variables):
     """A run in a process of its own, since trackers start threads and services; its record."""
     words = ["-m", "fgmae_bench.linear", "--dataset", "eurosat", "--data_path", shared_world(5), *STATISTICS, *FOLDERS]
     environment = {**os.environ, "HOME": str(folder), "PYTHONPATH": os.pathsep.join(sys.path), **variables}
-    done = subprocess.run(
-        [sys.executable, *map(str, words), "--partial", "--tracker", name],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    return done
+    return preloaded.run([*words, "--partial", "--tracker", name], cwd=folder, env=environment)
 
 
 @pytest.mark.slow

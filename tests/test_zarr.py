@@ -15,9 +15,8 @@ from commands import STATISTICS, call, listing, only_record, said
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.data.layouts import build_index
-from fgmae_bench.data.zarr_chunks import check_chunk
 from fgmae_bench.data.zarr_metadata import Variable
-from fgmae_bench.data.zarr_store import MEMORY_BYTES, open_store
+from fgmae_bench.data.zarr_store import MEMORY_BYTES, check_chunk, open_store
 from fgmae_bench.errors import BenchError
 
 xarray = pytest.importorskip("xarray")

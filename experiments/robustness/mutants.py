@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("mutants.toml")
 KEPT = Path(tempfile.gettempdir()) / f"fgmae-bench-mutants-{os.getuid()}.json"
 WANTED = 0.95
+FEW = 10  # mutants for which compiling the whole package takes longer than it saves
 # What tests import and no mutant changes: loaded once, then forked.
 PRELOADED = """
 numpy cv2 scipy.stats scipy.special torch torch.distributed timm timm.data torchmetrics torchvision rasterio
@@ -126,8 +127,8 @@ def still_holds(mutant: Mutant, result: list[str] | None) -> bool:
     return of == tests_digest(relevant)
 
 
-def copy_checkout(place: Path) -> Path:
-    """A checkout with a package of its own, compiled; the rest is linked."""
+def copy_checkout(place: Path, compiled: bool) -> Path:
+    """A checkout with a package of its own, `compiled` where many mutants are to come; the rest is linked."""
     copy = place / "checkout"
     copy.mkdir(parents=True)
     skipped = shutil.ignore_patterns("__pycache__")
@@ -139,7 +140,9 @@ def copy_checkout(place: Path) -> Path:
     if (ROOT.parent / "shared").exists():
         (place / "shared").symlink_to(ROOT.parent / "shared")
     # checked by content: a mutant of the same length, made in the same second, must not run as the original
-    compileall.compile_dir(copy / "fgmae_bench", quiet=1, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
+    if compiled:
+        mode = py_compile.PycInvalidationMode.CHECKED_HASH
+        compileall.compile_dir(copy / "fgmae_bench", quiet=1, invalidation_mode=mode)
     return copy
 
 
@@ -189,8 +192,8 @@ def verdict(output: Path) -> tuple[str, str]:
 class Slot:
     """One copy of the checkout and the child that runs on it."""
 
-    def __init__(self, place: Path):
-        self.copy, self.output = copy_checkout(place), place / "result.json"
+    def __init__(self, place: Path, compiled: bool):
+        self.copy, self.output = copy_checkout(place, compiled), place / "result.json"
         self.pid, self.started = 0, 0.0
         self.original: tuple[Path, str] | None = None  # the mutated file as it was
 
@@ -296,7 +299,7 @@ def run_mutants(todo: list[Mutant], found: dict[str, Any], kept: dict[str, Any],
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        slots = [Slot(Path(folder) / str(i)) for i in range(options.jobs)]
+        slots = [Slot(Path(folder) / str(i), len(todo) > FEW) for i in range(options.jobs)]
         broken = broken_suites(todo, slots, options.timeout, kept)
         of = {mutant.name: mutant for mutant in todo if mutant.suite not in broken}
         for name, word, test in run_all([(name, of[name].suite, *found[name]) for name in of], slots, options.timeout):

@@ -15,8 +15,7 @@ from fgmae_bench.models.cost import with_linear_head
 from fgmae_bench.probe.checkpoint import save_fitted
 from fgmae_bench.probe.resolve import Materials, Probe
 from fgmae_bench.records import Record
-from fgmae_bench.runs.assemble import Params, assemble, sample_metrics
-from fgmae_bench.runs.consumed import energy_notes, with_energy
+from fgmae_bench.runs.assemble import Params, assemble, energy_notes, sample_metrics, with_energy
 from fgmae_bench.runs.curve_notes import head_not_trained, rate_notes
 from fgmae_bench.runs.folder import RunFolder, store_run, write_predictions
 from fgmae_bench.runs.tasks import Outcome

@@ -12,9 +12,8 @@ from fgmae_bench.config.same_run import as_json, effective_batch
 from fgmae_bench.records import Record
 from fgmae_bench.report.chosen import few_labels, with_areas, with_budgets, with_selected
 from fgmae_bench.report.deltas import differences, statement
-from fgmae_bench.report.gates import verdicts
 from fgmae_bench.report.published import Published, title_of
-from fgmae_bench.report.row import Note, Row, Table, unique
+from fgmae_bench.report.row import Note, Row, Table, unique, verdicts
 
 SYNTHETIC = Note(code="synthetic", text="Synthetic data: a generated world, not measurements of Sentinel-1.")
 DATASET_FACTS = (

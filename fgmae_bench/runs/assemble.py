@@ -12,11 +12,14 @@ from fgmae_bench.config.contract import feed, parse_bands
 from fgmae_bench.config.run import Run
 from fgmae_bench.config.run_ids import to_plain
 from fgmae_bench.data.dataset import Dataset
+from fgmae_bench.errors import note
 from fgmae_bench.metrics.intervals import interval_notes, intervals
 from fgmae_bench.metrics.regression import details
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.records import SCHEMA_VERSION, Record, seal
 from fgmae_bench.runs.tasks import TASKS, Outcome, Task
+from fgmae_bench.system.distributed import World
+from fgmae_bench.system.environment import MemoryPeak
 
 
 @dataclass(frozen=True)
@@ -153,3 +156,24 @@ def classification_metrics(
         if np.isfinite(outcome.logits).all()
         else None,
     }
+
+
+def with_energy(cost: dict[str, Any] | None, memory: MemoryPeak, world: World) -> dict[str, Any] | None:
+    """The record's `cost` with the joules of the run, where the machine counted them and one process did it all."""
+    joules = _joules(memory, world)
+    if joules is None:
+        return cost
+    return {**(cost or {"params": None, "gflops": None}), "energy_joules": joules}
+
+
+def energy_notes(memory: MemoryPeak, world: World) -> list[dict[str, str]]:
+    """What a recorded energy is of."""
+    if _joules(memory, world) is None:
+        return []
+    text = f"energy is of the {memory.energy.what}, with everything else that ran there"
+    return [note("energy", text)]
+
+
+def _joules(memory: MemoryPeak, world: World) -> float | None:
+    """None of several processes too: they share packages, and each sees its own GPU alone."""
+    return memory.energy.joules if world.size == 1 else None

@@ -29,9 +29,9 @@ from fgmae_bench.stress import null
 from fgmae_bench.stress.allowed import allowed, assumptions, require_possible
 from fgmae_bench.stress.flags import Options, ladder
 from fgmae_bench.stress.probed import probed
+from fgmae_bench.stress.reading import Subject
 from fgmae_bench.stress.scorer import Scorer, Views
 from fgmae_bench.stress.strata import by_stratum
-from fgmae_bench.stress.subject import Subject
 from fgmae_bench.stress.summary import Summary, beside_null, summarised
 from fgmae_bench.stress.trained import ruled, trained
 from fgmae_bench.system.distributed import World

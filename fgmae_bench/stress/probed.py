@@ -25,8 +25,7 @@ from fgmae_bench.records import Record
 from fgmae_bench.runs.assemble import sample_metrics
 from fgmae_bench.runs.tasks import TASKS
 from fgmae_bench.runs.tensors import LAST, load_tensors
-from fgmae_bench.stress.reading import of_samples
-from fgmae_bench.stress.subject import Subject, kept
+from fgmae_bench.stress.reading import Subject, kept, of_samples
 from fgmae_bench.system.environment import MemoryPeak
 from fgmae_bench.views.classification import View
 

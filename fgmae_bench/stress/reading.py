@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fgmae_bench.config.run import Run
+from fgmae_bench.data.dataset import Dataset
 from fgmae_bench.metrics.intervals import Units, segmentation_units
 from fgmae_bench.metrics.segmentation import IGNORE, segmentation, total
 from fgmae_bench.metrics.table import REGRESSION, SEGMENTATION, SINGLE, selection
 from fgmae_bench.metrics.tolerance import chance_of, chance_of_pixels, flip_rate
+from fgmae_bench.records import Record
 from fgmae_bench.runs.tasks import TASKS
+from fgmae_bench.system.distributed import World
+from fgmae_bench.views.classification import View
 
 Outputs = NDArray[Any]  # (N, W), a row a test sample: logits, or counts of pixels
 Groups = list[str] | None
@@ -101,3 +108,24 @@ def of_pixels(clean: Outputs, classes: int, columns: int, groups: Groups) -> Rea
         flips=lambda rows: float(rows[:, -2].sum() / rows[:, -1].sum()) if rows[:, -1].sum() else math.nan,
         part=lambda rows, own: of_pixels(clean[rows], classes, columns, own or _some(groups, rows)),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """`outputs` gives those of the test split under a view; `record` is that of the run as it was fitted."""
+
+    record: Record
+    run: Run
+    dataset: Dataset
+    view: View
+    world: World
+    folder: Path  # the run's own
+    outputs: Callable[[View], Outputs]
+    reading: Reading
+    rows: Rows  # of the index, those of the test split in the order of the outputs
+    notes: tuple[dict[str, str], ...] = ()
+
+
+def kept(dataset: Dataset) -> Dataset:
+    """The dataset whose images stay decoded, as far as there is room: every view reads them again."""
+    return dataclasses.replace(dataset, samples=dataclasses.replace(dataset.samples, keeps=True))

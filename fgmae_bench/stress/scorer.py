@@ -17,8 +17,7 @@ from fgmae_bench.data.statistics import mean_and_deviation
 from fgmae_bench.errors import BenchError
 from fgmae_bench.records import Record
 from fgmae_bench.stress.flags import Options, ladder
-from fgmae_bench.stress.reading import Outputs
-from fgmae_bench.stress.subject import Subject
+from fgmae_bench.stress.reading import Outputs, Subject
 from fgmae_bench.stress.summary import Curve
 from fgmae_bench.system.files import replacing
 from fgmae_bench.system.progress import Progress

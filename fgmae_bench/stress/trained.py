@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from fgmae_bench.metrics.segmentation import IGNORE, eval_columns, image_confusion
 from fgmae_bench.records import Record
-from fgmae_bench.stress.reading import Outputs, of_pixels, of_samples, pixel_row
-from fgmae_bench.stress.subject import Subject, kept
+from fgmae_bench.stress.reading import Outputs, Subject, kept, of_pixels, of_samples, pixel_row
 from fgmae_bench.train.classification import ClassificationJob
 from fgmae_bench.train.fitted import Fitting, rule_of
 from fgmae_bench.train.job import Prepared

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from fgmae_bench.records import Record
-from fgmae_bench.runs.assemble import Params, assemble
-from fgmae_bench.runs.consumed import energy_notes, with_energy
+from fgmae_bench.runs.assemble import Params, assemble, energy_notes, with_energy
 from fgmae_bench.runs.curve_notes import head_not_trained, still_improving
 from fgmae_bench.runs.folder import RunFolder, store_run
 from fgmae_bench.runs.tasks import Outcome
