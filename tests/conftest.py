@@ -154,6 +154,28 @@ def no_pictures(monkeypatch):
         monkeypatch.setattr(room, "save", save)
 
 
+@pytest.fixture
+def quick_draws(monkeypatch):
+    """Random weights without the cost of drawing millions of them: a short draw, repeated."""
+    import torch
+
+    short = torch.rand(99_991, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def fill(tensor, scale, shift):
+        with torch.no_grad():
+            if tensor.device.type == "meta":
+                return tensor
+            times = -(-tensor.numel() // len(short))
+            return tensor.copy_((short.repeat(times)[: tensor.numel()] * scale + shift).view(tensor.shape))
+
+    draw = torch.Tensor
+    monkeypatch.setattr(draw, "normal_", lambda t, mean=0.0, std=1.0, generator=None: fill(t, std * 1.7, mean))
+    monkeypatch.setattr(
+        draw, "uniform_", lambda t, low=0.0, high=1.0, generator=None: fill(t, (high - low) / 2, (high + low) / 2)
+    )
+    monkeypatch.setattr(draw, "erfinv_", lambda t: t)
+
+
 def _pixels(path):
     with rasterio.open(path) as source:
         return source.read().astype(np.float32)

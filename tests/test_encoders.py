@@ -240,26 +240,6 @@ OWN_CALL = {
 SMALL = {"panopticon": 112, "satlas-swin-b": 64, "croma_base": 64, "sarmae-vit-b16": 112}  # any size will do
 
 
-@pytest.fixture
-def quick_draws(monkeypatch):
-    """Random weights without the cost of drawing millions of them: a short draw, repeated."""
-    short = torch.rand(99_991, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-    def fill(tensor, scale, shift):
-        with torch.no_grad():
-            if tensor.device.type == "meta":
-                return tensor
-            times = -(-tensor.numel() // len(short))
-            return tensor.copy_((short.repeat(times)[: tensor.numel()] * scale + shift).view(tensor.shape))
-
-    draw = torch.Tensor
-    monkeypatch.setattr(draw, "normal_", lambda t, mean=0.0, std=1.0, generator=None: fill(t, std * 1.7, mean))
-    monkeypatch.setattr(
-        draw, "uniform_", lambda t, low=0.0, high=1.0, generator=None: fill(t, (high - low) / 2, (high + low) / 2)
-    )
-    monkeypatch.setattr(draw, "erfinv_", lambda t: t)
-
-
 def check_features(name, chips):
     entry = needs(ENCODERS[name])
     stated = 112 if entry.weights == IMAGENET else WEIGHTS[entry.weights][entry.model].contract.size

@@ -78,6 +78,7 @@ def test_a_file_of_terrafm_loads_and_its_optical_keys_are_accounted_for(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_draws")
 @pytest.mark.parametrize("name", ["terrafm-base", "dofa-v2-base"])
 def test_the_whole_encoders_run_and_answer_changes_of_their_input(name, realdata):
     if name.startswith("dofa"):

@@ -145,6 +145,7 @@ WHOLE = ("anysat", "saratr-x-hivit-b", "sar-jepa-vit-b16")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_draws")
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_whole_encoders_run_and_answer_changes_of_their_input(name, realdata):
     backbone = build_backbone(Model(model=name, weights="random"), 0, data_size=(16, 16))

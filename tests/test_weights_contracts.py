@@ -179,6 +179,7 @@ def of_torchgeo(model, network, images):
 
 @pytest.mark.slow
 @needs_torchgeo
+@pytest.mark.usefixtures("quick_draws")
 @pytest.mark.parametrize("model", TORCHGEO)
 def test_features_are_those_of_torchgeos_own_forward_with_the_same_weights(tmp_path, model):
     import torchgeo.models
@@ -205,8 +206,10 @@ def test_features_are_those_of_torchgeos_own_forward_with_the_same_weights(tmp_p
 
 @pytest.mark.slow
 @needs_torchgeo
+@pytest.mark.usefixtures("quick_draws")
 def test_torchgeos_models_run_through_linear_under_our_contract(tmp_path):
-    flags = ("--weights", "random", "--features", "cached", "--epochs", "1", "--batch_size", "16", *FOLDERS)
+    short = ("--train_frac", "0.25", "--epochs", "1", "--batch_size", "8")  # 20 images in all
+    flags = ("--weights", "random", "--features", "cached", *short, *FOLDERS)
     for model, size, normalizer in (
         ("croma_base", "32", "zscore"),
         ("copernicusfm_base", "32", "zscore"),
@@ -329,7 +332,7 @@ def test_load_backbone_takes_any_module(tmp_path):
         pytest.param("beit_base_patch16_224", 64, 1, marks=pytest.mark.slow),
     ],
 )
-def test_eva_dinov3_and_beit_have_a_cls_token(tmp_path, model, size, prefix):
+def test_eva_dinov3_and_beit_have_a_cls_token(tmp_path, model, size, prefix, quick_draws):
     """The feature is timm's first token behind its norms; the default stays timm's own pooling."""
     backbone = build_backbone(Model(model=model, weights="random", input_size=size, pool="cls"), 0)
     vit = backbone.module.vit
