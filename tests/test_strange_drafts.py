@@ -12,6 +12,7 @@ from commands import call, said
 from test_card_draft import SIDE, backscatter, card, classes, drafted, write
 
 from fgmae_bench.data.layouts import build_index
+from fgmae_bench.errors import BenchError
 from fgmae_bench.report.figures import new_axes, save
 
 SCENES = [
@@ -205,3 +206,13 @@ def test_inspect_advises_nothing_that_the_card_says_already(tmp_path):
     assert "advice" not in said_by_card
     assert 'state units = "linear_power"' in call("prepare", "inspect", "d", cwd=tmp_path).out
     assert rasterio.open(next((tmp_path / "d").rglob("*.tif"))).dtypes[0] == "float32"
+
+
+def test_masks_of_real_numbers_are_refused_for_classes_by_a_run(tmp_path):
+    for number in range(6):
+        write(tmp_path / "d" / "images" / f"{number}.tif", backscatter(number))
+        write(tmp_path / "d" / "masks" / f"{number}.tif", codes(number, (0, 1)).astype(np.uint8)[None])
+    made, _ = drafted("d", cwd=tmp_path)
+    write(tmp_path / "d" / "masks" / "3.tif", codes(3, (0, 1)).astype(np.float32)[None])
+    with pytest.raises(BenchError, match=r"3\.tif holds float32 values; label maps hold whole numbers"):
+        build_index(made, tmp_path / "d").codes(3, made.label_source)
