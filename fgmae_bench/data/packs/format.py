@@ -197,6 +197,8 @@ class Encoder:
 
     def _content(self, chip: Chip) -> int:
         """Hash of the image with its bands in the card's order, as a run on the source has it."""
+        if self.bands == self.card.signal.bands:
+            return int(content_of(chip))
         order = [self.bands.index(band) for band in self.card.signal.bands]
         valid = None if chip.valid is None else chip.valid[order]
         return int(content_of(Chip(db=chip.db[order], valid=valid, synthetic=chip.synthetic)))
