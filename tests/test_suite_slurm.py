@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,7 +19,27 @@ from same_run import essence
 from suite_world import experiment, started, suite
 
 TOOL = REPOSITORY.parent / "shared" / "tools" / "slurm-local"
-SLOW = 'model = "vit_tiny_patch16_224", input_size = 32, features = "stream", amp = "off", epochs = 80, checkpoint_seconds = 0'
+SLOW = (
+    'model = "held_model:make", input_size = 32, features = "stream", amp = "off", epochs = 80, checkpoint_seconds = 0'
+)
+# As long as a file `hold` is in the folder of the suite, a run needs minutes: no look at the queue comes too late for it.
+MODEL = """
+import os, time
+import timm, torch
+
+class Held(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = timm.create_model("vit_tiny_patch16_224", in_chans=2, num_classes=0, img_size=32)
+
+    def forward(self, images):
+        if os.path.exists("hold"):
+            time.sleep(0.3)
+        return self.inner(images)
+
+def make():
+    return Held()
+"""
 
 
 def ask(*words: str) -> str:
@@ -37,7 +59,9 @@ def slurm():
     if os.geteuid() != 0:
         pytest.skip("no Slurm answers here, and starting one needs root")
     try:
-        done = subprocess.run([TOOL, "up"], capture_output=True, text=True, timeout=300)
+        with open(Path(tempfile.gettempdir()) / "slurm-for-tests.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a second worker of pytest finds it running
+            done = subprocess.run([TOOL, "up"], capture_output=True, text=True, timeout=300)
     except subprocess.TimeoutExpired:
         pytest.skip("Slurm could not be installed within 300 s")
     if done.returncode:
@@ -48,10 +72,17 @@ def by_seed(folder: Path) -> dict[int, dict]:
     return {record["config"]["recipe"]["seed"]: essence(record) for record in records(folder)}
 
 
-def running_after_its_first_epoch(tmp_path: Path, seed: int) -> str:
-    """Job id of the run of a seed, once it runs and has a checkpoint."""
-    for _ in range(10 * int(HANG)):
+def held_experiment(folder: Path, *runs: str) -> Path:
+    (folder / "held_model.py").write_text(MODEL)
+    return experiment(folder, *runs)
+
+
+def running_after_its_first_epoch(tmp_path: Path, seed: int, process: subprocess.Popen[str]) -> str:
+    """Job id of the run of a seed, once it runs and has a checkpoint; fails where the suite `process` ends before."""
+    end = time.monotonic() + HANG
+    while time.monotonic() < end:
         time.sleep(0.1)
+        assert process.poll() is None, process.communicate()[0]
         log = next((tmp_path / "results/suite/logs").glob(f"*seed-{seed}-*.log"), None)
         if log and next((tmp_path / "runs").glob(f"*seed-{seed}-*/checkpoint-last.pth"), None):
             jobs = [
@@ -61,18 +92,21 @@ def running_after_its_first_epoch(tmp_path: Path, seed: int) -> str:
             alive = dict(line.split() for line in ask("squeue", "--me", "-h", "-r", "-o", "%i %T").splitlines())
             if jobs and alive.get(jobs[0]) == "RUNNING":
                 return jobs[0]
-    raise AssertionError(f"seed {seed} never ran")
+    logs = "\n".join(log.read_text()[-1000:] for log in (tmp_path / "results/suite/logs").glob("*.log"))
+    raise AssertionError(f"seed {seed} never ran: {ask('sinfo')}\n{ask('squeue')}\n{logs}")
 
 
 @pytest.mark.slow
 def test_a_requeued_and_a_killed_job_end_with_the_undisturbed_records(tmp_path, slurm):
-    path = experiment(tmp_path, SLOW + ", seed = [1, 2, 3]")
+    path = held_experiment(tmp_path, SLOW + ", seed = [1, 2, 3]")
+    (tmp_path / "hold").touch()
     process = started("run", path, "--slurm", "--retry", 2, "--max_parallel", 2, cwd=tmp_path, OMP_NUM_THREADS="1")
     try:
-        requeued = running_after_its_first_epoch(tmp_path, 1)
+        requeued = running_after_its_first_epoch(tmp_path, 1, process)
         subprocess.run(["scontrol", "requeue", requeued], check=True)
-        killed = running_after_its_first_epoch(tmp_path, 2)
+        killed = running_after_its_first_epoch(tmp_path, 2, process)
         subprocess.run(["scancel", "--signal=KILL", killed], check=True)
+        (tmp_path / "hold").unlink()
         deadline = time.monotonic() + HANG
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(1)
@@ -93,6 +127,7 @@ def test_a_requeued_and_a_killed_job_end_with_the_undisturbed_records(tmp_path, 
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
     shutil.copy(path, undisturbed)
+    shutil.copy(tmp_path / "held_model.py", undisturbed)
     os.environ["OMP_NUM_THREADS"] = "1"
     assert suite("run", path.name, "--max_parallel", 2, cwd=undisturbed).code == 0
     assert by_seed(tmp_path / "results") == by_seed(undisturbed / "results")
