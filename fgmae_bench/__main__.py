@@ -10,13 +10,13 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from fgmae_bench.config.encoders import ENCODERS
 from fgmae_bench.config.encoders import GROUP as ENCODERS_GROUP
 from fgmae_bench.config.flags import Parser
 from fgmae_bench.config.names import HEADS_GROUP, SHIPPED_HEADS
+from fgmae_bench.config.plugins import entry_points, package_of
 from fgmae_bench.errors import printable, run_entry
 
 ROOT = Path(__file__).parent
@@ -55,9 +55,8 @@ def modules() -> dict[str, str]:
 def added(group: str, shipped: tuple[str, ...]) -> Iterator[str]:
     """A line for each entry point of a group: its name, package, code, and whether its name is taken."""
     for point in sorted(entry_points(group=group), key=lambda point: point.name):
-        origin = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "an unknown package"
         taken = "  (refused: the suite has one of that name)" if point.name in shipped else ""
-        yield f"  {point.name:<20} {origin}, {point.value}{taken}"
+        yield f"  {point.name:<20} {package_of(point)}, {point.value}{taken}"
 
 
 def main() -> None:

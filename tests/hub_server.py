@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickle
 import re
+import struct
 import subprocess
 import sys
 import threading
@@ -32,7 +34,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PIECE = 16_384
 SIZE = 3_000_000
-CONTENT = b"\x80\x02" + np.random.default_rng(1).bytes(SIZE - 2)  # begins as torch's older format does
+# Torch's older format, of one storage of bytes.
+PICKLES = [*(pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, {})), b"\x80\x02ctorch\nByteStorage\n."]
+HEAD = b"".join([*PICKLES, pickle.dumps(["0"], 2)])
+CONTENT = HEAD + struct.pack("<q", SIZE - len(HEAD) - 8) + np.random.default_rng(1).bytes(SIZE - len(HEAD) - 8)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 FILE = HubFile(repo="owner/name", file="weights.pth", revision=COMMIT)
 FETCH = f"print(fetch(HubFile(repo='owner/name', file='weights.pth', revision='{COMMIT}'), Path(argv[0])).transferred)"

@@ -1,7 +1,9 @@
 """What can be run and what packages add is listed; what cannot run is refused before anything starts."""
 
+import importlib.metadata
 import os
 import subprocess
+import sys
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -11,6 +13,7 @@ from suite_world import suite
 
 import fgmae_bench.__main__ as door
 from fgmae_bench.config import encoders as encoder_table
+from fgmae_bench.config import plugins
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.experiments import load_experiment, matches
 from fgmae_bench.data import layouts
@@ -83,6 +86,35 @@ def test_a_known_name_is_marked_in_the_list(monkeypatch):
     lines = list(door.added("fgmae_bench.datasets", door.SHIPPED_LAYOUTS))
     assert "refused" not in lines[0]
     assert "(refused: the suite has one of that name)" in lines[1]
+
+
+@pytest.mark.parametrize("damaged", [b"[fgmae_bench.heads]\nno value\n", b"[fgmae_bench.heads]\nx = \xff\n", None])
+def test_a_package_whose_own_list_is_damaged_is_named_and_left_out(monkeypatch, tmp_path, caplog, damaged):
+    for name, text in (("broken", damaged), ("whole", b"[fgmae_bench.heads]\nmine = package:Head\n")):
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        if text is None:
+            (folder / "entry_points.txt").mkdir()
+        else:
+            (folder / "entry_points.txt").write_bytes(text)
+    monkeypatch.setattr(importlib.metadata, "entry_points", importlib.metadata.entry_points.__wrapped__)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    plugins._name_damaged.cache_clear()
+    assert [point.value for point in plugins.entry_points("fgmae_bench.heads")] == ["package:Head"]
+    named = [line for line in caplog.messages if "its entry points cannot be read" in line]
+    assert all("broken-1.0.dist-info" in line and "\n" not in line for line in named)
+    assert len(named) == (damaged is not None)
+
+
+def test_a_package_without_readable_metadata_is_listed(monkeypatch, tmp_path):
+    folder = tmp_path / "broken-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_bytes(b"Name: \xff\n")
+    (folder / "entry_points.txt").write_text("[any]\nmine = package:Head\n")
+    (found,) = importlib.metadata.PathDistribution(folder).entry_points
+    monkeypatch.setattr(door, "entry_points", lambda group: [found])
+    assert list(door.added("any", ())) == [f"  {'mine':<20} a package with damaged metadata, package:Head"]
 
 
 def test_an_entry_point_that_raises_or_has_a_known_name_is_one_line(monkeypatch, tmp_path):

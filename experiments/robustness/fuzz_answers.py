@@ -15,6 +15,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import shutil
 import socket
 import struct
@@ -264,7 +265,20 @@ class Server:
                     return
 
 
-BODIES = {".pth": b"\x80\x02" + bytes(300), ".zip": b"PK\3\4" + bytes(300), ".json": b'{"a": 1}', ".csv": b"a,b\n"}
+def zipped() -> bytes:
+    """A zip of one file."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as made:
+        made.writestr("a", bytes(200))
+    return stream.getvalue()
+
+
+BODIES = {
+    ".pth": pickle.dumps({"a": np.zeros(30)}, 2),
+    ".zip": zipped(),
+    ".json": b'{"a": 1}',
+    ".csv": b"a,b\n",
+}
 
 
 def hub(rng: Rng, folder: Path) -> Work:

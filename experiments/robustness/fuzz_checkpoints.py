@@ -328,6 +328,9 @@ READERS: dict[str, Reader] = {
     "safetensors": files_of(safetensors, "w.safetensors"),
     "sharded": sharded,
     "card": settings("datasets/eurosat/card.toml", "card.toml", *LINEAR, "card.toml"),
+    "schemes": settings(
+        "datasets/kuro_siwo/card.toml", "card.toml", "fgmae_bench.prepare", "inspect", "card.toml", "--data_path", "."
+    ),
     "config": config,
     "experiments": settings("experiments/first_real_run.toml", "e.toml", "fgmae_bench.suite", "plan", "e.toml"),
     "manifest": settings(

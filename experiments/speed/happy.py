@@ -1,5 +1,5 @@
-"""What care for strangers' files costs on whole ones: reading a pack whole (`prepare verify`), `prepare inspect`, and a
-report of 1,000 records, side by side with another checkout.
+"""What care for strangers' files costs on whole ones: reading every sample of a pack, `prepare verify` of it, `prepare
+pack`, `prepare inspect`, and a report of 1,000 records, side by side with another checkout.
 
   python experiments/speed/happy.py --against FOLDER [--pairs 5] [--records 1000] [--per_class 200]
 FOLDER holds the repository at another commit. The two take turns, each in a process of its own; what counts is the
@@ -48,6 +48,39 @@ def work():
         entry.main()
 timed(work, {passes})
 """
+READ = """
+import shutil
+from pathlib import Path
+try:
+    from fgmae_bench.config.cards import load_card
+except ImportError:
+    from fgmae_bench.cards import load_card  # where older commits keep it
+from fgmae_bench.data.packs.read import open_pack
+card, copies = load_card("eurosat"), [Path(f"copy{number}.lmdb") for number in range(4)]
+for copy in copies:
+    shutil.copytree("pack.lmdb", copy)
+left = list(copies)
+def work():  # a copy each time, so that each pass opens a file for the first time
+    index = open_pack(card, left.pop())
+    for row in range(len(index.files)):
+        index.read(row, card)
+timed(work, 3)
+for copy in copies:
+    shutil.rmtree(copy)
+"""
+WRITE = """
+import shutil
+import fgmae_bench.prepare.__main__ as entry
+outs = []
+def work():
+    outs.append("written%d.lmdb" % len(outs))
+    sys.argv = ["prepare", "pack", "eurosat", "--data_path", "world", "--out", outs[-1], "--workers", "0"]
+    with contextlib.suppress(SystemExit):
+        entry.main()
+timed(work, 2)
+for out in outs:
+    shutil.rmtree(out)
+"""
 
 
 def run(code: str, tree: Path, folder: Path) -> str:
@@ -65,21 +98,20 @@ def run(code: str, tree: Path, folder: Path) -> str:
     return done.stdout
 
 
-PREPARE = "fgmae_bench.prepare"
-WORKS = {
-    "pack": (PREPARE, ["prepare", "verify", "pack.lmdb"], 3),
-    "inspect": (PREPARE, ["prepare", "inspect", "eurosat", "--data_path", "world"], 3),
-    "report": (
-        "fgmae_bench.report",
-        ["report", "--results_dir", "results", "--experiments", "tables", "--out", "out", "--formats", "md"],
-        1,
-    ),
-}
-
-
 def entry(name: str, words: list[str], passes: int) -> str:
     """The code of an entry's work."""
     return HEAD + ENTRY.format(module=name, words=words, passes=passes)
+
+
+PREPARE = "fgmae_bench.prepare"
+TABLES = ["report", "--results_dir", "results", "--experiments", "tables", "--out", "out", "--formats", "md"]
+WORKS = {
+    "read": HEAD + READ,
+    "verify": entry(PREPARE, ["prepare", "verify", "pack.lmdb"], 3),
+    "write": HEAD + WRITE,
+    "inspect": entry(PREPARE, ["prepare", "inspect", "eurosat", "--data_path", "world"], 3),
+    "report": entry("fgmae_bench.report", TABLES, 1),
+}
 
 
 def make(tree: Path, folder: Path, per_class: int, records: int) -> None:
@@ -107,8 +139,7 @@ def main() -> None:
         folders = {name: Path(place) / name for name in trees}
         for name, tree in trees.items():
             make(tree, folders[name], given.per_class, given.records)
-        for work, facts in WORKS.items():
-            code = entry(*facts)
+        for work, code in WORKS.items():
             pairs = []
             for number in range(given.pairs):
                 order = list(trees.items())[:: -1 if number % 2 else 1]

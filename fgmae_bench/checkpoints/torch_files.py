@@ -19,16 +19,14 @@ import torch
 from torch.storage import TypedStorage, UntypedStorage
 
 from fgmae_bench.checkpoints.inert import STAND_INS, InertUnpickler, Rebuild, stand_in
-from fgmae_bench.checkpoints.scan import AGAIN, Refused, room_for, scan, shown
+from fgmae_bench.checkpoints.scan import AGAIN, Refused, scan, shown
 from fgmae_bench.errors import BenchError
+from fgmae_bench.hub.archive import list_fits
+from fgmae_bench.hub.pickles import MAGIC as LEGACY_MAGIC
+from fgmae_bench.hub.pickles import PICKLES as LEGACY_PICKLES
 
-LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number 0x1950a86a20f9469cfc6c
-LEGACY_PICKLES = 5  # magic, version, system, content, keys of the storages; raw storages follow
 LEGACY_PROTOCOL = 2
 LOCAL_HEADER = 30  # bytes of a zip member's own header before its name
-MEMBER = 1500  # bytes that zipfile's table of contents and our own take for a member
-CONTENTS_SIZE = 5  # place of the length of the table of contents in zipfile's record of the archive's end
-LEAST_MEMBER = 47  # bytes of an entry in a zip's table of contents, with a name of one letter
 
 # What names a storage's type, as the type of its numbers: cannot be called, and has no attributes to set.
 STORAGES: dict[str, Any] = {
@@ -53,7 +51,8 @@ def read_zip(path: Path) -> tuple[Any, Collection[str]]:
     torch.save; BenchError or ValueError on damage.
     """
     size = path.stat().st_size
-    _require_contents_fit(path, size)
+    if not list_fits(path):
+        raise Refused("it is a zip archive of too many members")
     with zipfile.ZipFile(path) as archive:
         member = _pickle_of(archive, size)
         with archive.open(member) as stream:
@@ -103,14 +102,6 @@ def _bytes_storage(content: Any) -> TypedStorage:
 
 # Plain pickles.
 PLAIN: dict[str, Any] = {**STAND_INS, "torch.storage _load_from_bytes": Rebuild(_bytes_storage)}
-
-
-def _require_contents_fit(path: Path, size: int) -> None:
-    """Refuse a zip whose table of contents alone could take more memory than there is room for."""
-    with open(path, "rb") as stream:
-        end = zipfile._EndRecData(stream)  # type: ignore[attr-defined]  # what ZipFile itself goes by
-    if end is not None and min(end[CONTENTS_SIZE], size) // LEAST_MEMBER * MEMBER > room_for(size):
-        raise Refused("it is a zip archive of too many members")
 
 
 def _pickle_of(archive: zipfile.ZipFile, size: int) -> zipfile.ZipInfo:

@@ -6,12 +6,11 @@ names that `weights` and `model` give here. A package adds its own under the ent
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
-from fgmae_bench.config.plugins import loaded
+from fgmae_bench.config.plugins import entry_points, loaded
 from fgmae_bench.errors import BenchError
 
 GROUP = "fgmae_bench.encoders"
@@ -455,7 +454,7 @@ def encoders() -> dict[str, Encoder]:
     An entry point names an `Encoder`. Raises BenchError on anything else, naming the package.
     """
     found = dict(ENCODERS)
-    for point in importlib.metadata.entry_points(group=GROUP):
+    for point in entry_points(group=GROUP):
         entry = loaded("encoder", point.name, point.load)
         if not isinstance(entry, Encoder):
             what = f"the entry point {point.name} of {GROUP} is of type {type(entry).__name__}"

@@ -5,11 +5,10 @@ that choices and help need no torch. To add one is to write its code and its lin
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from fgmae_bench.config.plugins import loaded
+from fgmae_bench.config.plugins import entry_points, loaded
 from fgmae_bench.config.schedules import SCHEDULES
 from fgmae_bench.errors import unknown
 
@@ -100,8 +99,8 @@ HEADS = {
 HEADS_GROUP = "fgmae_bench.heads"
 SHIPPED_HEADS = tuple(HEADS)
 HEADS |= {
-    point.name: Choice(point.value, f"{point.name} of {point.module.partition('.')[0]}")
-    for point in importlib.metadata.entry_points(group=HEADS_GROUP)
+    point.name: Choice(point.value, f"{point.name} of {point.value.partition(':')[0].partition('.')[0]}")
+    for point in entry_points(group=HEADS_GROUP)
     if point.name not in HEADS
 }
 # Heads that learn what only classes have; a number a pixel is learnt by the others.

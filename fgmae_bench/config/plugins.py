@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +19,37 @@ from fgmae_bench.errors import BenchError, RunFailed
 
 REPAIR = "repair or uninstall its package"
 Guard = Callable[[str], AbstractContextManager[None]]  # around code that may be of others, given what it works on
+
+log = logging.getLogger("fgmae_bench")
+
+
+def entry_points(group: str) -> list[EntryPoint]:
+    """What installed packages offer in a group. One package whose own list is damaged is named and left out: Python
+    would refuse the lists of all.
+    """
+    try:
+        return list(importlib.metadata.entry_points(group=group))
+    except Exception:  # noqa: BLE001 (files of others: which is damaged is found out below)
+        found: list[EntryPoint] = []
+    for package in importlib.metadata.distributions():
+        try:
+            found += [point for point in package.entry_points if point.group == group and point not in found]
+        except Exception as error:  # noqa: BLE001 (named)
+            _name_damaged(str(getattr(package, "_path", "an installed package")), " ".join(str(error).split()))
+    return found
+
+
+@cache
+def _name_damaged(where: str, reason: str) -> None:
+    log.warning("%s: its entry points cannot be read (%s); %s", where, reason, REPAIR)
+
+
+def package_of(point: EntryPoint) -> str:
+    """Name and version of the package that offers something, as far as its metadata can be read."""
+    try:
+        return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "an unknown package"
+    except Exception:  # noqa: BLE001 (files of others)
+        return "a package with damaged metadata"
 
 
 def loaded(kind: str, name: str, load: Callable[[], Any]) -> Any:

@@ -22,9 +22,10 @@ def content_of(chip: Chip) -> np.uint64:
     if chip.ready is not None:
         return hash_of("uint8", np.ascontiguousarray(chip.ready.image))
     values = chip.db + np.float32(0)
-    bad = ~np.isfinite(values) if chip.valid is None else ~(chip.valid & np.isfinite(values))
-    values[bad] = np.nan
-    return hash_of("float32", values.astype("<f4"))
+    good = np.isfinite(values) if chip.valid is None else chip.valid & np.isfinite(values)
+    if not good.all():
+        values[~good] = np.nan
+    return hash_of("float32", values.astype("<f4", copy=False))
 
 
 def codes_of(codes: Codes) -> np.uint64:
@@ -35,7 +36,7 @@ def codes_of(codes: Codes) -> np.uint64:
 def hash_of(kind: str, values: NDArray[np.generic]) -> np.uint64:
     """Hash (64 bits) of an array with its shape and what it is."""
     digest = hashlib.blake2b(f"{kind} {values.shape}".encode(), digest_size=8)
-    digest.update(values.tobytes())
+    digest.update(np.ascontiguousarray(values).data)
     return np.uint64(int.from_bytes(digest.digest()))
 
 

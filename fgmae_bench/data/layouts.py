@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from fgmae_bench.config.cards import Card
-from fgmae_bench.config.plugins import loaded
+from fgmae_bench.config.plugins import entry_points, loaded
 from fgmae_bench.data.bigearthnet.raw import bigearthnet_v1, bigearthnet_v2
 from fgmae_bench.data.dfc.layout import rois
 from fgmae_bench.data.dfc.scenes import rois_scenes

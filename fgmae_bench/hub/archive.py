@@ -30,6 +30,10 @@ LOCAL_HEADER_BYTES, END_RECORD_BYTES, IN_ZIP64_RECORD = 30, 22, 0xFFFF
 ENCRYPTED_FLAGS = 0x1 | 0x40 | 0x2000
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
+MEMBER, LEAST_MEMBER = 1500, 47  # bytes of memory that a listed member takes; bytes of the shortest entry of the list
+LEAST_ROOM, ROOM_FACTOR = 64 << 20, 16  # of memory for the list: a minimum, and times the archive's size
+LIST_BYTES = 5  # place of the list's length in zipfile's record of the archive's end
+
 FETCH_AGAIN = "remove it and fetch it again"
 NOT_OURS = "nothing was unpacked; get the archive from its publisher"
 
@@ -44,6 +48,9 @@ def unpack(zip_path: Path, folder: Path) -> int:
     BenchError, leaving nothing behind, on names that lead outside, are deeply nested or not plain, links and special
     files, encryption, duplicates (also when case is ignored), bombs, damage, and a full disk.
     """
+    with _reading(zip_path):
+        if not list_fits(zip_path):
+            raise BenchError(f"{zip_path} lists more members than there is room for", NOT_OURS)
     with _reading(zip_path), zipfile.ZipFile(zip_path) as archive:
         _require_all_listed(zip_path, archive)
         files = _judged(zip_path, archive.infolist())
@@ -53,6 +60,25 @@ def unpack(zip_path: Path, folder: Path) -> int:
                 _write(zip_path, archive, entry, partial / path)
                 progress.step()
     return len(files)
+
+
+def list_fits(zip_path: Path) -> bool:
+    """Whether the list of a zip's members takes no memory out of proportion to the file; True of what is no zip."""
+    size = zip_path.stat().st_size
+    with open(zip_path, "rb") as stream:
+        end = zipfile._EndRecData(stream)  # type: ignore[attr-defined]  # what ZipFile itself goes by
+    return end is None or min(end[LIST_BYTES], size) // LEAST_MEMBER * MEMBER <= max(LEAST_ROOM, ROOM_FACTOR * size)
+
+
+def member_names(zip_path: Path) -> list[str]:
+    """Names of a zip's members; none where it is damaged, no zip, or lists more than there is room for."""
+    try:
+        if not list_fits(zip_path):
+            return []
+        with zipfile.ZipFile(zip_path) as archive:
+            return archive.namelist()
+    except _DAMAGE:
+        return []
 
 
 def _require_all_listed(zip_path: Path, archive: zipfile.ZipFile) -> None:

@@ -28,17 +28,18 @@ def check_values(card: Card, root: Path, meta: Meta, step: Step) -> Index:
     """
     root = root.resolve()
     index, stamp = open_pack(card, root), stamp_of(root)
-    sums = checked_labels(root, stamp, meta, card).crc32
+    sums = checked_labels(root, stamp, meta, card).crc32.tolist()
     keys, faults, at = sample_keys(index), [], 0
     for name, value in views(root, stamp):
         if name in (META, LABELS):
             continue
-        if name != keys[at][0]:
+        key, row = keys[at]
+        if name != key:
             raise BenchError(
                 f"{root}: {name.decode(errors='replace')} is not among the samples that it states",
                 "write the pack again",
             )
-        if zlib.crc32(value) != sums[keys[at][1]]:
+        if zlib.crc32(value) != sums[row]:
             faults.append(name.decode())
         at += 1
         step(1)

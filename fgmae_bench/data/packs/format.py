@@ -50,6 +50,7 @@ DTYPES = {
     "I64": "<i8",
     "U64": "<u8",
 }
+FLOAT32 = np.dtype(np.float32)
 Kind = Literal["float32", "uint8"]
 
 
@@ -196,6 +197,8 @@ class Encoder:
 
     def _content(self, chip: Chip) -> int:
         """Hash of the image with its bands in the card's order, as a run on the source has it."""
+        if self.bands == self.card.signal.bands:
+            return int(content_of(chip))
         order = [self.bands.index(band) for band in self.card.signal.bands]
         valid = None if chip.valid is None else chip.valid[order]
         return int(content_of(Chip(db=chip.db[order], valid=valid, synthetic=chip.synthetic)))
@@ -227,23 +230,32 @@ def decode_value(value: bytes, where: str) -> dict[str, NDArray[Any]]:
     The library's own reader copies everything twice. Samples of a pack have the same head, which is parsed once.
     """
     try:
-        (length,) = struct.unpack_from("<Q", value)
-        head, body = _parsed(value[8 : 8 + length]), memoryview(value)[8 + length :]
-        return {name: _tensor(body, **facts) for name, facts in head.items() if name != "__metadata__"}
+        start = 8 + struct.unpack_from("<Q", value)[0]
+        return {name: _tensor(value, start, *facts) for name, facts in _parsed(value[8:start])}
     except (struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BenchError(f"{where}: the value is damaged ({error})", "write the pack again, or restore it") from error
 
 
 @lru_cache(maxsize=16)
-def _parsed(head: bytes) -> dict[str, Any]:
-    return dict(json.loads(head))
+def _parsed(head: bytes) -> list[tuple[str, tuple[np.dtype[Any], list[int], int, int, int]]]:
+    """(name, (type, shape, first byte behind the head, the one after its last, number of values)) of each tensor."""
+    return [(name, _facts(**facts)) for name, facts in json.loads(head).items() if name != "__metadata__"]
 
 
-def _tensor(body: memoryview, dtype: str, shape: list[int], data_offsets: list[int]) -> NDArray[Any]:
-    kind, (start, end) = DTYPES[dtype], data_offsets
-    tensor = np.frombuffer(body[start:end], kind) if end > start >= 0 else np.empty(0, kind)
-    if min(shape, default=1) < 0 or end > len(body):
+def _facts(dtype: str, shape: list[int], data_offsets: list[int]) -> tuple[np.dtype[Any], list[int], int, int, int]:
+    kind, (start, end) = np.dtype(DTYPES[dtype]), data_offsets
+    if min(shape, default=1) < 0 or not 0 <= start <= end or (end - start) % kind.itemsize:
         raise ValueError("its head is inconsistent")
+    return kind, shape, start, end, (end - start) // kind.itemsize
+
+
+def _tensor(
+    value: bytes, body: int, kind: np.dtype[Any], shape: list[int], start: int, end: int, count: int
+) -> NDArray[Any]:
+    """One tensor of a value whose head ends at byte `body`."""
+    if body + end > len(value):
+        raise ValueError("its head is inconsistent")
+    tensor = np.frombuffer(value, kind, count, body + start) if count else np.empty(0, kind)
     return tensor.reshape(shape)
 
 
@@ -252,13 +264,14 @@ def bands_of(tensors: Mapping[str, NDArray[Any]], bands: tuple[str, ...], where:
     such.
     """
     planes = [tensors[band] for band in bands if band in tensors]
-    if len(planes) != len(bands) or {(plane.dtype, plane.ndim) for plane in planes} != {(np.dtype(np.float32), 2)}:
+    if len(planes) != len(bands) or any(plane.dtype != FLOAT32 or plane.ndim != 2 for plane in planes):
         raise BenchError(
             f"{where}: holds {sorted(tensors)}, not {' and '.join(bands)} as float32 images", "write the pack again"
         )
-    if len({plane.shape for plane in planes}) != 1:
+    shape = planes[0].shape
+    if any(plane.shape != shape for plane in planes[1:]):
         raise BenchError(f"{where}: {' and '.join(bands)} differ in size", "write the pack again")
-    image = np.empty((len(planes), *planes[0].shape), np.float32)
-    for target, plane in zip(image, planes, strict=True):
-        target[:] = plane
+    image = np.empty((len(planes), *shape), np.float32)
+    for place, plane in enumerate(planes):
+        image[place] = plane
     return image

@@ -175,8 +175,11 @@ class _File:
         """The first `length` bytes of each page (P, length)."""
         size, handle, read = self.head.page_size, self.handle, os.pread  # thousands of calls
         parts = [read(handle, length, number * size) for number in numbers.tolist()]
-        self.refuse(numbers, np.array([len(part) != length for part in parts], bool), "is not there: it is cut short")
-        return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, length)
+        content = b"".join(parts)
+        if len(content) != length * len(parts):
+            short = np.array([len(part) != length for part in parts], bool)
+            self.refuse(numbers, short, "is not there: it is cut short")
+        return np.frombuffer(content, np.uint8).reshape(-1, length)
 
     def walk(self, tree: Tree, flags: int) -> tuple[Nodes, NDArray[np.int64]]:
         """(the nodes of a tree's leaves, (first page, 1) of all its pages), level by level.

@@ -10,6 +10,7 @@ import os
 import zlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -164,13 +165,15 @@ def _plain(db: NDArray[np.float32], signal: Signal) -> bool:
     low, high = float(db.min()), float(db.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         return False
-    return signal.converted or not any(low <= last and first <= high for first, last in _not_measured(signal))
+    return signal.converted or not any(
+        low <= last and first <= high for first, last in _not_measured(signal.nodata, signal.fill)
+    )
 
 
 @lru_cache(maxsize=16)
-def _not_measured(signal: Signal) -> list[tuple[float, float]]:
+def _not_measured(*stated: tuple[float | tuple[float, ...], ...]) -> list[tuple[float, float]]:
     """Ranges of values, rounded as images hold them, that may stand for a pixel that was not measured."""
-    ranges = [item if isinstance(item, tuple) else (item, item) for item in (0.0, *signal.nodata, *signal.fill)]
+    ranges = [item if isinstance(item, tuple) else (item, item) for item in (0.0, *chain(*stated))]
     return [(float(np.float32(first)), float(np.float32(last))) for first, last in ranges]
 
 

@@ -8,7 +8,6 @@ may give `fgmae_bench.models.heads.outputs.Learnt` in their place.
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections.abc import Sequence
 from copy import deepcopy
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fgmae_bench.config.names import HEADS, HEADS_GROUP, NECKS, SHIPPED_HEADS, code_of
-from fgmae_bench.config.plugins import REPAIR, foreign
+from fgmae_bench.config.plugins import REPAIR, entry_points, foreign
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.models.heads.fcn import AUXILIARY_WEIGHT, Auxiliary
 from fgmae_bench.models.heads.necks import SCALES, MultiLevelNeck, Necked
@@ -133,5 +132,5 @@ class WithAuxiliary(nn.Module):
 
 def _require_one(name: str) -> None:
     """Raise BenchError where a package offers a head under the name of a shipped one."""
-    if name in SHIPPED_HEADS and any(p.name == name for p in importlib.metadata.entry_points(group=HEADS_GROUP)):
+    if name in SHIPPED_HEADS and any(p.name == name for p in entry_points(group=HEADS_GROUP)):
         raise BenchError(f"the head {name} is defined twice", "rename the entry point")
