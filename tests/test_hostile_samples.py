@@ -100,6 +100,7 @@ def test_a_device_is_not_read_and_a_link_to_a_file_is(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     assert read_bounded(tmp_path / "b", 3) == b"abc"
+    assert read_bounded(tmp_path / "b", 1 << 60) == b"abc"  # memory for what is there, not for what may be
     for path, message in (("/dev/zero", "not a regular file"), (tmp_path / "a", "larger than 0 MiB")):
         with pytest.raises(OSError, match=message):
             read_bounded(path if isinstance(path, type(tmp_path)) else tmp_path.__class__(path), 2)

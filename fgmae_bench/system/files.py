@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from fgmae_bench.errors import BenchError, os_error
 
 ATTEMPTS = 10
+READ_BYTES = 1 << 20
 SMALL_BYTES = 1 << 20  # the most that is read of a note, a receipt or a marker
 # A file of another machine or boot is only taken for a leftover once nothing was written to it for so long: some shared
 # file systems keep locks within one machine.
@@ -189,10 +190,19 @@ def open_regular(path: Path, flags: int) -> int:
     raise fault
 
 
+def _up_to(stream: FileIO, most: int) -> bytes:
+    """The first `most` bytes, with memory for what is there: one `read` of so many would ask for all of it at once."""
+    parts = []
+    while most and (part := stream.read(min(most, READ_BYTES))):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
+
+
 def read_small(path: Path, most: int = SMALL_BYTES) -> bytes:
     """The content of a small file; raises BenchError where it is not a regular file or larger, OSError as `open`."""
     with FileIO(open_regular(path, os.O_RDONLY)) as stream:
-        content = stream.read(most + 1)
+        content = _up_to(stream, most + 1)
     if len(content) > most:
         raise BenchError(f"{path} is larger than {most} bytes", "remove it")
     return content
@@ -205,7 +215,7 @@ def read_bounded(path: Path, most: int) -> bytes:
     with FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise OSError("it is not a regular file")
-        content = stream.read(most + 1)
+        content = _up_to(stream, most + 1)
     if len(content) > most:
         raise OSError(f"it is larger than {most >> 20} MiB")
     return content
