@@ -150,3 +150,4 @@ def test_what_rounding_leaves_separates_no_models():
     found = apart(2, {(0, 1): estimate})
     assert not found.above.any()
     assert found.equal[0, 1]
+    assert equality_p(Estimate(value=0.2, error=0.0, degrees=20.0), 0.01) == 1.0

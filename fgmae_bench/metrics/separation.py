@@ -115,6 +115,6 @@ def equality_p(estimate: Estimate, margin: float) -> float:
     if not margin > 0 or not math.isfinite(margin):
         raise ValueError(f"a margin of {margin}")
     if estimate.error <= NO_SPREAD:
-        return 0.0
+        return float(abs(estimate.value) >= margin)
     low, high = ((estimate.value + sign * margin) / estimate.error for sign in (1, -1))
     return float(max(stdtr(estimate.degrees, -low), stdtr(estimate.degrees, high)))
