@@ -107,7 +107,7 @@ def test_a_probe_names_the_module_the_batch_and_its_images(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(extraction, "images_a_pass", lambda size: 8)
     text = failure(
-        Raising(3 + SHOWN_IMAGES + 20), "eurosat", "knn", shared_world(5), features="cached", normalizer="zscore"
+        Raising(2 + 2 * SHOWN_IMAGES + 20), "eurosat", "knn", shared_world(5), features="cached", normalizer="zscore"
     )
     assert re.fullmatch(rf"mine failed on batch 3 of 7 \(\w+/\w+ to \w+/\w+\) {WHERE}", text), text
     assert list((tmp_path / "results").rglob("*.json")) == []
