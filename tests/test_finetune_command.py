@@ -106,7 +106,7 @@ def test_command_line_2_verbatim(checkpoint, tmp_path):
 @pytest.mark.slow
 def test_command_line_4_verbatim(checkpoint, patches, tmp_path):
     (tmp_path / checkpoint.name).symlink_to(checkpoint)
-    small = ("--data_path", patches, "--input_size", "32", "--max_steps", "2", *FOLDERS)
+    small = ("--data_path", patches, "--input_size", "32", "--max_steps", "4", *FOLDERS)
     done = call("finetune", "--dataset", "bigearthnet", *shlex.split(FOURTH), *small, cwd=tmp_path)
     assert done.code == 0, done.err
     record = only_record(tmp_path / "results")

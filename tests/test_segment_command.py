@@ -45,7 +45,7 @@ def test_command_line_5_verbatim(tmp_path):
     dfc.write_dfc(tmp_path / "w", tiles=156, size=32)
     flags = shlex.split(FIFTH.replace("DIR", "w"))
     done = call(
-        "segment", "--dataset", "dfc2020", *flags, "--input_size", "32", "--max_steps", "2", *FOLDERS, cwd=tmp_path
+        "segment", "--dataset", "dfc2020", *flags, "--input_size", "32", "--max_steps", "4", *FOLDERS, cwd=tmp_path
     )
     assert done.code == 0, done.err
     record = only_record(tmp_path / "results")
