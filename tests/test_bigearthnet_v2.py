@@ -287,7 +287,7 @@ def test_tables_that_are_missing_cut_or_of_other_columns_are_refused(genuine, ca
     with pytest.raises(BenchError, match="a column is of another type"):
         bigearthnet_v2(card, genuine)
     (genuine / CLEAR).unlink()
-    with pytest.raises(BenchError, match=r"metadata\.parquet is neither in it nor beside it; put metadata\.parquet"):
+    with pytest.raises(BenchError, match=r"metadata\.parquet is neither in it nor next to it; put metadata\.parquet"):
         bigearthnet_v2(card, genuine)
 
 

@@ -129,7 +129,7 @@ def find_images(root: Path) -> tuple[list[Found], list[str]]:
 
 
 def store_in(root: Path) -> Path | None:
-    """The Zarr store that a folder is, or the only one in it beside tables."""
+    """The Zarr store that a folder is, or the only one in it besides tables."""
     if is_store(root):
         return root
     names = folders_in(root) if root.is_dir() else []

@@ -48,7 +48,7 @@ log = logging.getLogger("fgmae_bench")
 
 
 def architecture(model_name: str) -> Callable[..., nn.Module] | None:
-    """The entry point behind a model name, None for what is no network; raises BenchError with the closest names."""
+    """The entry point behind a model name, None for what is not a network; raises BenchError with the closest names."""
     if model_name in (*HANDMADE, EMBEDDINGS):
         return None
     if model_name == "unet":

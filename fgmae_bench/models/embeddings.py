@@ -147,7 +147,7 @@ def _require_letters(texts: NDArray[Any]) -> None:
     if texts.dtype.kind == "U" and texts.size:
         numbers = np.ascontiguousarray(texts).reshape(-1).view(f"{texts.dtype.byteorder}u4")
         if numbers.max(initial=0) > sys.maxunicode:
-            raise ValueError("its texts hold numbers that are no letters")
+            raise ValueError("its texts hold numbers that are not letters")
 
 
 def write_embeddings(

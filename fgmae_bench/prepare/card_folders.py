@@ -61,7 +61,7 @@ class Plan:
     kind: str
     images: list[Found]
     options: dict[str, Any] = field(default_factory=dict)  # of [layout]
-    folder: str = ""  # of the images, where label maps are beside them
+    folder: str = ""  # of the images, where label maps are next to them
     classes: list[str] = field(default_factory=list)
     per_class: dict[str, int] = field(default_factory=dict)
     label_folder: str = ""
@@ -155,11 +155,11 @@ def _is_sensor(name: str) -> bool:
 
 
 def _the_images(inner: Path, images: list[str]) -> str:
-    """The folder of Sentinel-1 images beside label maps. Raises BenchError where it cannot be told."""
+    """The folder of Sentinel-1 images next to label maps. Raises BenchError where that is ambiguous."""
     few = [name for name in images if _bands_of(inner / name) <= MOST_BANDS]
     named = _later_of_two(few) or [name for name in few if _is_sensor(name)] or few
     if len(named) != 1:
-        found = f"{', '.join(named)} could each be the images" if named else "no folder of images is beside them"
+        found = f"{', '.join(named)} could each be the images" if named else "no folder of images is next to them"
         raise BenchError(f"{inner}: {found}", "give the folder of the images, and that of the label maps with --masks")
     return named[0]
 
@@ -368,8 +368,8 @@ def _refuse_real_codes(path: Path) -> None:
 
 
 def _earlier(inner: Path, folder: str, images: list[str], pattern: str) -> dict[str, str]:
-    """`folder` and `images` of [before], where a folder beside that of the images is named as an earlier date and holds
-    the same names; empty without one.
+    """`folder` and `images` of [before], where a folder next to that of the images is named as an earlier date and
+    holds the same names; empty without one.
     """
     named = [name for name in folders_in(inner) if EARLIER.search(name) and name != folder]
     if not LATER.search(folder) or len(named) != 1:
@@ -506,7 +506,7 @@ def count_codes(plan: Plan, maps: Iterable[NDArray[Any]], masks: str, names: Map
     if not known or plan.label_facts:
         plan.remark("label_sources", "GUESSED: names of the codes; give them theirs")
     if ignore:
-        plan.remark("label_sources", "GUESSED: negative codes and 255 are no class")
+        plan.remark("label_sources", "GUESSED: negative codes and 255 are not classes")
     if binary:
         plan.remark("label_sources", "GUESSED: 255 is a class here, since one other code is all there is")
 

@@ -106,7 +106,7 @@ def signal_of(seen: list[Seen]) -> SignalDraft:
         share = sum(share for _, share in statistics.fills)
         draft.lines["nodata"] = (
             f"{values}",
-            f"repeated in {share:.2%} of the pixels, far from all others: guessed to be no data",
+            f"repeated in {share:.2%} of the pixels, far from all others: guessed to be no-data",
         )
     draft.evidence = [f"{len(seen)} images looked at; units: {finding.words} ({', '.join(finding.cues)})"]
     declared = ", ".join(dict.fromkeys(f"{value:g}" for each in seen for value in each.nodata))

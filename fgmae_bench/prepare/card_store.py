@@ -36,7 +36,7 @@ def plan_of_store(root: Path) -> Plan:
 
 
 def _maps(store: Store, images: set[str], count: int) -> list[str]:
-    """Variables (sample, y, x) beside the images, those named as maps first."""
+    """Variables (sample, y, x) besides the images, those named as maps first."""
     found = [
         name
         for name, held in store.variables.items()

@@ -26,14 +26,14 @@ TODO = "restore it from the archive"
 
 
 def find_metadata(root: Path) -> list[Path]:
-    """The tables in `root`, else beside it; the one on covered patches may be missing. Raises BenchError without the
+    """The tables in `root`, else next to it; the one on covered patches may be missing. Raises BenchError without the
     other.
     """
     for folder in (root, root.parent):
         if (folder / CLEAR).is_file():
             return [folder / name for name in (CLEAR, COVERED) if (folder / name).is_file()]
     raise BenchError(
-        f"{root}: {CLEAR} is neither in it nor beside it", f"put {CLEAR} of the archive beside BigEarthNet-S1"
+        f"{root}: {CLEAR} is neither in it nor next to it", f"put {CLEAR} of the archive next to BigEarthNet-S1"
     )
 
 

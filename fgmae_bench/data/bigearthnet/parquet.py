@@ -138,7 +138,7 @@ def _column(held: dict[int, Any]) -> _Column:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """One column of one group of rows; `width` is the bytes of a value where that is no text."""
+    """One column of one group of rows; `width` is the bytes of a value where that is not text."""
 
     handle: int
     size: int  # of the file
