@@ -32,10 +32,15 @@ from fgmae_bench.worlds.bigearthnet_v2 import SCHEMA, patches_of, s2_name, write
 PATCHES = 60
 GENUINE = "S1A_IW_GRDH_1SDV_20170613T165043_33UUP_70_48"
 ROW = {
-    "patch_id": "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_70_48", "labels": ["Pastures", "Arable land"], "split": "validation",
-    "country": "Austria", "s1_name": GENUINE, "s2v1_name": "S2A_MSIL2A_20170613T101031_70_48", "contains_seasonal_snow": False,
+    "patch_id": "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_70_48",
+    "labels": ["Pastures", "Arable land"],
+    "split": "validation",
+    "country": "Austria",
+    "s1_name": GENUINE,
+    "s2v1_name": "S2A_MSIL2A_20170613T101031_70_48",
+    "contains_seasonal_snow": False,
     "contains_cloud_or_shadow": False,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

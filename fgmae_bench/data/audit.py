@@ -72,9 +72,23 @@ def sample_rows(index: Index, count: int = SAMPLED) -> NDArray[np.int64]:
 _FILLS = tuple(f"{kind}{number}" for number in range(MOST_FILLS) for kind in ("fill", "count"))
 # What is kept of each band of an image, in this order.
 FIELDS = (
-    "median", "spread", "spread_db", "valid", "negative", "whole", "pixels", "minimum", "maximum", "above", "below",
-    "from_first", "to_first", "same", "synthetic", *_FILLS,
-)  # fmt: skip
+    "median",
+    "spread",
+    "spread_db",
+    "valid",
+    "negative",
+    "whole",
+    "pixels",
+    "minimum",
+    "maximum",
+    "above",
+    "below",
+    "from_first",
+    "to_first",
+    "same",
+    "synthetic",
+    *_FILLS,
+)
 
 
 def measure(chips: list[Chip], bands: tuple[str, ...]) -> Statistics:

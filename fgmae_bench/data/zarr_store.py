@@ -29,8 +29,21 @@ if TYPE_CHECKING:
 MARKS = ("zarr.json", ".zgroup", ".zarray")
 MEMORY_BYTES, MEMORY_TIMES = 64 << 20, 16  # what a chunk may take: the larger of this and so many times its array
 HELD_BYTES = 128 << 20  # of decoded blocks
-FAULTS = (ValueError, LookupError, TypeError, RuntimeError, ArithmeticError, AttributeError, AssertionError, OSError,
-          BufferError, EOFError, MemoryError, zlib.error, struct.error)  # fmt: skip
+FAULTS = (
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    OSError,
+    BufferError,
+    EOFError,
+    MemoryError,
+    zlib.error,
+    struct.error,
+)
 
 
 def is_store(path: Path) -> bool:

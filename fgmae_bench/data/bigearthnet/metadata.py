@@ -17,9 +17,14 @@ from fgmae_bench.errors import BenchError, closest
 CLEAR, COVERED = "metadata.parquet", "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
 # Column of the patch table -> column of the published tables.
 COLUMNS = {
-    "s1_name": "s1_name", "s2_name": "patch_id", "s2v1_name": "s2v1_name", "country": "country", "split": "split",
-    "snow": "contains_seasonal_snow", "cloud_shadow": "contains_cloud_or_shadow",
-}  # fmt: skip
+    "s1_name": "s1_name",
+    "s2_name": "patch_id",
+    "s2v1_name": "s2v1_name",
+    "country": "country",
+    "split": "split",
+    "snow": "contains_seasonal_snow",
+    "cloud_shadow": "contains_cloud_or_shadow",
+}
 LABELS = "labels"
 PARTS = {"train": "train", "validation": "val", "test": "test"}
 TODO = "restore it from the archive"

@@ -19,10 +19,8 @@ from fgmae_bench.errors import BenchError
 
 MOST_ROWS = 600_000  # the published tables have at most 590,326
 ROW_BYTES = 768  # names, labels and flags of a patch, if each were as long as the longest
-MEMORY_BYTES, MEMORY_TIMES = (
-    64 << 20,
-    16,
-)  # what a table may take besides: the larger of this and so many times its file
+# What a table may take besides: the larger of this and so many times its file.
+MEMORY_BYTES, MEMORY_TIMES = 64 << 20, 16
 MOST_DICTIONARY = 64 << 20
 HEADER_BYTES = 1 << 16  # of a page, statistics included
 THRIFT_LIMITS = {"thrift_string_size_limit": 1 << 24, "thrift_container_size_limit": 100_000}
