@@ -15,7 +15,7 @@ from fgmae_bench.errors import BenchError
 if TYPE_CHECKING:
     from fgmae_bench.data.gather import Found, Seen
     from fgmae_bench.data.recognise import Finding
-    from fgmae_bench.prepare.card_folders import Plan
+    from fgmae_bench.prepare.card_plan import Plan
 
 LOOKED_AT = 96  # images that units and bands are judged by
 

@@ -21,7 +21,8 @@ from fgmae_bench.data.table import NOTHING, PARQUET, read_table
 from fgmae_bench.data.zarr_layout import likely_images
 from fgmae_bench.data.zarr_store import open_store
 from fgmae_bench.errors import BenchError
-from fgmae_bench.prepare.card_folders import Plan, named_options
+from fgmae_bench.prepare.card_names import named_options
+from fgmae_bench.prepare.card_plan import Plan
 
 GROUPS = ("group", "site", "scene", "tile", "location", "region", "event", "aoi", "place", "country", "city", "area")
 SPLITS = ("split", "part", "subset", "set", "partition", "fold")
