@@ -236,6 +236,12 @@ def test_patches_that_no_table_names_are_left_out_and_counted(world, card, tmp_p
     assert f"{PATCHES - len(index.ids)} in no metadata table" in done.out
 
 
+def test_a_list_of_covered_patches_without_a_row_is_an_empty_list(card, tmp_path):
+    write_bigearthnet_v2(tmp_path / "w", patches=12)
+    assert pq.read_table(tmp_path / "w" / COVERED).num_rows == 0
+    assert len(bigearthnet_v2(card, tmp_path / "w").ids) == 12
+
+
 def test_patches_of_the_tables_that_are_not_there_are_counted_and_contradict_the_world(world, card, tmp_path, caplog):
     root = Path(shutil.copytree(world, tmp_path / "w"))
     shutil.rmtree(next((root / "BigEarthNet-S1").glob("S1*/*")))

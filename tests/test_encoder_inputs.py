@@ -309,6 +309,7 @@ def with_nan(ids, vectors, how):
 
 
 BROKEN = {
+    "empty": (lambda ids, v, how: (ids[:0], v[:0], how), "holds 0 ids and vectors of shape (0, 64)"),
     "lacks": (lambda ids, v, how: (ids[4:], v[4:], "{}"), "the embeddings lack 4 of 50 samples: AnnualCrop/"),
     "nan": (with_nan, "holds NaN or infinity in 1 vectors, that of AnnualCrop/"),
     "other": (lambda ids, v, how: (ids, v, how.replace('"pixels_sha256": "', '"pixels_sha256": "0')),

@@ -72,7 +72,7 @@ def _place(path: Path) -> Place:
         xs, ys = _outline(source.transform, source.width, source.height)
         lon, lat = transform(source.crs, "EPSG:4326", xs, ys)
     if not np.isfinite((lon, lat)).all():
-        raise BenchError(f"{path} has a georeference that is nowhere on Earth", "replace the file")
+        raise BenchError(f"{path} has a georeference that is nowhere on Earth", "correct it, or choose another split")
     return list(zip(lon, lat, strict=True))
 
 
