@@ -170,13 +170,13 @@ def results(
 
     A file that is not a valid record is said and left out. Flags that a run does not have, and values of another type
     than the flag's, are <NA>. Raises BenchError on a folder that is not there, a parquet file of something else, of
-    another version or beside pulled folders, and an unknown column.
+    another version or among pulled folders, and an unknown column.
 
     """
     others = [Path(pulled)] if isinstance(pulled, str | Path) else list(map(Path, pulled))
     if Path(folder).suffix == ".parquet":
         if others:
-            raise BenchError(f"{folder} is a file beside pulled folders", "give the results folder, or the file alone")
+            raise BenchError(f"{folder} is a file among pulled folders", "give the results folder, or the file alone")
         found = _imported(Path(folder))
     else:
         found = _read([Path(folder), *others])

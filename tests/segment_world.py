@@ -3,6 +3,8 @@
 A test file takes the fixture with `pytest_plugins = ("segment_world",)`.
 """
 
+import shlex
+
 import pytest
 import torch
 from commands import FOLDERS, call
@@ -16,10 +18,11 @@ from fgmae_bench.train import segment as engine
 from fgmae_bench.worlds import dfc
 
 SIDE, TILES = 64, 24
-TINY = (
-    "--model", "test_vit", "--weights", "random", "--fpn_dim", "16", "--epochs", "2", "--warmup_epochs", "0", "--batch_size", "4",
-    "--lr", "1e-3", "--amp", "off", "--panels", "0",  # a picture takes as long as the rest of such a run
-)  # fmt: skip
+# No panels: a picture takes as long as the rest of such a run.
+TINY = shlex.split(
+    "--model test_vit --weights random --fpn_dim 16 --epochs 2 --warmup_epochs 0 --batch_size 4 --lr 1e-3 --amp "
+    "off --panels 0"
+)
 FROZEN = (*TINY, "--freeze_backbone")
 CARD = load_card("dfc2020")
 TRAINED, TESTED = ("ROIs0000_test", "0"), ("ROIs0000_validation", "validation")

@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+import shlex
 
 import commands
 import numpy as np
@@ -27,11 +28,10 @@ from fgmae_bench.system.randomness import generator
 
 pytest_plugins = ("segment_world",)
 commands.MAIN.setdefault("ablate", "fgmae_bench.ablate.__main__")
-FLAGS = (
-    "--model", "test_vit", "--weights", "random", "--fpn_dim", "16", "--max_steps", "2", "--warmup_steps", "0",
-    "--batch_size", "4", "--lr", "1e-3", "--amp", "off", "--panels", "0", "--device", "cpu", "--recipe", "corrected",
-    "--num_workers", "1",
-)  # fmt: skip
+FLAGS = shlex.split(
+    "--model test_vit --weights random --fpn_dim 16 --max_steps 2 --warmup_steps 0 --batch_size 4 --lr 1e-3 --amp "
+    "off --panels 0 --device cpu --recipe corrected --num_workers 1"
+)
 
 
 def ablate(data, *flags, cwd):
@@ -80,12 +80,12 @@ def test_genuine_scenes_are_decoded_and_passed_once_for_all_heads(realdata, tmp_
         FlatMaps, "forward", lambda self, x: (windows.extend(x.shape[-1:] * len(x)), forward(self, x))[1]
     )
     monkeypatch.setattr(Samples, "take_chip", lambda self, row: (read.append(int(row)), chip(self, row))[1])
-    flags = (
-        "--dataset", "s1f_scenes", "--data_path", str(realdata / "sen1floods11_hand"), "--model", "galileo-nano",
-        "--weights", str(realdata / "weights" / "galileo_nano_encoder.pt"), "--patch_size", "8", "--input_size", "128",
-        "--stride", "128", "--batch_size", "6", "--eval_every", "2", "--heads", "linear", "fcn", "segmenter",
-    )  # fmt: skip
-    done = ablate(tmp_path, *flags, cwd=tmp_path)
+    flags = shlex.split(
+        "--dataset s1f_scenes --model galileo-nano --patch_size 8 --input_size 128 --stride 128 --batch_size 6 "
+        "--eval_every 2 --heads linear fcn segmenter"
+    )
+    held = ("--weights", str(realdata / "weights" / "galileo_nano_encoder.pt"))
+    done = ablate(realdata / "sen1floods11_hand", *flags, *held, cwd=tmp_path)
     assert done.code == 0, done.err
     assert windows.count(512) == 11
     assert len(read) == len(set(read))

@@ -26,13 +26,17 @@ from fgmae_bench.models.build import (
 TINY = "test_vit"  # timm's own: 64 wide, CLS token, patch 16
 AVERAGED = "test_vit2"  # 64 wide, one register, no CLS token, fc_norm after the mean instead of norm
 STATE_DICTS = {
-    "vit_small_patch16": "mae_vit_small_patch16", "vit_base_patch16": "mae_vit_base_patch16",
-    "vit_large_patch16": "mae_vit_large_patch16", "vit_huge_patch14": "mae_vit_huge_patch14",
-}  # fmt: skip
+    "vit_small_patch16": "mae_vit_small_patch16",
+    "vit_base_patch16": "mae_vit_base_patch16",
+    "vit_large_patch16": "mae_vit_large_patch16",
+    "vit_huge_patch14": "mae_vit_huge_patch14",
+}
 GEOMETRY = {  # embedding, depth, heads, patch: arXiv 2310.18653 and MAE
-    "vit_small_patch16": (384, 12, 6, 16), "vit_base_patch16": (768, 12, 12, 16),
-    "vit_large_patch16": (1024, 24, 16, 16), "vit_huge_patch14": (1280, 32, 16, 14),
-}  # fmt: skip
+    "vit_small_patch16": (384, 12, 6, 16),
+    "vit_base_patch16": (768, 12, 12, 16),
+    "vit_large_patch16": (1024, 24, 16, 16),
+    "vit_huge_patch14": (1280, 32, 16, 14),
+}
 
 
 def build(model=TINY, seed=0, size=32, **changes):

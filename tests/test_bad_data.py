@@ -161,7 +161,7 @@ FILE_FAULTS = {
     truncated: "cannot be read as a TIFF",
     _zero_byte: "cannot be read as a TIFF (it is empty)",
     _constant: "band 1 is constant (-10)",
-    _wrong_size: "is 60x60 pixels, EuroSAT-SAR has 64x64",
+    _wrong_size: "is 60x60 pixels, EuroSAT-SAR has 64x64; crop or resample it to 64x64, or take it out of the data",
     _complex: "holds complex64 values",
     _png: r"cannot be read as a TIFF (it begins with b'\x89PNG",
     _text: "cannot be read as a TIFF",

@@ -65,10 +65,24 @@ def test_a_small_checksum_is_not_taken_for_absent_or_left_out(checksum, tmp_path
 def key_of(augmentation=None, **changes):
     """The key of a bank whose facts are given outright."""
     facts = {
-        "fingerprint": "f", "behaviour": None, "contract": FGMAE_CONTRACT, "order": (0, 1), "input_resize": None,
-        "ids": ("a", "b"), "root": Path("/data"), "most_invalid": 0.5, "nodata": (), "amp": "off", "compiled": False,
-        "device": "cpu", "extra": {}, "statistics": {}, "inputs": {}, "shift": (0.0, 0.0), "name": "tiny",
-    } | changes  # fmt: skip
+        "fingerprint": "f",
+        "behaviour": None,
+        "contract": FGMAE_CONTRACT,
+        "order": (0, 1),
+        "input_resize": None,
+        "ids": ("a", "b"),
+        "root": Path("/data"),
+        "most_invalid": 0.5,
+        "nodata": (),
+        "amp": "off",
+        "compiled": False,
+        "device": "cpu",
+        "extra": {},
+        "statistics": {},
+        "inputs": {},
+        "shift": (0.0, 0.0),
+        "name": "tiny",
+    } | changes
     signal = SimpleNamespace(max_invalid_fraction=facts["most_invalid"], nodata=facts["nodata"])
     index = SimpleNamespace(ids=facts["ids"], root=facts["root"])
     extractor = SimpleNamespace(

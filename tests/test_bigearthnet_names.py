@@ -3,12 +3,14 @@
 import csv
 import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from bigearthnet_raw import SCENE
 
-from fgmae_bench.data.bigearthnet import labels
+from fgmae_bench.data.bigearthnet import labels, metadata
 from fgmae_bench.data.bigearthnet.official import find_list, s2_names
 from fgmae_bench.errors import BenchError
 
@@ -106,14 +108,15 @@ def test_two_labels_of_one_class_count_once_and_dropped_ones_not():
 
 def test_the_43_and_the_19_spell_shrub_differently():
     assert labels.multi_hot(["Transitional woodland/shrub"], "here")[13]
-    assert labels.multi_hot_19(["Transitional woodland, shrub"], "here")[13]
     with pytest.raises(
         BenchError,
         match=r"here: unknown label 'Transitional woodland, shrub'; did you mean 'Transitional woodland/shrub'",
     ):
         labels.multi_hot(["Transitional woodland, shrub"], "here")
+    read = metadata._multi_hot  # of the tables of v2, which hold names of the 19
+    assert read(pa.array([["Transitional woodland, shrub"]]), Path("here"))[0, 13]
     with pytest.raises(BenchError, match="did you mean 'Transitional woodland, shrub'"):
-        labels.multi_hot_19(["Transitional woodland/shrub"], "here")
+        read(pa.array([["Transitional woodland/shrub"]]), Path("here"))
 
 
 def test_reordering_moves_columns_with_their_names():

@@ -143,7 +143,7 @@ def test_the_genuine_rico_pack_with_its_table_is_a_dataset(rico, realdata, v2, t
     with pytest.raises(BenchError, match="names its bands; leave --band_order out"):
         open_index(v2, rico, ("VH", "VV"))
     (rico.parent / "metadata.parquet").unlink()
-    with pytest.raises(BenchError, match=r"metadata\.parquet is neither in it nor beside it"):
+    with pytest.raises(BenchError, match=r"metadata\.parquet is neither in it nor next to it"):
         open_index(v2, rico)
 
 

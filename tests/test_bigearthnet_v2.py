@@ -32,10 +32,15 @@ from fgmae_bench.worlds.bigearthnet_v2 import SCHEMA, patches_of, s2_name, write
 PATCHES = 60
 GENUINE = "S1A_IW_GRDH_1SDV_20170613T165043_33UUP_70_48"
 ROW = {
-    "patch_id": "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_70_48", "labels": ["Pastures", "Arable land"], "split": "validation",
-    "country": "Austria", "s1_name": GENUINE, "s2v1_name": "S2A_MSIL2A_20170613T101031_70_48", "contains_seasonal_snow": False,
+    "patch_id": "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_70_48",
+    "labels": ["Pastures", "Arable land"],
+    "split": "validation",
+    "country": "Austria",
+    "s1_name": GENUINE,
+    "s2v1_name": "S2A_MSIL2A_20170613T101031_70_48",
+    "contains_seasonal_snow": False,
     "contains_cloud_or_shadow": False,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +236,12 @@ def test_patches_that_no_table_names_are_left_out_and_counted(world, card, tmp_p
     assert f"{PATCHES - len(index.ids)} in no metadata table" in done.out
 
 
+def test_a_list_of_covered_patches_without_a_row_is_an_empty_list(card, tmp_path):
+    write_bigearthnet_v2(tmp_path / "w", patches=12)
+    assert pq.read_table(tmp_path / "w" / COVERED).num_rows == 0
+    assert len(bigearthnet_v2(card, tmp_path / "w").ids) == 12
+
+
 def test_patches_of_the_tables_that_are_not_there_are_counted_and_contradict_the_world(world, card, tmp_path, caplog):
     root = Path(shutil.copytree(world, tmp_path / "w"))
     shutil.rmtree(next((root / "BigEarthNet-S1").glob("S1*/*")))
@@ -287,7 +298,7 @@ def test_tables_that_are_missing_cut_or_of_other_columns_are_refused(genuine, ca
     with pytest.raises(BenchError, match="a column is of another type"):
         bigearthnet_v2(card, genuine)
     (genuine / CLEAR).unlink()
-    with pytest.raises(BenchError, match=r"metadata\.parquet is neither in it nor beside it; put metadata\.parquet"):
+    with pytest.raises(BenchError, match=r"metadata\.parquet is neither in it nor next to it; put metadata\.parquet"):
         bigearthnet_v2(card, genuine)
 
 

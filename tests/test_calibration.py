@@ -1,7 +1,7 @@
 """Calibration against torchmetrics, scikit-learn, published pins and simulations; curves of labels and of choices."""
 
 import math
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,12 +9,9 @@ import torch
 from sklearn.metrics import brier_score_loss, log_loss
 
 from fgmae_bench.metrics import calibration as cal
-from fgmae_bench.metrics.label_curves import area_on_log, label_multiplier, labels_to_reach
+from fgmae_bench.metrics.label_curves import area_on_log, labels_to_reach
 from fgmae_bench.metrics.selection import (
     best_on_val,
-    expected_max,
-    expected_max_with_replacement,
-    expected_test,
     one_standard_error,
 )
 
@@ -201,34 +198,15 @@ def test_labels_that_reach_a_score_are_interpolated_and_never_extrapolated():
     assert labels_to_reach(LABELS, SCORES, 0.6) == pytest.approx(5)
     twice = [labels_to_reach(LABELS, SCORES, 0.7), labels_to_reach([2 * n for n in LABELS], SCORES, 0.7)]
     assert twice[1] / twice[0] == pytest.approx(2)
-    assert label_multiplier(LABELS, SCORES, (0.3, 0.4, 0.6, 0.7, 0.75), 0.7) == pytest.approx(5)
-    assert label_multiplier(LABELS, SCORES, (0.1,) * 5, 0.7) is None
 
 
-# --- what a choice among candidates is worth
-
-VALUES, TESTS = (0.50, 0.60, 0.62, 0.70, 0.71), (0.52, 0.58, 0.65, 0.66, 0.69)
+# --- choosing among candidates
 
 
-def test_expected_best_of_k_with_and_without_replacement():
-    biased = [expected_max_with_replacement(VALUES, k) for k in range(1, 6)]
-    assert biased == pytest.approx([0.626, 0.6676, 0.68552, 0.694864, 0.700266], abs=1e-6)
-    unbiased = [expected_max(VALUES, k) for k in range(1, 6)]
-    assert unbiased == pytest.approx([0.626, 0.678, 0.698, 0.708, 0.71], abs=1e-9)
-    for k in range(1, 6):
-        assert unbiased[k - 1] == pytest.approx(np.mean([max(c) for c in combinations(VALUES, k)]))
-    with pytest.raises(ValueError, match="the best of 6 of 5"):
-        expected_max(VALUES, 6)
-
-
-def test_expected_test_score_of_the_best_on_val():
-    found = [expected_test(VALUES, TESTS, k) for k in (1, 2, 3, 5)]
-    assert found == pytest.approx([0.62, 0.662, 0.677, 0.69], abs=1e-9)
-    val, test = [0.5, 0.7, 0.7, 0.6], [0.1, 0.2, 0.9, 0.4]
-    expected = np.mean([test[max(c, key=lambda i: (val[i], -i))] for c in combinations(range(4), 2)])
-    assert expected_test(val, test, 2) == pytest.approx(expected)
-    assert best_on_val(val) == 1
+def test_the_best_on_val_is_the_first_of_equal_ones_and_none_where_one_is_undefined():
+    assert best_on_val([0.5, 0.7, 0.7, 0.6]) == 1
     assert best_on_val([0.1, None]) is None
+    assert best_on_val([]) is None
 
 
 def test_one_standard_error_is_glmnets_rule():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from fgmae_bench.prepare.card_splits import dealt
 
 SIDE = 32
 SMALL = (*STATISTICS, "--batch_size", "4", "--cache_dir", "c")
-DECODER = (
-    "--model", "vit_tiny_patch16_224", "--weights", "random", "--freeze_backbone", "--head", "linear", "--recipe",
-    "corrected", "--epochs", "4", "--batch_size", "2", "--panels", "0", "--cache_dir", "c",
-)  # fmt: skip
+DECODER = shlex.split(
+    "--model vit_tiny_patch16_224 --weights random --freeze_backbone --head linear --recipe corrected --epochs 4 "
+    "--batch_size 2 --panels 0 --cache_dir c"
+)
 
 
 def backscatter(seed, bands=2):

@@ -303,9 +303,31 @@ def test_batch_accumulation_and_processes_count_by_their_product():
 
 OTHER = {str: "other", int: 7, float: 0.123, bool: True}
 CHANGES = {
-    "split": "spatial", "limit": 9, "missing_band": "offset", "bands_as": "HH=VV", "band_order": "VH,VV", "nb_classes": 11, "pool": "mean", "input_size": 32, "normalizer": "zscore", "weights_prefix": "x.", "mean": (-9.0, -9.0), "std": (4.0, 4.0), "recipe": "corrected", "patch_size": 8, "inputs": ("month",),
-    "probe": "knn", "features": "cached", "penalties": (0.1,), "lr": 0.2, "blr": 0.2, "amp": "bf16", "views": 3, "train_frac": 0.5, "shots": 5,
-}  # fmt: skip
+    "split": "spatial",
+    "limit": 9,
+    "missing_band": "offset",
+    "bands_as": "HH=VV",
+    "band_order": "VH,VV",
+    "nb_classes": 11,
+    "pool": "mean",
+    "input_size": 32,
+    "normalizer": "zscore",
+    "weights_prefix": "x.",
+    "mean": (-9.0, -9.0),
+    "std": (4.0, 4.0),
+    "recipe": "corrected",
+    "patch_size": 8,
+    "inputs": ("month",),
+    "probe": "knn",
+    "features": "cached",
+    "penalties": (0.1,),
+    "lr": 0.2,
+    "blr": 0.2,
+    "amp": "bf16",
+    "views": 3,
+    "train_frac": 0.5,
+    "shots": 5,
+}
 
 
 NAMED_BY_FACTS = {

@@ -20,9 +20,17 @@ pytest_plugins = ("dataset_worlds",)
 LISTS = {"train": 252, "valid": 89, "test": 90, "bolivia": 15}
 # Chips of train, valid and test by event, as counted in the published lists.
 EVENTS = {
-    "Ghana": (31, 11, 11), "India": (40, 14, 14), "Mekong": (18, 6, 6), "Nigeria": (10, 4, 4), "Pakistan": (16, 6, 6),
-    "Paraguay": (39, 14, 14), "Somalia": (15, 5, 6), "Spain": (18, 6, 6), "Sri-Lanka": (24, 9, 9), "USA": (41, 14, 14),
-}  # fmt: skip
+    "Ghana": (31, 11, 11),
+    "India": (40, 14, 14),
+    "Mekong": (18, 6, 6),
+    "Nigeria": (10, 4, 4),
+    "Pakistan": (16, 6, 6),
+    "Paraguay": (39, 14, 14),
+    "Somalia": (15, 5, 6),
+    "Spain": (18, 6, 6),
+    "Sri-Lanka": (24, 9, 9),
+    "USA": (41, 14, 14),
+}
 # Published sizes of train, val and test.
 SIZES = {
     "copernicus_eurosat": (16200, 5400, 5400),

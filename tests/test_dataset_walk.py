@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 
 import pytest
@@ -15,8 +16,10 @@ pytest_plugins = ("dataset_worlds",)
 
 TINY = ("--features", "cached", "--epochs", "2", "--batch_size", "16")
 STATISTICS = ("--model", "backscatter_stats", "--weights", "random")
-DECODER = ("--model", "vit_tiny_patch16_224", "--weights", "random", "--recipe", "corrected", "--freeze_backbone", "--head", "linear",
-           "--epochs", "1", "--warmup_epochs", "0", "--batch_size", "4", "--lr", "0.003", "--panels", "0")  # fmt: skip
+DECODER = shlex.split(
+    "--model vit_tiny_patch16_224 --weights random --recipe corrected --freeze_backbone --head linear --epochs 1 "
+    "--warmup_epochs 0 --batch_size 4 --lr 0.003 --panels 0"
+)
 # name -> the module and flags of its one protocol
 RUNS = {
     "sen1floods11": ("segment", (*STATISTICS, "--head", "otsu_vh")),

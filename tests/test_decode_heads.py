@@ -81,9 +81,18 @@ def test_every_row_gives_logits_of_each_pixel(name, label):
 def smallest(text, data):
     """A file of experiments with two steps on small tiles, all else as it stands."""
     small = {
-        "data_path": f'"{data}"', "results_dir": '"results"', "cache_dir": '"cache"', "output_dir": '"runs"', "device": '"cpu"',
-        "num_workers": 0, "panels": 0, "split": '"community"', "max_steps": 2, "eval_every": 1, "batch_size": 2,
-    }  # fmt: skip
+        "data_path": f'"{data}"',
+        "results_dir": '"results"',
+        "cache_dir": '"cache"',
+        "output_dir": '"runs"',
+        "device": '"cpu"',
+        "num_workers": 0,
+        "panels": 0,
+        "split": '"community"',
+        "max_steps": 2,
+        "eval_every": 1,
+        "batch_size": 2,
+    }
     for name, value in small.items():
         line = f"{name} = {value}\n"
         text, found = re.subn(rf"(?m)^{name} = .*\n", line, text)

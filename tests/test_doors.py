@@ -1,10 +1,14 @@
 """What can be run and what packages add is listed; what cannot run is refused before anything starts."""
 
 import importlib.metadata
+import importlib.util
+import json
 import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import EUROSAT_CARD, REPOSITORY, call, shared_world
@@ -16,9 +20,12 @@ from fgmae_bench.config import encoders as encoder_table
 from fgmae_bench.config import plugins
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.experiments import load_experiment, matches
+from fgmae_bench.config.run import Model
 from fgmae_bench.data import layouts
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models import heads
+from fgmae_bench.models.encoders import dofa_v2, mit, saratr_x
+from fgmae_bench.models.unet import UNet
 from fgmae_bench.suite import obstacles
 from fgmae_bench.suite.flags import commands_of
 from fgmae_bench.suite.slurm import Cluster, asked_of_slurm, sbatch_lines
@@ -152,6 +159,10 @@ REFUSED = {
     "input size of a named model": ('flags = { model = "vit_small_patch16", input_size = 100 }', "input_size: 100 is not divisible by the patch of 16 px"),
     "input size of an encoder": ('flags = { model = "galileo-nano", input_size = 66 }', "not divisible by the patch of 4 px"),
     "patch of an encoder": ('flags = { model = "galileo-nano", patch_size = 9 }', "does not take patches of 9 px; choose from 1, 2"),
+    "input size of statistics": ('flags = { model = "backscatter_stats", input_size = 32 }', "backscatter_stats takes images as they are; leave it out"),
+    "other size than the one": ('flags = { model = "saratr-x-hivit-b", input_size = 256 }', "saratr-x-hivit-b takes 224 px, not 256; give input_size = 224"),
+    "size of the data": ('flags = { model = "dofa-v2-base", input_size = "native" }', "dofa-v2-base takes 224 px, not 64; give input_size = 224"),
+    "too many patches": ('flags = { model = "anysat", input_size = 136 }', "136 px in patches of 4 px are more than 1024 patches, the most of anysat"),
     "extra that is missing": ('flags = { model = "presto" }', "presto needs rslearn, which is not installed; install it with: pip install 'fgmae-bench[rslearn]'"),
     "tracker that is missing": ('flags = { model = "backscatter_stats", tracker = "trackio" }', "tracker: the package of trackio is not installed"),
 }  # fmt: skip
@@ -173,6 +184,43 @@ def test_what_cannot_run_is_refused_before_anything_starts(what, command, tmp_pa
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ('model = "saratr-x-hivit-b"', "saratr-x-hivit-b takes 224 px, not 256; give input_size = 224"),
+        ('model = "dofa-v2-large"', "dofa-v2-large takes 224 px, not 252; give input_size = 224"),
+        ('model = "anysat"', "256 px in patches of 4 px are more than 1024 patches"),
+        ('model = "saratr-x-hivit-b", input_size = 224', ""),
+        ('model = "anysat", patch_size = 8', ""),
+        ('model = "galileo-nano"', ""),
+    ],
+)
+def test_maps_are_looked_at_at_the_size_of_their_data(flags, words, tmp_path):
+    flags = f'flags = {{ {flags}, head = "upernet", freeze_backbone = true, recipe = "corrected", epochs = 1, batch_size = 4 }}'
+    path = written(tmp_path, flags, dataset="dfc2020", module="segment", protocol="frozen_upernet")
+    done = call("suite.__main__", "plan", path, cwd=tmp_path)
+    assert (done.code == 0) == (not words), done.err
+    assert words in done.err
+
+
+def test_sizes_that_are_stated_are_those_of_the_networks():
+    assert {"unet": UNet.patch, **dict.fromkeys(mit.NAMES, mit.MixTransformer.reductions[-1])} == obstacles.STRIDES
+    held = encoder_table.ENCODERS
+    assert held["saratr-x-hivit-b"].only_size == saratr_x.SIZE
+    assert held["dofa-v2-base"].only_size == held["dofa-v2-large"].only_size == dofa_v2.SIZE
+    spec = importlib.util.find_spec("open_clip")  # its import takes seconds
+    for entry in (entry for entry in held.values() if spec and entry.weights == "open-clip"):
+        config = Path(spec.origin).parent / "model_configs" / f"{entry.variant}.json"
+        assert json.loads(config.read_text())["vision_cfg"]["image_size"] == entry.only_size
+
+
+@pytest.mark.parametrize(("model", "size", "side"), [("unet", 100, 16), ("mit_b0", 80, 32), ("unet", 96, 0)])
+def test_models_without_a_patch_in_their_name_have_one(model, size, side):
+    run = SimpleNamespace(model=Model(model=model, input_size=size))
+    words = f"{size} is not divisible by the patch of {side} px of {model}"
+    assert (obstacles._size(run, None) or ("", ""))[1] == (words if side else "")
+
+
 def test_sizes_that_fit_are_planned(tmp_path):
     for number, flags in enumerate(
         (
@@ -180,6 +228,8 @@ def test_sizes_that_fit_are_planned(tmp_path):
             '{ model = "galileo-nano", input_size = 66, patch_size = 6 }',
             '{ model = "backscatter_stats" }',
             '{ model = "vit_base_patch14_dinov2", input_size = 98 }',
+            '{ model = "saratr-x-hivit-b", input_size = 224 }',
+            '{ model = "anysat", input_size = 128 }',
         )
     ):
         done = call("suite.__main__", "plan", written(tmp_path, f"flags = {flags}", name=f"f{number}"), cwd=tmp_path)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -203,8 +204,8 @@ def probe(cwd, *words):
 
 
 def test_a_run_with_place_and_month_records_what_it_was_given(named, named_card, tmp_path):
-    result = probe(tmp_path, "--dataset", str(named_card), "--data_path", str(named), "--model", "place_and_month",
-                   "--inputs", "location", "month")  # fmt: skip
+    flags = ("--model", "place_and_month", "--inputs", "location", "month")
+    result = probe(tmp_path, "--dataset", str(named_card), "--data_path", str(named), *flags)
     assert result.code == 0, result.err
     record = only_record(tmp_path / "results")
     assert record["dataset"]["contract_inputs"] == {
@@ -262,8 +263,8 @@ def test_trainers_do_not_take_extra_inputs(tmp_path):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
-    words = ("export", "--dataset", "eurosat", "--data_path", shared_world(5), "--model", "test_vit", "--weights", "random",
-             "--device", "cpu", "--cache_dir", "cache", "--out", "vectors.parquet")  # fmt: skip
+    flags = shlex.split("--model test_vit --weights random --device cpu --cache_dir cache --out vectors.parquet")
+    words = ("export", "--dataset", "eurosat", "--data_path", shared_world(5), *flags)
     result = call("features.__main__", *words, cwd=folder)
     assert result.code == 0, said(result)
     return folder / "vectors.parquet"
@@ -308,6 +309,7 @@ def with_nan(ids, vectors, how):
 
 
 BROKEN = {
+    "empty": (lambda ids, v, how: (ids[:0], v[:0], how), "holds 0 ids and vectors of shape (0, 64)"),
     "lacks": (lambda ids, v, how: (ids[4:], v[4:], "{}"), "the embeddings lack 4 of 50 samples: AnnualCrop/"),
     "nan": (with_nan, "holds NaN or infinity in 1 vectors, that of AnnualCrop/"),
     "other": (lambda ids, v, how: (ids, v, how.replace('"pixels_sha256": "', '"pixels_sha256": "0')),
@@ -321,8 +323,8 @@ BROKEN = {
 def test_embeddings_that_do_not_belong_to_the_data_are_refused(exported, tmp_path, kind):
     change, message = BROKEN[kind]
     file = broken(exported, tmp_path, change)
-    result = probe(tmp_path, "--dataset", "eurosat", "--data_path", shared_world(5), "--model", "embeddings",
-                   "--weights", str(file))  # fmt: skip
+    flags = ("--model", "embeddings", "--weights", str(file))
+    result = probe(tmp_path, "--dataset", "eurosat", "--data_path", shared_world(5), *flags)
     assert (result.code, message in said(result)) == (2, True), said(result)
 
 
@@ -414,22 +416,12 @@ def head_run(tmp_path, classes, *more):
     with torch.no_grad():
         whole.head.bias.uniform_(-1, 1)
     torch.save({"model": whole.state_dict()}, tmp_path / "w.pth")
-    flags = (
-        "--weights",
-        "w.pth",
-        "--normalizer",
-        "zscore",
-        "--mean",
-        "-12",
-        "-19",
-        "--std",
-        "5",
-        "5",
-        "--input_size",
-        "160",
+    flags = shlex.split(
+        "--model test_vit --weights w.pth --normalizer zscore --mean -12 -19 --std 5 5 --input_size 160 "
+        "--probe inference --device cpu"
     )
-    result = call("linear", "--dataset", "eurosat", "--data_path", shared_world(5), "--model", "test_vit", *flags,
-                  "--probe", "inference", "--device", "cpu", *FOLDERS, *more, cwd=tmp_path)  # fmt: skip
+    data = ("--dataset", "eurosat", "--data_path", shared_world(5))
+    result = call("linear", *data, *flags, *FOLDERS, *more, cwd=tmp_path)
     return whole, result
 
 

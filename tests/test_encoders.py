@@ -316,11 +316,20 @@ def test_encoders_have_the_size_that_is_stated(quick_draws):
 # Encoder parameters as the publishers' own texts have them: README of olmoearth-pretrain-minimal, in millions; the cards
 # and papers of the others.
 STATED = {
-    "olmoearth-v1-nano": 1.4, "olmoearth-v1-tiny": 6.2, "olmoearth-v1-base": 89, "olmoearth-v1-large": 308,
-    "olmoearth-v1.1-nano": 1.7, "olmoearth-v1.1-tiny": 12.5, "olmoearth-v1.1-base": 114,
-    "olmoearth-v1.2-nano": 1.7, "olmoearth-v1.2-tiny": 12.5, "olmoearth-v1.2-small": 35.6,
-    "olmoearth-v1.2-base": 114, "olmoearth-v1.3-base": 128, "reben-vit-b8": 85.3,
-}  # fmt: skip
+    "olmoearth-v1-nano": 1.4,
+    "olmoearth-v1-tiny": 6.2,
+    "olmoearth-v1-base": 89,
+    "olmoearth-v1-large": 308,
+    "olmoearth-v1.1-nano": 1.7,
+    "olmoearth-v1.1-tiny": 12.5,
+    "olmoearth-v1.1-base": 114,
+    "olmoearth-v1.2-nano": 1.7,
+    "olmoearth-v1.2-tiny": 12.5,
+    "olmoearth-v1.2-small": 35.6,
+    "olmoearth-v1.2-base": 114,
+    "olmoearth-v1.3-base": 128,
+    "reben-vit-b8": 85.3,
+}
 
 
 @pytest.mark.parametrize("name", STATED)

@@ -185,10 +185,15 @@ def test_dinov3_vit_l16_satellite_is_accounted_for_key_by_key(tmp_path):
 
 def mmseg_vit(state):
     pairs = [
-        ("patch_embed.proj.", "patch_embed.projection."), ("blocks", "layers"), (".norm1.", ".ln1."), (".norm2.", ".ln2."),
-        ("attn.qkv.", "attn.attn.in_proj_"), ("attn.proj.", "attn.attn.out_proj."), ("mlp.fc1.", "ffn.layers.0.0."),
+        ("patch_embed.proj.", "patch_embed.projection."),
+        ("blocks", "layers"),
+        (".norm1.", ".ln1."),
+        (".norm2.", ".ln2."),
+        ("attn.qkv.", "attn.attn.in_proj_"),
+        ("attn.proj.", "attn.attn.out_proj."),
+        ("mlp.fc1.", "ffn.layers.0.0."),
         ("mlp.fc2.", "ffn.layers.1."),
-    ]  # fmt: skip
+    ]
     found = {replaced(name, pairs): tensor for name, tensor in state.items()}
     return {name.replace("norm.", "ln1.") if name.startswith("norm.") else name: v for name, v in found.items()}
 

@@ -237,7 +237,7 @@ def test_one_pulled_folder_may_be_a_text_and_none_is_passed_over(stored, tmp_pat
     for one in (stored, str(stored)):
         pd.testing.assert_frame_equal(fgmae_bench.results(tmp_path / "own", pulled=one), wanted)
     path = fgmae_bench.results(stored).export(tmp_path / "runs.parquet")
-    with pytest.raises(BenchError, match="is a file beside pulled folders"):
+    with pytest.raises(BenchError, match="is a file among pulled folders"):
         fgmae_bench.results(path, pulled=[stored])
 
 

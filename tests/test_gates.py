@@ -74,7 +74,7 @@ def test_synthetic_runs_pass_no_gate(tmp_path):
         ('metric = "ao"\ntolerance = 0.01', "unknown metric 'ao'"),
         ('metric = "oa"\ntolerance = 0.0', "tolerance is 0.0"),
         ('metric = "oa"\ntolerance = inf', "tolerance is inf"),
-        ('metric = "miou"\ntolerance = 0.1', "which no published row beside it has"),
+        ('metric = "miou"\ntolerance = 0.1', "which no published row of the run has"),
         ('metric = "oa"\ntolerance = 0.01\nwithin = 1', "unknown key 'within'"),
     ],
     ids=["metric", "zero", "infinite", "no number", "key"],

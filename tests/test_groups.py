@@ -91,7 +91,7 @@ def test_a_cards_pattern_names_groups_and_what_does_not_fit_is_named(tmp_path):
 def test_a_column_of_a_table_names_groups(tmp_path):
     index = made(["Land/a", "Land/b"], tmp_path)
     card = stating(file="places.csv", column="city", unit="city")
-    with pytest.raises(BenchError, match=r"groups\.file places\.csv is neither with the data nor beside the card"):
+    with pytest.raises(BenchError, match=r"groups\.file places\.csv is neither with the data nor next to the card"):
         with_groups(card, index, tmp_path)
     table = tmp_path / "places.csv"
     table.write_text("name,city\nLand/a,Rome\nb,Oslo\n")

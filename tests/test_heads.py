@@ -29,9 +29,22 @@ NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for 
 UNREACHED = {"maskformer": "transformer.decoder.layers.0.self_attn.", "dnl": "conv_mask.bias", "gc": "conv_mask.bias"}
 # Heads that use several maps.
 SEVERAL = {
-    "deeplabv3plus", "uper", "upernet", "segformer", "lightham", "semantic_fpn", "pointrend", "knet_uper", "setr_mla",
-    "jpu_psp", "jpu_deeplabv3", "jpu_enc", "maskformer", "mask2former", *(n for n in HEADS if n.startswith("smp_")),
-} - {"smp_pspnet"}  # fmt: skip
+    "deeplabv3plus",
+    "uper",
+    "upernet",
+    "segformer",
+    "lightham",
+    "semantic_fpn",
+    "pointrend",
+    "knet_uper",
+    "setr_mla",
+    "jpu_psp",
+    "jpu_deeplabv3",
+    "jpu_enc",
+    "maskformer",
+    "mask2former",
+    *(n for n in HEADS if n.startswith("smp_")),
+} - {"smp_pspnet"}
 
 
 def made(name, strides=FLAT, dims=(DIM,) * 4, seed=0, **more):
@@ -116,12 +129,26 @@ def test_a_head_learns_beside_its_logits_only_where_it_is_said_to(name):
 
 # Parameters at 4 x 768 channels and 8 classes, a pyramid: of mmsegmentation's and transformers' own modules.
 COUNTS = {
-    "fcn": (512, 11_803_656), "psp": (512, 14_558_216), "deeplabv3": (512, 23_209_992), "deeplabv3plus": (512, 14_397_816),
-    "uper": (512, 32_260_104), "upernet": (512, 32_260_104), "gc": (512, 11_936_137), "isa": (512, 5_911_560),
-    "nonlocal": (512, 12_329_736), "dnl": (512, 12_330_249), "psa": (512, 18_820_616), "dm": (512, 16_137_224),
-    "enc": (512, 4_090_480), "segformer": (256, 1_053_192), "segmenter": (768, 15_953_680), "setr_pup": (256, 3_544_584),
-    "setr_naive": (256, 200_712), "setr_mla": (256, 3_155_968 + 1_775_624), "lightham": (256, 790_280),
-}  # fmt: skip
+    "fcn": (512, 11_803_656),
+    "psp": (512, 14_558_216),
+    "deeplabv3": (512, 23_209_992),
+    "deeplabv3plus": (512, 14_397_816),
+    "uper": (512, 32_260_104),
+    "upernet": (512, 32_260_104),
+    "gc": (512, 11_936_137),
+    "isa": (512, 5_911_560),
+    "nonlocal": (512, 12_329_736),
+    "dnl": (512, 12_330_249),
+    "psa": (512, 18_820_616),
+    "dm": (512, 16_137_224),
+    "enc": (512, 4_090_480),
+    "segformer": (256, 1_053_192),
+    "segmenter": (768, 15_953_680),
+    "setr_pup": (256, 3_544_584),
+    "setr_naive": (256, 200_712),
+    "setr_mla": (256, 3_155_968 + 1_775_624),
+    "lightham": (256, 790_280),
+}
 
 
 @pytest.mark.parametrize("name", sorted(COUNTS))

@@ -35,13 +35,14 @@ SMP = {
     "smp_manet": ("manet.MAnetDecoder", (CHANNELS, (32, 16, 8, 8, 8)), whole),
     "smp_pspnet": ("pspnet.PSPDecoder", ([DIM] * 4, "batchnorm", WIDTH), list),
     "smp_deeplabv3plus": (
-        "deeplabv3.DeepLabV3PlusDecoder", (CHANNELS, 5, WIDTH, (6, 12, 18), 16, True, 0.0),
+        "deeplabv3.DeepLabV3PlusDecoder",
+        (CHANNELS, 5, WIDTH, (6, 12, 18), 16, True, 0.0),
         lambda maps: [*whole(maps)[:5], nn.functional.interpolate(maps[-1], scale_factor=2, mode="bilinear")],
     ),
     "smp_pan": ("pan.PANDecoder", (CHANNELS, 5, WIDTH), whole),
     "smp_segformer": ("segformer.SegformerDecoder", (CHANNELS, 5, WIDTH), whole),
     "smp_upernet": ("upernet.UPerNetDecoder", (CHANNELS, 5, WIDTH), whole),
-}  # fmt: skip
+}
 
 
 def evaluated(module):

@@ -57,7 +57,9 @@ CASES = {
     "PSPHead": (lambda: made(psp.PSP), decoded, ()),
     "ASPPHead": (lambda: made(aspp.DeepLabV3), decoded, ()),
     "DepthwiseSeparableASPPHead": (
-        lambda: made(aspp.DeepLabV3Plus, PYRAMID, rates=(1, 6, 12, 18), fine_dim=6), decoded, (),
+        lambda: made(aspp.DeepLabV3Plus, PYRAMID, rates=(1, 6, 12, 18), fine_dim=6),
+        decoded,
+        (),
     ),
     "UPerHead": (lambda: made(uper.UPer, PYRAMID), decoded, ()),
     "GCHead": (lambda: made(context.gc), decoded, ()),
@@ -74,19 +76,24 @@ CASES = {
     "FPNHead": (lambda: semantic_fpn.FPNHead(DIM, CLASSES, WIDTH, "batch"), decoded, ()),
     "JPU": (lambda: jpu.JPU((DIM,) * 3, WIDTH, "batch"), lambda neck, inputs: [*inputs[:2], neck(inputs)], ()),
     "Feature2Pyramid": (
-        lambda: upernet.ScaleNeck((DIM,) * 4, "batch"), listed,
+        lambda: upernet.ScaleNeck((DIM,) * 4, "batch"),
+        listed,
         (("upsample_4x", "scales.0"), ("upsample_2x.0", "scales.1")),
     ),
     "LightHamHead": (lambda: made(lightham.LightHam, PYRAMID, rank=4, groups=4), decoded, ()),
     "OCRHead": (lambda: made(attention.OCR), lambda head, inputs: [head.refined(*inputs[3:])], ()),
     "PointHead": (
-        lambda: pointrend.PointHead(DIM, CLASSES, WIDTH), lambda head, inputs: [head(*inputs)], (),
+        lambda: pointrend.PointHead(DIM, CLASSES, WIDTH),
+        lambda head, inputs: [head(*inputs)],
+        (),
     ),
     "KNet": (
-        lambda: made(knet.KNet, stages=2, heads=4, inner=32), lambda head, inputs: [head.stages(inputs)[-1]], (),
+        lambda: made(knet.KNet, stages=2, heads=4, inner=32),
+        lambda head, inputs: [head.stages(inputs)[-1]],
+        (),
     ),
     "MultiLevelNeck": (lambda: necks.MultiLevelNeck((DIM,) * 4, WIDTH), listed, ()),
-}  # fmt: skip
+}
 OWN = {"OCRHead": "coarse."}  # keys of ours that the reference keeps in another module
 
 

@@ -88,7 +88,7 @@ def test_groups_and_lists_that_are_fifos_or_devices_are_not_there(tmp_path):
     (tmp_path / "card.toml").write_text(text)
     os.mkfifo(tmp_path / "data" / "g.csv")
     card = load_card(str(tmp_path / "card.toml"))
-    with pytest.raises(BenchError, match=r"g\.csv is neither with the data nor beside the card"):
+    with pytest.raises(BenchError, match=r"g\.csv is neither with the data nor next to the card"):
         with_groups(card, build_index(card, tmp_path / "data"), tmp_path / "cache")
     os.mkfifo(tmp_path / "train.txt")
     (tmp_path / "test.txt").symlink_to("/dev/zero")

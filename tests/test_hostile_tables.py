@@ -48,6 +48,18 @@ def test_whole_files_of_every_kind_are_read_as_arrow_reads_them(compression, ver
     assert read(path, ["number", "name"]).equals(pq.read_table(path, columns=["number", "name"]))
 
 
+@pytest.mark.parametrize("more", [{}, {"use_dictionary": False}, {"compression": "none"}, {"data_page_version": "2.0"}])
+def test_tables_and_groups_of_rows_without_a_row_are_read(more, tmp_path):
+    path, empty = tmp_path / "a.parquet", TABLE.slice(0, 0)
+    pq.write_table(empty, path, **more)
+    assert read(path).equals(empty)
+    with pq.ParquetWriter(path, TABLE.schema, **more) as writer:
+        for part in (empty, TABLE, empty):
+            writer.write_table(part)
+    assert pq.ParquetFile(path).num_row_groups == 3
+    assert read(path).equals(TABLE)
+
+
 def bound(path):
     """What the pages are said to take, at most, and what the table takes."""
     with open(path, "rb") as stream:

@@ -4,6 +4,7 @@ else read in training.
 
 import dataclasses
 import os
+import shlex
 import threading
 
 import numpy as np
@@ -30,10 +31,10 @@ from fgmae_bench.train.segmentation import SegmentationJob
 from fgmae_bench.views.chip import Chip
 from fgmae_bench.views.classification import make_view
 
-FROZEN = (
-    "--model", "test_vit", "--weights", "random", "--input_size", "64", "--epochs", "2", "--warmup_epochs", "0", "--batch_size", "8", "--num_workers", "0",
-    "--freeze_backbone", "--recipe", "corrected", "--features", "cached", "--panels", "0",
-)  # fmt: skip
+FROZEN = shlex.split(
+    "--model test_vit --weights random --input_size 64 --epochs 2 --warmup_epochs 0 --batch_size 8 --num_workers "
+    "0 --freeze_backbone --recipe corrected --features cached --panels 0"
+)
 
 
 pytest_plugins = ("segment_world",)

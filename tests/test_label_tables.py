@@ -4,15 +4,18 @@ import csv
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from commands import FOLDERS, call, only_record, records, said
 from layout_worlds import LAYOUTS
 from test_content_layouts import facts
 
 from fgmae_bench.config.cards import find_card, load_card
-from fgmae_bench.data.bigearthnet.labels import multi_hot, multi_hot_19, nomenclature
+from fgmae_bench.data.bigearthnet.labels import multi_hot, nomenclature
+from fgmae_bench.data.bigearthnet.metadata import _multi_hot
 from fgmae_bench.data.dfc.scenes import classes_of, read_shares
 from fgmae_bench.data.packs.read import open_index
 from fgmae_bench.data.packs.write import write_pack
@@ -126,7 +129,7 @@ def test_the_43_to_19_table_applied_twice_is_refused_or_says_the_same():
     for name in nomenclature().classes_19:
         if name in of_43:
             assert of_43[name] == name
-            assert np.array_equal(multi_hot([name], "x"), multi_hot_19([name], "x"))
+            assert np.array_equal(multi_hot([name], "x"), _multi_hot(pa.array([[name]]), Path("x"))[0])
         else:
             with pytest.raises(BenchError, match="unknown label"):
                 multi_hot([name], "x")
@@ -134,7 +137,7 @@ def test_the_43_to_19_table_applied_twice_is_refused_or_says_the_same():
     assert only_43
     for name in only_43:
         with pytest.raises(BenchError, match="unknown label"):
-            multi_hot_19([name], "x")
+            _multi_hot(pa.array([[name]]), Path("x"))
 
 
 def test_shares_of_the_simple_legend_are_not_taken_for_those_of_the_full_one(tmp_path):

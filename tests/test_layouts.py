@@ -356,8 +356,9 @@ def changed(at, column, value):
         (changed(2, 2, "s0"), r"group 's0' is in train and val \(1 of 3 groups are torn apart\)"),
         ([*ROWS[:2], ROWS[2][:3]], r"line 4: 3 values under 4 columns"),
         ([[row[0], "", *row[2:]] for row in ROWS], r"no sample has a value in cover"),
+        ([], r"labels\.csv has no rows; give a line for each sample"),
     ],
-    ids=["absent", "outside", "absolute", "twice", "class", "part", "leak", "short", "empty"],
+    ids=["absent", "outside", "absolute", "twice", "class", "part", "leak", "short", "unlabelled", "empty"],
 )
 def test_tables_that_contradict_themselves(tmp_path, rows, message):
     card = table_card(tmp_path, rows)

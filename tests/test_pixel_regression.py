@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -43,8 +44,10 @@ train = 0.5
 url = "mine"
 licence = "mine"
 """
-TINY = ("--model", "vit_tiny_patch16_224", "--weights", "random", "--recipe", "corrected", "--freeze_backbone", "--head", "linear",
-        "--epochs", "2", "--warmup_epochs", "0", "--batch_size", "4", "--lr", "0.01", "--features", "cached")  # fmt: skip
+TINY = shlex.split(
+    "--model vit_tiny_patch16_224 --weights random --recipe corrected --freeze_backbone --head linear --epochs 2 "
+    "--warmup_epochs 0 --batch_size 4 --lr 0.01 --features cached"
+)
 
 
 def write(path, values):

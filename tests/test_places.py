@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 
 import preloaded
@@ -35,8 +36,8 @@ print(json.dumps({"code": code} | {name: sorted(places) for name, places in foun
 @pytest.mark.parametrize("entry", ["linear", "segment"])
 def test_a_run_enters_few_top_level_places(entry, tmp_path, request):
     if entry == "linear":
-        flags = ["--dataset", "eurosat", "--data_path", shared_world(5), "--model", "test_vit", "--weights", "random",
-                 "--features", "cached", "--epochs", "1", "--batch_size", "16"]  # fmt: skip
+        more = shlex.split("--model test_vit --weights random --features cached --epochs 1 --batch_size 16")
+        flags = ["--dataset", "eurosat", "--data_path", shared_world(5), *more]
     else:
         flags = ["--dataset", "dfc2020", "--data_path", request.getfixturevalue("tiles"), *FROZEN, "--panels", "2"]
     words = ["-c", TRACED, REPOSITORY / "tests", f"fgmae_bench.{entry}", *flags, *FOLDERS]

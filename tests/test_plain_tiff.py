@@ -110,6 +110,21 @@ def test_a_grid_that_is_nowhere_or_absent_is_said_as_before(tmp_path):
         assert read_grid(far) is None
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_corner_that_is_not_finite_is_nowhere_and_spares_its_neighbours(value, tmp_path):
+    """PROJ makes infinity of it without an error, in one call with grids that are somewhere."""
+    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "width": 8, "height": 6, "crs": "EPSG:32633"}
+    for name in ("good", "far"):
+        with rasterio.open(tmp_path / f"{name}.tif", "w", **profile, transform=NORTH) as target:
+            target.write(np.ones((1, 6, 8), np.float32))
+    good, far = tmp_path / "good.tif", tmp_path / "far.tif"
+    far.write_bytes(far.read_bytes().replace(struct.pack("<d", NORTH.c), struct.pack("<d", value)))
+    assert read_grid(far) is not None
+    with pytest.raises(BenchError, match=r"far\.tif has a georeference that is nowhere on Earth; correct it"):
+        _places([good, far])
+    assert _places([good]) == [_place(good)]
+
+
 def key(number, value):
     """A GeoTIFF key that holds its value, as it stands in the file."""
     return struct.pack("<4H", number, 0, 1, value)

@@ -237,8 +237,10 @@ def test_few_label_curves_appear_where_fractions_vary(tmp_path):
     assert "few-label curves" not in pictures.available(build(experiment(), records[:2], [[]]))
 
 
-def test_heatmap_and_waterfall_are_drawn_with_their_numbers(tmp_path):
-    figures.heatmap([[1.0, None], [0.25, 0.5]], ["lc <b>", "dfc"], ["lc", "$dfc$"], tmp_path / "h.png", title="schemes")
+def test_a_matrix_and_a_waterfall_are_drawn_with_their_numbers(tmp_path):
+    figure, axes = figures.new_axes(4, 4)
+    figures.draw_matrix(axes, [[1.0, None], [0.25, 0.5]], ["lc <b>", "dfc"], ["lc", "$dfc$"], title="schemes")
+    figures.save(figure, tmp_path / "h.png")
     figures.waterfall(
         [("published", 0.8), ("per-batch", -0.05), ("leak", 0.02)], tmp_path / "w.png", axis="OA (fraction)"
     )

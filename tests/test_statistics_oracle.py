@@ -13,7 +13,6 @@ from fgmae_bench.metrics.jackknife import (
     Estimate,
     degrees_of_freedom,
     effective_groups,
-    mean_interval,
     pseudo_values,
     shares,
     standard_error,
@@ -55,9 +54,7 @@ def test_the_jackknife_of_a_mean_is_its_standard_error_and_students_interval():
     found = Estimate(value=X.mean(), error=error, degrees=4).interval()
     assert found == pytest.approx((0.674887, 0.805113), abs=5e-7)
     assert found == pytest.approx(stats.t.interval(0.95, 4, X.mean(), stats.sem(X)))
-    assert mean_interval(X) == pytest.approx(found)
     assert pseudo_values(np.array(X.mean()), without_each(X)) == pytest.approx(X)
-    assert mean_interval([0.5]) is None
 
 
 def test_the_expanded_percentile_interval_of_all_3125_resamples():

@@ -1,6 +1,7 @@
 """A decode head on two dates: what is joined, one geometry for both, and the published inputs of flood datasets."""
 
 import dataclasses
+import shlex
 
 import numpy as np
 import pytest
@@ -24,8 +25,10 @@ from fgmae_bench.views.classification import make_view
 from fgmae_bench.views.normalizers import NORMALIZERS, normalize
 from fgmae_bench.views.segmentation import JointAugmentation, segmentation_batch
 
-DECODER = ("--model", "vit_tiny_patch16_224", "--weights", "random", "--recipe", "corrected", "--freeze_backbone", "--head", "linear",
-           "--epochs", "1", "--warmup_epochs", "0", "--batch_size", "4", "--lr", "0.01", "--panels", "1")  # fmt: skip
+DECODER = shlex.split(
+    "--model vit_tiny_patch16_224 --weights random --recipe corrected --freeze_backbone --head linear --epochs 1 "
+    "--warmup_epochs 0 --batch_size 4 --lr 0.01 --panels 1"
+)
 
 
 class Levels(nn.Module):

@@ -259,7 +259,7 @@ def test_a_list_that_names_no_plain_file_is_refused_before_anything_is_asked(hub
         (("https://", "https://me:secret@"), "is not an address"),
         (("https://", "file:///"), "is not an address"),
         (('each = ["S1Hand', 'md5 = "00"\neach = ["S1Hand'), "md5 '00'"),
-        (('each = ["S1Hand', f'md5 = "{"0" * 32}"\neach = ["S1Hand'), "beside what is said of one archive"),
+        (('each = ["S1Hand', f'md5 = "{"0" * 32}"\neach = ["S1Hand'), "with what is said of one archive"),
         (('each = ["S1Hand/', 'each = ["../'), "download.each: '../"),
         (('each = ["S1Hand/{id}', 'each = ["S1Hand/'), "with {id}"),
         (('each = ["S1Hand', 'repo = "a/b"\nfile = "c.zip"\neach = ["S1Hand'), "names no source, or two"),

@@ -221,11 +221,11 @@ def not_json(root):
 
 
 REFUSED = {
-    no_images: "no variable can be told to be the images",
+    no_images: "no variable is recognised as the images",
     pickled: "no column holds labels",
     vast_chunks: "would take 7812 MiB of memory; 64 MiB are allowed for its files: write it with fewer samples a chunk",
     cut_short: "variable 's1' cannot be read",
-    not_json: "no variable can be told to be the images",
+    not_json: "no variable is recognised as the images",
 }
 
 

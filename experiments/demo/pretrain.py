@@ -37,9 +37,17 @@ ENCODER = "backbone.vit."  # what stands before the ViT's own keys in a checkpoi
 # The FGMAE contract's normaliser is the default. The CLS token keeps timm's final norm in place, so that plain ViTs
 # load the file.
 RECIPE: dict[str, Any] = {
-    "recipe": "corrected", "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.05, "batch_size": 32,
-    "layer_decay": 1.0, "drop_path": 0.0, "crop_scale": 0.3, "amp": "off", "sync_bn": False,
-}  # fmt: skip
+    "recipe": "corrected",
+    "optimizer": "adamw",
+    "lr": 2e-3,
+    "weight_decay": 0.05,
+    "batch_size": 32,
+    "layer_decay": 1.0,
+    "drop_path": 0.0,
+    "crop_scale": 0.3,
+    "amp": "off",
+    "sync_bn": False,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,12 +160,22 @@ def wholes() -> dict[str, bytes]:
     member = tarfile.TarInfo("a")
     parts = [*(pickle.dumps(each, 2) for each in (1001, {}, arrays, ["0"])), struct.pack("<q", 8), bytes(8)]
     return {
-        "a.pth": stream.getvalue(), "b.pth": MAGIC + b"".join(parts), "c.pt": pickle.dumps(arrays, 4),
-        "a.pkl": pickle.dumps(arrays, 5), "a.safetensors": save(arrays, {"x": "y"}), "a.zip": stream.getvalue(),
-        "a.npz": stream.getvalue(), "a.tif": tiff, "a.tgz": gzip.compress(member.tobuf()), "a.gz": gzip.compress(b"a"),
-        "a.parquet": table.getvalue(), "a.json": b'{"a": [1, {"b": null}]}', "a.toml": b"a = 1\n[b]\nc = [2]\n",
-        "a.png": bytes(cv2.imencode(".png", np.zeros((2, 2), np.uint8))[1]), "a.csv": b"a,b\n1,2\n",
-    }  # fmt: skip
+        "a.pth": stream.getvalue(),
+        "b.pth": MAGIC + b"".join(parts),
+        "c.pt": pickle.dumps(arrays, 4),
+        "a.pkl": pickle.dumps(arrays, 5),
+        "a.safetensors": save(arrays, {"x": "y"}),
+        "a.zip": stream.getvalue(),
+        "a.npz": stream.getvalue(),
+        "a.tif": tiff,
+        "a.tgz": gzip.compress(member.tobuf()),
+        "a.gz": gzip.compress(b"a"),
+        "a.parquet": table.getvalue(),
+        "a.json": b'{"a": [1, {"b": null}]}',
+        "a.toml": b"a = 1\n[b]\nc = [2]\n",
+        "a.png": bytes(cv2.imencode(".png", np.zeros((2, 2), np.uint8))[1]),
+        "a.csv": b"a,b\n1,2\n",
+    }
 
 
 def content(rng: Rng, folder: Path) -> Work:

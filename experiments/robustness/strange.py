@@ -20,10 +20,39 @@ def strange(rng: Rng) -> Any:
     for _ in range(int(rng.integers(1, 900))):
         deep = [deep] if rng.random() < 0.5 else {"a": deep}
     values = [
-        None, True, -1, 0, 10**18, 10**400, -(10**400), 1e308, -1e308, 5e-324, 0.5, 1.5, "", "x", "x" * 50_000,
-        [], [1, 2], [[]], {}, {"a": [1]}, deep, "\x1b[2J\x07", "\u202e\u200b\ufeff", "../../../etc/passwd", "\ud800",
-        "=HYPERLINK(1)", "$x^{$", "<script>", "\0", ["a"] * 5000, "9" * 5000, "NaN",
-    ]  # fmt: skip
+        None,
+        True,
+        -1,
+        0,
+        10**18,
+        10**400,
+        -(10**400),
+        1e308,
+        -1e308,
+        5e-324,
+        0.5,
+        1.5,
+        "",
+        "x",
+        "x" * 50_000,
+        [],
+        [1, 2],
+        [[]],
+        {},
+        {"a": [1]},
+        deep,
+        "\x1b[2J\x07",
+        "\u202e\u200b\ufeff",
+        "../../../etc/passwd",
+        "\ud800",
+        "=HYPERLINK(1)",
+        "$x^{$",
+        "<script>",
+        "\0",
+        ["a"] * 5000,
+        "9" * 5000,
+        "NaN",
+    ]
     return values[int(rng.integers(len(values)))]
 
 

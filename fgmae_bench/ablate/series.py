@@ -11,8 +11,8 @@ from fgmae_bench.metrics.segmentation import METRICS
 from fgmae_bench.records import Record
 
 # Mistake -> what its repair is called, in the order in which they are repaired. Labels come first: while evaluation is
-# mapped twice no other repair can be seen. The training labels come last: they are no mistake of the code, but what it
-# was put down to.
+# mapped twice no other repair can be seen. The training labels come last: they are not a mistake of the code, but what
+# it was put down to.
 REPAIRS = {
     "double_mapped": "labels mapped once",
     "extra_output": "outputs from the scheme",

@@ -15,7 +15,7 @@ from fgmae_bench.errors import run_entry
 
 # Command -> what it does; each is a module of this package with `add_flags(parser)` and `main(given)`.
 COMMANDS = {
-    "pull": "bring the records of a store into a read-only folder beside one's own",
+    "pull": "bring the records of a store into a read-only folder next to one's own",
     "submit": "lay out the files of a pull request: records without paths and names, predictions, explanations",
     "check": "everything that a store must hold to, as its CI runs it",
 }

@@ -50,7 +50,7 @@ def _python_files(places: list[Path]) -> Iterator[Path]:
 
 
 def _imports(file: Path) -> set[str]:
-    """Top-level names that a file imports, in functions too; none of a file that is no Python."""
+    """Top-level names that a file imports, in functions too; none of a file that is not Python."""
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):

@@ -96,7 +96,7 @@ def scan(stream: IO[bytes], check: Callable[[str, str], object], protocol: int, 
 
     `check(module, name)` raises on a global that the reader does not know; `protocol`: the latest whose operations may
     occur; `size`: bytes of the file. Raises Refused on an operation, a depth, work or memory beyond these; ValueError
-    or IndexError when the bytes are no whole pickle.
+    or IndexError when the bytes are not a whole pickle.
     """
     machine = _Machine(room_for(size))
     for step, (opcode, argument, _) in enumerate(pickletools.genops(stream)):

@@ -36,7 +36,7 @@ class Signal:
     max_invalid_fraction: float = 0.5  # an image with a larger share of invalid pixels is left out and counted
     folder: str = ""  # layouts with label maps: the kind of folder that the images are in
     looks: float | None = None  # equivalent number of looks, where it is known to differ from a GRDH product's
-    filtered: bool = False  # despeckled, composite or averaged in dB: speckle is no longer that of one acquisition
+    filtered: bool = False  # despeckled, composite or averaged in dB: speckle is not that of one acquisition
 
     @property
     def converted(self) -> bool:
@@ -77,7 +77,7 @@ class Groups:
     """Which samples belong together, in one of three ways: by name, by a column of a table, or by blocks of ground."""
 
     pattern: str = ""  # of the last part of a sample's id, the whole id where it holds a /: `{scene}_#_#`
-    file: str = ""  # a CSV with the data or beside the card, whose first column names samples
+    file: str = ""  # a CSV with the data or next to the card, whose first column names samples
     column: str = ""  # of `file`
     block_km: float | None = None  # side of the blocks; the samples are georeferenced files
     unit: str = ""  # what a group is, for tables; by default the name in braces, the column, or the block
@@ -202,7 +202,7 @@ class Download:
     url: str = ""
     size: int = 0  # of the archive in bytes, where it is stated
     each: tuple[str, ...] = ()  # names of the files of a sample; {id} is its name in the lists without their suffix
-    lists: tuple[ListAddress, ...] = ()  # lists that are not in the archive; they are put beside the data
+    lists: tuple[ListAddress, ...] = ()  # lists that are not in the archive; they are put next to the data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -247,7 +247,7 @@ def _check_download(card: Card, held: Download | None, require: _Requirement) ->
     if held.each:
         require(held.url and listed, "download.each without url or a split by lists", "give both")
         stated = held.md5 or held.sha256 or held.size or held.lists
-        require(not stated, "download.each beside what is said of one archive", "leave out md5, sha256, size and lists")
+        require(not stated, "download.each with what is said of one archive", "leave out md5, sha256, size and lists")
     for name in held.each:
         require(inside(name) and "{id}" in name, f"download.each: '{name}'", f"name a file {WITHIN}, with {{id}}")
 

@@ -48,6 +48,8 @@ class Encoder:
     fixed: Mapping[str, str] = field(default_factory=dict)
     statement: str = ""
     one_band: str = ""  # the polarisation that it reads, where it reads one
+    only_size: int = 0  # the one input size in pixels that it takes; 0 where any will do that patches divide
+    most_patches: int = 0  # of an image; 0 for no bound
 
     @property
     def patch(self) -> int:
@@ -153,7 +155,9 @@ def _terratorch(
     )
 
 
-def _grey(model: str, weights: str, variant: str, dim: int, params: int, patch: int, **more: str) -> Encoder:
+def _grey(
+    model: str, weights: str, variant: str, dim: int, params: int, patch: int, *, only_size: int = 0, **more: str
+) -> Encoder:
     """An encoder of one polarisation: a timm model, where no `code` is given."""
     return Encoder(
         model=model,
@@ -168,6 +172,7 @@ def _grey(model: str, weights: str, variant: str, dim: int, params: int, patch: 
         pooling=more["pooling"],
         pooling_of_origin=more.get("origin", more["pooling"]),
         one_band="VV",
+        only_size=only_size,
         statement=f"one polarisation alone, VV, as grey; {_ASSUMED}",
     )
 
@@ -251,6 +256,7 @@ ENCODERS: dict[str, Encoder] = {
             dim=dim,
             params=params,
             patches=(14,),
+            only_size=224,
             maps="one map",
             pooling="mean of normalised tokens",
             pooling_of_origin="none: maps of 4 blocks",
@@ -306,6 +312,7 @@ ENCODERS: dict[str, Encoder] = {
         dim=768,
         params=94_854_752,
         patches=(4, 1, 2, 3, 5, 6, 8, 10, 12, 16),
+        most_patches=1024,  # its README: a tile of no more
         maps="one map",
         pooling="tile token",
         pooling_of_origin="tile token",
@@ -401,6 +408,7 @@ ENCODERS: dict[str, Encoder] = {
         512,
         65_795_456,
         16,
+        only_size=224,
         carrier="this suite, with timm's blocks",
         code="fgmae_bench.models.encoders.saratr_x:make",
         pooling="mean of tokens",
@@ -426,14 +434,15 @@ ENCODERS: dict[str, Encoder] = {
             dim=dim,
             params=params,
             patches=(patch,),
+            only_size=side,
             maps="none: one vector",
             pooling="its own, in the space of texts",
             pooling_of_origin="its own, in the space of texts",
             statement="off-domain: a CLIP of optical photographs, fed VV, VH and their ratio as colours",
         )
-        for name, variant, dim, params, patch in (
-            ("clip-vit-b32", "ViT-B-32", 512, 87_849_216, 32),
-            ("clip-convnext-large-d320", "convnext_large_d_320", 768, 199_770_816, 32),
+        for name, variant, dim, params, patch, side in (
+            ("clip-vit-b32", "ViT-B-32", 512, 87_849_216, 32, 224),
+            ("clip-convnext-large-d320", "convnext_large_d_320", 768, 199_770_816, 32, 320),
         )
     },
     "imagenet-convnextv2-base": _timm(
@@ -445,6 +454,8 @@ ENCODERS: dict[str, Encoder] = {
 # Models that have no weights: `--weights` means nothing for them.
 HANDMADE = ("backscatter_stats", "place_and_month")
 EMBEDDINGS = "embeddings"  # vectors of a file, which --weights names
+# Pixels that the sides of an input must be a multiple of, of models that their names do not say it of.
+STRIDES = {"unet": 16, **{f"mit_b{number}": 32 for number in range(6)}}
 
 
 @cache

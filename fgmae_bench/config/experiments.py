@@ -138,7 +138,7 @@ def _beside(experiment: Experiment) -> Experiment:
 
 
 def check_gates(run: PlannedRun, where: str) -> None:
-    """Raise BenchError for a gate of an unknown metric, without a tolerance, or without a published row beside it."""
+    """Raise BenchError for a gate of an unknown metric, without a tolerance or without its published row."""
     from fgmae_bench.metrics.table import METRICS
 
     for i, gate in enumerate(run.gates):

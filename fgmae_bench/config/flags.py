@@ -167,7 +167,7 @@ def _plain(hint: Any) -> Any:
 
 
 def _words(hint: Any) -> tuple[str, ...]:
-    """The words of `int | Literal[...]`, which stand beside a number."""
+    """The words of `int | Literal[...]`, which may stand instead of a number."""
     parts = get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else ()
     return tuple(word for part in parts if get_origin(part) is Literal for word in get_args(part))
 

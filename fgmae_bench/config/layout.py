@@ -124,9 +124,10 @@ CLASS_SCORES = {
     "iou_outside_permanent": ("IoU outside permanent water", "IoU of {} without the pixels of permanent water"),
     "omission_outside_permanent": ("omission outside permanent water", "Share of {} missed outside permanent water"),
     "commission_outside_permanent": (
-        "commission outside permanent water", "Share of predicted {} that is wrong outside permanent water",
+        "commission outside permanent water",
+        "Share of predicted {} that is wrong outside permanent water",
     ),
-}  # fmt: skip
+}
 
 
 class ClassColumn(NamedTuple):

@@ -105,9 +105,18 @@ HEADS |= {
 }
 # Heads that learn what only classes have; a number a pixel is learnt by the others.
 HEADS_OF_CLASSES = (
-    "enc", "jpu_enc", "ocr", "segmenter", "pointrend", "knet_fcn", "knet_psp", "knet_deeplabv3", "knet_uper",
-    "maskformer", "mask2former",
-)  # fmt: skip
+    "enc",
+    "jpu_enc",
+    "ocr",
+    "segmenter",
+    "pointrend",
+    "knet_fcn",
+    "knet_psp",
+    "knet_deeplabv3",
+    "knet_uper",
+    "maskformer",
+    "mask2former",
+)
 HEADS_THAT_DRAW = ("mask2former",)  # in training, from a generator of each process
 # Necks between maps of one stride and heads that want a pyramid.
 NECKS = {"scales": "transposed convolutions, as BEiT's", "multilevel": "1x1 and 3x3 convolutions, as SETR's"}

@@ -161,9 +161,21 @@ RESOLVED = "resolved"  # in a config.toml: every value that is not the field's d
 DRAWS = 5  # of few labels, where a probe is asked for shots and no draw is named
 # Fields younger than ids and records in use: one at its default does not count, a record without it means that.
 YOUNGER = (
-    "shots", "draw", "missing_band", "bands_as", "limit", "patch_size", "inputs", "auxiliary", "head_dropout", "neck",
-    "head_weights", "dates", "rotate", "rotate_fill",
-)  # fmt: skip
+    "shots",
+    "draw",
+    "missing_band",
+    "bands_as",
+    "limit",
+    "patch_size",
+    "inputs",
+    "auxiliary",
+    "head_dropout",
+    "neck",
+    "head_weights",
+    "dates",
+    "rotate",
+    "rotate_fill",
+)
 # These may be paths; the facts name what they stand for: card, samples of each part, content of the weights.
 NOT_HASHED = {"data": ("dataset", "split"), "model": ("weights",), "recipe": ("head_weights",)}
 PARTS = ("data", "model", "recipe", "execution")
@@ -173,9 +185,11 @@ SECTIONS: dict[str, dict[str, type]] = {
     "segment": {"data": SegmentData, "model": Model, "recipe": RECIPES["segment"], "execution": SegmentExecution},
 }
 MODEL_ALIASES = {
-    "seg_fgmae_s": "vit_small_patch16", "seg_fgmae_b": "vit_base_patch16", "seg_fgmae_l": "vit_large_patch16",
+    "seg_fgmae_s": "vit_small_patch16",
+    "seg_fgmae_b": "vit_base_patch16",
+    "seg_fgmae_l": "vit_large_patch16",
     "seg_fgmae_h": "vit_huge_patch14",
-}  # fmt: skip
+}
 
 
 def sections(module: str) -> dict[str, type]:

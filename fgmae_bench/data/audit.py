@@ -37,7 +37,7 @@ SAMPLED = 64
 MOST_FILLS = 2  # values that are looked for in a band of an image
 PAIRS = (("VV", "VH"), ("HH", "HV"))  # the first of each is the brighter one
 FAR = 20  # times the spread of speckle: no backscatter, however rare
-SMALL_SHARE = 5e-4  # of the pixels: a value repeated less often, nearer to others, is no fill
+SMALL_SHARE = 5e-4  # of the pixels: a value repeated less often, nearer to others, is not a fill value
 WHOLE = 0.99  # share of whole numbers from which on data in dB was cast
 SAME = 0.95  # share of equal pixels that makes two bands one
 
@@ -72,9 +72,23 @@ def sample_rows(index: Index, count: int = SAMPLED) -> NDArray[np.int64]:
 _FILLS = tuple(f"{kind}{number}" for number in range(MOST_FILLS) for kind in ("fill", "count"))
 # What is kept of each band of an image, in this order.
 FIELDS = (
-    "median", "spread", "spread_db", "valid", "negative", "whole", "pixels", "minimum", "maximum", "above", "below",
-    "from_first", "to_first", "same", "synthetic", *_FILLS,
-)  # fmt: skip
+    "median",
+    "spread",
+    "spread_db",
+    "valid",
+    "negative",
+    "whole",
+    "pixels",
+    "minimum",
+    "maximum",
+    "above",
+    "below",
+    "from_first",
+    "to_first",
+    "same",
+    "synthetic",
+    *_FILLS,
+)
 
 
 def measure(chips: list[Chip], bands: tuple[str, ...]) -> Statistics:

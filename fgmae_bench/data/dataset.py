@@ -221,7 +221,7 @@ def source_content(
     index: Index, maps: Mapping[str, str | None], rows: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, str] | None:
     """Content hash of each part as a run on the source of a pack has it, None where the pack does not say; `maps` is
-    the label source of each part, None where labels are no maps.
+    the label source of each part, None where labels are not maps.
     """
     if index.source_content is None:
         return None

@@ -68,7 +68,7 @@ def _has_classes(index: Index) -> bool:
 
 
 def _members(index: Index, rows: Rows, subset: Subset) -> dict[str, list[int]]:
-    """Class (its number as text; `all` where samples are not told apart by one) -> its rows."""
+    """Class (its number as text; `all` where samples are not divided by one) -> its rows."""
     if _has_classes(index) and index.labels.ndim == 1:
         labels = index.labels[rows]
         return {str(label): rows[labels == label].tolist() for label in np.unique(labels)}

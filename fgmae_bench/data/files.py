@@ -80,7 +80,7 @@ class Pattern:
 
 
 def hidden(name: str) -> bool:
-    """Whether a name is one of those that systems leave beside data."""
+    """Whether a name is one of those that systems leave next to data."""
     return name.startswith((".", "__MACOSX")) or name.lower().endswith(SIDECARS)
 
 

@@ -129,7 +129,7 @@ def find_images(root: Path) -> tuple[list[Found], list[str]]:
 
 
 def store_in(root: Path) -> Path | None:
-    """The Zarr store that a folder is, or the only one in it beside tables."""
+    """The Zarr store that a folder is, or the only one in it besides tables."""
     if is_store(root):
         return root
     names = folders_in(root) if root.is_dir() else []
@@ -203,7 +203,10 @@ def look(found: Found) -> Seen:
     if len({part.chip.db.shape[1:] for part in parts}) != 1 or (
         len(parts) > 1 and any(len(p.chip.db) > 1 for p in parts)
     ):
-        raise BenchError(f"{found.name}: {' and '.join(found.bands)} differ in size", "replace the files")
+        raise BenchError(
+            f"{found.name}: {' and '.join(found.bands)} differ in size",
+            "resample them to one grid, or take both out of the data",
+        )
     db = np.concatenate([part.chip.db for part in parts])
     valid = np.concatenate([_mask(part.chip) for part in parts])
     if not valid.any(axis=(1, 2)).all():

@@ -36,7 +36,7 @@ def places_of_columns(where: Sequence[str], lon: Sequence[str], lat: Sequence[st
             place = [np.nan, np.nan]
         if not (abs(place[0]) <= 180 and abs(place[1]) <= 90):
             shown = " and ".join(f"'{text[:40]}'" for text in texts)
-            raise BenchError(f"{where[row]}: {shown} are no longitude and latitude in degrees", TODO)
+            raise BenchError(f"{where[row]}: {shown} are not longitude and latitude in degrees", TODO)
         found[row] = place
     return found
 
@@ -115,7 +115,7 @@ def envelope(wkb: bytes) -> tuple[float, float, float, float]:
 def _walk(data: bytes, at: int, points: list[NDArray[np.float64]], depth: int) -> int:
     """Append the points (K, 2) of the geometry that begins at `at`; returns where it ends."""
     if depth > DEEPEST or at >= len(data) or data[at] > 1:
-        raise ValueError("it is no WKB")
+        raise ValueError("it is not WKB")
     mark = "<" if data[at] else ">"
     (code,) = struct.unpack_from(f"{mark}I", data, at + 1)
     at += 9 if code & 0x20000000 else 5  # EWKB: a reference system stands before the rest

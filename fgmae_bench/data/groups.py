@@ -1,6 +1,6 @@
 """Which samples belong together: the groups that splits, folds, intervals and tests treat as units.
 
-Neighbours share land cover, and all of one acquisition share moisture, incidence angle and calibration: they are no
+Neighbours share land cover, and all of one acquisition share moisture, incidence angle and calibration: they are not
 independent draws. A card states the groups under [groups]; else they are found in the names, in the layout, or as
 blocks of the georeference.
 """
@@ -156,14 +156,14 @@ def pattern_of(pattern: str) -> tuple[str, str]:
 
 
 def _of_column(card: Card, stated: Groups, index: Index, where: str) -> tuple[str, ...]:
-    """Groups from a CSV of the data or beside the card, whose first column names the samples."""
+    """Groups from a CSV of the data or next to the card, whose first column names the samples."""
     places = (index.root, index.root.parent, card.path.parent)
     path = next((place / stated.file for place in places if os.path.isfile(place / stated.file)), None)
     if path is None and index.groups is not None:  # a pack holds what the files said
         return index.groups
     if path is None:
         raise BenchError(
-            f"{card.path}: {where}.file {stated.file} is neither with the data nor beside the card", "add it"
+            f"{card.path}: {where}.file {stated.file} is neither with the data nor next to the card", "add it"
         )
     try:
         text = read_bounded(path, MOST_BYTES).decode("utf-8-sig")

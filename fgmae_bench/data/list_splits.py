@@ -128,7 +128,7 @@ def rows_of_lists(index: Index, split: Split, folder: Path) -> tuple[dict[str, R
     """(rows of each part, samples in none) from lists of file names.
 
     The ending of an image file is ignored (.jpg for .tif), with it the split's `suffix`; a class folder before the name
-    is optional. A line may hold several names of one sample, separated by a comma, and what is no name; a first line
+    is optional. A line may hold several names of one sample, separated by a comma, and what is not a name; a first line
     that begins with the split's `header` names columns. Raises BenchError on samples that are listed twice, and
     where the data lacks more than the split's tolerance of a list.
     """

@@ -34,7 +34,9 @@ def drawn(path: Path, image: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     with open_tiff(image) as source:
         held, transform, shape = source.crs, source.transform, source.shape
     if shape != size:
-        raise BenchError(f"{image} is {shape[0]}x{shape[1]} pixels, {size[0]}x{size[1]} are stated", "replace the file")
+        wanted = f"{size[0]}x{size[1]}"
+        todo = f"crop or resample it to {wanted}, or take it out of the data"
+        raise BenchError(f"{image} is {shape[0]}x{shape[1]} pixels, {wanted} are stated", todo)
     if polygons and (held is None or transform.is_identity):
         raise BenchError(f"{image} has no place on the ground, which the outlines of {path.name} need", TODO)
     if stated is not None and held is not None and _system(path, stated) != held:

@@ -33,7 +33,7 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF
 # GDAL's driver for files of an ending, and what these begin with; all others are TIFF.
 DRIVERS = {".png": ("PNG", (b"\x89PNG",))}
 GDAL = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no look at the folder for each file, so no file beside it is read
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no look at the folder for each file, so no file next to it is read
     "GDAL_PAM_ENABLED": "NO",
     "GDAL_GEOREF_SOURCES": "INTERNAL",
     "GDAL_MAX_BAND_COUNT": "4096",  # a band takes a kilobyte before any pixel is read
@@ -152,8 +152,8 @@ class Stored:
 def read_chip(path: Path, card: Card) -> Chip:
     """Read one image, hold it against its card and convert it to dB.
 
-    A band without a valid pixel is no error: `Chip.invalid_fraction` is 1 then. Raises BenchError naming the file: not
-    a TIFF, truncated, wrong bands or size, a constant band.
+    A band without a valid pixel is not an error: `Chip.invalid_fraction` is 1 then. Raises BenchError naming the file:
+    not a TIFF, truncated, wrong bands or size, a constant band.
     """
     plain = read_plain(path)
     if plain is not None:

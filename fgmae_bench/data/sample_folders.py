@@ -28,7 +28,7 @@ IMAGE, BEFORE, VALID, EARLIER = "image", "earlier image", "map of valid pixels",
 
 @dataclass(frozen=True)
 class Validated:
-    """Reads an image, and takes pixels out where the map beside it is not 1."""
+    """Reads an image, and takes pixels out where the map next to it is not 1."""
 
     inner: Reader
     pattern: Pattern

@@ -9,9 +9,22 @@ from fgmae_bench.metrics.segmentation import IGNORE
 
 # Colours of classes whose card gives none: Tol's bright and muted schemes (personal.sron.nl/~pault).
 PALETTE = (
-    "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#332288", "#ddcc77", "#117733",
-    "#88ccee", "#882255", "#44aa99", "#999933", "#cc6677",
-)  # fmt: skip
+    "#4477aa",
+    "#ee6677",
+    "#228833",
+    "#ccbb44",
+    "#66ccee",
+    "#aa3377",
+    "#bbbbbb",
+    "#332288",
+    "#ddcc77",
+    "#117733",
+    "#88ccee",
+    "#882255",
+    "#44aa99",
+    "#999933",
+    "#cc6677",
+)
 
 # MODIS land cover MCD12Q1, type 1: IGBP legend, codes 1-17.
 IGBP = Source(

@@ -73,7 +73,9 @@ def require_size(card: Card, shape: tuple[int, ...], path: Path) -> None:
     """Raise BenchError unless (height, width) is what the card states."""
     if tuple(shape) != tuple(card.signal.size):
         wanted = "x".join(map(str, card.signal.size))
-        raise BenchError(f"{path} is {shape[0]}x{shape[1]} pixels, {card.title} has {wanted}", "replace the file")
+        where = "take its line out of the table" if card.layout == "table" else "take it out of the data"
+        todo = f"crop or resample it to {wanted}, or {where}"
+        raise BenchError(f"{path} is {shape[0]}x{shape[1]} pixels, {card.title} has {wanted}", todo)
 
 
 def to_db(

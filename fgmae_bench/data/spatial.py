@@ -31,7 +31,7 @@ def chip_places(index: Index, cache: Path) -> NDArray[np.float64]:
     """Longitude and latitude (N, 5, 2) in degrees of each chip's centre and four corners, in order around it: as a
     table states them, else from the files, read once and kept in the cache folder.
 
-    Raises BenchError where a sample is no file of its own, as in packs, or a file has no georeference.
+    Raises BenchError where a sample is not a file of its own, as in packs, or a file has no georeference.
     """
     if index.places is not None:
         return index.places
@@ -72,7 +72,7 @@ def _place(path: Path) -> Place:
         xs, ys = _outline(source.transform, source.width, source.height)
         lon, lat = transform(source.crs, "EPSG:4326", xs, ys)
     if not np.isfinite((lon, lat)).all():
-        raise BenchError(f"{path} has a georeference that is nowhere on Earth", "replace the file")
+        raise BenchError(f"{path} has a georeference that is nowhere on Earth", "correct it, or choose another split")
     return list(zip(lon, lat, strict=True))
 
 

@@ -85,7 +85,7 @@ def make_split(
         return parts
     if name in card.splits:
         split = card.splits[name]
-        # a split of the card: its name is known, its lists are looked for beside the data
+        # a split of the card: its name is known, its lists are looked for next to the data
         folder = published_lists(card, index, split, name) if split.kind == "lists" else None
     elif os.path.isdir(name):
         folder = Path(name)

@@ -33,7 +33,7 @@ ASCENDING, DESCENDING, APART = 18.0, 6.0, 3.5
 
 @dataclass(frozen=True, kw_only=True)
 class Stratum:
-    """What some samples are told apart by: a value each, and where it is from."""
+    """What some samples are divided by: a value each, and where it is from."""
 
     name: str
     values: tuple[str, ...]

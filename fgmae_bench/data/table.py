@@ -107,6 +107,8 @@ def indexed(
     named twice, an unknown class, a number that is none, a group in several parts of the split.
     """
     held = card.arrangement
+    if not rows:
+        raise BenchError(f"{source} has no rows", "give a line for each sample")
     labels = [[] if card.per_pixel else _label(card, row) for row in rows]
     kept = [Kept(row, label, *find(row)) for row, label in zip(rows, labels, strict=True) if label is not None]
     if not kept:

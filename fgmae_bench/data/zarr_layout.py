@@ -101,7 +101,7 @@ def likely_images(store: Store) -> tuple[str, tuple[str, ...]]:
     if len(chosen) != 1:
         shown = ", ".join(f"{name} {'x'.join(map(str, held.shape))}" for name, held in store.variables.items())
         todo = "images are one variable (sample, band, y, x), or VV and VH, each (sample, y, x)"
-        raise BenchError(f"{store.path}: no variable can be told to be the images ({shown[:200]})", todo)
+        raise BenchError(f"{store.path}: no variable is recognised as the images ({shown[:200]})", todo)
     return chosen[0], ()
 
 

@@ -22,8 +22,20 @@ MOST_VARIABLES = 1000
 MOST_ROWS = 2_000_000
 COMPRESSIONS = ("blosc", "zstd", "lz4", "gzip", "zlib")
 # Filters and codecs that keep the number of values; not among them are `pickle` and others that make objects.
-OTHERS = ("bytes", "transpose", "crc32", "crc32c", "adler32", "fletcher32", "shuffle", "delta", "fixedscaleoffset",
-          "quantize", "bitround", "vlen-utf8")  # fmt: skip
+OTHERS = (
+    "bytes",
+    "transpose",
+    "crc32",
+    "crc32c",
+    "adler32",
+    "fletcher32",
+    "shuffle",
+    "delta",
+    "fixedscaleoffset",
+    "quantize",
+    "bitround",
+    "vlen-utf8",
+)
 TEXT = "vlen-utf8"
 KINDS = "fiubUSM"  # of numpy, that a variable may have
 TODO = "restore the store, or write it again"

@@ -29,8 +29,21 @@ if TYPE_CHECKING:
 MARKS = ("zarr.json", ".zgroup", ".zarray")
 MEMORY_BYTES, MEMORY_TIMES = 64 << 20, 16  # what a chunk may take: the larger of this and so many times its array
 HELD_BYTES = 128 << 20  # of decoded blocks
-FAULTS = (ValueError, LookupError, TypeError, RuntimeError, ArithmeticError, AttributeError, AssertionError, OSError,
-          BufferError, EOFError, MemoryError, zlib.error, struct.error)  # fmt: skip
+FAULTS = (
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    OSError,
+    BufferError,
+    EOFError,
+    MemoryError,
+    zlib.error,
+    struct.error,
+)
 
 
 def is_store(path: Path) -> bool:
@@ -191,7 +204,7 @@ def _decoded_bytes(content: bytes, codec: str, most: int) -> int:
 def _zstd_bytes(content: bytes) -> int:
     """The content size that the header of a Zstandard frame states (RFC 8878, 3.1.1). Raises ValueError without one."""
     if content[:4] != b"\x28\xb5\x2f\xfd" or len(content) < 6:
-        raise ValueError("a chunk is no Zstandard frame")
+        raise ValueError("a chunk is not a Zstandard frame")
     flags = content[4]
     single, dictionary = flags >> 5 & 1, (0, 1, 2, 4)[flags & 3]
     length = (1 if single else 0, 2, 4, 8)[flags >> 6]

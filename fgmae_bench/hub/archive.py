@@ -63,7 +63,7 @@ def unpack(zip_path: Path, folder: Path) -> int:
 
 
 def list_fits(zip_path: Path) -> bool:
-    """Whether the list of a zip's members takes no memory out of proportion to the file; True of what is no zip."""
+    """Whether the list of a zip's members takes no memory out of proportion to the file; True of what is not a zip."""
     size = zip_path.stat().st_size
     with open(zip_path, "rb") as stream:
         end = zipfile._EndRecData(stream)  # type: ignore[attr-defined]  # what ZipFile itself goes by

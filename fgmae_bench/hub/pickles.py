@@ -41,7 +41,7 @@ def is_whole(stream: IO[bytes], size: int) -> bool:
 def pass_over(stream: IO[bytes], size: int) -> int | None:
     """Go behind the STOP of the pickle that begins here; returns how often it names something that it does not hold.
 
-    None where the bytes are no pickle of protocol 2 or later, or do not come to an end within `size` bytes.
+    None where the bytes are not a pickle of protocol 2 or later, or do not come to an end within `size` bytes.
     """
     names = 0
     if stream.read(1) != b"\x80":

@@ -1,4 +1,4 @@
-"""Whether stated confidences are right: calibration error beside its value for a perfectly calibrated model, proper
+"""Whether stated confidences are right: calibration error next to its value for a perfectly calibrated model, proper
 scores, temperature, and the risk of the samples that a model is surest of.
 
 Confidences are the largest probability of a single-label sample or a pixel, and each label's probability of a
@@ -206,7 +206,7 @@ def pixel_confidence(p: NDArray[Any], targets: NDArray[Any]) -> Values:
 def pixel_calibration(kept: NDArray[Any], loss: float | None) -> dict[str, Any]:
     """The same as `calibration`, of the pixels of all images: `kept` (N, FINE_BINS, KEPT), and their mean loss.
 
-    Bins of equal mass are whole fine bins; risk over coverage is by fine bins. There is no temperature.
+    Bins of equal mass are whole fine bins; risk over coverage is by fine bins. A temperature is not fitted.
     """
     count, confidence, correct, variance, squared = np.asarray(kept, np.float64).sum(0).T
     fine = Bins(count=count, confidence=confidence, correct=correct, variance=variance)

@@ -6,8 +6,6 @@ groups it rejects as often as it says (Cameron & Miller 2015, section VI: CR3 wi
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,12 +78,3 @@ def degrees_of_freedom(reference: NDArray[Any], *, macro: bool, ranked: bool = F
     within = (counts / counts.sum(0) ** 2).sum(1)
     between = share if macro else share**2
     return max(1.0, effective_groups(within / within.sum() + between / between.sum()) - 1)
-
-
-def mean_interval(values: Sequence[float] | Values, level: float = 0.95) -> tuple[float, float] | None:
-    """The interval of the mean of independent values, such as draws of labels; None for fewer than two."""
-    x = np.asarray(values, np.float64)
-    if len(x) < 2 or not np.isfinite(x).all():
-        return None
-    error = float(x.std(ddof=1)) / math.sqrt(len(x))
-    return Estimate(value=float(x.mean()), error=error, degrees=len(x) - 1).interval(level)

@@ -30,14 +30,6 @@ def labels_to_reach(labels: Sequence[float], scores: Sequence[float], wanted: fl
     return None
 
 
-def label_multiplier(
-    labels: Sequence[float], ours: Sequence[float], theirs: Sequence[float], wanted: float
-) -> float | None:
-    """How many times the labels of A model B needs to reach a score; None where either does not reach it."""
-    a, b = labels_to_reach(labels, ours, wanted), labels_to_reach(labels, theirs, wanted)
-    return None if a is None or b is None else b / a
-
-
 def _curve(labels: Sequence[float], scores: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     n, s = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
     if len(n) < 2 or len(n) != len(s) or n[0] <= 0 or (np.diff(n) <= 0).any():

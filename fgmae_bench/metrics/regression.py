@@ -83,7 +83,7 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64], w: NDArray[np.f
 class PixelSums:
     """How the pixels of an image become one row of sums: residuals, counts of levels, and sums of each target bin.
 
-    Targets count from `origin`, the mean of training; `levels` are bounds between which ranks are not told apart.
+    Targets count from `origin`, the mean of training; `levels` are bounds between which ranks are not distinguished.
     """
 
     origin: float

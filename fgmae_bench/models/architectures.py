@@ -48,7 +48,7 @@ log = logging.getLogger("fgmae_bench")
 
 
 def architecture(model_name: str) -> Callable[..., nn.Module] | None:
-    """The entry point behind a model name, None for what is no network; raises BenchError with the closest names."""
+    """The entry point behind a model name, None for what is not a network; raises BenchError with the closest names."""
     if model_name in (*HANDMADE, EMBEDDINGS):
         return None
     if model_name == "unet":
@@ -172,6 +172,9 @@ def make_adapter(name: str, size: int, patch_size: int | None = None) -> Adapter
     entry = adapter_of(name)
     assert entry is not None, name
     code, patch = _code_of(entry), patch_side(name, patch_size)
+    if entry.only_size and size != entry.only_size:
+        what = f"--input_size {size}: {entry.model} takes {entry.only_size} px"
+        raise BenchError(what, f"use --input_size {entry.only_size}")
     with foreign(f"the encoder {name} cannot be built", "correct or uninstall its package", entry.code):
         made = code(entry, size, patch)
     if not isinstance(made, Adapter):

@@ -114,6 +114,8 @@ def _parquet(path: Path) -> tuple[list[str], NDArray[np.float32], str]:
     numbers = lists and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type))
     if not numbers or column.null_count:
         raise ValueError("its vectors are not lists of numbers")
+    if not len(column):
+        raise ValueError("it is empty")
     if len(pyarrow.compute.unique(pyarrow.compute.list_value_length(column))) != 1:
         raise ValueError("its vectors are not of one length")
     ids = table["id"].cast(pyarrow.string())
@@ -147,7 +149,7 @@ def _require_letters(texts: NDArray[Any]) -> None:
     if texts.dtype.kind == "U" and texts.size:
         numbers = np.ascontiguousarray(texts).reshape(-1).view(f"{texts.dtype.byteorder}u4")
         if numbers.max(initial=0) > sys.maxunicode:
-            raise ValueError("its texts hold numbers that are no letters")
+            raise ValueError("its texts hold numbers that are not letters")
 
 
 def write_embeddings(

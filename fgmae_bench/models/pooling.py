@@ -81,7 +81,7 @@ def write_out_attention(module: nn.Module) -> None:
 
 
 def checked(out: object, images: Tensor, name: str, dims: tuple[int, ...], todo: str) -> Tensor:
-    """What the module `name` made of images, as it is. Raises BenchError where that is no tensor of floating-point
+    """What the module `name` made of images, as it is. Raises BenchError where that is not a tensor of floating-point
     numbers of as many `dims`, none of them empty, with one row an image.
     """
     if not isinstance(out, Tensor) or out.dim() not in dims or 0 in out.shape[1:]:

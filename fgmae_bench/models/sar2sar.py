@@ -22,7 +22,7 @@ from fgmae_bench.errors import BenchError
 LOW, HIGH = -1.429329123112601, 10.089038980848645  # logarithms of amplitude that become 0 and 1
 SMALLEST = 1e-6  # added to an amplitude before its logarithm
 GAIN = 237 / math.sqrt(math.sin(math.radians(38)))  # digital number of an SLC by square root of sigma nought
-FRAME = 16  # pixels mirrored on each side, at the least: a chip's edge is no edge of the ground
+FRAME = 16  # pixels mirrored on each side, at the least: a chip's edge is not an edge of the ground
 HALVINGS = 5
 CONVOLUTIONS = {
     "enc0": (1, 48), "enc1": (48, 48), "enc2": (48, 48), "enc3": (48, 48), "enc4": (48, 48), "enc5": (48, 48),

@@ -20,7 +20,7 @@ def _block(before: int, after: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Images (B, 2, S, S) to a map (B, 32, S, S): four halvings, four doublings with the finer map beside.
+    """Images (B, 2, S, S) to a map (B, 32, S, S): four halvings, four doublings with the finer map concatenated.
 
     Ronneberger, Fischer & Brox 2015 (arXiv 1505.04597) at half its widths, padded, and with group norm, which does not
     depend on the batch.

@@ -1,4 +1,4 @@
-"""Pixels at the right and lower side that strided layers leave out, as where a size is no multiple of the strides."""
+"""Pixels at the right and lower side that strided layers leave out, as where a size is not divided by the strides."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from fgmae_bench.errors import BenchError
 if TYPE_CHECKING:
     from fgmae_bench.data.gather import Found, Seen
     from fgmae_bench.data.recognise import Finding
-    from fgmae_bench.prepare.card_folders import Plan
+    from fgmae_bench.prepare.card_plan import Plan
 
 LOOKED_AT = 96  # images that units and bands are judged by
 
@@ -106,7 +106,7 @@ def signal_of(seen: list[Seen]) -> SignalDraft:
         share = sum(share for _, share in statistics.fills)
         draft.lines["nodata"] = (
             f"{values}",
-            f"repeated in {share:.2%} of the pixels, far from all others: guessed to be no data",
+            f"repeated in {share:.2%} of the pixels, far from all others: guessed to be no-data",
         )
     draft.evidence = [f"{len(seen)} images looked at; units: {finding.words} ({', '.join(finding.cues)})"]
     declared = ", ".join(dict.fromkeys(f"{value:g}" for each in seen for value in each.nodata))

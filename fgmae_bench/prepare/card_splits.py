@@ -45,7 +45,7 @@ def _suggested(draft: Draft) -> list[tuple[str, tuple[dict[str, Any], str]]]:
     """(name, (facts, remark)) of splits that may be made, the best last."""
     from fgmae_bench.data.files import stem_of
     from fgmae_bench.data.groups import by_name
-    from fgmae_bench.prepare.card_folders import places_of
+    from fgmae_bench.prepare.card_names import places_of
 
     plan = draft.plan
     train, val = FRACTIONS

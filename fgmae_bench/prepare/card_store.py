@@ -10,7 +10,8 @@ from fgmae_bench.data.gather import find_images, store_in
 from fgmae_bench.data.zarr_layout import band_variables, likely_images, texts
 from fgmae_bench.data.zarr_store import Store, open_store
 from fgmae_bench.errors import BenchError
-from fgmae_bench.prepare.card_folders import MOST_MAPS, Plan, count_codes
+from fgmae_bench.prepare.card_maps import MOST_MAPS, count_codes
+from fgmae_bench.prepare.card_plan import Plan
 from fgmae_bench.prepare.card_table import Columns, columns, store_options
 
 MAPS = ("mask", "label", "class", "target", "lc", "gt")  # what variables of label maps are called
@@ -36,7 +37,7 @@ def plan_of_store(root: Path) -> Plan:
 
 
 def _maps(store: Store, images: set[str], count: int) -> list[str]:
-    """Variables (sample, y, x) beside the images, those named as maps first."""
+    """Variables (sample, y, x) besides the images, those named as maps first."""
     found = [
         name
         for name, held in store.variables.items()

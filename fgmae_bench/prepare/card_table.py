@@ -21,7 +21,8 @@ from fgmae_bench.data.table import NOTHING, PARQUET, read_table
 from fgmae_bench.data.zarr_layout import likely_images
 from fgmae_bench.data.zarr_store import open_store
 from fgmae_bench.errors import BenchError
-from fgmae_bench.prepare.card_folders import Plan, named_options
+from fgmae_bench.prepare.card_names import named_options
+from fgmae_bench.prepare.card_plan import Plan
 
 GROUPS = ("group", "site", "scene", "tile", "location", "region", "event", "aoi", "place", "country", "city", "area")
 SPLITS = ("split", "part", "subset", "set", "partition", "fold")
@@ -114,7 +115,7 @@ def _common(root: Path, table: Path) -> tuple[Path, Path]:
         return root, table
     if root.is_relative_to(table.parent):
         return table.parent, table
-    raise BenchError(f"{table} is not beside or in {root}", "put the table into the folder of the images, or above it")
+    raise BenchError(f"{table} is neither in {root} nor next to it", "put it there")
 
 
 def _read(table: Path) -> Columns:
@@ -245,7 +246,7 @@ def _kind(values: list[str]) -> str:
 
 
 def _numbers(values: set[str]) -> list[float] | None:
-    """Values as numbers, with decimal commas too where none has a point; None where one is no number."""
+    """Values as numbers, with decimal commas too where none has a point; None where one is not a number."""
     commas = any("," in value for value in values) and not any("." in value for value in values)
     try:
         return [float(value.replace(",", ".", 1) if commas else value) for value in values]

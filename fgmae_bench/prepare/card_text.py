@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fgmae_bench.prepare.card_signal import SignalDraft
 
 if TYPE_CHECKING:
-    from fgmae_bench.prepare.card_folders import Plan
+    from fgmae_bench.prepare.card_plan import Plan
 
 Section = tuple[str, list[str]]  # heading, lines
 

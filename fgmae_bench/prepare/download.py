@@ -4,7 +4,7 @@ python -m fgmae_bench.prepare download eurosat
 python -m fgmae_bench.prepare download sen1floods11
 
 An archive is unpacked. Single files are gathered in `<folder>.download`, which becomes the folder when all are there;
-what nobody states a checksum of is pinned beside the folder, and held against the pins when it is fetched again.
+what nobody states a checksum of is pinned next to the folder, and held against the pins when it is fetched again.
 --repin trusts what comes where it is not what was pinned.
 """
 
@@ -42,7 +42,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("dataset", metavar="DATASET", help="a dataset's name, or a card's path")
     parser.add_argument(
-        *spellings("data_path"), metavar="DIR", help="new folder of the data (default: data beside the card)"
+        *spellings("data_path"), metavar="DIR", help="new folder of the data (default: data next to the card)"
     )
     parser.add_argument(*spellings("keep_archive"), action="store_true", help="keep the archive, next to the folder")
     text = (
@@ -143,7 +143,7 @@ def _get_files(card: Card, place: Path, get: _Getter) -> None:
 
 
 def _listed(card: Card) -> list[str]:
-    """Names of all samples in the lists beside the card, each once, without the ending and suffix of the split."""
+    """Names of all samples in the lists next to the card, each once, without the ending and suffix of the split."""
     names: dict[str, None] = {}
     for split in card.splits.values():
         for file in split.files.values() if split.kind == "lists" else ():

@@ -39,7 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help="name or card path, such as bigearthnet")
     parser.add_argument(*spellings("data_path"), metavar="FOLDER", help="raw data (default: the card's data folder)")
     parser.add_argument(
-        "--out", metavar="FILE", help="the table (default: index.parquet beside the patches, where runs look for it)"
+        "--out", metavar="FILE", help="the table (default: index.parquet next to the patches, where runs look for it)"
     )
     parser.add_argument(
         "--format", metavar="{parquet,csv}", help="of the table (default: by the ending of --out, else parquet)"

@@ -52,7 +52,7 @@ def write_index(card: Card, given: dict[str, Any]) -> None:
 
 
 def _target(root: Path, given: dict[str, Any]) -> tuple[Path, str]:
-    """(file of the table, its format); beside the data's folder by default, where it is no part of the data."""
+    """(file of the table, its format); next to the data's folder by default, where it is not part of the data."""
     place = root.resolve()
     form = given.get("format") or (Path(given["out"]).suffix.removeprefix(".") if "out" in given else FORMATS[0])
     if form not in FORMATS:

@@ -80,7 +80,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         *spellings("data_path"),
         dest="data_path",
         metavar="DIR",
-        help="folder of the data (default: data beside the card)",
+        help="folder of the data (default: data next to the card)",
     )
     parser.add_argument("--out", metavar="PNG", help="contact sheet (default: inspect/<name>.png)")
     parser.add_argument(
@@ -127,7 +127,7 @@ def main(given: dict[str, Any]) -> None:
 
 
 def refuse_file(path: Path) -> None:
-    """Raise BenchError on a file that is no card, and on a folder of a format that is not read, saying what it is."""
+    """Raise BenchError on a file that is not a card, and on a folder of a format that is not read, naming it."""
     kind = foreign_kind(path)
     if kind is not None and path.exists() and not is_store(path):
         raise BenchError(f"{path} is {kind[0]}", kind[1])

@@ -23,7 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("dataset", metavar="DATASET", help="sen12ms_scenes, sen12ms_multilabel, or a card's path")
     parser.add_argument(
-        *spellings("data_path"), metavar="DIR", help="folder of the tiles (default: data beside the card)"
+        *spellings("data_path"), metavar="DIR", help="folder of the tiles (default: data next to the card)"
     )
     parser.add_argument("--out", metavar="CSV", help="the table (default: scene_labels.csv in the folder of the tiles)")
 

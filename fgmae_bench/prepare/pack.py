@@ -29,10 +29,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("dataset", metavar="DATASET", help="a dataset's name, or a card's path")
     parser.add_argument(
-        *spellings("data_path"), metavar="DIR", help="the data: files, or a pack (default: data beside the card)"
+        *spellings("data_path"), metavar="DIR", help="the data: files, or a pack (default: data next to the card)"
     )
     parser.add_argument(
-        "--out", metavar="PACK.lmdb", help="new folder of the pack (default: <DATASET>-<dtype>.lmdb beside the data)"
+        "--out", metavar="PACK.lmdb", help="new folder of the pack (default: <DATASET>-<dtype>.lmdb next to the data)"
     )
     parser.add_argument(
         "--dtype", metavar="{" + ",".join(KINDS) + "}", help="; ".join(f"{k}: {v}" for k, v in KINDS.items())

@@ -20,7 +20,7 @@ FOLDS = 5
 MOST_GROUPS_LEFT_OUT = 10  # with no more groups than these each is left out once
 ON_THE_WAY = 1e-4  # tolerance of the fits along a path, ten times that of the one that is kept
 FLAT = 1e-6  # relative fall of the mean loss, per tenfold step, below which a path's end is level
-NOTHING = 1e-3  # mean loss of classes that are told apart: weaker penalties have next to nothing to gain
+NOTHING = 1e-3  # mean loss of classes that are separated: weaker penalties have next to nothing to gain
 WEAKEST, STRONGEST = 1e-12, 1e8  # how far a path is extended
 RULE = "one_standard_error"
 Losses = tuple[NDArray[np.float64], NDArray[np.float64]]  # of held samples: (loss, share of it that could be judged)
@@ -37,7 +37,7 @@ class Fold:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The penalty that was chosen, `how` in words, the path as a record keeps it; `edge`: the best may lie beyond."""
+    """The penalty that was chosen, `how` in words, the path as a record keeps it; `edge`: the best may be beyond."""
 
     penalty: float
     on: str

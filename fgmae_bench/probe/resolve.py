@@ -121,7 +121,7 @@ def _facts(run: Run, dataset: Dataset, setup: Setup, batch: int) -> dict[str, ob
     if run.recipe.probe == "sgd":  # the head is fitted on all processes' features at once
         facts["batch_norm_samples"] = batch
     if run.recipe.probe == "lbfgs" and len(run.recipe.penalties) > 1:
-        groups = dataset.index.groups  # of the pool: draws of few labels are told apart by their samples
+        groups = dataset.index.groups  # of the pool: draws of few labels are distinguished by their samples
         known = None if groups is None else ids_sha256([groups[row] for row in dataset.pool])
         facts["penalty_rule"] = {"rule": RULE, "groups": known}
     return facts

@@ -123,7 +123,7 @@ def _unit(place: Place, without: tuple[str, ...] = ()) -> str:
 
 
 def _scenes(unit: str) -> str:
-    """What scenes a dataset is cut from, whatever its split: further cuts of them are no further datasets."""
+    """What scenes a dataset is cut from, whatever its split: further cuts of them are not further datasets."""
     title = json.loads(unit)[0] if unit.startswith("[") else unit
     card = card_titled(title)
     return SCENES.get(title if card is None else card.name, title)

@@ -1,4 +1,4 @@
-"""The tables of all experiments of a folder, with the published numbers beside them."""
+"""The tables of all experiments of a folder, with the published numbers."""
 
 from __future__ import annotations
 

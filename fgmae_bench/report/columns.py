@@ -176,9 +176,18 @@ def chosen_penalty(record: Record) -> float | None:
 
 
 CALIBRATION = (
-    "ece", "ece_perfect", "ece_mass", "ece_mass_perfect", "ece_classwise", "brier", "nll", "temperature", "ece_scaled",
-    "nll_scaled", "aurc",
-)  # fmt: skip
+    "ece",
+    "ece_perfect",
+    "ece_mass",
+    "ece_mass_perfect",
+    "ece_classwise",
+    "brier",
+    "nll",
+    "temperature",
+    "ece_scaled",
+    "nll_scaled",
+    "aurc",
+)
 
 
 def _calibration(name: str) -> Column:

@@ -188,27 +188,6 @@ def _title(table: Table, every: list[Curve], shown: list[Curve]) -> str:
 MAX_NUMBERED = 20  # cells a side beyond which numbers would not be read
 
 
-def heatmap(
-    matrix: Sequence[Sequence[float | None]],
-    rows: Sequence[str],
-    cols: Sequence[str],
-    path: Path,
-    *,
-    title: str = "",
-    row_title: str = "",
-    col_title: str = "",
-    digits: int = 2,
-) -> None:
-    """A matrix of fractions in [0, 1] with its numbers, as PNG and SVG; None is left white."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2.5 + 0.55 * len(cols), 1.8 + 0.45 * len(rows)), dpi=PNG_DPI)
-    draw_matrix(
-        figure.add_subplot(), matrix, rows, cols, title=title, row_title=row_title, col_title=col_title, digits=digits
-    )
-    save(figure, path)
-
-
 def draw_matrix(
     axes: Any,
     matrix: Sequence[Sequence[float | None]],

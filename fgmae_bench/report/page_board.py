@@ -140,7 +140,7 @@ def card_data(records: Iterable[Record], names: dict[str, str]) -> list[dict[str
 
 
 def _heading(card: dict[str, Any]) -> tuple[str, ...]:
-    """What a card is headed by; cards that share it are told apart by their runs."""
+    """What a card is headed by; cards that share it are distinguished by their runs."""
     return tuple(card[name] for name in ("model", "dataset", "split", "protocol"))
 
 

@@ -28,7 +28,7 @@ from fgmae_bench.metrics.intervals import (
 from fgmae_bench.metrics.regression import PixelSums
 from fgmae_bench.records import Record, clean_id
 
-MOST_LEVELS = 256  # between which ranks of pixels are not told apart
+MOST_LEVELS = 256  # between which ranks of pixels are not distinguished
 MAX_COUNT, MAX_CELLS = 2**53, 2**28  # of one count, and of the numbers kept for all resamples (2 GiB)
 REPEAT = "run it again with another --results_dir, or restore the file"
 KINDS = {"single_label": single_label_units, "multi_label": multi_label_units, "regression": regression_units}

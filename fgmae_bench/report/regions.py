@@ -1,11 +1,11 @@
-"""`report regions`: what models lose in regions that they were not fitted on, beside what they keep under stress.
+"""`report regions`: what models lose in regions that they were not fitted on, next to what they keep under stress.
 
     python -m fgmae_bench.report regions --reference leaky --stress offset_acquisition
 
 A model's drop is its score on the split `--reference` less that over the units which runs of `--split leave_out@UNIT`
-(or of a card's split of that kind) tested, each by a head that had not seen it; units weigh alike. Beside it stands the
-area that its physics card keeps of a stress. Each model is a point; a correlation of ranks is given from eight models
-on, with the ceiling that halves of the units agree with one another.
+(or of a card's split of that kind) tested, each by a head that had not seen it; units weigh alike. It is plotted
+against the area that its physics card keeps of a stress. Each model is a point; a correlation of ranks is given from
+eight models on, with the ceiling that halves of the units agree with one another.
 """
 
 from __future__ import annotations

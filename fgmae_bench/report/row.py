@@ -177,7 +177,7 @@ def _verdict(
     name = gate.published or gate.metric
     found = next((row for row in published if row.value(name) is not None), None)
     if found is None:
-        what = f"{experiment.path}: the gate of '{run.label}' wants {name}, which no published row beside it has"
+        what = f"{experiment.path}: the gate of '{run.label}' wants {name}, which no published row of the run has"
         raise BenchError(what, "name the number with `published`, or add the row that has it")
     held = [record["metrics"]["legacy" if gate.legacy else "test"] for record in records]
     values = [each.get(gate.metric) if each else None for each in held]

@@ -17,9 +17,18 @@ from fgmae_bench.report.row import Note, Row, Table, unique, verdicts
 
 SYNTHETIC = Note(code="synthetic", text="Synthetic data: a generated world, not measurements of Sentinel-1.")
 DATASET_FACTS = (
-    "name", "card_version", "split", "split_seed", "eval_split", "sample_ids_sha256",
-    "label_scheme", "band_order", "units", "calibration", "synthetic",
-)  # fmt: skip
+    "name",
+    "card_version",
+    "split",
+    "split_seed",
+    "eval_split",
+    "sample_ids_sha256",
+    "label_scheme",
+    "band_order",
+    "units",
+    "calibration",
+    "synthetic",
+)
 
 
 def build(experiment: Experiment, records: list[Record], published: list[list[Published]]) -> Table:

@@ -1,4 +1,4 @@
-"""Pairs of rows tested on their stored predictions, kept as a small file beside the records, and read back from it.
+"""Pairs of rows tested on their stored predictions, kept as a small file with the records, and read back from it.
 
 Predictions are large and stay where they were made; the differences with their errors are what a board needs of them.
 `report --separate` makes the file, every report reads it, and a pair counts only while its records are the same.
@@ -132,7 +132,7 @@ def with_tests(pivot: Pivot, known: Known) -> Pivot:
 
 
 def write(text: str, results_dir: Path) -> Path:
-    """Put the file beside the records."""
+    """Put the file with the records."""
     path = results_dir / FILE
     write_text(path, text)
     return path

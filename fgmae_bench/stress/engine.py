@@ -105,7 +105,7 @@ def _carded(
 
 
 def _null_record(run: Run, card: Card, options: Options, entry: str) -> Record | None:
-    """The card of backscatter statistics under the same stresses; None where there is none to stand beside."""
+    """The card of backscatter statistics under the same stresses; None where there is none to compare with."""
     if not options.null or not _has_null(run, card):
         return None
     return stress_run(null.run_of(run, entry, card), card, dataclasses.replace(options, train=(), null=False), [])
@@ -185,7 +185,7 @@ def _record(
     if beside is not None:
         said = [*said, *_beside(found, beside, subject)]
     fitted = [] if options.train else [note("fitted_clean", f"the model is that of {clean['run_id']}")]
-    # where nothing can stand beside a model, a card with the null and one without are the same
+    # where nothing can be compared with a model, a card with the null and one without are the same
     asked = options if _has_null(subject.run, subject.dataset.card) else dataclasses.replace(options, null=True)
     weights = {} if scorer.despeckler is None else {"despeckler": scorer.despeckler.sha256}
     facts = {"stress": as_plain(asked) | weights}
@@ -205,7 +205,7 @@ def _record(
 
 
 def _leave(record: Record, folder: Path) -> None:
-    """Write the card as Markdown, JSON and a picture beside what the run left, under the end of its id."""
+    """Write the card as Markdown, JSON and a picture next to what the run left, under the end of its id."""
     name = f"card-{record['run_id'][-10:]}"
     write_text(folder / f"{name}.md", markdown_card(record) + "\n")
     write_json(folder / f"{name}.json", card_data(record))
@@ -213,14 +213,12 @@ def _leave(record: Record, folder: Path) -> None:
 
 
 def _beside(found: list[Summary], beside: Record, subject: Subject) -> Iterator[Note]:
-    """Set the null's changes beside those of each stress; notes on it."""
+    """Compare the changes of each stress with the null's; notes on it."""
     results, reading = Path(subject.run.execution.results_dir), subject.reading
     units = reading.units(reading.clean).count
     held = null.kept(results, beside, subject.record, units)
     if held is None:
-        yield note(
-            "no_null", f"{beside['run_id']} is of other samples, or its resamples are gone: nothing is beside it"
-        )
+        yield note("no_null", f"{beside['run_id']} is of other samples, or its resamples are gone: nothing is compared")
         return
     for each in found:
         beside_null(each, held[each.name], beside["metrics"]["tolerance"][each.name], units)

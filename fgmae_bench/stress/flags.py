@@ -37,7 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--train_stress",
         nargs="+",
         metavar="NAME:X",
-        help="stressed views that the head is fitted on beside the clean images, such as offset:1 (default: none)",
+        help="stressed views that the head is fitted on besides the clean images, such as offset:1 (default: none)",
     )
     group.add_argument(
         "--no_null",

@@ -1,4 +1,4 @@
-"""The null beside a card: backscatter statistics with the same probe, under the same stresses and resamples."""
+"""The null of a card: backscatter statistics with the same probe, under the same stresses and resamples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Held = dict[str, dict[str, NDArray[np.float64]]]  # by stress: changes (S,), dra
 
 
 def run_of(run: Run, entry: str, card: Card) -> Run:
-    """The run of statistics that stands beside a run: the same samples, and its probe, or logistic regression."""
+    """The run of statistics that a run is compared with: the same samples, and its probe, or logistic regression."""
     given = {
         "dataset": run.data.dataset,
         "model": "backscatter_stats",
@@ -41,7 +41,7 @@ def run_of(run: Run, entry: str, card: Card) -> Run:
     names = {f.name for f in dataclasses.fields(made.data)}
     data = {f.name: getattr(run.data, f.name) for f in dataclasses.fields(run.data) if f.name in names}
     shared = ("data_path", "results_dir", "cache_dir", "num_workers", "device", "trust_data", "partial")
-    # its folder is its own, named by its id: cards of other models stand beside the same
+    # its folder is its own, named by its id: cards of other models are compared with the same
     execution = dataclasses.replace(made.execution, **{name: getattr(run.execution, name) for name in shared})
     return dataclasses.replace(made, data=dataclasses.replace(made.data, **data), recipe=recipe, execution=execution)
 

@@ -1,4 +1,4 @@
-"""The clean score by season, orbit and what else a card states, beside a card: description, but where places repeat."""
+"""The clean score by season, orbit and what else a card states: description, but where places repeat."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fgmae_bench.metrics.statistics import finite
 from fgmae_bench.stress.reading import Reading
 
 Note = dict[str, str]
-MOST = 24  # values of a stratum; more are no strata, but groups
+MOST = 24  # values of a stratum; more are groups, not strata
 
 
 def by_stratum(reading: Reading, strata: Strata) -> tuple[dict[str, Any], list[Note]]:

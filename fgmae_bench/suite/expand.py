@@ -35,7 +35,7 @@ from fgmae_bench.errors import BenchError, closest, unknown
 from fgmae_bench.suite.command import Command, Point
 
 OUTPUT_ROOT = "runs/suite"
-# `train_frac` does beside `draw`, which means nothing without few labels.
+# `train_frac` does with `draw`, which means nothing without few labels.
 DECIDES_ALONE = {"seed": "recipe", "train_frac": "data", "split_seed": "data"}
 BANK_RECIPE = ("features", "views", "amp", "probe", "crop_scale")
 

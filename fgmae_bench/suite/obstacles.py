@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable
 from importlib.util import find_spec
 
-from fgmae_bench.config.encoders import adapter_of
+from fgmae_bench.config.encoders import EMBEDDINGS, HANDMADE, STRIDES, adapter_of
 from fgmae_bench.config.names import TRACKERS
-from fgmae_bench.config.run import Run
+from fgmae_bench.config.run import NATIVE, Run
+from fgmae_bench.data.dfc.layout import data_size
 from fgmae_bench.errors import BenchError
 from fgmae_bench.suite.command import Command
 
@@ -24,12 +25,12 @@ MODULES = {
 
 def require_runnable(commands: Iterable[Command]) -> None:
     """Raise BenchError naming file and key path for the first command that cannot run on this machine's packages, or
-    whose input its patches do not divide.
+    whose model does not take its input's size.
     """
     for command in commands:
         for point in command.points:
-            for look in (_extra, _patches, _tracker):
-                if found := look(point.run):
+            for found in (_extra(point.run), _size(point.run, command), _tracker(point.run)):
+                if found:
                     name, what, todo = found
                     raise BenchError(f"{command.where}.flags.{name}: {what}", todo)
 
@@ -44,18 +45,36 @@ def _extra(run: Run) -> tuple[str, str, str] | None:
     return "model", what, f"install it with: pip install 'fgmae-bench[{entry.extra}]'"
 
 
-def _patches(run: Run) -> tuple[str, str, str] | None:
-    """An input that the model's patches do not divide, as far as its entry or its name says their side."""
-    size, model = run.model.input_size, run.model.model
+def _size(run: Run, command: Command) -> tuple[str, str, str] | None:
+    """An input that the model does not take, as far as its entry or its name says which it takes."""
+    model, stated = run.model.model, run.model.input_size
+    if model in (*HANDMADE, EMBEDDINGS):
+        what = f"{model} takes images as they are"
+        return ("input_size", what, "leave it out") if isinstance(stated, int) else None
     entry, named = adapter_of(model), re.search(r"_patch(\d+)", model)
     if run.model.patch_size is not None and entry is not None and run.model.patch_size not in entry.patches:
         takes = ", ".join(map(str, sorted(entry.patches)))
         return "patch_size", f"{model} does not take patches of {run.model.patch_size} px", f"choose from {takes}"
-    patch = (run.model.patch_size or entry.patch) if entry else int(named[1]) if named and ":" not in model else 1
-    if not isinstance(size, int) or size % patch == 0:
-        return None
-    good = size // patch * patch or patch
-    return "input_size", f"{size} is not divisible by the patch of {patch} px of {model}", f"use {good}"
+    named_patch = int(named[1]) if named and ":" not in model else STRIDES.get(model, 1)
+    patch = (run.model.patch_size or entry.patch) if entry else named_patch
+    side = stated if isinstance(stated, int) else _of_data(run, command, patch)
+    if entry is not None and side and entry.only_size not in (0, side):
+        return "input_size", f"{model} takes {entry.only_size} px, not {side}", f"give input_size = {entry.only_size}"
+    if isinstance(stated, int) and stated % patch:
+        good = stated // patch * patch or patch
+        return "input_size", f"{stated} is not divisible by the patch of {patch} px of {model}", f"use {good}"
+    if entry is not None and entry.most_patches and (side // patch) ** 2 > entry.most_patches:
+        what = f"{side} px in patches of {patch} px are more than {entry.most_patches} patches, the most of {model}"
+        return "patch_size", what, "choose a larger one, or a smaller input_size"
+    return None
+
+
+def _of_data(run: Run, command: Command, patch: int) -> int:
+    """The side in pixels of an input whose size is the data's, 0 where the weights say it."""
+    if not command.card.per_pixel and run.model.input_size != NATIVE:
+        return 0
+    side = min(data_size(command.card, command.place)[0])
+    return side // patch * patch if command.card.per_pixel else side
 
 
 def _tracker(run: Run) -> tuple[str, str, str] | None:

@@ -27,9 +27,19 @@ UNUSED = ("pooler.", "embeddings.position_ids")  # of a file: what the vector of
 TOKENIZER_FILES = ("config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json")
 MOST = 32 << 20  # bytes of a file of the tokenizer
 VOCABULARY = (
-    "trees", "crops", "shrub and scrub", "water", "grass", "built", "flooded vegetation", "bare", "snow and ice",
-    "flooded area", "earthquake damage", "burned area",
-)  # fmt: skip
+    "trees",
+    "crops",
+    "shrub and scrub",
+    "water",
+    "grass",
+    "built",
+    "flooded vegetation",
+    "bare",
+    "snow and ice",
+    "flooded area",
+    "earthquake damage",
+    "burned area",
+)
 _BEN = "BigEarthNet v2's images with their labels as texts"
 SEEN = {
     "bigearthnet": _BEN,

@@ -216,7 +216,7 @@ class SegmentationJob:
     def predicted(
         self, inputs: list[NDArray[Any]], masks: list[NDArray[np.uint8]]
     ) -> list[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-        """Class numbers (H, W) as of `predict` of prepared inputs, each beside its mask."""
+        """Class numbers (H, W) as of `predict` of prepared inputs, each with its mask."""
         found = [logits.argmax(0).numpy() for logits in self._logits(inputs, masks)]
         found = found if self.columns is None else [self.columns[labels] for labels in found]
         return list(zip(found, masks, strict=True))

@@ -35,7 +35,7 @@ class Stress:
     needs: tuple[Needs, ...] = ()
     draws: bool = False
     whole: bool = False
-    linear: bool = False  # severity is a level in dB whose clean end is no power at all: positions are in linear power
+    linear: bool = False  # severity is a level in dB whose clean end is zero power: positions are in linear power
     budget: tuple[float, str] | None = None
 
     def position(self, severity: float) -> float:

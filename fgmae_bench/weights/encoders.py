@@ -1,4 +1,4 @@
-"""The registry of encoders: who carries each, what it is fed, how it pools, and what must stand beside its numbers.
+"""The registry of encoders: who carries each, what it is fed, how it pools, and what must be stated with its numbers.
 
 python -m fgmae_bench.weights encoders
 """

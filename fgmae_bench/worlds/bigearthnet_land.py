@@ -114,7 +114,7 @@ LAND: dict[str, Callable[[Rng], Array]] = {
     "Estuaries": _water,
     "Sea and ocean": _water,
 }
-STRIPS = ("Water courses",)  # painted as a strip across the patch where there is anything beside it
+STRIPS = ("Water courses",)  # painted as a strip across the patch where there is any other class
 
 # Landscape -> its classes and how often each is met there. What shares a landscape shares patches: this is what
 # correlates labels.

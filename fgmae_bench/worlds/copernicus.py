@@ -29,7 +29,7 @@ def write_copernicus_eurosat(
     root: Path, *, per_class: int = 40, seed: int = 0, progress: bool = False
 ) -> dict[str, Any]:
     """Write `eurosat_s1/all_imgs/<Class>/<Class>_<N>.tif` and `eurosat_s1/eurosat-{train,val,test}.txt` of .jpg names;
-    returns the marker, which is beside the classes too.
+    returns the marker, which is next to the classes too.
     """
     require_amount("per_class", per_class, 5)
     root = Path(root).resolve()

@@ -72,17 +72,6 @@ def multi_hot(labels: Iterable[str], where: object, order: str = "original") -> 
     return hot
 
 
-def multi_hot_19(labels: Iterable[str], where: object, order: str = "original") -> NDArray[np.uint8]:
-    """(19,) zeros and ones of 19-class names, as BigEarthNet v2 writes them. BenchError names `where` and the label."""
-    classes = nomenclature(order).classes_19
-    hot = np.zeros(CLASSES, np.uint8)
-    for label in labels:
-        if label not in classes:
-            raise BenchError(f"{where}: unknown label '{label}'", closest(label, classes))
-        hot[classes.index(label)] = 1
-    return hot
-
-
 def reorder(hot: NDArray[np.uint8], source: str, target: str) -> NDArray[np.uint8]:
     """Columns of (N, 19) multi-hot labels in order `source`, put into order `target`."""
     before, after = nomenclature(source).classes_19, nomenclature(target).classes_19

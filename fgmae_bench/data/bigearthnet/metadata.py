@@ -17,23 +17,28 @@ from fgmae_bench.errors import BenchError, closest
 CLEAR, COVERED = "metadata.parquet", "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
 # Column of the patch table -> column of the published tables.
 COLUMNS = {
-    "s1_name": "s1_name", "s2_name": "patch_id", "s2v1_name": "s2v1_name", "country": "country", "split": "split",
-    "snow": "contains_seasonal_snow", "cloud_shadow": "contains_cloud_or_shadow",
-}  # fmt: skip
+    "s1_name": "s1_name",
+    "s2_name": "patch_id",
+    "s2v1_name": "s2v1_name",
+    "country": "country",
+    "split": "split",
+    "snow": "contains_seasonal_snow",
+    "cloud_shadow": "contains_cloud_or_shadow",
+}
 LABELS = "labels"
 PARTS = {"train": "train", "validation": "val", "test": "test"}
 TODO = "restore it from the archive"
 
 
 def find_metadata(root: Path) -> list[Path]:
-    """The tables in `root`, else beside it; the one on covered patches may be missing. Raises BenchError without the
+    """The tables in `root`, else next to it; the one on covered patches may be missing. Raises BenchError without the
     other.
     """
     for folder in (root, root.parent):
         if (folder / CLEAR).is_file():
             return [folder / name for name in (CLEAR, COVERED) if (folder / name).is_file()]
     raise BenchError(
-        f"{root}: {CLEAR} is neither in it nor beside it", f"put {CLEAR} of the archive beside BigEarthNet-S1"
+        f"{root}: {CLEAR} is neither in it nor next to it", f"put {CLEAR} of the archive next to BigEarthNet-S1"
     )
 
 

@@ -19,10 +19,8 @@ from fgmae_bench.errors import BenchError
 
 MOST_ROWS = 600_000  # the published tables have at most 590,326
 ROW_BYTES = 768  # names, labels and flags of a patch, if each were as long as the longest
-MEMORY_BYTES, MEMORY_TIMES = (
-    64 << 20,
-    16,
-)  # what a table may take besides: the larger of this and so many times its file
+# What a table may take besides: the larger of this and so many times its file.
+MEMORY_BYTES, MEMORY_TIMES = 64 << 20, 16
 MOST_DICTIONARY = 64 << 20
 HEADER_BYTES = 1 << 16  # of a page, statistics included
 THRIFT_LIMITS = {"thrift_string_size_limit": 1 << 24, "thrift_container_size_limit": 100_000}
@@ -138,7 +136,7 @@ def _column(held: dict[int, Any]) -> _Column:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """One column of one group of rows; `width` is the bytes of a value where that is no text."""
+    """One column of one group of rows; `width` is the bytes of a value where that is not text."""
 
     handle: int
     size: int  # of the file
@@ -151,7 +149,8 @@ class _Chunk:
         if self.facts.has_dictionary_page and 0 < self.facts.dictionary_page_offset < at:
             at = self.facts.dictionary_page_offset
         end = at + self.facts.total_compressed_size
-        if at < 4 or end > self.size:
+        # without a row there is no page to begin anywhere, and writers state 0
+        if end > self.size or (at < 4 and self.facts.num_values):
             self.refuse("is outside the file")
         while at < end and seen < self.facts.num_values:
             try:

@@ -85,7 +85,7 @@ LEFT_OUT = {"snow": "under seasonal snow", "cloud_shadow": "under cloud or shado
 
 
 def bigearthnet_v2(card: Card, root: Path) -> Index:
-    """Index of `[BigEarthNet-S1/]<scene>/<S1>/<S1>_{VV,VH}.tif` with `metadata.parquet` in that folder or beside it.
+    """Index of `[BigEarthNet-S1/]<scene>/<S1>/<S1>_{VV,VH}.tif` with `metadata.parquet` in that folder or next to it.
 
     Samples are the whole patches of the metadata that neither snow nor clouds cover, ids their S1 names, aliases the S2
     names of v2, groups their tiles, parts what the metadata says, labels (N, 19) multi-hot in the card's order. Raises

@@ -84,8 +84,8 @@ def scan_tiles(root: Path) -> dict[str, dict[TileKey, Tile]]:
     """Tiles by kind (`s1`, `lc`, `dfc`; `s2` is not listed) and key.
 
     A tile is in `<collection>/<kind>_<scene>/`, or in `<kind>/` as Copernicus-Bench has it, however deep; `__MACOSX`
-    and hidden folders are stepped over. Raises BenchError on a TIFF in such a folder whose name is no tile's or another
-    kind's, and where two files have one key.
+    and hidden folders are stepped over. Raises BenchError on a TIFF in such a folder whose name is not a tile's or
+    another kind's, and where two files have one key.
     """
     found: dict[str, dict[TileKey, Tile]] = {}
     for folder, collection, kind, scene in _scene_folders(root, root, 0):
@@ -244,7 +244,7 @@ def _refuse_gaps(
                 f"{root / images[members[0]].file} has no label in "
                 f"{' or '.join(f'{kind}_{members[0].scene}' for kind in maps)}"
             )
-            raise BenchError(what, "put the folder of the labels beside that of the tiles, or remove the tiles")
+            raise BenchError(what, "put the folder of the labels next to that of the tiles, or remove the tiles")
 
 
 def _tell_orphans(images: dict[TileKey, Tile], maps: dict[str, dict[TileKey, Tile]]) -> None:

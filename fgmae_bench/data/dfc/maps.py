@@ -1,4 +1,4 @@
-"""Label maps as files beside the images: one band of a TIFF, read as codes of its source."""
+"""Label maps as files next to the images: one band of a TIFF, read as codes of its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pack holds: its keys, the value of one sample, and the facts beside the samples.
+"""What a pack holds: its keys, the value of one sample, and the facts besides the samples.
 
 A value is a safetensors file. `float32`: tensors `VV` and `VH` (H, W) exactly as read. `uint8`: tensor `input` (2, H,
 W), what the view of a named contract is before its geometry. `valid` (2, H, W), in the order of the source's bands, is

@@ -264,7 +264,7 @@ class _ReadyFor:
         """Backscatter (2, h, w) in dB that the bytes (m - 2s .. m + 2s) stand for, in file order.
 
         As large as `valid` where that is given, else every fourth pixel, enough to recognise units and band order;
-        every pixel where the image is `whole`, as it is drawn beside its labels.
+        every pixel where the image is `whole`, as it is drawn next to its labels.
         """
         seen = image if whole or valid is not None else image[:, ::4, ::4]
         db: NDArray[np.float32] = seen * self.step + self.low

@@ -86,7 +86,7 @@ os.register_at_fork(before=_OPENING.acquire, after_in_parent=_OPENING.release, a
 def _environment(root: Path, stamp: Stamp) -> lmdb.Environment:
     """The environment of a pack in this process, for reading; a child that was forked gets its own.
 
-    Raises BenchError when the file is no longer the one with `stamp`, or is damaged.
+    Raises BenchError when the file is not the one with `stamp`, or is damaged.
     """
     wanted = (os.getpid(), stamp)
     held = _OPEN.get(root)

@@ -16,7 +16,7 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import Block as PlainBlock
 from torch import Tensor, nn
 
-from fgmae_bench.config.encoders import Encoder
+from fgmae_bench.config.encoders import ENCODERS, Encoder
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models.encoders.adapter import NOTHING, Adapter, Given, require_patches
 from fgmae_bench.models.encoders.relative import Block, RelativeKeys
@@ -27,7 +27,7 @@ SENSOR = "projector_s1-asc"
 ASSUMED_DAY, DAYS = 165, 367  # of the year, from 0; period of the date's sines
 HEADS_IN_TIME, GROUPS = 16, 4  # of which each gets the date once; groups of channels that are normalised
 RESOLUTION = 10  # metres a pixel
-MOST_PATCHES = 1024  # its README: a tile of no more
+MOST_PATCHES = ENCODERS["anysat"].most_patches
 PIXELS, PATCHES = 16_384, 512  # a pass
 
 

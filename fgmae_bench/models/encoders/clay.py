@@ -23,7 +23,7 @@ TEMPERATURE = 10_000
 
 
 class Residual(nn.Module):
-    """Two layers beside their input."""
+    """Two layers added to their input."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -12,7 +12,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fgmae_bench.config.encoders import Encoder
-from fgmae_bench.errors import BenchError
 from fgmae_bench.models.encoders.adapter import NOTHING, Adapter, Given, carrier
 from fgmae_bench.models.torchgeo_models import DOFA_WAVELENGTHS, as_map
 
@@ -51,8 +50,6 @@ class DofaV2(Adapter):
 
 
 def make(entry: Encoder, size: int, patch: int) -> DofaV2:
-    """The encoder with random weights. Raises BenchError without torchgeo or at another size."""
+    """The encoder with random weights. Raises BenchError without torchgeo."""
     embedding = carrier(entry, "torchgeo.models.dofa").DOFAEmbedding
-    if size != SIZE:
-        raise BenchError(f"--input_size {size}: {entry.model} takes {SIZE} px", f"leave it out, or use {SIZE}")
     return DofaV2(Network(embedding, *SHAPES[entry.variant]))

@@ -74,5 +74,5 @@ def make(entry: Encoder, size: int, patch: int) -> OpenClipImages:
     side = whole.visual.image_size
     side = side[0] if isinstance(side, tuple) else side
     if size != side:
-        raise BenchError(f"--input_size {size}: {entry.model} takes {side} px", f"leave it out, or use {side}")
+        raise BenchError(f"--input_size {size}: {entry.model} takes {side} px", f"use --input_size {side}")
     return OpenClipImages(whole.visual, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)

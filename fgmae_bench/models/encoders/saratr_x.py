@@ -15,7 +15,6 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from fgmae_bench.config.encoders import Encoder
-from fgmae_bench.errors import BenchError
 from fgmae_bench.models.encoders.one_band import GREY, OneBand
 from fgmae_bench.models.torchgeo_models import as_map
 
@@ -103,7 +102,5 @@ class SaratrX(OneBand):
 
 
 def make(entry: Encoder, size: int, patch: int) -> SaratrX:
-    """The encoder with random weights; raises BenchError at another size than that of its positions."""
-    if size != SIZE:
-        raise BenchError(f"--input_size {size}: {entry.model} takes {SIZE} px", f"leave it out, or use {SIZE}")
+    """The encoder with random weights, at the size of its positions."""
     return SaratrX(Network(*SHAPES[entry.variant]), entry)

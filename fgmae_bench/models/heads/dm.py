@@ -34,7 +34,7 @@ class DynamicFilter(nn.Module):
 
 
 class DM(Decoder):
-    """Dynamic filters of 1, 3, 5 and 7 places beside the last map, fused by a 3x3 convolution."""
+    """Dynamic filters of 1, 3, 5 and 7 places, concatenated to the last map, fused by a 3x3 convolution."""
 
     def __init__(
         self, dims: Sequence[int], strides: Sequence[int], num_classes: int, *, fpn_dim: int = 512, norm: str = "batch"

@@ -1,4 +1,4 @@
-"""PSPNet (Zhao et al. 2017, arXiv 1612.01105): averages over 1, 2, 3 and 6 bins a side beside the last map."""
+"""PSPNet (Zhao et al. 2017, arXiv 1612.01105): averages over 1, 2, 3 and 6 bins a side, stacked on the last map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segmenter's mask transformer (Strudel et al. 2021, arXiv 2105.05633): classes are tokens beside the patches.
+"""Segmenter's mask transformer (Strudel et al. 2021, arXiv 2105.05633): classes are tokens next to the patches.
 
 Its stochastic depth of at most 0.1 is left out: a result would depend on how a batch is divided.
 """

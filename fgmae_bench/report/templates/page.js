@@ -56,7 +56,7 @@ function contents() {
 /** Tables of which nothing was measured yet, folded into one list; each is made when it is opened. */
 function planned(tables) {
   if (!tables.length) return [];
-  return [h("section", { id: "planned" }, h("h2", {}, "Planned, nothing measured yet"), h("p", { class: "muted about" }, "With the published numbers that will stand beside them."),
+  return [h("section", { id: "planned" }, h("h2", {}, "Planned, nothing measured yet"), h("p", { class: "muted about" }, "With the published numbers that they will be compared with."),
     tables.map((table) => {
       const made = h("details", { class: "whole" }, h("summary", {}, table.title, h("span", { class: "muted" }, ` ${readable(table.planned)} runs`)));
       made.addEventListener("toggle", () => made.open && made.children.length === 1 && made.append(tableSection(table, page)));
