@@ -15,7 +15,7 @@ from fgmae_bench.config.same_run import effective_batch
 from fgmae_bench.metrics.significance import t_quantile
 from fgmae_bench.metrics.table import METRICS
 from fgmae_bench.records import Record
-from fgmae_bench.report.chosen import labels_used, over_draws
+from fgmae_bench.report.chosen import labels_used, over_draws, seeds_or_draws
 from fgmae_bench.report.row import Bounds, Row, Spread, Value, shared, summary
 
 Getter = Callable[[Row], Value]
@@ -122,6 +122,12 @@ def energy_joules(record: Record) -> float | None:
 def source_title(source: str) -> str:
     """Where weights come from, in a table: of a file its name, not the folder that it lay in."""
     return re.split(r"[/\\]", source)[-1] if re.search(r"[/\\]", source) and ":" not in source[2:] else source
+
+
+def _run_ids(row: Row) -> str | None:
+    """The run's id; of several the first, and how many others there are."""
+    ids = [record["run_id"] for record in row.records]
+    return None if not ids else ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more"
 
 
 def leaks(record: Record) -> bool | None:
@@ -284,7 +290,7 @@ COLUMNS: dict[str, Column] = {
     "leaks": _each(leaks),
     "overlap": _each(overlap),
     "run": Column(value=lambda row: row.label),
-    "run_id": _each(lambda record: record["run_id"]),
+    "run_id": Column(value=_run_ids),
     "protocol": _each(lambda record: record["protocol"]),
     "model": _each(lambda record: record["model"]["name"], planned="model"),
     "weights": _each(lambda record: source_title(record["model"]["weights"]["source"]), planned="weights"),
@@ -312,7 +318,7 @@ COLUMNS: dict[str, Column] = {
     "params_trainable": _each(lambda record: record["model"]["params_trainable"]),
     "params_total": _each(lambda record: record["model"]["params_total"]),
     "feature_dim": _each(lambda record: record["model"]["feature_dim"]),
-    "seeds": Column(value=lambda row: len(row.records) or None),
+    "seeds": Column(value=seeds_or_draws),
     **{name: _metric(name) for name in METRICS},
     **{f"{name}_interval": _interval(name) for name, metric in METRICS.items() if metric.interval},
     **{f"{name}_total_interval": _total_interval(name) for name, metric in METRICS.items() if metric.interval},
