@@ -12,14 +12,15 @@ from typing import Any
 from fgmae_bench.config.cards import card_names, load_card
 from fgmae_bench.config.layout import class_of, stress_of_column
 from fgmae_bench.config.same_run import effective_batch
-from fgmae_bench.metrics.significance import t_quantile
 from fgmae_bench.metrics.table import METRICS
+from fgmae_bench.metrics.variance import total_bounds
 from fgmae_bench.records import Record
 from fgmae_bench.report.chosen import labels_used, over_draws, seeds_or_draws
 from fgmae_bench.report.row import Bounds, Row, Spread, Value, shared, summary
 
 Getter = Callable[[Row], Value]
 LEVEL = 0.95  # of the intervals
+MANY_UNITS = 1000  # of records that do not say over how many samples their intervals are
 ONLY_PUBLISHED = ("map",)  # stated without saying whether classes or decisions were averaged: compared with nothing
 REQUIRED = (
     "dataset",
@@ -79,18 +80,16 @@ def _interval(name: str) -> Column:
 
 
 def _total_interval(name: str) -> Column:
-    """The interval over seeds and test samples together: distances to the bounds of each, added in squares (MOVER, Zou
-    & Donner 2008); None of one seed.
-    """
+    """The interval over seeds and test samples together, as `total_bounds` makes it; None of one seed."""
 
     def value(row: Row) -> Bounds | None:
         bounds, spread = _bounds(row, name), _metric(name).value(row)
         if bounds is None or not isinstance(spread, Spread):
             return None
-        seeds = t_quantile(LEVEL, spread.n - 1) * spread.std / math.sqrt(spread.n)
-        below, above = (math.hypot(seeds, end - spread.mean) for end in (bounds.low, bounds.high))
+        units = min(record["metrics"]["intervals"].get("units") or MANY_UNITS for record in row.records)
+        low, high = total_bounds(spread.mean, (spread.std, spread.n), (bounds.low, bounds.high), units)
         least, most = METRICS[name].bounds or (-math.inf, math.inf)
-        return Bounds(low=max(least, spread.mean - below), high=min(most, spread.mean + above))
+        return Bounds(low=max(least, low), high=min(most, high))
 
     return Column(value=value, digits=3)
 
