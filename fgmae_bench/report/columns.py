@@ -130,8 +130,10 @@ def _run_ids(row: Row) -> str | None:
 
 
 def leaks(record: Record) -> bool | None:
-    """Whether the split tears neighbours apart, as a note of the record says; None for lists that are on no card."""
-    if any(note["code"] == "leaky_split" for note in record["notes"]):
+    """Whether the split tears neighbours or groups apart, as a note of the record says; None for lists that are on no
+    card.
+    """
+    if any(note["code"] in ("leaky_split", "torn_groups") for note in record["notes"]):
         return True
     base, at, _ = record["dataset"]["split"].partition("@")
     return False if base in splits_of(record["dataset"]["name"]) or (at and base == "leave_out") else None
