@@ -211,7 +211,7 @@ def test_a_spatial_split_of_a_pack_is_one_clear_line(ben_world, card, index, ben
     )
     ben.splits["spatial"] = Split(kind="spatial", train=0.6, val=0.2, block_km=5.0, buffer_m=100.0)
     with pytest.raises(BenchError, match="holds no georeferenced file"):
-        make_split(ben, open_index(ben, ben_world / "data"), Data(dataset="bigearthnet", split="spatial"), tmp_path)
+        make_split(ben, open_index(ben, ben_world / "p.lmdb"), Data(dataset="bigearthnet", split="spatial"), tmp_path)
     del ben.splits["spatial"]
 
 

@@ -243,7 +243,7 @@ def test_without_records_tables_are_folded_into_one_list_and_exit_0(monkeypatch,
     assert [path.name for path in (tmp_path / "tables").iterdir()] == ["README.md"]
     listed = (tmp_path / "tables/README.md").read_text()
     assert "Planned, nothing measured yet: " in listed
-    assert "EuroSAT-SAR, linear probe (6 runs)" in listed
+    assert "EuroSAT-SAR, linear probe (7 runs)" in listed
     assert not (tmp_path / "figures").exists()
 
 

@@ -14,6 +14,7 @@ from fgmae_bench.config.run import Model
 from fgmae_bench.errors import BenchError
 from fgmae_bench.features import extract as extraction
 from fgmae_bench.models.architectures import measured_dim
+from fgmae_bench.models.backbone import _fixed_images
 from fgmae_bench.models.build import wrap_module
 from fgmae_bench.models.contracts import resolve_contract
 from fgmae_bench.models.pooling import PooledMap
@@ -73,7 +74,10 @@ def test_its_behaviour_is_taken_where_its_buffers_are(monkeypatch):
     module = Buffered()
     module.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].device.type))
     wrap_module(module, MINE)
-    assert given == ["cpu"] * 2
+    assert given == ["cpu"] * (1 + SHOWN_IMAGES)
+
+
+SHOWN_IMAGES = 1 + len(_fixed_images(32))  # what a module is shown so that its behaviour is known
 
 
 class Raising(nn.Module):
@@ -102,14 +106,20 @@ WHERE = r"\(KeyError: 'later', .*test_users_modules.py:\d+\); correct the module
 def test_a_probe_names_the_module_the_batch_and_its_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(extraction, "images_a_pass", lambda size: 8)
-    text = failure(Raising(2 + 1 + 1 + 20), "eurosat", "knn", shared_world(5), features="cached", normalizer="zscore")
+    text = failure(
+        Raising(2 + 2 * SHOWN_IMAGES + 20), "eurosat", "knn", shared_world(5), features="cached", normalizer="zscore"
+    )
     assert re.fullmatch(rf"mine failed on batch 3 of 7 \(\w+/\w+ to \w+/\w+\) {WHERE}", text), text
     assert list((tmp_path / "results").rglob("*.json")) == []
 
 
 @pytest.mark.parametrize(
     ("after", "place"),
-    [(3 + 10, "batch 1 of 1 in step 3"), (3 + 20, r"batch 1 of 1 of test"), (0, r"does not take")],
+    [
+        (2 + SHOWN_IMAGES + 10, "batch 1 of 1 in step 3"),
+        (2 + SHOWN_IMAGES + 20, r"batch 1 of 1 of test"),
+        (0, r"does not take"),
+    ],
     ids=["training", "evaluation", "first"],
 )
 def test_fine_tuning_names_the_step_or_the_batch(after, place, tmp_path, monkeypatch):
@@ -119,7 +129,9 @@ def test_fine_tuning_names_the_step_or_the_batch(after, place, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("after", "place"), [(10, r"batch 1 of 1 in step \d"), (21, "batch 1 of 1 of test")], ids=["training", "evaluation"]
+    ("after", "place"),
+    [(9 + SHOWN_IMAGES, r"batch 1 of 1 in step \d"), (20 + SHOWN_IMAGES, "batch 1 of 1 of test")],
+    ids=["training", "evaluation"],
 )
 def test_segmentation_names_them_too(after, place, tiles, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
