@@ -14,7 +14,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_list_like
+from pandas.api.types import (
+    is_bool_dtype,
+    is_datetime64_any_dtype,
+    is_list_like,
+    is_numeric_dtype,
+    is_object_dtype,
+)
 
 from fgmae_bench.config.names import ENGINES
 from fgmae_bench.config.run import sections
@@ -167,10 +173,11 @@ def results(
         folder: a results folder, or a parquet file of `Results.export`.
         pulled: folder or folders of others' records (`board pull`); a run that `folder` holds too is taken from there.
         filters: `column=value` or `column=[values]`; rows that have none of them are left out, None is a missing value.
+            Texts count as the numbers, truth values or times that they say, where the column holds such.
 
     A file that is not a valid record is said and left out. Flags that a run does not have, and values of another type
     than the flag's, are <NA>. Raises BenchError on a folder that is not there, a parquet file of something else, of
-    another version or among pulled folders, and an unknown column.
+    another version or among pulled folders, an unknown column, and a value that a column cannot hold.
 
     """
     others = [Path(pulled)] if isinstance(pulled, str | Path) else list(map(Path, pulled))
@@ -183,10 +190,34 @@ def results(
     for name, wanted in filters.items():
         if name not in found.columns:
             raise unknown("column", name, found.columns)
-        values = list(wanted) if is_list_like(wanted) else [wanted]
+        values = [_as_held(name, found[name].dtype, value) for value in (wanted if is_list_like(wanted) else [wanted])]
         missing = found[name].isna() & any(value is None or value is pd.NA for value in values)
         found = found[found[name].isin(values) | missing]
     return Results(found.reset_index(drop=True))
+
+
+def _as_held(name: str, dtype: Any, value: Any) -> Any:
+    """A filter's value as its column holds it: a text as the number, truth value or time that it says, a number as the
+    text. Raises BenchError where it can be none of the column's.
+    """
+    if value is None or value is pd.NA or is_object_dtype(dtype):
+        return value
+    problem = BenchError(
+        f"{name}={value!r} is no value of a column of {dtype}", f"give one of the type {dtype}, or None"
+    )
+    try:
+        if is_bool_dtype(dtype):
+            truth = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
+            if truth not in (True, False):
+                raise problem
+            return bool(truth)
+        if is_numeric_dtype(dtype):
+            return float(value)
+        if is_datetime64_any_dtype(dtype):
+            return pd.to_datetime(value, utc=True)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise problem from error
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _read(folders: Sequence[Path]) -> Results:

@@ -85,6 +85,29 @@ def test_filters_take_a_value_or_several_and_name_the_columns_there_are(stored):
         fgmae_bench.results(stored / "nowhere")
 
 
+def test_filters_compare_as_the_column_does(stored):
+    every = fgmae_bench.results(stored)
+    for texts, values in (({"lr": "0.01"}, {"lr": 0.01}), ({"seed": ["1", "2"]}, {"seed": [1, 2]})):
+        found = fgmae_bench.results(stored, **texts)
+        assert found["run_id"].tolist() == fgmae_bench.results(stored, **values)["run_id"].tolist()
+        assert len(found)
+    assert len(fgmae_bench.results(stored, input_size=224)) == len(every)
+    assert len(fgmae_bench.results(stored, has_predictions="false")) == len(every)
+    assert len(fgmae_bench.results(stored, created="2025-01-01")) == len(every)
+    assert len(fgmae_bench.results(stored, seed=[None, "1"])) == 1
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [{"lr": "fast"}, {"seed": ["1", "one"]}, {"has_predictions": "maybe"}, {"created": "soon"}, {"has_predictions": 7}],
+    ids=["lr", "seed", "truth", "time", "number"],
+)
+def test_a_filter_that_no_row_can_have_is_refused(stored, filters):
+    with pytest.raises(BenchError, match="is no value of a column of") as error:
+        fgmae_bench.results(stored, **filters)
+    assert "\n" not in str(error.value)
+
+
 def test_curves_and_stresses_of_any_selection_are_those_of_its_records(stored):
     frame, raw = fgmae_bench.results(stored), by_hand(stored)
     chosen = frame[frame["seed"] < 3].sort_values("seed", ascending=False)

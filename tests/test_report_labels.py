@@ -86,7 +86,7 @@ def test_draws_share_a_row_and_sizes_have_rows_of_their_own_in_order(tmp_path):
     found = table(tmp_path, drawn(), small=", shots = [1, 5, 20]")
     rows = [row for row in found.rows if row.records]
     assert [(row.label, shown(row, "shots"), shown(row, "labels"), shown(row, "seeds")) for row in rows] == [
-        (f"small (shots {k})", k, 10 * k, 3) for k in SCORES
+        (f"small (shots {k})", k, 10 * k, "3 draws") for k in SCORES
     ]
     value = shown(rows[0], "oa")
     assert (value.mean, value.std) == (pytest.approx(0.45), pytest.approx(np.std(SCORES[1], ddof=1)))

@@ -55,7 +55,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "params_trainable": ("trainable", "Parameters that training changes"),
     "params_total": ("parameters", "Parameters of backbone and head"),
     "feature_dim": ("feature dim", "Length of the feature vector"),
-    "seeds": ("seeds", "Runs in this row, alike but for their seed; values are their mean ± sample standard deviation"),
+    "seeds": (
+        "seeds",
+        "Seeds of this row, or draws of few labels where it says so; values are their mean ± sample standard deviation",
+    ),
     "published_map": (
         "mAP published",
         "As published: Mean average precision; its publisher does not say whether over classes or over decisions",

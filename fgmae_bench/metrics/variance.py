@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgmae_bench.metrics.jackknife import Estimate
-from fgmae_bench.metrics.significance import t_two_sided
+from fgmae_bench.metrics.significance import t_quantile, t_two_sided
 from fgmae_bench.system.randomness import generator
 
 Values = NDArray[np.float64]
@@ -87,6 +87,24 @@ def unpaired(seeds: Sequence[tuple[float, int]], groups: Estimate, both: float =
         over_seeds=math.sqrt(sum(by_seed)) if min(count for _, count in seeds) > 1 else None,
         over_groups=groups.error,
     )
+
+
+def total_bounds(
+    mean: float, seeds: tuple[float, int], bounds: tuple[float, float], units: int, level: float = 0.95
+) -> tuple[float, float]:
+    """The interval of a mean over both, from what records alone hold: `seeds` are (standard deviation, number), and
+    `bounds` the interval over `units` groups or samples, at the same level.
+
+    SE^2 = v_s + v_g as in `crossed`, but the interaction, which both hold, cannot be taken off without the scores of
+    groups: the interval is somewhat too wide. It is nowhere narrower than `bounds`.
+    """
+    deviation, count = seeds
+    quantile, found = t_quantile(level, units - 1), []
+    for end in bounds:
+        groups = Estimate(value=mean, error=abs(end - mean) / quantile, degrees=units - 1)
+        low, high = unpaired([(deviation / math.sqrt(count), count)], groups).interval(level)
+        found.append(max((high - low) / 2, abs(end - mean)))
+    return mean - found[0], mean + found[1]
 
 
 def hierarchical(replicates: Values, seed: int = 0) -> Values:

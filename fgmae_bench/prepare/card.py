@@ -16,7 +16,7 @@ from shlex import quote
 from typing import Any
 
 from fgmae_bench.config.cards import Card, card_names, load_card
-from fgmae_bench.errors import BenchError, os_error
+from fgmae_bench.errors import BenchError, os_error, printable
 from fgmae_bench.prepare.card_signal import look_at, signal_of
 from fgmae_bench.prepare.card_splits import splits_of
 from fgmae_bench.prepare.card_text import Draft
@@ -99,6 +99,8 @@ def _print(card: Card, draft: Draft, out: Path, data: str) -> None:
     for name in card.splits:
         usual = " (recommended)" if name == card.recommended_split else ""
         print(f"split    {name}: {card.splits[name].kind}{usual}")
+    for line in plan.remarks.get("splits", []):
+        print(f"split    {printable(line)}")
     for line in out.read_text(encoding="utf-8").splitlines():
         if ("GUESSED" in line or "EDIT" in line) and not line.startswith("# A draft"):
             print(f"look at  {line}")

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import tempfile
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.config.run import Data
 from fgmae_bench.errors import BenchError
 from fgmae_bench.prepare.card_text import Draft
 
+if TYPE_CHECKING:
+    from fgmae_bench.data.index import Index
+
 log = logging.getLogger("fgmae_bench")
 FRACTIONS = (0.6, 0.2)
+LESS = ((20.0, (0.7, 0.1)), (20.0, (0.8, 0.0)), (10.0, FRACTIONS), (10.0, (0.8, 0.0)), (5.0, FRACTIONS))
 MOST_PATTERNS = 400
 TEST_GROUPS = 5  # below which no interval is shown
 
@@ -25,17 +31,22 @@ def splits_of(draft: Draft) -> dict[str, tuple[dict[str, Any], str]]:
 
     Every one is tried on the data itself, with the card that it would be on. Raises BenchError where none can be made.
     """
-    wanted = dict(_suggested(draft))
     usable: dict[str, tuple[dict[str, Any], str]] = {}
     problem: BenchError | None = None
-    for name, split in wanted.items():
-        try:
-            draft.train = _try(draft, name, split)
-        except BenchError as error:
-            draft.plan.remark("splits", f"a split '{name}' cannot be made: {error.what}")
-            problem = error
-            continue
-        usable[name] = split
+    for name, wanted in _suggested(draft):
+        failed: BenchError | None = None
+        for split in itertools.chain([wanted], _instead(draft, name, wanted)):
+            try:
+                draft.train = _try(draft, name, split)
+            except BenchError as error:
+                failed = failed or error
+                continue
+            usable[name] = split
+            break
+        if failed is not None:
+            end = f"; made instead with {usable[name][1]}" if name in usable else ""
+            draft.plan.remark("splits", f"a split '{name}' cannot be made: {failed.what}{end}")
+            problem = failed
     if not usable:
         raise problem or BenchError(f"{draft.plan.root} cannot be divided", "give more images")
     return usable
@@ -79,8 +90,44 @@ def _suggested(draft: Draft) -> list[tuple[str, tuple[dict[str, Any], str]]]:
     return found
 
 
-def dealt(groups: list[str], unusable: list[str]) -> dict[str, list[str]]:
-    """Groups by part; val only where there are five groups or more, five groups of test where there are eight or more.
+def _instead(draft: Draft, name: str, wanted: tuple[dict[str, Any], str]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Splits by groups or places to try where the wanted one fails, the nearest to it first."""
+    facts, remark = wanted
+    if facts["kind"] == "spatial":
+        for block, (train, val) in LESS:
+            words = f"blocks of {block:g} km, {train:.0%} of them for training, with a buffer between the parts"
+            yield {**facts, "train": train, "val": val, "block_km": block}, words
+    if facts["kind"] != "groups" or draft.plan.task != "single_label":
+        return
+    try:
+        index = _index(draft, name, wanted)
+    except BenchError:  # what cannot be read is said by the first try
+        return
+    if index.groups is None or index.labels.ndim != 1:
+        return
+    names = [re.sub(r"([*?\[])", r"[\1]", group) for group in index.groups]
+    train = holding_all(names, index.labels.tolist())
+    if len(set(names) - set(train)):
+        yield {**facts, "groups": dealt(names, [], train)}, f"{remark}, dealt so that train holds every class"
+
+
+def holding_all(groups: list[str], labels: list[int]) -> list[str]:
+    """Few groups that together hold every class: of each class, the one that fewest groups hold first, the group with
+    the most samples of it, unless a chosen one holds it.
+    """
+    held: dict[int, Counter[str]] = {}
+    for group, label in zip(groups, labels, strict=True):
+        held.setdefault(label, Counter())[group] += 1
+    chosen: list[str] = []
+    for _, count in sorted(held.items(), key=lambda pair: (len(pair[1]), pair[0])):
+        if not any(group in count for group in chosen):
+            chosen.append(min(count, key=lambda group: (-count[group], group)))
+    return sorted(chosen)
+
+
+def dealt(groups: list[str], unusable: list[str], train: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Groups by part, those of `train` there; val only where there are five groups or more, five groups of test where
+    there are eight or more.
 
     Groups that are all `unusable` count for nothing, and go to train.
     """
@@ -88,25 +135,41 @@ def dealt(groups: list[str], unusable: list[str]) -> dict[str, list[str]]:
     counts.subtract(unusable)
     whole = Counter({group: count for group, count in counts.items() if count > 0})
     test = 0.2 if len(whole) >= 5 else 0.3
+    few = len(whole) < 5 or len(whole) - len(train) < 3
     while True:
-        val = 0.2 if len(whole) >= 5 and test < 0.4 else 0.1 if len(whole) >= 5 else 0.0
-        parts = _dealt_by({"train": 1 - test - val, **({"val": val} if val else {}), "test": test}, whole)
+        val = 0.0 if few else 0.2 if test < 0.4 else 0.1
+        parts = _dealt_by({"train": 1 - test - val, **({"val": val} if val else {}), "test": test}, whole, train)
         if len(parts["test"]) >= TEST_GROUPS or len(whole) < TEST_GROUPS + 3 or test > 0.6:
             return parts | {"train": sorted([*parts["train"], *(counts.keys() - whole.keys())])}
         test += 0.05
 
 
-def _dealt_by(shares: dict[str, float], counts: Counter[str]) -> dict[str, list[str]]:
-    """Groups by part, the largest first, each where most is lacking of the part's share."""
+def _dealt_by(shares: dict[str, float], counts: Counter[str], train: Sequence[str]) -> dict[str, list[str]]:
+    """Groups by part, those of `train` first, then the largest, each where most is lacking of the part's share."""
     parts: dict[str, list[str]] = {name: [] for name in shares}
+    parts["train"] += train
     lacking = {name: share * counts.total() for name, share in shares.items()}
-    for group, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
+    lacking["train"] -= sum(counts[group] for group in train)
+    rest = [pair for pair in counts.items() if pair[0] not in train]
+    for group, count in sorted(rest, key=lambda pair: (-pair[1], pair[0])):
         empty = [name for name in parts if not parts[name]]
         left = len(counts) - sum(map(len, parts.values()))
         name = max(empty if left <= len(empty) else parts, key=lambda part: lacking[part])
         parts[name].append(group)
         lacking[name] -= count
     return {name: sorted(members) for name, members in parts.items()}
+
+
+def _index(draft: Draft, name: str, split: tuple[dict[str, Any], str]) -> Index:
+    """The index of the data with its groups, by a card with this split."""
+    from fgmae_bench.data.groups import with_groups
+    from fgmae_bench.data.layouts import build_index
+
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "card.toml"
+        path.write_text(draft.text({name: split}), encoding="utf-8")
+        card = load_card(str(path))
+        return with_groups(card, build_index(card, draft.plan.root), Path(place), read=False)
 
 
 def _try(draft: Draft, name: str, split: tuple[dict[str, Any], str]) -> int:

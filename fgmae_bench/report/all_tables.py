@@ -11,7 +11,7 @@ from fgmae_bench.records import Record
 from fgmae_bench.report import figures, pictures, published
 from fgmae_bench.report.page_data import other_runs
 from fgmae_bench.report.row import Table
-from fgmae_bench.report.table import build
+from fgmae_bench.report.table import build, unplanned
 
 DEFAULT_EXPERIMENTS = Path("experiments")
 
@@ -21,7 +21,7 @@ def make_tables(folder: Path | None, results_dir: Path, source: Path | None, rec
     published numbers (None: those of the results).
     """
     if folder is None and not DEFAULT_EXPERIMENTS.exists():
-        every = other_runs(records, "All runs")
+        every = other_runs(records, "All runs", unplanned(records))
         return [_drawn(every, tuple(every.figures))] if every else []
     folder = folder or DEFAULT_EXPERIMENTS
     experiments = load_experiments(folder)

@@ -39,10 +39,19 @@ def chance(record: Record) -> tuple[int, int]:
 
 
 def spread_words(records: Sequence[Record]) -> str:
-    """What the runs of a row differ by: `3 seeds`, `5 draws`, `2 seeds x 5 draws`."""
+    """What the runs of a row differ by: `3 seeds`, `5 draws`, `2 seeds x 5 draws`; where runs of these are lacking, how
+    many there are.
+    """
     counts = [len(set(numbers)) for numbers in zip(*map(chance, records), strict=True)]
     parts = [f"{count} {name}" for count, name in zip(counts, ("seeds", "draws"), strict=True) if count > 1]
-    return " x ".join(parts) or f"{len(records)} runs"
+    words = " x ".join(parts) or f"{len(records)} runs"
+    return words if not parts or counts[0] * counts[1] == len(records) else f"{len(records)} runs of {words}"
+
+
+def seeds_or_draws(row: Row) -> int | str | None:
+    """How many seeds a row is of; where labels were drawn several times, in words: `5 draws`, `2 seeds x 5 draws`."""
+    drawn = {draw for _, draw in map(chance, row.records)}
+    return spread_words(row.records) if len(drawn) > 1 else len(row.records) or None
 
 
 def spread_word(records: Sequence[Record]) -> str:

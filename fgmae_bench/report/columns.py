@@ -12,14 +12,15 @@ from typing import Any
 from fgmae_bench.config.cards import card_names, load_card
 from fgmae_bench.config.layout import class_of, stress_of_column
 from fgmae_bench.config.same_run import effective_batch
-from fgmae_bench.metrics.significance import t_quantile
 from fgmae_bench.metrics.table import METRICS
+from fgmae_bench.metrics.variance import total_bounds
 from fgmae_bench.records import Record
-from fgmae_bench.report.chosen import labels_used, over_draws
+from fgmae_bench.report.chosen import labels_used, over_draws, seeds_or_draws
 from fgmae_bench.report.row import Bounds, Row, Spread, Value, shared, summary
 
 Getter = Callable[[Row], Value]
 LEVEL = 0.95  # of the intervals
+MANY_UNITS = 1000  # of records that do not say over how many samples their intervals are
 ONLY_PUBLISHED = ("map",)  # stated without saying whether classes or decisions were averaged: compared with nothing
 REQUIRED = (
     "dataset",
@@ -79,18 +80,16 @@ def _interval(name: str) -> Column:
 
 
 def _total_interval(name: str) -> Column:
-    """The interval over seeds and test samples together: distances to the bounds of each, added in squares (MOVER, Zou
-    & Donner 2008); None of one seed.
-    """
+    """The interval over seeds and test samples together, as `total_bounds` makes it; None of one seed."""
 
     def value(row: Row) -> Bounds | None:
         bounds, spread = _bounds(row, name), _metric(name).value(row)
         if bounds is None or not isinstance(spread, Spread):
             return None
-        seeds = t_quantile(LEVEL, spread.n - 1) * spread.std / math.sqrt(spread.n)
-        below, above = (math.hypot(seeds, end - spread.mean) for end in (bounds.low, bounds.high))
+        units = min(record["metrics"]["intervals"].get("units") or MANY_UNITS for record in row.records)
+        low, high = total_bounds(spread.mean, (spread.std, spread.n), (bounds.low, bounds.high), units)
         least, most = METRICS[name].bounds or (-math.inf, math.inf)
-        return Bounds(low=max(least, spread.mean - below), high=min(most, spread.mean + above))
+        return Bounds(low=max(least, low), high=min(most, high))
 
     return Column(value=value, digits=3)
 
@@ -124,9 +123,17 @@ def source_title(source: str) -> str:
     return re.split(r"[/\\]", source)[-1] if re.search(r"[/\\]", source) and ":" not in source[2:] else source
 
 
+def _run_ids(row: Row) -> str | None:
+    """The run's id; of several the first, and how many others there are."""
+    ids = [record["run_id"] for record in row.records]
+    return None if not ids else ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more"
+
+
 def leaks(record: Record) -> bool | None:
-    """Whether the split tears neighbours apart, as a note of the record says; None for lists that are on no card."""
-    if any(note["code"] == "leaky_split" for note in record["notes"]):
+    """Whether the split tears neighbours or groups apart, as a note of the record says; None for lists that are on no
+    card.
+    """
+    if any(note["code"] in ("leaky_split", "torn_groups") for note in record["notes"]):
         return True
     base, at, _ = record["dataset"]["split"].partition("@")
     return False if base in splits_of(record["dataset"]["name"]) or (at and base == "leave_out") else None
@@ -293,7 +300,7 @@ COLUMNS: dict[str, Column] = {
     "leaks": _each(leaks),
     "overlap": _each(overlap),
     "run": Column(value=lambda row: row.label),
-    "run_id": _each(lambda record: record["run_id"]),
+    "run_id": Column(value=_run_ids),
     "protocol": _each(lambda record: record["protocol"]),
     "model": _each(lambda record: record["model"]["name"], planned="model"),
     "weights": _each(lambda record: source_title(record["model"]["weights"]["source"]), planned="weights"),
@@ -321,7 +328,7 @@ COLUMNS: dict[str, Column] = {
     "params_trainable": _each(lambda record: record["model"]["params_trainable"]),
     "params_total": _each(lambda record: record["model"]["params_total"]),
     "feature_dim": _each(lambda record: record["model"]["feature_dim"]),
-    "seeds": Column(value=lambda row: len(row.records) or None),
+    "seeds": Column(value=seeds_or_draws),
     **{name: _metric(name) for name in METRICS},
     **{f"{name}_interval": _interval(name) for name, metric in METRICS.items() if metric.interval},
     **{f"{name}_total_interval": _total_interval(name) for name, metric in METRICS.items() if metric.interval},

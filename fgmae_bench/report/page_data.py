@@ -128,12 +128,22 @@ def _ious(record: Record) -> list[str]:
     return [name for name, scores in held.items() if isinstance(scores, dict) and scores.get("iou") is not None]
 
 
-def other_runs(records: list[Record], title: str = "Runs of no table") -> Table | None:
-    """A table of runs that belong to no experiment, None where there are none."""
+def _few(records: list[Record]) -> list[str]:
+    """The columns that say how few labels were seen, where any record is of few."""
+    usual = {"shots": None, "train_frac": 1.0}
+    return [
+        name
+        for name, value in usual.items()
+        if any(each["config"]["data"].get(name, value) != value for each in records)
+    ]
+
+
+def other_runs(records: list[Record], title: str = "Runs of no table", pooled: tuple[Row, ...] = ()) -> Table | None:
+    """A table of runs that belong to no experiment, None where there are none: a row a run, or those of `pooled`."""
     if not records:
         return None
     titles = {name: title_of(name) for name in {record["dataset"]["name"] for record in records}}
-    rows = tuple(
+    rows = pooled or tuple(
         Row(
             label=record["run_id"],
             dataset=titles[record["dataset"]["name"]],
@@ -147,12 +157,14 @@ def other_runs(records: list[Record], title: str = "Runs of no table") -> Table 
     classes = dict.fromkeys(name for record in records for name in _ious(record))
     if len(classes) <= MOST_CLASSES:
         scored += [f"iou:{name}{end}" for name in classes for end in ("", INTERVAL.format(""))]
+    few, ids = (_few(records), ["run_id"]) if pooled else ([], [])
+    facts = ("dataset", "run", "protocol", "model", "weights", "recipe", "split")
     return Table(
         name=OTHER_RUNS,
         title=title,
         protocol=", ".join(sorted({record["protocol"] for record in records})),
         expect="",
-        columns=("dataset", "run", "protocol", "model", "weights", "recipe", "split", "lr", "epochs", *scored),
+        columns=(*facts, *few, "lr", "epochs", *scored, *ids),
         rows=rows,
         planned_runs=len(rows),
         measured_runs=len(rows),

@@ -11,6 +11,7 @@ from fgmae_bench.config.experiments import YOUNGER_DEFAULTS, Experiment, Planned
 from fgmae_bench.config.same_run import as_json, effective_batch
 from fgmae_bench.records import Record
 from fgmae_bench.report.chosen import chance, few_labels, with_areas, with_budgets, with_selected
+from fgmae_bench.report.columns import source_title
 from fgmae_bench.report.deltas import differences, statement
 from fgmae_bench.report.published import Published, title_of
 from fgmae_bench.report.row import Note, Row, Table, unique, verdicts
@@ -84,6 +85,33 @@ def _rows_of(experiment: Experiment, run: PlannedRun, records: list[Record], pub
     return rows + with_selected(
         [_measured(label, group, None) for label, group in _labelled(run.label, synthetic)], settings
     )
+
+
+def unplanned(records: list[Record]) -> tuple[Row, ...]:
+    """Rows of records that no experiment plans, seeds and draws of one configuration together as in a planned table, in
+    order of dataset, protocol and model: each is called by its model and weights, and the settings in which it differs.
+    """
+    by_run: dict[tuple[str, ...], list[Record]] = {}
+    for record in current(records):
+        by_run.setdefault(_named_by(record), []).append(record)
+    rows: list[Row] = []
+    for key in sorted(by_run):
+        several = by_run[key]
+        source = source_title(several[0]["model"]["weights"]["source"])
+        named = _labelled(f"{several[0]['model']['name']} ({source})", several)
+        rows += with_selected([_measured(label, group, None) for label, group in named], settings)
+    return tuple(with_areas(with_budgets(rows), settings))
+
+
+def _named_by(record: Record) -> tuple[str, ...]:
+    """What tells a record from others in columns of its own, labels few before all: rows that share it need labels."""
+    dataset, model, data = record["dataset"], record["model"], record["config"]["data"]
+    shots, fraction = data.get("shots"), float(data.get("train_frac", 1.0))
+    size = ("1" if shots is None else "0", f"{shots or 0:09}", f"{fraction:.9f}")
+    return (
+        dataset["name"], str(dataset["synthetic"]), record["protocol"], dataset["split"], model["name"],
+        model["weights"]["source"], record["recipe"], *size,
+    )  # fmt: skip
 
 
 # What a row says of a run, besides the seed: records that agree in these are of one run, made by different versions.
