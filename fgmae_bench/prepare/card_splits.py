@@ -106,9 +106,9 @@ def _instead(draft: Draft, name: str, wanted: tuple[dict[str, Any], str]) -> Ite
     if index.groups is None or index.labels.ndim != 1:
         return
     names = [re.sub(r"([*?\[])", r"[\1]", group) for group in index.groups]
-    train = holding_all(names, index.labels.tolist())
-    if len(set(names) - set(train)):
-        yield {**facts, "groups": dealt(names, [], train)}, f"{remark}, dealt so that train holds every class"
+    kept = holding_all(names, index.labels.tolist())
+    if set(names) - set(kept):
+        yield {**facts, "groups": dealt(names, [], kept)}, f"{remark}, dealt so that train holds every class"
 
 
 def holding_all(groups: list[str], labels: list[int]) -> list[str]:
