@@ -61,6 +61,9 @@ def test_polygons_are_drawn_where_pixel_centres_are_inside_and_not_in_holes(tile
     assert not drawn(outlines(tmp_path), tile, (10, 10)).any()
 
 
+POINTS = '{{"features": [{{"geometry": {{"type": "Polygon", "coordinates": [[{}, [1, 1], [1, 0], [0, 0]]]}}}}]}}'
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -76,6 +79,8 @@ def test_polygons_are_drawn_where_pixel_centres_are_inside_and_not_in_holes(tile
         ),
         ('{"features": [{"geometry": {"type": "Polygon", "coordinates": 5}}]}', "is not a GeoJSON of polygons"),
         ('{"features": 1}', "is not a GeoJSON of polygons"),
+        (POINTS.format("[5]"), r"is not a GeoJSON of polygons \(IndexError"),
+        (POINTS.format(f"[1, 1{'0' * 400}]"), r"is not a GeoJSON of polygons \(OverflowError"),
         ('{"features": [], "crs": {"properties": {"name": 3}}}', "a reference system that is not a name"),
         ('{"features": [], "crs": {"properties": {"name": "EPSG:999999"}}}', "a reference system that is not known"),
         ('{"features": [], "crs": {"properties": {"name": "EPSG:4326"}}}', "is in EPSG:4326, its image in EPSG:32631"),

@@ -222,6 +222,7 @@ def test_the_tower_of_a_clip_sees_radar_as_colours(tmp_path, monkeypatch):
         dim=24,
         variant=f"local-dir:{tmp_path / 'clip'}",
         patches=(16,),
+        only_size=32,
     )
     assert isinstance(entry, Encoder)
     monkeypatch.setitem(ENCODERS, "clip-tiny", entry)

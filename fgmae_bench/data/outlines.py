@@ -62,7 +62,7 @@ def read_polygons(path: Path) -> tuple[list[list[Ring]], str | None]:
         polygons = [[[_point(point) for point in ring] for ring in polygon] for polygon in rings if polygon]
     except OSError as error:
         raise BenchError(f"{path} cannot be read ({error.strerror or error})", TODO) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, OverflowError, TypeError, AttributeError, RecursionError) as error:
         raise BenchError(
             f"{path} is not a GeoJSON of polygons ({type(error).__name__}: {str(error)[:80]})", TODO
         ) from error
