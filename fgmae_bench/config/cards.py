@@ -74,8 +74,9 @@ def find_card(dataset: str) -> Path:
             )
         return path.resolve()
     for root in (REPOSITORY_CARDS, WHEEL_CARDS):
-        if os.path.isfile(root / dataset / "card.toml"):
-            return root / dataset / "card.toml"
+        path = root / dataset / "card.toml"
+        if os.path.isfile(path):
+            return path
     raise unknown("dataset", dataset, card_names())
 
 

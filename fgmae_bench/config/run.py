@@ -208,7 +208,17 @@ def grid_fields(module: str) -> tuple[str, ...]:
     return tuple(f.name for kind in sections(module).values() for f in dataclasses.fields(kind) if f.metadata["grid"])
 
 
+_DEFAULTS: dict[type, dict[str, Any]] = {}
+
+
+def defaults_of(kind: type) -> dict[str, Any]:
+    """Field name -> default of a section."""
+    if kind not in _DEFAULTS:
+        _DEFAULTS[kind] = {f.name: f.default for f in dataclasses.fields(kind)}
+    return _DEFAULTS[kind]
+
+
 def counted(part: Any) -> dict[str, Any]:
     """A section of a run as what counts of it: without the younger fields that are at their defaults."""
-    defaults = {f.name: f.default for f in dataclasses.fields(part)}
+    defaults = defaults_of(type(part))
     return {name: value for name, value in vars(part).items() if name not in YOUNGER or value != defaults[name]}

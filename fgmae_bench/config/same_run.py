@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 from typing import Any
@@ -11,7 +10,7 @@ from fgmae_bench.config.cards import Card
 from fgmae_bench.config.contract import parse_bands
 from fgmae_bench.config.names import CLASS_HEADS, FITTED_HEADS
 from fgmae_bench.config.recipes import PENALTIES, FinetuneRecipe
-from fgmae_bench.config.run import PARTS, Run
+from fgmae_bench.config.run import PARTS, Run, defaults_of
 from fgmae_bench.config.schedules import rate_of
 
 # Fields that are not compared as they stand, and why a record with another value may be of the run.
@@ -40,7 +39,7 @@ def same_run(run: Run, record: dict[str, Any], card: Card, processes: int, files
     if not _same_weights(run, record, files) or not _same_texts(run, record) or not _same_batch(run, record, processes):
         return False
     wanted = _wanted(run, record, card)
-    defaults = {f.name: f.default for part in (run.data, run.model, recipe) for f in dataclasses.fields(part)}
+    defaults = defaults_of(type(run.data)) | defaults_of(type(run.model)) | defaults_of(type(recipe))
     for name, value in wanted.items():
         if name in DECIDED and value in (None, []):
             if name in departs:
