@@ -247,6 +247,18 @@ def test_pickled_objects_are_named_where_a_card_asks_for_them(tmp_path, images):
         build_index(card, tmp_path / "d.zarr")
 
 
+def test_numbers_that_are_no_letters_are_named(tmp_path, images):
+    stored(samples(images), tmp_path / "d.zarr")
+    card = drafted("d.zarr", cwd=tmp_path)
+    held = zarr.open_group(tmp_path / "d.zarr", mode="r+")["scene"]
+    held[:] = np.full(2 * held.shape[0], sys.maxunicode + 1, np.uint32).view("<U2")
+    card = dataclasses.replace(card, arrangement=dataclasses.replace(card.arrangement, label="scene"))
+    with pytest.raises(
+        BenchError, match=r"variable 'scene' cannot be read \(its texts hold numbers that are not letters"
+    ):
+        build_index(card, tmp_path / "d.zarr")
+
+
 def test_samples_and_maps_that_contradict_the_card(tmp_path, images):
     stored(samples(images), tmp_path / "d.zarr")
     card = drafted("d.zarr", cwd=tmp_path)

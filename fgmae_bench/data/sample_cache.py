@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -68,3 +69,11 @@ def _load(path: Path, rows: int) -> NDArray[Any] | None:
     except (OSError, *BROKEN_ARRAY):
         return None
     return values if values.ndim and len(values) == rows else None
+
+
+def require_letters(texts: NDArray[Any]) -> None:
+    """Raise ValueError where numbers beyond Unicode stand for letters: NumPy makes texts of them that break Python."""
+    if texts.dtype.kind == "U" and texts.size:
+        numbers = np.ascontiguousarray(texts).reshape(-1).view(f"{texts.dtype.byteorder}u4")
+        if numbers.max(initial=0) > sys.maxunicode:
+            raise ValueError("its texts hold numbers that are not letters")

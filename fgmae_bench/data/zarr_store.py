@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fgmae_bench.data.sample_cache import require_letters
 from fgmae_bench.data.zarr_metadata import COMPRESSIONS, TEXT, TODO, Variable, metadata_of, variable_of
 from fgmae_bench.errors import BenchError
 from fgmae_bench.system.stamps import tree_stamp
@@ -123,7 +124,9 @@ class Store:
         try:
             if name not in self.arrays:
                 self.arrays[name] = zarr.open_array(self.guarded, path=name, mode="r")
-            return np.asarray(self.arrays[name][rows])
+            values = np.asarray(self.arrays[name][rows])
+            require_letters(values)
+            return values
         except FAULTS as error:
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise BenchError(f"{self.path}: variable '{name}' cannot be read ({reason})", TODO) from error

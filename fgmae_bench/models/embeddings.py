@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from fgmae_bench.data.bigearthnet.parquet import read_parquet
 from fgmae_bench.data.raster import MEMORY_BYTES, MEMORY_TIMES
-from fgmae_bench.data.sample_cache import BROKEN_ARRAY
+from fgmae_bench.data.sample_cache import BROKEN_ARRAY, require_letters
 from fgmae_bench.errors import BenchError
 from fgmae_bench.models.encoders.adapter import NOTHING, Given
 
@@ -135,21 +134,13 @@ def _npz(path: Path) -> tuple[list[str], NDArray[np.float32], str]:
     with np.load(path, allow_pickle=False) as arrays:
         ids, vectors, text = arrays["id"], arrays["vector"], arrays[KEY] if KEY in arrays else np.array("")
     for held in (ids, text):
-        _require_letters(held)
+        require_letters(held)
     if ids.ndim != 1 or ids.dtype.kind not in "USiu" or vectors.dtype.kind not in "fiu":
         raise ValueError(f"its ids are {ids.dtype} of shape {ids.shape}, its vectors {vectors.dtype}")
     if len(ids) > len(vectors.reshape(-1)):  # texts of no letters take no bytes, however many there are
         raise ValueError(f"it has {len(ids)} ids and {vectors.size} numbers")
     with np.errstate(over="ignore"):
         return ids.astype(str).tolist(), np.ascontiguousarray(vectors, np.float32), str(text)
-
-
-def _require_letters(texts: NDArray[Any]) -> None:
-    """Raise ValueError where numbers beyond Unicode stand for letters: NumPy makes texts of them that break Python."""
-    if texts.dtype.kind == "U" and texts.size:
-        numbers = np.ascontiguousarray(texts).reshape(-1).view(f"{texts.dtype.byteorder}u4")
-        if numbers.max(initial=0) > sys.maxunicode:
-            raise ValueError("its texts hold numbers that are not letters")
 
 
 def write_embeddings(
