@@ -34,6 +34,7 @@ EUROSAT_CARD = REPOSITORY / "datasets" / "eurosat" / "card.toml"
 MAIN = {"prepare": "fgmae_bench.prepare.__main__", "report": "fgmae_bench.report.__main__"}
 # What a run writes to, one folder each, relative to the working directory.
 FOLDERS = ("--cache_dir", "cache", "--results_dir", "results", "--output_dir", "out", "--log_dir", "log")
+PLACES = {"results_dir": "results", "cache_dir": "cache", "output_dir": "out", "log_dir": "log"}  # the same, in Python
 STATISTICS = (
     "--model",
     "backscatter_stats",

@@ -8,7 +8,7 @@ import os
 import pytest
 import timm
 import torch
-from commands import FOLDERS, REPOSITORY, call, only_record, shared_world
+from commands import FOLDERS, PLACES, REPOSITORY, call, only_record, shared_world
 from segment_world import SIDE
 from torch import nn
 
@@ -19,14 +19,7 @@ from fgmae_bench.errors import BenchError
 
 pytest_plugins = ("segment_world",)
 
-PLACES = {
-    "results_dir": "results",
-    "cache_dir": "cache",
-    "output_dir": "out",
-    "log_dir": "log",
-    "device": "cpu",
-    "amp": "off",
-}
+HERE = {**PLACES, "device": "cpu", "amp": "off"}
 SHORT = {
     "linear_probe": {"epochs": 1, "batch_size": 16, "features": "cached"},
     "logistic_regression": {"features": "cached"},
@@ -70,9 +63,9 @@ def test_the_other_protocols_say_what_they_are_for(tiles, desk):
     assert others == {"ridge", "inference", "zero_shot", *heads, *FITTED_HEADS}
     for protocol in sorted(FITTED_HEADS):
         with pytest.raises(BenchError, match="looks at backscatter alone, not at mine"):
-            fgmae_bench.evaluate(mapping(), "dfc2020", protocol, name="mine", data_path=tiles, **PLACES)
+            fgmae_bench.evaluate(mapping(), "dfc2020", protocol, name="mine", data_path=tiles, **HERE)
     with pytest.raises(BenchError, match="--probe ridge on a single_label dataset"):
-        fgmae_bench.evaluate(mapping(), "eurosat", "ridge", name="mine", data_path=shared_world(5), **PLACES)
+        fgmae_bench.evaluate(mapping(), "eurosat", "ridge", name="mine", data_path=shared_world(5), **HERE)
 
 
 @pytest.mark.parametrize("protocol", SHORT)
@@ -83,7 +76,7 @@ def test_every_protocol_takes_a_module(protocol, tiles, desk):
     model = mapping().train()
     before, modes = copy.deepcopy(model.state_dict()), [part.training for part in model.modules()]
     record = fgmae_bench.evaluate(
-        model, dataset, protocol, name="mine", data_path=data, **size, **SHORT[protocol], **PLACES
+        model, dataset, protocol, name="mine", data_path=data, **size, **SHORT[protocol], **HERE
     )
     assert record["protocol"] == protocol
     assert record["status"] == "done"
@@ -96,7 +89,7 @@ def test_every_protocol_takes_a_module(protocol, tiles, desk):
         assert [part.training for part in model.modules()] == modes
         assert all(parameter.requires_grad for parameter in model.parameters())
     again = fgmae_bench.evaluate(
-        mapping(), dataset, protocol, name="mine", data_path=data, **size, **SHORT[protocol], **PLACES
+        mapping(), dataset, protocol, name="mine", data_path=data, **size, **SHORT[protocol], **HERE
     )
     assert again == record, "the same module is the same run"
 
@@ -110,7 +103,7 @@ def test_fine_tuning_moves_the_copy(desk):
         data_path=shared_world(5),
         input_size=32,
         **SHORT["finetune"],
-        **PLACES,
+        **HERE,
     )
     trained = torch.load(next(desk.glob("out/checkpoint-last.pth")), weights_only=True)["model"]
     (name,) = (name for name in trained if name.endswith("0.weight"))
@@ -129,8 +122,8 @@ def test_the_scores_are_those_of_the_command(protocol, tiles, desk, monkeypatch)
     module, stands_for = PROTOCOLS[protocol]
     dataset, data = ("dfc2020", tiles) if module == "segment" else ("eurosat", shared_world(5))
     size = {"input_size": SIDE if module == "segment" else 32}
-    flags = {**SHORT[protocol], **size, **{key: value for key, value in PLACES.items() if f"--{key}" not in FOLDERS}}
-    record = fgmae_bench.evaluate(mapping(), dataset, protocol, name="mine", data_path=data, **{**flags, **PLACES})
+    flags = {**SHORT[protocol], **size, **{key: value for key, value in HERE.items() if f"--{key}" not in FOLDERS}}
+    record = fgmae_bench.evaluate(mapping(), dataset, protocol, name="mine", data_path=data, **{**flags, **HERE})
     typed = [part for key, value in flags.items() for part in (f"--{key}", value)]
     switches = [f"--{key}" for key, value in stands_for.items() if value is True]
     done = call(
@@ -154,9 +147,7 @@ def test_the_scores_are_those_of_the_command(protocol, tiles, desk, monkeypatch)
 def test_a_vit_of_timm_gives_its_blocks_to_a_decoder(tiles, desk):
     vit = timm.create_model("test_vit", in_chans=2, img_size=SIDE, num_classes=0)
     flags = SHORT["segmentation_finetune"] | {"layer_decay": 0.75}
-    record = fgmae_bench.evaluate(
-        vit, "dfc2020", "segmentation_finetune", name="vit", data_path=tiles, **flags, **PLACES
-    )
+    record = fgmae_bench.evaluate(vit, "dfc2020", "segmentation_finetune", name="vit", data_path=tiles, **flags, **HERE)
     assert record["status"] == "done"
 
 
@@ -188,7 +179,7 @@ def test_bad_input_is_one_line(change, line, desk):
         "input_size": 32,
     }
     with pytest.raises(BenchError, match=line):
-        fgmae_bench.evaluate(**{**given, **PLACES, **change})
+        fgmae_bench.evaluate(**{**given, **HERE, **change})
 
 
 def test_a_module_without_a_map_cannot_be_segmented(tiles, desk):
@@ -196,7 +187,7 @@ def test_a_module_without_a_map_cannot_be_segmented(tiles, desk):
     flat(torch.zeros(1, 2, SIDE, SIDE))
     with pytest.raises(BenchError, match=r"returned a tensor of shape \(1, 4\); return a \(B, D, h, w\) map"):
         fgmae_bench.evaluate(
-            flat, "dfc2020", "frozen_upernet", name="flat", data_path=tiles, **SHORT["frozen_upernet"], **PLACES
+            flat, "dfc2020", "frozen_upernet", name="flat", data_path=tiles, **SHORT["frozen_upernet"], **HERE
         )
 
 
@@ -209,7 +200,7 @@ def test_the_readme_names_every_protocol():
 
 def test_a_vit_of_another_size_is_told_with_the_size_it_was_built_at(tiles, desk):
     vit = timm.create_model("test_vit", in_chans=2, img_size=32, num_classes=0)
-    flags = {"name": "vit", "data_path": tiles, **SHORT["frozen_upernet"], **PLACES}
+    flags = {"name": "vit", "data_path": tiles, **SHORT["frozen_upernet"], **HERE}
     with pytest.raises(BenchError, match="64x64 px for a backbone built at 32x32; give input_size 32"):
         fgmae_bench.evaluate(vit, "dfc2020", "frozen_upernet", **flags)
     assert fgmae_bench.evaluate(vit, "dfc2020", "frozen_upernet", input_size=32, **flags)["status"] == "done"

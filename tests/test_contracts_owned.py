@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from commands import FOLDERS, call, codes, edited_card, only_record, said, shared_world
+from commands import FOLDERS, PLACES, call, codes, edited_card, only_record, said, shared_world
 from torch import nn
 
 import fgmae_bench
@@ -196,7 +196,6 @@ def test_statistics_that_cannot_be_are_refused(desk, flags, line):
     assert (answer.code, line in said(answer)) == (2, True)
 
 
-PLACES = {"results_dir": "results", "cache_dir": "cache", "output_dir": "out", "log_dir": "log"}
 QUICK = {"features": "cached", "epochs": 1, "batch_size": 16}
 
 

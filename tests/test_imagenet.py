@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import timm
 import torch
-from commands import FOLDERS, call, codes, only_record, said, shared_world
+from commands import FOLDERS, PLACES, call, codes, only_record, said, shared_world
 from safetensors.torch import save_file
 
 import fgmae_bench
@@ -129,8 +129,7 @@ def row(**flags):
 
 def test_a_named_model_with_its_weights_from_python(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    places = {"results_dir": "results", "cache_dir": "cache", "output_dir": "out", "log_dir": "log"}
-    quick = {"features": "cached", "epochs": 1, "batch_size": 16, "data_path": shared_world(5), **places}
+    quick = {"features": "cached", "epochs": 1, "batch_size": 16, "data_path": shared_world(5), **PLACES}
     record = fgmae_bench.evaluate("test_resnet", "eurosat", weights="imagenet", input_size=32, **quick)
     assert record["model"]["name"] == "test_resnet"
     assert record["model"]["weights"]["source"] == f"timm:{TAGS['test_resnet']}"

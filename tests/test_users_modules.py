@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from commands import shared_world
+from commands import PLACES, shared_world
 from torch import nn
 
 import fgmae_bench
@@ -25,14 +25,7 @@ from fgmae_bench.system.distributed import World
 pytest_plugins = ("segment_world",)
 
 MINE = Model(model="mine", weights="module", input_size=16, normalizer="zscore")
-PLACES = {
-    "results_dir": "results",
-    "cache_dir": "cache",
-    "output_dir": "out",
-    "log_dir": "log",
-    "device": "cpu",
-    "amp": "off",
-}
+HERE = {**PLACES, "device": "cpu", "amp": "off"}
 TRAINED = {"max_steps": 4, "batch_size": 4, "num_workers": 0}
 SEGMENTED = {**TRAINED, "warmup_steps": 0, "panels": 0}
 
@@ -96,7 +89,7 @@ class Raising(nn.Module):
 
 def failure(module, dataset, protocol, data, **flags):
     with pytest.raises(BenchError) as raised:
-        fgmae_bench.evaluate(module, dataset, protocol, name="mine", data_path=data, input_size=32, **PLACES, **flags)
+        fgmae_bench.evaluate(module, dataset, protocol, name="mine", data_path=data, input_size=32, **HERE, **flags)
     return str(raised.value)
 
 

@@ -281,8 +281,19 @@ BODIES = {
 }
 
 
-def hub(rng: Rng, folder: Path) -> Work:
-    """A file of a hub whose answers have strange statuses, headers, lengths and bodies."""
+def serving(answer: Callable[[bytes], list[bytes]]) -> str:
+    """Address of a server of this process, which is the hub too; pauses and patience are those of tests."""
+    server = Server(answer)
+    threading.Thread(target=server.serve, daemon=True).start()
+    os.environ |= {"HF_ENDPOINT": server.url, "NO_PROXY": "127.0.0.1"}
+    hub_http.PAUSES_S, hub_http.TIMEOUT_S = (0.01, 0.01, 0.01), 1.0  # type: ignore[assignment]
+    hub_http.ANSWER_S, hub_http.WINDOW_S, hub_http.MAX_WAIT_S = 2.0, 1.0, 0.5
+    huggingface_hub.close_session()
+    return server.url
+
+
+def strange_answers(rng: Rng) -> tuple[str, Callable[[bytes], list[bytes]]]:
+    """(ending of a file, what a server answers to requests for it): strange statuses, headers, lengths and bodies."""
     ending = list(BODIES)[int(rng.integers(len(BODIES)))]
     seeds = rng.integers(0, 2**31, 64).tolist()
 
@@ -290,13 +301,15 @@ def hub(rng: Rng, folder: Path) -> Work:
         draw = np.random.default_rng(seeds.pop() if seeds else 0)
         return pieces(draw, request.startswith(b"HEAD"), BODIES[ending])
 
+    return ending, answer
+
+
+def hub(rng: Rng, folder: Path) -> Work:
+    """A file of a hub that answers strangely."""
+    ending, answer = strange_answers(rng)
+
     def work() -> None:
-        server = Server(answer)
-        threading.Thread(target=server.serve, daemon=True).start()
-        os.environ |= {"HF_ENDPOINT": server.url, "NO_PROXY": "127.0.0.1"}
-        hub_http.PAUSES_S, hub_http.TIMEOUT_S = (0.01, 0.01, 0.01), 1.0  # type: ignore[assignment]
-        hub_http.ANSWER_S, hub_http.WINDOW_S, hub_http.MAX_WAIT_S = 2.0, 1.0, 0.5
-        huggingface_hub.close_session()
+        serving(answer)
         fetch(HubFile(repo="owner/name", file=f"file{ending}"), folder / "in" / f"file{ending}")
 
     return work
@@ -364,10 +377,7 @@ def notes(rng: Rng, folder: Path) -> Work:
         ]
 
     def work() -> None:
-        server = Server(answer)
-        threading.Thread(target=server.serve, daemon=True).start()
-        os.environ |= {"HF_ENDPOINT": server.url, "NO_PROXY": "127.0.0.1"}
-        huggingface_hub.close_session()
+        serving(answer)
         fetch(HubFile(repo="owner/name", file="file.csv"), target)
 
     return work

@@ -14,22 +14,19 @@ import pickle
 import struct
 import tarfile
 import tempfile
-import threading
 import zipfile
 from pathlib import Path
 
 import cv2
-import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import rasterio
-from fuzz_answers import BODIES, Server, name, pieces
+from fuzz_answers import name, pieces, serving, strange_answers
 from fuzzing import Reader, Work, command, mutated
 from safetensors.numpy import save
 from strange import changed_toml
 
-from fgmae_bench.hub import http as hub_http
 from fgmae_bench.hub.content import content_fault
 from fgmae_bench.hub.fetch import WebFile, fetch
 from fgmae_bench.hub.pickles import MAGIC
@@ -54,28 +51,12 @@ ADDRESSES = (
 )
 
 
-def quickly(url: str) -> None:
-    """Pauses and patience of tests; the hub is the server, too."""
-    os.environ |= {"HF_ENDPOINT": url, "NO_PROXY": "127.0.0.1"}
-    hub_http.PAUSES_S, hub_http.TIMEOUT_S = (0.01, 0.01, 0.01), 1.0  # type: ignore[assignment]
-    hub_http.ANSWER_S, hub_http.WINDOW_S, hub_http.MAX_WAIT_S = 2.0, 1.0, 0.5
-    huggingface_hub.close_session()
-
-
 def web(rng: Rng, folder: Path) -> Work:
     """A file at an address whose server answers strangely."""
-    ending = list(BODIES)[int(rng.integers(len(BODIES)))]
-    seeds = rng.integers(0, 2**31, 64).tolist()
-
-    def answer(request: bytes) -> list[bytes]:
-        draw = np.random.default_rng(seeds.pop() if seeds else 0)
-        return pieces(draw, request.startswith(b"HEAD"), BODIES[ending])
+    ending, answer = strange_answers(rng)
 
     def work() -> None:
-        server = Server(answer)
-        threading.Thread(target=server.serve, daemon=True).start()
-        quickly(server.url)
-        fetch(WebFile(url=f"{server.url}/file{ending}"), folder / "in" / f"file{ending}")
+        fetch(WebFile(url=f"{serving(answer)}/file{ending}"), folder / "in" / f"file{ending}")
 
     return work
 
@@ -206,10 +187,10 @@ def card(rng: Rng, folder: Path) -> Work:
         return pieces(draw, request.startswith(b"HEAD"), gzip.compress(body, 1))
 
     def work() -> object:
-        server = Server(answer)
-        threading.Thread(target=server.serve, daemon=True).start()
-        quickly(server.url)
-        lines, address = source.splitlines(), ADDRESSES[int(rng.integers(len(ADDRESSES)))].replace("{}", server.url)
+        lines, address = (
+            source.splitlines(),
+            ADDRESSES[int(rng.integers(len(ADDRESSES)))].replace("{}", serving(answer)),
+        )
         escaped = address.replace("\x1b", "\\u001b")
         text = "\n".join(f'url = "{escaped}"' if line.startswith("url") else line for line in lines)
         (folder / "card.toml").write_text(text, errors="replace")
