@@ -203,7 +203,7 @@ def _as_held(name: str, dtype: Any, value: Any) -> Any:
     if value is None or value is pd.NA or is_object_dtype(dtype):
         return value
     problem = BenchError(
-        f"{name}={value!r} is no value of a column of {dtype}", f"give one of the type {dtype}, or None"
+        f"{name}={value!r} is not a value of a column of {dtype}", f"give one of the type {dtype}, or None"
     )
     try:
         if is_bool_dtype(dtype):

@@ -103,7 +103,7 @@ def test_filters_compare_as_the_column_does(stored):
     ids=["lr", "seed", "truth", "time", "number"],
 )
 def test_a_filter_that_no_row_can_have_is_refused(stored, filters):
-    with pytest.raises(BenchError, match="is no value of a column of") as error:
+    with pytest.raises(BenchError, match="is not a value of a column of") as error:
         fgmae_bench.results(stored, **filters)
     assert "\n" not in str(error.value)
 

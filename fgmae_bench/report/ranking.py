@@ -18,7 +18,7 @@ from fgmae_bench.metrics.variance import improvement_probability
 from fgmae_bench.report.pivot import Cell, Pivot, Place, mean_of
 from fgmae_bench.report.tested import Known, between
 
-# Datasets cut from the same scenes: more of them are no more evidence, so they count as one.
+# Datasets cut from the same scenes: more of them add no evidence, so they count as one.
 SCENES = {
     "bigearthnet": "BigEarthNet",
     "bigearthnet_v2": "BigEarthNet",
