@@ -40,6 +40,8 @@ class Diverged(RunFailed):
 def closest(name: str, choices: Iterable[str]) -> str:
     """Sentence that offers the closest match, then all choices in order."""
     ordered = sorted(choices)
+    if not ordered:
+        return "there is none to choose from"
     folded = {choice.lower(): choice for choice in ordered}
     match = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
     hint = f"did you mean '{folded[match[0]]}'? " if match else ""

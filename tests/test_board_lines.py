@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+from commands import call, said
 
 from fgmae_bench.board import check, pull
 
@@ -21,3 +22,8 @@ def test_a_name_with_a_line_end_makes_no_line_of_its_own(command, tmp_path, caps
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("left out: records/a\\nleft out: forged.json: ")
+
+
+def test_a_flag_of_a_command_without_any_is_one_whole_sentence(tmp_path):
+    line = said(call("board.__main__", "check", "--store", "s", cwd=tmp_path))
+    assert line == "error: unknown flag '--store'; it has none; see --help"

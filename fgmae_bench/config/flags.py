@@ -56,7 +56,9 @@ class Parser(argparse.ArgumentParser):
                 raise BenchError(f"unexpected argument '{rest[0]}'", "see --help")
             raise BenchError(
                 f"unknown flag '{rest[0]}'",
-                closest(rest[0].split("=")[0].replace("-", "_").replace("__", "--", 1), flags),
+                closest(rest[0].split("=")[0].replace("-", "_").replace("__", "--", 1), flags)
+                if flags
+                else "it has none; see --help",
             )
         return {name: plain_path(value, f"--{name}") for name, value in vars(known).items()}
 
