@@ -149,6 +149,12 @@ def test_many_labels_are_calibrated_over_all_decisions(theirs):
     ]
     assert found["ece_classwise"] == pytest.approx(np.mean(each), abs=1e-6)
     assert found["ece"] < 2 * found["ece_perfect"]
+    # a decision against a label is as sure as one for it
+    sure = np.maximum(p.numpy(), 1 - p.numpy())
+    wrong = (p.numpy() >= 0.5) != y.ravel()
+    risks = np.cumsum(wrong[np.argsort(-sure)]) / np.arange(1, 2001)
+    assert len(np.unique(sure)) == 2000
+    assert found["aurc"] == pytest.approx(risks.mean())
 
 
 def test_risk_over_coverage_of_a_worked_example_with_ties():

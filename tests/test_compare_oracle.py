@@ -10,7 +10,7 @@ from test_report_compare import IDS, TARGETS, K, N, put
 from fgmae_bench.config.cards import load_card
 from fgmae_bench.report import __main__ as entry
 from fgmae_bench.report import compare
-from fgmae_bench.report.columns import COLUMNS
+from fgmae_bench.report.columns import COLUMNS, memory_gib
 from fgmae_bench.report.predictions import Predictions
 from fgmae_bench.report.published import Published, impossible_pair
 from fgmae_bench.report.row import Bounds, Row
@@ -102,6 +102,13 @@ def test_a_pair_is_impossible_from_the_bound_and_a_rounding_on(beyond, possible)
     )
     found = impossible_pair(published)
     assert found is None if possible else found == pytest.approx(bound)
+
+
+def test_memory_is_in_gib_and_the_devices_where_there_is_one():
+    timing = {"peak_device_memory_bytes": None, "peak_anonymous_memory_bytes": 3 * 2**30}
+    assert memory_gib({"timing": timing}) == 3
+    assert memory_gib({"timing": {**timing, "peak_device_memory_bytes": 2**29}}) == 0.5
+    assert memory_gib({"timing": dict.fromkeys(timing)}) is None
 
 
 def test_an_interval_over_seeds_has_the_means_of_their_bounds():

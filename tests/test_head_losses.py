@@ -164,6 +164,15 @@ def focal(p, wanted):
     return -(share * (1 - right) ** 2 * np.log(right)).mean()
 
 
+def test_the_cost_of_a_pair_of_masks_is_the_loss_of_that_pair():
+    """What a match is chosen by, of every query with every true mask."""
+    logits, wanted = tensor(QUERIES, 12).detach(), (torch.arange(36).reshape(3, 12) % 5 == 0).float()
+    p, m = 1 / (1 + np.exp(-logits.double().numpy())), wanted.numpy()
+    for found, by_hand in ((head_losses._dice_pairs, dice), (head_losses._focal_pairs, focal)):
+        expected = [[by_hand(p[q], m[i]) for i in range(3)] for q in range(QUERIES)]
+        np.testing.assert_allclose(found(logits, wanted).numpy(), expected, rtol=1e-5)
+
+
 def test_mask_classification_is_maskformers_loss_by_hand():
     """In float64, the match by trying every one; the sizes of masks are those of labels, so that nothing is resized."""
     classes, mask_logits = (tensor(2, 4, *rest) for rest in ((CLASSES + 1,), (3, 4)))

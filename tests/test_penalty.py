@@ -12,7 +12,7 @@ from fgmae_bench.config.recipes import FIXED_PENALTY, PENALTIES
 from fgmae_bench.errors import BenchError
 from fgmae_bench.probe.closed import Part, fit_logistic
 from fgmae_bench.probe.logistic import logistic
-from fgmae_bench.probe.penalty import cross_validation
+from fgmae_bench.probe.penalty import choose, cross_validation
 
 CLASSES = 3
 CANDIDATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -152,6 +152,25 @@ def test_a_path_that_is_level_at_its_weak_end_does_not_go_on():
     assert path["penalty"][0] == 1e-8
     assert path["loss"][0] == pytest.approx(path["loss"][1], abs=1e-4)
     assert "penalty_at_edge" not in [note["code"] for note in fitted.notes]
+
+
+@pytest.mark.parametrize(
+    ("losses", "asked"),
+    [
+        ((0.5, 0.6, 0.4, 0.7), 4),  # smallest inside: that an end is lower than its neighbour says nothing
+        ((0.7, 0.6, 0.7, 0.5), 5),  # smallest at the strong end: one step on, where it is larger
+        ((0.5, 0.6, 0.7, 0.6), 5),  # at the weak end
+    ],
+)
+def test_a_path_goes_on_from_its_smallest_loss_alone(losses, asked):
+    known, seen = dict(zip((0.1, 1.0, 10.0, 100.0), losses, strict=True)), []
+
+    def judge(penalty):
+        seen.append(penalty)
+        return np.full(4, known.get(penalty, 1.0)), np.ones(4)
+
+    choose(judge, np.arange(4), tuple(known), "val", open_ended=True)
+    assert len(seen) == asked
 
 
 def test_a_fit_that_starts_from_another_ends_where_it_would_from_nothing():

@@ -96,7 +96,7 @@ def test_draws_share_a_row_and_sizes_have_rows_of_their_own_in_order(tmp_path):
 
 
 def test_the_area_is_that_of_each_draw_over_all_sizes(tmp_path):
-    records = [*drawn(), few(5, 7, 0.9)]  # a draw that other sizes lack is of no curve
+    records = [*drawn(), few(1, 6, 0.9), few(5, 7, 0.9)]  # a draw that other sizes lack is of no curve
     found = table(tmp_path, records, small=", shots = [1, 5, 20]")
     expected = [area_on_log((10, 50, 200), [values[d] for values in SCORES.values()]) for d in range(3)]
     for row in (row for row in found.rows if row.records):
@@ -167,9 +167,9 @@ def test_curves_over_shots_and_their_bands(tmp_path):
 # --- selected on val
 
 
-def selecting(lr, val, test, seed=42, model="vit_small_patch16", decay=0.001):
+def selecting(lr, val, test, seed=42, model="vit_small_patch16", decay=0.001, last=None):
     record = make_record(lr=lr, seed=seed, model=model, weight_decay=decay, batch_size=256, test={"oa": test})
-    final = {**record["metrics"]["final"], "oa": val - 0.01}
+    final = {**record["metrics"]["final"], "oa": val - 0.01 if last is None else last}
     return changed(
         record,
         dataset__n_val=100,
@@ -187,6 +187,11 @@ def test_val_selects_a_row_of_a_grid_and_says_of_how_many(tmp_path):
     assert (shown(rows[-1], "oa"), shown(rows[-1], "candidates")) == (0.7, 3)
     assert rows[-1].notes[0].text == "selected on val: the best of 3 settings by oa on val"
     assert [shown(row, "candidates") for row in rows[:-1]] == [None] * 3
+
+
+def test_val_selects_by_the_epoch_that_was_kept_not_by_the_last(tmp_path):
+    records = [selecting(0.1, 0.8, 0.7, last=0.3), selecting(0.3, 0.7, 0.6, last=0.69)]
+    assert [row for row in table(tmp_path, records).rows if row.records][-1].label == "small (lr 0.1), selected on val"
 
 
 def test_the_best_on_val_may_be_at_the_edge_and_ties_go_to_the_first(tmp_path):

@@ -162,7 +162,9 @@ def test_fewer_than_five_groups_give_neither_interval_nor_test(groups, reason):
     assert f"{groups} scenes" in iv.interval_notes(found, "scene")[0]["text"]
 
 
-@pytest.mark.parametrize(("holders", "each", "withheld"), [(2, 10, True), (3, 10, False), (3, 3, True), (12, 1, False)])
+@pytest.mark.parametrize(
+    ("holders", "each", "withheld"), [(2, 10, True), (3, 10, False), (3, 3, True), (5, 2, False), (12, 1, False)]
+)
 def test_a_class_in_two_groups_or_of_nine_samples_withholds_means_over_classes_alone(holders, each, withheld):
     random = np.random.default_rng(0)
     group = np.concatenate([np.repeat(np.arange(12), 20), np.repeat(np.arange(holders), each)])
@@ -320,6 +322,10 @@ def test_kendalls_tau_b_is_scipys_with_its_interval_by_enumeration():
     found = agreement(a, b)
     assert (found.tau, found.low, found.high) == pytest.approx((1.0, 1 / 3, 1.0))
     assert found.ceiling is None
+    drawn = [stats.kendalltau(a[[*rows]].mean(0), b[[*rows]].mean(0)).statistic for rows in product(range(3), repeat=3)]
+    for level in (0.5, 0.6, 0.7):
+        half = agreement(a, b, level=level)
+        assert (half.low, half.high) == pytest.approx(tuple(np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])))
 
 
 def test_the_noise_ceiling_is_what_halves_of_one_condition_agree_on():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -105,13 +106,14 @@ def image_statistics(chip: Chip) -> NDArray[np.float64]:
     rows = []
     for band in values:
         row = {"pixels": band.size, "synthetic": chip.synthetic}
+        seen = np.sort(band[np.isfinite(band)])
         for number in range(MOST_FILLS):
-            found = repeated_fill(band[np.isfinite(band)])
+            found = repeated_fill(seen)
             if found is None:
                 break
             row |= {f"fill{number}": found[0], f"count{number}": found[1]}
-            band[band == found[0]] = np.nan
-        rows.append(row | _band_statistics(band))
+            band[band == found[0]], seen = np.nan, seen[seen != found[0]]
+        rows.append(row | _band_statistics(band, seen))
         if chip.ready is not None:  # a thumbnail of eight bits: its pixels are too far apart to measure by
             rows[-1]["spread"] = RULER_DB
     for row, band in zip(rows[1:], values[1:], strict=True):
@@ -120,21 +122,23 @@ def image_statistics(chip: Chip) -> NDArray[np.float64]:
     return np.array([[row.get(name, np.nan) for name in FIELDS] for row in rows], np.float64)
 
 
-def _band_statistics(band: NDArray[np.float64]) -> dict[str, Any]:
-    seen = band[np.isfinite(band)]
+def _band_statistics(band: NDArray[np.float64], seen: NDArray[np.float64]) -> dict[str, Any]:
+    """Statistics of a band (H, W) and of its finite values in ascending order."""
     positive = np.where(band > 0, band, np.nan)
-    low, high = seen.min(initial=np.inf), seen.max(initial=-np.inf)
+    low, high = (seen[0], seen[-1]) if len(seen) else (np.inf, -np.inf)
+    middle = seen[(len(seen) - 1) // 2 : len(seen) // 2 + 1]
+    others = seen[np.searchsorted(seen, low, "right") :], seen[: np.searchsorted(seen, high, "left")]
     return {
-        "median": _nanmedian(seen),
+        "median": float(middle.mean()) if len(seen) else math.nan,
         "spread": homogeneous(band),
         "spread_db": homogeneous(positive, lambda values: 10 * np.log10(values)),
         "valid": len(seen),
-        "negative": (seen < 0).sum(),
+        "negative": np.searchsorted(seen, 0),
         "whole": (seen == np.round(seen)).sum(),
         "minimum": low,
         "maximum": high,
-        "above": seen[seen > low].min(initial=np.inf),  # the next value
-        "below": seen[seen < high].max(initial=-np.inf),
+        "above": others[0][0] if len(others[0]) else np.inf,  # the next value
+        "below": others[1][-1] if len(others[1]) else -np.inf,
     }
 
 

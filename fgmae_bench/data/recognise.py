@@ -222,13 +222,13 @@ def homogeneous(band: NDArray[np.float64], of: Callable[[NDArray[Any]], NDArray[
 def repeated_fill(values: NDArray[np.float64]) -> tuple[float, int] | None:
     """(value, how often) of a value that is repeated far from nearly all others, as fills are; None without one.
 
-    Data that is clipped repeats a value as well, but others come close to that one.
+    `values` are finite, in ascending order. Data that is clipped repeats a value as well, but others come close to it.
     """
     if len(values) < 4 * LEAST_REPEATS:
         return None
-    found, counts = np.unique(values, return_counts=True)
-    if counts.max() < LEAST_REPEATS:  # nearly always: the rest takes as long again
+    if not (values[LEAST_REPEATS - 1 :] == values[: 1 - LEAST_REPEATS]).any():  # nearly always none is so frequent
         return None
+    found, counts = np.unique(values, return_counts=True)
     for place in np.argsort(counts)[::-1][:3]:
         value, count = float(found[place]), int(counts[place])
         if count < LEAST_REPEATS or count == len(values):

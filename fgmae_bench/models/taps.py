@@ -68,7 +68,7 @@ class BlockMaps(nn.Module):
                 f"{height}x{width} px for a backbone built at {expected[0]}x{expected[1]}",
                 f"give input_size {expected[0]}",
             )
-        tokens: list[Tensor] = self.vit.forward_intermediates(  # type: ignore[assignment]
+        tokens: list[Tensor] = self.vit.forward_intermediates(
             images, indices=list(self.blocks), output_fmt="NLC", intermediates_only=True, stop_early=True
         )  # (B, h*w, D) each
         # Only the last block's map is the encoder's output, which the final norm belongs to.

@@ -185,7 +185,7 @@ def trainable(backbone: Backbone) -> Backbone:
                 missing=weights.missing + dropped,
             )
     if isinstance(module, TokenPool):
-        module.vit.attn_pool = None  # type: ignore[assignment]
+        module.vit.attn_pool = None
         module.vit.head = nn.Identity()  # the feature passes through neither
     module.requires_grad_(True)
     return dataclasses.replace(backbone, weights=weights)
