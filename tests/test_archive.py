@@ -286,6 +286,7 @@ def test_truncated_anywhere_is_refused(zip_path, folder):
         refused(zip_path, folder, "")
 
 
+@pytest.mark.slow
 def test_flipped_bytes_are_refused_or_change_nothing_that_counts(zip_path, folder):
     whole, rng = some_zip(), random.Random(3)
     zip_path.parent.mkdir()

@@ -187,6 +187,7 @@ def test_what_is_held_is_in_proportion_to_the_file(tmp_path):
     assert not list(tmp_path.glob("*out*"))
 
 
+@pytest.mark.slow
 def test_control_the_budget_leaves_room_for_genuine_content(tmp_path):
     """A history of 10,000 numpy scalars, 2,000 arrays, 5,000 texts, an optimizer: far below the limit."""
     content = {
@@ -245,6 +246,7 @@ def test_tensors_of_many_axes_are_refused(tmp_path, write):
         read_state(tmp_path / "axes.pth")
 
 
+@pytest.mark.slow
 def test_what_a_scan_counts_is_no_less_than_what_is_made(monkeypatch):
     """Objects of each kind, 20,000 at once, against the memory that they take: the cost tables are not too low."""
     count = 20_000

@@ -94,6 +94,7 @@ def test_a_row_repeated_twelve_million_times_is_refused_unread(decoding_forbidde
         read(path)
 
 
+@pytest.mark.slow
 def test_one_long_text_in_every_row_is_refused_unread(decoding_forbidden, tmp_path):
     path, place = tmp_path / "a.parquet", pa.array(np.zeros(5000, np.int16))
     pq.write_table(pa.table({"a": pa.DictionaryArray.from_arrays(place, pa.array(["x" * 100_000]))}), path)

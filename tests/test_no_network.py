@@ -180,6 +180,7 @@ def test_no_other_command_on_images_with_such_sidecars_asks(beacon, tmp_path):
     assert not asked
 
 
+@pytest.mark.slow
 def test_no_command_on_patches_or_tiles_with_such_sidecars_asks(beacon, tmp_path):
     address, asked = beacon
     write_bigearthnet(tmp_path / "patches", patches=4)

@@ -89,6 +89,7 @@ def test_killed_at_random_moments_and_resumed_loses_and_doubles_nothing(world, p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.lmdb"]
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(world, tmp_path):
     process = child(world, tmp_path / "p.lmdb", workers=2, most=3)
     for _ in range(3):

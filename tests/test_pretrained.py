@@ -66,6 +66,7 @@ def test_the_checkpoint_says_that_it_is_synthetic_and_how_it_was_made():
     assert {name: made[name] for name in expected} == expected
 
 
+@pytest.mark.slow
 def test_the_same_settings_make_the_same_bytes(tmp_path):
     settings = PRETRAIN["Pretraining"](patches=75, epochs=1)
     made = []
@@ -76,12 +77,14 @@ def test_the_same_settings_make_the_same_bytes(tmp_path):
     assert made[0] != CHECKPOINT.read_bytes()
 
 
+@pytest.mark.slow
 def test_pretrained_weights_beat_random_ones_on_another_world_with_other_classes(probed):
     mean, low, _ = TRANSFER["interval"]([a - b for a, b in zip(probed(str(CHECKPOINT)), probed("random"), strict=True)])
     assert mean > 0.12
     assert low > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalizer", ["zscore", "clip25"])
 def test_a_foreign_normaliser_costs_the_pretrained_weights_accuracy(probed, normalizer):
     own, foreign = probed(str(CHECKPOINT)), probed(str(CHECKPOINT), normalizer)

@@ -121,6 +121,7 @@ def test_failures_are_isolated_with_their_logs_named_and_exit_code_3(tmp_path, s
     assert "5 recorded" in suite("status", path, cwd=tmp_path).out
 
 
+@pytest.mark.slow
 def test_a_hang_is_killed_with_everything_it_started(tmp_path, stubs, monkeypatch):
     path = experiment(tmp_path, f"{STATISTICS}, seed = 1", f"{STATISTICS}, seed = 2")
     # deaf to SIGTERM, with a grandchild in a session of its own, as launchers make them
@@ -144,7 +145,8 @@ def test_a_hang_is_killed_with_everything_it_started(tmp_path, stubs, monkeypatc
     assert [record["config"]["recipe"]["seed"] for record in records(tmp_path / "results")] == [2]
 
 
-@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_ends_the_children_and_starting_again_continues(tmp_path, name):
     path = experiment(tmp_path, SEEDS)
     (tmp_path / "STUB_SECONDS").write_text("3600")

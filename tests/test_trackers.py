@@ -138,6 +138,7 @@ def test_a_package_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch):
     assert "fgmae-bench[mlflow]" in line
 
 
+@pytest.mark.slow
 def test_no_tracker_is_imported_where_none_is_asked_for(tmp_path):
     code = (
         "import sys\nimport fgmae_bench.probe.engine, fgmae_bench.train.finetune, fgmae_bench.train.segment\n"
