@@ -4,7 +4,7 @@
 FGMAE_BENCH_PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := demo
-PYTEST := $(PY) -m pytest -n 2 --dist worksteal
+PYTEST := $(PY) -m pytest --dist worksteal
 # the tests start many processes: what is compiled once is read by all of them
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -47,15 +47,15 @@ tables: env
 	$(PY) -m fgmae_bench.report --check --results_dir results/demo --experiments experiments/demo
 
 quick: env
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -n 2 -m "not slow"
 
 # at once: types and tables fill what one of the two test processes leaves idle
 test: env
 	@$(MAKE) --no-print-directory --jobs 3 quick lint tables
 
-# of the files that hold such tests alone: reading all of them takes longer
+# of the files that hold such tests alone: reading all of them takes longer; three at a time, since kills and queues wait
 test-all: test
-	$(PYTEST) -m slow $$(grep --files-with-matches mark.slow tests/test_*.py)
+	$(PYTEST) -n 3 -m slow $$(grep --files-with-matches mark.slow tests/test_*.py)
 
 bench: env
 	$(PY) experiments/speed/views.py
