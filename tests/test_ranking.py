@@ -101,7 +101,7 @@ def test_no_rank_over_one_dataset_or_one_model(scores, reason):
     assert reason in found.why
     with pytest.raises(BenchError, match=reason):
         require(found)
-    assert f"No rank: {found.why}." in SHEETS["md"](of_ranking(found))
+    assert f"No ranking: {found.why}." in SHEETS["md"](of_ranking(found))
 
 
 def test_models_that_may_stand_in_no_rank_are_left_out_with_the_reason():
@@ -200,7 +200,7 @@ def test_the_command_refuses_a_rank_over_one_dataset(monkeypatch, tmp_path):
     from make_records import make_record, store_all
 
     store_all([make_record(), make_record(model="vit_base_patch16", batch_size=256)], tmp_path)
-    with pytest.raises(BenchError, match="no rank of linear_probe: it would be over one dataset"):
+    with pytest.raises(BenchError, match="no ranking of linear_probe: it would be over one dataset"):
         run(monkeypatch, "rank", "--results_dir", tmp_path)
     with pytest.raises(BenchError, match="no two measured rows of protocol 'knn'"):
         run(monkeypatch, "rank", "--results_dir", tmp_path, "--protocol", "knn")

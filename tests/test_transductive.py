@@ -60,7 +60,7 @@ def run(tmp_path, known):
 def test_the_mark_goes_from_the_manifest_into_record_note_and_run_id(tmp_path, weights):
     weights("transductive = true")
     marked, err = run(tmp_path, [])
-    assert err.count("the features of an image depend on the others in it, and the run is in no rank") == 1
+    assert err.count("the features of an image depend on the others in it, and the run is not ranked") == 1
     assert marked["model"]["contract"]["transductive"] is True
     assert "transductive" in codes(marked)
     weights("")
@@ -71,8 +71,8 @@ def test_the_mark_goes_from_the_manifest_into_record_note_and_run_id(tmp_path, w
     assert out_of_ranks(plain) is None
     assert out_of_ranks(marked) == "its features of an image depend on the other images of the batch (transductive)"
     said = call("report", "compare", marked["run_id"], plain["run_id"], cwd=tmp_path).out
-    assert f"{marked['run_id']} is in no rank: its features of an image depend on" in said
-    assert f"{plain['run_id']} is in no rank" not in said
+    assert f"{marked['run_id']} is not ranked: its features of an image depend on" in said
+    assert f"{plain['run_id']} is not ranked" not in said
 
 
 def test_another_normaliser_by_flag_takes_the_mark_away(weights):

@@ -22,7 +22,7 @@ class InputContract:
     """Input that a backbone expects. `mean` and `std` in dB per band; `size` in pixels, 0 = the dataset's own.
 
     `assumed` where nobody stated what the weights were trained on: such a run fills no row of a table. `transductive`
-    where an image's input depends on the others of its batch: such a run is in tables, but in no rank.
+    where an image's input depends on the others of its batch: such a run is in tables, but not ranked.
     """
 
     bands: tuple[str, ...] = BANDS

@@ -168,7 +168,7 @@ def mismatch_notes(model: Model, used: InputContract, state: State | None) -> tu
         return _whose(model, used, state)
     text = (
         f"{used.normalizer} takes its statistics over a batch: the features of an image depend on the others in it, "
-        "and the run is in no rank"
+        "and the run is not ranked"
     )
     log.warning(text)
     return (*_whose(model, used, state), note("transductive", text))

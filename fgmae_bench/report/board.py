@@ -34,7 +34,7 @@ class Board:
 
     def unranked(self) -> list[str]:
         """A sentence for each protocol that has no ranking."""
-        return [f"No rank of {each.protocol.replace('_', ' ')}: {each.why}." for each in self.rankings if each.why]
+        return [f"No ranking of {each.protocol.replace('_', ' ')}: {each.why}." for each in self.rankings if each.why]
 
     def draw(self, folder: Path) -> list[Path]:
         """Draw the pictures of the sheets; returns the paths of the PNG files."""

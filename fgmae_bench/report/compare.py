@@ -329,7 +329,7 @@ def _warnings(runs: list[Candidate], cells: list[Pair]) -> list[str]:
         lines.append("Unequal budgets: the rows were chosen from different numbers of settings.")
     if any(run.record["dataset"]["synthetic"] for run in runs):
         lines.append("Synthetic data: the differences say nothing about real scenes.")
-    lines += [f"{run.name} is in no rank: {reason}." for run in runs if (reason := out_of_ranks(run.record))]
+    lines += [f"{run.name} is not ranked: {reason}." for run in runs if (reason := out_of_ranks(run.record))]
     return lines
 
 

@@ -55,7 +55,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A model: what its spread is over, a cell a place, and why it stands in no rank, where it does not."""
+    """A model: what its spread is over, a cell a place, and why it is not ranked, where it is not."""
 
     label: str
     over: str

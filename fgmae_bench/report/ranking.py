@@ -117,7 +117,7 @@ def require(found: Ranking) -> Ranking:
     """The ranking; raises BenchError with the reason where there is none."""
     if found.why:
         raise BenchError(
-            f"no rank of {found.protocol}: {found.why}", "measure two models on two datasets of other scenes, or more"
+            f"no ranking of {found.protocol}: {found.why}", "measure two models on two datasets of other scenes, or more"
         )
     return found
 
@@ -126,7 +126,7 @@ def _too_few(units: dict[str, list[int]], lines: list[int]) -> str:
     if len(units) < 2:
         return (
             f"it would be over {'one dataset' if units else 'no dataset'}"
-            f"{f' ({next(iter(units))})' if units else ''}: an order on one place is no rank of models"
+            f"{f' ({next(iter(units))})' if units else ''}: an order on one dataset does not rank models"
         )
     if len(lines) < 2:
         have = "one model has" if lines else "no model has"

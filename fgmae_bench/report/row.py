@@ -126,7 +126,7 @@ class Table:
 
 
 def out_of_ranks(record: Record) -> str | None:
-    """Why a run may stand in no rank and no mean over models, None where it may."""
+    """Why a run may stand in no ranking and in no mean over models, None where it may."""
     contract = record["model"].get("contract") or {}
     if contract.get("transductive"):
         return "its features of an image depend on the other images of the batch (transductive)"

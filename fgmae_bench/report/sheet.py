@@ -55,7 +55,7 @@ SPREAD = (
     "± is the standard deviation over what the second column names; a fit to convergence (L-BFGS) or by neighbours on "
     "given weights has no seed. Intervals are of the test samples, over the groups in the heading, at 95 %."
 )
-OWN_SCALE = "Rows stand in the order of the experiment files: it is no rank."
+OWN_SCALE = "Rows stand in the order of the experiment files: this is not a ranking."
 
 
 def of_pivot(pivot: Pivot, figures: dict[str, str]) -> Sheet:
@@ -143,5 +143,5 @@ def _notes(pivot: Pivot) -> tuple[str, ...]:
                 f"{int(place.apart.above.sum())} separated, {same} equal within {MARGIN:g}."
             )
     notes += [f"No column for {line}." for line in pivot.refused]
-    notes += [f"{line.label} is in no rank: {line.unranked}." for line in pivot.lines if line.unranked]
+    notes += [f"{line.label} is not ranked: {line.unranked}." for line in pivot.lines if line.unranked]
     return tuple(notes)

@@ -141,7 +141,7 @@ const pictureWidth = () => (window.matchMedia("(max-width: 560px)").matches ? 36
 const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3);
 
 function rankPart(pivot, restOn) {
-  if (pivot.rank.why) return h("p", { class: "about" }, h("span", { class: "muted" }, "No rank: "), `${pivot.rank.why}.`);
+  if (pivot.rank.why) return h("p", { class: "about" }, h("span", { class: "muted" }, "No ranking: "), `${pivot.rank.why}.`);
   return h("div", { class: "rank" }, h("h3", {}, "Rank"), pivot.rank.sentences.map((text) => h("p", { class: "muted about" }, text)), sheetTable(pivot.rank, restOn),
     pivot.rank.notes.map((text) => h("p", { class: "muted about" }, text)));
 }
