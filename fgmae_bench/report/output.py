@@ -102,7 +102,7 @@ def write_figures(tables: list[Table], board: Board, folder: Path, say: Callable
 def stale(found: dict[Path, str], formats: list[str], folder: Path) -> list[str]:
     """A line for each table on disk that differs from what the records give, or that belongs to no experiment."""
     lines = [
-        f"stale: {path}; write it with python -m fgmae_bench.report"
+        f"stale: {path}; write it by the same command without --check"
         for path, text in found.items()
         if not holds(path, text)
     ]

@@ -40,7 +40,9 @@ def of_ranking(found: Ranking) -> Sheet:
     name = f"rank-{found.protocol}"
     notes = tuple(f"Left out: {line}." for line in found.left_out)
     if found.why:
-        return Sheet(name=name, title=title, sentences=(f"No ranking: {found.why}.",), headings=(), rows=(), notes=notes)
+        return Sheet(
+            name=name, title=title, sentences=(f"No ranking: {found.why}.",), headings=(), rows=(), notes=notes
+        )
     figures = {"critical differences": file_name(found)} if found.league and found.league.friedman else {}
     rows = [_row(model) for model in found.models]
     known = [c for c in range(len(HEAD)) if any(row[c].text != EMPTY for row in rows)]

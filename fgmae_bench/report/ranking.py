@@ -117,7 +117,8 @@ def require(found: Ranking) -> Ranking:
     """The ranking; raises BenchError with the reason where there is none."""
     if found.why:
         raise BenchError(
-            f"no ranking of {found.protocol}: {found.why}", "measure two models on two datasets of other scenes, or more"
+            f"no ranking of {found.protocol}: {found.why}",
+            "measure two models on two datasets of other scenes, or more",
         )
     return found
 
