@@ -42,12 +42,12 @@ def test_without_data_the_bare_command_names_the_command_that_gets_it(tmp_path):
         "--dataset", card, "--device", "cpu", cwd=tmp_path, run=lambda *flags, cwd: call("linear", *flags, cwd=cwd)
     )
     assert line.startswith("error: EuroSAT-SAR: no data at data")
-    assert f"; get it with: {GET}" in line
+    assert f"; to get it: {GET}" in line
     assert "EuroSAT-SAR.zip" in GET or "prepare download" in GET
 
 
 def test_missing_folder(tmp_path):
-    assert f"no data at nowhere; get it with: {GET}" in refused("nowhere", cwd=tmp_path)
+    assert f"no data at nowhere; to get it: {GET}" in refused("nowhere", cwd=tmp_path)
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):

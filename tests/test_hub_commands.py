@@ -266,4 +266,4 @@ def test_card_without_a_download_says_how_to_get_the_data(tmp_path):
         ("[signal_]", "#"),
     )
     line = error_of(lambda: download.main({"dataset": str(card)}))
-    assert "cannot be downloaded by this command; get it with:" in line
+    assert "cannot be downloaded by this command; to get it:" in line

@@ -198,7 +198,7 @@ def require_data(card: Card, root: Path) -> None:
     """Raise BenchError with the command that gets the data when there is none at `root`."""
     get = card.origin.get or f"see {card.origin.url}"
     if not root.is_dir():
-        raise BenchError(f"{card.title}: no data at {root}", f"get it with: {get}")
+        raise BenchError(f"{card.title}: no data at {root}", f"to get it: {get}")
     if not any(root.iterdir()):
         raise BenchError(f"{card.title}: {root} is empty", f"get the data with: {get}")
 

@@ -57,7 +57,7 @@ def main(given: dict[str, Any]) -> None:
     card = load_card(given["dataset"])
     if card.download is None:
         raise BenchError(
-            f"{card.title} cannot be downloaded by this command", f"get it with: {card.origin.get or card.origin.url}"
+            f"{card.title} cannot be downloaded by this command", f"to get it: {card.origin.get or card.origin.url}"
         )
     data = Path(given.get("data_path") or card.data_path)
     _require_new(card, data)
