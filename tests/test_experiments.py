@@ -146,6 +146,8 @@ def test_mistake_is_named_with_file_and_key_path(tmp_path, old, new, named):
         ),
         ("segment", "segmentation_finetune", "freeze_backbone = true", "its flags give frozen_upernet"),
         ("segment", "frozen_upernet", 'freeze_backbone = true, head = "linear"', "its flags give frozen_linear"),
+        # as on a command line: of a head that is fitted at once nothing of a backbone is trained
+        ("segment", "segmentation_finetune", 'head = ["random_forest"]', "its flags give random_forest"),
     ],
 )
 def test_a_protocol_that_the_flags_do_not_give_is_refused(tmp_path, module, protocol, flags, expected):

@@ -213,6 +213,8 @@ def protocols_of(module: str, flags: dict[str, Any]) -> list[str]:
     """The protocols that flags stand for, defaults included: several where a grid goes over what distinguishes them."""
     hints = flag_types(module)
     given = {f.name: f.default for f in dataclasses.fields(RECIPES[module])} | flags
+    if "head" in given and set(choices(hints["head"], given["head"])) <= {*FITTED_HEADS}:
+        given["freeze_backbone"] = True  # as on a command line: nothing of a backbone is trained for them
     return [
         name
         for name, (owner, means) in PROTOCOLS.items()
