@@ -1,6 +1,6 @@
 # make demo, make test, make bench, make gpu, make env: each builds what it needs into .venv first.
-# make test: lint, types, stale tables, the quick tests. make test-all: that, then kills, command lines and documents
-# that run.
+# make test: lint, types, stale tables, the quick tests. make test-all: that, then kills, fuzz, queues, command lines and
+# documents that run.
 FGMAE_BENCH_PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := demo
@@ -53,7 +53,7 @@ quick: env
 test: env
 	@$(MAKE) --no-print-directory --jobs 3 quick lint tables
 
-# of the files that hold such tests alone: reading all of them takes longer; three at a time, since kills and queues wait
+# of the files that hold such tests alone: reading all of them takes longer. Three at a time: kills and queues wait
 test-all: test
 	$(PYTEST) -n 3 -m slow $$(grep --files-with-matches mark.slow tests/test_*.py)
 

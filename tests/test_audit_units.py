@@ -9,7 +9,7 @@ from commands import REPOSITORY
 from scipy import ndimage
 
 from fgmae_bench.config.cards import load_card
-from fgmae_bench.data.audit import judge, measure, reduced
+from fgmae_bench.data.audit import FIELDS, image_statistics, judge, measure, reduced
 from fgmae_bench.data.recognise import homogeneous, recognise_units, repeated_fill
 from fgmae_bench.views.chip import Chip
 from fgmae_bench.worlds.eurosat import CLASSES
@@ -120,6 +120,7 @@ def test_a_repeated_value_far_from_the_others_is_fill_and_the_end_of_a_clipped_r
     values = np.random.default_rng(0).normal(-12, 3, 4096)
     for value in (-9999.0, -99.0, -50.0, 45.0):
         assert in_order(np.append(values, [value] * 40)) == (value, 40)
+        assert in_order(np.append(values, [value] * 16)) == (value, 16)
         assert in_order(np.append(values, [value] * 15)) is None
     assert in_order(np.clip(values, -15, None)) is None
     assert in_order(np.clip(values, None, -9)) is None
@@ -145,3 +146,31 @@ def test_a_value_that_one_image_repeats_far_away_and_others_come_close_to_is_the
     chips = [Chip(db=db.astype(np.float32), valid=None, synthetic=False) for db in (bright, *clipped)]
     assert measure(chips, ("VV", "VH")).fills == ()
     assert measure(chips[:1], ("VV", "VH")).fills == ((-30.0, pytest.approx(400 / 4096)),)
+
+
+@pytest.mark.parametrize("kind", ["speckle", "whole", "even", "constant", "holes", "nothing"])
+def test_statistics_of_a_band_are_numpys(kind):
+    """By passes over unsorted values, where the code reads them off a sorted band."""
+    random = np.random.default_rng(3)
+    band = random.normal(-1, 3, (40, 33)).astype(np.float32)
+    band = {
+        "whole": np.round(band),  # zeros among them, which are not negative
+        "even": band[:, :32],
+        "constant": np.full_like(band, -7),
+        "holes": np.where(random.random(band.shape) < 0.3, np.nan, band),
+        "nothing": np.full_like(band, np.nan),
+    }.get(kind, band)
+    found = dict(zip(FIELDS, image_statistics(Chip(db=band[None], valid=None, synthetic=False))[0], strict=True))
+    seen = band[np.isfinite(band)].astype(np.float64)
+    low, high = seen.min(initial=np.inf), seen.max(initial=-np.inf)
+    expected = {
+        "median": np.median(seen) if seen.size else np.nan,
+        "valid": seen.size,
+        "negative": (seen < 0).sum(),
+        "whole": (seen == np.round(seen)).sum(),
+        "minimum": low,
+        "maximum": high,
+        "above": seen[seen > low].min(initial=np.inf),
+        "below": seen[seen < high].max(initial=-np.inf),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, nan_ok=True)

@@ -57,7 +57,7 @@ def test_a_file_where_the_folder_should_be(tmp_path):
 
 def test_empty_folder(tmp_path):
     (tmp_path / "data").mkdir()
-    assert f"EuroSAT-SAR: data is empty; get the data with: {GET}" in refused("data", cwd=tmp_path)
+    assert f"EuroSAT-SAR: data is empty; to get the data: {GET}" in refused("data", cwd=tmp_path)
 
 
 def test_folder_of_something_else(tmp_path):

@@ -1,6 +1,4 @@
-"""Small files that ask for much memory or disk: refused in one line, within the larger of 64 MiB and 16 times the file;
-and twenty seeds of each fuzz reader.
-"""
+"""Small files that ask for much memory or disk: refused in one line, within the larger of 64 MiB and 16 times the file."""
 
 import io
 import json

@@ -148,6 +148,12 @@ def test_mistake_is_named_with_file_and_key_path(tmp_path, old, new, named):
         ("segment", "frozen_upernet", 'freeze_backbone = true, head = "linear"', "its flags give frozen_linear"),
         # as on a command line: of a head that is fitted at once nothing of a backbone is trained
         ("segment", "segmentation_finetune", 'head = ["random_forest"]', "its flags give random_forest"),
+        (
+            "segment",
+            "segmentation_finetune",
+            'head = ["random_forest", "linear"]',
+            "its flags give random_forest and segmentation_finetune; give each protocol a [[runs]] of its own",
+        ),
     ],
 )
 def test_a_protocol_that_the_flags_do_not_give_is_refused(tmp_path, module, protocol, flags, expected):

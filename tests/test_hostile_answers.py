@@ -1,6 +1,4 @@
-"""What strangers hand over ends in a refusal or a named omission: a few seeds of each reader of the fuzz script, and the
-cases that were found.
-"""
+"""What strangers hand over ends in a refusal or a named omission: the cases that the fuzz script found."""
 
 import json
 import os

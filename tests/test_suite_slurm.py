@@ -22,7 +22,7 @@ TOOL = REPOSITORY.parent / "shared" / "tools" / "slurm-local"
 SLOW = (
     'model = "held_model:make", input_size = 32, features = "stream", amp = "off", epochs = 20, checkpoint_seconds = 0'
 )
-# As long as a file `hold` is in the folder of the suite, a run needs minutes after its first epoch: no look at the queue
+# As long as a file `hold` is in the folder of the suite, a run needs minutes after its second epoch: no look at the queue
 # comes too late for it.
 MODEL = """
 import os, time

@@ -134,7 +134,7 @@ def used_data(card: Card, run: Run) -> tuple[Dataset, Path]:
     """(dataset with the images that are used, cache folder). Raises BenchError on missing data and weights."""
     cache = Path(run.execution.cache_dir)
     require_present(card, run, cache)
-    name = run.data.split or (card.recommended_split if run.recipe.recipe == "corrected" else card.default_split)
+    name = run.data.split or card.usual_split(run.recipe.recipe)
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, split=name, nb_classes=None))
     return only_usable(open_dataset(card, run, cache), run, cache), cache
 

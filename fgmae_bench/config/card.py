@@ -251,6 +251,10 @@ class Card:
     traps: dict[str, str] = field(default_factory=dict)  # fault that an audit finds -> what is known of copies with it
     path: Path = field(default=Path(), metadata={"derived": True})
 
+    def usual_split(self, recipe: str) -> str:
+        """The split that runs of a recipe take where none is named."""
+        return self.recommended_split if recipe == "corrected" else self.default_split
+
     @property
     def per_pixel(self) -> bool:
         """Whether every pixel has a label or a target of its own."""

@@ -18,7 +18,7 @@ Held = dict[str, Any]  # what files hold, as hashes
 
 def data_files(card: Card, run: Run, root: Path) -> Path | tuple[Path, ...]:
     """The data at `root`; with it lists of the split and a table of groups that are there outside of it."""
-    name = run.data.split or (card.recommended_split if run.recipe.recipe == "corrected" else card.default_split)
+    name = run.data.split or card.usual_split(run.recipe.recipe)
     split = card.splits.get(name.partition("@")[0])
     beside: list[Path] = []
     if split is None and os.path.isdir(name):

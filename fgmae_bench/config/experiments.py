@@ -213,13 +213,19 @@ def protocols_of(module: str, flags: dict[str, Any]) -> list[str]:
     """The protocols that flags stand for, defaults included: several where a grid goes over what distinguishes them."""
     hints = flag_types(module)
     given = {f.name: f.default for f in dataclasses.fields(RECIPES[module])} | flags
-    if "head" in given and set(choices(hints["head"], given["head"])) <= {*FITTED_HEADS}:
-        given["freeze_backbone"] = True  # as on a command line: nothing of a backbone is trained for them
-    return [
-        name
-        for name, (owner, means) in PROTOCOLS.items()
-        if owner == module and all(value in choices(hints[flag], given[flag]) for flag, value in means.items())
-    ]
+    held = {
+        flag: choices(hints[flag], given[flag]) for _, means in PROTOCOLS.values() for flag in means if flag in given
+    }
+
+    def stands(means: dict[str, Any]) -> bool:
+        # as on a command line: of a head that is fitted at once nothing of a backbone is trained
+        free = {"freeze_backbone"} if means.get("head") in FITTED_HEADS else set()
+        return all(value in held[flag] for flag, value in means.items() if flag not in free)
+
+    found = [name for name, (owner, means) in PROTOCOLS.items() if owner == module and stands(means)]
+    if held.get("head") and {*held["head"]} <= {*FITTED_HEADS}:
+        return [name for name in found if PROTOCOLS[name][1].get("head") in FITTED_HEADS]
+    return found
 
 
 @cache

@@ -54,8 +54,7 @@ def _wanted(run: Run, record: dict[str, Any], card: Card) -> dict[str, Any]:
     recipe = vars(run.recipe)
     flat = {name: as_json(value) for part in (run.data, run.model, run.recipe) for name, value in vars(part).items()}
     bands = parse_bands(run.data.band_order) if run.data.band_order else card.signal.bands
-    usual = card.recommended_split if run.recipe.recipe == "corrected" else card.default_split
-    flat |= {"split": run.data.split or usual, "band_order": ",".join(bands)}
+    flat |= {"split": run.data.split or card.usual_split(run.recipe.recipe), "band_order": ",".join(bands)}
     if card.task == "segmentation" and "train_labels" in flat:
         source, scheme = flat["train_labels"] or card.label_source, flat["train_scheme"] or card.label_scheme
         flat |= {"train_labels": source, "train_scheme": scheme}

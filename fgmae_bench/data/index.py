@@ -200,7 +200,7 @@ def require_data(card: Card, root: Path) -> None:
     if not root.is_dir():
         raise BenchError(f"{card.title}: no data at {root}", f"to get it: {get}")
     if not any(root.iterdir()):
-        raise BenchError(f"{card.title}: {root} is empty", f"get the data with: {get}")
+        raise BenchError(f"{card.title}: {root} is empty", f"to get the data: {get}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,7 +98,7 @@ def set_up(
     if trains and (first.model.inputs or first.model.model in (PLACE, EMBEDDINGS)):
         what = "--inputs" if first.model.inputs else f"--model {first.model.model}"
         raise BenchError(f"{what} is for probes of frozen features", "use fgmae_bench.linear")
-    name = first.data.split or (card.recommended_split if first.recipe.recipe == "corrected" else card.default_split)
+    name = first.data.split or card.usual_split(first.recipe.recipe)
     data = dataclasses.replace(
         first.data, split=name, nb_classes=None if classes is not None else first.data.nb_classes
     )

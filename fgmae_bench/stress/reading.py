@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fgmae_bench.config.run import Run
 from fgmae_bench.data.dataset import Dataset
+from fgmae_bench.data.index import Rows
 from fgmae_bench.metrics.intervals import Units, segmentation_units
 from fgmae_bench.metrics.segmentation import IGNORE, segmentation, total
 from fgmae_bench.metrics.table import REGRESSION, SEGMENTATION, SINGLE, selection
@@ -25,7 +26,6 @@ from fgmae_bench.views.classification import View
 
 Outputs = NDArray[Any]  # (N, W), a row a test sample: logits, or counts of pixels
 Groups = list[str] | None
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,14 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def as_input(images: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Prepared images on the device in the model's type; uint8 input is brought to [0, 1]."""
+    import torch
+
+    moved = images.to(device, non_blocking=True)
+    return moved.to(dtype).div_(255) if images.dtype == torch.uint8 else moved.to(dtype)
+
+
 Precision = Literal["off", "bf16", "fp16"]
 
 

@@ -23,7 +23,7 @@ from fgmae_bench.features.loader import ahead, blank_view, read_view
 from fgmae_bench.models.build import Backbone
 from fgmae_bench.models.pooling import TokenPool
 from fgmae_bench.runs.tasks import TASKS, Scale
-from fgmae_bench.system.device import Precision, autocast
+from fgmae_bench.system.device import Precision, as_input, autocast
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.randomness import key
 from fgmae_bench.train.job import Scored
@@ -133,12 +133,6 @@ class ClassificationJob:
         with torch.inference_mode(), autocast(self.amp, self.device):
             images = as_input(torch.from_numpy(batch), self.device, torch.float32)
             return self.model(images).float().cpu().numpy()
-
-
-def as_input(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Prepared images on the device in the model's type; uint8 input is brought to [0, 1]."""
-    moved = images.to(device, non_blocking=True)
-    return moved.to(dtype).div_(255) if images.dtype == torch.uint8 else moved.to(dtype)
 
 
 HEAD_STD = 0.01  # truncated normal, as for the reference's heads

@@ -23,7 +23,7 @@ from fgmae_bench.config.recipes import TrainRecipe
 from fgmae_bench.data.index import Rows
 from fgmae_bench.errors import BenchError, RunFailed
 from fgmae_bench.features.loader import ahead
-from fgmae_bench.system.device import Precision, autocast
+from fgmae_bench.system.device import Precision, as_input, autocast
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.randomness import key
 from fgmae_bench.train.job import Job
@@ -235,10 +235,10 @@ class Loop:
         """Loss of one micro-batch."""
         # Stochastic depth and dropout draw from torch's generator: keyed here, a resumed run draws the same.
         torch.manual_seed(key(self.recipe.seed, "forward", self.step, micro, self.world.rank) % 2**63)
-        moved = images.to(self.device, non_blocking=True)
-        moved = moved.to(self.dtype).div_(255) if images.dtype == torch.uint8 else moved.to(self.dtype)
         mixed, labels = self.job.mix(
-            moved, targets.to(self.device, non_blocking=True), (self.step, micro, self.world.rank)
+            as_input(images, self.device, self.dtype),
+            targets.to(self.device, non_blocking=True),
+            (self.step, micro, self.world.rank),
         )
         with autocast(self.amp, self.device):
             return self.job.loss(self.parallel(mixed), labels)

@@ -42,10 +42,9 @@ from fgmae_bench.models.segmenter import SegmentationModel, taps_of_images
 from fgmae_bench.models.sliding import Windows, sliding_window
 from fgmae_bench.runs.folder import write_scored
 from fgmae_bench.runs.tasks import Outcome
-from fgmae_bench.system.device import Precision, autocast
+from fgmae_bench.system.device import Precision, as_input, autocast
 from fgmae_bench.system.distributed import World
 from fgmae_bench.system.randomness import generator
-from fgmae_bench.train.classification import as_input
 from fgmae_bench.train.details import Details, detailed
 from fgmae_bench.train.head_losses import loss_of
 from fgmae_bench.train.job import Scored
