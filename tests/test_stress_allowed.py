@@ -90,3 +90,16 @@ def test_severities_that_share_six_digits_are_two(tmp_path):
     found = [float(scorer._outputs("offset", x, 0, progress)[0, 0]) for x in (10.00001, 10.000019, 10.00001)]
     assert scored == [10.00001, 10.000019]
     assert found[0] == found[2] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "angle"),
+    [("scene", False, "each scene"), ("20 km block", True, "each 20 km block"), ("", None, "each image")],
+)
+def test_groups_that_are_no_acquisitions_are_said_to_be_taken_for_them(kind, said, angle):
+    names = ("gamma0",) if said is None else ("offset_acquisition", "gamma0")
+    notes = {found["code"]: found["text"] for found in assumptions(Options(), names, load_card("eurosat"), None, kind)}
+    assert notes["theta_assumed"].endswith(f"drawn from 30.5 to 45.5 degrees for {angle}")
+    assert notes.get("acquisitions_assumed") == (
+        "each 20 km block is taken for an acquisition of its own" if said else None
+    )

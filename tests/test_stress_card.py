@@ -17,11 +17,12 @@ from fgmae_bench.report import regions
 from fgmae_bench.report.columns import COLUMNS
 from fgmae_bench.report.pictures import available
 from fgmae_bench.report.row import Row, Table
-from fgmae_bench.report.stress_card import _apart, card_data, draw_card, markdown_card
+from fgmae_bench.report.stress_card import _apart, _at_tolerance, card_data, draw_card, markdown_card
 from fgmae_bench.stress.summary import p_of
 from fgmae_bench.suite.command import argv
 from fgmae_bench.suite.expand import expand
 from fgmae_bench.suite.identity import Shelf
+from fgmae_bench.views.stress_table import STRESSES
 
 NULL = {"value": 0.5, "censored": False, "withheld": None, "area": 0.7, "clean": 0.6}
 
@@ -101,6 +102,39 @@ def test_data_of_the_card_is_json_and_says_that_nothing_validates_it():
         "beyond_null": 0.05,
         "beyond_null_interval": [-0.01, 0.11],
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("offset", value) for value in (0.1, 0.3, 0.71, 3)),
+        *(("border_low", value) for value in (0.0, 0.05, 0.3)),
+        *(("resolution", value) for value in (1.2, 2, 3.5)),
+        *(("noise", value) for value in (-36, -28, -23.5)),
+        ("eight_bit", -40),
+    ],
+)
+def test_the_line_of_a_tolerance_stands_where_the_stress_puts_that_severity(name, value):
+    """Below the first severity too, and between levels in dB, whose axis is their power."""
+    stress = STRESSES[name]
+    of_levels = [{"severity": severity, "position": stress.position(severity)} for severity in stress.ladder]
+    assert _at_tolerance({"tolerance": {"value": value}, "severities": of_levels}) == pytest.approx(
+        stress.position(value), abs=1e-12
+    )
+
+
+def test_what_is_assumed_stands_on_the_card_and_its_picture(tmp_path):
+    said = {
+        "theta_assumed": "the incidence angle is not in the data: 38",
+        "calibration_assumed": "the card states no calibration: sigma nought is taken for granted",
+        "acquisitions_assumed": "each 20 km block is taken for an acquisition of its own",
+    }
+    record = card_record()
+    record = resealed(record, "notes", [*record["notes"], *({"code": c, "text": t} for c, t in said.items())])
+    lines = markdown_card(record).splitlines()
+    assert lines[2:5] == [f"assumed: {text}" for text in said.values()]
+    draw_card(record, tmp_path / "card.png")
+    assert "angle assumed, calibration assumed, acquisitions assumed" in (tmp_path / "card.svg").read_text()
 
 
 def test_the_picture_of_a_card_is_drawn(tmp_path):
@@ -247,6 +281,20 @@ def test_models_are_points_of_what_they_lose_elsewhere_and_keep_under_stress(tmp
         regions.main(["--stress", "ofset"])
     with pytest.raises(BenchError, match="no model has records"):
         regions.main(["--results_dir", str(tmp_path), "--reference", "official"])
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("place", [("protocol",), ("dataset", "split")])
+def test_cards_of_heads_fitted_on_stressed_views_or_of_other_splits_are_not_those_of_the_points(place, first):
+    *plain, card = region_records()
+    other = resealed(card, *place, "stress_augmented_knn" if place == ("protocol",) else "country")
+    tolerance = {**card["metrics"]["tolerance"], "offset": found(1.0, None, [1, 2, 3], area=0.1)}
+    other = resealed(other, "metrics", "tolerance", tolerance)
+    cards = [other, card] if first else [card, other]
+    points = regions.points_of([*plain, *cards], "leaky", "leave_out", "offset")
+    assert {point.area for point in points} == {0.9, None}
+    points = regions.points_of([*plain, other], "leaky", "leave_out", "offset")
+    assert {point.area for point in points} == {None}
 
 
 def test_areas_of_points_are_over_the_same_severities():

@@ -168,7 +168,9 @@ def test_a_contract_that_normalises_every_image_hides_its_calibration(tmp_path):
         (("--theta", "95"), "--theta 95"),
         (("--theta", "38", "--stress", "offset"), "none needs an angle"),
         (("--stress", "quantised", "--severities", "1e-50"), "severity from 0.001 to 10"),
-        (("--lr", "0.1", "1", "--probe", "sgd"), "2 learning rates"),
+        (("--lr", "0.1", "1", "--probe", "sgd"), "2 runs; give one --lr: a card is of one head"),
+        (("--shots", "2"), "5 runs; give one --draw"),
+        (("--train_stress", "offset:1", "offset:1"), "--train_stress offset:1 twice"),
     ],
 )
 def test_bad_flags_are_refused_in_one_line(tmp_path, flags, words):

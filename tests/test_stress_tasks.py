@@ -108,6 +108,18 @@ def test_a_tolerance_that_would_mean_nothing_is_withheld(points, guessed, reason
     assert tolerance(STRESSES["offset"], (1.0,), FALL[:2], drawn[:, :2], 0.5)["withheld"] == "it has one severity"
 
 
+def test_one_group_has_a_tolerance_without_an_interval():
+    """All its resamples are the same."""
+    targets = (np.arange(240) % 10 > 5).astype(np.int64)
+    random = np.random.default_rng(2)
+    clean = np.eye(2)[targets] * 2 + random.normal(0, 0.3, (240, 2))
+    draws = [[clean + random.normal(0, s, clean.shape)] for s in (0.5, 4.0)]
+    for groups, known in ((["one"] * 240, False), (GROUPS, True)):
+        found = summarised(curve_of(draws), of_samples("single_label", clean, targets, groups))
+        assert found.tolerance["value"] is not None
+        assert (found.tolerance["interval"] is not None) == known
+
+
 def test_a_mean_over_draws_of_which_one_is_undefined_is_undefined():
     random = np.random.default_rng(3)
     targets = random.normal(0, 1, (240, 1))

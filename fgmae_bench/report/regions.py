@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fgmae_bench.config.flags import Parser, spellings
-from fgmae_bench.config.stress import STRESS_NAMES, protocol_within
+from fgmae_bench.config.stress import AUGMENTED, STRESS_NAMES, protocol_within
 from fgmae_bench.errors import BenchError, unknown
 from fgmae_bench.metrics.ranks import LEAST_MODELS, rank_against
 from fgmae_bench.records import Record, all_records
@@ -84,7 +84,8 @@ def points_of(records: list[Record], reference: str, split: str, stress: str) ->
     cards: dict[tuple[Any, ...], dict[Ladder, Record]] = {}
     for record in records:
         if is_card(record):
-            if stress in record["metrics"]["tolerance"]:
+            fitted_clean = not record["protocol"].startswith(AUGMENTED) and record["dataset"]["split"] == reference
+            if fitted_clean and stress in record["metrics"]["tolerance"]:
                 cards.setdefault(_model(record), {}).setdefault(_ladder(record, stress), record)
         elif "intervals" in record["metrics"]:
             by_model.setdefault(_model(record), {})[record["dataset"]["split"]] = record

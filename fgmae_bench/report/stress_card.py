@@ -10,11 +10,11 @@ from fgmae_bench.records import Record
 from fgmae_bench.report.figures import COLOURS, GRID, PNG_DPI, literal, save
 
 ACROSS = 4  # panels side by side
+ASSUMED = ("theta_assumed", "calibration_assumed", "acquisitions_assumed", "looks")
+SHOWN = {"angle": "theta_assumed", "calibration": "calibration_assumed", "acquisitions": "acquisitions_assumed"}
 SAID = (
     "unvalidated",
-    "theta_assumed",
-    "calibration_assumed",
-    "looks",
+    *ASSUMED,
     "despeckler",
     "null",
     "no_null",
@@ -52,6 +52,7 @@ def card_data(record: Record) -> dict[str, Any]:
         "stresses": [_stress(record, name, found) for name, found in tolerances.items()],
         "strata": record["metrics"].get("strata", {}),
         "notes": [note["text"] for note in record["notes"] if note["code"] in SAID],
+        "assumed": [note["text"] for note in record["notes"] if note["code"] in ASSUMED],
     }
 
 
@@ -89,6 +90,7 @@ def markdown_card(record: Record) -> str:
     lines = [
         f"{card['run_id']}  {metric} {card['clean']:.3f} on clean data{mark}",
         f"chance {card['chance']:.3f}{null}; stresses are simulated: unvalidated",
+        *(f"assumed: {text}" for text in card["assumed"]),
         "",
         "| " + " | ".join(titles) + " |",
         "|" + "---|" * len(titles),
@@ -177,6 +179,8 @@ def draw_card(record: Record, path: Path) -> None:
         f"{card['model']} ({card['weights']}) on {card['dataset']}{mark}: {card['metric']} {card['clean']:.3f} clean"
         "; simulated, unvalidated"
     )
+    codes = {note["code"] for note in record["notes"]}
+    title += "".join(f", {what} assumed" for what, code in SHOWN.items() if code in codes)
     figure.suptitle(literal(title, 150), fontsize=10)
     save(figure, path)
 
@@ -223,14 +227,12 @@ def _band(clean: float, interval: list[float] | None) -> list[float]:
 
 
 def _at_tolerance(each: dict[str, Any]) -> float | None:
-    """Where the tolerance stands on the axis of positions, by the two severities around it."""
+    """Where the tolerance stands on the axis of positions, which are linear in severity, or in the power of a level."""
     value, levels = each["tolerance"]["value"], each["severities"]
     if value is None:
         return None
-    known = sorted((level["severity"], level["position"]) for level in levels)
-    below = [pair for pair in known if pair[0] <= value]
-    above = [pair for pair in known if pair[0] > value]
-    if below and above:
-        (low, start), (high, end) = below[-1], above[0]
-        return start + (end - start) * (value - low) / (high - low)
-    return known[-1][1] if below else known[0][1]
+    known = [(level["severity"], level["position"]) for level in levels]
+    if all(math.isclose(at, 10 ** (severity / 10)) for severity, at in known):  # a level in dB: clean is no power
+        return float(10 ** (value / 10))
+    (low, start), (high, end) = known[0], known[-1]
+    return float(start + (end - start) * (value - low) / (high - low))

@@ -43,7 +43,10 @@ def main() -> None:
     card = load_card(str({**config, **given}["dataset"]))
     runs = compose(entry, given, card, config)
     if len(runs) != 1:
-        raise BenchError(f"{len(runs)} learning rates", "give one --lr: a card is of one head")
+        parts = ("data", "model", "recipe")
+        held = [{name: value for part in parts for name, value in vars(getattr(run, part)).items()} for run in runs]
+        flags = " and ".join(f"one --{name}" for name in held[0] if any(each[name] != held[0][name] for each in held))
+        raise BenchError(f"{len(runs)} runs", f"give {flags}: a card is of one head")
     if runs[0].execution.eval:
         raise BenchError("--eval means nothing here", "leave it out: a head that is recorded is not fitted again")
     from fgmae_bench.stress.engine import stress_run  # torch: bad flags are refused before it is imported

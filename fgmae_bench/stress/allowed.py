@@ -16,6 +16,7 @@ from fgmae_bench.views.stress_table import STRESSES, Stress, find_stress
 
 Note = dict[str, str]
 UNSTATED = "unstated"  # calibration of a card that knows none
+ACQUISITIONS = ("acquisition", "scene", "product")  # groups that are one
 
 
 def require_possible(run: Run, card: Card, options: Options, entry: str) -> None:
@@ -72,13 +73,20 @@ def _obstacle(stress: Stress, card: Card, groups: tuple[str, ...] | None) -> str
 
 
 def assumptions(
-    options: Options, names: tuple[str, ...], card: Card, despeckler: Despeckler | None = None
+    options: Options,
+    names: tuple[str, ...],
+    card: Card,
+    despeckler: Despeckler | None = None,
+    group_kind: str = "acquisition",
 ) -> list[Note]:
-    """What the stresses take for granted."""
+    """What the stresses take for granted. `group_kind` says what a group of the data is, empty where none is known."""
     notes = [note("unvalidated", "stresses are simulated; none was held against a real pair of products of one place")]
     if any("angle" in STRESSES[name].needs for name in names):
-        how = "drawn from 30.5 to 45.5 degrees for each acquisition" if options.theta is None else f"{options.theta:g}"
+        each = group_kind or "image"
+        how = f"drawn from 30.5 to 45.5 degrees for each {each}" if options.theta is None else f"{options.theta:g}"
         notes.append(note("theta_assumed", f"the incidence angle is not in the data: {how}"))
+    if any("groups" in STRESSES[name].needs for name in names) and group_kind not in ACQUISITIONS:
+        notes.append(note("acquisitions_assumed", f"each {group_kind} is taken for an acquisition of its own"))
     if any("sigma0" in STRESSES[name].needs for name in names) and card.signal.calibration == UNSTATED:
         notes.append(note("calibration_assumed", "the card states no calibration: sigma nought is taken for granted"))
     if any("speckle" in STRESSES[name].needs for name in names):

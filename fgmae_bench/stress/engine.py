@@ -78,7 +78,7 @@ def stress_run(run: Run, card: Card, options: Options, notes: list[Note], entry:
                 log.info("%s is recorded already: nothing to do (%s)", id, path)
                 return read_record(path)
             scorer = Scorer(subject.opened(options, despeckler), options, id, despeckler)
-            said = [*left_out, *assumptions(options, names, card, despeckler)]
+            said = [*left_out, *assumptions(options, names, card, despeckler, subject.dataset.index.group_kind)]
             kept = np.flatnonzero(np.isin(subject.dataset.parts.test, scorer.subject.rows))
             return _carded(scorer, names, path, said, beside, strata.of(kept))
 

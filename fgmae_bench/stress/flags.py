@@ -69,6 +69,8 @@ def options_of(given: dict[str, Any]) -> Options:
         raise BenchError(f"--despeckler with {', '.join(made)}", "leave it out: only sar2sar needs it")
     for name, severity in options.train:
         require_severity(name, severity)
+        if options.train.count((name, severity)) > 1:
+            raise BenchError(f"--train_stress {name}:{severity:g} twice", "name each view once")
         if severity == STRESSES[name].clean:
             what = f"--train_stress {name}:{severity:g} changes nothing"
             raise BenchError(what, "leave it out: clean images are fitted on anyway")

@@ -82,6 +82,8 @@ def summarised(curve: Curve, reading: Reading) -> Summary:
     scores = np.array([at_clean, *(at_clean + change for change in changes)])
     guessed = reading.chance if reading.guess is None else _resampled(reading, reading.guess)[0]
     found = tolerance(curve.stress, curve.severities, scores, curves, reading.chance, guessed)
+    if units < 2:  # resamples of one group are all the same
+        found["interval"] = None
     facts = {"metric": reading.metric, "clean": at_clean, "unit": curve.stress.unit, "budget": curve.stress.budget}
     facts["positions"] = [curve.stress.position(severity) for severity in curve.severities]
     return Summary(
